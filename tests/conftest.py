@@ -1,0 +1,19 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from thyroid_utils import paths
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that holds `ddti/` and `tg3k/`: `THYROID_WORKBOOK_DATA` when set, else `../shared/data` beside the project."""
+    folder = Path(os.environ.get("THYROID_WORKBOOK_DATA", paths.project_root().parent / "shared" / "data"))
+    if not (folder / "ddti" / "labels.csv").is_file():
+        pytest.skip("no real data: set THYROID_WORKBOOK_DATA to a folder with ddti/ and tg3k/")
+    return folder

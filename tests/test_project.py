@@ -1,0 +1,173 @@
+"""The project's own files held to each other: dependencies, layers, commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "thyroid_utils"
+
+# The rooms of the package from the ground up; a room imports from its own floor or from one below it.
+FLOORS = {
+    "paths": 0, "files": 0, "config": 0, "data": 0,
+    "preprocess": 1, "augment": 1, "image_quality": 1,
+    "models": 2, "losses": 2,
+    "training": 3, "runs": 3, "engine": 3,
+    "metrics": 4, "statistics": 4,
+    "explain": 5, "dual_stage": 5, "export": 5,
+    "plots": 6, "tables": 6, "record": 6,
+    "workbook": 7,
+}  # fmt: skip
+
+
+def locked() -> dict[str, Requirement]:
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_lock_holds_exact_versions_and_no_addresses():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+( ; sys_platform == \"linux\")?", line), line
+
+
+def test_every_declared_dependency_is_locked_inside_its_range():
+    project = pyproject()["project"]
+    declared = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    lock = locked()
+    for requirement in declared:
+        (pin,) = lock[canonicalize_name(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), f"{requirement} does not admit the locked {pin.version}"
+
+
+def test_locked_torch_and_torchvision_are_one_release():
+    """torchvision 0.N is built against torch 2.(N-15); another pair installs but its operators do not load."""
+    (torch,), (torchvision,) = locked()["torch"].specifier, locked()["torchvision"].specifier
+    assert "+" not in torch.version and Version(torch.version).major == 2
+    assert Version(torchvision.version).minor - 15 == Version(torch.version).minor
+
+
+def test_ranges_admit_a_clusters_own_matching_pair():
+    ranges = {Requirement(line).name: Requirement(line).specifier for line in pyproject()["project"]["dependencies"]}
+    for torch, torchvision in [("2.6.0", "0.21.0"), ("2.9.1", "0.24.1")]:
+        assert ranges["torch"].contains(torch) and ranges["torchvision"].contains(torchvision)
+
+
+def test_environment_yml_installs_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["-r requirements.lock", "-e ."]
+    (python,) = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry.startswith("python=")]
+    assert Version(python.split("=")[1]) in Requirement(f"python{pyproject()['project']['requires-python']}").specifier
+
+
+@pytest.mark.skipif(Path(sys.prefix).name != ".venv", reason="not the environment that make installs from the lock")
+def test_installed_versions_are_the_locked_ones():
+    wrong = []
+    for name, requirement in locked().items():
+        if requirement.marker is None or requirement.marker.evaluate():
+            (pin,) = requirement.specifier
+            if metadata.version(name) != pin.version:
+                wrong.append(f"{name}: installed {metadata.version(name)}, locked {pin.version}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_torchvision_operators_load_with_this_torch():
+    code = "import torch, torchvision; print(torchvision.ops.nms(torch.tensor([[0.,0,1,1]]), torch.ones(1), 0.5).tolist())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[0]", result.stderr
+
+
+def imported_rooms(module: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("thyroid_utils.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_its_floor_or_below(module):
+    room = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        assert not imported_rooms(module)
+        return
+    upward = {other for other in imported_rooms(module) if FLOORS[other] > FLOORS[room]}
+    assert not upward, f"{room} (floor {FLOORS[room]}) imports {upward}"
+
+
+@pytest.mark.parametrize("module", ["thyroid_utils.data"])
+def test_torch_is_not_loaded_where_it_is_not_needed(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_make_help_lists_every_target_with_a_line():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"report", "test", "lab", "lint", "clean"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^  make {target} +\S+", listed, re.M), target
+
+
+FAKE_PYTHON = """#!/bin/bash
+# Stands in for python3: -c and --version answer, `-m venv` makes an environment of this very script, pip follows PIP_RESULT.
+here="$(dirname "$0")"
+case "$*" in
+  -c*|--version*) echo "Python 3.11.0";;
+  "-m venv"*) target="${@: -1}"; mkdir -p "$target/bin"; cp "$0" "$target/bin/python"; cp "$0" "$target/bin/thyroid-workbook";;
+  *"pip --version"*) ;;
+  *"pip install"*) echo "pip $*" >> pip.log; exit "${PIP_RESULT:-0}";;
+  run*) echo "RAN $*";;
+esac
+"""
+
+
+def test_make_finishes_a_set_up_that_was_interrupted(tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+
+    def make(result: str):
+        environment = {"PATH": "/usr/bin:/bin", "PIP_RESULT": result}
+        return subprocess.run(
+            ["make", "report", f"PYTHON={python}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    interrupted = make("1")
+    assert interrupted.returncode != 0 and "Run make again" in interrupted.stdout
+    finished = make("0")
+    assert finished.returncode == 0, finished.stderr
+    assert "Creating" not in finished.stdout and "RAN run params/quick.yaml" in finished.stdout
+    calls = len((tmp_path / "pip.log").read_text().splitlines())
+    again = make("0")
+    assert again.returncode == 0 and len((tmp_path / "pip.log").read_text().splitlines()) == calls, (
+        "nothing to install the second time"
+    )
+    (tmp_path / "requirements.lock").write_text("torch==0\n")
+    changed = make("0")
+    assert "Bringing .venv up to requirements.lock" in changed.stdout

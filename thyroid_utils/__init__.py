@@ -1,0 +1,3 @@
+"""The package behind the thyroid ultrasound workbook: the notebooks hold the argument, this holds the code."""
+
+__version__ = "0.1.0"

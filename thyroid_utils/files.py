@@ -1,0 +1,52 @@
+"""Writing files so that an interruption, a full disk or a second process never leaves half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """A temporary path beside `target` that becomes `target` when the block ends well, and is removed when it does not.
+
+    Raises whatever the block raises (a full disk included); `target` is then what it was before.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; the finished one is an ordinary file
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(target: str | Path, content: bytes) -> Path:
+    """Write `content` to `target` atomically and return the path."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+    return Path(target)
+
+
+def write_text(target: str | Path, content: str) -> Path:
+    """Write `content` as UTF-8 to `target` atomically and return the path."""
+    return write_bytes(target, content.encode("utf-8"))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
