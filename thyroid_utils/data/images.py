@@ -1,0 +1,162 @@
+"""Reading image and mask files into arrays, whatever their format, and saying in one line what is wrong when that fails."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from thyroid_utils.data.errors import ImageError
+from thyroid_utils.files import write_bytes
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes
+_LOSSLESS = {"PNG", "BMP", "GIF", "TIFF"}
+_JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
+# Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "MPO")
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path, formats=_DECODERS)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file; restore it or drop its row") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: a folder, not an image file; correct the path") from None
+    except PermissionError:
+        raise ImageError(f"{path}: not readable; change its permissions") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path}: not a readable image ({error}); export it again") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{path}: {width}×{height} is more than {MAX_PIXELS:,} pixels; crop or shrink it first")
+    if image.format in ("GIF", "TIFF") and getattr(image, "n_frames", 1) > 1:
+        raise ImageError(f"{path}: holds {image.n_frames} frames, expected one; export the frames as single files")
+    return image
+
+
+def _what_it_is_instead(path: Path) -> str:
+    with open(path, "rb") as stream:
+        head = stream.read(512)
+    if not head:
+        return "empty (0 bytes); download or export it again"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head")):
+        return "a web page (HTML), not an image; download it again, perhaps after signing in"
+    return f"not a PNG, JPEG, TIFF, BMP or GIF image (starts with {head[:8]!r}); convert it"
+
+
+def _decode(path: Path) -> tuple[np.ndarray, str]:
+    """uint8 array, (height, width) or (height, width, 3), and the file format's name."""
+    with _open(path) as image:
+        kind = image.format
+        try:
+            image = ImageOps.exif_transpose(image)
+            if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+                pixels = np.asarray(image).astype(np.int64)
+                if pixels.min() < 0 or pixels.max() > 65535:
+                    raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
+                return (pixels / 257.0 + 0.5).astype(np.uint8), kind  # 65535 / 257 = 255
+            if image.mode == "F":
+                raise ImageError(f"{path}: floating-point pixels have no fixed range; export it as 8 or 16 bit")
+            if image.mode in ("1", "L"):
+                return np.array(image.convert("L")), kind
+            if image.has_transparency_data:
+                layer = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+            return np.array(image.convert("RGB")), kind
+        except ImageError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, struct.error, …)
+            raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read one ultrasound image.
+
+    Takes PNG, JPEG, TIFF, BMP and GIF; 8 and 16 bit; gray, RGB, RGBA (laid on black) and palette; EXIF rotation is applied.
+
+    Returns:
+        uint8 in [0, 255], (height, width), or (height, width, 3) RGB where the file really holds colour. 16-bit values are
+        scaled by their full range (65535 → 255).
+
+    Raises:
+        ImageError: missing, empty, truncated, not an image, several frames, floating point, or over `MAX_PIXELS`.
+    """
+    pixels, _ = _decode(Path(path))
+    if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
+        return np.ascontiguousarray(pixels[..., 0])
+    return pixels
+
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """As `read_image`, colour reduced to luma (ITU-R BT.601): uint8 (height, width)."""
+    return _luma(read_image(path))
+
+
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Read one mask as a boolean array (height, width).
+
+    Two-level files ({0, 1}, {0, 255}, a palette colour) are true at the upper level; files with more levels (JPEG) are cut at
+    half the 8-bit range, never at `!= 0`, which would dilate the mask by its compression noise. A constant file is full where
+    its level is 1 or at least half range, and empty otherwise.
+
+    Args:
+        path: the mask file.
+        shape: (height, width) of the image it belongs to, checked when given.
+
+    Raises:
+        ImageError: as `read_image`; a size other than `shape`; levels that leave open what is foreground.
+    """
+    path = Path(path)
+    pixels, kind = _decode(path)
+    gray = _luma(pixels)
+    if shape is not None and gray.shape != tuple(shape):
+        raise ImageError(
+            f"{path}: mask is {gray.shape[1]}×{gray.shape[0]}, its image {shape[1]}×{shape[0]} (width×height); "
+            "export the mask again at the image's size"
+        )
+    low, high = int(gray.min()), int(gray.max())
+    levels = np.count_nonzero(np.bincount(gray.ravel(), minlength=256))
+    if levels == 1:
+        return np.full(gray.shape, high == 1 or high >= 128)
+    if levels == 2 and kind in _LOSSLESS:
+        return gray == high
+    if high <= _JPEG_NOISE and kind not in _LOSSLESS:
+        return np.zeros(gray.shape, bool)
+    if high < 128 or low >= 128:
+        raise ImageError(
+            f"{path}: {levels} gray levels between {low} and {high} do not tell foreground from background; "
+            "export a mask of 0 and 255"
+        )
+    return gray >= 128
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize a boolean mask to (height, width): nearest when enlarging, at least half covered when shrinking; never dilates."""
+    height, width = shape
+    if mask.shape == (height, width):
+        return mask.copy()
+    if height <= mask.shape[0] and width <= mask.shape[1]:
+        covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        return covered >= 0.5
+    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+
+
+def write_png(path: str | Path, pixels: np.ndarray) -> Path:
+    """Write a uint8 or boolean array, (height, width) or (height, width, 3), as PNG, atomically. True becomes 255."""
+    pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    return write_bytes(path, buffer.getvalue())

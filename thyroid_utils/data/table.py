@@ -1,0 +1,111 @@
+"""The case table: one row an image, the same columns whatever the data set.
+
+| column | type | meaning |
+|---|---|---|
+| index `case` | str, unique | short id of the image, the one shown in figures and tables |
+| `image` | str | absolute path of the image file |
+| `mask` | str or NA | absolute path of its mask file |
+| `label` | Int8 or NA | 0 benign, 1 malignant, NA unknown |
+| `patient` | str | the unit of every split, interval and test |
+| `dataset` | str | name of the reader |
+| `split` | `train`, `val`, `test` or NA | filled by `split_cases` or by an official split |
+
+Readers add what their set offers (`tirads`, `pane`, `scanner`, …).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.files import file_hash
+
+SPLITS = ("train", "val", "test")
+REQUIRED_COLUMNS = ("image", "mask", "label", "patient", "dataset", "split")
+
+_text = pa.Check(lambda series: series.str.strip().str.len() > 0, error="an empty text")
+
+CASE_SCHEMA = pa.DataFrameSchema(
+    {
+        "image": pa.Column("string", _text),
+        "mask": pa.Column("string", nullable=True),
+        "label": pa.Column("Int8", pa.Check.isin([0, 1]), nullable=True),
+        "patient": pa.Column("string", _text),
+        "dataset": pa.Column("string", _text),
+        "split": pa.Column("string", pa.Check.isin(SPLITS), nullable=True),
+    },
+    index=pa.Index("string", _text, unique=True, name="case"),
+    strict=False,
+)
+
+
+def make_cases(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
+    """Build and validate a case table from rows that each carry `case` and at least image, patient and dataset.
+
+    Missing `mask`, `label` and `split` become NA. Raises DataError as `validate_cases` does.
+    """
+    table = pd.DataFrame(rows)
+    if table.empty:
+        table = pd.DataFrame(columns=["case", *REQUIRED_COLUMNS])
+    for column in ("mask", "label", "split"):
+        if column not in table:
+            table[column] = pd.NA
+    table["case"] = table["case"].astype("string")
+    return validate_cases(table.set_index("case"))
+
+
+def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its required columns first and typed; raise DataError naming the first offending rows.
+
+    Raises:
+        DataError: a column is missing, a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA}).
+    """
+    missing = [column for column in REQUIRED_COLUMNS if column not in cases]
+    if missing:
+        raise DataError(f"case table: no column {', '.join(missing)}; expected {', '.join(REQUIRED_COLUMNS)}")
+    cases = cases.copy()
+    cases.index = cases.index.astype("string").rename("case")
+    doubled = cases.index[cases.index.duplicated()].unique()
+    if len(doubled):
+        raise DataError(
+            f"case table: {len(doubled)} case ids occur more than once (first: {', '.join(doubled[:3])}); "
+            "every image needs an id of its own: rename the files or drop the repeated rows"
+        )
+    for column in ("image", "mask", "patient", "dataset", "split"):
+        cases[column] = cases[column].astype("string")
+    labels = pd.to_numeric(cases["label"], errors="coerce")
+    wrong = cases["label"].notna() & ~labels.isin([0, 1])
+    if wrong.any():
+        shown = ", ".join(f"{case}: {value!r}" for case, value in cases.loc[wrong, "label"].head(3).items())
+        raise DataError(f"case table: {wrong.sum()} labels are not 0 (benign), 1 (malignant) or empty ({shown}); correct them")
+    cases["label"] = labels.astype("Int8")
+    try:
+        cases = CASE_SCHEMA.validate(cases, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        first = error.failure_cases.iloc[0]
+        raise DataError(
+            f"case table: {len(error.failure_cases)} values are not valid "
+            f"(first: column {first['column']}, row {first['index']}: {first['failure_case']!r}, {first['check']})"
+        ) from None
+    others = [column for column in cases if column not in REQUIRED_COLUMNS]
+    return cases[[*REQUIRED_COLUMNS, *others]]
+
+
+def data_fingerprint(cases: pd.DataFrame) -> str:
+    """SHA-256 over case ids, labels, patients and the bytes of every image and mask file; independent of row order and folder."""
+    digest = hashlib.sha256()
+    for case, row in cases.sort_index().iterrows():
+        mask = "" if pd.isna(row["mask"]) else file_hash(row["mask"])
+        label = "" if pd.isna(row["label"]) else int(row["label"])
+        digest.update(f"{case}\0{row['patient']}\0{label}\0{file_hash(row['image'])}\0{mask}\n".encode())
+    return digest.hexdigest()
+
+
+def malignant_share(cases: pd.DataFrame) -> float:
+    """Share of malignant images among the labelled ones, in [0, 1]; NaN where none is labelled."""
+    labels = cases["label"].dropna()
+    return float(labels.mean()) if len(labels) else float(np.nan)
