@@ -25,6 +25,7 @@ from thyroid_utils.data.errors import DataError
 from thyroid_utils.files import file_hash
 
 SPLITS = ("train", "val", "test")
+LABEL_NAMES = {0: "benign", 1: "malignant", None: "unlabelled"}
 REQUIRED_COLUMNS = ("image", "mask", "label", "patient", "dataset", "split")
 
 _text = pa.Check(lambda series: series.str.strip().str.len() > 0, error="an empty text")
@@ -103,6 +104,12 @@ def data_fingerprint(cases: pd.DataFrame) -> str:
         label = "" if pd.isna(row["label"]) else int(row["label"])
         digest.update(f"{case}\0{row['patient']}\0{label}\0{file_hash(row['image'])}\0{mask}\n".encode())
     return digest.hexdigest()
+
+
+def label_names(cases: pd.DataFrame) -> pd.Series:
+    """`benign`, `malignant` or `unlabelled` for every case: string Series, index `case`."""
+    names = cases["label"].map({label: name for label, name in LABEL_NAMES.items() if label is not None})
+    return names.astype("string").fillna(LABEL_NAMES[None]).rename("class")
 
 
 def malignant_share(cases: pd.DataFrame) -> float:
