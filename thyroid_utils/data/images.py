@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from thyroid_utils.data.errors import ImageError
 from thyroid_utils.files import write_bytes
@@ -17,30 +20,49 @@ MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it w
 _LOSSLESS = {"PNG", "BMP", "GIF", "TIFF"}
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
-_DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "MPO")
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """The file as a Pillow image with only its header read, or ImageError."""
     try:
-        image = Image.open(path, formats=_DECODERS)
+        # Pillow gets a stream and not the path: it would map an uncompressed TIFF into memory and forget to turn it.
+        with open(path, "rb") as stream:
+            with _reported(path):
+                image = Image.open(stream, formats=_DECODERS)
+                width, height = image.size
+                frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF") else 1
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{path}: {width}×{height} is more than {MAX_PIXELS:,} pixels; crop or shrink it first")
+            if frames > 1:
+                raise ImageError(f"{path}: holds {frames} frames, expected one; export the frames as single files")
+            yield image
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; restore it or drop its row") from None
     except IsADirectoryError:
         raise ImageError(f"{path}: a folder, not an image file; correct the path") from None
     except PermissionError:
         raise ImageError(f"{path}: not readable; change its permissions") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError(f"{path}: a link that leads back to itself; put the file in its place") from None
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the disk and the path") from None
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises about a file's content into an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path}: not a readable image ({error}); export it again") from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{path}: {width}×{height} is more than {MAX_PIXELS:,} pixels; crop or shrink it first")
-    if image.format in ("GIF", "TIFF") and getattr(image, "n_frames", 1) > 1:
-        raise ImageError(f"{path}: holds {image.n_frames} frames, expected one; export the frames as single files")
-    return image
+    except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, struct.error, …)
+        raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
 
 
 def _what_it_is_instead(path: Path) -> str:
@@ -48,34 +70,33 @@ def _what_it_is_instead(path: Path) -> str:
         head = stream.read(512)
     if not head:
         return "empty (0 bytes); download or export it again"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head")):
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head")):
         return "a web page (HTML), not an image; download it again, perhaps after signing in"
     return f"not a PNG, JPEG, TIFF, BMP or GIF image (starts with {head[:8]!r}); convert it"
 
 
 def _decode(path: Path) -> tuple[np.ndarray, str]:
-    """uint8 array, (height, width) or (height, width, 3), and the file format's name."""
-    with _open(path) as image:
+    """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name."""
+    with _open(path) as image, _reported(path):
         kind = image.format
-        try:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-                pixels = np.asarray(image).astype(np.int64)
-                if pixels.min() < 0 or pixels.max() > 65535:
-                    raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
-                return (pixels / 257.0 + 0.5).astype(np.uint8), kind  # 65535 / 257 = 255
-            if image.mode == "F":
-                raise ImageError(f"{path}: floating-point pixels have no fixed range; export it as 8 or 16 bit")
-            if image.mode in ("1", "L"):
-                return np.array(image.convert("L")), kind
-            if image.has_transparency_data:
-                layer = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-            return np.array(image.convert("RGB")), kind
-        except ImageError:
-            raise
-        except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, struct.error, …)
-            raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+            pixels = np.asarray(image).astype(np.int64)
+            if pixels.min() < 0 or pixels.max() > 65535:
+                raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
+            return pixels.astype(np.uint16), kind
+        if image.mode == "F":
+            raise ImageError(f"{path}: floating-point pixels have no fixed range; export it as 8 or 16 bit")
+        if image.mode in ("1", "L"):
+            return np.array(image.convert("L")), kind
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+        return np.array(image.convert("RGB")), kind
+
+
+def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    return (pixels / 257.0 + 0.5).astype(np.uint8) if pixels.dtype == np.uint16 else pixels  # 65535 / 257 = 255
 
 
 def _luma(pixels: np.ndarray) -> np.ndarray:
@@ -94,7 +115,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: missing, empty, truncated, not an image, several frames, floating point, or over `MAX_PIXELS`.
     """
-    pixels, _ = _decode(Path(path))
+    pixels = _to_8_bit(_decode(Path(path))[0])
     if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return np.ascontiguousarray(pixels[..., 0])
     return pixels
@@ -105,12 +126,22 @@ def read_gray(path: str | Path) -> np.ndarray:
     return _luma(read_image(path))
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file as `read_image` gives it, mostly from the header alone. Raises ImageError as that."""
+    with _open(Path(path)) as image, _reported(Path(path)):
+        kind, (width, height) = image.format, image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    if kind == "TIFF" and turned:  # Pillow's versions disagree on whether the size of such a header is turned already
+        return read_image(path).shape[:2]
+    return (width, height) if turned else (height, width)
+
+
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Read one mask as a boolean array (height, width).
 
     Two-level files ({0, 1}, {0, 255}, a palette colour) are true at the upper level; files with more levels (JPEG) are cut at
-    half the 8-bit range, never at `!= 0`, which would dilate the mask by its compression noise. A constant file is full where
-    its level is 1 or at least half range, and empty otherwise.
+    half the 8-bit range, never at `!= 0`, which would dilate the mask by its compression noise. A file of one level is empty at
+    0 and full from half range on (or at 1, unless it is a JPEG).
 
     Args:
         path: the mask file.
@@ -121,7 +152,9 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
     """
     path = Path(path)
     pixels, kind = _decode(path)
-    gray = _luma(pixels)
+    if pixels.dtype == np.uint16 and pixels.max() <= 255:  # {0, 1} or {0, 255} in a 16-bit file: scaling would lose the 1
+        pixels = pixels.astype(np.uint8)
+    gray = _luma(_to_8_bit(pixels))
     if shape is not None and gray.shape != tuple(shape):
         raise ImageError(
             f"{path}: mask is {gray.shape[1]}×{gray.shape[0]}, its image {shape[1]}×{shape[0]} (width×height); "
@@ -129,11 +162,12 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
         )
     low, high = int(gray.min()), int(gray.max())
     levels = np.count_nonzero(np.bincount(gray.ravel(), minlength=256))
-    if levels == 1:
-        return np.full(gray.shape, high == 1 or high >= 128)
-    if levels == 2 and kind in _LOSSLESS:
+    lossless = kind in _LOSSLESS
+    if levels == 1 and (high == 0 or high >= 128 or (high == 1 and lossless)):
+        return np.full(gray.shape, high > 0)
+    if levels == 2 and lossless:
         return gray == high
-    if high <= _JPEG_NOISE and kind not in _LOSSLESS:
+    if high <= _JPEG_NOISE and not lossless:
         return np.zeros(gray.shape, bool)
     if high < 128 or low >= 128:
         raise ImageError(
@@ -144,13 +178,14 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize a boolean mask to (height, width): nearest when enlarging, at least half covered when shrinking; never dilates."""
+    """Resize a boolean mask to (height, width): nearest when enlarging, more than half covered when
+    shrinking; never dilates."""
     height, width = shape
     if mask.shape == (height, width):
         return mask.copy()
     if height <= mask.shape[0] and width <= mask.shape[1]:
         covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        return covered >= 0.5
+        return covered > 0.5 + 1e-5  # a pixel half covered, give or take rounding, stays background: it would dilate
     return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
