@@ -1,0 +1,243 @@
+"""Copies and leaks: exact hashes, near-identical pictures, clusters, and the audit as a whole."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from thyroid_utils.data.audit import audit_cases, connected_groups, pixel_hash, pixel_hashes
+from thyroid_utils.data.audit.similar import components, near_pairs, perceptual_hash, thumbnail
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.images import read_gray, write_png
+from thyroid_utils.data.overlays import find_overlays
+from thyroid_utils.data.table import make_cases
+
+
+def picture(seed: int, size: int = 128) -> np.ndarray:
+    """Speckle over a few soft shapes, darker with depth: uint8 (size, size)."""
+    random = np.random.default_rng(seed)
+    shapes = cv2.GaussianBlur(random.normal(0, 1, (size, size)), (0, 0), size / 16)
+    echo = np.exp(shapes / shapes.std() * 0.6) * random.rayleigh(1, (size, size)) * np.linspace(1.5, 0.5, size)[:, None]
+    return np.clip(60 * cv2.GaussianBlur(echo, (0, 0), 1), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def mixed(tmp_path) -> pd.DataFrame:
+    """Twelve images of patients a to l with what can be wrong, one problem each; see the tests for which is which."""
+    pictures = {name: picture(i) for i, name in enumerate("abcdefghijkl")}
+    pictures["b"] = pictures["a"]
+    pictures["d"] = np.clip(pictures["c"] * 1.15 + 6.0, 0, 255).astype(np.uint8)  # the same view with more gain
+    rows = []
+    for name, pixels in pictures.items():
+        image = write_png(tmp_path / f"image {name}é.png", pixels)
+        mask = np.zeros(pixels.shape, bool)
+        mask[50:80, 40:90] = True
+        if name == "e":
+            mask[:] = False
+        if name == "f":
+            mask = np.zeros((64, 64), bool)
+            mask[10:30, 10:30] = True
+        if name == "g":
+            mask[5, 5] = True
+        path = write_png(tmp_path / f"mask {name}.png", mask)
+        rows.append({"case": name, "image": str(image), "mask": str(path), "patient": f"patient {name}", "dataset": "made"})
+    Image.fromarray(pictures["a"]).save(tmp_path / "image aé.png", compress_level=9)  # other bytes, the same pixels
+    (tmp_path / "image hé.png").write_bytes((tmp_path / "image hé.png").read_bytes()[:700])
+    (tmp_path / "image ié.png").write_text("<!DOCTYPE html><html>not found</html>")
+    (tmp_path / "mask j.png").unlink()
+    table = make_cases(rows)
+    table.loc["k", "mask"] = pd.NA
+    return table
+
+
+def test_pixel_hash_is_of_pixels_and_shape():
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert pixel_hash(gray) == pixel_hash(np.asfortranarray(gray))
+    assert pixel_hash(gray) != pixel_hash(gray.reshape(4, 3))
+    changed = gray.copy()
+    changed[2, 3] += 1
+    assert pixel_hash(gray) != pixel_hash(changed)
+
+
+def test_pixel_hashes_follow_a_file_that_changes(tmp_path):
+    path = write_png(tmp_path / "a.png", picture(0))
+    cases = make_cases([{"case": "a", "image": str(path), "patient": "a", "dataset": "made"}])
+    before = pixel_hashes(cases)["a"]
+    write_png(path, picture(1))
+    assert before == pixel_hash(picture(0)) and pixel_hashes(cases)["a"] == pixel_hash(picture(1))
+
+
+def test_connected_groups_join_over_either_key():
+    assert connected_groups(["a", "a", "b", "c", "d"], [1, 2, 2, 3, None]).tolist() == [0, 0, 0, 1, 2]
+    assert connected_groups([None, None], [pd.NA, pd.NA]).tolist() == [0, 1]
+    assert connected_groups([], []).tolist() == []
+
+
+def test_components_are_numbered_by_their_first_member():
+    assert components(6, np.array([[4, 5], [1, 4]])).tolist() == [0, 1, 2, 3, 1, 1]
+    assert components(3, np.zeros((0, 2), int)).tolist() == [0, 1, 2]
+
+
+def test_thumbnails_correlate_as_numpy_says_and_ignore_gain():
+    a, b = thumbnail(picture(0)), thumbnail(picture(1))
+    assert a @ b == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-5)
+    brighter = np.clip(picture(0) * 1.2 + 10.0, 0, 255).astype(np.uint8)
+    assert a @ thumbnail(brighter) > 0.97 > 0.5 > a @ b
+    assert not thumbnail(np.full((50, 60), 9, np.uint8)).any(), "a flat frame correlates with nothing, itself included"
+
+
+def test_near_pairs_are_those_of_a_full_search():
+    """600 pictures (more than two blocks) with 40 copies under noise: hash and blocks must lose none and invent none."""
+    random = np.random.default_rng(0)
+    pictures = [picture(seed, 48) for seed in range(560)]
+    for i in range(40):
+        noisy = pictures[i * 13] + random.normal(0, 4, (48, 48))
+        pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    thumbs = np.array([thumbnail(gray) for gray in pictures])
+    hashes = np.array([perceptual_hash(thumb) for thumb in thumbs])
+    full = np.corrcoef(thumbs)
+    expected = np.argwhere(np.triu(full >= 0.9, 1))
+    pairs, correlation, distance = near_pairs(thumbs[None], hashes[None])
+    assert pairs.tolist() == expected.tolist() == [[i * 13, 560 + i] for i in range(40)]
+    np.testing.assert_allclose(correlation, full[tuple(pairs.T)], atol=1e-4)
+    assert distance.tolist() == [(hashes[a] != hashes[b]).sum() for a, b in pairs]
+
+
+def test_the_hash_loses_no_pair_of_real_frames(real_data):
+    for folder in ("ddti/image", "tg3k/thyroid-image"):
+        paths = sorted((real_data / folder).iterdir())[:300]
+        thumbs = np.array([thumbnail(read_gray(path)) for path in paths])
+        hashes = np.array([perceptual_hash(thumb) for thumb in thumbs])
+        pairs, _, _ = near_pairs(thumbs[None], hashes[None])
+        full = np.argwhere(np.triu((thumbs @ thumbs.T).round(4) >= 0.9, 1))
+        assert len(full) and pairs.tolist() == full.tolist()
+
+
+def test_audit_lists_everything_and_goes_on(mixed):
+    audit = audit_cases(mixed)
+    assert audit.images.index.tolist() == list("abcdefghijkl")
+    assert audit.identical.to_dict("records") == [{"cases": ["a", "b"], "images": 2, "patients": 2}]
+    assert audit.near[["a", "b"]].to_numpy().tolist() == [["c", "d"]]
+    assert audit.near.loc[0, "correlation"] > 0.95 and not audit.near.loc[0, "same_patient"]
+    assert audit.clusters.tolist() == [0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert audit.masks.to_numpy().tolist() == [
+        ["e", "empty", 1, 0],
+        ["f", "size mismatch", 1, 64 * 64],
+        ["g", "specks", 1, 1],
+        ["j", "unreadable", 1, 0],
+    ]
+    assert audit.images.index[~audit.images["readable"]].tolist() == ["h", "i"]
+    assert audit.images.loc["a", "mask_share"] == pytest.approx(30 * 50 / 128**2)
+    assert audit.images["mask_share"].isna().pipe(lambda none: none.index[none].tolist()) == ["j", "k"]
+
+
+def test_problems_of_unreadable_images_are_one_line_without_the_folder(mixed, tmp_path):
+    problems = audit_cases(mixed).images["problem"].dropna()
+    assert problems["h"].startswith("image hé.png: damaged or truncated")
+    assert problems["i"].startswith("image ié.png: a web page (HTML)")
+    assert not problems.str.contains("\n|" + str(tmp_path), regex=True).any()
+
+
+def test_summary_counts_by_hand(mixed):
+    summary = audit_cases(mixed).summary().set_index("what")
+    assert summary.loc["images", ["count", "images", "share"]].tolist() == [12, 12, 1]
+    for what in ("unreadable images", "clusters of copies"):
+        assert summary.loc[what, "count"] == 2
+    for what in ("sets of pixel-identical images", "… filed under several patients", "… of different patients"):
+        assert summary.loc[what, ["count", "images"]].tolist() == [1, 2]
+    assert summary.loc["masks: empty", "images"] == summary.loc["masks: size mismatch", "images"] == 1
+    assert summary.loc["masks: specks", "share"] == pytest.approx(1 / 12)
+    assert "masks: full" not in summary.index
+
+
+def test_leaks_across_a_split(mixed):
+    audit = audit_cases(mixed)
+    cases = mixed.assign(split=["train"] * 12)
+    assert audit.leaks(cases).empty
+    cases.loc[["b", "d"], "split"] = "test"
+    cases.loc[["k", "l"], "patient"] = "Mrs Smith"
+    cases.loc["l", "split"] = "val"
+    leaks = audit.leaks(cases)
+    assert leaks.to_dict("records") == [
+        {"kind": "identical images", "splits": "test, train", "images": 2, "cases": ["a", "b"]},
+        {"kind": "near-identical images", "splits": "test, train", "images": 2, "cases": ["c", "d"]},
+        {"kind": "patient", "splits": "train, val", "images": 2, "cases": ["k", "l"]},
+    ]
+    assert audit.leaks(cases.assign(split=cases["split"].where(cases["split"] == "train"))).empty, "cases without a split"
+
+
+def test_leaks_of_other_cases(mixed):
+    audit = audit_cases(mixed.iloc[:3])
+    with pytest.raises(DataError, match="9 cases were not audited"):
+        audit.leaks(mixed.assign(split="train"))
+
+
+def test_same_picture_in_another_frame(tmp_path):
+    """Two exports of one scan: a bare frame and the same echo image with a border around it."""
+    inner = picture(3, 160)
+    framed = np.zeros((240, 300), np.uint8)
+    framed[50:210, 90:250] = inner
+    rows = []
+    for name, pixels in {"bare": inner, "framed": framed, "other": picture(4, 160)}.items():
+        image = write_png(tmp_path / f"{name}.png", pixels)
+        rows.append({"case": name, "image": str(image), "patient": name, "dataset": "made"})
+    near = audit_cases(make_cases(rows)).near
+    assert near[["a", "b"]].to_numpy().tolist() == [["bare", "framed"]]
+    assert thumbnail(inner) @ thumbnail(framed) < 0.5, "whole frames alone would not have told"
+
+
+def test_unknown_patients_are_not_called_different(mixed):
+    near = audit_cases(mixed.assign(patient_known=False)).near
+    assert len(near) == 1 and near["same_patient"].isna().all()
+
+
+def test_result_does_not_depend_on_workers(mixed):
+    one, three = audit_cases(mixed, workers=1), audit_cases(mixed, workers=3)
+    for field in ("images", "identical", "near", "masks"):
+        pd.testing.assert_frame_equal(getattr(one, field), getattr(three, field))
+    pd.testing.assert_series_equal(one.clusters, three.clusters)
+
+
+def test_progress_empty_table_and_wrong_threshold(mixed):
+    calls = []
+    audit_cases(mixed, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 12) for i in range(1, 13)]
+    empty = audit_cases(mixed.iloc[:0])
+    assert empty.clusters.empty and empty.near.empty and empty.summary().loc[0, "count"] == 0
+    with pytest.raises(DataError, match=r"near_correlation is 1\.2"):
+        audit_cases(mixed, near_correlation=1.2)
+
+
+def test_ddti_duplicates_exactly(real_data):
+    labels = pd.read_csv(real_data / "ddti" / "labels.csv")
+    folder = real_data / "ddti"
+    cases = make_cases(
+        pd.DataFrame(
+            {
+                "case": labels["file"].str.removesuffix(".PNG"),
+                "image": [str(folder / "image" / name) for name in labels["file"]],
+                "mask": [str(folder / "mask" / name) for name in labels["file"]],
+                "patient": labels["case"].astype(str),
+                "dataset": "ddti",
+            }
+        )
+    )
+    audit = audit_cases(cases)
+    assert {frozenset(copies) for copies in audit.identical["cases"]} == {
+        frozenset({"1", "2"}),
+        frozenset({"467", "468"}),
+        frozenset({"332", "389"}),
+        frozenset({"71", "181", "294", "295", "325"}),
+    }
+    assert {frozenset(pair) for pair in audit.near[["a", "b"]].to_numpy().tolist()} == {
+        frozenset({"183", "184"}),
+        frozenset({"251", "252"}),
+    }
+    assert audit.near["same_patient"].all(), "near-identical frames are views of one patient; the copies are the errors"
+    first = read_gray(cases["image"].iloc[0])
+    overlays = find_overlays(first)
+    assert tuple(audit.images[["text_regions", "callipers"]].iloc[0]) == (overlays.text_regions, overlays.callipers)
+    assert 20 < (audit.images["callipers"] > 0).sum() < 543 and (audit.images["text_regions"] > 0).mean() > 0.9

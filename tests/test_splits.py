@@ -1,0 +1,367 @@
+"""Splits: nobody on two sides, classes and ratios kept, the same seed the same split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
+
+from thyroid_utils.data.audit import pixel_groups
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.images import write_png
+from thyroid_utils.data.splits import (
+    assert_disjoint,
+    kfold_splits,
+    official_split,
+    patient_class,
+    repeated_splits,
+    shared_groups,
+    split_cases,
+    split_hash,
+    split_table,
+)
+from thyroid_utils.data.table import make_cases
+
+
+def table(patients: list[tuple[str, list[int | None]]], **columns) -> pd.DataFrame:
+    """A case table from (patient, labels of its images); no image file exists."""
+    rows = [
+        {"case": f"c{i:03d}-{j}", "image": f"{i}-{j}.png", "patient": patient, "dataset": "made", "label": label}
+        for i, (patient, labels) in enumerate(patients)
+        for j, label in enumerate(labels)
+    ]
+    return make_cases(pd.DataFrame(rows).assign(**columns))
+
+
+def clinic(patients: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Patients of one to six images: a third malignant, some unlabelled."""
+    random = np.random.default_rng(seed)
+    labels = random.choice([0, 1, None], patients, p=[0.55, 0.3, 0.15])
+    return table([(f"p{i}", [label] * int(random.integers(1, 7))) for i, label in enumerate(labels)])
+
+
+def sides(cases: pd.DataFrame) -> dict[str, set[str]]:
+    return {name: set(part.index) for name, part in cases.groupby("split")}
+
+
+@pytest.fixture
+def shared_image(tmp_path) -> pd.DataFrame:
+    """Twelve patients with a picture each; patients 0, 5 and 9 have the same one, in files of different formats."""
+    random = np.random.default_rng(0)
+    rows = []
+    for patient in range(12):
+        pixels = random.integers(0, 256, (20, 24), dtype=np.uint8)
+        if patient in (0, 5, 9):
+            pixels = np.full((20, 24), 7, np.uint8)
+        if patient == 5:
+            pixels = np.stack([pixels] * 3, 2)  # RGB on disk, the same gray image once read
+        image = write_png(tmp_path / f"{patient}.png", pixels)
+        rows.append(
+            {"case": f"c{patient:02d}", "image": str(image), "patient": f"p{patient}", "dataset": "made", "label": patient % 2}
+        )
+    return make_cases(rows)
+
+
+def test_hand_computed_split_of_equal_patients():
+    """Ten benign and ten malignant patients with one image each, 60/20/20: 6 + 2 + 2 of each class, whatever the seed."""
+    cases = table([(f"p{i}", [i % 2]) for i in range(20)])
+    for seed in range(5):
+        counts = split_table(split_cases(cases, (0.6, 0.2, 0.2), seed=seed, check_pixels=False))
+        assert counts.loc[["train", "val", "test"], "benign"].tolist() == [6, 2, 2]
+        assert counts.loc[["train", "val", "test"], "malignant"].tolist() == [6, 2, 2]
+        assert counts.loc["all"].tolist() == [20, 20, 10, 10, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from([0, 1, None]), st.integers(1, 8)), min_size=3, max_size=40),
+    ratios=st.sampled_from([(0.7, 0.15, 0.15), (0.7, 0.3), (0.6, 0.2, 0.2), (0.34, 0.33, 0.33)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_patient_is_on_two_sides(sizes, ratios, seed):
+    cases = table([(f"p{i}", [label] * count) for i, (label, count) in enumerate(sizes)])
+    try:
+        split = split_cases(cases, ratios, seed=seed, check_pixels=False, require_classes=False)
+    except DataError as error:
+        assert "stay empty" in str(error)
+        return
+    assert split["split"].notna().all()
+    assert split.groupby("patient")["split"].nunique().max() == 1
+    assert set(split["split"]) == ({"train", "test"} if len(ratios) == 2 else {"train", "val", "test"})
+    assert_disjoint(split, check_pixels=False)
+
+
+def test_ratios_and_classes_are_close_over_many_seeds():
+    """Patients have at most six images of about two hundred, so a share can miss its ratio by about 6/200 in each of three
+    strata: 0.1 for one split, 0.02 for the mean of forty."""
+    cases = clinic(60)
+    shares, malignant = [], []
+    for seed in range(40):
+        split = split_cases(cases, (0.7, 0.15, 0.15), seed=seed, check_pixels=False)
+        counts = split_table(split).drop(index="all")
+        shares.append(counts["images"] / len(cases))
+        malignant.append(counts["malignant"] / (counts["malignant"] + counts["benign"]))
+    shares, malignant = pd.DataFrame(shares), pd.DataFrame(malignant)
+    wanted = pd.Series({"train": 0.7, "val": 0.15, "test": 0.15})
+    assert ((shares - wanted).abs() < 0.1).all(axis=None)
+    assert ((shares.mean() - wanted).abs() < 0.02).all()
+    overall = (cases["label"] == 1).sum() / cases["label"].notna().sum()
+    assert ((malignant.mean() - overall).abs() < 0.05).all()
+
+
+def test_large_patients_are_tested_as_often_as_small_ones():
+    """40 patients with one image and 10 with twelve: dealing by size would tie the large ones to one side. Each is in the test
+    set with probability 0.3; over 150 repeats a patient's share has a standard error of 0.037, the mean of ten 0.012."""
+    cases = table([(f"p{i}", [0] * (12 if i < 10 else 1)) for i in range(50)])
+    tested = pd.Series(0.0, index=sorted(cases["patient"].unique()))
+    for split in repeated_splits(cases, (0.7, 0.3), repeats=150, check_pixels=False):
+        tested[split.loc[split["split"] == "test", "patient"].unique()] += 1 / 150
+    large = tested[[f"p{i}" for i in range(10)]]
+    assert abs(large.mean() - 0.3) < 0.05 and ((tested - 0.3).abs() < 0.15).all()
+
+
+def test_same_seed_same_split_whatever_the_order_of_rows():
+    cases = clinic()
+    first = split_cases(cases, seed=3, check_pixels=False)
+    again = split_cases(cases.sample(frac=1, random_state=5), seed=3, check_pixels=False)
+    assert split_hash(first) == split_hash(again)
+    assert (first["split"] == again["split"][first.index]).all()
+    assert split_hash(split_cases(cases, seed=4, check_pixels=False)) != split_hash(first)
+
+
+def test_names_of_patients_play_no_part():
+    cases = clinic()
+    renamed = cases.assign(patient=("zz" + cases["patient"].str[::-1]).astype("string"))
+    assert split_hash(split_cases(cases, check_pixels=False)) == split_hash(split_cases(renamed, check_pixels=False))
+
+
+def test_split_hash_depends_on_the_pairs_alone():
+    cases = clinic()
+    split = split_cases(cases, check_pixels=False)
+    assert len(split_hash(split)) == 64
+    assert split_hash(split) == split_hash(split[::-1].assign(label=pd.NA))
+    moved = split.copy()
+    moved.loc[moved.index[0], "split"] = {"train": "test", "test": "train", "val": "test"}[moved["split"].iloc[0]]
+    assert split_hash(moved) != split_hash(split)
+    assert split_hash(split.assign(split=pd.array([None] * len(split), dtype="string"))) != split_hash(split)
+
+
+def test_an_input_table_is_left_as_it_was():
+    cases = clinic()
+    before = cases.copy()
+    split_cases(cases, check_pixels=False), kfold_splits(cases, 3, check_pixels=False)
+    pd.testing.assert_frame_equal(cases, before)
+
+
+def test_a_mapping_of_ratios_and_a_ratio_of_zero():
+    split = split_cases(clinic(), {"train": 0.8, "test": 0.2, "val": 0}, check_pixels=False)
+    assert set(split["split"]) == {"train", "test"}
+
+
+def test_kfold_tests_each_case_once():
+    cases = clinic()
+    tables = kfold_splits(cases, 5, val_ratio=0.2, check_pixels=False)
+    tested = [case for fold in tables for case in fold.index[fold["split"] == "test"]]
+    assert sorted(tested) == sorted(cases.index)
+    for fold in tables:
+        assert_disjoint(fold, check_pixels=False)
+        counts = split_table(fold)
+        assert (counts[["benign", "malignant"]] > 0).all(axis=None)
+        assert counts.loc["val", "images"] == pytest.approx(0.2 * (len(cases) - counts.loc["test", "images"]), abs=8)
+
+
+def test_kfold_against_scikit_learn():
+    """scikit-learn balances images, with the largest patients first; ours leaves a patient's place to chance. Between its largest
+    and smallest fold ours may differ by one patient of six images at either end more, and by two patients more."""
+    cases = clinic(120).dropna(subset=["label"])
+    labels = cases["label"].astype(int)
+
+    def spread(folds: list[pd.Index]) -> tuple[float, float, float]:
+        images = [len(fold) for fold in folds]
+        malignant = [labels[fold].sum() for fold in folds]
+        patients = [cases.loc[fold, "patient"].nunique() for fold in folds]
+        return np.ptp(images), np.ptp(malignant), np.ptp(patients)
+
+    ours, theirs = [], []
+    for seed in range(10):
+        tables = kfold_splits(cases, 5, seed=seed, check_pixels=False)
+        ours.append(spread([fold.index[fold["split"] == "test"] for fold in tables]))
+        reference = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(cases, labels, cases["patient"])
+        theirs.append(spread([cases.index[test] for _, test in reference]))
+    images, malignant, patients = np.mean(ours, 0) - np.mean(theirs, 0)
+    assert images < 12 and malignant < 12 and patients < 2
+
+
+def test_repeats_are_independent_and_a_longer_series_begins_alike():
+    cases = clinic()
+    tables = repeated_splits(cases, (0.7, 0.3), repeats=8, seed=1, check_pixels=False)
+    assert len({split_hash(split) for split in tables}) == 8
+    assert [split_hash(split) for split in repeated_splits(cases, repeats=3, seed=1, check_pixels=False)] == [
+        split_hash(split) for split in tables[:3]
+    ]
+    tested = sum((split["split"] == "test").astype(int) for split in tables)
+    assert 0.2 < tested.mean() / 8 < 0.4 and tested.nunique() > 3
+
+
+def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image):
+    groups = pixel_groups(shared_image)
+    assert groups[["c00", "c05", "c09"]].nunique() == 1 and groups.nunique() == 10
+    apart = 0
+    for seed in range(12):
+        split = split_cases(shared_image, (0.6, 0.4), seed=seed)
+        assert split.loc[["c00", "c05", "c09"], "split"].nunique() == 1
+        unchecked = split_cases(shared_image, (0.6, 0.4), seed=seed, check_pixels=False)
+        if unchecked.loc[["c00", "c05", "c09"], "split"].nunique() > 1:
+            apart += 1
+            with pytest.raises(DataError, match="share a pixel-identical image on more than one side: 1 "):
+                assert_disjoint(unchecked)
+    assert apart > 0
+
+
+def test_a_split_by_image_is_marked_and_refused():
+    split = split_cases(clinic(), by="image")
+    assert set(split["split_by"]) == {"image"}
+    assert len(shared_groups(split, check_pixels=False)) > 5, "patients must really be on both sides"
+    with pytest.raises(DataError, match="made by image"):
+        assert_disjoint(split, check_pixels=False)
+    assert_disjoint(split, check_pixels=False, allow_leaky=True)
+    assert set(split_cases(clinic(), check_pixels=False)["split_by"]) == {"patient"}
+
+
+def test_shared_groups_name_cases_and_no_patient():
+    cases = table([("Mrs Smith", [0, 0, 1]), ("p1", [1])]).assign(split=["train", "test", "val", "train"])
+    found = shared_groups(cases, check_pixels=False)
+    assert found.to_dict("records") == [{"splits": "test, train, val", "images": 3, "cases": ["c000-0", "c000-1", "c000-2"]}]
+
+
+def test_official_split_is_used_as_published():
+    cases = table([("a", [0]), ("b", [1]), ("c", [1])]).assign(split=pd.array(["train", "test", "test"], dtype="string"))
+    split = official_split(cases)
+    assert split["split"].tolist() == ["train", "test", "test"] and set(split["split_by"]) == {"official"}
+    assert split_hash(split_cases(cases, by="official")) == split_hash(cases)
+
+
+def test_official_split_with_a_patient_on_both_sides():
+    cases = table([("Mrs Smith", [0, 0]), ("b", [1])]).assign(split=pd.array(["train", "test", "test"], dtype="string"))
+    with pytest.raises(DataError) as error:
+        official_split(cases)
+    message = str(error.value)
+    assert "patients on more than one side: 1 " in message and "c000-0 in train, c000-1 in test" in message
+    assert "Smith" not in message and "\n" not in message and "by='patient'" in message
+
+
+def test_official_split_with_an_image_on_both_sides(shared_image):
+    cases = shared_image.assign(split=pd.array(["train"] * 6 + ["test"] * 6, dtype="string"))
+    official_split(cases)
+    with pytest.raises(DataError, match="share a pixel-identical image on more than one side: 1 "):
+        official_split(cases, check_pixels=True)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ([None, None, None], "made comes without one; use by='patient'"),
+        (["train", "train", "train"], "every case is train"),
+        (["train", None, "test"], "1 of 3 cases have none"),
+    ],
+)
+def test_official_split_that_is_none(splits, message):
+    cases = table([("a", [0]), ("b", [1]), ("c", [1])]).assign(split=pd.array(splits, dtype="string"))
+    with pytest.raises(DataError, match=message):
+        official_split(cases)
+
+
+def test_fewer_patients_than_folds():
+    cases = table([("a", [0, 0, 0]), ("b", [1, 1, 1]), ("c", [1, 1])])
+    with pytest.raises(DataError, match=r"3 patients cannot fill 5 parts .*use fewer parts or more patients"):
+        kfold_splits(cases, 5, check_pixels=False)
+
+
+def test_fewer_patients_than_folds_once_copies_are_merged(shared_image):
+    cases = shared_image.loc[["c00", "c05", "c09", "c01", "c02"]]
+    assert len(kfold_splits(cases, 3, require_classes=False)) == 3
+    with pytest.raises(DataError, match="3 patients cannot fill 4 parts"):
+        kfold_splits(cases, 4, require_classes=False)
+
+
+def test_a_class_missing_from_a_fold():
+    cases = table([(f"b{i}", [0]) for i in range(10)] + [("m0", [1, 1, 1, 1]), ("m1", [1])])
+    with pytest.raises(DataError, match=r"only 2 malignant patients for 3 parts .* no malignant case"):
+        kfold_splits(cases, 3, check_pixels=False)
+    assert len(kfold_splits(cases, 3, check_pixels=False, require_classes=False)) == 3
+    one_class = table([(f"b{i}", [0]) for i in range(10)])
+    assert len(kfold_splits(one_class, 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"
+
+
+def test_labels_outside_zero_and_one():
+    with pytest.raises(DataError, match=r"1 labels are not 0 \(benign\), 1 \(malignant\) or empty \(c001-0: 2\)"):
+        table([("a", [0]), ("b", [2])])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "message"),
+    [
+        ((0.7, 0.2), "sum to 0.9"),
+        ((1.2, -0.2), "expected numbers from 0 to 1"),
+        ((0.25, 0.25, 0.25, 0.25), "4 ratios"),
+        ({"train": 0.5, "tets": 0.5}, "no split is called 'tets'"),
+        ((float("nan"), 0.5), "expected numbers from 0 to 1"),
+    ],
+)
+def test_ratios_that_make_no_sense(ratios, message):
+    with pytest.raises(DataError, match=message):
+        split_cases(clinic(), ratios, check_pixels=False)
+
+
+def test_other_arguments_that_make_no_sense():
+    with pytest.raises(DataError, match="by='scanner' is not possible here"):
+        split_cases(clinic(), by="scanner")
+    with pytest.raises(DataError, match="folds is 1"):
+        kfold_splits(clinic(), 1, check_pixels=False)
+    with pytest.raises(DataError, match="val_ratio is 1"):
+        kfold_splits(clinic(), 3, val_ratio=1, check_pixels=False)
+    with pytest.raises(DataError, match="repeats is 0"):
+        repeated_splits(clinic(), repeats=0, check_pixels=False)
+    with pytest.raises(DataError, match="0 patients cannot fill 3 parts"):
+        split_cases(clinic().iloc[:0])
+
+
+def test_an_unreadable_image_stops_a_split_by_name(shared_image, tmp_path):
+    (tmp_path / "3.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 12 images cannot be read \(first: case c03: .*3\.png: empty"):
+        split_cases(shared_image)
+
+
+def test_class_of_a_patient_with_both_labels():
+    cases = table([("a", [0, 1, None]), ("b", [None, 0]), ("c", [None])])
+    assert patient_class(cases).to_dict() == {"a": "malignant", "b": "benign", "c": "unlabelled"}
+
+
+def test_progress_counts_every_image(shared_image):
+    calls = []
+    split_cases(shared_image, (0.7, 0.3), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 12) for i in range(1, 13)]
+
+
+def test_ddti_patients_with_the_same_picture_stay_together(real_data):
+    labels = pd.read_csv(real_data / "ddti" / "labels.csv")
+    cases = make_cases(
+        labels.assign(
+            case=labels["file"].str.removesuffix(".PNG"),
+            image=[str(real_data / "ddti" / "image" / name) for name in labels["file"]],
+            patient=labels["case"].astype(str),
+            dataset="ddti",
+        ).drop(columns="file")
+    )
+    across = [["332", "389"], ["71", "181", "294", "295", "325"]]
+    assert all(cases.loc[copies, "patient"].nunique() == len(copies) for copies in across)
+    for split in repeated_splits(cases, (0.7, 0.15, 0.15), repeats=10):
+        assert all(split.loc[copies, "split"].nunique() == 1 for copies in across)
+        assert_disjoint(split)
+    for fold in kfold_splits(cases, 5):
+        assert all(fold.loc[copies, "split"].nunique() == 1 for copies in across)
+    trusting = repeated_splits(cases, (0.7, 0.15, 0.15), repeats=10, check_pixels=False)
+    assert any(split.loc[across[1], "split"].nunique() > 1 for split in trusting), "names alone must not keep them together"

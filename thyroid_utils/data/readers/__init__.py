@@ -1,0 +1,77 @@
+"""From a data set on disk to the case table: one reader a set, found by name.
+
+A reader is a function `(root, **options) -> DataFrame`; adding one is a function and a line in `READERS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+
+from thyroid_utils import paths
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.readers.own import read_folders, read_manifest
+from thyroid_utils.data.readers.published import read_ddti, read_tg3k, read_tn3k, read_tnscui
+
+
+def _read_phantom(root: Path | None = None, **options) -> pd.DataFrame:
+    return _phantom_cases()(root, **options)
+
+
+def _phantom_cases() -> Callable[..., pd.DataFrame]:
+    from thyroid_utils.data.phantom import phantom_cases  # the simulator is only loaded where it is used
+
+    return phantom_cases
+
+
+READERS: Mapping[str, Callable[..., pd.DataFrame]] = MappingProxyType(
+    {
+        "phantom": _read_phantom,
+        "ddti": read_ddti,
+        "tn3k": read_tn3k,
+        "tg3k": read_tg3k,
+        "tnscui": read_tnscui,
+        "folders": read_folders,
+        "manifest": read_manifest,
+    }
+)
+
+
+def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.DataFrame:
+    """The case table of a data set (see `thyroid_utils.data.table`).
+
+    Beyond the required columns every reader fills `patient_known` (False where the set gives no patient ids, so that each
+    image stands for its own patient) and `target` ("nodule" or "gland": what the masks outline).
+
+    Args:
+        dataset: one of `READERS`.
+        root: the set's folder or its parent, for `manifest` also the CSV file; relative paths are seen from the project root.
+            Only `phantom` does without.
+        options: what the reader takes: `fold` (tn3k), `patient_pattern` and `target` (folders), the settings of
+            `phantom_cases` (phantom).
+
+    Raises:
+        DataError: unknown set or option, data not there or not as expected; one line that names the file and the remedy.
+    """
+    if dataset not in READERS:
+        raise DataError(f"unknown data set {dataset!r}{_nearest(dataset, READERS)}; known: {', '.join(READERS)}")
+    reader = READERS[dataset]
+    takes = inspect.signature(_phantom_cases() if dataset == "phantom" else reader).parameters
+    valid = [name for name in takes if name != "root"]
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        known = f"known: {', '.join(valid)}" if valid else "it takes none"
+        raise DataError(f"{dataset}: unknown option {unknown[0]!r}{_nearest(unknown[0], valid)}; {known}")
+    if root is None and dataset != "phantom":
+        raise DataError(f"{dataset}: no folder given; name the one that holds the data (DATA_ROOT, --data-root)")
+    return reader(None if root is None else paths.resolve_in_project(root), **options)
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

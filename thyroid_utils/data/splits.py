@@ -1,0 +1,338 @@
+"""Train, validation and test: by patient, stratified, reproducible, asserted disjoint and hashed.
+
+The unit of a split is a group of patients: a patient with all images, merged with every patient that shares a
+pixel-identical image (`audit.pixel_groups`). A data set without patient ids is split by something else that is known to
+tie images together by writing it into the column `patient` first, for example near-duplicate clusters
+(`audit_cases(...).clusters`) or the videos of `recover_videos`.
+
+How groups are dealt (ratios, folds and repeats alike). Groups are put into strata by class: malignant if any image of the
+group is, else benign if any is, else unlabelled. In each labelled stratum every part first gets one group, in an order
+shuffled by the seed. Each further group goes to the part whose share lags furthest behind its ratio, counted as lacking
+share of images plus lacking share of patients. The rule looks at what a part holds and never at the size of the group to be
+placed, so a patient with many images is as likely to be tested as one with few. scikit-learn's
+StratifiedGroupKFold was not taken: it offers equal folds only, places large groups first (which ties them to the same
+folds whatever the seed), and does not promise that each class reaches each fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups, pixel_groups
+from thyroid_utils.data.audit.threads import Progress
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.table import SPLITS
+
+SPLIT_BY = ("patient", "image", "official")
+CLASS_NAMES = ("benign", "malignant", "unlabelled")
+
+
+def split_cases(
+    cases: pd.DataFrame,
+    ratios: Sequence[float] | Mapping[str, float] = (0.7, 0.15, 0.15),
+    by: str = "patient",
+    seed: int = 0,
+    *,
+    check_pixels: bool = True,
+    require_classes: bool = True,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """The case table with `split` filled by ratio.
+
+    Args:
+        cases: case table; an existing split is overwritten.
+        ratios: two numbers (train, test), three (train, val, test) or a mapping from split to number; they sum to 1. A split
+            with ratio 0 stays empty.
+        by: "patient" (no patient and no pixel-identical image on two sides), "image" (each image for itself: leaky, and
+            marked so in the column `split_by`) or "official" (`official_split`; ratios and seed play no part).
+        seed: same seed and same cases → same split, whatever the order of the rows.
+        check_pixels: read every image to keep patients with a pixel-identical image together; False trusts the names alone.
+        require_classes: raise when a class cannot be given to every split.
+        progress: called with (images read, images in all).
+
+    Returns:
+        a copy in the order of `cases`, with the columns `split` and `split_by`.
+
+    Raises:
+        DataError: ratios or `by` make no sense, fewer patients than splits, a class that cannot reach every split, or an
+            unreadable image.
+    """
+    if by == "official":
+        return official_split(cases)
+    shares = _named_ratios(ratios)
+    groups = _groups(cases, by, check_pixels, progress)
+    parts = _deal(cases, groups, shares, np.random.SeedSequence(seed), require_classes, by)
+    return _with_split(cases, parts, by)
+
+
+def repeated_splits(
+    cases: pd.DataFrame,
+    ratios: Sequence[float] | Mapping[str, float] = (0.7, 0.3),
+    repeats: int = 10,
+    by: str = "patient",
+    seed: int = 0,
+    *,
+    check_pixels: bool = True,
+    require_classes: bool = True,
+    progress: Progress | None = None,
+) -> list[pd.DataFrame]:
+    """Repeated random subsets (Monte-Carlo cross-validation): `repeats` independent tables as `split_cases` makes them.
+
+    The first r tables are the same whatever `repeats` is. Arguments and errors as in `split_cases`; `repeats` is at least 1.
+    """
+    if repeats < 1:
+        raise DataError(f"repeated splits: repeats is {repeats}, expected 1 or more")
+    shares = _named_ratios(ratios)
+    groups = _groups(cases, by, check_pixels, progress)
+    sources = [np.random.SeedSequence([seed, repeat]) for repeat in range(repeats)]
+    return [_with_split(cases, _deal(cases, groups, shares, source, require_classes, by), by) for source in sources]
+
+
+def kfold_splits(
+    cases: pd.DataFrame,
+    folds: int = 5,
+    by: str = "patient",
+    seed: int = 0,
+    *,
+    val_ratio: float = 0.0,
+    check_pixels: bool = True,
+    require_classes: bool = True,
+    progress: Progress | None = None,
+) -> list[pd.DataFrame]:
+    """Stratified k-fold cross-validation: table k has fold k as `test` and the rest as `train` (and `val`).
+
+    Args:
+        folds: 2 or more; every case is `test` in exactly one table.
+        val_ratio: share of the cases outside the test fold that becomes `val`, in [0, 1).
+        cases, by, seed, check_pixels, require_classes, progress: as in `split_cases`.
+
+    Raises:
+        DataError: fewer patients than folds, a class with fewer patients than folds, and as `split_cases`.
+    """
+    if folds < 2:
+        raise DataError(f"k folds: folds is {folds}, expected 2 or more")
+    if not 0 <= val_ratio < 1:
+        raise DataError(f"k folds: val_ratio is {val_ratio}, expected 0 to below 1")
+    groups = _groups(cases, by, check_pixels, progress)
+    names = {f"fold {k + 1}": 1 / folds for k in range(folds)}
+    fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes, by)
+    tables = []
+    for k, name in enumerate(names):
+        parts = pd.Series("test", index=cases.index, dtype="string")
+        rest = cases[fold_of != name]
+        if val_ratio:
+            source = np.random.SeedSequence([seed, 1, k])
+            shares = {"train": 1 - val_ratio, "val": val_ratio}
+            parts[rest.index] = _deal(rest, groups[rest.index], shares, source, require_classes, by)
+        else:
+            parts[rest.index] = "train"
+        tables.append(_with_split(cases, parts, by))
+    return tables
+
+
+def official_split(cases: pd.DataFrame, *, check_pixels: bool = False, progress: Progress | None = None) -> pd.DataFrame:
+    """The case table with the split that its data set came with, checked and marked `split_by` = "official".
+
+    Args:
+        cases: case table whose column `split` the reader filled.
+        check_pixels: also read the images and refuse a pixel-identical image on two sides. Off by default: a published split
+            is used as published, and the audit reports its leaks.
+        progress: called with (images read, images in all).
+
+    Raises:
+        DataError: no official split, cases without one, only one side, or a patient (or image) on both sides.
+    """
+    if not cases["split"].notna().any():
+        known = ", ".join(sorted(cases["dataset"].dropna().unique())) or "this table"
+        raise DataError(f"official split: {known} comes without one; use by='patient' with ratios or folds")
+    present = [name for name in SPLITS if (cases["split"] == name).any()]
+    if len(present) < 2:
+        raise DataError(f"official split: every case is {present[0]}; expected at least two of {', '.join(SPLITS)}")
+    table = cases.assign(split_by=pd.array(["official"] * len(cases), dtype="string"))
+    assert_disjoint(table, check_pixels=check_pixels, progress=progress)
+    return table
+
+
+def shared_groups(cases: pd.DataFrame, *, check_pixels: bool = True, progress: Progress | None = None) -> pd.DataFrame:
+    """The patients on more than one side of a split, a row each: `splits` ("test, train"), `images` and `cases`.
+
+    Patients merged by a pixel-identical image count as one when `check_pixels`. Cases without a split are passed over.
+    """
+    return groups_on_both_sides(cases, _groups(cases, "patient", check_pixels, progress))
+
+
+def assert_disjoint(
+    cases: pd.DataFrame, *, check_pixels: bool = True, allow_leaky: bool = False, progress: Progress | None = None
+) -> None:
+    """Raise unless every case has a split and no patient and no pixel-identical image is on two sides.
+
+    Args:
+        cases: case table with `split` filled.
+        check_pixels: also compare the decoded images; False compares patients alone and reads nothing.
+        allow_leaky: accept a table marked `split_by` = "image" (its mark stays: every result made from it is leaky).
+        progress: called with (images read, images in all).
+
+    Raises:
+        DataError: what overlaps, how many patients, and the first cases (never a patient's name).
+    """
+    marks = set(cases["split_by"].dropna().unique()) if "split_by" in cases else set()
+    missing = cases.index[cases["split"].isna()]
+    if len(missing):
+        raise DataError(
+            f"split: {len(missing)} of {len(cases)} cases have none (first: {', '.join(missing[:3])}); "
+            "split the table again or drop these rows"
+        )
+    if "image" in marks:
+        if allow_leaky:
+            return
+        raise DataError("split: made by image, so patients may be on both sides; split by patient, or allow_leaky=True")
+    shared = shared_groups(cases, check_pixels=False)
+    kind, found = "patients", shared
+    if shared.empty and check_pixels:
+        found = shared_groups(cases, check_pixels=True, progress=progress)
+        kind = "sets of patients that share a pixel-identical image"
+    if len(found):
+        remedy = "correct the split or use by='patient'" if "official" in marks else "split the table again by patient"
+        raise DataError(f"split: {kind} on more than one side: {len(found)} (first: {_first_of(cases, found)}); {remedy}")
+
+
+def split_hash(cases: pd.DataFrame) -> str:
+    """SHA-256 (hexadecimal) over the sorted pairs (case, split): the same split has the same hash, whatever the row order."""
+    digest = hashlib.sha256()
+    for case, split in sorted(zip(cases.index, cases["split"].fillna(""), strict=True)):
+        digest.update(f"{case}\0{split}\n".encode())
+    return digest.hexdigest()
+
+
+def split_table(cases: pd.DataFrame) -> pd.DataFrame:
+    """What each split holds: index train, val, test (those present) and "all"; counts of images, patients and, among the
+    images, benign, malignant and unlabelled ones. `patients` counts the names in the table."""
+    sides = {name: cases[cases["split"] == name] for name in SPLITS}
+    rows = {name: side for name, side in sides.items() if len(side)} | {"all": cases[cases["split"].notna()]}
+    table = {
+        name: {
+            "images": len(side),
+            "patients": side["patient"].nunique(),
+            "benign": int((side["label"] == 0).sum()),
+            "malignant": int((side["label"] == 1).sum()),
+            "unlabelled": int(side["label"].isna().sum()),
+        }
+        for name, side in rows.items()
+    }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("split")
+
+
+def patient_class(cases: pd.DataFrame, groups: pd.Series | None = None) -> pd.Series:
+    """Class of each group of images: "malignant" if any image is, else "benign" if any is, else "unlabelled".
+
+    Args:
+        cases: case table.
+        groups: Series case → group; None takes the patients.
+
+    Returns:
+        Series, index group. A patient with both labels is malignant: one malignant nodule decides the treatment.
+    """
+    groups = patient_groups(cases) if groups is None else groups
+    highest = cases["label"].astype("Float64").groupby(groups).max()  # NA only where every label is
+    return highest.map({0.0: "benign", 1.0: "malignant"}).astype("string").fillna("unlabelled").rename("class")
+
+
+def _named_ratios(ratios: Sequence[float] | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(ratios, Mapping):
+        unknown = [name for name in ratios if name not in SPLITS]
+        if unknown:
+            raise DataError(f"split: no split is called {unknown[0]!r}; expected {', '.join(SPLITS)}")
+        shares = {name: float(ratios.get(name, 0.0)) for name in SPLITS}
+    elif len(ratios) in (2, 3):
+        names = ("train", "test") if len(ratios) == 2 else SPLITS
+        shares = dict(zip(names, map(float, ratios), strict=True))
+    else:
+        raise DataError(f"split: {len(ratios)} ratios, expected two (train, test) or three (train, val, test)")
+    if not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        shown = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise DataError(f"split: ratios ({shown}) sum to {sum(shares.values()):g}; expected numbers from 0 to 1 that sum to 1")
+    return {name: share for name, share in shares.items() if share > 0}
+
+
+def _groups(cases: pd.DataFrame, by: str, check_pixels: bool, progress: Progress | None) -> pd.Series:
+    if by not in ("patient", "image"):
+        raise DataError(f"split: by={by!r} is not possible here; expected 'patient' or 'image'")
+    if by == "image":
+        return pd.Series(cases.index, index=cases.index, dtype="string", name="group")
+    return pixel_groups(cases, progress=progress) if check_pixels else patient_groups(cases)
+
+
+def _with_split(cases: pd.DataFrame, parts: pd.Series, by: str) -> pd.DataFrame:
+    marks = pd.Series(by, index=cases.index, dtype="string")
+    return cases.assign(split=parts.astype("string"), split_by=marks)
+
+
+def _deal(
+    cases: pd.DataFrame,
+    groups: pd.Series,
+    shares: Mapping[str, float],
+    source: np.random.SeedSequence,
+    require_classes: bool,
+    by: str,
+) -> pd.Series:
+    """Series case → part: groups dealt to parts by the rule in the module's docstring."""
+    unit = "patients" if by == "patient" else "images"
+    summary = pd.DataFrame({"images": groups.value_counts(), "class": patient_class(cases, groups)})
+    summary["first"] = cases.index.to_series().groupby(groups).min()
+    summary = summary.sort_values("first")  # an order that depends on the cases alone, not on rows or patients' names
+    if len(summary) < len(shares):
+        raise DataError(
+            f"split: {len(summary)} {unit} cannot fill {len(shares)} parts ({', '.join(shares)}); use fewer parts or more {unit}"
+        )
+    random = np.random.default_rng(source)
+    part_of: dict[str, str] = {}
+    names, held = list(shares), dict.fromkeys(shares, 0)
+    for class_name in CLASS_NAMES:
+        stratum = summary[summary["class"] == class_name]
+        labelled = class_name != "unlabelled"
+        if labelled and require_classes and 0 < len(stratum) < len(shares):
+            raise DataError(
+                f"split: only {len(stratum)} {class_name} {unit} for {len(shares)} parts ({', '.join(shares)}), so a part "
+                f"would hold no {class_name} case; use fewer parts, add {class_name} cases, or require_classes=False"
+            )
+        images = stratum["images"].iloc[random.permutation(len(stratum))]
+        # Equal claims go to the first part: the emptiest, so that what is left over of each class goes to different parts.
+        tie = random.permutation(len(shares))
+        order = sorted(range(len(shares)), key=lambda part: (held[names[part]] / shares[names[part]], tie[part]))
+        ordered = {names[part]: shares[names[part]] for part in order}
+        dealt = _deal_stratum(images, ordered, one_each=labelled and len(stratum) >= len(shares))
+        for group, part in dealt.items():
+            held[part] += images[group]
+        part_of |= dealt
+    empty = [name for name in shares if name not in set(part_of.values())]
+    if empty:
+        raise DataError(f"split: {', '.join(empty)} would stay empty with {len(summary)} {unit}; raise its ratio")
+    return groups.map(part_of).astype("string")
+
+
+def _deal_stratum(images: pd.Series, shares: Mapping[str, float], *, one_each: bool) -> dict[str, str]:
+    """{group: part} for the groups of one stratum, `images` giving the number of images of each, in dealing order."""
+    names, wanted = list(shares), np.array(list(shares.values()))
+    total_images, total_groups = max(int(images.sum()), 1), max(len(images), 1)
+    has_images, has_groups = np.zeros(len(names)), np.zeros(len(names))
+    part_of = {}
+    for position, (group, count) in enumerate(images.items()):
+        if one_each and position < len(names):
+            part = position
+        else:
+            part = int(np.argmax(2 * wanted - has_images / total_images - has_groups / total_groups))
+        part_of[group] = names[part]
+        has_images[part] += count
+        has_groups[part] += 1
+    return part_of
+
+
+def _first_of(cases: pd.DataFrame, found: pd.DataFrame) -> str:
+    """The first two cases of the first offender that lie on different sides, with their sides."""
+    members = cases.loc[found.iloc[0]["cases"]].sort_index()
+    shown = members.groupby("split", sort=True).head(1)
+    return ", ".join(f"{case} in {split}" for case, split in shown["split"].items())
