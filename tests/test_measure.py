@@ -56,10 +56,11 @@ def test_cases_without_a_nodule_are_left_out_of_maps_and_histograms(cases):
 
 def test_the_ring_lies_outside_and_has_the_stated_width():
     mask = np.zeros((200, 200), bool)
-    mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 6.8 px wide
-    ring = ring_around(mask)
+    mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 11.3 px wide
+    ring = ring_around(mask, gap=0)
     assert not (ring & mask).any()
-    assert ring[100, 120:130].sum() == 6 and ring[100, 120]
+    assert ring[100, 120:140].sum() == 11 and ring[100, 120]
+    assert ring_around(mask, width=4, gap=2)[100, 120:130].tolist() == [False] * 2 + [True] * 4 + [False] * 4
     assert not ring_around(np.zeros((5, 5), bool)).any()
 
 

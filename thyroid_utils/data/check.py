@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.listing import entries, first_few
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import shared_groups
+from thyroid_utils.threads import in_threads
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")
@@ -63,14 +62,9 @@ def check_dataset(
     except DataError as error:
         return CheckReport(_table([_finding("error", "", *_parts(error))], base), {"data set": dataset, "images": 0})
     promised = dataset in PROMISE_MASKS
-    findings, sizes = [], Counter()
-    total = len(cases)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for done, (size, found) in enumerate(pool.map(lambda row: _check_row(row, promised), cases.itertuples()), start=1):
-            findings += found
-            sizes.update([size] if size else [])
-            if progress is not None:
-                progress(done, total)
+    checked = in_threads(lambda row: _check_row(row, promised), list(cases.itertuples()), progress=progress)
+    sizes = Counter(size for size, _ in checked if size)
+    findings = [finding for _, found in checked for finding in found]
     findings += [_finding("warning", "", note["file"], note["problem"], note["remedy"]) for note in cases.attrs.get("notes", [])]
     findings += _about_the_whole(cases, promised)
     return CheckReport(_table(findings, base), _summary(dataset, cases, sizes))

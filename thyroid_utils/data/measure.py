@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.threads import Progress, in_threads
 
 GRID = 64  # side of the position maps, in cells
-RING = 0.15  # width of the ring around a nodule, as a share of the diameter of the circle with the nodule's area
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,7 @@ class Measures:
     histograms: dict[str, np.ndarray]
 
 
-def measure_cases(
-    cases: pd.DataFrame, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> Measures:
+def measure_cases(cases: pd.DataFrame, workers: int | None = None, progress: Progress | None = None) -> Measures:
     """Read every image and mask of a case table once and measure them.
 
     Args:
@@ -48,24 +44,16 @@ def measure_cases(
         progress: called with (images done, images in all).
 
     Raises:
+        DataError: the table is empty.
         ImageError: an image or a mask cannot be read, or their sizes differ.
     """
-    rows: dict[str, dict] = {}
-    grids: dict[str, np.ndarray] = {}
-    histograms: dict[str, np.ndarray] = {}
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        jobs = {pool.submit(_measure, row.image, row.mask): row.Index for row in cases[["image", "mask"]].itertuples()}
-        try:
-            for done, job in enumerate(as_completed(jobs), start=1):
-                case = jobs[job]
-                rows[case], grids[case], histograms[case] = job.result()
-                if progress is not None:
-                    progress(done, len(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    if cases.empty:
+        raise DataError("measure_cases: the case table is empty; nothing to measure")
+    pairs = list(zip(cases["image"], cases["mask"], strict=True))
+    found = in_threads(lambda pair: _measure(*pair), pairs, workers, progress)
+    rows, grids, histograms = (dict(zip(cases.index, part, strict=True)) for part in zip(*found, strict=True))
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(cases.index)
-    with_mask = table.index[table["area_share"] > 0] if len(table) else table.index
+    with_mask = table.index[table["area_share"] > 0]
     members = {name: [case for case in with_mask if _same(cases.at[case, "label"], label)] for label, name in LABEL_NAMES.items()}
     members = {name: found for name, found in members.items() if found}
     return Measures(
@@ -75,20 +63,19 @@ def measure_cases(
     )
 
 
-def ring_around(mask: np.ndarray) -> np.ndarray:
-    """The surroundings of a mask: pixels within `RING` of its equivalent diameter (at least 3 pixels) outside it.
+def ring_around(mask: np.ndarray, width: float | None = None, gap: float = 2.0) -> np.ndarray:
+    """The surroundings of a mask, to compare its inside with: bool (height, width), disjoint from `mask`; empty for an empty one.
 
     Args:
         mask: bool (height, width).
-
-    Returns:
-        bool (height, width), disjoint from `mask`; empty for an empty mask.
+        width: of the ring in pixels; None takes a quarter of the diameter of a disc of the mask's area, at least 3.
+        gap: pixels left out next to the contour, which nobody draws to the pixel.
     """
     if not mask.any():
         return np.zeros(mask.shape, bool)
-    width = max(3.0, RING * np.sqrt(4 * mask.sum() / np.pi))
-    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-    return (distance > 0) & (distance <= width)
+    width = max(3.0, 0.25 * np.sqrt(4 * mask.sum() / np.pi)) if width is None else width
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return (distance > gap) & (distance <= gap + width)
 
 
 def _same(label: object, wanted: int | None) -> bool:

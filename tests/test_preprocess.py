@@ -1,0 +1,416 @@
+"""Steps, pipelines, presets and the way back to the frame."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.images import read_gray, read_mask, write_png
+from thyroid_utils.data.overlays import Box
+from thyroid_utils.data.table import make_cases
+from thyroid_utils.preprocess import PRESETS, STEPS, Geometry, build_pipeline
+from thyroid_utils.preprocess.filters import lee, resample, srad
+from thyroid_utils.preprocess.pipeline import for_each_case
+
+PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
+
+
+def frame(seed: int = 0, shape: tuple[int, int] = (180, 240)) -> np.ndarray:
+    """Speckle in a black border, with a line of text in the border."""
+    rng = np.random.default_rng(seed)
+    gray = np.zeros(shape, np.uint8)
+    speckle = 90 + 30 * cv2.GaussianBlur(rng.normal(size=shape), (0, 0), 1.2) / 0.25
+    gray[20:160, 30:200] = np.clip(speckle, 8, 255)[20:160, 30:200].astype(np.uint8)
+    cv2.putText(gray, "DR65", (203, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.35, 255, 1)
+    return gray
+
+
+def nodule(shape: tuple[int, int] = (180, 240)) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    cv2.ellipse(mask, (120, 90), (34, 22), 20, 0, 360, 1, -1)
+    return mask.astype(bool)
+
+
+def written(folder, images, splits) -> pd.DataFrame:
+    rows = []
+    for number, (image, split) in enumerate(zip(images, splits, strict=True)):
+        path = write_png(folder / f"{number}.png", image)
+        rows.append({"case": f"c/{number}", "image": str(path), "patient": f"p{number}", "dataset": "test", "split": split})
+    return make_cases(rows)
+
+
+def run(*steps, image, mask=None):
+    """The image after the given steps, without the resize that every pipeline must have."""
+    sample = build_pipeline([*steps, {"resize": {"size": image.shape[:2]}}]).stages(image, mask)
+    return sample[-2][1]
+
+
+# geometry
+
+
+def test_a_crop_maps_back_by_hand():
+    geometry = Geometry(frame=(4, 5), shape=(4, 5)).cropped(Box(1, 3, 2, 5))
+    original = geometry.to_original(np.array([[True, False, True], [False, True, False]]))
+    assert original.astype(int).tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
+
+
+def test_halving_and_letterboxing_map_back_by_hand():
+    halved = Geometry(frame=(2, 4), shape=(2, 4)).resized((1, 2)).padded(1, 0, (3, 2))
+    original = halved.to_original(np.array([[9, 9], [1, 2], [9, 9]]))
+    assert original.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 6), st.integers(0, 6), st.integers(1, 4))
+def test_enlarging_by_a_whole_factor_and_back_is_the_identity(height, width, top, left, factor):
+    mask = np.random.default_rng(height * 100 + width).random((height, width)) > 0.5
+    box = Box(top, height - 3, left, width - 5)
+    geometry = Geometry.of(mask).cropped(box)
+    large = np.kron(box.crop(mask), np.ones((factor, factor), bool))
+    original = geometry.resized(large.shape).to_original(large)
+    expected = np.zeros_like(mask)
+    expected[top : height - 3, left : width - 5] = box.crop(mask)
+    assert (original == expected).all()
+
+
+@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
+def test_a_prediction_returns_to_where_the_nodule_is(mode):
+    sample = build_pipeline(["crop_echo", {"resize": {"size": 128, "mode": mode}}, "scale"])(frame(), nodule())
+    original = sample.geometry.to_original(sample.mask, nodule().shape)
+    dice = 2 * (original & nodule()).sum() / (original.sum() + nodule().sum())
+    assert dice > 0.96  # half a pixel of 128² along the contour
+
+
+def test_geometry_refuses_other_sizes():
+    geometry = Geometry(frame=(4, 4), shape=(2, 2))
+    with pytest.raises(DataError, match="predict at that size"):
+        geometry.to_original(np.zeros((3, 3), bool))
+    with pytest.raises(DataError, match="keep them in pairs"):
+        geometry.to_original(np.zeros((2, 2), bool), (5, 5))
+
+
+# filters
+
+
+def test_lee_is_the_wiener_filter_of_scipy_inside_the_image():
+    gray = frame()[40:140, 50:180].astype(float)
+    ours = lee(gray, 5, noise=100.0)
+    theirs = scipy.signal.wiener(gray, 5, noise=100.0)
+    assert np.abs(ours - theirs)[4:-4, 4:-4].max() < 1e-3
+
+
+def test_lee_leaves_a_constant_image_and_smooths_noise():
+    assert (lee(np.full((20, 20), 77, np.uint8), 7) == 77).all()
+    noise = np.random.default_rng(0).normal(100, 10, (80, 80))
+    assert lee(noise, 7).std() < 0.45 * noise.std()
+
+
+def reference_srad(intensity, iterations, step, decay=1 / 6):
+    """The paper's scheme pixel by pixel: q² is the squared coefficient of variation of the four neighbours."""
+    current = intensity.astype(float)
+    height, width = current.shape
+    for iteration in range(iterations):
+        q0 = np.exp(-decay * step * iteration) ** 2
+
+        def at(array, row, column):
+            return array[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+
+        c = np.zeros_like(current)
+        for i in range(height):
+            for j in range(width):
+                around = np.array([at(current, i + a, j + b) for a, b in [(-1, 0), (1, 0), (0, -1), (0, 1)]])
+                q = around.var() / around.mean() ** 2
+                c[i, j] = np.clip(1 / (1 + (q - q0) / (q0 * (1 + q0))), 0, 1)
+        change = np.zeros_like(current)
+        for i in range(height):
+            for j in range(width):
+                here = current[i, j]
+                change[i, j] = (
+                    at(c, i + 1, j) * (at(current, i + 1, j) - here)
+                    + c[i, j] * (at(current, i - 1, j) - here)
+                    + at(c, i, j + 1) * (at(current, i, j + 1) - here)
+                    + c[i, j] * (at(current, i, j - 1) - here)
+                )
+        current = current + step * change
+    return current
+
+
+def test_srad_agrees_with_a_plain_reading_of_the_paper():
+    intensity = np.random.default_rng(1).exponential(1.0, (14, 17)) + 0.05
+    np.testing.assert_allclose(srad(intensity, 4, 0.2), reference_srad(intensity, 4, 0.2), rtol=2e-4)
+
+
+def test_srad_smooths_speckle_and_stays_in_range():
+    intensity = np.random.default_rng(2).exponential(1.0, (60, 60)).astype(np.float32) + 1e-3
+    smooth = srad(intensity, 60, 0.25)
+    assert smooth.std() < 0.4 * intensity.std()
+    assert intensity.min() * 0.999 <= smooth.min() and smooth.max() <= intensity.max() * 1.001
+
+
+def test_resample_averages_when_shrinking_and_interpolates_when_growing():
+    assert resample(np.array([[0, 4], [8, 4]], np.float32), (1, 1)).tolist() == [[4.0]]
+    assert resample(np.array([[0, 8]], np.float32), (1, 4)).tolist() == [[0.0, 2.0, 6.0, 8.0]]
+    assert resample(np.array([[0, 4, 8, 4]], np.float32), (2, 2)).tolist() == [[2.0, 6.0], [2.0, 6.0]]
+
+
+# steps
+
+
+def test_crop_echo_leaves_the_echo_image_and_no_text():
+    stages = build_pipeline([{"crop_echo": {"margin": 0}}, {"resize": {"size": 64}}]).stages(frame(), nodule())
+    name, image, mask = stages[2]
+    assert name == "crop_echo" and image.shape == (140, 170) == mask.shape
+    assert mask.sum() == nodule().sum()
+
+
+def test_blank_clears_the_corners_of_a_fan():
+    gray = np.zeros((200, 240), np.uint8)
+    cv2.ellipse(gray, (120, 10), (170, 170), 90, -35, 35, 120, -1)
+    gray[gray > 0] += np.random.default_rng(0).integers(0, 60, int((gray > 0).sum())).astype(np.uint8)
+    cv2.putText(gray, "L12", (30, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
+    kept = run({"crop_echo": {"blank": False}}, image=gray)
+    blanked = run("crop_echo", image=gray)
+    assert kept.shape == blanked.shape and (kept[:50, :45] == 255).any()
+    assert not (blanked[:50, :45] == 255).any()
+
+
+def test_remove_overlays_paints_over_callipers_and_keeps_the_rest():
+    clean = frame(3)
+    drawn = clean.copy()
+    for x, y in [(80, 60), (150, 110)]:
+        cv2.line(drawn, (x - 5, y), (x + 5, y), 255, 1)
+        cv2.line(drawn, (x, y - 5), (x, y + 5), 255, 1)
+    painted = run("remove_overlays", image=drawn)
+    was = drawn != clean
+    error = np.abs(painted.astype(int) - clean)[was].mean()
+    assert error < 0.3 * np.abs(drawn.astype(int) - clean)[was].mean()
+    far = ~cv2.dilate(was.astype(np.uint8), np.ones((31, 31))).astype(bool)
+    far[:40], far[140:], far[:, :52], far[:, 178:] = False, False, False, False  # the margin, where scanners put their marks
+    assert (painted == clean)[far].all()
+
+
+def test_remove_overlays_blanks_text_in_the_border():
+    painted = run("remove_overlays", image=frame())
+    assert frame()[:60, 203:].max() > 200 and painted[:60, 203:].max() < 60
+
+
+def test_letterbox_keeps_the_aspect_ratio():
+    image = np.full((50, 100), 200, np.uint8)
+    sample = build_pipeline([{"resize": {"size": 64, "mode": "letterbox"}}])(image, np.ones((50, 100), bool))
+    assert sample.image.shape == (1, 64, 64)
+    assert (sample.image[0, 16:48] == 200).all() and sample.image[0, :16].max() == 0 and sample.mask.sum() == 32 * 64
+
+
+def test_small_steps_by_hand():
+    image = np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1)
+    scaled = build_pipeline([{"resize": {"size": 16}}, "scale"])(image).image
+    assert scaled.dtype == np.float32 and set(np.unique(scaled)) == {0.0, 1.0}
+    scores = build_pipeline([{"resize": {"size": 16}}, "zscore", "three_channels"])(image).image
+    assert scores.shape == (3, 16, 16) and set(np.unique(scores)) == {-1.0, 1.0}
+    constant = build_pipeline([{"resize": {"size": 16}}, "zscore"])(np.full((16, 16), 9, np.uint8)).image
+    assert (constant == 0).all()
+
+
+def test_equalise_spreads_and_smoothers_smooth():
+    gray = frame()[20:160, 30:200]
+    equalised = run("equalise", image=gray)
+    assert equalised.min() == 0 and equalised.max() == 255 and abs(float(equalised.mean()) - 127.5) < 6
+    for name in ("gaussian", "median", "lee", "srad", "bilateral", "nonlocal_means"):
+        smooth = run(name, image=gray)
+        assert smooth.dtype == np.uint8 and smooth.std() < 0.97 * gray.std(), name
+        # SRAD averages intensities: the logarithm of a mean exceeds the mean of logarithms, for speckle by 2.5 dB = 11 levels.
+        rise = float(smooth.mean()) - gray.mean()
+        assert 5 < rise < 20 if name == "srad" else abs(rise) < 6, name
+    assert run("clahe", image=gray).std() > gray.std()
+
+
+def test_colour_is_reduced_to_luma():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    assert (build_pipeline([{"resize": {"size": 16}}])(red).image == 76).all()  # 0.299 · 255
+
+
+# pipelines
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_makes_the_papers_size(name, tmp_path):
+    pipeline = build_pipeline(name).fit(written(tmp_path, [frame(0), frame(1)], ["train", "train"]))
+    sample = pipeline(frame(), nodule())
+    side = PRESET_SIZES[name]
+    assert sample.image.shape == (pipeline.channels, side, side) and sample.image.dtype == np.float32
+    assert sample.mask.shape == (side, side) and sample.mask.dtype == bool
+    assert sample.geometry.to_original(sample.mask).shape == frame().shape
+    assert len(PRESETS[name].note) > 60 and len(pipeline.describe()) == len(pipeline.steps)
+    small = build_pipeline(name, size=32).fit(written(tmp_path, [frame(0), frame(1)], ["train", "train"]))
+    assert small(frame()).image.shape == (pipeline.channels, 32, 32)
+
+
+def test_the_papers_steps_are_in_the_papers_order():
+    order = {name: [step.name for step in build_pipeline(name).steps] for name in PRESETS}
+    assert order["paper_000"] == ["gray", "resize", "scale", "zscore", "three_channels"]
+    assert order["paper_002"] == ["gray", "crop_echo", "remove_overlays", "equalise", "gaussian", "resize", "scale"]
+    assert order["paper_003"] == ["gray", "resize", "gaussian", "clahe", "scale"]
+
+
+def test_stages_end_where_the_call_ends():
+    pipeline = build_pipeline("paper_003")
+    stages = pipeline.stages(frame(), nodule())
+    assert [name for name, _, _ in stages] == ["input", *(step.name for step in pipeline.steps)]
+    sample = pipeline(frame(), nodule())
+    assert (stages[-1][1] == sample.image[0]).all() and (stages[-1][2] == sample.mask).all()
+
+
+def test_training_statistics_are_those_of_the_training_images_only(tmp_path):
+    images = [frame(0), frame(1), np.full((180, 240), 250, np.uint8)]
+    cases = written(tmp_path, images, ["train", "train", "test"])
+    pipeline = build_pipeline([{"resize": {"size": (180, 240)}}, {"zscore": {"by": "train"}}])
+    pipeline.fit(cases)
+    pixels = np.concatenate([images[0].ravel(), images[1].ravel()]).astype(float)
+    assert pipeline.mean == pytest.approx(pixels.mean(), abs=1e-9)
+    assert pipeline.deviation == pytest.approx(pixels.std(), abs=1e-9)
+    assert pipeline(images[0]).image[0] == pytest.approx((images[0] - pixels.mean()) / pixels.std(), abs=1e-5)
+
+
+def test_fitting_is_independent_of_workers_and_order_and_free_the_second_time(tmp_path, monkeypatch):
+    cases = written(tmp_path, [frame(seed) for seed in range(6)], ["train"] * 6)
+    spec = ["gray", {"resize": {"size": 40}}, "scale", {"zscore": {"by": "train"}}]
+    fits = []
+    for cache, workers, table in [("a", 1, cases), ("b", 4, cases), ("c", 2, cases.iloc[::-1])]:
+        monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / cache))
+        fits.append(build_pipeline(spec).fit(table, workers=workers))
+    assert len({(fit.mean, fit.deviation, fit.hash) for fit in fits}) == 1
+    calls = []
+    again = build_pipeline(spec).fit(cases, progress=lambda done, total: calls.append(done))
+    assert again.mean == fits[0].mean and not calls
+    write_png(tmp_path / "0.png", frame(99))
+    assert build_pipeline(spec).fit(cases).mean != fits[0].mean
+
+
+def test_a_pipeline_that_needs_training_images_says_so(tmp_path):
+    pipeline = build_pipeline("paper_000")
+    with pytest.raises(DataError, match=r"not fitted; call fit\(cases\)"):
+        pipeline(frame())
+    with pytest.raises(DataError, match="not fitted"):
+        _ = pipeline.hash
+    with pytest.raises(DataError, match="no row has split = train"):
+        pipeline.fit(written(tmp_path, [frame()], ["test"]))
+    with pytest.raises(DataError, match="no row has split = train"):
+        pipeline.fit(written(tmp_path, [frame()], [None]))
+    with pytest.raises(DataError, match="no contrast"):
+        pipeline.fit(written(tmp_path, [np.zeros((30, 30), np.uint8)], ["train"]))
+
+
+def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
+    plain = build_pipeline(["gray", "crop_echo", {"resize": {"size": 256}}, "scale"])
+    assert plain.hash == build_pipeline("plain").hash  # the name does not count
+    assert plain.hash == build_pipeline([{"crop_echo": {"margin": 3}}, {"resize": {"size": [256, 256]}}, "scale"]).hash
+    others = [
+        build_pipeline("plain", size=128).hash,
+        build_pipeline(["crop_echo", {"resize": {"size": 256, "mode": "letterbox"}}, "scale"]).hash,
+        build_pipeline([{"crop_echo": {"margin": 4}}, {"resize": {"size": 256}}, "scale"]).hash,
+        build_pipeline(["crop_echo", {"resize": {"size": 256}}]).hash,
+        build_pipeline("paper_000").fit(written(tmp_path, [frame(0)], ["train"])).hash,
+        build_pipeline("paper_000").fit(written(tmp_path / "b", [frame(1)], ["train"])).hash,
+    ]
+    assert len({plain.hash, *others}) == 7
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("paper_00", "did you mean paper_00"),
+        ([], "a list of steps"),
+        (["claeh", "resize"], "step 'claeh' is unknown; did you mean clahe"),
+        ([{"clahe": {"clip": 2}}, "resize"], "no parameter 'clip'; did you mean clip_limit"),
+        ([{"clahe": {"clip_limit": -1}}, "resize"], "clip_limit must be a number from 0.1 to 100; found -1"),
+        ([{"clahe": {"tiles": 2.5}}, "resize"], "tiles must be a whole number"),
+        ([{"median": {"window": 4}}, "resize"], "window must be odd"),
+        ([{"gaussian": {"sigma": True}}, "resize"], "sigma must be a number"),
+        ([{"gaussian": {"sigma": float("nan")}}, "resize"], "sigma must be a number"),
+        ([{"zscore": {"by": "test"}}, "resize"], "by must be one of image, train"),
+        ([{"crop_echo": {"blank": 1}}, "resize"], "blank must be true or false"),
+        ([{"resize": {"size": 0}}], "from 8 to 4096 pixels; found 0"),
+        ([{"resize": {"size": [224, 224, 3]}}], "from 8 to 4096"),
+        ([{"resize": 224}], "parameters must be"),
+        ([{"equalise": {"bins": 3}}, "resize"], "it has no parameters"),
+        ([{"a": {}, "b": {}}], "must be a name or"),
+        (["gray"], "add resize"),
+        (["resize", "resize"], "occurs 2 times"),
+        (["resize", "scale", "clahe"], "clahe needs gray levels 0 to 255; put it in front of scale"),
+        (["resize", "zscore", "scale"], "scale behind zscore"),
+        (["resize", "clahe", "gray"], "clahe needs a gray image; put gray in front"),
+    ],
+)
+def test_a_wrong_list_names_what_is_wrong_and_what_is_near(spec, message):
+    with pytest.raises(DataError, match=message) as caught:
+        build_pipeline(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_arrays_are_refused():
+    pipeline = build_pipeline("plain")
+    with pytest.raises(DataError, match="expected a uint8 image"):
+        pipeline(frame().astype(float))
+    with pytest.raises(DataError, match="expected a boolean mask"):
+        pipeline(frame(), nodule()[:-1])
+
+
+def test_the_first_failing_case_is_named(tmp_path):
+    cases = written(tmp_path, [frame(0), frame(1), frame(2)], ["train"] * 3)
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"case c/1: .*1\.png: empty \(0 bytes\)"):
+        build_pipeline("paper_000").fit(cases)
+
+
+def test_threads_keep_the_order_and_report_progress(tmp_path):
+    cases = written(tmp_path, [frame(0)] * 5, ["train"] * 5)
+    seen = []
+    result = for_each_case(lambda case: case.name, cases, 3, lambda done, total: seen.append((done, total)))
+    assert result == list(cases.index) and seen == [(i, 5) for i in range(1, 6)]
+
+
+def test_every_step_is_reachable_and_documented():
+    for name, step in STEPS.items():
+        made = step()
+        assert made.name == name and "." in step.__doc__ and all(f"{field}:" in step.__doc__ for field in made.parameters())
+        build_pipeline([name] if name == "resize" else [name, "resize"] if name != "three_channels" else ["resize", name])
+
+
+def test_the_same_list_gives_the_same_pixels_in_another_process(tmp_path):
+    write_png(tmp_path / "frame.png", frame(5))
+    code = (
+        "import hashlib, sys; from thyroid_utils.preprocess import build_pipeline; "
+        "from thyroid_utils.data.images import read_image; "
+        "print(hashlib.sha256(build_pipeline('paper_002', size=64)(read_image(sys.argv[1])).image.tobytes()).hexdigest())"
+    )
+    outputs = {
+        subprocess.run([sys.executable, "-c", code, tmp_path / "frame.png"], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert outputs == {hashlib.sha256(build_pipeline("paper_002", size=64)(frame(5)).image.tobytes()).hexdigest() + "\n"}
+
+
+def test_real_frames_lose_no_nodule_pixel_to_the_crop(real_data):
+    """Truths that were drawn up to three pixels into the border are why crop_echo has its margin."""
+    pipeline = build_pipeline([{"crop_echo": {}}, {"resize": {"size": 64}}])
+    lost = []
+    for path in sorted((real_data / "ddti" / "image").glob("*.PNG"))[::4]:
+        gray, mask = read_gray(path), read_mask(real_data / "ddti" / "mask" / path.name)
+        lost.append(1 - pipeline.stages(gray, mask)[2][2].sum() / mask.sum())
+    assert np.mean(lost) < 2e-4 and np.mean(np.array(lost) == 0) > 0.95
