@@ -13,7 +13,7 @@ from thyroid_utils.data.audit.pixels import pixel_hash
 from thyroid_utils.data.audit.similar import HASH_BITS, SIDE, perceptual_hash, thumbnail
 from thyroid_utils.data.errors import ImageError
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.overlays import find_echo_area, find_overlays
+from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 
 VIEWS = 2  # whole frame; echo image alone, which finds the same picture in another frame
 
@@ -62,11 +62,11 @@ def examine(image: str, mask: str | None) -> Findings:
 def _examine_image(gray: np.ndarray, found: Findings) -> None:
     found.height, found.width = gray.shape
     found.pixel_hash = pixel_hash(gray)
-    box = find_echo_area(gray)
-    for view, picture in enumerate((gray, box.crop(gray))):
+    echo = echo_mask(gray)
+    for view, picture in enumerate((gray, mask_box(echo).crop(gray))):
         found.thumbs[view] = thumbnail(picture)
         found.hashes[view] = perceptual_hash(found.thumbs[view])
-    overlays = find_overlays(gray, box)
+    overlays = find_overlays(gray, echo=echo)
     found.text_regions, found.callipers = int(overlays.text_regions), int(overlays.callipers)
 
 
