@@ -1,0 +1,76 @@
+"""The one figure style: every figure function is `@styled`, takes data and returns a `Figure` that is not shown by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours stay apart for the colour-blind and in gray print.
+CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "unlabelled": "#8c8c8c"}
+SPLIT_COLOURS = {"train": "#5b7fa3", "val": "#e0a030", "test": "#7a4d8f"}
+TRUTH, ACCENT, NEUTRAL = "#ffd60a", "#009E73", "#4d5763"
+WIDTH = 9.6  # inches of a figure that fills the text column
+
+_STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 130,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a929c",
+    "axes.labelcolor": "#2b323a",
+    "xtick.color": "#4d5763",
+    "ytick.color": "#4d5763",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e3e6ea",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "thyroid-workbook",  # the same figure is the same file
+    "figure.facecolor": "white",
+}
+
+Draw = TypeVar("Draw", bound=Callable[..., Figure])
+
+
+def styled(draw: Draw) -> Draw:
+    """Run a figure function under the workbook's style, whatever style the session has."""
+
+    @wraps(draw)
+    def with_style(*args, **kwargs):
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
+            return draw(*args, **kwargs)
+
+    return with_style
+
+
+def new_figure(rows: int = 1, columns: int = 1, height: float = 3.2, width: float = WIDTH, **grid) -> tuple[Figure, np.ndarray]:
+    """A figure outside pyplot's list (so it is shown once and never leaks) and its axes, always as a (rows, columns) array."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def bare(axes: Axes) -> Axes:
+    """Axes for a picture: no ticks, grid or frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def integer_ticks(axes: Axes, axis: str = "y") -> None:
+    """Counts have no halves."""
+    getattr(axes, f"{axis}axis").set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=6))
