@@ -1,0 +1,168 @@
+"""What notebooks record: checked, converted, escaped, written atomically, or only shown."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from thyroid_utils import record as recording
+from thyroid_utils.record import html_table, latex_table, record, record_figure, record_table
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path))
+    monkeypatch.setenv("THYROID_NOTEBOOK", "04_segmenter_comparison")
+    return tmp_path
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(recording, "_display", lambda data, metadata: shown.append((data, metadata)))
+    return shown
+
+
+@pytest.fixture
+def figure():
+    made = Figure(figsize=(4, 3))
+    made.subplots().plot([1, 2, 3])
+    return made
+
+
+def metrics(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["04_segmenter_comparison"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        ({"low": np.float64(0.25), 2: (1, "a")}, {"low": 0.25, "2": [1, "a"]}),
+        ("text", "text"),
+        (None, None),
+    ],
+)
+def test_values_are_kept_as_plain_json(folder, value, kept):
+    record("mean_dice", value, "Mean Dice", "%")
+    assert metrics(folder)["mean_dice"] == {"value": kept, "label": "Mean Dice", "unit": "%"}
+
+
+@pytest.mark.parametrize(("value", "note"), [(math.nan, "not a number"), (np.float32("inf"), "infinite"), (pd.NA, "missing")])
+def test_what_json_cannot_say_is_null_with_a_note(folder, value, note):
+    record("hausdorff", value)
+    assert metrics(folder)["hausdorff"] == {"value": None, "label": None, "unit": None, "note": note}
+
+
+def test_recording_again_replaces_and_other_names_stay(folder):
+    record("a", 1)
+    record("b", 2)
+    record("a", 3)
+    assert {name: entry["value"] for name, entry in metrics(folder).items()} == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("name", ["Mean dice", "../x", "", "1st", "a.b", "é"])
+def test_a_name_that_is_no_snake_case_is_refused(folder, figure, name):
+    for call in (
+        lambda: record(name, 1),
+        lambda: record_figure(figure, name, "c"),
+        lambda: record_table(pd.DataFrame({"a": [1]}), name, "c"),
+    ):
+        with pytest.raises(ValueError, match="snake_case"):
+            call()
+    assert not list(folder.iterdir())
+
+
+def test_a_value_of_another_type_is_refused(folder):
+    with pytest.raises(TypeError, match="cannot keep a set"):
+        record("a", [1, {2}])
+    assert not list(folder.iterdir())
+
+
+def test_without_a_report_folder_everything_is_checked_and_shown_and_nothing_written(tmp_path, monkeypatch, displayed, figure):
+    monkeypatch.delenv("THYROID_REPORT_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    record("a", 1)
+    with pytest.raises(TypeError):
+        record("a", object())
+    record_figure(figure, "curve", "A curve")
+    record_table(pd.DataFrame({"a": [1]}), "counts", "Counts")
+    assert len(displayed) == 4 and not list(tmp_path.iterdir())
+
+
+def test_a_figure_becomes_png_and_pdf_and_is_shown_with_its_caption(folder, displayed, figure):
+    record_figure(figure, "curve", "A *curve*", cover=True)
+    assert (folder / "figures" / "04_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figures" / "04_curve.pdf").read_bytes().startswith(b"%PDF")
+    (data, metadata), (caption, _) = displayed
+    assert metadata["thyroid"] == {"figure": "figures/04_curve", "caption": "A *curve*", "cover": True}
+    assert metadata["image/png"]["alt"] == "A *curve*" and 300 < metadata["image/png"]["width"] < 450
+    assert data["image/png"].startswith(b"\x89PNG") and caption["text/markdown"] == r"*A \*curve\**"
+
+
+def test_the_same_figure_gives_the_same_files(folder, displayed):
+    files = []
+    for _ in range(2):
+        made = Figure(figsize=(2, 2))
+        made.subplots().imshow(np.arange(16).reshape(4, 4))
+        record_figure(made, "grid", "A grid")
+        files.append([(folder / "figures" / f"04_grid.{kind}").read_bytes() for kind in ("png", "pdf")])
+    assert files[0] == files[1]
+
+
+def test_a_recorded_figure_is_closed(folder, displayed):
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    made, axes = plt.subplots()
+    axes.plot([1, 2])
+    record_figure(made, "curve", "A curve")
+    assert plt.get_fignums() == []
+
+
+def test_nothing_to_draw_is_said_in_words(folder, displayed):
+    record_figure(None, "leaks", "Leaks", otherwise="No patient is on both sides.")
+    assert displayed[0][0]["text/plain"] == "No patient is on both sides." and not list(folder.iterdir())
+    with pytest.raises(ValueError, match="otherwise"):
+        record_figure(None, "leaks", "Leaks")
+
+
+def test_an_empty_caption_is_refused(folder, figure):
+    with pytest.raises(ValueError, match="caption is empty"):
+        record_figure(figure, "curve", "  ")
+
+
+def test_a_table_becomes_csv_unrounded_and_latex_rounded(folder, displayed):
+    table = pd.DataFrame({"Dice": [0.123456, 0.9]}, index=pd.Index(["U-Net_1", "R&D 5%"], name="model"))
+    record_table(table, "scores", "Scores of 100% of the images")
+    assert pd.read_csv(folder / "tables" / "04_scores.csv", index_col=0)["Dice"].tolist() == [0.123456, 0.9]
+    latex = (folder / "tables" / "04_scores.tex").read_text()
+    assert r"U-Net\_1 & 0.123 \\" in latex and r"R\&D 5\% & 0.900 \\" in latex and r"Scores of 100\% of" in latex
+
+
+def test_html_of_a_table_escapes_what_comes_from_data():
+    table = pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b"], "n": [1, 2]})
+    shown = html_table(table)
+    assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown
+    assert '<th class="number">n</th>' in shown and '<td class="number">1</td>' in shown
+
+
+def test_numbers_keep_small_values_and_say_what_is_missing():
+    shown = html_table(pd.DataFrame({"p": [0.00012, 0.0, math.nan], "n": pd.array([1, None, 3], dtype="Int64")}), index=False)
+    assert all(cell in shown for cell in ("1.2e-04", ">0.000<", ">–<")) and "nan" not in shown.lower() and "NA" not in shown
+
+
+def test_tables_with_several_levels_keep_them():
+    table = pd.DataFrame(
+        {("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
+    )
+    assert "dice · mean" in html_table(table) and "<th>a</th><th>b</th>" in html_table(table)
+    assert r"a & b & 1.000 & 2.000 \\" in latex_table(table, "c")

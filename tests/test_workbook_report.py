@@ -1,0 +1,222 @@
+"""HTML of notebooks and of the index: formulas, figures, tables, what cells print, and nothing that loads or runs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from thyroid_utils.workbook.index import key_numbers, provenance, thumbnail
+from thyroid_utils.workbook.pages import duration_text, formula, inline_markdown, markdown, number_text
+from thyroid_utils.workbook.report import render_report, story
+
+RECORD = {
+    "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
+    "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "figures": [], "tables": [], "show_code": False,
+}  # fmt: skip
+HARDWARE = {"processor": "P", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux"}
+RUN = {"title": "Run & more", "parameter_file": "x.yaml", "versions": {"python": "3.11"}, "commit": None, "hardware": HARDWARE}
+
+
+def page(*cells: nbformat.NotebookNode, **record) -> str:
+    node = new_notebook(cells=[new_markdown_cell("# T\n\nQuestion?"), *cells])
+    return render_report(node, {**RECORD, **record}, RUN, {"previous": None, "next": None}, {})
+
+
+def showing(data: dict, metadata: dict | None = None) -> nbformat.NotebookNode:
+    return new_code_cell("x", outputs=[new_output("display_data", data, metadata=metadata or {})])
+
+
+def png(shape=(40, 30), noise=False) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) if noise else np.zeros((*shape, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\frac{2|A \cap B|}{|A| + |B|}",
+        r"\mathcal{L} = -\alpha_t (1 - p_t)^\gamma \log p_t",
+        r"\begin{cases} 1 & x > 0 \\ 0 & \text{otherwise} \end{cases}",
+        r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+        r"\hat{y}_i \in \{0, 1\}, \quad \sum_{i=1}^{n} \sqrt{x_i}, \quad \operatorname{SNR} = \mu / \sigma \approx 1.91",
+        r"\mathbb{E}[X], \lVert x \rVert_2, \left( \frac{a}{b} \right)^2, a \le b, \nabla, \ast, \partial",
+    ],
+)
+def test_formulas_of_the_field_become_mathml(latex):
+    set_formula = formula(latex, "block")
+    assert set_formula.startswith("<math") and 'display="block"' in set_formula
+    assert not re.search(r"\\[a-zA-Z]", set_formula), set_formula
+
+
+@pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1"])
+def test_a_formula_that_cannot_be_read_shows_its_source(latex):
+    shown = formula(latex)
+    assert "formula-source" in shown and html.escape(latex) in shown and "<math" not in shown
+
+
+def test_markdown_sets_every_kind_of_formula_and_keeps_prices_and_code():
+    body, _ = markdown("a $x^2$ b\n\n$$\ny\n$$\n\n\\begin{align} a &= b \\end{align}\n\n`$z$` and \\$5")
+    assert body.count("<math") == 3 and "<code>$z$</code>" in body and "$5" in body
+
+
+def test_headings_get_their_own_ids():
+    taken = {"contents"}
+    _, headings = markdown("## Same\n\n## Same\n\n## Contents\n\n## Größe der $x$?", taken=taken)
+    identifiers = [heading["id"] for heading in headings]
+    assert identifiers[:3] == ["same", "same-2", "contents-2"] and len(set(identifiers)) == 4
+    shown = page(new_markdown_cell("## Same"), new_markdown_cell("## Same"))
+    assert shown.count('id="same"') == 1 and shown.count('href="#same-2"') == 2
+
+
+def test_a_notebooks_title_and_question():
+    node = new_notebook(cells=[new_markdown_cell("# 03 – Compare *them*\n\nWhich [classifier](x.md), and `why`?\n\nMore.")])
+    assert story(node, "03_x") == {"title": "Compare them", "question": "Which classifier, and <code>why</code>?"}
+    assert story(new_notebook(), "03_a_name") == {"title": "A name", "question": ""}
+    assert story(new_notebook(cells=[new_markdown_cell("# 3D views\n\nq")]), "03_x")["title"] == "3D views"
+
+
+def test_pictures_carry_caption_and_words_for_who_cannot_see_them():
+    note = {"figure": "figures/01_a", "caption": "A <curve>"}
+    shown = page(showing({"image/png": encoded(png())}, {"image/png": {"alt": "A <curve>", "width": 3}, "thyroid": note}))
+    assert 'alt="A &lt;curve&gt;"' in shown and "<figcaption>A &lt;curve&gt;" in shown and 'href="figures/01_a.pdf"' in shown
+    plain = page(new_markdown_cell("## Look"), showing({"image/png": encoded(png())}))
+    assert 'alt="Picture in the section Look"' in plain and "<figcaption>" not in plain
+
+
+def test_large_pictures_are_embedded_smaller():
+    content = png((400, 400), noise=True)
+    shown = page(showing({"image/png": encoded(content)}))
+    assert "data:image/webp;base64," in shown and len(shown) < len(content)
+
+
+def test_the_caption_for_jupyterlab_is_not_repeated():
+    shown = page(showing({"text/markdown": "*Twice*", "text/plain": "Twice"}, {"thyroid": {"repeats_caption": True}}))
+    assert "Twice" not in shown
+
+
+def test_tables_of_pandas_lose_their_frame_and_align_numbers():
+    import pandas as pd
+
+    table = pd.DataFrame({"name": ["a", "b"], "dice": [0.5, float("nan")]})
+    shown = page(showing({"text/html": table.to_html(), "text/plain": ""}))
+    assert "border=" not in shown and '<th class="number">dice</th>' in shown and '<td class="number">0.5</td>' in shown
+    assert "<td>a</td>" in shown and "<th>name</th>" in shown
+
+
+def test_nothing_that_runs_or_loads_passes():
+    evil = (
+        '<script src="https://x"></script><img src="https://x/p.png" alt="pic"><b onclick="x()">bold</b><iframe src="y"></iframe>'
+    )
+    shown = page(
+        new_markdown_cell(evil + "\n\n![far](https://x/q.png)"),
+        showing({"text/html": evil}),
+        showing({"application/javascript": "alert(1)", "text/plain": "plain"}),
+    )
+    body = shown.split("<body>")[1]
+    assert "https://" not in body and "onclick" not in body and "<script" not in shown and "<iframe" not in shown
+    assert body.count("[pic]") == 2 and "[far]" in body and ">bold</b>" in body and "default-src &#39;none&#39;" in shown
+
+
+def test_what_cells_print_is_escaped_and_warnings_are_folded():
+    outputs = [
+        new_output("stream", name="stdout", text="<i>\x1b[31mred"),
+        new_output("stream", name="stderr", text="careful\ntwice"),
+    ]
+    shown = page(new_code_cell("print()", outputs=outputs))
+    assert "&lt;i&gt;" in shown and "ansi-red-fg" in shown and "<summary>Messages, 2 lines</summary>" in shown
+
+
+def test_code_is_folded_unless_asked_for():
+    assert '<details class="code">' in page(new_code_cell("a = 1"))
+    assert '<details class="code" open>' in page(new_code_cell("a = 1"), show_code=True)
+    assert "<details class=" not in page(new_code_cell("  ")).split("<main>")[1], "empty cells are left out"
+
+
+def test_parameters_and_titles_are_escaped():
+    shown = page()
+    assert "<dd" in shown and "&lt;b&gt;" in shown and "Run &amp; more" in shown
+
+
+def test_pictures_beside_the_notebook_are_embedded(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "p.png").write_bytes(png())
+    assert f"data:image/png;base64,{encoded(png())}" in page(new_markdown_cell("![A picture](p.png)"))
+
+
+def entry(value, label=None, unit=None) -> dict:
+    return {"value": value, "label": label, "unit": unit}
+
+
+def test_key_numbers_show_labelled_values_first_and_no_hashes():
+    recorded = {
+        "plain_count": entry(3),
+        "split_hash": entry("ab", "Split"),
+        "table": entry([1, 2], "List"),
+        "dice": entry({"value": 0.81, "low": 0.784, "high": 0.84}, "Dice"),
+        "mean_area": entry(1234.5, "Area", "mm²"),
+    }
+    shown = key_numbers(recorded)
+    assert [(one["label"], one["text"], one["unit"], one["interval"]) for one in shown] == [
+        ("Dice", "0.810", None, "0.784 – 0.840"),
+        ("Area", "1\u202f234", "mm²", None),
+        ("plain count", "3", None, None),
+    ]
+    assert provenance(recorded) == {"Split": "ab"}
+    assert len(key_numbers({f"n{number}": entry(number) for number in range(20)})) == 6
+
+
+def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name, noise in (("first", False), ("cover", True)):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(png((900, 1400), noise))
+    figures = [
+        {"file": "figures/first", "caption": "First", "cover": False},
+        {"file": "figures/cover", "caption": "Cover", "cover": True},
+    ]
+    chosen = thumbnail(figures, tmp_path)
+    assert chosen["alt"] == "Cover" and len(chosen["source"]) <= 61_000
+    assert thumbnail([], tmp_path) is None and thumbnail([{**figures[0], "file": "figures/gone"}], tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.81, "0.8 s"), (59.6, "1 min 00 s"), (12.2, "12 s"), (185, "3 min 05 s"), (7440, "2 h 04 min")],
+)
+def test_durations_are_told_as_people_tell_them(seconds, text):
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (12345, "12\u202f345"),
+        (0.0, "0.00"),
+        (0.12345, "0.123"),
+        (12.0, "12.0"),
+        (123.4, "123"),
+        ("a", "a"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number_text(value) == text
+
+
+def test_inline_markdown_is_one_line():
+    assert inline_markdown("A **b** $x$").startswith("A <strong>b</strong> <math")

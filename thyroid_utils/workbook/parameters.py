@@ -1,0 +1,300 @@
+"""Parameter files, held strictly to what the notebooks declare.
+
+papermill accepts a misspelt parameter with a mere warning, so every key, type and value is checked here before anything runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thyroid_utils import paths
+from thyroid_utils.workbook.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One name of a notebook's parameters cell.
+
+    `default` None accepts any type. `options` are the values that the comment allows (`one of: a, b`), `low` and `high` its range
+    (`LOW to HIGH`, ends included); both hold for the elements of a list.
+    """
+
+    name: str
+    default: Any
+    comment: str = ""
+    options: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with `value`, as a phrase, or None."""
+        if value is None and (self.default is None or re.search(r"\bNone\b", self.comment)):
+            return None
+        if self.default is not None and not _same_kind(value, self.default):
+            return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {value!r}"
+        for element in value if isinstance(value, list | tuple) else [value]:
+            if self.options and str(element) not in self.options:
+                nearest = _nearest(str(element), self.options)
+                return f"must be one of {', '.join(self.options)}; found {element!r}" + (
+                    f" (did you mean {nearest}?)" if nearest else ""
+                )
+            if self.low is not None and _is_number(element) and not self.low <= element <= self.high:
+                return f"must lie in {self.low:g} to {self.high:g}, found {element!r}"
+        return None
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """A file `params/NAME.yaml`: values for every notebook that knows them (`common`) and for one notebook (`sections`)."""
+
+    path: Path
+    title: str
+    description: str = ""
+    common: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def numbered_notebooks() -> list[Path]:
+    """The notebooks that a run executes, `notebooks/NN_name.ipynb`, in order. Raises ParameterError where there is none."""
+    found = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ParameterError(f"no notebooks: expected NN_name.ipynb in the folder {paths.notebooks_dir().name}/ of the project")
+    return found
+
+
+def select_notebooks(numbers: Sequence[str]) -> list[Path]:
+    """The notebooks with these numbers (`01`, `1` or the whole stem), in their order; all of them when none is named."""
+    notebooks = numbered_notebooks()
+    if not numbers:
+        return notebooks
+    wanted = set()
+    for number in numbers:
+        matching = [path for path in notebooks if number == path.stem or (number.isdigit() and int(number) == int(path.stem[:2]))]
+        if not matching:
+            raise ParameterError(f"--only {number}: no such notebook; there are {', '.join(path.stem for path in notebooks)}")
+        wanted.update(matching)
+    return [path for path in notebooks if path in wanted]
+
+
+def declared_parameters(notebook: Path) -> dict[str, Parameter]:
+    """What the cell tagged `parameters` declares: name → Parameter. Raises ParameterError where it holds more than literals."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParameterError(f"{notebook.name}: not a Jupyter notebook ({error}); restore it from version control") from None
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) > 1:
+        raise ParameterError(f"{notebook.name}: {len(tagged)} cells are tagged parameters; keep one")
+    return parse_parameters("".join(tagged[0]["source"]), notebook.name) if tagged else {}
+
+
+def parse_parameters(source: str, where: str = "parameters cell") -> dict[str, Parameter]:
+    """The literals of a parameters cell with the comment behind each: name → Parameter."""
+    found = {}
+    comments = _comments(source)
+    for node in ast.parse(source).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(target, ast.Name):
+            raise ParameterError(f"{where}: the parameters cell may hold only NAME = literal; found {ast.unparse(node)!r}")
+        try:
+            default = ast.literal_eval(node.value)
+        except (ValueError, TypeError):
+            raise ParameterError(f"{where}: {target.id} is no literal; compute it in a later cell") from None
+        comment = " ".join(comments[line] for line in range(node.lineno, node.end_lineno + 1) if line in comments)
+        found[target.id] = Parameter(target.id, default, comment, _options(comment), *_range(comment, default))
+    return found
+
+
+def read_parameter_file(path: Path) -> ParameterFile:
+    """Read `params/NAME.yaml`. Raises ParameterError (with the line) for broken YAML, a duplicate key or an unknown section."""
+    if not path.is_file():
+        others = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ParameterError(f"{path}: no such parameter file; its folder holds {', '.join(others) or 'none'}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+    except UnicodeDecodeError:
+        raise ParameterError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}{_yaml_problem(error)}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: expected keys title, common and one section per notebook; found {_kind(content)}")
+    stems = [notebook.stem for notebook in numbered_notebooks()]
+    for key, value in content.items():
+        if key in ("title", "description"):
+            if not isinstance(value, str):
+                raise ParameterError(f"{path}: {key} must be text, found {_kind(value)}")
+        elif key != "common" and key not in stems:
+            raise ParameterError(f"{path}: unknown section {key!r}{_hint(str(key), ['title', 'description', 'common', *stems])}")
+        elif value is not None and not isinstance(value, dict):
+            raise ParameterError(f"{path}: {key} must hold NAME: value lines, found {_kind(value)}")
+    return ParameterFile(
+        path=path,
+        title=content.get("title", path.stem),
+        description=content.get("description", ""),
+        common=content.get("common") or {},
+        sections={stem: content[stem] for stem in stems if content.get(stem)},
+    )
+
+
+def parameters_by_notebook(
+    file: ParameterFile, settings: Sequence[str] = (), data_root: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """What each notebook is given: stem → name → value, checked against every notebook's parameters cell.
+
+    `settings` are `KEY=VALUE` (or `NOTEBOOK.KEY=VALUE`) from the command line, which win over the file; `data_root` becomes
+    DATA_ROOT. A relative DATA_ROOT in the file is seen from the project root. Raises ParameterError with one line per problem.
+    """
+    declared = {path.stem: declared_parameters(path) for path in numbered_notebooks()}
+    given: dict[str, dict[str, Any]] = {stem: {} for stem in declared}
+    problems: list[str] = []
+
+    def give(where: str, values: Mapping[str, Any], stems: Sequence[str]) -> None:
+        for name, value in values.items():
+            knowing = [stem for stem in stems if name in declared[stem]]
+            if not knowing:
+                problems.append(_unknown(where, str(name), {stem: declared[stem] for stem in stems}))
+            for stem in knowing:
+                problem = declared[stem][name].problem(value)
+                if problem:
+                    problems.append(f"{where}: {name} of {stem} {problem}")
+                given[stem][name] = value
+
+    everywhere = list(declared)
+    give(f"{file.path.name}, common", file.common, everywhere)
+    for stem, values in file.sections.items():
+        give(f"{file.path.name}, {stem}", values, [stem])
+    for values in given.values():
+        if isinstance(values.get("DATA_ROOT"), str) and values["DATA_ROOT"]:
+            values["DATA_ROOT"] = str(paths.resolve_in_project(values["DATA_ROOT"]))
+    if data_root is not None:
+        if not data_root.is_dir():
+            raise ParameterError(f"--data-root {data_root}: no such folder")
+        give("--data-root", {"DATA_ROOT": str(data_root.resolve())}, everywhere)
+    for setting in settings:
+        name, value, stems = _parse_setting(setting, everywhere)
+        give(f"--set {setting}", {name: value}, stems)
+    if problems:
+        raise ParameterError("\n".join(dict.fromkeys(problems)))
+    return given
+
+
+def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
+    key, separator, text = setting.partition("=")
+    section, dot, name = key.strip().rpartition(".")
+    if not separator or not name:
+        raise ParameterError(f"--set {setting}: expected KEY=VALUE or NOTEBOOK.KEY=VALUE")
+    try:
+        value = yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"--set {setting}: the value is no YAML{_yaml_problem(error)}") from None
+    if not dot:
+        return name, value, stems
+    matching = [stem for stem in stems if section in (stem, stem[:2])]
+    if not matching:
+        raise ParameterError(f"--set {setting}: no notebook {section!r}{_hint(section, stems)}")
+    return name, value, matching
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, and reads 1e-3 as the number it is (YAML 1.1 makes it text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float | None) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str | int | float | None) else None)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "broken YAML"
+    return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
+
+
+def _unknown(where: str, name: str, declared: Mapping[str, Mapping[str, Parameter]]) -> str:
+    names = sorted({known for parameters in declared.values() for known in parameters})
+    nearest = _nearest(name, names)
+    of = f"the notebook {next(iter(declared))}" if len(declared) == 1 else "any notebook"
+    if nearest is None:
+        return f"{where}: {name} is no parameter of {of}; there are {', '.join(names) or 'none'}"
+    holders = [stem for stem, parameters in declared.items() if nearest in parameters]
+    return f"{where}: {name} is no parameter of {of}; did you mean {nearest} ({', '.join(holders)})?"
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    nearest = _nearest(name, known)
+    return f"; did you mean {nearest}?" if nearest else f"; known are {', '.join(known)}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    lowered = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    return lowered[matches[0]] if matches else None
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _options(comment: str) -> tuple[str, ...]:
+    listed = re.search(r"\bone of:\s*([^;()]+?)(?:\.\s|\.$|[;(]|$)", comment)
+    if not listed:
+        return ()
+    return tuple(option.strip(" '\"`") for option in re.split(r",\s*(?:or\s+)?|\s+or\s+", listed.group(1)) if option.strip())
+
+
+def _range(comment: str, default: Any) -> tuple[float | None, float | None]:
+    elements = default if isinstance(default, list | tuple) else [default]
+    stated = re.search(r"(?<![\w.-])(-?\d+(?:\.\d+)?(?:e-?\d+)?) to (-?\d+(?:\.\d+)?(?:e-?\d+)?)(?![\w-])", comment)
+    if not stated or any(element is not None and not _is_number(element) for element in elements):
+        return None, None
+    return float(stated.group(1)), float(stated.group(2))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    if _is_number(default):
+        return _is_number(value) and (isinstance(default, float) or isinstance(value, int))
+    if isinstance(default, list | tuple):
+        if not isinstance(value, list | tuple):
+            return False
+        models = [element for element in default if element is not None]
+        return all(any(_same_kind(element, model) for model in models) for element in value) if models else True
+    return isinstance(value, type(default))
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "a list"
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        dict: "a mapping",
+        type(None): "nothing",
+    }
+    return names.get(type(value), type(value).__name__)

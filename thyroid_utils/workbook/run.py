@@ -1,0 +1,310 @@
+"""From a parameter file to a folder of reports.
+
+Every notebook is worked on in a hidden folder beside its report and moved into place when it has ended, so that an interruption,
+a full disk or a second process never leaves half a report, and what an earlier run finished stays until it is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import nbformat
+
+from thyroid_utils import paths
+from thyroid_utils.files import write_text
+from thyroid_utils.workbook import environment
+from thyroid_utils.workbook.errors import RunError
+from thyroid_utils.workbook.execute import Failure, execute_notebook
+from thyroid_utils.workbook.index import provenance, render_index
+from thyroid_utils.workbook.interruption import Interruption
+from thyroid_utils.workbook.parameters import numbered_notebooks, parameters_by_notebook, read_parameter_file, select_notebooks
+from thyroid_utils.workbook.privacy import Scrubber
+from thyroid_utils.workbook.progress import Display
+from thyroid_utils.workbook.report import recorded_outputs, render_report, story
+
+_FORMAT = 1  # of run.json; raised when its entries change
+
+FINE, NOTEBOOK_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `thyroid-workbook run` was asked for. params: the parameter file; out: the output folder, else reports/NAME."""
+
+    params: Path
+    only: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    data_root: Path | None = None
+    out: Path | None = None
+    show_code: bool = False
+
+
+def run_workbook(request: Request, display: Display) -> int:
+    """Run the notebooks and write their reports; returns the exit code (0 fine, 1 a notebook failed, 130 interrupted).
+
+    Raises ParameterError before anything runs for what the parameters cannot mean, RunError for a folder that cannot be written,
+    that another process writes, or whose disk is full.
+    """
+    file = read_parameter_file(request.params)
+    notebooks = select_notebooks(request.only)
+    given = parameters_by_notebook(file, request.settings, request.data_root)
+    folder = (request.out or paths.reports_dir() / request.params.stem).absolute()
+    _prepare(folder)
+    with _only_process(folder), Interruption() as interruption:
+        run = _Run(request, folder, file.title, file.description, notebooks, given)
+        try:
+            return run.execute(display, interruption)
+        except OSError as error:
+            run.clear_unfinished()
+            with suppress(OSError):  # the last word of the index, where clearing up has made room for it
+                run.close("interrupted")
+            raise RunError(
+                f"{folder}: {os.strerror(error.errno) if error.errno else error} while writing; "
+                "what was finished is kept, make room and run again"
+            ) from error
+
+
+class _Run:
+    """The state of one run: `document` is what run.json holds."""
+
+    def __init__(self, request: Request, folder: Path, title: str, description: str, notebooks: list[Path], given: dict) -> None:
+        self.folder = folder
+        self.notebooks = notebooks
+        self.given = given
+        self.show_code = request.show_code
+        roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
+        self.scrubber = Scrubber([folder, *roots])
+        self.started = time.monotonic()
+        earlier = self._earlier_records()
+        known = [notebook.stem for notebook in numbered_notebooks()]
+        records = {stem: earlier[stem] for stem in known if stem in earlier and (folder / f"{stem}.html").is_file()}
+        for record in records.values():
+            record["earlier"] = True
+        for notebook in notebooks:
+            records.setdefault(notebook.stem, self._new_record(notebook, "waiting"))
+        self.document: dict[str, Any] = {
+            "format": _FORMAT,
+            "title": title,
+            "description": description,
+            "parameter_file": request.params.name,
+            "status": "running",
+            "started": _now(),
+            "duration": None,
+            **environment.describe(),
+            "notebooks": {stem: records[stem] for stem in known if stem in records},
+        }
+
+    def _earlier_records(self) -> dict[str, Any]:
+        """What earlier runs of this folder finished, where this version of the runner wrote it."""
+        earlier = self._read("run.json")
+        return earlier["notebooks"] if earlier.get("format") == _FORMAT else {}
+
+    def execute(self, display: Display, interruption: Interruption) -> int:
+        self.clear_unfinished()
+        self._write_index()
+        with display.running([notebook.stem for notebook in self.notebooks], self.folder):
+            for notebook in self.notebooks:
+                if interruption.requested or not self._execute_one(notebook, display, interruption):
+                    return self._end("interrupted", INTERRUPTED, display)
+        executed = [self.document["notebooks"][notebook.stem]["status"] for notebook in self.notebooks]
+        return self._end(*(("failed", NOTEBOOK_FAILED) if "failed" in executed else ("finished", FINE)), display)
+
+    def _execute_one(self, notebook: Path, display: Display, interruption: Interruption) -> bool:
+        """False when it was interrupted; its earlier report, if there is one, is then untouched."""
+        stem = notebook.stem
+        staging = self.folder / f".unfinished-{stem}"
+        staging.mkdir()
+        variables = {
+            "THYROID_REPORT_DIR": str(staging),
+            "THYROID_NOTEBOOK": stem,
+            "THYROID_WORKBOOK_ROOT": str(paths.project_root()),
+        }
+        display.started(stem)
+        started = time.monotonic()
+        executed, failure = execute_notebook(
+            notebook, self.given[stem], variables=variables, progress=display.cell, interruption=interruption
+        )
+        if failure and interruption.requested:
+            if self.document["notebooks"][stem]["status"] == "waiting":
+                self.document["notebooks"][stem]["status"] = "interrupted"
+            display.ended(stem, "interrupted", time.monotonic() - started)
+            return False
+        record = self._new_record(notebook, "failed" if failure else "finished", executed, failure)
+        record["duration"] = round(time.monotonic() - started, 2)
+        self._stage(executed, record, staging)
+        self._install(stem, staging)
+        self.document["notebooks"][stem] = record
+        self._write_index()
+        display.ended(stem, record["status"], record["duration"], record["error"]["line"] if failure else None)
+        return True
+
+    def _new_record(
+        self, notebook: Path, status: str, executed: nbformat.NotebookNode | None = None, failure: Failure | None = None
+    ) -> dict[str, Any]:
+        node = executed or nbformat.read(notebook, as_version=4)
+        error = {"line": failure.line, "cell": failure.cell} if failure else None
+        record = {
+            "stem": notebook.stem,
+            "number": notebook.stem[:2],
+            **story(node, notebook.stem),
+            "status": status,
+            "started": _now(),
+            "duration": None,
+            "parameters": {name: _shown(name, value) for name, value in self.given[notebook.stem].items()},
+            "commit": environment.commit(),
+            "error": error,
+            "figures": recorded_outputs(node, "figure"),
+            "tables": recorded_outputs(node, "table"),
+            "show_code": self.show_code,
+            "earlier": False,
+        }
+        return self.scrubber.anything(record)
+
+    def _stage(self, executed: nbformat.NotebookNode, record: dict[str, Any], staging: Path) -> None:
+        """Complete the files of one notebook in its hidden folder."""
+        for text in [*staging.glob("tables/*"), *staging.glob("metrics.json")]:
+            content = text.read_text(encoding="utf-8")
+            scrubbed = self.scrubber.text(content)
+            if scrubbed != content:
+                write_text(text, scrubbed)
+        node = self.scrubber.anything(executed)
+        _show_only_last_folder(node, record["parameters"])
+        write_text(staging / f"{record['stem']}.ipynb", nbformat.writes(node) + "\n")
+        recorded = self._read_from(staging / "metrics.json").get(record["stem"], {})
+        self._write_report(record, node, recorded, staging)
+
+    def _write_report(self, record: dict[str, Any], node: nbformat.NotebookNode, recorded: dict[str, Any], target: Path) -> None:
+        record["neighbours"] = self._neighbours(record["stem"])
+        run = {key: value for key, value in self.document.items() if key != "notebooks"}
+        page = render_report(node, record, run, record["neighbours"], provenance(recorded))
+        write_text(target / f"{record['stem']}.html", page)
+
+    def _neighbours(self, stem: str) -> dict[str, dict[str, str] | None]:
+        """The reports before and after, those that this run is still to make included."""
+        records = self.document["notebooks"]
+        linked = [
+            other for other, record in records.items() if record["status"] in ("finished", "failed", "waiting") or other == stem
+        ]
+        place = linked.index(stem)
+        before, after = linked[place - 1 : place] if place else [], linked[place + 1 : place + 2]
+        return {
+            "previous": {"stem": before[0], "title": records[before[0]]["title"]} if before else None,
+            "next": {"stem": after[0], "title": records[after[0]]["title"]} if after else None,
+        }
+
+    def _install(self, stem: str, staging: Path) -> None:
+        """Move the finished files into place and remove what an earlier run of this notebook left."""
+        number = stem[:2]
+        kept = set()
+        for kind in ("figures", "tables"):
+            (self.folder / kind).mkdir(exist_ok=True)
+            for file in sorted(staging.glob(f"{kind}/{number}_*")):
+                os.replace(file, self.folder / kind / file.name)
+                kept.add(file.name)
+            for old in self.folder.glob(f"{kind}/{number}_*"):
+                if old.name not in kept:
+                    old.unlink()
+        metrics = self._read("metrics.json")
+        metrics[stem] = self._read_from(staging / "metrics.json").get(stem, {})
+        self._write_json("metrics.json", metrics)
+        for suffix in ("ipynb", "html"):
+            os.replace(staging / f"{stem}.{suffix}", self.folder / f"{stem}.{suffix}")
+        for old in [*self.folder.glob(f"{number}_*.ipynb"), *self.folder.glob(f"{number}_*.html")]:
+            if old.stem != stem:
+                old.unlink()
+        shutil.rmtree(staging)
+
+    def _end(self, status: str, code: int, display: Display) -> int:
+        self.clear_unfinished()
+        self.close(status)
+        display.summary(status, time.monotonic() - self.started, self.folder / "index.html")
+        return code
+
+    def close(self, status: str) -> None:
+        """Write what is said of the run as a whole, and mend the links between reports where one did not come to be."""
+        for record in self.document["notebooks"].values():
+            if record["status"] == "waiting":
+                record["status"] = "not run"
+        self.document["status"] = status
+        metrics = self._read("metrics.json")
+        for stem, record in self.document["notebooks"].items():
+            if record["status"] in ("finished", "failed") and record.get("neighbours") != self._neighbours(stem):
+                node = nbformat.read(self.folder / f"{stem}.ipynb", as_version=4)
+                self._write_report(record, node, metrics.get(stem, {}), self.folder)
+        self._write_index()
+
+    def _write_index(self) -> None:
+        self.document["duration"] = round(time.monotonic() - self.started, 2)
+        metrics = self._read("metrics.json")
+        write_text(self.folder / "index.html", render_index(self.document, metrics, self.folder))
+        self._write_json("run.json", self.document)
+
+    def clear_unfinished(self) -> None:
+        for folder in self.folder.glob(".unfinished-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return self._read_from(self.folder / name)
+
+    @staticmethod
+    def _read_from(path: Path) -> dict[str, Any]:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # none yet, or spoilt by another program: what can be made again is
+            return {}
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_text(self.folder / name, json.dumps(self.scrubber.anything(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise RunError(f"{folder}: the output folder cannot be written ({reason}); name another one with --out") from None
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(f"{folder}: another run is writing this folder; wait for it or name another one with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A parameter as reports show it: of DATA_ROOT the last folder only."""
+    return f"…/{Path(value).name}" if name == "DATA_ROOT" and isinstance(value, str) and value else value
+
+
+def _show_only_last_folder(node: nbformat.NotebookNode, shown: dict[str, Any]) -> None:
+    for cell in node.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []) and "DATA_ROOT" in shown:
+            lines = [
+                f"DATA_ROOT = {shown['DATA_ROOT']!r}" if line.startswith("DATA_ROOT = ") else line
+                for line in cell.source.split("\n")
+            ]
+            cell.source = "\n".join(lines)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
