@@ -152,6 +152,11 @@ def stage_estimates(stages: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def stage_table(estimates: pd.DataFrame) -> pd.DataFrame:
+    """`stage_estimates` for a reader: measures by their names, estimates as text."""
+    return estimates.drop(columns="position").rename(columns=MEASURES)
+
+
 def step_costs(stages: pd.DataFrame) -> pd.DataFrame:
     """Median milliseconds an image of every step: `pipeline`, `step`, `ms`, in the order of the pipelines."""
     medians = stages.groupby(["pipeline", "position", "step"], sort=False)["ms"].median().reset_index()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from thyroid_utils.data.images import read_gray, read_mask
@@ -89,17 +88,12 @@ def speckle(envelope: np.ndarray, fit: RayleighFit, patches: dict[str, np.ndarra
     axes[0, 0].legend(loc="upper right")
     names = [f"{name}\n(n = {len(snr)} patches)" for name, snr in patches.items()]
     colours = [ACCENT, SPLIT_COLOURS["test"], NEUTRAL][: len(names)]
-    sns.boxplot(data=list(patches.values()), palette=colours, width=0.55, fliersize=2, linewidth=1, ax=axes[0, 1])
+    drawn = axes[0, 1].boxplot(list(patches.values()), positions=range(len(names)), widths=0.5, patch_artist=True, sym=".")
+    for box, line, colour in zip(drawn["boxes"], drawn["medians"], colours, strict=True):
+        box.set(facecolor=colour, alpha=0.75)
+        line.set_color("#2b323a")
     axes[0, 1].axhline(RAYLEIGH_SNR, color="#2b323a", linestyle="--", linewidth=1.2)
-    axes[0, 1].annotate(
-        f"theory {RAYLEIGH_SNR:.2f}",
-        (0.99, RAYLEIGH_SNR),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=9,
-    )
     axes[0, 1].set_xticks(range(len(names)), names)
-    axes[0, 1].set(ylabel="speckle SNR, mean / SD", title="Patches of frames")
+    axes[0, 1].set(ylabel="speckle SNR, mean / SD", title=f"Patches of frames (dashed: theory {RAYLEIGH_SNR:.2f})")
     axes[0, 1].set_ylim(bottom=0)
     return figure

@@ -14,7 +14,12 @@ from thyroid_utils.image_quality import decompress, homogeneous_patches, quality
 from thyroid_utils.preprocess.base import luma
 from thyroid_utils.preprocess.pipeline import Pipeline
 
-MEASURES = ("cnr", "gcnr", "speckle_snr", "edge")
+MEASURES = {  # name → how a table names it
+    "cnr": "CNR",
+    "gcnr": "generalised CNR",
+    "speckle_snr": "speckle SNR",
+    "edge": "edge, gray levels/pixel",
+}
 _SAME_PICTURE = ("gray", "scale", "zscore", "three_channels")
 
 

@@ -279,7 +279,9 @@ def _summary(frames: Frames, video: np.ndarray, neighbours: pd.DataFrame) -> pd.
         ("highest correlation of any frames in two videos", _highest_between(frames.thumbs, video)),
         ("pairs of videos", len(np.unique(video)) * (len(np.unique(video)) - 1) // 2),
     ]
-    return pd.DataFrame(rows, columns=["measure", "value"])
+    # Counts and shares stand in one column: as objects each keeps its kind, and a count is shown without decimals.
+    measures, values = zip(*rows, strict=True)
+    return pd.DataFrame({"measure": measures, "value": pd.Series(values, dtype=object)})
 
 
 def _highest_between(thumbs: np.ndarray, video: np.ndarray) -> float:
