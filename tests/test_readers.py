@@ -73,8 +73,9 @@ def test_a_relative_root_is_seen_from_the_project(tmp_path, monkeypatch):
     assert len(load_cases("tg3k", "sets")) == 1
 
 
-def test_phantoms_come_through_the_same_door(tmp_path):
-    cases = load_cases("phantom", tmp_path / "phantoms", patients=4, size=64, workers=1)
+def test_phantoms_come_through_the_same_door_and_leave_a_given_folder_alone(tmp_path):
+    cases = load_cases("phantom", tmp_path, patients=4, size=64, workers=1)
+    assert not list(tmp_path.iterdir())
     assert cases["patient"].nunique() == 4 and cases.index.str.startswith("phantom/").all()
     assert cases["patient_known"].all() and (cases["target"] == "nodule").all()
     pd.testing.assert_frame_equal(validate_cases(cases), cases)

@@ -20,7 +20,8 @@ from thyroid_utils.data.readers.published import read_ddti, read_tg3k, read_tn3k
 
 
 def _read_phantom(root: Path | None = None, **options) -> pd.DataFrame:
-    return _phantom_cases()(root, **options)
+    """Phantoms are made in the cache; a folder that was given holds someone's data and is not written into."""
+    return _phantom_cases()(**options)
 
 
 def _phantom_cases() -> Callable[..., pd.DataFrame]:
@@ -51,7 +52,7 @@ def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.Da
     Args:
         dataset: one of `READERS`.
         root: the set's folder or its parent, for `manifest` also the CSV file; relative paths are seen from the project root.
-            Only `phantom` does without.
+            `phantom` makes no use of it.
         options: what the reader takes: `fold` (tn3k), `patient_pattern` and `target` (folders), the settings of
             `phantom_cases` (phantom).
 
