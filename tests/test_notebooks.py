@@ -122,7 +122,8 @@ def test_a_parameter_file_names_only_what_notebooks_declare(path):
 
 def test_the_parameter_files_that_the_design_names_are_there():
     names = {path.stem for path in PARAMS}
-    assert {"smoke", "quick", "phantoms", "ddti", "tg3k", *(f"paper_00{number}" for number in range(5))} <= names
+    papers = {"dual_stage", "resnet18_gradcam", "unet_tnscui", "mobile_deeplab", "residual_unet"}
+    assert {"smoke", "quick", "phantoms", "ddti", "tg3k", *(f"paper_{paper}" for paper in papers)} <= names
     assert not yaml.safe_load((paths.params_dir() / "smoke.yaml").read_text())["common"], "smoke is the defaults"
 
 
