@@ -208,6 +208,13 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path):
         augmented_copies(cases, "paper_002", copies=0)
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    cases = table(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be written"):
+        augmented_copies(cases, "paper_002", folder=tmp_path / "file" / "copies")
+
+
 def test_a_broken_image_leaves_no_half_set_of_copies(tmp_path):
     cases = table(tmp_path)
     (tmp_path / "ä 5.png").write_bytes(b"no image")

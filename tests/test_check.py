@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from thyroid_utils.data import CheckReport, check_dataset, write_png
 from thyroid_utils.data.check import COLUMNS
@@ -76,6 +77,14 @@ def test_every_fault_is_listed_with_case_file_and_remedy(tmp_path):
     assert report.table["remedy"].str.len().min() > 5
     assert report.table["severity"].tolist() == ["error"] * 5 + ["warning"] * 3 + ["info"]
     assert report.summary["sizes (width×height)"] == "40×30 (11)"
+
+
+def test_twelve_bits_in_sixteen_are_told(tmp_path):
+    folders(tmp_path)
+    levels = np.random.default_rng(0).integers(0, 4096, SPOT.shape).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "benign" / "1.png")
+    (finding,) = found(check_dataset("folders", tmp_path), "warning")
+    assert finding == ("benign/1", "benign/1.png", "nearly black: the brightest gray level is 16 of 255")
 
 
 def test_an_unreadable_image_does_not_hide_its_masks_faults(tmp_path):

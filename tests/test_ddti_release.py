@@ -242,6 +242,7 @@ def test_an_unreadable_frame_is_named_and_does_not_stop_the_others(release):
     (release.folder / "1_1.jpg").write_bytes(b"<html>404</html>")
     cases = release.load()
     assert "HTML" in cases.loc["ddti/1_1", "mask_problem"] and pd.isna(cases.loc["ddti/1_1", "mask"])
+    assert str(release.folder) not in cases.loc["ddti/1_1", "mask_problem"]
     assert mask_of(cases, "ddti/1_2").sum() == 100
 
 
@@ -292,3 +293,19 @@ def test_rasterising_agrees_with_scikit_image_up_to_the_outline(spokes, x, y):
         offset = np.array([column, row]) - points
         along = np.clip((offset * segments).sum(axis=1) / np.maximum(lengths, 1e-9) ** 2, 0, 1)
         assert np.linalg.norm(offset - along[:, None] * segments, axis=1).min() <= np.sqrt(0.5)
+
+
+def test_numbers_too_large_for_a_machine_are_told(release):
+    huge = "9" * 5000
+    wild = json.dumps([region([*SQUARE, (int("9" * 400), 5)])])
+    release.frames("1_1").case(1, [(1, wild), (huge, svg(OTHER))], age=huge)
+    cases = release.load()
+    assert mask_of(cases, "ddti/1_1").sum() == 100 and "1 points" in cases.loc["ddti/1_1", "mask_problem"]
+    assert pd.isna(cases.loc["ddti/1_1", "age"]) and len(cases.attrs["notes"]) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(release, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match=r"cannot be written .*; set THYROID_WORKBOOK_CACHE"):
+        release.frames("1_1").case(1, {1: svg(SQUARE)}).load()

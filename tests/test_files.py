@@ -103,6 +103,18 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
     assert (tmp_path / "a").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
 
 
+def test_the_umask_is_kept_and_never_lifted_for_other_threads(tmp_path, monkeypatch):
+    lifted = []
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "umask", lambda mask: lifted.append(mask) or 0o027)
+            write_bytes(tmp_path / "a", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640 and not lifted
+
+
 def test_file_hash_is_sha_256(tmp_path):
     content = os.urandom(100_000)
     (tmp_path / "a").write_bytes(content)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.phantom import RAYLEIGH_SNR
 from thyroid_utils.image_quality import (
-    RAYLEIGH_SNR,
     contrast_to_noise,
     decompress,
     edge_strength,

@@ -375,6 +375,14 @@ def test_folders_with_a_split(tmp_path):
     assert cases.index[0] == "train/benign/p1_a" and cases["split"].tolist() == ["train"] * 4 + ["test"] * 4
 
 
+@pytest.mark.parametrize("other", ["TRAIN", "training"])
+def test_two_folders_for_one_split_are_refused_and_not_one_of_them_forgotten(tmp_path, other):
+    for split in ("train", other, "test"):
+        for name in ("benign", "malignant"):
+            images(tmp_path / split / name, "a.png")
+    assert "two folders for train" in refusal("folders", tmp_path)
+
+
 def test_folders_with_a_patient_pattern(tmp_path):
     images(tmp_path / "benign", "p1_a.png", "p1_b.png")
     images(tmp_path / "malignant", "p2_a.png")
@@ -571,6 +579,14 @@ def test_long_and_zero_led_numbers_stay_text(tmp_path):
     cases = load_cases("manifest", manifest(tmp_path, text, "a.png", "b.png"))
     assert cases["accession"].tolist() == ["12345678901234567890", "7"] and cases["code"].tolist() == ["01", "2"]
     assert cases["size"].dropna().tolist() == [1.5]
+
+
+def test_what_stands_for_nothing_in_other_programs_is_nothing(tmp_path):
+    text = ",image,mask,label,patient,split,age\n1,a.png,NA,NA,NA,NA,NA\n2,b.png,nan,0,NaN,,41\n"
+    cases = load_cases("manifest", manifest(tmp_path, text, "a.png", "b.png"))
+    assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
+    assert cases["mask"].isna().all() and cases["split"].isna().all() and cases["label"].isna().tolist() == [True, False]
+    assert cases["age"].dropna().tolist() == [41] and "" not in cases
 
 
 def test_no_message_shows_a_patient(tmp_path):

@@ -37,6 +37,12 @@ def test_copies_become_one_unit_and_known_patients_keep_their_name(rows):
     assert "3 images; 2 clusters" in recovered.how
 
 
+def test_a_copy_of_a_known_patients_image_joins_that_patient(rows):
+    cases = make_cases([row | {"patient_known": row["case"] == "b"} for row in rows])
+    patients = recover_patients(cases, audit_cases(cases)).cases["patient"]
+    assert patients["a"] == patients["b"] == "b" and patients.nunique() == 3
+
+
 def test_numbered_frames_become_videos(rows):
     cases = make_cases([row | {"patient_known": False, "frame": number} for number, row in enumerate(rows)])
     recovered = recover_patients(cases, audit_cases(cases))

@@ -42,6 +42,8 @@ def test_case_ids_are_unique():
     with pytest.raises(DataError) as error:
         make_cases([row("a"), row("a"), row("b")])
     assert "1 case ids occur more than once (first: a)" in str(error.value) and "rename" in str(error.value)
+    with pytest.raises(DataError, match="occur more than once"):
+        make_cases([row(None), row(None)])
 
 
 @pytest.mark.parametrize("column", ["image", "patient", "dataset"])
@@ -106,3 +108,9 @@ def test_the_fingerprint_follows_content_and_neither_order_nor_folder(tmp_path):
     assert data_fingerprint(table("one", mask=str(tmp_path / "one" / "b"))) != first
     (tmp_path / "two" / "a-mask").write_bytes(b"changed")
     assert data_fingerprint(table("two")) != first
+
+
+def test_a_missing_file_has_no_fingerprint(tmp_path):
+    cases = make_cases([{"case": "a", "image": str(tmp_path / "gone.png"), "patient": "1", "dataset": "drawn"}])
+    with pytest.raises(DataError, match=r"case a: .*gone\.png: No such file"):
+        data_fingerprint(cases)

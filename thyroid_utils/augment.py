@@ -27,7 +27,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.errors import DataError, cache_errors
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.files import write_text
@@ -216,7 +216,8 @@ def augmented_copies(
         `split` is empty.
 
     Raises:
-        DataError: fewer than one copy, a folder with other files in it, or an image or a mask that cannot be read.
+        DataError: fewer than one copy, a folder with other files in it, an image or a mask that cannot be read, or a folder that
+            cannot be written.
     """
     if copies < 1:
         raise DataError(f"augmented_copies: copies must be at least 1; found {copies}")
@@ -228,8 +229,9 @@ def augmented_copies(
     ]
     key = hashlib.sha256(json.dumps([sorted(content, key=str), augmentation.hash, copies, seed]).encode()).hexdigest()[:32]
     target = paths.cache_dir() / "augmented" / key if folder is None else Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
+    with cache_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with cache_errors(target.parent), FileLock(target.parent / f".{target.name}.lock"):
         complete = target / "complete.txt"
         if target.exists() and any(target.iterdir()) and not complete.is_file():
             raise DataError(f"{target}: holds other files; augmented copies need an empty or a new folder: name another")

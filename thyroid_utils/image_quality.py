@@ -17,8 +17,6 @@ from scipy import ndimage
 from thyroid_utils.data.measure import ring_around
 from thyroid_utils.data.overlays import Box, echo_mask
 
-RAYLEIGH_SNR = float(np.sqrt(np.pi / (4 - np.pi)))  # 1.913: mean/std of the envelope of fully developed speckle
-
 
 def decompress(gray: np.ndarray, dynamic_range_db: float = 60.0) -> np.ndarray:
     """Undo a scanner's log compression.

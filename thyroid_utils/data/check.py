@@ -21,6 +21,7 @@ COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")
 PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k")  # published with a mask for every image
 _TEXT_SUFFIXES = (".csv", ".xml", ".json", ".txt", ".md", ".pdf")
+_DARK = 32  # no gray level reaches it in 12 bits that were written into 16
 _TINY, _FULL = 0.0005, 0.98  # shares of the frame below or above which a mask is hardly an outline
 
 
@@ -49,8 +50,8 @@ def check_dataset(
     """Open every image and mask of a data set and report what is wrong; a set that cannot be read at all is one error row.
 
     Errors: unreadable files, masks of another size, masks missing from a set that promises them, a patient in two official
-    splits. Warnings: other missing masks, empty or full masks, one class only, what the reader could not use. Info: images
-    without a label, unknown patients.
+    splits. Warnings: nearly black images, other missing masks, empty or full masks, one class only, what the reader could not
+    use. Info: images without a label, unknown patients.
 
     Args:
         dataset, root, options: as in `load_cases`.
@@ -74,8 +75,12 @@ def _check_row(row, promised: bool) -> tuple[str, list[dict]]:
     """Width×height as text ("" where the image cannot be read) and the findings on one case."""
     findings, size, shape = [], "", None
     try:
-        shape = read_image(row.image).shape[:2]
+        pixels = read_image(row.image)
+        shape = pixels.shape[:2]
         size = f"{shape[1]}×{shape[0]}"
+        if pixels.max() < _DARK:
+            problem = f"nearly black: the brightest gray level is {pixels.max()} of 255"
+            findings.append(_finding("warning", row.Index, row.image, problem, "12 bits in a 16-bit file? Use the full range"))
     except ImageError as error:
         findings.append(_finding("error", row.Index, *_parts(error)))
     problem = getattr(row, "mask_problem", pd.NA)

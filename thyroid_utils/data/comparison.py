@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
 
@@ -26,4 +27,12 @@ def simulated_and_real(dataset: str, data_root: str | Path, cases: pd.DataFrame)
     """
     if dataset != "phantom":
         return phantom_cases(patients=16), cases
-    return cases, load_cases("ddti", data_root) if data_root else None
+    if not data_root:
+        return cases, None
+    try:
+        return cases, load_cases("ddti", data_root)
+    except DataError as error:
+        raise DataError(
+            f"DATASET is phantom, and DATA_ROOT holds no DDTI frames to lay beside them; to read images of yours set DATASET "
+            f"(folders, manifest, …), else leave DATA_ROOT empty ({error})"
+        ) from None

@@ -12,7 +12,7 @@ import pandas as pd
 
 from thyroid_utils.data.errors import DataError
 
-_BLANK = {"", "na", "n/a", "nan", "none", "null", "unknown", "?"}
+BLANK = {"", "na", "n/a", "nan", "none", "null", "unknown", "?"}
 _BENIGN = {"0", "0.0", "benign"}
 _MALIGNANT = {"1", "1.0", "malignant"}
 
@@ -29,10 +29,15 @@ class Row:
     def place(self) -> str:
         return f"{self.path} line {self.line}"
 
+    def given(self, column: str) -> str:
+        """The text of a column, "" where it is not there or holds what programs write for nothing (NA, NaN, null, ?, …)."""
+        text = self.values.get(column, "")
+        return "" if text.lower() in BLANK else text
+
     def label(self, column: str):
         """0 (benign), 1 (malignant) or NA (blank); DataError for anything else."""
-        text = self.values.get(column, "").lower()
-        if text in _BLANK:
+        text = self.given(column).lower()
+        if not text:
             return pd.NA
         if text in _BENIGN:
             return 0

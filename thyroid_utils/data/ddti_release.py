@@ -22,7 +22,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError, ImageError
+from thyroid_utils.data.errors import DataError, ImageError, cache_errors
 from thyroid_utils.data.images import image_size, write_png
 from thyroid_utils.data.listing import entries, images_by_stem, natural_order
 from thyroid_utils.data.table import make_cases
@@ -54,7 +54,8 @@ def read_release(folder: Path) -> pd.DataFrame:
     `composition`, `echogenicity`, `margins`, `calcifications`, `nodules` (outlines drawn, Int16) and `mask_problem`.
 
     Raises:
-        DataError: an XML file that defines entities (never needed, and a way to exhaust memory), or no frames.
+        DataError: an XML file that defines entities (never needed, and a way to exhaust memory), no frames, or a cache folder
+            that cannot be written.
     """
     cases: dict[str, _Case] = {}
     notes: list[dict[str, str]] = []
@@ -140,7 +141,7 @@ def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
     if number and number != path.stem:
         note(f"names case {number}; the file's name is used", "correct <number> or the file's name")
     age = _text(root, "age")
-    if age.isdecimal() and int(age) <= 120:
+    if _is_whole(age) and int(age) <= 120:
         case.values["age"] = int(age)
     elif age:
         note(f"age is {age!r}; left empty", "write whole years, or nothing")
@@ -151,11 +152,15 @@ def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
         note(f"TI-RADS is {tirads!r}; TI-RADS and label left empty", f"expected one of {', '.join(TIRADS_LABEL)}")
     for mark in root.iter("mark"):
         frame = _text(mark, "image")
-        if frame.isdecimal():
+        if _is_whole(frame):
             case.outlines.setdefault(int(frame), []).append(_text(mark, "svg"))
         else:
             note(f"a mark names the frame {frame!r}; left out", "write the number K of NNN_K.jpg")
     return case
+
+
+def _is_whole(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 9  # Python refuses to read numbers of thousands of digits
 
 
 def _text(element: Element, name: str) -> str:
@@ -167,7 +172,7 @@ def _polygons(outlines: list[str], image: Path) -> tuple[list[np.ndarray], list[
     try:
         height, width = image_size(image)
     except ImageError as error:
-        return [], [f"the frame cannot be read ({error})"]
+        return [], [f"the frame cannot be read ({error})".replace(str(image), image.name)]
     polygons, problems = [], []
     for text in outlines:
         if not text:
@@ -204,7 +209,7 @@ def _points(region: object) -> tuple[np.ndarray, int]:
     for entry in listed:
         try:
             x, y = float(entry["x"]), float(entry["y"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if math.isfinite(x) and math.isfinite(y) and max(abs(x), abs(y)) < 32768:  # beyond, OpenCV's fixed point overflows
             points.append((round(x), round(y)))
@@ -230,7 +235,8 @@ def _draw_masks(frames: dict[str, Path], drawings: dict[str, list[np.ndarray]]) 
     for stem, polygons in drawings.items():
         path = folder / f"{stem}.png"
         if not path.is_file():
-            write_png(path, rasterise(polygons, shapes[stem]))
+            with cache_errors(folder.parent):
+                write_png(path, rasterise(polygons, shapes[stem]))
         masks[stem] = str(path)
     return masks
 

@@ -20,7 +20,8 @@ class Recovered(NamedTuple):
 
 
 def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
-    """Patients as given; else the videos behind numbered frames; else clusters of near-identical images.
+    """Patients as given; else the videos behind numbered frames; else clusters of near-identical images, each under the name of
+    the (first) known patient in it where there is one.
 
     A cluster is the least that must stay together: unlike images of one patient end up in two clusters, so a split by clusters
     can still leak, and results on such a set are an upper bound.
@@ -38,11 +39,18 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
     if "frame" in cases and not known.any():
         videos = recover_videos(cases)
         evidence = video_recovery_quality(cases, videos).summary
-        how = f"none are given; the {videos.nunique()} videos recovered from the frames take their place"
+        how = (
+            f"none are given; the {videos.nunique()} videos recovered from the frames take their place, and one patient may be "
+            "in several"
+        )
         return Recovered(videos_as_patients(cases, videos), how, evidence)
     clusters = cases["dataset"] + "-cluster-" + audit.clusters[cases.index].astype("string")
-    filled = cases.assign(patient=cases["patient"].where(known, clusters).astype("string"))
+    # A copy of a known patient's image is of that patient.
+    named = cases["patient"].where(known).groupby(clusters).transform("min")
+    filled = cases.assign(patient=cases["patient"].where(known, named.fillna(clusters)).astype("string"))
     count = clusters[~known].nunique()
-    return Recovered(
-        filled, f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place", None
+    how = (
+        f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place. Unlike images "
+        "of one patient may still be split, so results on this set are an upper bound"
     )
+    return Recovered(filled, how, None)

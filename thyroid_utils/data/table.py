@@ -73,7 +73,7 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
     doubled = cases.index[cases.index.duplicated()].unique()
     if len(doubled):
         raise DataError(
-            f"case table: {len(doubled)} case ids occur more than once (first: {', '.join(doubled[:3])}); "
+            f"case table: {len(doubled)} case ids occur more than once (first: {', '.join(map(str, doubled[:3]))}); "
             "every image needs an id of its own: rename the files or drop the repeated rows"
         )
     for column in ("image", "mask", "patient", "dataset", "split"):
@@ -97,13 +97,24 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_fingerprint(cases: pd.DataFrame) -> str:
-    """SHA-256 over case ids, labels, patients and the bytes of every image and mask file; independent of row order and folder."""
+    """SHA-256 over case ids, labels, patients and the bytes of every image and mask file; independent of row order and folder.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
     digest = hashlib.sha256()
     for case, row in cases.sort_index().iterrows():
-        mask = "" if pd.isna(row["mask"]) else file_hash(row["mask"])
+        mask = "" if pd.isna(row["mask"]) else _hash_of(case, row["mask"])
         label = "" if pd.isna(row["label"]) else int(row["label"])
-        digest.update(f"{case}\0{row['patient']}\0{label}\0{file_hash(row['image'])}\0{mask}\n".encode())
+        digest.update(f"{case}\0{row['patient']}\0{label}\0{_hash_of(case, row['image'])}\0{mask}\n".encode())
     return digest.hexdigest()
+
+
+def _hash_of(case: str, path: str) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise DataError(f"case {case}: {path}: {error.strerror or error}; restore the file or drop its row") from None
 
 
 def label_names(cases: pd.DataFrame) -> pd.Series:

@@ -8,13 +8,11 @@ same one from whatever folder. How the bytes are known without reading them agai
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.errors import DataError, cache_errors
 from thyroid_utils.files import write_text
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
@@ -88,9 +86,9 @@ def preprocessed(
     store = _opened(folder, cases)
     if store is not None:
         return store
-    with _clear_errors(root):
+    with cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-    with _clear_errors(root), FileLock(root / f"{name}.lock"):
+    with cache_errors(root), FileLock(root / f"{name}.lock"):
         store = _opened(folder, cases)  # made by another process while this one waited
         if store is None:
             for left_behind in [*root.glob(f".{name}-*"), folder]:
@@ -109,21 +107,6 @@ def _store_name(cases: pd.DataFrame, pipeline: Pipeline) -> str:
     for image, mask in zip(cases["image"], masks, strict=True):
         digest.update(f"{hashes[image]} {'-' if mask is None else hashes[mask]}\n".encode())
     return digest.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _clear_errors(root: Path) -> Iterator[None]:
-    """Errors of the file system as one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DataError(f"{root}: the disk is full; free some space or set THYROID_WORKBOOK_CACHE to another disk") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise DataError(
-                f"{root}: the cache folder cannot be written ({error.strerror}); set THYROID_WORKBOOK_CACHE to one that can"
-            ) from None
-        raise
 
 
 def _build(folder: Path, cases: pd.DataFrame, pipeline: Pipeline, progress: Progress | None, workers: int | None) -> None:

@@ -61,16 +61,20 @@ def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.Da
     """
     if dataset not in READERS:
         raise DataError(f"unknown data set {dataset!r}{_nearest(dataset, READERS)}; known: {', '.join(READERS)}")
-    reader = READERS[dataset]
-    takes = inspect.signature(_phantom_cases() if dataset == "phantom" else reader).parameters
-    valid = [name for name in takes if name != "root"]
-    unknown = [name for name in options if name not in valid]
+    check_options(dataset, options)
+    if root is None and dataset != "phantom":
+        raise DataError(f"{dataset}: no folder given; name the one that holds the data (DATA_ROOT, --data-root)")
+    return READERS[dataset](None if root is None else paths.resolve_in_project(root), **options)
+
+
+def check_options(dataset: str, options: Mapping[str, object]) -> None:
+    """Raise DataError where a reader does not take one of these options; the nearest one that it takes is named."""
+    takes = inspect.signature(_phantom_cases() if dataset == "phantom" else READERS[dataset]).parameters
+    valid = [name for name in takes if name not in ("root", "progress", "workers")]
+    unknown = [name for name in options if name not in takes or name == "root"]
     if unknown:
         known = f"known: {', '.join(valid)}" if valid else "it takes none"
         raise DataError(f"{dataset}: unknown option {unknown[0]!r}{_nearest(unknown[0], valid)}; {known}")
-    if root is None and dataset != "phantom":
-        raise DataError(f"{dataset}: no folder given; name the one that holds the data (DATA_ROOT, --data-root)")
-    return reader(None if root is None else paths.resolve_in_project(root), **options)
 
 
 def _nearest(name: str, known) -> str:

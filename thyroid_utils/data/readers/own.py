@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from thyroid_utils.data.csvfile import Row, read_rows, require_columns
+from thyroid_utils.data.csvfile import BLANK, Row, read_rows, require_columns
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.listing import (
     entries,
@@ -68,7 +68,8 @@ def read_folders(root: Path, patient_pattern: str | None = None, target: str = "
     expected = "benign/ and malignant/ (or train/, val/, test/ with these two in each)"
     if not root.is_dir():
         raise missing_data("folders", root, expected)
-    parents = {split: here for split, names in SPLIT_FOLDERS.items() if (here := subfolder(root, *names)) is not None}
+    found = {split: _only_folder([root], split, spellings) for split, spellings in SPLIT_FOLDERS.items()}
+    parents = {split: here for split, here in found.items() if here is not None}
     if parents and any(_word(here.name) in spellings for here in entries(root) for spellings in CLASS_FOLDERS.values()):
         raise DataError(f"{root}: class folders beside {first_few(parents)}/; move them into one of these, or these elsewhere")
     rows, notes = [], _left_out([root], parents.values()) if parents else []
@@ -106,9 +107,9 @@ def read_manifest(root: Path) -> pd.DataFrame:
     """A CSV of one's own, one row an image.
 
     Column `image` is required; `mask`, `label` (0, 1, benign, malignant or nothing), `patient`, `split`, `case` and `target`
-    are known; all others are kept, their names in lower case, as numbers where every value is one. Paths are seen from the
-    CSV's folder and may not leave it. Case ids: the column `case`, else `row-0001`. Without `patient` each image is its own
-    patient and `patient_known` is False.
+    are known, and NA, NaN, null and the like stand for nothing in them. All others that have a name are kept, their names in
+    lower case, as numbers where every value is one. Paths are seen from the CSV's folder and may not leave it. Case ids: the
+    column `case`, else `row-0001`. Without `patient` each image is its own patient and `patient_known` is False.
 
     Args:
         root: the CSV file, or the folder that holds `manifest.csv`.
@@ -121,7 +122,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
         raise missing_data("manifest", path.parent if root.is_dir() else root, expected)
     listed = read_rows(path)
     require_columns(path, listed, ("image",), _MANIFEST_COLUMNS)
-    patients = [bool(row.values.get("patient")) for row in listed]
+    patients = [bool(row.given("patient")) for row in listed]
     rows, seen, ids = [], {}, {}
     for position, (row, patient_known) in enumerate(zip(listed, patients, strict=True), start=1):
         image = _listed_file(path.parent, row, "image")
@@ -130,7 +131,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
         if image in seen:
             raise DataError(f"{row.place}: {row.values['image']} is listed a second time (first in {seen[image]}); keep one row")
         seen[image] = f"line {row.line}"
-        case = row.values.get("case") or f"row-{position:04d}"
+        case = row.given("case") or f"row-{position:04d}"
         if case in ids:
             raise DataError(f"{row.place}: case {case} is there already (line {ids[case]}); give every image an id of its own")
         ids[case] = row.line
@@ -151,7 +152,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
     for name in listed[0].values:
         if name in ("dataset", "patient_known"):
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
-        if name not in table and name not in _MANIFEST_COLUMNS:
+        if name and name not in table and name not in _MANIFEST_COLUMNS:
             table[name] = _as_numbers(pd.Series([row.text(name) for row in listed], dtype="string"))
     return make_cases(table).astype({"target": "string"})
 
@@ -160,13 +161,19 @@ def _class_folders(parent: Path, expected: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, spellings in CLASS_FOLDERS.items():
         places = [place for place in (parent, subfolder(parent, "images", "image")) if place is not None]
-        matches = [here for place in places for here in entries(place) if here.is_dir() and _word(here.name) in spellings]
-        if len(matches) > 1:
-            raise DataError(f"{parent}: two folders for {name}, {matches[0].name}/ and {matches[1].name}/; put them together")
-        if not matches:
+        folder = _only_folder(places, name, spellings)
+        if folder is None:
             raise missing_data("folders", parent, expected)
-        found[name] = matches[0]
+        found[name] = folder
     return found
+
+
+def _only_folder(places: list[Path], name: str, spellings: tuple[str, ...]) -> Path | None:
+    """The folder in `places` that bears one of the spellings, None where there is none."""
+    matches = [here for place in places for here in entries(place) if here.is_dir() and _word(here.name) in spellings]
+    if len(matches) > 1:
+        raise DataError(f"{places[0]}: two folders for {name}, {matches[0].name}/ and {matches[1].name}/; put them together")
+    return matches[0] if matches else None
 
 
 def _word(name: str) -> str:
@@ -246,7 +253,7 @@ def _patient(pattern: re.Pattern, image: Path) -> str:
 
 def _listed_file(folder: Path, row: Row, column: str) -> Path | None:
     """The file that a row names, below `folder`; None where the column is blank."""
-    text = row.values.get(column, "")
+    text = row.given(column)
     if not text:
         return None
     relative = text.replace("\\", "/")
@@ -267,16 +274,16 @@ def _listed_file(folder: Path, row: Row, column: str) -> Path | None:
 
 
 def _one_of(row: Row, column: str, allowed: tuple[str, ...], blank):
-    value = row.values.get(column, "")
+    value = row.given(column)
     if value and value.lower() not in allowed:
         raise DataError(f"{row.place}: {column} is {value!r}; expected {', '.join(allowed)} or nothing: correct it")
     return value.lower() if value else blank
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
-    """Numbers where every value is one; a leading zero (007) or 16 digits mark an identifier, which stays text."""
-    values = column.dropna()
+    """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
+    values = column[~column.str.lower().isin(BLANK)].dropna()
     if values.empty or values.str.fullmatch(r"0\d+|\d{16,}").any():
         return column
     numbers = pd.to_numeric(values, errors="coerce")
-    return column if numbers.isna().any() else pd.to_numeric(column)
+    return column if numbers.isna().any() else pd.to_numeric(column.where(column.index.isin(values.index)))
