@@ -20,7 +20,7 @@ help: ## list the targets
 	@echo "  make report ARGS='--only 02 --set SIZE=256'    anything else that thyroid-workbook run takes"
 
 report: $(READY) ## run the notebooks of PARAMS (params/quick.yaml) into HTML reports under reports/
-	@$(BIN)/thyroid-workbook run $(PARAMS) $(if $(DATA),--data-root "$(DATA)") $(ARGS)
+	@$(BIN)/thyroid-workbook run "$(PARAMS)" $(if $(DATA),--data-root "$(DATA)") $(ARGS)
 
 test: $(READY) ## run every test: modules, runner, notebooks, reports in a browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks $(ARGS)

@@ -18,6 +18,7 @@ from thyroid_utils.workbook.parameters import declared_parameters, read_paramete
 NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
 PARAMS = sorted(paths.params_dir().glob("*.yaml"))
 CHECKED = "nbval-check-output"
+PATH = re.compile(r"""["'](/|[A-Za-z]:\\|~/|\.\./)""")
 EVERY_NOTEBOOK_HAS = {"DATASET", "DATA_ROOT", "SPLIT_BY", "SEEDS"}
 
 
@@ -83,9 +84,14 @@ def test_it_reads_as_a_story(notebook):
     assert headings.index("## What was seen") < headings.index("## Limits and exercises")
 
 
+@pytest.mark.parametrize("text", ['"/data/x"', r"'C:\\data'", '"~/x"', "'../shared'"])
+def test_paths_are_recognised(text):
+    assert PATH.search(text) and not PATH.search(text.strip("'\"")), "only where they are written as text"
+
+
 def test_it_holds_no_path_picture_or_stray_output(notebook):
     for cell in notebook.cells:
-        assert not re.search(r"""["'](/|[A-Za-z]:\\\\|~/|\\.\\./)""", cell.source), cell.source
+        assert not PATH.search(cell.source), cell.source
         assert "getcwd" not in cell.source and "__file__" not in cell.source
         if cell.cell_type != "code":
             continue

@@ -97,17 +97,29 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
         ("DATASET: dti", "must be one of phantom, ddti; found 'dti' (did you mean ddti?)"),
         ("NAMES: [unet, unett]", "must be one of unet, unet++, fpn; found 'unett'"),
         ("FAST: 1", "must be true or false"),
+        ("SEEDS: []", "SEEDS of 01_data_exploration must hold at least one value, like [0]"),
+        ("LIMIT: many", "LIMIT of 01_data_exploration must lie in 1 to 100, found 'many'"),
     ],
 )
 def test_a_wrong_type_or_an_impossible_value_is_an_error(project, text, expected):
     assert expected in message(project, f"common:\n  {text}")
 
 
-@pytest.mark.parametrize(
-    "text", ["SHARE: 1", "SHARE: 5e-1", "LIMIT: 100", "LIMIT: null", "SEEDS: []", "NAMES: [unet++]", "SIZE: 32"]
-)
+@pytest.mark.parametrize("text", ["SHARE: 1", "SHARE: 5e-1", "LIMIT: 100", "LIMIT: null", "NAMES: [unet++]", "SIZE: 32"])
 def test_possible_values_pass(project, text):
     assert project(f"common:\n  {text}")
+
+
+def test_what_is_wrong_in_several_notebooks_is_one_line(project):
+    told = message(project, "common: {SIZE: big}")
+    assert told.splitlines() == [
+        "test.yaml, common: SIZE of 01_data_exploration, 05_loss_ablation must be a whole number like 64, found text 'big'"
+    ]
+
+
+def test_a_section_may_be_merged_from_another(project):
+    given = project("common: &all\n  SIZE: 128\n05_loss_ablation:\n  <<: *all\n  SIZE: 96\n  LOSS: focal")
+    assert given["05_loss_ablation"] == {"SIZE": 96, "LOSS": "focal"}
 
 
 def test_every_problem_is_told_at_once(project):
@@ -183,3 +195,16 @@ def test_a_file_that_is_no_notebook_is_an_error_that_names_it(project):
     path = project.root / "notebooks" / "06_broken.ipynb"
     path.write_text("{", encoding="utf-8")
     assert "06_broken.ipynb: not a Jupyter notebook" in message(declared_parameters, path)
+
+
+def test_an_option_that_the_reader_does_not_take_stops_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
+    parameters = 'DATASET = "phantom"  # a reader\nDATA_OPTIONS = {"patients": 4}  # options of the reader'
+    write_project(tmp_path, n01_first=notebook("First", parameters=parameters))
+    path = tmp_path / "params" / "test.yaml"
+    path.write_text("common: {DATASET: phantom, DATA_OPTIONS: {patient: 4}}")
+    file = read_parameter_file(path)
+    assert "unknown option 'patient'; did you mean 'patients'" in message(parameters_by_notebook, file)
+    moved = message(parameters_by_notebook, file, ["DATASET=folders"])
+    assert "folders: unknown option 'patient'" in moved and "DATA_OPTIONS={} takes the defaults" in moved
+    assert parameters_by_notebook(file, ["DATASET=folders", "DATA_OPTIONS={}"])["01_first"]["DATA_OPTIONS"] == {}

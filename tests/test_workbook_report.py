@@ -20,9 +20,10 @@ from thyroid_utils.workbook.report import render_report, story
 RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
     "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "figures": [], "tables": [], "show_code": False,
+    "parameter_file": "x.yaml", "versions": {"python": "3.11"},
+    "hardware": {"processor": "P", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux"},
 }  # fmt: skip
-HARDWARE = {"processor": "P", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux"}
-RUN = {"title": "Run & more", "parameter_file": "x.yaml", "versions": {"python": "3.11"}, "commit": None, "hardware": HARDWARE}
+RUN = {"title": "Run & more"}
 
 
 def page(*cells: nbformat.NotebookNode, **record) -> str:
@@ -62,7 +63,13 @@ def test_formulas_of_the_field_become_mathml(latex):
     assert not re.search(r"\\[a-zA-Z]", set_formula), set_formula
 
 
-@pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1"])
+def test_rows_of_a_formula_are_rows():
+    for environment in ("aligned", "gathered", "align*", "split"):
+        shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
+        assert shown.count("<mtr>") == 2 and "&<" not in shown, environment
+
+
+@pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1", "a & b", "a}"])
 def test_a_formula_that_cannot_be_read_shows_its_source(latex):
     shown = formula(latex)
     assert "formula-source" in shown and html.escape(latex) in shown and "<math" not in shown
@@ -101,6 +108,25 @@ def test_large_pictures_are_embedded_smaller():
     content = png((400, 400), noise=True)
     shown = page(showing({"image/png": encoded(content)}))
     assert "data:image/webp;base64," in shown and len(shown) < len(content)
+
+
+@pytest.mark.parametrize("content", ["broken", "transparent", "deep"])
+def test_a_large_picture_that_would_suffer_is_embedded_as_it_is(content):
+    noise = np.random.default_rng(0).integers(0, 65535, (400, 400), np.uint16)
+    stream = io.BytesIO()
+    if content == "broken":
+        stream.write(png()[:8] + noise.tobytes())
+    elif content == "deep":
+        Image.fromarray(noise).save(stream, "png")
+    else:
+        Image.fromarray(np.ascontiguousarray(noise).view(np.uint8).reshape(400, 200, 4), "RGBA").save(stream, "png")
+    assert len(stream.getvalue()) > 200_000
+    assert f'src="data:image/png;base64,{encoded(stream.getvalue())}"' in page(showing({"image/png": encoded(stream.getvalue())}))
+
+
+def test_headings_that_cells_print_get_their_own_ids():
+    shown = page(new_markdown_cell("## Same"), showing({"text/markdown": "### Same"}))
+    assert shown.count('id="same"') == 1 and shown.count('id="same-2"') == 1
 
 
 def test_the_caption_for_jupyterlab_is_not_repeated():

@@ -179,6 +179,45 @@ def test_an_unwritable_output_folder_stops_before_anything_runs(tmp_path, monkey
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_reports_never_replace_the_notebooks(tmp_path, monkeypatch, capsys):
+    params = small_project(tmp_path, monkeypatch)
+    before = digest(tmp_path / "notebooks")
+    for out in ("notebooks", "notebooks/reports"):
+        assert main(["run", str(params), "--out", str(tmp_path / out)]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1 and "among the notebooks" in told[0] and "--out" in told[0]
+    assert digest(tmp_path / "notebooks") == before
+
+
+def test_files_that_no_run_wrote_stay(tmp_path, monkeypatch, capsys):
+    params = small_project(tmp_path, monkeypatch)
+    out = tmp_path / "mine"
+    (out / "figures").mkdir(parents=True)
+    for name in ("01_draft.ipynb", "01_draft.html", "figures/01_mine.png", "figures/01_mine.pdf"):
+        (out / name).write_text("mine")
+    (out / "01_only.html").write_text("mine")
+    before = digest(out)
+    assert main(["run", str(params), "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "01_only.html would be replaced" in told[0] and "--out" in told[0] and digest(out) == before
+    (out / "01_only.html").unlink()
+    for _ in range(2):
+        assert main(["run", str(params), "--out", str(out)]) == 0
+    assert {name: digest(out)[name] for name in before if name != "01_only.html"} == {
+        name: content for name, content in before.items() if name != "01_only.html"
+    }
+
+
+def test_a_notebook_that_was_renamed_takes_its_old_report_with_it(tmp_path, monkeypatch):
+    params = small_project(tmp_path, monkeypatch, n01_old=notebook("Old", FIGURES, parameters=None))
+    assert main(["run", str(params)]) == 0
+    (tmp_path / "notebooks" / "01_old.ipynb").rename(tmp_path / "notebooks" / "01_new.ipynb")
+    assert main(["run", str(params)]) == 0
+    out = tmp_path / "reports" / "test"
+    assert sorted(path.name for path in out.glob("*.html")) == ["01_new.html", "index.html"]
+    assert list(read_json(out / "run.json")["notebooks"]) == ["01_new"] and (out / "figures" / "01_curve.png").is_file()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
 def test_a_read_only_output_folder_stops_before_anything_runs(tmp_path, monkeypatch, capsys):
     params = small_project(tmp_path, monkeypatch)
@@ -243,6 +282,35 @@ def test_a_kernel_that_dies_is_a_failed_notebook(tmp_path, monkeypatch):
     assert main(["run", str(params)]) == 1
     report = (tmp_path / "reports" / "test" / "01_dies.html").read_text()
     assert "the kernel died" in report and ">before<" in report
+
+
+def test_a_notebook_that_ends_itself_is_no_finished_one(tmp_path, monkeypatch):
+    leaves = notebook("Leaves", "import sys\nsys.exit(0)", "print('after')", parameters=None)
+    params = small_project(tmp_path, monkeypatch, n01_leaves=leaves)
+    assert main(["run", str(params)]) == 1
+    assert "the cells after it did not run" in (tmp_path / "reports" / "test" / "index.html").read_text()
+
+
+def test_what_a_notebook_writes_beside_its_tables_stops_nothing(tmp_path, monkeypatch):
+    writes = """import os, pathlib
+tables = pathlib.Path(os.environ["THYROID_REPORT_DIR"], "tables")
+(tables / "folder").mkdir(parents=True)
+(tables / "01_array.npz").write_bytes(bytes(range(256)))"""
+    params = small_project(tmp_path, monkeypatch, n01_writes=notebook("Writes", writes, parameters=None))
+    assert main(["run", str(params)]) == 0
+    assert not list((tmp_path / "reports" / "test" / "tables").iterdir())
+
+
+def test_a_report_keeps_saying_how_it_was_made(tmp_path, monkeypatch):
+    quick = notebook("Quick", "print(1)", parameters=None)
+    params = small_project(tmp_path, monkeypatch, n01_one=quick, n02_two=quick)
+    assert main(["run", str(params), "--only", "01"]) == 0
+    other = params.rename(params.with_name("other.yaml"))
+    out = tmp_path / "reports" / "test"
+    assert main(["run", str(other), "--only", "02", "--out", str(out)]) == 0
+    report = (out / "01_one.html").read_text()
+    assert 'href="02_two.html"' in report, "written anew, for the link"
+    assert "<dd>test.yaml</dd>" in report and "other.yaml" not in report
 
 
 def start_and_wait(params: Path, marker: Path, root: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
@@ -316,11 +384,12 @@ def test_a_killed_runner_leaves_no_kernel_and_the_next_run_clears_up(tmp_path, m
     assert not list(out.glob(".unfinished-*")) and (out / "01_slow.html").is_file()
 
 
-def test_an_unreadable_record_of_earlier_runs_is_no_obstacle(tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}'])
+def test_an_unreadable_record_of_earlier_runs_is_no_obstacle(tmp_path, monkeypatch, content):
     params = small_project(tmp_path, monkeypatch)
     out = tmp_path / "reports" / "test"
     out.mkdir(parents=True)
-    (out / "run.json").write_text("{")
-    (out / "metrics.json").write_text("{")
+    (out / "run.json").write_text(content)
+    (out / "metrics.json").write_text(content)
     assert main(["run", str(params)]) == 0
     assert read_json(out / "run.json")["status"] == "finished"

@@ -117,7 +117,7 @@ def exposure(splits: dict[str, list[pd.DataFrame]], clusters: pd.Series) -> pd.D
 
     Returns:
         one row a rule and kind: `split by`, `training holds`, `mean`, `lowest`, `highest` (shares over the seeds, 0 to 1),
-        `seeds`, `test images` (mean count).
+        `seeds`, `mean test images`.
     """
     rows = []
     for rule, tables in splits.items():
@@ -131,7 +131,7 @@ def exposure(splits: dict[str, list[pd.DataFrame]], clusters: pd.Series) -> pd.D
                 "lowest": min(shares),
                 "highest": max(shares),
             }
-            rows.append(row | {"seeds": len(shares), "test images": np.mean([len(table) for table in seen])})
+            rows.append(row | {"seeds": len(shares), "mean test images": np.mean([len(table) for table in seen])})
     return pd.DataFrame(rows)
 
 
@@ -186,7 +186,7 @@ def augmentation_leaks(orders: dict[str, pd.DataFrame]) -> pd.DataFrame:
         "test_images": "test images",
         "with_sibling": "copy in training",
         "with_patient": "patient in training",
-        "nearest_correlation": "median correlation with the nearest training image",
+        "nearest_correlation": "nearest in training, r",
     }
     table = pd.DataFrame({order: augmentation_leak(cases) for order, cases in orders.items()}).T
     return table.astype({"test_images": int}).rename(columns=names).rename_axis("order of work")

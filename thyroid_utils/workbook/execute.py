@@ -94,7 +94,18 @@ def execute_notebook(
         finally:
             interruption.end_kernel = None
             processes.end()
-        return _tidied(nbformat.read(executed, as_version=4)), failure
+        notebook_out = _tidied(nbformat.read(executed, as_version=4))
+        return notebook_out, failure or _left_early(notebook_out)
+
+
+def _left_early(notebook: nbformat.NotebookNode) -> Failure | None:
+    """`sys.exit(0)` is no error to papermill, though the cells after it did not run."""
+    last = max((position for position, cell in enumerate(notebook.cells) if cell.cell_type == "code"), default=0)
+    for position, cell in enumerate(notebook.cells[:last]):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error" and output.ename == "SystemExit":
+                return Failure("SystemExit", "a cell ended the notebook; the cells after it did not run", position)
+    return None
 
 
 class _Engine(NBClientEngine):

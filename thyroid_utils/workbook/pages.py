@@ -21,7 +21,9 @@ PROVENANCE = ("data_fingerprint", "split_hash")
 """Recorded names that start with one of these are shown with the provenance, not among the key numbers."""
 
 # Nothing may be fetched and no script may run, whatever a notebook displays.
-CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:"
+CONTENT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+)
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -68,11 +70,14 @@ def inline_markdown(source: str) -> Markup:
 
 def formula(latex: str, display: str = "inline") -> str:
     """MathML of a LaTeX formula; where it cannot be read, its source, visibly marked."""
+    known = re.sub(
+        r"\\(begin|end)\{(aligned|gathered)\}", r"\\\1{split}", latex
+    )  # the one of the three that is converted to rows
     try:
-        converted = latex_to_mathml(latex.strip(), display=display)
+        converted = latex_to_mathml(known.strip(), display=display)
     except Exception:  # the converter raises many kinds for LaTeX that it does not know, some of them bare
         converted = None
-    if converted is None or re.search(r">\\[a-zA-Z]+<", converted):  # an unknown command is passed on as text
+    if converted is None or re.search(r">(\\[a-zA-Z]+|[&}])<", converted):  # what it does not know is passed on as text
         return f'<code class="formula-source" title="This formula could not be set">{html.escape(latex)}</code>'
     return converted
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from thyroid_utils import paths
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.readers import READERS, check_options
 from thyroid_utils.workbook.errors import ParameterError
 
 
@@ -43,13 +45,15 @@ class Parameter:
             return None
         if self.default is not None and not _same_kind(value, self.default):
             return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {value!r}"
+        if self.default and isinstance(value, list | tuple) and not value:
+            return f"must hold at least one value, like {self.default!r}"
         for element in value if isinstance(value, list | tuple) else [value]:
             if self.options and str(element) not in self.options:
                 nearest = _nearest(str(element), self.options)
                 return f"must be one of {', '.join(self.options)}; found {element!r}" + (
                     f" (did you mean {nearest}?)" if nearest else ""
                 )
-            if self.low is not None and _is_number(element) and not self.low <= element <= self.high:
+            if self.low is not None and not (_is_number(element) and self.low <= element <= self.high):
                 return f"must lie in {self.low:g} to {self.high:g}, found {element!r}"
         return None
 
@@ -164,11 +168,13 @@ def parameters_by_notebook(
             knowing = [stem for stem in stems if name in declared[stem]]
             if not knowing:
                 problems.append(_unknown(where, str(name), {stem: declared[stem] for stem in stems}))
+            found: dict[str, list[str]] = {}
             for stem in knowing:
                 problem = declared[stem][name].problem(value)
                 if problem:
-                    problems.append(f"{where}: {name} of {stem} {problem}")
+                    found.setdefault(problem, []).append(stem)
                 given[stem][name] = value
+            problems.extend(f"{where}: {name} of {', '.join(stems)} {problem}" for problem, stems in found.items())
 
     everywhere = list(declared)
     give(f"{file.path.name}, common", file.common, everywhere)
@@ -184,9 +190,22 @@ def parameters_by_notebook(
     for setting in settings:
         name, value, stems = _parse_setting(setting, everywhere)
         give(f"--set {setting}", {name: value}, stems)
+    problems.extend(_reader_problems(declared, given))
     if problems:
         raise ParameterError("\n".join(dict.fromkeys(problems)))
     return given
+
+
+def _reader_problems(declared: Mapping[str, Mapping[str, Parameter]], given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the reader of DATASET does not take of DATA_OPTIONS, in every notebook that declares both."""
+    for stem, parameters in declared.items():
+        if {"DATASET", "DATA_OPTIONS"} <= set(parameters):
+            dataset, options = (given[stem].get(name, parameters[name].default) for name in ("DATASET", "DATA_OPTIONS"))
+            if dataset in READERS and isinstance(options, dict):
+                try:
+                    check_options(dataset, options)
+                except DataError as error:
+                    yield f"DATA_OPTIONS: {error}; DATA_OPTIONS={{}} takes the defaults"
 
 
 def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
@@ -212,6 +231,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | None) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)

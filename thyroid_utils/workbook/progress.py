@@ -29,7 +29,8 @@ class Display:
     def running(self, stems: Sequence[str], folder: Path) -> Iterator[None]:
         """Around the whole run."""
         if not self.console.is_terminal:
-            self.console.print(f"{len(stems)} notebooks into {_seen_from_here(folder)}/", soft_wrap=True, markup=False)
+            counted = f"{len(stems)} notebook{'s' * (len(stems) != 1)}"
+            self.console.print(f"{counted} into {_seen_from_here(folder)}/", soft_wrap=True, markup=False)
             yield
             return
         columns = [

@@ -128,7 +128,7 @@ class _Page:
                 "file": note.get("table"),
             }
         if "text/markdown" in data:
-            return {"kind": "prose", "html": markdown(data["text/markdown"])[0]}
+            return {"kind": "prose", "html": markdown(data["text/markdown"], taken=self._identifiers)[0]}
         if "text/latex" in data:
             return {
                 "kind": "prose",
@@ -163,11 +163,26 @@ def _embedded(content: str, kind: str) -> str:
         return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
     content = "".join(content.split())
     if kind == "image/png" and len(content) * 3 / 4 > _LARGE_PICTURE:
-        smaller = io.BytesIO()
-        Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB").save(smaller, "webp", quality=88, method=4)
-        if smaller.tell() < len(content) * 3 / 4:
-            return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
+        smaller = _as_webp(content)
+        if smaller and len(smaller) < len(content):
+            return f"data:image/webp;base64,{smaller}"
     return f"data:{kind};base64,{content}"
+
+
+def _as_webp(content: str) -> str | None:
+    """A base64 PNG as base64 WebP; None where it would lose depth or transparency, is too large for WebP, or is no picture."""
+    stream = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+            if picture.mode not in ("RGB", "RGBA", "L", "P"):
+                return None
+            whole = picture.convert("RGBA")
+        if whole.getchannel("A").getextrema()[0] < 255:
+            return None
+        whole.convert("RGB").save(stream, "webp", quality=88, method=4)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _displayed_html(source: str) -> Markup:

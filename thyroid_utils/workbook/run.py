@@ -6,6 +6,7 @@ a full disk or a second process never leaves half a report, and what an earlier 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -32,9 +33,11 @@ from thyroid_utils.workbook.privacy import Scrubber
 from thyroid_utils.workbook.progress import Display
 from thyroid_utils.workbook.report import recorded_outputs, render_report, story
 
-_FORMAT = 1  # of run.json; raised when its entries change
+_FORMAT = 2  # of run.json; raised when its entries change
 
 FINE, NOTEBOOK_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+_SUFFIXES = {"figures": (".png", ".pdf"), "tables": (".csv", ".tex")}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def run_workbook(request: Request, display: Display) -> int:
     notebooks = select_notebooks(request.only)
     given = parameters_by_notebook(file, request.settings, request.data_root)
     folder = (request.out or paths.reports_dir() / request.params.stem).absolute()
-    _prepare(folder)
+    _prepare(folder, [notebook.stem for notebook in notebooks])
     with _only_process(folder), Interruption() as interruption:
         run = _Run(request, folder, file.title, file.description, notebooks, given)
         try:
@@ -68,9 +71,10 @@ def run_workbook(request: Request, display: Display) -> int:
             run.clear_unfinished()
             with suppress(OSError):  # the last word of the index, where clearing up has made room for it
                 run.close("interrupted")
+            remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "put that right"
             raise RunError(
                 f"{folder}: {os.strerror(error.errno) if error.errno else error} while writing; "
-                "what was finished is kept, make room and run again"
+                f"what was finished is kept, {remedy} and run again"
             ) from error
 
 
@@ -84,10 +88,11 @@ class _Run:
         self.show_code = request.show_code
         roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
         self.scrubber = Scrubber([folder, *roots])
+        self.made_with = {"parameter_file": request.params.name, **environment.describe()}
         self.started = time.monotonic()
-        earlier = self._earlier_records()
+        self.earlier = self._earlier_records()
         known = [notebook.stem for notebook in numbered_notebooks()]
-        records = {stem: earlier[stem] for stem in known if stem in earlier and (folder / f"{stem}.html").is_file()}
+        records = {stem: self.earlier[stem] for stem in known if stem in self.earlier and (folder / f"{stem}.html").is_file()}
         for record in records.values():
             record["earlier"] = True
         for notebook in notebooks:
@@ -96,18 +101,17 @@ class _Run:
             "format": _FORMAT,
             "title": title,
             "description": description,
-            "parameter_file": request.params.name,
             "status": "running",
             "started": _now(),
             "duration": None,
-            **environment.describe(),
+            **self.made_with,
             "notebooks": {stem: records[stem] for stem in known if stem in records},
         }
 
     def _earlier_records(self) -> dict[str, Any]:
         """What earlier runs of this folder finished, where this version of the runner wrote it."""
         earlier = self._read("run.json")
-        return earlier["notebooks"] if earlier.get("format") == _FORMAT else {}
+        return earlier.get("notebooks", {}) if earlier.get("format") == _FORMAT else {}
 
     def execute(self, display: Display, interruption: Interruption) -> int:
         self.clear_unfinished()
@@ -161,7 +165,8 @@ class _Run:
             "started": _now(),
             "duration": None,
             "parameters": {name: _shown(name, value) for name, value in self.given[notebook.stem].items()},
-            "commit": environment.commit(),
+            **self.made_with,
+            "commit": environment.commit(),  # as it is now: a run may take hours
             "error": error,
             "figures": recorded_outputs(node, "figure"),
             "tables": recorded_outputs(node, "table"),
@@ -172,7 +177,7 @@ class _Run:
 
     def _stage(self, executed: nbformat.NotebookNode, record: dict[str, Any], staging: Path) -> None:
         """Complete the files of one notebook in its hidden folder."""
-        for text in [*staging.glob("tables/*"), *staging.glob("metrics.json")]:
+        for text in [*staging.glob("tables/*.csv"), *staging.glob("tables/*.tex"), *staging.glob("metrics.json")]:
             content = text.read_text(encoding="utf-8")
             scrubbed = self.scrubber.text(content)
             if scrubbed != content:
@@ -204,25 +209,34 @@ class _Run:
 
     def _install(self, stem: str, staging: Path) -> None:
         """Move the finished files into place and remove what an earlier run of this notebook left."""
-        number = stem[:2]
         kept = set()
-        for kind in ("figures", "tables"):
+        for kind, suffixes in _SUFFIXES.items():
             (self.folder / kind).mkdir(exist_ok=True)
-            for file in sorted(staging.glob(f"{kind}/{number}_*")):
-                os.replace(file, self.folder / kind / file.name)
-                kept.add(file.name)
-            for old in self.folder.glob(f"{kind}/{number}_*"):
-                if old.name not in kept:
-                    old.unlink()
+            for file in sorted(staging.glob(f"{kind}/{stem[:2]}_*")):
+                if file.suffix in suffixes:
+                    os.replace(file, self.folder / kind / file.name)
+                    kept.add(self.folder / kind / file.name)
         metrics = self._read("metrics.json")
         metrics[stem] = self._read_from(staging / "metrics.json").get(stem, {})
         self._write_json("metrics.json", metrics)
         for suffix in ("ipynb", "html"):
             os.replace(staging / f"{stem}.{suffix}", self.folder / f"{stem}.{suffix}")
-        for old in [*self.folder.glob(f"{number}_*.ipynb"), *self.folder.glob(f"{number}_*.html")]:
-            if old.stem != stem:
-                old.unlink()
+            kept.add(self.folder / f"{stem}.{suffix}")
+        for file in self._left_by_earlier_runs(stem):
+            if file not in kept:
+                file.unlink(missing_ok=True)
         shutil.rmtree(staging)
+
+    def _left_by_earlier_runs(self, stem: str) -> Iterator[Path]:
+        """What earlier runs wrote of this notebook, or of one with its number that is no more; nobody else's files."""
+        known = {notebook.stem for notebook in numbered_notebooks()} - {stem}
+        for earlier, record in self.earlier.items():
+            if earlier[:2] == stem[:2] and earlier not in known:
+                yield from (self.folder / f"{earlier}{suffix}" for suffix in (".ipynb", ".html"))
+                for kind, suffixes in _SUFFIXES.items():
+                    for entry in record[kind]:
+                        name = Path(entry["file"]).name
+                        yield from (self.folder / kind / f"{name}{suffix}" for suffix in suffixes)
 
     def _end(self, status: str, code: int, display: Display) -> int:
         self.clear_unfinished()
@@ -246,8 +260,8 @@ class _Run:
     def _write_index(self) -> None:
         self.document["duration"] = round(time.monotonic() - self.started, 2)
         metrics = self._read("metrics.json")
+        self._write_json("run.json", self.document)  # first: it marks the folder as one of this workbook
         write_text(self.folder / "index.html", render_index(self.document, metrics, self.folder))
-        self._write_json("run.json", self.document)
 
     def clear_unfinished(self) -> None:
         for folder in self.folder.glob(".unfinished-*"):
@@ -259,15 +273,24 @@ class _Run:
     @staticmethod
     def _read_from(path: Path) -> dict[str, Any]:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # none yet, or spoilt by another program: what can be made again is
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or spoilt by another program: what can be made again is
             return {}
+        return content if isinstance(content, dict) else {}
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(self.scrubber.anything(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, stems: Sequence[str]) -> None:
+    """Make the output folder. Raises RunError where it cannot be written, or where writing would replace what is no report."""
+    notebooks = paths.notebooks_dir().resolve()
+    if folder.resolve() == notebooks or notebooks in folder.resolve().parents:
+        raise RunError(f"{folder}: reports would lie among the notebooks that they are made of; name another folder with --out")
+    names = ["index.html", *(f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html"))]
+    foreign = [name for name in names if (folder / name).exists()]
+    if foreign and not (folder / "run.json").exists():
+        raise RunError(f"{folder}: {', '.join(foreign)} would be replaced, and no run wrote it; name another folder with --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
