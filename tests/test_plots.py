@@ -158,7 +158,9 @@ def test_findings_show_what_the_audit_names(cases, tmp_path):
     audit = audit_cases(doubled)
     shown = titles(findings.identical_images(doubled, audit))
     assert [title.split("\n")[0] for title in shown] == ["drawn/0", "drawn/5"]
-    assert titles(findings.mask_problems(doubled, audit, ("specks",))) == ["drawn/1\nspecks"]
+    figure = findings.mask_problems(doubled, audit, ("specks",))
+    assert len(titles(figure)) == 1 and titles(figure)[0].startswith("drawn/1\nspecks, ")
+    assert len(figure.axes[0].patches) == 1, "a box around pixels that may be too few to be seen"
     assert findings.identical_images(cases, audit_cases(cases)) is None
 
 

@@ -117,7 +117,7 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
         bare(place)
         drawn = place.imshow(100 * measures.positions[name], cmap="magma", vmin=0, vmax=100 * highest, extent=(0, 100, 100, 0))
         place.set_title(f"Position: {name}")
-        place.set(xlabel="left – right of the frame", ylabel="skin – deep" if place is axes[0, 1] else "")
+        place.set(xlabel="left – right of the frame", ylabel="deep – skin" if place is axes[0, 1] else "")
     figure.colorbar(drawn, ax=list(axes[0, 1:]), shrink=0.75, label="% of masks\ncovering the point")
     return figure
 

@@ -62,7 +62,7 @@ def near_identical_images(cases: pd.DataFrame, audit: Audit, pairs: int = 4) -> 
 def mask_problems(
     cases: pd.DataFrame, audit: Audit, problems: tuple[str, ...] = ("specks", "holes", "touches border", "several parts")
 ) -> Figure | None:
-    """The worst case of each problem: the mask's outline, and in red what cleaning would change; None where there is none."""
+    """The worst cases of each problem: the outline, and in a red box what cleaning would change; None where there is none."""
     panels = []
     for problem in problems:
         found = audit.masks[audit.masks["problem"] == problem].sort_values("pixels", ascending=False, kind="stable")
@@ -70,8 +70,20 @@ def mask_problems(
             image = read_gray(cases.at[case, "image"])
             mask = read_mask(cases.at[case, "mask"], image.shape)
             changed = clean_mask(mask) ^ mask
-            panels.append(Panel(image, f"{case}\n{problem}", {TRUTH: mask}, {PROBLEM: changed}))
+            title = f"{case}\n{problem}" + (f", {changed.sum()} pixels to mend" if changed.any() else "")
+            panels.append(Panel(image, title, {TRUTH: mask}, {PROBLEM: changed}, _around(changed)))
     return panel_grid(panels, 4) if panels else None
+
+
+def _around(changed: np.ndarray, margin: int = 6) -> dict[str, tuple[int, int, int, int]]:
+    """A box with some room around the pixels that differ, which can be too few to be seen; none where nothing differs."""
+    if not changed.any():
+        return {}
+    sides = []
+    for axis, length in ((1, changed.shape[0]), (0, changed.shape[1])):
+        places = np.flatnonzero(changed.any(axis=axis))
+        sides += [max(0, int(places[0]) - margin), min(length, int(places[-1]) + 1 + margin)]
+    return {PROBLEM: tuple(sides)}
 
 
 def burned_in_marks(cases: pd.DataFrame, audit: Audit, count: int = 4) -> Figure | None:

@@ -183,11 +183,12 @@ def costs(table: pd.DataFrame) -> Figure:
     axes[0, 0].barh(positions, table["ms"], color=[colours[name] for name in table["pipeline"]], height=0.72)
     axes[0, 0].set_yticks(positions, labels, fontsize=8.5)
     axes[0, 0].set(xscale="log", xlabel="ms an image (log scale)", title="Each step")
+    axes[0, 0].xaxis.set_major_formatter("{x:g}")
     totals = table.groupby("pipeline", sort=False)["ms"].sum()
     axes[0, 1].barh(totals.index, totals, color=[colours[name] for name in totals.index], height=0.6)
     for position, value in enumerate(totals):
         axes[0, 1].text(value, position, f" {value:.1f}", va="center", fontsize=9)
-    axes[0, 1].set(xlabel="ms an image", title="Whole pipeline")
+    axes[0, 1].set(xlabel="ms an image", title="Sum of the steps")
     axes[0, 1].margins(x=0.2)
     for place in axes[0]:
         place.invert_yaxis()
