@@ -217,6 +217,14 @@ def test_augmentation_figures(simulated, tmp_path):
     assert leak.loc["by patient", "copy in training"] == 0 < leak.loc["by image", "copy in training"]
 
 
+def test_marks_by_class_counts_patients(cases):
+    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
+    table = tables.marks_by_class(cases, images)
+    assert table["with callipers, %"].tolist()[0].startswith("0 [0, ") and table.at["benign", "with callipers, %"] != "0 [0, 0]"
+    assert table.at["malignant", "with callipers, %"].startswith("40 [12, 77]")  # two of five patients
+    assert (table["text regions an image"] == "3.0 [3.0, 3.0]").all()
+
+
 def test_recipes_tell_which_pipelines_are_the_same():
     table = tables.recipes([build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")])
     assert table["same as"].tolist() == ["paper_004", "–", "paper_004"]

@@ -78,23 +78,22 @@ def malignant_by_trait(cases: pd.DataFrame) -> pd.DataFrame:
     for trait in [trait for trait in TRAITS if trait in first]:
         for value, members in first.groupby(first[trait].astype("string"), sort=True):
             malignant, total = int(members["label"].sum()), len(members)
-            low, high = proportion_interval(malignant, total)
-            share = f"{100 * malignant / total:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-            rows[trait, value] = {"patients": total, "malignant": malignant, "malignant, %": share}
+            rows[trait, value] = {"patients": total, "malignant": malignant, "malignant, %": _percentage(malignant, total)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["patients", "malignant", "malignant, %"])
     table.index = pd.MultiIndex.from_tuples(rows, names=["trait", "value"])
     return table
 
 
 def marks_by_class(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Burned-in marks by class: images with callipers (%) and text regions an image, as text with 95 % intervals over patients.
+    """Burned-in marks by class, as text: patients with callipers in any image (%, 95 % Wilson interval) and mean text regions an
+    image (95 % interval over patients).
 
     Args:
         cases: case table.
         images: one row a case with the counts `callipers` and `text_regions` (`Audit.images`).
     """
     classes, rows = label_names(cases), {}
-    callipers = 100 * (images["callipers"].astype("Float64") > 0).astype("Float64")
+    marked = images["callipers"].fillna(0) > 0
     text = images["text_regions"].astype("Float64")
     for name in CLASSES:
         members = cases.index[classes == name]
@@ -102,10 +101,17 @@ def marks_by_class(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
             patients = cases.loc[members, "patient"]
             rows[name] = {
                 "images": len(members),
-                "with callipers, %": patient_bootstrap(callipers[members].to_numpy(float, na_value=np.nan), patients).text(0),
+                "patients": patients.nunique(),
+                "with callipers, %": _percentage(patients[marked[members]].nunique(), patients.nunique()),
                 "text regions an image": patient_bootstrap(text[members].to_numpy(float, na_value=np.nan), patients).text(1),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+
+
+def _percentage(count: int, total: int) -> str:
+    """`25 [16, 34]`: a share of independent units in percent, with its 95 % Wilson interval."""
+    low, high = proportion_interval(count, total)
+    return f"{100 * count / total:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def exposure(splits: dict[str, list[pd.DataFrame]], clusters: pd.Series) -> pd.DataFrame:
