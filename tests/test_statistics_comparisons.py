@@ -1,0 +1,261 @@
+"""Paired tests against brute force, scipy and statsmodels, and the table of all pairs."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.statistics import (
+    auc_covariance,
+    compare_models,
+    delong_test,
+    holm,
+    mcnemar_test,
+    seed_summary,
+    wilcoxon_test,
+)
+
+
+def example(patients: int = 50, each: int = 3, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Labels that differ within patients, probabilities of three models with many ties, and patients."""
+    random = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(patients), random.integers(1, 2 * each, patients))
+    labels = (random.normal(size=patients)[codes] + random.normal(size=len(codes)) > 0.3).astype(int)
+    common = random.normal(size=patients)[codes] + labels
+    models = expit(common + random.normal(size=(3, len(codes)))).round(2)
+    return labels, models, codes
+
+
+def wins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Whether each malignant image beats each benign one, ties a half: (malignant, benign)."""
+    malignant, benign = probabilities[labels == 1][:, None], probabilities[labels == 0][None]
+    return (malignant > benign) + 0.5 * (malignant == benign)
+
+
+def brute_force_delong(labels: np.ndarray, models: np.ndarray) -> np.ndarray:
+    """DeLong's covariance straight from the paper's definition, O(n²)."""
+    tables = [wins(labels, model) for model in models]
+    of_malignant, of_benign = np.array([t.mean(axis=1) for t in tables]), np.array([t.mean(axis=0) for t in tables])
+    return np.cov(of_malignant) / of_malignant.shape[1] + np.cov(of_benign) / of_benign.shape[1]
+
+
+def test_delong_covariance_is_the_brute_force_one():
+    labels, models, _ = example()
+    areas, covariance = auc_covariance(labels, models)
+    assert areas == pytest.approx([roc_auc_score(labels, model) for model in models], abs=1e-14)
+    assert covariance == pytest.approx(brute_force_delong(labels, models), abs=1e-16, rel=1e-10)
+
+
+def test_delong_test_is_the_z_test_of_that_covariance():
+    labels, models, _ = example()
+    covariance = brute_force_delong(labels, models[:2])
+    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    found = delong_test(labels, models[0], models[1])
+    difference = roc_auc_score(labels, models[0]) - roc_auc_score(labels, models[1])
+    assert found.difference == pytest.approx(difference)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
+    assert (found.low, found.high) == pytest.approx((difference - 1.959964 * error, difference + 1.959964 * error))
+    swapped = delong_test(labels, models[1], models[0], level=0.95)
+    assert (swapped.difference, swapped.p_value, swapped.low) == pytest.approx((-difference, found.p_value, -found.high))
+    narrow = delong_test(labels, models[0], models[1], level=0.5)
+    assert narrow.high - narrow.low == pytest.approx(2 * 0.67449 * error, rel=1e-5)
+
+
+def test_delong_by_hand():
+    # Malignant 0.8, 0.4, benign 0.6, 0.2: components of the malignant 1 and 1/2, of the benign 1/2 and 1; each has variance 1/8.
+    areas, covariance = auc_covariance([1, 1, 0, 0], [[0.8, 0.4, 0.6, 0.2]])
+    assert areas[0] == 0.75 and covariance[0, 0] == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
+
+
+def test_clustered_covariance_is_obuchowskis_definition():
+    """Obuchowski (1997), equations for S10, S01 and S11, by loops over patients."""
+    labels, models, codes = example()
+    names = np.unique(codes)
+    assert sum(0 < labels[codes == name].mean() < 1 for name in names) > 10  # patients with both classes have cross terms
+    tables = [wins(labels, model) for model in models]
+    areas = np.array([table.mean() for table in tables])
+    malignant, benign = codes[labels == 1], codes[labels == 0]
+    m, n, patients = len(malignant), len(benign), len(names)
+    ours = np.empty((3, 3))
+    for r, s in product(range(3), repeat=2):
+        s10 = s01 = s11 = s11_turned = 0.0
+        for name in names:
+            own, other = malignant == name, benign == name
+            v10 = [tables[k].mean(axis=1)[own].sum() - own.sum() * areas[k] for k in (r, s)]
+            v01 = [tables[k].mean(axis=0)[other].sum() - other.sum() * areas[k] for k in (r, s)]
+            s10, s01 = s10 + v10[0] * v10[1], s01 + v01[0] * v01[1]
+            s11, s11_turned = s11 + v10[0] * v01[1], s11_turned + v10[1] * v01[0]
+        with_malignant, with_benign = len(np.unique(malignant)), len(np.unique(benign))
+        s10, s01 = s10 * with_malignant / ((with_malignant - 1) * m), s01 * with_benign / ((with_benign - 1) * n)
+        s11, s11_turned = s11 * patients / (patients - 1), s11_turned * patients / (patients - 1)
+        ours[r, s] = s10 / m + s01 / n + (s11 + s11_turned) / (m * n)
+    assert auc_covariance(labels, models, codes)[1] == pytest.approx(ours, rel=1e-10)
+
+
+def test_one_image_a_patient_makes_clustered_and_plain_delong_one():
+    labels, models, _ = example()
+    alone = delong_test(labels, models[0], models[1], np.arange(len(labels)))
+    assert alone == delong_test(labels, models[0], models[1])
+
+
+def test_copies_of_each_image_add_nothing_to_the_clustered_test():
+    labels, models, codes = example()
+    copied = delong_test(np.repeat(labels, 5), np.repeat(models[0], 5), np.repeat(models[1], 5), np.repeat(codes, 5))
+    once = delong_test(labels, models[0], models[1], codes)
+    assert copied.p_value == pytest.approx(once.p_value) and copied.images == 5 * once.images
+    deceived = delong_test(np.repeat(labels, 5), np.repeat(models[0], 5), np.repeat(models[1], 5))
+    assert deceived.high - deceived.low < 0.5 * (once.high - once.low)
+
+
+def test_delong_of_seeds_is_of_the_mean_auc():
+    labels, models, codes = example()
+    found = delong_test(labels, models[:2], models[2], codes)
+    assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
+    covariance = auc_covariance(labels, models, codes)[1]
+    weights = np.array([0.5, 0.5, -1])
+    error = np.sqrt(weights @ covariance @ weights)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(found.difference) / error))
+
+
+def test_delong_at_the_edges():
+    labels, models, codes = example()
+    same = delong_test(labels, models[0], models[0] ** 3, codes)  # the same order of the images
+    assert (same.difference, same.p_value) == (0, 1)
+    perfect = delong_test([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.8, 0.9, 0.1, 0.2])
+    assert perfect.difference == 1 and np.isnan(perfect.p_value) and "variance is 0" in perfect.text()
+    few = delong_test([0, 0, 1, 1], [0.1, 0.3, 0.2, 0.9], [0.3, 0.1, 0.2, 0.9], list("abcc"))
+    assert np.isnan(few.p_value) and "fewer than two patients" in few.note
+    with pytest.raises(DataError, match="delong_test: all 2 images are malignant"):
+        delong_test([1, 1], [0.1, 0.2], [0.1, 0.2])
+    with pytest.raises(ValueError, match="expected \\(4,\\)"):
+        delong_test([0, 0, 1, 1], [0.1, 0.3, 0.2, 0.9], [0.3, 0.1])
+
+
+def test_mcnemar_is_statsmodels_exact_test():
+    random = np.random.default_rng(0)
+    for images, first, second in [(60, 0.8, 0.6), (400, 0.7, 0.75), (9, 0.5, 0.5)]:
+        one, two = random.random(images) < first, random.random(images) < second
+        table = [[(one & two).sum(), (one & ~two).sum()], [(~one & two).sum(), (~one & ~two).sum()]]
+        found = mcnemar_test(one, two)
+        assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue, rel=1e-10)
+        assert (found.only_first, found.only_second) == (table[0][1], table[1][0])
+        assert (found.first, found.second) == (one.mean(), two.mean())
+    # Eight images that only the first calls rightly and none the other way: 2 / 2⁸.
+    assert mcnemar_test([1] * 8 + [0] * 5, [0] * 13).p_value == pytest.approx(2 / 2**8)
+
+
+def test_mcnemar_of_patients_is_every_swap_counted():
+    """All 2^9 swaps written out."""
+    random = np.random.default_rng(1)
+    codes = np.repeat(np.arange(9), random.integers(1, 6, 9))
+    one, two = random.random(len(codes)) < 0.8, random.random(len(codes)) < 0.5
+    differences = np.bincount(codes, one.astype(float) - two)
+    swaps = np.abs(np.array(list(product((-1, 1), repeat=9))) @ differences)
+    expected = (swaps >= abs(differences.sum())).mean()
+    assert 0.001 < expected < 0.9
+    assert mcnemar_test(one, two, codes).p_value == pytest.approx(expected)
+    # Images of one patient that go the same way are one patient's evidence.
+    assert mcnemar_test(np.repeat(one, 3), np.repeat(two, 3), np.repeat(codes, 3)).p_value == pytest.approx(expected)
+
+
+def test_mcnemar_edges_and_seeds():
+    same = mcnemar_test([1, 0, 1], [1, 0, 1])
+    assert same.p_value == 1 and same.only_first == same.only_second == 0
+    seeds = mcnemar_test([[1, 1], [1, 0]], [[0, 1], [0, 0]])  # one image, right in both seeds for the first model only
+    assert (seeds.first, seeds.second, seeds.only_first, seeds.p_value) == (0.75, 0.25, 2, 1)
+    with pytest.raises(ValueError, match="expected two equal"):
+        mcnemar_test([1, 0], [1, 0, 1])
+
+
+def test_wilcoxon_is_scipys_and_of_patients_means():
+    random = np.random.default_rng(0)
+    codes = np.repeat(np.arange(20), 3)
+    one = random.random(60)
+    two = one + 0.1 * random.normal(size=60) + 0.02
+    assert wilcoxon_test(one, two).p_value == pytest.approx(stats.wilcoxon(one, two).pvalue)
+    means = [[values[codes == code].mean() for code in range(20)] for values in (one, two)]
+    found = wilcoxon_test(one, two, codes)
+    assert found.p_value == pytest.approx(stats.wilcoxon(*means).pvalue)
+    assert (found.images, found.patients) == (60, 20)
+    assert found.difference == pytest.approx(np.median(np.subtract(*means)))
+    # Six pairs all in one direction: two of the 2⁶ sign patterns.
+    assert wilcoxon_test([1, 2, 3, 4, 5, 6], [0] * 6).p_value == pytest.approx(2 / 64)
+
+
+def test_wilcoxon_edges():
+    assert wilcoxon_test([0.5, 0.7], [0.5, 0.7]).p_value == 1
+    # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in the last digit.
+    assert wilcoxon_test([0.1, 0.2, 0.3, 0.6], [0.3, 0.2, 0.1, 0.6], list("aaab")).p_value == 1
+    assert wilcoxon_test([1, np.nan, 2], [0, 1, np.nan]).images == 1
+    with pytest.raises(ValueError, match="none of 1 pairs"):
+        wilcoxon_test([np.nan], [1.0])
+    with pytest.raises(ValueError, match="expected two equal"):
+        wilcoxon_test([1.0], [1.0, 2.0])
+
+
+def test_holm_by_hand_and_statsmodels():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    p_values = np.random.default_rng(0).random(21) ** 3
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    with_gap = holm([0.01, np.nan, 0.04])
+    assert with_gap[[0, 2]] == pytest.approx([0.02, 0.04]) and np.isnan(with_gap[1])
+    assert len(holm([])) == 0
+    with pytest.raises(ValueError, match="outside"):
+        holm([0.5, 1.2])
+
+
+def test_seed_summary():
+    found = seed_summary([0.9, 0.92, 0.97, np.nan])
+    assert (found.mean, found.sd, found.seeds) == pytest.approx((0.93, np.std([0.9, 0.92, 0.97], ddof=1), 3))
+    assert str(found) == "0.93 ± 0.04 (3 seeds)"
+    assert seed_summary([0.91]).text() == "0.91 (1 seed)" and np.isnan(seed_summary([0.91]).sd)
+    assert seed_summary([]).text() == "no data"
+
+
+def test_every_pair_of_models_with_holm():
+    labels, models, codes = example(80)
+    noise = np.random.default_rng(5).random(len(labels))
+    probabilities = dict(zip("abc", models, strict=True)) | {"noise": noise}
+    thresholds = {"a": 0.5, "b": 0.6, "c": 0.4, "noise": 0.5}
+    table = compare_models(labels, probabilities, codes, thresholds)
+    assert list(zip(table["first"], table["second"], strict=True)) == [
+        ("a", "b"), ("a", "c"), ("a", "noise"), ("b", "c"), ("b", "noise"), ("c", "noise"),
+    ]  # fmt: skip
+    for _, row in table.iterrows():
+        one, two = row["first"], row["second"]
+        ranking = delong_test(labels, probabilities[one], probabilities[two], codes)
+        assert (row["auc_difference"], row["low"], row["p_auc"]) == (ranking.difference, ranking.low, ranking.p_value)
+        calls = mcnemar_test(
+            (probabilities[one] >= thresholds[one]) == labels, (probabilities[two] >= thresholds[two]) == labels, codes
+        )
+        assert (row["p_accuracy"], row["only_first_right"]) == (calls.p_value, calls.only_first)
+        # 2.8 standard errors: 1.96 for the test and 0.84 for a power of 80 %.
+        assert row["detectable"] == pytest.approx((1.959964 + 0.841621) * (row["high"] - row["low"]) / 2 / 1.959964, rel=1e-5)
+    assert table["p_auc_holm"].tolist() == pytest.approx(holm(table["p_auc"]).tolist())
+    assert table["p_accuracy_holm"].tolist() == pytest.approx(holm(table["p_accuracy"]).tolist())
+    assert table["auc_differs"].tolist() == [False, False, True, False, True, True]
+    assert table["accuracy_differs"].dtype == bool
+
+
+def test_pairs_of_models_with_seeds_and_bad_input():
+    labels, models, codes = example()
+    table = compare_models(labels, {"a": models[:2], "b": models[1:]}, codes, {"a": (0.4, 0.5), "b": 0.6})
+    assert table["auc_difference"][0] == pytest.approx(delong_test(labels, models[:2], models[1:]).difference)
+    for thresholds, message in [
+        ({"a": 0.5}, "no threshold for b"),
+        ({"a": 0.5, "b": (0.1, 0.2, 0.3)}, "one for each of 2 seeds"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            compare_models(labels, {"a": models[:2], "b": models[1:]}, codes, thresholds)
+    with pytest.raises(ValueError, match="1 models; expected two"):
+        compare_models(labels, {"a": models[0]}, codes)
+    with pytest.raises(ValueError, match="1 of 4 values have no patient"):
+        compare_models([0, 1, 0, 1], {"a": [0.1] * 4, "b": [0.2] * 4}, ["a", "b", None, "c"])

@@ -1,0 +1,56 @@
+"""Intervals and tests that respect that images of one patient are not independent.
+
+Which to use for a comparison of models on one test set:
+
+- a score's interval: `patient_bootstrap_scores`; a curve's band: `roc_band`, `pr_band`;
+- every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
+  signs for McNemar's) and adjusts by Holm;
+- another score of a pair: `paired_patient_bootstrap`;
+- a value an image (Dice) of a pair: `wilcoxon_test` with patients.
+
+`delong_test`, `mcnemar_test` and `wilcoxon_test` without patients are the textbook tests. They take images as independent and
+call differences significant too readily where a patient has several: leave patients out only where each has one image.
+
+All hold the trained models fixed: they say how another sample of patients could differ, not another training. The latter is what
+`seed_summary` shows. Where a model was trained several times, its probabilities go in as (seeds, images): scores are averaged
+over seeds, and images stay the sample.
+"""
+
+from thyroid_utils.statistics.bootstrap import paired_patient_bootstrap, patient_bootstrap_scores, pr_band, roc_band
+from thyroid_utils.statistics.comparisons import (
+    McNemar,
+    auc_covariance,
+    compare_models,
+    delong_test,
+    holm,
+    mcnemar_test,
+    wilcoxon_test,
+)
+from thyroid_utils.statistics.estimates import (
+    Comparison,
+    Estimate,
+    SeedSummary,
+    patient_bootstrap,
+    proportion_interval,
+    seed_summary,
+)
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "McNemar",
+    "SeedSummary",
+    "auc_covariance",
+    "compare_models",
+    "delong_test",
+    "holm",
+    "mcnemar_test",
+    "paired_patient_bootstrap",
+    "patient_bootstrap",
+    "patient_bootstrap_scores",
+    "pr_band",
+    "proportion_interval",
+    "roc_band",
+    "seed_summary",
+    "wilcoxon_test",
+]
