@@ -10,8 +10,10 @@ PARAMS ?= params/quick.yaml
 DATA   ?=
 ARGS   ?=
 LAB    ?=
+# Threads that wait without spinning: on a shared machine a spinning one costs the others, and itself, up to ten times the time.
+export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help report test lab lint clean lock
+.PHONY: help report test lab lint bench clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ lint: $(READY) ## check style of modules and notebooks, and that notebooks carry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/thyroid-workbook notebooks clean --check
+
+bench: $(READY) ## measure speeds side by side on this machine (minutes; use an idle one)
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove generated reports and caches (trained runs and .venv stay)
 	rm -rf .cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -12,14 +12,16 @@ import typer
 from thyroid_utils.workbook.errors import ParameterError, RunError
 
 app = typer.Typer(
-    help="Run the notebooks into HTML reports, check data sets, keep notebooks clean.",
+    help="Run the notebooks into HTML reports, check data sets, look after training runs, keep notebooks clean.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Data sets on disk.", no_args_is_help=True)
+runs_app = typer.Typer(help="Training runs, finished and begun.", no_args_is_help=True)
 notebooks_app = typer.Typer(help="The notebooks as files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 app.add_typer(notebooks_app, name="notebooks")
 
 
@@ -58,6 +60,36 @@ def check_data(
     from thyroid_utils.workbook.data_check import show_check
 
     raise typer.Exit(show_check(dataset, root))
+
+
+@runs_app.command("list")
+def list_runs() -> None:
+    """List every run with its state, model and AUC, the newest first."""
+    from thyroid_utils.workbook.runs_command import show_list
+
+    raise typer.Exit(show_list())
+
+
+@runs_app.command("show")
+def show_run(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name, or the beginning of it.", show_default=False)],
+) -> None:
+    """Show one run: config, data, metrics, environment, history; exit code 1 where it is not whole."""
+    from thyroid_utils.workbook.runs_command import show_run as show
+
+    raise typer.Exit(show(name))
+
+
+@runs_app.command("prune")
+def prune_runs(
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that could be resumed.")] = False,
+    outdated: Annotated[bool, typer.Option("--outdated", help="Also runs made by another version of the code.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would be.")] = False,
+) -> None:
+    """Remove damaged runs, and what the options name; one that is being trained is never touched."""
+    from thyroid_utils.workbook.runs_command import prune
+
+    raise typer.Exit(prune(unfinished=unfinished, outdated=outdated, dry_run=dry_run))
 
 
 @notebooks_app.command()

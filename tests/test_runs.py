@@ -1,0 +1,301 @@
+"""The ledger of runs: what names a run, what a finished one must be, and the commands that list, show and prune."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_project import register_tiny, tiny_config
+
+from thyroid_utils import runs
+from thyroid_utils.config import ConfigError
+from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.runs import (
+    RUN_FILES,
+    Run,
+    RunDamaged,
+    find_run,
+    list_runs,
+    mark_complete,
+    prune_runs,
+    run_hash,
+    run_lock,
+    runs_dir,
+)
+from thyroid_utils.workbook import cli
+
+NAMES = {"whole": "a" * 32, "other": "ab" + "c" * 30, "old": "d" * 32, "begun": "e" * 32, "broken": "f" * 32}
+
+
+@pytest.fixture(autouse=True)
+def own_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "runs"))
+    register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
+    return tmp_path / "runs"
+
+
+def made(name: str, code: str | None = None, complete: bool = True, **changes) -> Run:
+    """A run folder as training leaves it, with numbers made up."""
+    folder = runs_dir() / name
+    folder.mkdir(parents=True)
+    metrics = {"best_epoch": 2, "epochs": 3, "val": {"auc": 0.75, "loss": 0.5}, "test": {"auc": 0.625, "loss": 0.6}}
+    data = {"code_version": code or runs.code_version(), "input": [3, 64, 64]}
+    contents = {
+        "config.json": tiny_config(**changes).to_json(),
+        "data.json": json.dumps(data),
+        "history.csv": "epoch,train_loss,val_loss,val_auc\n1,0.7,0.1,0.5\n2,0.30000000000000004,0.2,0.75\n",
+        "predictions.csv": "case,patient,split,label,probability,log_odds\n"
+        "0001,007,val,1,0.1,-2.1972245773362196\nNA,8,test,0,0.5,0.0\n",
+        "metrics.json": json.dumps(metrics),
+        "environment.json": json.dumps({"device": "cpu", "versions": {"torch": "2"}}),
+        "weights.safetensors": "tensors",
+    }
+    for file, text in contents.items():
+        (folder / file).write_text(text)
+    return mark_complete(folder) if complete else Run(folder)
+
+
+# What names a run
+
+
+def hashed(**changes) -> str:
+    return run_hash(tiny_config(**changes), "fingerprint", "split")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"size": 96},
+        {"preprocessing": "plain"},
+        {"augmentation": "none"},
+        {"loss__name": "focal"},
+        {"loss__options": {"label_smoothing": 0.1}},
+        {"model__weights": "imagenet"},
+        {"model__options": {"dropout": 0.3}},
+        {"optimiser__learning_rate": 0.02},
+        {"optimiser__schedule": "cosine"},
+        {"split__seed": 1},
+        {"split__repeat": 0},
+        {"training__epochs": 4},
+        {"training__batch_size": 8},
+        {"training__patience": 2},
+        {"training__class_balance": "weights"},
+        {"training__monitor": "auc"},
+        {"training__precision": "bf16"},
+        {"training__devices": 2},
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_is_in_the_name(changes):
+    assert hashed(**changes) != hashed()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"training__device": "auto"}, {"training__channels_last": False}, {"training__compile": True}], ids=str
+)
+def test_where_and_how_fast_is_not_in_the_name(changes):
+    assert hashed(**changes) == hashed()
+
+
+def test_the_datas_folder_is_not_in_the_name_but_its_content_is():
+    assert hashed(data={"dataset": "folders", "root": "/one"}) == hashed(data={"dataset": "folders", "root": "/two"})
+    config = tiny_config()
+    assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
+
+
+def test_the_code_is_in_the_name(monkeypatch):
+    before = hashed()
+    monkeypatch.setattr(runs, "code_version", lambda: "another")
+    assert hashed() != before
+
+
+def test_every_room_that_decides_is_in_the_code_version(monkeypatch, tmp_path):
+    package = tmp_path / "package"  # a room is a folder or a file
+    for room in (
+        "models/a.py",
+        "losses.py",
+        "training/sub/b.py",
+        "preprocess/c.py",
+        "augment.py",
+        "augment_batch.py",
+        "plots.py",
+    ):
+        path = package / room
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("pass")
+    monkeypatch.setattr(runs, "_PACKAGE", package)
+    version = runs.code_version.__wrapped__
+    before = version()
+    for room in ("models/a.py", "losses.py", "training/sub/b.py", "preprocess/c.py", "augment.py", "augment_batch.py"):
+        (package / room).write_text("None")
+        assert version() != before, room
+        (package / room).write_text("pass")
+    (package / "plots.py").write_text("None")
+    assert version() == before
+
+
+def test_the_rooms_are_there():
+    assert all((runs._PACKAGE / room).is_dir() or (runs._PACKAGE / f"{room}.py").is_file() for room in runs._CODE)
+
+
+def test_a_weights_file_counts_by_its_bytes(tmp_path):
+    one, same, other = tmp_path / "one.safetensors", tmp_path / "same.safetensors", tmp_path / "other.safetensors"
+    one.write_bytes(b"1"), same.write_bytes(b"1"), other.write_bytes(b"2")
+    assert hashed(model__weights=one) == hashed(model__weights=same) != hashed(model__weights=other)
+    with pytest.raises(ConfigError, match=r"config: model\.weights must be imagenet, none or a file; .*gone.* cannot be read"):
+        hashed(model__weights=tmp_path / "gone.safetensors")
+
+
+def test_runs_lie_in_the_project_unless_told(monkeypatch):
+    monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
+    assert runs_dir() == Path("/project/runs")
+
+
+# Reading one
+
+
+def test_numbers_and_ids_are_read_as_they_were_written():
+    run = made(NAMES["whole"])
+    assert run.history.loc[2, "train_loss"] == 0.30000000000000004 and list(run.history.index) == [1, 2]
+    assert list(run.predictions.index) == ["0001", "NA"] and run.predictions["patient"].tolist() == ["007", "8"]
+    assert run.predictions["log_odds"].iloc[0] == -2.1972245773362196 and run.predictions["label"].tolist() == [1, 0]
+    assert run.best_epoch == 2 and run.metrics["test"]["auc"] == 0.625 and run.config == tiny_config()
+
+
+def test_a_run_is_found_only_when_it_is_finished():
+    made(NAMES["begun"], complete=False)
+    assert find_run(NAMES["begun"]) is None and find_run("0" * 32) is None
+    assert find_run(made(NAMES["whole"]).name).folder.name == NAMES["whole"]
+
+
+@pytest.mark.parametrize("file", RUN_FILES)
+def test_any_changed_or_missing_file_is_noticed(file):
+    run = made(NAMES["whole"])
+    (run.folder / file).write_bytes((run.folder / file).read_bytes() + b" ")
+    with pytest.raises(RunDamaged, match=f"run {run.name}: {file} was changed after the run had finished"):
+        find_run(run.name)
+    (run.folder / file).unlink()
+    with pytest.raises(RunDamaged, match=f"run {run.name}: {file} is missing"):
+        find_run(run.name)
+
+
+@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"run": "x"}', '{"run": "x", "files": 3}'])
+def test_a_mark_that_makes_no_sense_is_noticed(mark):
+    run = made(NAMES["whole"])
+    (run.folder / "complete.json").write_text(mark)
+    with pytest.raises(RunDamaged, match=r"complete\.json"):
+        find_run(run.name)
+
+
+def test_a_copied_run_is_not_another_run():
+    run = made(NAMES["whole"])
+    run.folder.rename(runs_dir() / NAMES["other"])
+    with pytest.raises(RunDamaged, match=r"complete\.json belongs to another run"):
+        find_run(NAMES["other"])
+
+
+def test_a_lock_is_held_by_one_and_freed_by_death():
+    with run_lock("x"):
+        code = "from thyroid_utils.runs import run_lock; run_lock('x', wait=False).__enter__()"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "RunBusy: run x: another process is training it" in result.stderr
+    code = "import os\nfrom thyroid_utils.runs import run_lock\nrun_lock('x').__enter__()\nos.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    with run_lock("x", wait=False):
+        pass
+
+
+# Listing and pruning
+
+
+@pytest.fixture
+def several() -> None:
+    """One of every state."""
+    made(NAMES["whole"], model__name="tiny")
+    made(NAMES["old"], code="0" * 64, seed=1)
+    begun = made(NAMES["begun"], complete=False, seed=2)
+    (begun.folder / "resume").mkdir()
+    (begun.folder / "resume" / "last.json").write_text(json.dumps({"body": {"progress": {"epoch": 2}}}))
+    (made(NAMES["broken"], seed=3).folder / "metrics.json").write_text("{}")
+    for age, name in enumerate(("whole", "old", "begun", "broken")):
+        os.utime(runs_dir() / NAMES[name], (1e9 - age, 1e9 - age))
+
+
+def test_every_run_is_listed_with_its_state(several):
+    listed = list_runs()
+    assert listed.index.tolist() == [NAMES[name] for name in ("whole", "old", "begun", "broken")]
+    assert listed["state"].tolist() == ["finished", "finished", "unfinished", "damaged"]
+    assert listed["code"].tolist() == ["current", "older", "current", "current"] and listed["seed"].tolist() == [0, 1, 2, 3]
+    assert listed["epochs"].iloc[:3].tolist() == [3, 3, 2] and listed["test_auc"].iloc[0] == 0.625
+    assert "metrics.json was changed" in listed["note"].iloc[3] and listed["megabytes"].gt(0).all()
+    with run_lock(NAMES["begun"]):
+        assert list_runs().loc[NAMES["begun"], "state"] == "training"
+
+
+def test_no_runs_are_an_empty_table():
+    assert list_runs().empty and prune_runs() == []
+
+
+def test_only_what_is_named_is_pruned(several):
+    (runs_dir() / NAMES["whole"] / "weights.safetensors").write_text("tensorz")  # seen only when the weights are read
+    assert set(prune_runs(dry_run=True)) == {NAMES["broken"], NAMES["whole"]} and len(list_runs()) == 4
+    assert set(prune_runs()) == {NAMES["broken"], NAMES["whole"]}
+    assert set(list_runs().index) == {NAMES["old"], NAMES["begun"]}
+    with run_lock(NAMES["begun"]):
+        assert prune_runs(unfinished=True) == [], "a run that is being trained is left alone"
+    assert prune_runs(unfinished=True) == [NAMES["begun"]] and prune_runs(outdated=True) == [NAMES["old"]]
+
+
+# The commands
+
+
+def test_the_list_shows_a_line_a_run(several, capsys):
+    assert cli.main(["runs", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[0].split()) == "run state model loss data seed epochs best val AUC test AUC MB"
+    expected = ["aaaaaaaa", "finished", "tiny", "cross_entropy", "phantom", "0", "3", "2", "0.750", "0.625", "0.0"]
+    assert lines[1].split() == expected
+    assert "finished, older code" in lines[2] and lines[3].split()[:2] == ["eeeeeeee", "unfinished"]
+    assert (
+        lines[-1]
+        == f"run {NAMES['broken']}: metrics.json was changed after the run had finished; it is trained again when it is asked for"
+    )
+
+
+def test_an_empty_list_says_where_it_looked(capsys):
+    assert cli.main(["runs", "list"]) == 0
+    assert capsys.readouterr().out == f"no runs in {runs_dir()}\n"
+
+
+def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
+    assert cli.main(["runs", "show", "aa"]) == 0
+    shown = capsys.readouterr().out
+    for text in (NAMES["whole"], "finished", "model.name", "tiny", "test.auc", "0.625", "versions.torch", "0.3", "history"):
+        assert text in shown
+    assert cli.main(["runs", "show", "f"]) == 1 and "damaged" in capsys.readouterr().out
+    assert cli.main(["runs", "show", "e"]) == 1 and "unfinished" in capsys.readouterr().out
+
+
+def test_a_name_that_fits_no_run_or_several_is_wrong_use(capsys):
+    made(NAMES["whole"]), made(NAMES["other"])
+    assert cli.main(["runs", "show", "a"]) == 2 and "2 runs begin so" in capsys.readouterr().err
+    assert cli.main(["runs", "show", "b"]) == 2 and "there is none" in capsys.readouterr().err
+
+
+def test_prune_says_what_it_removes(several, capsys):
+    assert cli.main(["runs", "prune", "--outdated", "--dry-run"]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == ["would remove dddddddd (0.0 MB)", "would remove ffffffff (0.0 MB)"]
+    assert cli.main(["runs", "prune"]) == 0 and capsys.readouterr().out == "removed ffffffff (0.0 MB)\n"
+    assert cli.main(["runs", "prune"]) == 0 and capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_the_ledger_is_read_without_torch():
+    code = "import sys, thyroid_utils.runs, thyroid_utils.workbook.runs_command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,177 @@
+"""What training says when it cannot go on: data, sizes, names, numbers, memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
+from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config
+
+from thyroid_utils.config import ConfigError
+from thyroid_utils.data import DataError, load_cases
+from thyroid_utils.losses import CrossEntropy
+from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.architectures import Architecture
+from thyroid_utils.runs import runs_dir
+from thyroid_utils.training import TrainingError, fit_or_load
+from thyroid_utils.training.checkpoint import read_checkpoint
+from thyroid_utils.training.data import split_data
+
+# Bad input
+
+
+def test_unlabelled_images_are_left_out_and_counted(monkeypatch):
+    config = tiny_config(training__epochs=1)
+    cases = load_cases("phantom", **config.data.options)
+    unlabelled = cases.assign(case=[f"none-{number}" for number in range(len(cases))], label=pd.NA).set_index("case")
+    unlabelled["label"] = unlabelled["label"].astype("Int8")
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: pd.concat([cases, unlabelled.head(3)]))
+    assert fit_or_load(config).data["unlabelled"] == 3
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: unlabelled)
+    with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a label"):
+        fit_or_load(config)
+
+
+@pytest.mark.parametrize("split, side", [("train", "training"), ("val", "validation"), ("test", "test")])
+@pytest.mark.parametrize("label, name", [(0, "benign"), (1, "malignant")])
+def test_one_class_only_on_a_side_is_refused(split, side, label, name, monkeypatch):
+    config = tiny_config(split__by="official")
+    cases = split_data(tiny_config()).cases.copy()
+    cases.loc[cases["split"] == split, "label"] = label
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with pytest.raises(DataError, match=rf"split: all \d+ {side} images are {name}; .* each need both classes"):
+        fit_or_load(config)
+    assert not runs_dir().exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("split, side", [("val", "validation"), ("test", "test")])
+def test_an_empty_side_is_refused(split, side, monkeypatch):
+    cases = split_data(tiny_config()).cases
+    cases = cases[cases["split"] != split]
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with pytest.raises(DataError, match=f"split: no {side} images"):
+        fit_or_load(tiny_config(split__by="official"))
+
+
+def test_a_table_without_patients_is_refused_and_goes_by_image_when_asked(tmp_path):
+    """A manifest with images and labels alone: each image would stand for a patient of its own."""
+    cases = load_cases("phantom", **tiny_config().data.options)
+    for path in cases["image"]:
+        shutil.copy(path, tmp_path)
+    manifest = tmp_path / "manifest.csv"
+    pd.DataFrame({"image": [Path(path).name for path in cases["image"]], "label": cases["label"]}).to_csv(manifest, index=False)
+    changes = {"data": {"dataset": "manifest", "root": manifest}, "training__epochs": 1}
+    with pytest.raises(DataError, match=rf"manifest: {len(cases)} of {len(cases)} cases name no patient"):
+        fit_or_load(tiny_config(**changes))
+    run = fit_or_load(tiny_config(**changes, split__by="image"))
+    assert run.data["leaky"] and np.isfinite(run.metrics["test"]["auc"])
+
+
+def test_a_batch_of_one_is_refused_where_it_has_no_variance():
+    with pytest.raises(
+        ConfigError, match=r"training\.batch_size must be 2 or more with tiny, whose batch normalisation .* found 1"
+    ):
+        fit_or_load(tiny_config(training__batch_size=1))
+
+
+def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch):
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, None, "stem", ("head.", "AuxLogits."), None, minimum=16))
+    run = fit_or_load(tiny_config(training__epochs=1, training__batch_size=1))
+    assert np.isfinite(run.history["val_loss"]).all()
+
+
+def test_an_image_below_the_networks_minimum_is_refused():
+    with pytest.raises(ValueError, match=r"tiny: images of 12×12 pixels are too small; its minimum is 16×16"):
+        fit_or_load(tiny_config(size=12))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model__name": "resnet19"}, "model 'resnet19' is unknown; did you mean resnet"),
+        ({"model__options": {"droput": 0.1}}, "model tiny: no option 'droput'; did you mean dropout"),
+        ({"loss__name": "crossentropy"}, "loss 'crossentropy' is unknown"),
+        ({"augmentation": "defualt"}, "augmentation 'defualt' is no preset; did you mean default"),
+        ({"preprocessing": "paper_01"}, "preprocessing 'paper_01' is no preset"),
+        (
+            {"model__weights": "nowhere.safetensors"},
+            "config: model.weights must be imagenet, none or a file; .*nowhere.safetensors cannot be read",
+        ),
+    ],
+)
+def test_wrong_names_stop_before_anything_is_trained(change, message):
+    with pytest.raises(ValueError, match=message):
+        fit_or_load(tiny_config(**change))
+    assert not list(runs_dir().glob("*/config.json"))
+
+
+class Failing(CrossEntropy):
+    """Goes wrong at a call: from `after` training batches on the loss is no number, or memory is out."""
+
+    def __init__(self, after: int, error: Exception | None = None, validation: bool = False):
+        super().__init__()
+        self.left, self.error, self.validation = after, error, validation
+
+    def forward(self, logits, labels):
+        loss = super().forward(logits, labels)
+        if torch.is_grad_enabled() == self.validation:
+            return loss
+        self.left -= 1
+        if self.left >= 0:
+            return loss
+        if self.error is not None:
+            raise self.error
+        return loss * float("nan")
+
+
+def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypatch, tmp_path):
+    config = tiny_config()
+    straight = fit_or_load(config)
+    elsewhere(monkeypatch, tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(batches_of(config) + 1))
+        with pytest.raises(TrainingError) as caught:
+            fit_or_load(config)
+    folder = tmp_path / "other" / straight.name
+    assert str(caught.value) == (
+        f"tiny: the loss is nan in epoch 2, batch 2; epoch 1 is kept in {folder / 'resume'}; "
+        "lower optimiser.learning_rate (now 0.01), or set optimiser.clip_norm (for example 1)"
+    )
+    assert read_checkpoint(folder / "resume").progress.epoch == 1
+    same_results(straight.folder, fit_or_load(config).folder)
+
+
+def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(0, validation=True))
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1, validation; no epoch was finished"):
+        fit_or_load(tiny_config())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["GPU", "torch's CPU allocator", "Python"],
+)
+def test_out_of_memory_says_what_to_lower(error, monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(1, error))
+    with pytest.raises(TrainingError) as caught:
+        fit_or_load(tiny_config())
+    assert str(caught.value) == (
+        "tiny: out of memory in epoch 1 with batches of 4 images of 64×64; "
+        "lower training.batch_size (to 2) or size, or choose precision bf16; what was trained so far is kept"
+    )
+
+
+def test_another_error_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(1, RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        fit_or_load(tiny_config())

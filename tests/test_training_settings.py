@@ -1,0 +1,390 @@
+"""What a config asks for and training does: schedules, balance, devices, lines; and what its parts do by themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
+from training_project import WithAuxiliary, batches_of, elsewhere, tiny_config, tiny_network
+
+from thyroid_utils.config import ConfigError, OptimiserConfig, TrainingConfig
+from thyroid_utils.data import load_cases
+from thyroid_utils.losses import CrossEntropy
+from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.architectures import Architecture
+from thyroid_utils.training import TrainingError, distributed, fit_or_load
+from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint, write_checkpoint
+from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
+from thyroid_utils.training.device import choose_device, choose_precision
+from thyroid_utils.training.distributed import fit_on_several
+from thyroid_utils.training.optimisers import build_optimiser, build_schedule, class_weights, step_after_epoch
+
+# What a config asks for
+
+
+def test_early_stopping_and_the_best_epoch():
+    config = tiny_config(training__epochs=30, training__patience=2, optimiser__learning_rate=0.05)
+    run = fit_or_load(config)
+    losses = run.history["val_loss"].to_numpy()
+    assert len(losses) < 30 and run.best_epoch == int(losses.argmin()) + 1
+    assert len(losses) == run.best_epoch + 2, "two epochs without a better one"
+    for epoch in range(1, len(losses)):
+        assert epoch - (losses[:epoch].argmin() + 1) < 2, "not later than it should have"
+
+
+def test_the_monitored_value_decides():
+    by_auc = fit_or_load(tiny_config(training__epochs=6, training__monitor="auc"))
+    history = by_auc.history
+    assert by_auc.best_epoch == history["val_auc"].idxmax()
+
+
+def test_class_weights_by_hand():
+    assert class_weights(np.array([0, 0, 0, 1])).tolist() == pytest.approx([4 / 6, 4 / 2])
+
+
+def test_class_weights_reach_the_loss():
+    config = tiny_config(training__epochs=1, training__class_balance="weights")
+    run, data = fit_or_load(config), split_data(config)
+    train = data.cases.loc[data.cases["split"] == "train", "label"].to_numpy(int)
+    weights = len(train) / (2 * np.bincount(train))
+    rows = run.predictions[run.predictions["split"] == "val"]
+    losses = -np.log(np.where(rows["label"] == 1, rows["probability"], 1 - rows["probability"]))
+    expected = (losses * weights[rows["label"]]).sum() / weights[rows["label"]].sum()
+    assert run.metrics["val"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def epoch(positions, labels, *, seed=0, epoch=1, batch_size=4, balance="none", devices=1):
+    return epoch_batches(
+        np.asarray(positions), np.asarray(labels), batch_size=batch_size, seed=seed, epoch=epoch, balance=balance, devices=devices
+    )
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
+    positions = np.arange(10, 22)
+    parts, keys = epoch(positions, positions % 2)
+    assert [len(part) for part in parts] == [4, 4, 4] and sorted(np.concatenate(parts)) == list(positions)
+    assert np.concatenate(keys).tolist() == [[0, 1, position, 0] for position in np.concatenate(parts)]
+    assert [part.tolist() for part in parts] == [part.tolist() for part in epoch(positions, positions % 2)[0]]
+    for other in (epoch(positions, positions % 2, epoch=2)[0], epoch(positions, positions % 2, seed=1)[0]):
+        assert np.concatenate(other).tolist() != np.concatenate(parts).tolist()
+
+
+@pytest.mark.parametrize("images, devices, sizes", [(9, 1, [4, 4]), (10, 1, [4, 4, 2]), (3, 1, [3]), (11, 2, [4, 4])])
+def test_a_last_batch_of_one_is_left_out(images, devices, sizes):
+    parts, keys = epoch(range(images), [0, 1] * 5 + [0] if images == 11 else ([0, 1] * 5)[:images], devices=devices)
+    assert [len(part) for part in parts] == sizes and [len(key) for key in keys] == sizes
+
+
+def test_balanced_sampling_shows_both_classes_equally_often():
+    labels = np.array([0] * 90 + [1] * 10)
+    parts, keys = epoch(range(100), labels, balance="sampling", batch_size=100)
+    many = np.concatenate([epoch(range(100), labels, balance="sampling", epoch=number)[0][0] for number in range(300)])
+    assert len(parts[0]) == 100 and abs(labels[many].mean() - 0.5) < 0.05  # 1200 draws: standard error 0.014
+    assert len({tuple(key) for key in keys[0]}) == 100, "a repeated image is changed in another way each time"
+
+
+def test_training_with_a_last_batch_of_one_and_batch_normalisation():
+    config = tiny_config(training__epochs=1)
+    images = len(split_data(config).positions("train"))
+    size = next(size for size in range(2, images) if images % size == 1)
+    run = fit_or_load(tiny_config(training__epochs=1, training__batch_size=size))
+    assert np.isfinite(run.history["train_loss"]).all()
+
+
+def test_gradients_are_clipped(monkeypatch, tmp_path):
+    """SGD moves by learning rate × gradient: with the norm clipped, by no more than learning rate × norm a step."""
+    moved = {}
+    for norm in (0.001, None):
+        config = tiny_config(
+            training__epochs=1, optimiser={"name": "sgd", "learning_rate": 1.0, "clip_norm": norm}, augmentation="none"
+        )
+        run = fit_or_load(config)
+        with torch.random.fork_rng():
+            from thyroid_utils.training.module import derived_seed
+
+            torch.manual_seed(derived_seed(config.seed))
+            first = dict(CLASSIFIERS["tiny"]("tiny", 3, 2, {}).named_parameters())
+        last = dict(run.load_model().network.named_parameters())
+        moved[norm] = math.sqrt(sum(float((last[name] - first[name]).detach().square().sum()) for name in first))
+    assert 0 < moved[0.001] <= 0.001 * batches_of(config) * 1.001 < moved[None]
+
+
+def test_schedules_by_their_formulas():
+    rate, epochs = 0.01, 4
+    cosine = fit_or_load(tiny_config(training__epochs=epochs, optimiser__schedule="cosine")).history["learning_rate"]
+    assert np.allclose(cosine, [rate * (1 + math.cos(math.pi * number / epochs)) / 2 for number in range(epochs)])
+    config = tiny_config(training__epochs=epochs, optimiser__schedule="one_cycle")
+    cycle = fit_or_load(config).history["learning_rate"]
+    assert cycle.iloc[-1] == pytest.approx(rate / 25 / 1e4, rel=1e-3) and cycle.idxmax() in (1, 2) and cycle.max() <= rate
+
+
+def test_plateau_waits_three_epochs():
+    optimiser = build_optimiser(OptimiserConfig(learning_rate=0.01), [nn.Parameter(torch.zeros(1))])
+    schedule = build_schedule(OptimiserConfig(schedule="plateau"), optimiser, 10, 5, "max")
+    rates = []
+    for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.7):
+        step_after_epoch(schedule, value)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
+
+
+def test_optimisers_are_the_named_ones():
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)]
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        optimiser = build_optimiser(OptimiserConfig(name=name, weight_decay=0.1, learning_rate=0.2), parameters)
+        assert type(optimiser) is kind and len(optimiser.param_groups[0]["params"]) == 1
+        assert optimiser.param_groups[0]["weight_decay"] == 0.1 and optimiser.param_groups[0]["lr"] == 0.2
+    assert build_optimiser(OptimiserConfig(name="sgd", momentum=0.9), parameters).param_groups[0]["momentum"] == 0.9
+
+
+def test_size_none_is_the_networks_own(monkeypatch):
+    config = tiny_config(size=None)
+    assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (64, 64)
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(tiny_network, None, "0", ("9.",), "5", minimum=16, size=75))
+    assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (75, 75)
+
+
+def test_devices_and_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(TrainingConfig()).type == "cpu"
+    with pytest.raises(ConfigError, match=r"training\.device must be auto or cpu on a machine without a GPU"):
+        choose_device(TrainingConfig(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(TrainingConfig(devices=2)).type == "cuda" and choose_device(TrainingConfig(device="cpu")).type == "cpu"
+    with pytest.raises(ConfigError, match=r"training\.devices must be a whole number from 1 to 2, the GPUs here; found 4"):
+        choose_device(TrainingConfig(devices=4))
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has_bf16: has)
+        assert choose_precision("auto", torch.device("cuda")) == expected
+    assert choose_precision("auto", torch.device("cpu")) == "32-true"
+    assert (
+        choose_precision("bf16", torch.device("cpu")) == "bf16-mixed"
+        and choose_precision("32", torch.device("cuda")) == "32-true"
+    )
+
+
+def test_bf16_is_used_where_it_is_asked_for():
+    full, half = fit_or_load(tiny_config()), fit_or_load(tiny_config(training__precision="bf16"))
+    assert half.environment["precision"] == "bf16-mixed" and half.name != full.name
+    difference = (half.history["train_loss"] - full.history["train_loss"]).abs().iloc[0]
+    assert 0 < difference < 0.05  # eight bits of mantissa: 0.4 % a number
+
+
+def test_channels_last_gives_the_same_up_to_rounding(monkeypatch, tmp_path):
+    one = fit_or_load(tiny_config(training__epochs=1))
+    elsewhere(monkeypatch, tmp_path / "other")
+    other = fit_or_load(tiny_config(training__epochs=1, training__channels_last=False))
+    assert np.allclose(one.history, other.history, rtol=1e-3)  # sums in another order
+
+
+def test_compiled_training_trains_the_same_network(monkeypatch, tmp_path):
+    """By the compiler's front end alone; generating code would take longer than all other tests together."""
+    straight = fit_or_load(tiny_config(training__epochs=2))
+    elsewhere(monkeypatch, tmp_path / "compiled")
+    compiled, calls = torch.compile, []
+
+    def eager(network):
+        calls.append(network)
+        return compiled(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    run = fit_or_load(tiny_config(training__epochs=2, training__compile=True))
+    assert len(calls) == 1 and np.allclose(run.history, straight.history, rtol=1e-4)
+    assert set(run.load_model().state_dict()) == set(straight.load_model().state_dict())
+
+
+def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, None, "stem", ("head.", "AuxLogits."), None, minimum=16))
+    seen = []
+
+    class Spy(CrossEntropy):
+        def forward(self, logits, labels):
+            loss = super().forward(logits, labels)
+            seen.append((torch.is_grad_enabled(), float(loss.detach())))
+            return loss
+
+    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Spy())
+    config = tiny_config(training__epochs=1, training__batch_size=64)  # one batch: the epoch's loss is that batch's
+    run = fit_or_load(config)
+    auxiliary, main = [loss for training, loss in seen if training][:2]
+    assert run.history["train_loss"].iloc[0] == pytest.approx(main + 0.4 * auxiliary, rel=1e-6)
+
+
+# Lines and bars
+
+
+def test_a_report_gets_a_line_an_epoch_and_no_bar(capsys):
+    run = fit_or_load(tiny_config())
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 3 and err == ""
+    row = run.history.loc[2]
+    assert lines[1].startswith(f"tiny, seed 0: epoch 2 of 3: loss {row['train_loss']:.4f}, validation loss {row['val_loss']:.4f}")
+
+
+def test_a_terminal_gets_one_bar_and_no_lines(monkeypatch, capfd):
+    monkeypatch.delenv("THYROID_REPORT_DIR")
+    fit_or_load(tiny_config())
+    out, err = capfd.readouterr()
+    assert out == "" and "Training tiny" in err and "Warning" not in err and "rank" not in err
+
+
+def test_progress_counts_up_to_its_total():
+    seen = []
+    fit_or_load(tiny_config(), lambda done, total: seen.append((done, total)))
+    total = 3 * batches_of(tiny_config())
+    assert [done for done, _ in seen[:-1]] == [*range(1, total), total - 1] and seen[-1][0] == seen[-1][1]
+
+
+# The pipeline
+
+
+def test_batches_are_the_preprocessed_images():
+    config = tiny_config()
+    data = split_data(config)
+    store = open_arrays(config, data.cases)
+    arrays = Arrays(store, with_masks=True)
+    assert arrays.channels == 3 and arrays.images.shape[1] == 1, "equal channels are stored and copied once"
+    positions = data.positions("val")
+    batches = list(Batches(arrays, in_order(positions, 2)))
+    images, masks = torch.cat([batch.images for batch in batches]), torch.cat([batch.masks for batch in batches])
+    for row, position in enumerate(positions):
+        image, mask = store[position]
+        assert np.array_equal(images[row].expand(3, -1, -1), image) and np.array_equal(masks[row], mask)
+    assert torch.cat([batch.labels for batch in batches]).tolist() == data.cases["label"].iloc[positions].tolist()
+
+
+def test_several_devices_share_a_batch():
+    config = tiny_config()
+    arrays = Arrays(open_arrays(config, split_data(config).cases))
+    parts, keys = [np.array([5, 2, 9, 4])], [np.arange(8).reshape(4, 2)]
+    shares = [next(iter(Batches(arrays, parts, keys, (number, 2)))) for number in range(2)]
+    assert shares[0].keys.tolist() == [[0, 1], [4, 5]] and shares[1].keys.tolist() == [[2, 3], [6, 7]]
+    assert torch.equal(shares[1].images, arrays.batch(np.array([2, 4])).images)
+
+
+def test_the_split_is_remembered_and_noticed_when_data_change(monkeypatch):
+    config = tiny_config()
+    first = split_data(config)
+    monkeypatch.setattr("thyroid_utils.training.data.data_fingerprint", lambda _: pytest.fail("read again"))
+    again = split_data(config)
+    pd.testing.assert_frame_equal(again.cases, first.cases)
+    assert (again.fingerprint, again.split_hash) == (first.fingerprint, first.split_hash)
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        split_data(tiny_config(split__seed=1))
+
+
+def test_rows_in_another_order_are_the_same_data(monkeypatch):
+    config = tiny_config()
+    cases = load_cases("phantom", **config.data.options)
+    first = split_data(config)
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases.iloc[::-1])
+    again = split_data(config)
+    assert again.fingerprint == first.fingerprint and list(again.cases.index) == list(first.cases.index)
+    assert again.split_hash == first.split_hash
+
+
+def test_repeated_subsets_differ():
+    hashes = {split_data(tiny_config(split__repeat=repeat)).split_hash for repeat in range(4)}
+    assert len(hashes) > 2  # so few patients may be dealt alike twice
+
+
+# States on disk
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle", "plateau"])
+def test_a_state_read_back_is_the_one_written(name, schedule, tmp_path):
+    config = OptimiserConfig(name=name, momentum=0.9 if name == "sgd" else 0.0, schedule=schedule, learning_rate=0.1)
+    network = tiny_network(2).to(memory_format=torch.channels_last)
+    optimiser = build_optimiser(config, network.parameters())
+    scheduled = build_schedule(config, optimiser, 3, 2, "min")
+    network(torch.randn(4, 3, 64, 64)).sum().backward()
+    optimiser.step()
+    progress = TrainingProgress(
+        epoch=1, history=[{"epoch": 1, "val_loss": 0.1 + 0.2}], best_epoch=1, best_value=1 / 3, seconds=0.1
+    )
+    write_checkpoint(tmp_path, network, optimiser, scheduled, progress)
+    found = read_checkpoint(tmp_path)
+    assert found.progress == progress
+    assert all(torch.equal(found.network[key], value) for key, value in network.state_dict().items())
+    assert all(torch.equal(found.best[key], value) for key, value in network.state_dict().items())
+    expected = optimiser.state_dict()
+    assert found.optimiser["param_groups"] == expected["param_groups"]
+    for number, entries in expected["state"].items():
+        for key, value in entries.items():
+            same = (
+                torch.equal(found.optimiser["state"][number][key], value)
+                if isinstance(value, torch.Tensor)
+                else (found.optimiser["state"][number][key] == value)
+            )
+            assert same, key
+    if scheduled is not None:
+        assert found.schedule == json.loads(json.dumps(scheduled.state_dict()))
+    assert len(list(tmp_path.iterdir())) == 3, "older states are removed"
+
+
+def test_the_best_weights_are_kept_beside_the_last(tmp_path):
+    network = nn.Linear(2, 2)
+    optimiser = build_optimiser(OptimiserConfig(), network.parameters())
+    first = network.weight.detach().clone()
+    write_checkpoint(tmp_path, network, optimiser, None, TrainingProgress(epoch=1, best_epoch=1))
+    network.weight.data += 1
+    write_checkpoint(tmp_path, network, optimiser, None, TrainingProgress(epoch=2, best_epoch=1))
+    found = read_checkpoint(tmp_path)
+    assert torch.equal(found.best["weight"], first) and torch.equal(found.network["weight"], first + 1)
+
+
+# Several devices
+
+
+def test_two_processes_train_one_run_by_ddp(monkeypatch, capfd):
+    """Lightning's DDP on two CPU processes with gloo; a small network of timm's, which fresh processes know too.
+
+    The mean of two halves' gradients is the gradient of the whole, so it is the training of one process up to rounding.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    changes = {"model": {"name": "timm:test_vit"}, "size": 160, "training__epochs": 1, "optimiser__learning_rate": 1e-4}
+    config = tiny_config(**changes, training__devices=2)
+    assert len(split_data(config).positions("train")) % 4 == 1, "so that one process leaves out the last batch as well"
+    seen = []
+    run = fit_or_load(config, lambda done, total: seen.append((done, total)))
+    assert "epoch 1 of 1" in capfd.readouterr().out
+    assert run.environment["devices"] == 2 and seen[0] == (1, batches_of(config))
+    alone = fit_or_load(tiny_config(**changes))
+    assert alone.name != run.name and np.allclose(run.history, alone.history, rtol=1e-3)
+
+
+def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys):
+    """What the calling process makes of lines, failures and deaths of the processes that train."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/bash\nprintf "epoch 1\\n\\x1eprogress 3 8\\n"\n'
+        'case "$3" in *told) echo \'{"message": "the loss is nan"}\' > "$3/failure.json"; exit 1;; *dead) kill -9 $$;; esac\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    seen = []
+    for name in ("fine", "told", "dead"):
+        (tmp_path / name).mkdir()
+    fit_on_several(tmp_path / "fine", lambda *numbers: seen.append(numbers))
+    assert seen == [(3, 8)] and capsys.readouterr().out == "epoch 1\n"
+    with pytest.raises(TrainingError, match=r"^the loss is nan$"):
+        fit_on_several(tmp_path / "told", None)
+    assert not list((tmp_path / "told").iterdir())
+    with pytest.raises(TrainingError, match=r"ended with code -9; .* run again to go on, or set training.devices to 1"):
+        fit_on_several(tmp_path / "dead", None)
+
+
+def test_a_process_of_several_leaves_its_reason(tmp_path):
+    (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
+    assert distributed.main(tmp_path) == 1
+    assert "images of 12×12 pixels are too small" in json.loads((tmp_path / "failure.json").read_text())["message"]

@@ -1,0 +1,111 @@
+"""A tiny classifier, a tiny config, a ledger of its own and forked processes, for the tests of training, runs and engine."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from thyroid_utils.config import RunConfig
+from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.architectures import Architecture
+from thyroid_utils.training.data import epoch_batches, split_data
+
+
+def tiny_network(classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:
+    """Two convolutions with batch normalisation and dropout: all that a resumed run could get wrong, in a thousand weights."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, stride=4, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3, stride=2, bias=False),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(2 * width, classes),
+    )
+
+
+def register_tiny(registry: Callable[[str, Architecture], None] = CLASSIFIERS.__setitem__) -> None:
+    """Enter it as `tiny`."""
+    registry("tiny", Architecture(tiny_network, None, "0", ("9.",), "5", minimum=16, size=64))
+
+
+def tiny_config(**changes) -> RunConfig:
+    """Three epochs of `tiny` on some twenty phantoms of 64 pixels. changes: "section__field" or a field of the config."""
+    values: dict = {
+        "data": {"options": {"patients": 14, "size": 64, "views": [1, 2], "malignant_share": 0.5}},
+        "size": 64,
+        "model": {"name": "tiny"},
+        "optimiser": {"learning_rate": 0.01},
+        "training": {"epochs": 3, "batch_size": 4, "device": "cpu"},
+    }
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        if field:
+            values.setdefault(section, {})[field] = value
+        else:
+            values[section] = value
+    return RunConfig(**values)
+
+
+def same_results(one: Path, other: Path) -> None:
+    """Assert that two finished run folders hold the same numbers, to the last bit."""
+    for name in ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run `work` in a fork of this process, which has everything imported; returns its process id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+class Killed(BaseException):
+    """Stands for the death of a process: nothing catches it."""
+
+
+def elsewhere(monkeypatch, folder: Path) -> None:
+    """From here on runs are kept in another folder."""
+    monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(folder))
+
+
+def killed_at(batch: int):
+    """A progress callback that dies when this many batches are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done == batch:
+            raise Killed
+
+    return progress
+
+
+def batches_of(config: RunConfig) -> int:
+    positions = split_data(config).positions("train")
+    size = config.training.batch_size
+    return len(epoch_batches(positions, positions, batch_size=size, seed=0, epoch=1, balance="none")[0])
+
+
+class WithAuxiliary(nn.Module):
+    """Returns two heads in training, as Inception v3 does."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=8)
+        self.AuxLogits, self.head = nn.Linear(4, classes), nn.Linear(4, classes)
+
+    def forward(self, images):
+        features = self.stem(images).mean(dim=(2, 3))
+        return (self.head(features), self.AuxLogits(features)) if self.training else self.head(features)

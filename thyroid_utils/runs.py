@@ -1,0 +1,314 @@
+"""The ledger of training runs: a folder a run, named by everything that decides its result.
+
+| file | holds |
+|---|---|
+| `config.json` | the config, every field |
+| `data.json` | fingerprint of the data, hash of the split, code version, images a split, the network's input |
+| `history.csv` | a row an epoch |
+| `weights.safetensors` | the weights of the best epoch |
+| `predictions.csv` | every validation and test image |
+| `metrics.json` | loss and AUC on validation and test |
+| `environment.json` | versions, device, threads, commit, time |
+| `complete.json` | written last: the SHA-256 of each file above |
+
+The name leaves out what says where and how fast, not what: the data's folder, the device, channels-last and torch.compile
+(arithmetic in another order; `environment.json` tells). A run on a GPU and the same on a CPU are one run, made once.
+While it is being trained a folder has `resume/` instead of the mark; locks lie in `.locks/` beside the runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from thyroid_utils import paths
+from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.files import file_hash, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+MARK = "complete.json"
+RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
+             "environment.json")  # fmt: skip
+RESUME = "resume"
+_PACKAGE = Path(__file__).parent
+_CODE = ("models", "losses", "training", "preprocess", "augment", "augment_batch")
+
+
+class RunBusy(RuntimeError):
+    """Another process is training this run."""
+
+
+class RunDamaged(RuntimeError):
+    """A file of a finished run is missing or is not what was written."""
+
+
+def runs_dir() -> Path:
+    """Where runs are kept: `THYROID_WORKBOOK_RUNS` when set, else `runs/` in the project."""
+    configured = os.environ.get("THYROID_WORKBOOK_RUNS")
+    return Path(configured).resolve() if configured else paths.project_root() / "runs"
+
+
+@cache
+def code_version() -> str:
+    """SHA-256 over the sources of the rooms that decide a run's result."""
+    digest = hashlib.sha256()
+    for room in _CODE:
+        for path in sorted((_PACKAGE / room).rglob("*.py")) or [_PACKAGE / f"{room}.py"]:
+            digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that decides the result, as plain values. A weights file counts by its bytes.
+
+    Raises:
+        ConfigError: a weights file that cannot be read.
+    """
+    values = config.model_dump(mode="json")
+    del values["data"]["root"]
+    for name in ("device", "channels_last", "compile"):
+        del values["training"][name]
+    if config.model.weights not in ("none", "imagenet"):
+        path = paths.resolve_in_project(config.model.weights)
+        try:
+            values["model"]["weights"] = file_hash(path)
+        except OSError as error:
+            problem = f"must be imagenet, none or a file; {path} cannot be read ({error.strerror})"
+            raise ConfigError("model.weights", problem) from None
+    return values
+
+
+def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
+    """The name of a run: 32 hexadecimal digits over config, data, split and code version.
+
+    Args:
+        config: what is to be trained.
+        fingerprint: of the data (`data.data_fingerprint`).
+        split_hash: of the split (`data.split_hash`).
+    """
+    content = [identity(config), fingerprint, split_hash, code_version()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Run:
+    """A finished run, read from its folder as it is asked. Made by `find_run` and `fit_or_load`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}: {self.config.model.name}, seed {self.config.seed})"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig.from_json((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """`fingerprint`, `split_hash`, `code_version`, `leaky`, `images` a split, `unlabelled` left out, `input` (channels,
+        height, width)."""
+        return self._json("data.json")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Index `epoch` (from 1): learning_rate, train_loss, val_loss, val_auc."""
+        return _read_csv(self.folder / "history.csv").set_index("epoch")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Index `case`: patient, split ("val" or "test"), label (0 or 1), probability (of malignant, by the best weights),
+        log_odds (its logit, which does not saturate)."""
+        return _read_csv(self.folder / "predictions.csv", case="string", patient="string", split="string").set_index("case")
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), log_loss, auc, images."""
+        return self._json("metrics.json")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, precision, threads, commit, seconds of training and images per second."""
+        return self._json("environment.json")
+
+    @property
+    def best_epoch(self) -> int:
+        return int(self.metrics["best_epoch"])
+
+    def load_model(self) -> torch.nn.Module:
+        """The network with the weights of the best epoch, on the CPU and in evaluation mode."""
+        from safetensors.torch import load_file
+
+        from thyroid_utils.models import build_classifier
+
+        model = self.config.model
+        network = build_classifier(model.name, in_channels=self.data["input"][0], classes=2, weights="none", **model.options)
+        network.load_state_dict(load_file(self.folder / "weights.safetensors"))
+        return network.eval()
+
+    def check(self, weights: bool = True) -> None:
+        """Raise RunDamaged, naming the file, unless every file is the one that was written.
+
+        weights: also read the weights, the one large file.
+        """
+        try:
+            mark = self._json(MARK)
+            hashes, name = mark["files"], mark["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunDamaged(f"run {self.name}: {MARK} cannot be read") from None
+        if name != self.name or set(hashes) != set(RUN_FILES):
+            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
+        for file, expected in hashes.items():
+            if not (self.folder / file).is_file():
+                raise RunDamaged(f"run {self.name}: {file} is missing")
+            if (weights or file != "weights.safetensors") and file_hash(self.folder / file) != expected:
+                raise RunDamaged(f"run {self.name}: {file} was changed after the run had finished")
+
+    def _json(self, file: str) -> dict[str, Any]:
+        return json.loads((self.folder / file).read_text(encoding="utf-8"))
+
+
+def _read_csv(path: Path, **types: str) -> pd.DataFrame:
+    """By the Python parser, whose numbers are those that were written in every version of pandas."""
+    return pd.read_csv(path, dtype=types, engine="python", keep_default_na=False)
+
+
+def mark_complete(folder: Path) -> Run:
+    """Write the mark of a run whose files are all there, and drop what was kept to resume it."""
+    hashes = {name: file_hash(folder / name) for name in RUN_FILES}
+    write_text(folder / MARK, json.dumps({"run": folder.name, "files": hashes}, indent=2))
+    shutil.rmtree(folder / RESUME, ignore_errors=True)
+    return Run(folder)
+
+
+def find_run(name: str) -> Run | None:
+    """The finished run of that name, or None where there is none.
+
+    Raises:
+        RunDamaged: it is there and damaged; the message names the file.
+    """
+    run = Run(runs_dir() / name)
+    if not (run.folder / MARK).is_file():
+        return None
+    run.check()
+    return run
+
+
+@contextmanager
+def run_lock(name: str, wait: bool = True) -> Iterator[None]:
+    """Hold a run for oneself. The operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        RunBusy: another process holds it and `wait` is false.
+    """
+    folder = runs_dir() / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise RunBusy(f"run {name}: another process is training it; wait for it or go on with the next") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def list_runs() -> pd.DataFrame:
+    """Every run that is there, the newest first, without reading weights.
+
+    Returns:
+        index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
+        asked for again) or "damaged"; model, weights, loss, dataset, seed; `epochs` trained; best_epoch, val_auc, test_auc
+        (NaN where not finished); `code`: "current", or "older" where the rooms have changed since and the run will not be
+        used again; megabytes; `note`: what is wrong with a damaged one.
+    """
+    folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
+    rows = [_listed(folder) for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return pd.DataFrame(rows, columns=_LISTED).set_index("run")
+
+
+_LISTED = ["run", "state", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "val_auc", "test_auc", "code",
+           "megabytes", "note"]  # fmt: skip
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    run = Run(folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": sum(path.stat().st_size for path in files) / 1e6}
+    try:
+        config = run.config
+        row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
+        row |= {"dataset": config.data.dataset, "seed": config.seed}
+        row["code"] = "current" if run.data["code_version"] == code_version() else "older"
+        if not (folder / MARK).is_file():
+            return row | {"state": "training" if _is_busy(run.name) else "unfinished", "epochs": _epochs_so_far(folder)}
+        run.check(weights=False)
+        metrics = run.metrics
+        row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
+        row |= {"val_auc": metrics["val"]["auc"], "test_auc": metrics["test"]["auc"]}
+    except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
+        note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
+        return row | {"state": "damaged", "note": note}
+    return row | {"state": "finished"}
+
+
+def _epochs_so_far(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / RESUME / "last.json").read_text(encoding="utf-8"))["body"]["progress"]["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _is_busy(name: str) -> bool:
+    try:
+        with run_lock(name, wait=False):
+            return False
+    except RunBusy:
+        return True
+
+
+def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: bool = False) -> list[str]:
+    """Remove runs that are of no use: damaged ones, and what else is named. A run being trained is never touched.
+
+    Args:
+        unfinished: also runs that could be resumed.
+        outdated: also runs made by another version of the code, which are not used again.
+        dry_run: remove nothing.
+
+    Returns:
+        names of the runs removed, or that would be.
+    """
+    chosen = []
+    for name, row in list_runs().iterrows():
+        useless = row["state"] == "damaged" or (outdated and row["code"] == "older")
+        if not useless and row["state"] == "finished":
+            try:
+                Run(runs_dir() / name).check()
+            except RunDamaged:
+                useless = True
+        if not (useless or (unfinished and row["state"] == "unfinished")):
+            continue
+        try:
+            with run_lock(name, wait=False):
+                if not dry_run:
+                    shutil.rmtree(runs_dir() / name)
+        except RunBusy:
+            continue
+        chosen.append(name)
+    return chosen

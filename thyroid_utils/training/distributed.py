@@ -1,0 +1,91 @@
+"""One run on several devices, by Lightning's DDP in processes of their own.
+
+The calling process may be a notebook, which cannot be started again as a script, and may already use a GPU, which it could
+not share with a fork. So a fresh process is started for the epochs, Lightning starts the others, and the run's folder is what
+passes between them: config in, states out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from thyroid_utils.config import RunConfig
+from thyroid_utils.files import write_text
+from thyroid_utils.runs import RESUME
+from thyroid_utils.threads import Progress
+from thyroid_utils.training.checkpoint import read_checkpoint
+from thyroid_utils.training.data import split_data
+from thyroid_utils.training.device import choose_device, repeatable
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.loop import assemble, fit_epochs
+
+_FAILURE = "failure.json"
+_MARK = "\x1eprogress "
+
+
+def fit_on_several(folder: Path, progress: Progress | None) -> None:
+    """Train the run of a folder that holds its `config.json`, on as many devices as that says.
+
+    Raises:
+        TrainingError: training stopped; the message is that of the process in which it did.
+    """
+    failure = folder / _FAILURE
+    failure.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "thyroid_utils.training.distributed", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True)
+    try:
+        for line in process.stdout:
+            if not line.startswith(_MARK):
+                print(line, end="", flush=True)
+            elif progress is not None:
+                done, total = line.removeprefix(_MARK).split()
+                progress(int(done), int(total))
+        process.wait()
+    finally:
+        _end(process)
+    if process.returncode == 0:
+        return
+    try:
+        raise TrainingError(json.loads(failure.read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError):
+        raise TrainingError(
+            f"{folder}: a process of the training on several devices ended with code {process.returncode}; "
+            "its messages are above; run again to go on, or set training.devices to 1"
+        ) from None
+    finally:
+        failure.unlink(missing_ok=True)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Leave no process of the group behind: one that failed may have left the others waiting for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def main(folder: Path) -> int:
+    """What each of the processes does. Returns the exit code."""
+    config = RunConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    device = choose_device(config.training)
+    try:
+        with repeatable(device, config.training.deterministic):
+            assembly = assemble(config, split_data(config), folder, device)
+            fit_epochs(assembly, read_checkpoint(folder / RESUME), device, _tell)
+    except (TrainingError, ValueError) as error:
+        write_text(folder / _FAILURE, json.dumps({"message": str(error)}))
+        return 1
+    return 0
+
+
+def _tell(done: int, total: int) -> None:
+    print(f"{_MARK}{done} {total}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

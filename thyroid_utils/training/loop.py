@@ -1,0 +1,158 @@
+"""The epochs of a run: what they need is put together, checked, and handed to Lightning."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from thyroid_utils.augment import build_augmentation
+from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.losses import build_loss
+from thyroid_utils.models import build_classifier, check_weights
+from thyroid_utils.progress import progress_bar
+from thyroid_utils.runs import RESUME
+from thyroid_utils.threads import Progress
+from thyroid_utils.training.checkpoint import Checkpoint
+from thyroid_utils.training.data import Arrays, SplitData, open_arrays
+from thyroid_utils.training.device import choose_precision
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.module import ClassifierTraining, Fit, derived_seed
+from thyroid_utils.training.optimisers import class_weights
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What is trained: the data, the network with its first weights, the loss."""
+
+    fit: Fit
+    network: nn.Module
+    criterion: nn.Module
+    input_shape: tuple[int, int, int]
+
+
+def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:
+    """Build everything that a run needs; what costs nothing to check is checked first.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
+    """
+    check_weights(config.model.name, config.model.weights, progress_bar(f"Weights of {config.model.name}"))
+    build_augmentation(config.augmentation)
+    positions = {split: data.positions(split) for split in ("train", "val", "test")}
+    labels = data.cases["label"].to_numpy("int64")[positions["train"]]
+    weights = class_weights(labels) if config.training.class_balance == "weights" else None
+    criterion = build_loss(config.task, config.loss.name, class_weights=weights, **config.loss.options)
+    store = open_arrays(config, data.cases, progress_bar("Preprocessing"))
+    arrays = Arrays(store, pin=device.type == "cuda")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed))
+        network = build_classifier(
+            config.model.name, in_channels=arrays.channels, classes=2, weights=config.model.weights, **config.model.options
+        )
+    network.check_size(*store.images.shape[-2:])
+    _check_batches(config, network)
+    if config.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return Assembly(Fit(config, arrays, positions, folder / RESUME), network, criterion, tuple(store.images.shape[1:]))
+
+
+def _check_batches(config: RunConfig, network: nn.Module) -> None:
+    training = config.training
+    if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            "training.batch_size",
+            f"must be {2 * training.devices} or more with {config.model.name}, whose batch normalisation needs two images "
+            f"on each device; found {training.batch_size}",
+        )
+
+
+def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.device, progress: Progress | None) -> None:
+    """Train from `start`, or from the beginning, to the last epoch or an early stop; states are kept in the resume folder.
+
+    Raises:
+        TrainingError: the loss is no number, or memory ran out.
+    """
+    config = assembly.fit.config
+    module = ClassifierTraining(assembly.fit, assembly.network, assembly.criterion, start, progress)
+    several = config.training.devices > 1
+    with _quiet():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=config.training.devices,
+            strategy="ddp" if several else "auto",
+            plugins=[LightningEnvironment()],  # never that of a scheduler whose job this process happens to be
+            precision=choose_precision(config.training.precision, device),
+            max_epochs=config.training.epochs - module.standing.epoch,
+            gradient_clip_val=config.optimiser.clip_norm,
+            reload_dataloaders_every_n_epochs=1,  # the order of an epoch is drawn from its number
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            _fit(trainer, module)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            size, (height, width) = config.training.batch_size, assembly.input_shape[1:]
+            raise TrainingError(
+                f"{config.model.name}: out of memory in epoch {module.epoch} with batches of {size} images of {height}×{width}; "
+                f"lower training.batch_size (to {max(1, size // 2)}) or size, or choose precision bf16; "
+                "what was trained so far is kept"
+            ) from None
+
+
+def _fit(trainer: pl.Trainer, module: ClassifierTraining) -> None:
+    """Lightning turns an interrupt into the end of the process and turns a deaf ear to further ones; here it stays one."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if in_main and signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks about loaders and hardware, which a reader of a report can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
