@@ -73,7 +73,8 @@ def test_it_defines_nothing_and_its_cells_are_short(notebook):
     for cell in code_cells(notebook):
         definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
         assert not any(isinstance(node, definitions) for node in ast.walk(ast.parse(cell.source))), cell.source
-        assert len(cell.source.splitlines()) <= 18, cell.source
+        if "parameters" not in tags(cell):  # one line a parameter, however many there are
+            assert len(cell.source.splitlines()) <= 18, cell.source
 
 
 def test_it_reads_as_a_story(notebook):

@@ -208,3 +208,11 @@ def test_an_option_that_the_reader_does_not_take_stops_before_anything_runs(tmp_
     moved = message(parameters_by_notebook, file, ["DATASET=folders"])
     assert "folders: unknown option 'patient'" in moved and "DATA_OPTIONS={} takes the defaults" in moved
     assert parameters_by_notebook(file, ["DATASET=folders", "DATA_OPTIONS={}"])["01_first"]["DATA_OPTIONS"] == {}
+
+
+def test_a_file_may_name_the_notebooks_that_make_sense_for_it(project):
+    path = project.root / "params" / "some.yaml"
+    path.write_text("notebooks: [05]\ncommon: {}")
+    assert [found.stem for found in select_notebooks(read_parameter_file(path).notebooks)] == ["05_loss_ablation"]
+    path.write_text("notebooks: 5\ncommon: {}")
+    assert "must be a list of numbers" in message(read_parameter_file, path)

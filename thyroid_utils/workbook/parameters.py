@@ -60,13 +60,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ParameterFile:
-    """A file `params/NAME.yaml`: values for every notebook that knows them (`common`) and for one notebook (`sections`)."""
+    """A file `params/NAME.yaml`: values for every notebook that knows them (`common`) and for one notebook (`sections`).
+
+    `notebooks`: the numbers of those that make sense for this run; empty for all.
+    """
 
     path: Path
     title: str
     description: str = ""
     common: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notebooks: tuple[str, ...] = ()
 
 
 def numbered_notebooks() -> list[Path]:
@@ -135,11 +139,16 @@ def read_parameter_file(path: Path) -> ParameterFile:
         raise ParameterError(f"{path}: expected keys title, common and one section per notebook; found {_kind(content)}")
     stems = [notebook.stem for notebook in numbered_notebooks()]
     for key, value in content.items():
-        if key in ("title", "description"):
+        if key == "notebooks":
+            if not isinstance(value, list) or not value:
+                raise ParameterError(f"{path}: notebooks must be a list of numbers like [01, 02], found {value!r}")
+        elif key in ("title", "description"):
             if not isinstance(value, str):
                 raise ParameterError(f"{path}: {key} must be text, found {_kind(value)}")
         elif key != "common" and key not in stems:
-            raise ParameterError(f"{path}: unknown section {key!r}{_hint(str(key), ['title', 'description', 'common', *stems])}")
+            raise ParameterError(
+                f"{path}: unknown section {key!r}{_hint(str(key), ['title', 'description', 'notebooks', 'common', *stems])}"
+            )
         elif value is not None and not isinstance(value, dict):
             raise ParameterError(f"{path}: {key} must hold NAME: value lines, found {_kind(value)}")
     return ParameterFile(
@@ -148,6 +157,7 @@ def read_parameter_file(path: Path) -> ParameterFile:
         description=content.get("description", ""),
         common=content.get("common") or {},
         sections={stem: content[stem] for stem in stems if content.get(stem)},
+        notebooks=tuple(str(number) for number in content.get("notebooks", ())),
     )
 
 

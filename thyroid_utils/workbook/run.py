@@ -59,7 +59,7 @@ def run_workbook(request: Request, display: Display) -> int:
     that another process writes, or whose disk is full.
     """
     file = read_parameter_file(request.params)
-    notebooks = select_notebooks(request.only)
+    notebooks = select_notebooks(request.only or file.notebooks)
     given = parameters_by_notebook(file, request.settings, request.data_root)
     folder = (request.out or paths.reports_dir() / request.params.stem).absolute()
     _prepare(folder, [notebook.stem for notebook in notebooks])

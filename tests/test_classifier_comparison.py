@@ -1,0 +1,128 @@
+"""What several classifiers' predictions say together, on predictions made by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs, estimate_table
+from thyroid_utils.config import ConfigError
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.metrics import SCORES, choose_threshold
+from thyroid_utils.plots import classification
+
+
+def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a") -> SimpleNamespace:
+    """What a finished run offers; 60 patients a side, two images each, the classes `skill` standard deviations apart."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for split in ("val", "test"):
+        for patient in range(60):
+            label = patient % 2
+            for view in range(2):
+                odds = skill * (label - 0.5) + random.normal()
+                case = f"{split}/{patient}-{view}"
+                rows.append({"case": case, "patient": f"{split}{patient}", "split": split, "label": label, "log_odds": odds})
+    predictions = pd.DataFrame(rows).set_index("case")
+    predictions["probability"] = 1 / (1 + np.exp(-predictions["log_odds"]))
+    history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
+    return SimpleNamespace(
+        config=SimpleNamespace(model=SimpleNamespace(name=model)),
+        data={"split_hash": split_hash, "weights": "from scratch"},
+        predictions=predictions,
+        history=history,
+        best_epoch=2,
+        environment={"images_per_second": 10.0},
+        load_model=lambda: torch.nn.Linear(3, 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    runs = [made_run("weak", 0.3, seed) for seed in (0, 1)] + [made_run("strong", 3.0, seed) for seed in (2, 3)]
+    return ClassifierComparison.of(runs)
+
+
+def test_configs_differ_in_model_and_seed_alone():
+    common = {"split": {"seed": 5}, "training": {"epochs": 3}}
+    configs = comparison_configs(["resnet18", "alexnet"], [0, 1], common)
+    assert [(config.model.name, config.seed) for config in configs] == [
+        ("resnet18", 0), ("resnet18", 1), ("alexnet", 0), ("alexnet", 1),
+    ]  # fmt: skip
+    assert {config.split.seed for config in configs} == {5} and {config.training.epochs for config in configs} == {3}
+    subsets = comparison_configs(["resnet18"], [7], common, subsets=3)
+    assert [config.split.repeat for config in subsets] == [0, 1, 2] and {config.seed for config in subsets} == {7}
+    with pytest.raises(ConfigError, match="epochs"):
+        comparison_configs(["resnet18"], [0], {"training": {"epochs": 0}})
+
+
+def test_the_better_model_comes_first_with_the_mean_over_its_seeds(comparison):
+    estimates = comparison.estimates(["auc", "accuracy"], resamples=200)
+    assert list(estimates.index) == ["strong", "weak"]
+    by_run = comparison.by_run(["auc"]).groupby("model")["auc"].mean()
+    assert estimates.at["strong", "auc"].value == pytest.approx(by_run["strong"])
+    assert estimates.at["weak", "auc"].low < by_run["weak"] < estimates.at["weak", "auc"].high
+    table = estimate_table(estimates, SCORES)
+    assert list(table.columns) == [SCORES["auc"], SCORES["accuracy"]] and "[" in table.iat[0, 0]
+
+
+def test_thresholds_come_from_validation_and_never_from_test(comparison):
+    for run, threshold in zip(comparison.runs["strong"], comparison.thresholds["strong"], strict=True):
+        val = run.predictions[run.predictions["split"] == "val"]
+        assert threshold == choose_threshold(val["label"], val["probability"])
+    decisions = comparison.decisions("strong")
+    assert (decisions["called"] == (decisions["probability"] >= comparison.thresholds["strong"][0])).all()
+    assert (decisions["right"] == (decisions["called"] == decisions["label"])).all()
+    assert all(case.startswith("test/") for case in decisions.index)
+
+
+def test_a_clear_difference_is_found_and_none_between_equals(comparison):
+    assert comparison.pairs()["auc_differs"].all()
+    equals = ClassifierComparison.of([made_run("a", 1.0, 0), made_run("b", 1.0, 1)])
+    assert not equals.pairs()["auc_differs"].any()
+
+
+def test_scaling_changes_probabilities_and_not_their_order(comparison):
+    before, after = comparison.calibrated("strong")
+    assert not np.allclose(before["probability"], after["probability"])
+    one = slice(0, 120)
+    assert (before["probability"].iloc[one].rank() == after["probability"].iloc[one].rank()).all()
+
+
+def test_spread_and_costs(comparison):
+    assert (
+        "± " in comparison.spread(["auc"]).at["strong", "auc"] and "(2 seeds)" in comparison.spread(["auc"]).at["strong", "auc"]
+    )
+    costs = comparison.costs()
+    assert costs.at["weak", "parameters"] == 4 / 1e6 and costs.at["weak", "weights"] == "from scratch"
+
+
+def test_models_of_different_splits_are_not_compared():
+    with pytest.raises(DataError, match="different splits"):
+        ClassifierComparison.of([made_run("a", 1), made_run("b", 1, split_hash="b")])
+    subsets = ClassifierComparison.of([made_run("a", 1, 0, "x"), made_run("a", 1, 1, "y")])
+    assert not subsets.one_split
+    with pytest.raises(DataError, match="cannot be paired"):
+        subsets.truth()
+
+
+def test_figures_show_every_model(comparison):
+    curves = classification.roc_and_pr(comparison, resamples=50)
+    names = [text.get_text() for text in curves.legends[0].get_texts()]
+    assert names[0].startswith("strong, AUC") and names[1].startswith("weak, AUC")
+    assert [axes.get_title(loc="left") for axes in classification.training_curves(comparison).axes[:2]] == ["weak", "strong"]
+    matrix = classification.confusion_matrices(comparison).axes[1]
+    assert sum(int(text.get_text()) for text in matrix.texts) == 120
+    assert len(classification.reliability(comparison).axes) == 2
+    estimates = comparison.estimates(["auc", "accuracy"], resamples=50)
+    dots = classification.score_dots(estimates, {"auc": "AUC"}).axes[0]
+    assert [line.get_xdata()[0] for line in dots.lines if line.get_marker() == "o"] == [value.value for value in estimates["auc"]]
+    assert len(classification.cost_and_score(comparison.costs(), estimates["auc"]).axes) == 2
+
+
+def test_a_model_has_one_colour_whatever_the_order():
+    assert classification.model_colours(["b", "a"]) == classification.model_colours(["a", "b"])

@@ -1,0 +1,183 @@
+"""Figures about classifiers: curves with bands, scores with intervals, decisions, calibration, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from thyroid_utils.classifier_comparison import ClassifierComparison
+from thyroid_utils.metrics import confusion_counts, reliability_table
+from thyroid_utils.plots.panels import case_panel, panel_grid
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, integer_ticks, new_figure, styled
+from thyroid_utils.statistics import Estimate, pr_band, roc_band
+
+_COLOURS = [
+    CLASS_COLOURS["benign"], CLASS_COLOURS["malignant"], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL,
+]  # fmt: skip
+
+
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """The colour of each model, the same in every figure whatever the order it shows them in."""
+    return {model: _COLOURS[number % len(_COLOURS)] for number, model in enumerate(sorted(models))}
+
+
+@styled
+def roc_and_pr(comparison: ClassifierComparison, shaded: int = 2, resamples: int = 500) -> Figure:
+    """ROC and precision-recall curves on test, means over seeds; the best `shaded` models with 95 % bands over patients.
+
+    Args:
+        comparison: runs on one split.
+        shaded: how many bands are drawn: more would hide one another.
+        resamples: of the bootstrap behind a band.
+    """
+    figure, axes = new_figure(1, 2, 4.3)
+    colours, truth = model_colours(comparison.models), comparison.truth()
+    order = comparison.estimates(["auc"], resamples=resamples)["auc"]
+    for rank, (model, estimate) in enumerate(order.items()):
+        arguments = (truth["label"], comparison.probabilities(model), truth["patient"])
+        roc = roc_band(*arguments, resamples=resamples)
+        precision = pr_band(*arguments, resamples=resamples)
+        for place, band, (x, y) in zip(axes[0], (roc, precision), (roc.columns[:2], precision.columns[:2]), strict=True):
+            label = f"{model}, AUC {estimate.text(2)}" if place is axes[0, 0] else None
+            place.plot(band[x], band[y], color=colours[model], linewidth=1.8, label=label)
+            if rank < shaded:
+                place.fill_between(band[x], band["low"], band["high"], color=colours[model], alpha=0.15, linewidth=0)
+    axes[0, 0].plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
+    axes[0, 1].axhline(truth["label"].mean(), color=NEUTRAL, linestyle=":", linewidth=1)
+    axes[0, 0].set(
+        xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC (n = {len(truth)} images)", xlim=(0, 1), ylim=(0, 1.01)
+    )
+    title = f"Precision-recall (dotted: chance, {truth['label'].mean():.2f})"
+    axes[0, 1].set(xlabel="sensitivity (recall)", ylabel="precision", title=title, xlim=(0, 1), ylim=(0, 1.01))
+    figure.legend(loc="outside lower left", ncols=2)
+    return figure
+
+
+@styled
+def training_curves(comparison: ClassifierComparison) -> Figure:
+    """Training (dashed) and validation (solid) loss, and validation AUC, by epoch; one line a run, a dot at the epoch kept."""
+    models = comparison.models
+    figure, axes = new_figure(2, len(models), 4.2, sharex="col", sharey="row")
+    colours = model_colours(models)
+    for column, model in enumerate(models):
+        for run in comparison.runs[model]:
+            history = run.history
+            axes[0, column].plot(history.index, history["train_loss"], "--", color=NEUTRAL, linewidth=1, alpha=0.8)
+            axes[0, column].plot(history.index, history["val_loss"], color=colours[model], linewidth=1.5)
+            axes[1, column].plot(history.index, history["val_auc"], color=colours[model], linewidth=1.5)
+            axes[1, column].plot([run.best_epoch], [history["val_auc"].loc[run.best_epoch]], "o", color=colours[model])
+        axes[0, column].set_title(model)
+        axes[1, column].set_xlabel("epoch")
+        axes[1, column].axhline(0.5, color=NEUTRAL, linestyle=":", linewidth=1)
+        integer_ticks(axes[1, column], "x")
+    axes[0, 0].set_ylabel("loss\n(dashed: training)")
+    axes[1, 0].set_ylabel("validation AUC")
+    return figure
+
+
+@styled
+def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Scores with their 95 % intervals, a row a model (best first), a panel a score.
+
+    Args:
+        estimates: of `ClassifierComparison.estimates`: `Estimate`s, index model.
+        names: score → axis label, for the columns to show.
+    """
+    figure, axes = new_figure(1, len(names), 1.1 + 0.34 * len(estimates), sharey=True)
+    colours = model_colours(estimates.index)
+    for place, (score, label) in zip(axes[0], names.items(), strict=True):
+        for position, (model, value) in enumerate(estimates[score].items()):
+            value: Estimate
+            place.plot([value.low, value.high], [position, position], color=colours[model], linewidth=2)
+            place.plot([value.value], [position], "o", color=colours[model])
+        place.set_xlabel(label)
+        place.grid(axis="x", visible=True)
+    axes[0, 0].set_yticks(range(len(estimates)), estimates.index)
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+@styled
+def confusion_matrices(comparison: ClassifierComparison) -> Figure:
+    """Counts on test of each model's first run, at the threshold chosen on validation."""
+    models = comparison.models
+    figure, axes = new_figure(1, len(models), 2.9)
+    for place, model in zip(axes[0], models, strict=True):
+        found = comparison.decisions(model)
+        threshold = float(found["threshold"].iloc[0])
+        counts = confusion_counts(found["label"], found["probability"], threshold)
+        table = np.array(
+            [[counts["true_negatives"], counts["false_positives"]], [counts["false_negatives"], counts["true_positives"]]]
+        )
+        bare(place).imshow(table / table.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1.4)
+        for (row, column), count in np.ndenumerate(table):
+            place.text(column, row, count, ha="center", va="center", fontsize=13)
+        place.set_xticks([0, 1], ["benign", "malignant"], fontsize=8.5)
+        place.set_yticks(
+            [0, 1], ["benign", "malignant"] if place is axes[0, 0] else ["", ""], fontsize=8.5, rotation=90, va="center"
+        )
+        place.set(xlabel="called", title=f"{model}\nthreshold {threshold:.2f}")
+    axes[0, 0].set_ylabel("truth")
+    return figure
+
+
+@styled
+def reliability(comparison: ClassifierComparison, bins: int = 8) -> Figure:
+    """Predicted probability against the share that is malignant on test, before and after temperature scaling."""
+    models = comparison.models
+    figure, axes = new_figure(1, len(models), 3.0, sharey=True)
+    for place, model in zip(axes[0], models, strict=True):
+        for found, colour, name in zip(comparison.calibrated(model), (NEUTRAL, ACCENT), ("as trained", "scaled"), strict=True):
+            table = reliability_table(found["label"], found["probability"], bins, equal="count").dropna()
+            place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
+        place.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
+        temperatures = ", ".join(f"{value:.2g}" for value in comparison.temperatures[model])
+        place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("share malignant")
+    axes[0, 0].legend(loc="upper left")
+    return figure
+
+
+@styled
+def cost_and_score(costs: pd.DataFrame, auc: pd.Series) -> Figure:
+    """AUC on test against the number of parameters and against training speed; bars are 95 % intervals over patients.
+
+    Args:
+        costs: of `ClassifierComparison.costs`.
+        auc: model → `Estimate`.
+    """
+    figure, axes = new_figure(1, 2, 3.1, sharey=True)
+    colours = model_colours(costs.index)
+    labels = {"parameters": "parameters, millions (log scale)", "images_per_second": "training, images/s (log scale)"}
+    for place, (column, label) in zip(axes[0], labels.items(), strict=True):
+        for model, row in costs.iterrows():
+            value: Estimate = auc[model]
+            place.plot([row[column]] * 2, [value.low, value.high], color=colours[model], linewidth=1.6)
+            place.plot([row[column]], [value.value], "o", color=colours[model])
+            place.annotate(model, (row[column], value.value), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
+        place.set(xscale="log", xlabel=label)
+        place.margins(x=0.3)
+    axes[0, 0].set_ylabel("AUC on test")
+    return figure
+
+
+def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, count: int = 8) -> Figure | None:
+    """Test images that were called rightly or wrongly, the surest first, each with its probability; None where there is none.
+
+    Args:
+        cases: case table.
+        decisions: of `ClassifierComparison.decisions`.
+        right: which of them.
+        count: pictures at most; errors are all shown where they are fewer.
+    """
+    chosen = decisions[decisions["right"] == right]
+    surest = (chosen["probability"] - chosen["threshold"]).abs().sort_values(ascending=False, kind="stable").index[:count]
+    panels = []
+    for case in surest:
+        row = decisions.loc[case]
+        truth, called = ("malignant" if row[name] else "benign" for name in ("label", "called"))
+        panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
+    return panel_grid(panels, 4) if panels else None
