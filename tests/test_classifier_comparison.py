@@ -80,6 +80,14 @@ def test_thresholds_come_from_validation_and_never_from_test(comparison):
     assert all(case.startswith("test/") for case in decisions.index)
 
 
+def test_the_model_is_chosen_on_validation_whatever_test_says(comparison):
+    assert comparison.chosen == "strong"
+    turned = made_run("turned", 3.0, 5)
+    on_test = turned.predictions["split"] == "test"
+    turned.predictions.loc[on_test, "probability"] = 1 - turned.predictions.loc[on_test, "probability"]
+    assert ClassifierComparison.of([made_run("weak", 0.3, 0), turned]).chosen == "turned"
+
+
 def test_a_clear_difference_is_found_and_none_between_equals(comparison):
     assert comparison.pairs()["auc_differs"].all()
     equals = ClassifierComparison.of([made_run("a", 1.0, 0), made_run("b", 1.0, 1)])

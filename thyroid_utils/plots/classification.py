@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from thyroid_utils.classifier_comparison import ClassifierComparison
 from thyroid_utils.metrics import confusion_counts, reliability_table
@@ -159,6 +160,8 @@ def cost_and_score(costs: pd.DataFrame, auc: pd.Series) -> Figure:
             place.plot([row[column]], [value.value], "o", color=colours[model])
             place.annotate(model, (row[column], value.value), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
         place.set(xscale="log", xlabel=label)
+        place.xaxis.set_minor_locator(NullLocator())
+        place.set_xticks(costs[column], [f"{value:.3g}" for value in costs[column]])
         place.margins(x=0.3)
     axes[0, 0].set_ylabel("AUC on test")
     return figure
