@@ -296,9 +296,9 @@ def test_cpu_workers_share_the_cores_and_never_change_the_threads(monkeypatch, c
 
 
 def left_over() -> list[str]:
-    """Command lines of this process's children, but for joblib's idle pool (it simulated the phantoms)."""
+    """Command lines of the dask workers among this process's children; other tests leave pools of their own."""
     lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    return [line for line in lines if "loky" not in line]
+    return [line for line in lines if "dask" in line]
 
 
 def test_local_workers_have_their_gpus_and_end_with_an_interrupt():
