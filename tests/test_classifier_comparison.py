@@ -32,7 +32,7 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a") -> 
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     return SimpleNamespace(
         config=SimpleNamespace(model=SimpleNamespace(name=model)),
-        data={"split_hash": split_hash, "weights": "from scratch"},
+        data={"split_hash": split_hash, "weights": "from scratch", "images": {"train": 360, "val": 120, "test": 120}},
         predictions=predictions,
         history=history,
         best_epoch=2,
@@ -118,7 +118,46 @@ def test_models_of_different_splits_are_not_compared():
         subsets.truth()
 
 
-def test_figures_show_every_model(comparison):
+@pytest.fixture(scope="module")
+def subsets():
+    """Three random subsets, each with its own patients on test."""
+    return ClassifierComparison.of(
+        [made_run(model, skill, seed, f"split {seed}") for model, skill in (("weak", 0.3), ("strong", 3.0)) for seed in range(3)]
+    )
+
+
+def test_over_random_subsets_intervals_are_those_of_nadeau_and_bengio(subsets):
+    estimates = subsets.estimates(["accuracy"])
+    assert list(estimates.index) == ["strong", "weak"]
+    values = subsets.by_run(["accuracy"]).query("model == 'weak'")["accuracy"]
+    assert estimates.at["weak", "accuracy"].value == pytest.approx(values.mean())
+    half = 4.302653 * values.std(ddof=1) * (1 / 3 + 120 / 360) ** 0.5  # t with two degrees of freedom
+    assert estimates.at["weak", "accuracy"].high - values.mean() == pytest.approx(half, rel=1e-5)
+    assert (estimates.at["weak", "accuracy"].images, estimates.at["weak", "accuracy"].patients) == (120, 60)
+    assert subsets.tested == "n = 120 images in each of 3 subsets"
+
+
+def test_over_random_subsets_pairs_are_tested_subset_by_subset(subsets):
+    pairs = subsets.pairs()
+    by_run = subsets.by_run(["auc"]).pivot(index="run", columns="model", values="auc")
+    assert pairs.at[0, "auc_difference"] == pytest.approx((by_run["weak"] - by_run["strong"]).mean())
+    assert pairs.at[0, "auc_differs"] and pairs.at[0, "p_auc_holm"] == pairs.at[0, "p_auc"]
+    assert ClassifierComparison.of([made_run("alone", 1.0)]).pairs().empty
+
+
+def test_a_curve_over_random_subsets_is_their_mean_inside_its_band(subsets, comparison):
+    for found in (subsets, comparison):
+        roc, precision = found.curve("strong", "roc", 50), found.curve("strong", "pr", 50)
+        assert list(roc.columns) == ["false_positive_rate", "sensitivity", "low", "high"]
+        assert (roc["low"] <= roc["sensitivity"] + 1e-9).all() and (roc["sensitivity"] <= roc["high"] + 1e-9).all()
+        assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(
+            found.by_run(["auc"]).groupby("model")["auc"].mean()["strong"], abs=0.01
+        )  # the grid of 101 points cuts corners of less than 1 %
+        assert precision["precision"].between(0, 1).all()
+
+
+def test_figures_show_every_model(comparison, subsets):
+    assert "3 subsets" in classification.roc_and_pr(subsets).axes[0].get_title(loc="left")
     curves = classification.roc_and_pr(comparison, resamples=50)
     names = [text.get_text() for text in curves.legends[0].get_texts()]
     assert names[0].startswith("strong, AUC") and names[1].startswith("weak, AUC")

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "thyroid_utils"
 
 # The rooms of the package from the ground up; a room imports from its own floor or from one below it.
 FLOORS = {
-    "paths": 0, "files": 0, "progress": 0, "threads": 0, "config": 0, "data": 0,
+    "paths": 0, "files": 0, "progress": 0, "threads": 0, "config": 0, "papers": 0, "data": 0,
     "preprocess": 1, "augment": 1, "augment_batch": 1, "image_quality": 1,
     "models": 2, "losses": 2,
     "training": 3, "runs": 3, "engine": 3,

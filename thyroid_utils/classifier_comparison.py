@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import apply_temperature, choose_threshold, classification_scores, fit_temperature
 from thyroid_utils.models import parameter_count
 from thyroid_utils.runs import Run
-from thyroid_utils.statistics import Estimate, compare_models, patient_bootstrap_scores, seed_summary
+from thyroid_utils.statistics import (
+    Estimate,
+    compare_models,
+    corrected_error,
+    holm,
+    patient_bootstrap_scores,
+    pr_band,
+    roc_band,
+    seed_summary,
+    subset_comparison,
+    subset_estimate,
+)
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
 
@@ -87,6 +100,12 @@ class ClassifierComparison:
         """Whether all runs share one split, so that their test images are the same."""
         return len({run.data["split_hash"] for found in self.runs.values() for run in found}) == 1
 
+    @property
+    def tested(self) -> str:
+        """What scores rest on, as text for a caption: `n = 110 images`, or that of each of several subsets."""
+        each = "" if self.one_split else f" in each of {len(self.runs[self.models[0]])} subsets"
+        return f"n = {self._sizes['test']} images{each}"
+
     def predictions(self, model: str, split: str = "test") -> list[pd.DataFrame]:
         """One table a run: index `case`; `patient`, `label`, `probability` of malignancy, `log_odds`."""
         return [run.predictions[run.predictions["split"] == split] for run in self.runs[model]]
@@ -119,31 +138,59 @@ class ClassifierComparison:
         return np.stack([found.loc[order, "probability"] for found in self.predictions(model)])
 
     def estimates(self, scores: Sequence[str] = MAIN_SCORES, *, fixed: bool = False, resamples: int = 2000) -> pd.DataFrame:
-        """Each score of each model on test, an `Estimate` over patients of the mean over seeds; best AUC first.
+        """Each score of each model on test, an `Estimate`; best AUC first.
+
+        On one split it is the mean over seeds with a bootstrap interval over patients, on random subsets the mean over subsets
+        with Nadeau and Bengio's interval.
 
         Args:
             scores: names of `metrics.SCORES`.
             fixed: True scores decisions at 0.5 instead of the threshold chosen on validation.
             resamples: of the bootstrap.
         """
-        truth = self.truth()
-        rows = {
-            model: patient_bootstrap_scores(
-                truth["label"], self.probabilities(model), truth["patient"], ["auc", *(name for name in scores if name != "auc")],
-                0.5 if fixed else self.thresholds[model], resamples=resamples,
-            )
-            for model in self.runs
-        }  # fmt: skip
+        wanted = ["auc", *(name for name in scores if name != "auc")]
+        rows = self._over_patients(wanted, fixed, resamples) if self.one_split else self._over_subsets(wanted, fixed)
         table = pd.DataFrame.from_dict(rows, orient="index")[list(scores)]
         best = sorted(rows, key=lambda model: rows[model]["auc"].value, reverse=True)
         return table.loc[best].rename_axis("model")
 
-    def by_run(self, scores: Sequence[str] = MAIN_SCORES) -> pd.DataFrame:
-        """Each score of each run on its own test images: `model`, `run` (seed or subset) and the scores."""
+    def _over_patients(self, scores: Sequence[str], fixed: bool, resamples: int) -> dict[str, dict[str, Estimate]]:
+        truth = self.truth()
+        return {
+            model: patient_bootstrap_scores(
+                truth["label"], self.probabilities(model), truth["patient"], scores,
+                0.5 if fixed else self.thresholds[model], resamples=resamples,
+            )
+            for model in self.runs
+        }  # fmt: skip
+
+    def _over_subsets(self, scores: Sequence[str], fixed: bool) -> dict[str, dict[str, Estimate]]:
+        table = self.by_run(scores, fixed=fixed).groupby("model")
+        return {
+            model: {
+                name: subset_estimate(table.get_group(model)[name], **self._sizes, patients=self._patients) for name in scores
+            }
+            for model in self.runs
+        }
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Images that a run is trained and tested on, the mean over subsets."""
+        images = pd.DataFrame([run.data["images"] for run in self.runs[self.models[0]]]).mean().round().astype(int)
+        return {side: int(images[side]) for side in ("train", "test")}
+
+    @cached_property
+    def _patients(self) -> int:
+        """Patients tested in a run, the mean over subsets."""
+        return round(np.mean([found["patient"].nunique() for found in self.predictions(self.models[0])]))
+
+    def by_run(self, scores: Sequence[str] = MAIN_SCORES, *, fixed: bool = False) -> pd.DataFrame:
+        """Each score of each run on its own test images: `model`, `run` (seed or subset, from 0) and the scores; `fixed` as in
+        `estimates`."""
         rows = []
         for model in self.runs:
             for number, (found, threshold) in enumerate(zip(self.predictions(model), self.thresholds[model], strict=True)):
-                values = classification_scores(found["label"], found["probability"], threshold)
+                values = classification_scores(found["label"], found["probability"], 0.5 if fixed else threshold)
                 rows.append({"model": model, "run": number, **{name: values[name] for name in scores}})
         return pd.DataFrame(rows)
 
@@ -157,10 +204,64 @@ class ClassifierComparison:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
     def pairs(self) -> pd.DataFrame:
-        """Every pair of models compared over patients, after Holm: `statistics.compare_models`."""
+        """Every pair of models compared, after Holm: over patients as `statistics.compare_models` describes, on random subsets
+        by the corrected resampled t-test (the same columns, without counts of images). No row for a single model."""
+        if len(self.runs) < 2:
+            return pd.DataFrame()
+        if not self.one_split:
+            return self._pairs_over_subsets()
         truth = self.truth()
         probabilities = {model: self.probabilities(model) for model in self.runs}
         return compare_models(truth["label"], probabilities, truth["patient"], self.thresholds)
+
+    def _pairs_over_subsets(self, level: float = 0.95) -> pd.DataFrame:
+        table = self.by_run(["auc", "accuracy"]).groupby("model")
+        rows = []
+        for first, second in combinations(self.runs, 2):
+            one, two = table.get_group(first), table.get_group(second)
+            sizes = {**self._sizes, "patients": self._patients, "level": level}
+            area, detectable = subset_comparison(one["auc"], two["auc"], **sizes)
+            calls, _ = subset_comparison(one["accuracy"], two["accuracy"], **sizes)
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "auc_difference": area.difference,
+                    "low": area.low,
+                    "high": area.high,
+                    "detectable": detectable,
+                    "p_auc": area.p_value,
+                    "accuracy_difference": calls.difference,
+                    "p_accuracy": calls.p_value,
+                }
+            )
+        found = pd.DataFrame(rows)
+        for score in ("auc", "accuracy"):
+            found[f"p_{score}_holm"] = holm(found[f"p_{score}"])
+            found[f"{score}_differs"] = found[f"p_{score}_holm"] < 1 - level
+        return found
+
+    def curve(self, model: str, kind: str, resamples: int = 1000) -> pd.DataFrame:
+        """A model's mean curve on test with its pointwise 95 % band: over patients, or on random subsets by the corrected error.
+
+        Args:
+            kind: "roc" (false_positive_rate, sensitivity) or "pr" (recall, precision).
+            resamples: of the bootstrap over patients.
+
+        Returns:
+            DataFrame: the two columns named, then low and high.
+        """
+        band = {"roc": roc_band, "pr": pr_band}[kind]
+        if self.one_split:
+            truth = self.truth()
+            return band(truth["label"], self.probabilities(model), truth["patient"], resamples=resamples)
+        tables = [band(found["label"], found["probability"], found["patient"], resamples=1) for found in self.predictions(model)]
+        x, y = tables[0].columns[:2]
+        curves = np.stack([table[y] for table in tables])
+        value = curves.mean(axis=0)
+        reach = student.ppf(0.975, len(curves) - 1) * corrected_error(curves, **self._sizes)
+        low, high = np.clip(value - reach, 0, 1), np.clip(value + reach, 0, 1)
+        return pd.DataFrame({x: tables[0][x], y: value, "low": low, "high": high})
 
     def calibrated(self, model: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Test labels and probabilities of all runs of a model, before and after the temperature fitted on validation."""

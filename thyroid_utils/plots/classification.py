@@ -13,7 +13,7 @@ from thyroid_utils.classifier_comparison import ClassifierComparison
 from thyroid_utils.metrics import confusion_counts, reliability_table
 from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, integer_ticks, new_figure, styled
-from thyroid_utils.statistics import Estimate, pr_band, roc_band
+from thyroid_utils.statistics import Estimate
 
 _COLOURS = [
     CLASS_COLOURS["benign"], CLASS_COLOURS["malignant"], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL,
@@ -27,31 +27,31 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 
 @styled
 def roc_and_pr(comparison: ClassifierComparison, shaded: int = 2, resamples: int = 500) -> Figure:
-    """ROC and precision-recall curves on test, means over seeds; the best `shaded` models with 95 % bands over patients.
+    """ROC and precision-recall curves on test, means over runs; the best `shaded` models with 95 % bands.
 
     Args:
-        comparison: runs on one split.
+        comparison: runs on one split, or on random subsets.
         shaded: how many bands are drawn: more would hide one another.
         resamples: of the bootstrap behind a band.
     """
     figure, axes = new_figure(1, 2, 4.3)
-    colours, truth = model_colours(comparison.models), comparison.truth()
+    colours = model_colours(comparison.models)
+    held = pd.concat(comparison.predictions(comparison.models[0]))
     order = comparison.estimates(["auc"], resamples=resamples)["auc"]
     for rank, (model, estimate) in enumerate(order.items()):
-        arguments = (truth["label"], comparison.probabilities(model), truth["patient"])
-        roc = roc_band(*arguments, resamples=resamples)
-        precision = pr_band(*arguments, resamples=resamples)
-        for place, band, (x, y) in zip(axes[0], (roc, precision), (roc.columns[:2], precision.columns[:2]), strict=True):
-            label = f"{model}, AUC {estimate.text(2)}" if place is axes[0, 0] else None
+        for place, kind in zip(axes[0], ("roc", "pr"), strict=True):
+            band = comparison.curve(model, kind, resamples)
+            x, y = band.columns[:2]
+            label = f"{model}, AUC {estimate.text(2)}" if kind == "roc" else None
             place.plot(band[x], band[y], color=colours[model], linewidth=1.8, label=label)
             if rank < shaded:
                 place.fill_between(band[x], band["low"], band["high"], color=colours[model], alpha=0.15, linewidth=0)
     axes[0, 0].plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
-    axes[0, 1].axhline(truth["label"].mean(), color=NEUTRAL, linestyle=":", linewidth=1)
+    axes[0, 1].axhline(held["label"].mean(), color=NEUTRAL, linestyle=":", linewidth=1)
     axes[0, 0].set(
-        xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC (n = {len(truth)} images)", xlim=(0, 1), ylim=(0, 1.01)
+        xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC ({comparison.tested})", xlim=(0, 1), ylim=(0, 1.01)
     )
-    title = f"Precision-recall (dotted: chance, {truth['label'].mean():.2f})"
+    title = f"Precision-recall (dotted: chance, {held['label'].mean():.2f})"
     axes[0, 1].set(xlabel="sensitivity (recall)", ylabel="precision", title=title, xlim=(0, 1), ylim=(0, 1.01))
     figure.legend(loc="outside lower left", ncols=2)
     return figure

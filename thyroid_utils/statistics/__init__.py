@@ -6,7 +6,8 @@ Which to use for a comparison of models on one test set:
 - every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
   signs for McNemar's) and adjusts by Holm;
 - another score of a pair: `paired_patient_bootstrap`;
-- a value an image (Dice) of a pair: `wilcoxon_test` with patients.
+- a value an image (Dice) of a pair: `wilcoxon_test` with patients;
+- scores over repeated random subsets: `subset_estimate`, `subset_comparison`.
 
 `delong_test`, `mcnemar_test` and `wilcoxon_test` without patients are the textbook tests. They take images as independent and
 call differences significant too readily where a patient has several: leave patients out only where each has one image.
@@ -34,6 +35,7 @@ from thyroid_utils.statistics.estimates import (
     proportion_interval,
     seed_summary,
 )
+from thyroid_utils.statistics.subsets import corrected_error, subset_comparison, subset_estimate
 
 __all__ = [
     "Comparison",
@@ -42,6 +44,7 @@ __all__ = [
     "SeedSummary",
     "auc_covariance",
     "compare_models",
+    "corrected_error",
     "delong_test",
     "holm",
     "mcnemar_test",
@@ -52,5 +55,7 @@ __all__ = [
     "proportion_interval",
     "roc_band",
     "seed_summary",
+    "subset_comparison",
+    "subset_estimate",
     "wilcoxon_test",
 ]

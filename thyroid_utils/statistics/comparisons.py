@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.stats import binom, norm, rankdata, wilcoxon
 
 from thyroid_utils.metrics.inputs import checked_labels, checked_probabilities, need_both_classes
-from thyroid_utils.statistics.estimates import Comparison, check_level, patient_codes
+from thyroid_utils.statistics.estimates import POWER, Comparison, check_level, patient_codes
 
-POWER = 0.8
 ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
 
 

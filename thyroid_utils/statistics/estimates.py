@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+POWER = 0.8  # of the tests whose detectable difference is reported
+
 
 @dataclass(frozen=True)
 class Estimate:
