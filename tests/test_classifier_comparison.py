@@ -56,6 +56,10 @@ def test_configs_differ_in_model_and_seed_alone():
     assert {config.split.seed for config in configs} == {5} and {config.training.epochs for config in configs} == {3}
     subsets = comparison_configs(["resnet18"], [7], common, subsets=3)
     assert [config.split.repeat for config in subsets] == [0, 1, 2] and {config.seed for config in subsets} == {7}
+    (vgg,) = comparison_configs(["vgg16"], [0], common, options={"vgg16": {"hidden": 64}})
+    assert vgg.model.options == {"hidden": 64}
+    with pytest.raises(ConfigError, match="vgg16, which is not compared"):
+        comparison_configs(["resnet18"], [0], common, options={"vgg16": {"hidden": 64}})
     with pytest.raises(ConfigError, match="epochs"):
         comparison_configs(["resnet18"], [0], {"training": {"epochs": 0}})
 
@@ -134,6 +138,7 @@ def test_over_random_subsets_intervals_are_those_of_nadeau_and_bengio(subsets):
     half = 4.302653 * values.std(ddof=1) * (1 / 3 + 120 / 360) ** 0.5  # t with two degrees of freedom
     assert estimates.at["weak", "accuracy"].high - values.mean() == pytest.approx(half, rel=1e-5)
     assert (estimates.at["weak", "accuracy"].images, estimates.at["weak", "accuracy"].patients) == (120, 60)
+    assert (subsets.plan, subsets.class_sizes()["patients"].tolist()) == ("3 random subsets", [30, 30])
     assert subsets.tested == "n = 120 images in each of 3 subsets"
 
 

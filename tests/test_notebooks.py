@@ -79,6 +79,7 @@ def test_it_defines_nothing_and_its_cells_are_short(notebook):
 
 def test_it_reads_as_a_story(notebook):
     text = prose(notebook)
+    assert len(text) >= 0.6 * len(code_cells(notebook)), "results without a word before or after them"
     headings = [line for source in text for line in source.splitlines() if re.match(r"#{1,3} ", line)]
     assert len(headings) >= 6 and sum(line.startswith("# ") for line in headings) == 1
     assert "## What was seen" in headings and "## Limits and exercises" in headings

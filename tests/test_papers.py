@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from thyroid_utils.metrics import SCORES, scores_from_counts
-from thyroid_utils.papers import PAPERS, reported_scores, whole_counts
+from thyroid_utils.papers import PAPERS, beside_reported, reported_scores, whole_counts
+from thyroid_utils.statistics import Estimate
 
 RANGE = {"images": range(600, 720), "prevalence": (0.35, 0.65)}
 
@@ -59,3 +61,13 @@ def test_one_division_of_the_classes_explains_all_of_paper_000s_table():
 def test_counts_that_no_table_has_are_not_found():
     assert whole_counts(range(10, 20), (0.4, 0.6), (0.9999, 0.5, 0.5, 0.5)) == []
     assert (3, 1, 2, 4) in whole_counts(range(10, 11), (0.5, 0.5), (0.7, 0.75, 0.6, 0.6667))
+
+
+def test_ours_stand_beside_the_reported_ones_with_the_reason_against_comparing():
+    estimates = pd.DataFrame({"auc": [Estimate(0.7, 0.6, 0.8, 100, 80)] * 2}, index=["resnet18", "convnext_tiny"])
+    beside = beside_reported(estimates, "classification")
+    assert beside[["model", "score", "reported", "paper", "here"]].values.tolist() == [
+        ["resnet18", "auc", 0.997, "001", "0.700 [0.600, 0.800]"]
+    ]
+    assert "no validation set" in beside["why not comparable"].iloc[0]
+    assert beside_reported(estimates.loc[["convnext_tiny"]], "classification").empty

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from thyroid_utils.config import RunConfig
+from thyroid_utils.config import ConfigError, RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import apply_temperature, choose_threshold, classification_scores, fit_temperature
 from thyroid_utils.models import parameter_count
@@ -34,7 +34,13 @@ MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1
 
 
 def comparison_configs(
-    models: Sequence[str], seeds: Sequence[int], common: Mapping[str, Any], *, weights: str = "none", subsets: int = 0
+    models: Sequence[str],
+    seeds: Sequence[int],
+    common: Mapping[str, Any],
+    *,
+    weights: str = "none",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    subsets: int = 0,
 ) -> list[RunConfig]:
     """One config a model and seed, equal in all else.
 
@@ -43,18 +49,30 @@ def comparison_configs(
         seeds: of the training; with `subsets` only the first is used.
         common: the other fields of `RunConfig`.
         weights: what every model starts from.
+        options: model → options of its builder.
         subsets: 0 for one fixed split; else so many repeated random subsets, each trained once.
 
     Raises:
-        ConfigError: a field that cannot be.
+        ConfigError: a field that cannot be, or options of a model that is not compared.
     """
+    options = options or {}
+    for name in options:
+        if name not in models:
+            raise ConfigError("model.options", f"are given for {name}, which is not compared; known: {', '.join(models)}")
     split = dict(common.get("split", {}))
     if subsets:
         plans = [(seeds[0], {**split, "repeat": repeat}) for repeat in range(subsets)]
     else:
         plans = [(seed, split) for seed in seeds]
     return [
-        RunConfig(**{**common, "model": {"name": name, "weights": weights}, "split": plan, "seed": seed})
+        RunConfig(
+            **{
+                **common,
+                "model": {"name": name, "weights": weights, "options": options.get(name, {})},
+                "split": plan,
+                "seed": seed,
+            }
+        )
         for name in models
         for seed, plan in plans
     ]
@@ -99,6 +117,19 @@ class ClassifierComparison:
     def one_split(self) -> bool:
         """Whether all runs share one split, so that their test images are the same."""
         return len({run.data["split_hash"] for found in self.runs.values() for run in found}) == 1
+
+    @property
+    def plan(self) -> str:
+        """What the runs of a model differ in, as text for a caption: `3 training seeds` or `10 random subsets`."""
+        count = len(self.runs[self.models[0]])
+        return f"{count} {'training seed' if self.one_split else 'random subset'}{'' if count == 1 else 's'}"
+
+    def class_sizes(self) -> pd.DataFrame:
+        """`images` and `patients` of each class (index: benign, malignant) on the first run's test side."""
+        found = (
+            self.predictions(self.models[0])[0].groupby("label").agg(images=("label", "size"), patients=("patient", "nunique"))
+        )
+        return found.set_axis(["benign", "malignant"])
 
     @property
     def tested(self) -> str:

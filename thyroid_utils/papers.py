@@ -95,6 +95,35 @@ def reported_scores(task: str) -> pd.DataFrame:
     return pd.concat([table.drop(columns="remark"), basis, table["remark"]], axis=1)
 
 
+def beside_reported(estimates: pd.DataFrame, task: str) -> pd.DataFrame:
+    """What the papers report for the models compared, beside what these reach here.
+
+    Args:
+        estimates: index model, columns scores, each value with a `text(digits)`.
+        task: as for `reported_scores`.
+
+    Returns:
+        DataFrame, a row a model, score and paper: `model`, `score`, `reported`, `paper`, `here`, `reported on`, `why not
+        comparable`; no row where the papers have none of the models.
+    """
+    table = reported_scores(task)
+    table = table[table["model"].isin(estimates.index) & table["score"].isin(estimates.columns)]
+    here = [estimates.at[model, score].text(3) for model, score in zip(table["model"], table["score"], strict=True)]
+    why_not = [
+        f"{reason}; {remark}" if remark else reason for reason, remark in zip(table["why_not"], table["remark"], strict=True)
+    ]
+    columns = {
+        "model": table["model"],
+        "score": table["score"].str.replace("_", " "),
+        "reported": table["value"],
+        "paper": table["paper"],
+        "here": here,
+        "reported on": table["data"] + ", " + table["split"],
+        "why not comparable": why_not,
+    }
+    return pd.DataFrame(columns)
+
+
 def _classification() -> list[tuple]:
     rows = [
         ("000", model, score, value, "")
