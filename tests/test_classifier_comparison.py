@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs, estimate_table
-from thyroid_utils.config import ConfigError
+from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs, different_from, estimate_table
+from thyroid_utils.config import ConfigError, RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import SCORES, choose_threshold
 from thyroid_utils.plots import classification
 
 
-def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a") -> SimpleNamespace:
+def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
     """What a finished run offers; 60 patients a side, two images each, the classes `skill` standard deviations apart."""
     random = np.random.default_rng(seed)
     rows = []
@@ -31,7 +31,7 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a") -> 
     predictions["probability"] = 1 / (1 + np.exp(-predictions["log_odds"]))
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     return SimpleNamespace(
-        config=SimpleNamespace(model=SimpleNamespace(name=model)),
+        config=RunConfig(model={"name": model}, seed=config_seed),
         data={"split_hash": split_hash, "weights": "from scratch", "images": {"train": 360, "val": 120, "test": 120}},
         predictions=predictions,
         history=history,
@@ -43,7 +43,8 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a") -> 
 
 @pytest.fixture(scope="module")
 def comparison():
-    runs = [made_run("weak", 0.3, seed) for seed in (0, 1)] + [made_run("strong", 3.0, seed) for seed in (2, 3)]
+    runs = [made_run("weak", 0.3, seed, config_seed=seed) for seed in (0, 1)]
+    runs += [made_run("strong", 3.0, 2 + seed, config_seed=seed) for seed in (0, 1)]
     return ClassifierComparison.of(runs)
 
 
@@ -161,6 +162,35 @@ def test_a_curve_over_random_subsets_is_their_mean_inside_its_band(subsets, comp
         assert precision["precision"].between(0, 1).all()
 
 
+def test_runs_that_are_no_repetitions_of_one_recipe_are_not_averaged():
+    one, other = made_run("a", 1.0, 0), made_run("a", 1.0, 0)
+    other.config = RunConfig(model={"name": "a"}, loss={"name": "focal"})
+    with pytest.raises(DataError, match="more than seed and split"):
+        ClassifierComparison.of([one, other])
+    with pytest.raises(DataError, match="different seeds"):
+        ClassifierComparison.of([one, made_run("b", 1.0, 1, config_seed=1)])
+
+
+def test_scaling_uses_the_log_odds_that_do_not_saturate(comparison):
+    sure = made_run("sure", 3.0)
+    sure.predictions["log_odds"] *= 30
+    sure.predictions["probability"] = 1 / (1 + np.exp(-sure.predictions["log_odds"]))
+    found = ClassifierComparison.of([sure])
+    _, after = found.calibrated("sure")
+    (temperature,) = found.temperatures["sure"]
+    assert after["probability"].nunique() == len(after), "probabilities that are 1 in floating point would be ties"
+    told = after[after["probability"].between(1e-6, 1 - 1e-6)]  # nearer to 1 floating point keeps too few digits to go back
+    odds = np.log(told["probability"] / (1 - told["probability"])).to_numpy()
+    assert (np.abs(told["log_odds"]) > 17).any(), "beyond where probabilities are clipped"
+    assert odds * temperature == pytest.approx(told["log_odds"].to_numpy(), rel=1e-6)
+
+
+def test_the_table_names_the_models_that_differ(comparison):
+    assert different_from(comparison.pairs(), comparison.models).to_dict() == {"weak": "strong", "strong": "weak"}
+    assert different_from(pd.DataFrame(), ["alone"]).to_dict() == {"alone": "none"}
+    assert comparison.started == "all from scratch"
+
+
 def test_figures_show_every_model(comparison, subsets):
     assert "3 subsets" in classification.roc_and_pr(subsets).axes[0].get_title(loc="left")
     curves = classification.roc_and_pr(comparison, resamples=50)
@@ -177,4 +207,5 @@ def test_figures_show_every_model(comparison, subsets):
 
 
 def test_a_model_has_one_colour_whatever_the_order():
+    assert len(set(classification.model_colours([f"m{number:02}" for number in range(20)]).values())) == 20
     assert classification.model_colours(["b", "a"]) == classification.model_colours(["a", "b"])

@@ -142,6 +142,32 @@ def test_inception_takes_its_file_with_and_without_the_auxiliary_head(hub, monke
             assert torch.equal(own["AuxLogits.conv1.conv.weight"], state["AuxLogits.conv1.conv.weight"])
 
 
+def test_gray_inception_takes_its_rescaling_of_colours_into_the_first_layer(hub, monkeypatch):
+    torch.manual_seed(1)
+    put_into_hub(hub, monkeypatch, torchvision.models.inception_v3(init_weights=False).state_dict())
+    gray = torch.randn(2, 1, 96, 96)
+    maps = {}
+    for channels in (1, 3):
+        network = build_classifier("inception_v3", in_channels=channels, weights="imagenet", auxiliary=False).eval().network
+        assert network.transform_input == (channels == 3)
+        maps[channels] = network.Conv2d_1a_3x3(network._transform_input(gray.expand(-1, channels, -1, -1)))
+    torch.testing.assert_close(maps[1], maps[3], rtol=1e-4, atol=1e-5)  # sums in another order
+    assert maps[3].abs().mean() > 0.1
+
+
+def test_a_vision_transformer_reads_the_names_that_its_file_was_saved_with(hub, monkeypatch):
+    state = published_state("vit_b_16")
+    put_into_hub(
+        hub,
+        monkeypatch,
+        {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for k, v in state.items()},
+    )
+    own = own_state(build_classifier("vit_b_16", weights="imagenet"))
+    for layer in ("0", "3"):
+        key = f"encoder.layers.encoder_layer_5.mlp.{layer}.weight"
+        assert torch.equal(own[key], state[key])
+
+
 def test_imagenet_weights_do_not_fit_a_narrower_head(hub, monkeypatch):
     put_into_hub(hub, monkeypatch, published_state("alexnet"))
     with pytest.raises(WeightsError, match=r"alexnet: .*of another shape \(classifier.1.weight 4096×9216 instead of 64×9216"):

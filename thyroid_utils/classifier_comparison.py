@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from scipy.stats import t as student
 
-from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import apply_temperature, choose_threshold, classification_scores, fit_temperature
+from thyroid_utils.metrics import choose_threshold, classification_scores, fit_temperature
 from thyroid_utils.models import parameter_count
 from thyroid_utils.runs import Run
 from thyroid_utils.statistics import (
@@ -89,10 +90,21 @@ class ClassifierComparison:
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> ClassifierComparison:
-        """Group finished runs by their model. Raises DataError where models were not trained on the same splits."""
+        """Group finished runs by their model.
+
+        Raises:
+            DataError: models that were not trained on the same splits with the same seeds, or runs of one model that differ in
+                more than seed and split.
+        """
         grouped: dict[str, list[Run]] = {}
         for run in runs:
             grouped.setdefault(run.config.model.name, []).append(run)
+        for model, found in grouped.items():
+            recipes = {run.config.model_copy(update={"seed": 0, "split": SplitConfig()}).to_json() for run in found}
+            if len(recipes) > 1:
+                raise DataError(f"comparison: the runs of {model} differ in more than seed and split; compare them one by one")
+        if len({tuple(run.config.seed for run in found) for found in grouped.values()}) > 1:
+            raise DataError("comparison: the models were trained with different seeds; give every model the same ones")
         splits = {tuple(run.data["split_hash"] for run in found) for found in grouped.values()}
         if len(splits) > 1:
             raise DataError(
@@ -123,6 +135,13 @@ class ClassifierComparison:
         """What the runs of a model differ in, as text for a caption: `3 training seeds` or `10 random subsets`."""
         count = len(self.runs[self.models[0]])
         return f"{count} {'training seed' if self.one_split else 'random subset'}{'' if count == 1 else 's'}"
+
+    @property
+    def started(self) -> str:
+        """What the models started from, as text for a caption: `all from scratch`, or each by its name."""
+        weights = {model: found[0].data["weights"] for model, found in self.runs.items()}
+        kinds = set(weights.values())
+        return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
 
     def class_sizes(self) -> pd.DataFrame:
         """`images` and `patients` of each class (index: benign, malignant) on the first run's test side."""
@@ -298,7 +317,7 @@ class ClassifierComparison:
         """Test labels and probabilities of all runs of a model, before and after the temperature fitted on validation."""
         before = pd.concat(self.predictions(model))
         scaled = [
-            found.assign(probability=apply_temperature(found["probability"], temperature))
+            found.assign(probability=expit(found["log_odds"] / temperature))
             for found, temperature in zip(self.predictions(model), self.temperatures[model], strict=True)
         ]
         return before, pd.concat(scaled)
@@ -320,6 +339,18 @@ class ClassifierComparison:
                 "weights": found[0].data["weights"],
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def different_from(pairs: pd.DataFrame, models: Sequence[str]) -> pd.Series:
+    """Model → the models whose AUC differs from its own after Holm, as text; "none" where there is none.
+
+    pairs: of `ClassifierComparison.pairs`.
+    """
+    found: dict[str, list[str]] = {model: [] for model in models}
+    for row in pairs[pairs["auc_differs"]].itertuples() if len(pairs) else ():
+        found[row.first].append(row.second)
+        found[row.second].append(row.first)
+    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="AUC differs from")
 
 
 def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str], digits: int = 3) -> pd.DataFrame:

@@ -225,11 +225,30 @@ def _imagenet_state(model: nn.Module, name: str, path: Path) -> dict[str, torch.
         state = {key: value for key, value in state.items() if not key.startswith(f"{facts.backbone}fc.")}
     if not model.auxiliary_weight:
         state = {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
+    # torchvision's vision transformers were saved with the names that their feed-forward parts had before release 0.13.
+    state = {key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): v for key, v in state.items()}
     first = f"{facts.first}.weight"
+    if model.in_channels != 3 and name == "inception_v3":
+        _fold_rescaling(state, first)
     if model.in_channels != 3 and first in state:
         mean = state[first].mean(dim=1, keepdim=True)
         state[first] = mean.repeat(1, model.in_channels, 1, 1) * (3 / model.in_channels)
     return state
+
+
+def _fold_rescaling(state: dict[str, torch.Tensor], first: str) -> None:
+    """Move Inception's own rescaling of red, green and blue, which other channels do not go through, into its first layer.
+
+    It maps a colour to (σ x + µ - 0.5) / 0.5. The factor goes into the filters; what the constant adds is the same everywhere,
+    as this convolution does not pad, and the mean of the batch normalisation behind it takes it up.
+    """
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    running = f"{first.rpartition('.conv.')[0]}.bn.running_mean"
+    if first not in state or running not in state or state[first].shape[1] != 3:
+        return  # told by the comparison of names and shapes
+    filters = state[first]
+    state[running] = state[running] - (filters * ((mean - 0.5) / 0.5).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+    state[first] = filters * (deviation / 0.5).view(1, 3, 1, 1)
 
 
 def _timm_state(model: nn.Module, name: str, path: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -15,9 +16,15 @@ from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, integer_ticks, new_figure, styled
 from thyroid_utils.statistics import Estimate
 
-_COLOURS = [
+_BRIGHT = [
     CLASS_COLOURS["benign"], CLASS_COLOURS["malignant"], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL,
 ]  # fmt: skip
+# Where there are more models than these, darker and paler ones of each.
+_COLOURS = [
+    *_BRIGHT,
+    *(to_hex(0.5 * np.array(to_rgb(colour))) for colour in _BRIGHT),
+    *(to_hex(0.5 + 0.5 * np.array(to_rgb(colour))) for colour in _BRIGHT),
+]
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
