@@ -14,6 +14,7 @@ from thyroid_utils.config import ConfigError, RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import SCORES, choose_threshold
 from thyroid_utils.plots import classification
+from thyroid_utils.plots.comparison import cost_and_score, model_colours, score_dots
 
 
 def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
@@ -201,11 +202,18 @@ def test_figures_show_every_model(comparison, subsets):
     assert sum(int(text.get_text()) for text in matrix.texts) == 120
     assert len(classification.reliability(comparison).axes) == 2
     estimates = comparison.estimates(["auc", "accuracy"], resamples=50)
-    dots = classification.score_dots(estimates, {"auc": "AUC"}).axes[0]
+    dots = score_dots(estimates, {"auc": "AUC"}).axes[0]
     assert [line.get_xdata()[0] for line in dots.lines if line.get_marker() == "o"] == [value.value for value in estimates["auc"]]
-    assert len(classification.cost_and_score(comparison.costs(), estimates["auc"]).axes) == 2
+    assert (
+        len(
+            cost_and_score(
+                comparison.costs(), estimates["auc"], "AUC", {"parameters": "millions", "images_per_second": "1/s"}
+            ).axes
+        )
+        == 2
+    )
 
 
 def test_a_model_has_one_colour_whatever_the_order():
-    assert len(set(classification.model_colours([f"m{number:02}" for number in range(20)]).values())) == 20
-    assert classification.model_colours(["b", "a"]) == classification.model_colours(["a", "b"])
+    assert len(set(model_colours([f"m{number:02}" for number in range(20)]).values())) == 20
+    assert model_colours(["b", "a"]) == model_colours(["a", "b"])

@@ -1,35 +1,16 @@
-"""Figures about classifiers: curves with bands, scores with intervals, decisions, calibration, cost."""
+"""Figures about classifiers: curves with bands, decisions, calibration, cases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from thyroid_utils.classifier_comparison import ClassifierComparison
 from thyroid_utils.metrics import confusion_counts, reliability_table
+from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.panels import case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, integer_ticks, new_figure, styled
-from thyroid_utils.statistics import Estimate
-
-_BRIGHT = [
-    CLASS_COLOURS["benign"], CLASS_COLOURS["malignant"], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL,
-]  # fmt: skip
-# Where there are more models than these, darker and paler ones of each.
-_COLOURS = [
-    *_BRIGHT,
-    *(to_hex(0.5 * np.array(to_rgb(colour))) for colour in _BRIGHT),
-    *(to_hex(0.5 + 0.5 * np.array(to_rgb(colour))) for colour in _BRIGHT),
-]
-
-
-def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """The colour of each model, the same in every figure whatever the order it shows them in."""
-    return {model: _COLOURS[number % len(_COLOURS)] for number, model in enumerate(sorted(models))}
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, integer_ticks, new_figure, styled
 
 
 @styled
@@ -87,28 +68,6 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
 
 
 @styled
-def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Scores with their 95 % intervals, a row a model (best first), a panel a score.
-
-    Args:
-        estimates: of `ClassifierComparison.estimates`: `Estimate`s, index model.
-        names: score → axis label, for the columns to show.
-    """
-    figure, axes = new_figure(1, len(names), 1.1 + 0.34 * len(estimates), sharey=True)
-    colours = model_colours(estimates.index)
-    for place, (score, label) in zip(axes[0], names.items(), strict=True):
-        for position, (model, value) in enumerate(estimates[score].items()):
-            value: Estimate
-            place.plot([value.low, value.high], [position, position], color=colours[model], linewidth=2)
-            place.plot([value.value], [position], "o", color=colours[model])
-        place.set_xlabel(label)
-        place.grid(axis="x", visible=True)
-    axes[0, 0].set_yticks(range(len(estimates)), estimates.index)
-    axes[0, 0].invert_yaxis()
-    return figure
-
-
-@styled
 def confusion_matrices(comparison: ClassifierComparison) -> Figure:
     """Counts on test of each model's first run, at the threshold chosen on validation."""
     models = comparison.models
@@ -146,31 +105,6 @@ def reliability(comparison: ClassifierComparison, bins: int = 8) -> Figure:
         place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
     axes[0, 0].set_ylabel("share malignant")
     axes[0, 0].legend(loc="upper left")
-    return figure
-
-
-@styled
-def cost_and_score(costs: pd.DataFrame, auc: pd.Series) -> Figure:
-    """AUC on test against the number of parameters and against training speed; bars are 95 % intervals over patients.
-
-    Args:
-        costs: of `ClassifierComparison.costs`.
-        auc: model → `Estimate`.
-    """
-    figure, axes = new_figure(1, 2, 3.1, sharey=True)
-    colours = model_colours(costs.index)
-    labels = {"parameters": "parameters, millions (log scale)", "images_per_second": "training, images/s (log scale)"}
-    for place, (column, label) in zip(axes[0], labels.items(), strict=True):
-        for model, row in costs.iterrows():
-            value: Estimate = auc[model]
-            place.plot([row[column]] * 2, [value.low, value.high], color=colours[model], linewidth=1.6)
-            place.plot([row[column]], [value.value], "o", color=colours[model])
-            place.annotate(model, (row[column], value.value), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
-        place.set(xscale="log", xlabel=label)
-        place.xaxis.set_minor_locator(NullLocator())
-        place.set_xticks(costs[column], [f"{value:.3g}" for value in costs[column]])
-        place.margins(x=0.3)
-    axes[0, 0].set_ylabel("AUC on test")
     return figure
 
 
