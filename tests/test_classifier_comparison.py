@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs, different_from, estimate_table
+from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs
 from thyroid_utils.config import ConfigError, RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import SCORES, choose_threshold
 from thyroid_utils.plots import classification
 from thyroid_utils.plots.comparison import cost_and_score, model_colours, score_dots
+from thyroid_utils.tables import different_from, estimate_table
 
 
 def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
@@ -187,7 +188,7 @@ def test_scaling_uses_the_log_odds_that_do_not_saturate(comparison):
 
 
 def test_the_table_names_the_models_that_differ(comparison):
-    assert different_from(comparison.pairs(), comparison.models).to_dict() == {"weak": "strong", "strong": "weak"}
+    assert different_from(comparison.pairs(), comparison.models, "auc_differs").to_dict() == {"weak": "strong", "strong": "weak"}
     assert different_from(pd.DataFrame(), ["alone"]).to_dict() == {"alone": "none"}
     assert comparison.started == "all from scratch"
 

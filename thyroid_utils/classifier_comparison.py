@@ -339,20 +339,3 @@ class ClassifierComparison:
                 "weights": found[0].data["weights"],
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def different_from(pairs: pd.DataFrame, models: Sequence[str]) -> pd.Series:
-    """Model → the models whose AUC differs from its own after Holm, as text; "none" where there is none.
-
-    pairs: of `ClassifierComparison.pairs`.
-    """
-    found: dict[str, list[str]] = {model: [] for model in models}
-    for row in pairs[pairs["auc_differs"]].itertuples() if len(pairs) else ():
-        found[row.first].append(row.second)
-        found[row.second].append(row.first)
-    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="AUC differs from")
-
-
-def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str], digits: int = 3) -> pd.DataFrame:
-    """A table of `Estimate`s as text, `value [low, high]`, its columns named by `names`."""
-    return estimates.map(lambda value: value.text(digits) if isinstance(value, Estimate) else value).rename(columns=dict(names))
