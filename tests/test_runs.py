@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils import runs
+from thyroid_utils import config, files, runs
 from thyroid_utils.config import ConfigError
 from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.preprocess import content
 from thyroid_utils.runs import (
     RUN_FILES,
     Run,
@@ -124,6 +127,10 @@ def test_every_room_that_decides_is_in_the_code_version(monkeypatch, tmp_path):
         "preprocess/c.py",
         "augment.py",
         "augment_batch.py",
+        "config.py",
+        "data/images.py",
+        "data/overlays.py",
+        "data/table.py",
         "plots.py",
     ):
         path = package / room
@@ -132,12 +139,20 @@ def test_every_room_that_decides_is_in_the_code_version(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "_PACKAGE", package)
     version = runs.code_version.__wrapped__
     before = version()
-    for room in ("models/a.py", "losses.py", "training/sub/b.py", "preprocess/c.py", "augment.py", "augment_batch.py"):
+    deciding = ("models/a.py", "losses.py", "training/sub/b.py", "preprocess/c.py", "augment.py", "augment_batch.py")
+    for room in (*deciding, "config.py", "data/images.py", "data/overlays.py"):
         (package / room).write_text("None")
         assert version() != before, room
         (package / room).write_text("pass")
-    (package / "plots.py").write_text("None")
+    (package / "plots.py").write_text("None"), (package / "data/table.py").write_text("None")
     assert version() == before
+
+
+def test_whatever_makes_a_preprocessed_image_is_in_the_code_version(monkeypatch):
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
+    runs.code_version.__wrapped__()
+    assert {Path(config.__file__), *content._CODE} <= set(read)
 
 
 def test_the_rooms_are_there():
@@ -184,6 +199,42 @@ def test_any_changed_or_missing_file_is_noticed(file):
     (run.folder / file).unlink()
     with pytest.raises(RunDamaged, match=f"run {run.name}: {file} is missing"):
         find_run(run.name)
+
+
+def test_a_file_that_vanishes_or_fails_while_it_is_checked_is_damage(monkeypatch):
+    run = made(NAMES["whole"])
+    run.check()
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(runs, "file_hash", fails)
+    with pytest.raises(RunDamaged, match=rf"run {run.name}: config\.json cannot be read \(Input/output error\)"):
+        find_run(run.name)
+
+
+def test_what_was_kept_to_resume_a_finished_run_is_dropped_when_it_is_found(monkeypatch):
+    """Its process was killed between the mark and the removal."""
+    run = made(NAMES["whole"])
+    (run.folder / "resume").mkdir()
+    (run.folder / "resume" / "last.json").write_text("{}")
+    with run_lock(run.name):
+        assert find_run(run.name) is not None and (run.folder / "resume").is_dir(), "another process may be at it"
+    assert find_run(run.name) is not None and not (run.folder / "resume").exists()
+
+
+def test_only_what_belongs_to_a_run_is_left_behind_by_its_process(own_runs):
+    folder = own_runs / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        folder.mkdir(parents=True)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
+        with files.atomic_path(folder / "weights.safetensors") as temporary:
+            raise KeyboardInterrupt
+    belonging = {temporary, *(folder / name for name in ("config.json", "failure.json", "complete.json"))}
+    for path in belonging:
+        path.write_text("")
+    (folder / "resume").mkdir(), (folder / ".ipynb_checkpoints").mkdir(), (folder / "notes.txt").write_text("mine")
+    assert sorted(runs.left_behind(folder)) == sorted(belonging)
 
 
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"run": "x"}', '{"run": "x", "files": 3}'])
@@ -251,6 +302,64 @@ def test_only_what_is_named_is_pruned(several):
     with run_lock(NAMES["begun"]):
         assert prune_runs(unfinished=True) == [], "a run that is being trained is left alone"
     assert prune_runs(unfinished=True) == [NAMES["begun"]] and prune_runs(outdated=True) == [NAMES["old"]]
+
+
+@pytest.mark.parametrize("seen", [0, 1], ids=["at once", "after being seen"])
+def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatch):
+    """A weights file and a folder vanish before they are asked about."""
+    stat, asked = os.stat, []
+
+    def vanished(path, *arguments, **options):
+        asked.append(str(path))
+        if Path(path).name in ("weights.safetensors", NAMES["old"]) and asked.count(str(path)) > seen:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return stat(path, *arguments, **options)
+
+    expected = set(list_runs().index)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", vanished)
+        listed = list_runs()
+    assert set(listed.index) == expected - {NAMES["old"]} and listed["megabytes"].gt(0).all()
+
+
+def test_a_folder_that_is_removed_while_runs_are_listed_is_not_listed(several, monkeypatch):
+    listed = runs._listed
+
+    def removing(folder):
+        row = listed(folder)
+        if folder.name == NAMES["begun"]:
+            shutil.rmtree(folder)
+        return row
+
+    monkeypatch.setattr(runs, "_listed", removing)
+    assert NAMES["begun"] not in list_runs().index and len(list_runs()) == 3
+
+
+def test_a_run_whose_first_files_are_being_written_is_training(own_runs):
+    (own_runs / NAMES["begun"]).mkdir(parents=True)
+    with run_lock(NAMES["begun"]):
+        assert list_runs()["state"].tolist() == ["training"]
+    assert list_runs()["state"].tolist() == ["damaged"]
+
+
+def test_what_was_mended_or_finished_since_it_was_listed_is_not_pruned(several, monkeypatch):
+    begun, broken = (runs_dir() / NAMES[name] for name in ("begun", "broken"))
+    listed = list_runs()
+
+    def slow():
+        shutil.copy(begun / "metrics.json", broken)
+        mark_complete(begun), mark_complete(broken)
+        return listed
+
+    monkeypatch.setattr(runs, "list_runs", slow)
+    assert prune_runs(unfinished=True) == [] and begun.is_dir() and broken.is_dir()
+
+
+def test_what_was_removed_since_it_was_listed_is_passed_over(several, monkeypatch):
+    listed = list_runs()
+    shutil.rmtree(runs_dir() / NAMES["broken"])
+    monkeypatch.setattr(runs, "list_runs", lambda: listed)
+    assert prune_runs(unfinished=True) == [NAMES["begun"]]
 
 
 # The commands

@@ -223,6 +223,39 @@ def test_a_damaged_state_is_told_and_not_used(file, monkeypatch, tmp_path, capsy
     same_results(straight.folder, resumed.folder)
 
 
+def test_what_is_not_the_runs_does_not_hinder_it(monkeypatch, tmp_path):
+    """File browsers and notebooks leave folders and files of their own wherever they look."""
+    config = tiny_config()
+    straight = fit_or_load(config)
+    elsewhere(monkeypatch, tmp_path / "resumed")
+    with pytest.raises(Killed):
+        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
+    folder = tmp_path / "resumed" / straight.name
+    strangers = folder / ".ipynb_checkpoints", folder / "notes.txt"
+    strangers[0].mkdir(), strangers[1].write_text("mine"), (folder / "resume" / ".ipynb_checkpoints").mkdir()
+    same_results(straight.folder, fit_or_load(config).folder)
+    assert all(path.exists() for path in strangers) and not (folder / "resume").exists()
+
+
+def test_a_run_resumed_elsewhere_says_what_each_epoch_was_trained_on(monkeypatch, tmp_path):
+    config = tiny_config(training__epochs=4)
+    straight = fit_or_load(config)
+    here = {"device": "cpu", "torch": torch.__version__}
+    assert straight.environment["stretches"] == [{**here, "epochs": [1, 4]}]
+    elsewhere(monkeypatch, tmp_path / "resumed")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("thyroid_utils.training.module.device_name", lambda device: f"GPU, not {device.type}")
+        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
+    with pytest.raises(Killed):
+        fit_or_load(config, killed_at(3 * batches_of(config) + 1))
+    resumed = fit_or_load(config)
+    assert resumed.environment["stretches"] == [
+        {**here, "device": "GPU, not cpu", "epochs": [1, 2]},
+        {**here, "epochs": [3, 4]},
+    ]
+    same_results(straight.folder, resumed.folder)
+
+
 def test_killed_at_random_moments_twenty_times(tmp_path):
     """SIGKILL by a seeded clock, wherever it strikes; what comes out in the end is what would have come out at once."""
     config = tiny_config(training__epochs=8)

@@ -14,6 +14,7 @@ from training_project import WithAuxiliary, batches_of, elsewhere, same_results,
 
 from thyroid_utils.config import ConfigError
 from thyroid_utils.data import DataError, load_cases
+from thyroid_utils.engine import run_all
 from thyroid_utils.losses import CrossEntropy
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
@@ -83,6 +84,37 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, None, "stem", ("head.", "AuxLogits."), None, minimum=16))
     run = fit_or_load(tiny_config(training__epochs=1, training__batch_size=1))
     assert np.isfinite(run.history["val_loss"]).all()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"training__devices": 2, "training__batch_size": 64},
+            r"training\.batch_size must be at most 16, as 17 training images fill no larger batch .*; found 64",
+        ),
+        (
+            {"training__devices": 64, "training__batch_size": 64},
+            r"training\.devices must be at most 17, the training images; found 64",
+        ),
+        (
+            {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},
+            r"optimiser\.schedule must be another than one_cycle for a training of one step, .* found 1 epoch of 1 batch: raise",
+        ),
+    ],
+    ids=["batches larger than the set", "devices without an image", "a cycle of one step"],
+)
+def test_too_few_images_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.loop.open_arrays", lambda *_: pytest.fail("preprocessed"))
+    for train in (fit_or_load, lambda config: run_all([config])):
+        with pytest.raises(ConfigError, match=message):
+            train(tiny_config(**changes))
+    assert not list(runs_dir().glob("*/config.json"))
+
+
+def test_a_cycle_of_two_steps_is_trained():
+    changes = {"optimiser__schedule": "one_cycle", "training__epochs": 2, "training__batch_size": 64}
+    assert len(fit_or_load(tiny_config(**changes)).history) == 2
 
 
 def test_an_image_below_the_networks_minimum_is_refused():
@@ -158,8 +190,10 @@ def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
-    ids=["GPU", "torch's CPU allocator", "Python"],
+    ids=["GPU", "torch's CPU allocator", "Python", "cuBLAS", "cuDNN"],
 )
 def test_out_of_memory_says_what_to_lower(error, monkeypatch):
     monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(1, error))

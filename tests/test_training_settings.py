@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import WithAuxiliary, batches_of, elsewhere, tiny_config, tiny_network
+from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_config, tiny_network
 
 from thyroid_utils.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.data import load_cases
@@ -20,10 +25,11 @@ from thyroid_utils.losses import CrossEntropy
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
 from thyroid_utils.training import TrainingError, distributed, fit_or_load
-from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint, write_checkpoint
+from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint, text_hash, write_checkpoint
 from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
 from thyroid_utils.training.device import choose_device, choose_precision
 from thyroid_utils.training.distributed import fit_on_several
+from thyroid_utils.training.module import ClassifierTraining
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, class_weights, step_after_epoch
 
 # What a config asks for
@@ -282,6 +288,37 @@ def test_the_split_is_remembered_and_noticed_when_data_change(monkeypatch):
         split_data(tiny_config(split__seed=1))
 
 
+def leak(body: dict, cases: pd.DataFrame) -> None:
+    """Put one of two images of a test patient into training."""
+    tested = cases[cases["split"] == "test"]
+    body["split"][cases.index.get_loc(tested.index[tested["patient"].duplicated()][0])] = "train"
+
+
+def change_fingerprint(body: dict, _) -> None:
+    body["fingerprint"] = "0" * 64
+
+
+@pytest.mark.parametrize("edit, forged", [(leak, False), (leak, True), (change_fingerprint, False)])
+@pytest.mark.parametrize("by", ["patient", "official"])
+def test_an_edited_record_of_a_split_is_not_believed(by, edit, forged, monkeypatch, tmp_path):
+    given = split_data(tiny_config()).cases
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: given)
+    monkeypatch.setattr("thyroid_utils.paths.cache_dir", lambda: tmp_path)
+    config = tiny_config(split__by=by)
+    first = split_data(config)
+    (record,) = (tmp_path / "splits").iterdir()
+    whole = record.read_bytes()
+    content = json.loads(whole)
+    edit(content["body"], first.cases)
+    if forged:
+        content["sha256"] = text_hash(content["body"])
+    record.write_text(json.dumps(content))
+    again = split_data(config)
+    pd.testing.assert_frame_equal(again.cases, first.cases)
+    assert (again.fingerprint, again.split_hash) == (first.fingerprint, first.split_hash)
+    assert record.read_bytes() == whole
+
+
 def test_rows_in_another_order_are_the_same_data(monkeypatch):
     config = tiny_config()
     cases = load_cases("phantom", **config.data.options)
@@ -344,6 +381,65 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path):
 
 
 # Several devices
+
+
+def test_the_mean_over_devices_is_taken_where_the_network_is(monkeypatch):
+    """NCCL reduces tensors of GPUs alone; "meta" stands for one, as a device that is not the CPU and that every machine has."""
+    row, devices = ClassifierTraining._row, []
+
+    def reduce(strategy, tensor, *_, **__):
+        devices.append(tensor.device.type)
+        return torch.tensor(0.25)
+
+    def elsewhere_row(module):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_device", torch.device("meta"))
+            patch.setattr(SingleDeviceStrategy, "reduce", reduce)
+            return row(module)
+
+    monkeypatch.setattr(ClassifierTraining, "_row", elsewhere_row)
+    run = fit_or_load(tiny_config(training__epochs=2))
+    assert devices == ["meta", "meta"] and run.history["train_loss"].tolist() == [0.25, 0.25]
+
+
+def test_each_process_chooses_its_gpu_before_anything_touches_one(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text(tiny_config().to_json())
+    order = []
+
+    def repeatable(device, deterministic):
+        order.append("repeatable")
+        raise ValueError("far enough")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(distributed, "repeatable", repeatable)
+    monkeypatch.setattr(torch.cuda, "set_device", order.append)
+    assert distributed.main(tmp_path) == 1 and order == [3, "repeatable"]
+
+
+def test_processes_of_several_devices_end_with_a_killed_caller(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = tiny_config(model={"name": "timm:test_vit"}, size=160, training__epochs=10_000, training__devices=2)
+    (tmp_path / "config.json").write_text(config.to_json())
+    split_data(config)
+    marks = tmp_path / "marks"
+    caller = forked(lambda: fit_on_several(tmp_path, lambda *_: marks.touch()))
+    try:
+        until = time.monotonic() + 120
+        while not marks.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        processes = psutil.Process(caller).children(recursive=True)
+        (first,) = psutil.Process(caller).children()
+        # Someone still reads what they print, so that no broken pipe ends them.
+        reader = os.open(f"/proc/{first.pid}/fd/1", os.O_RDONLY)
+    finally:
+        os.kill(caller, signal.SIGKILL)
+        os.waitpid(caller, 0)
+    gone, alive = psutil.wait_procs(processes, timeout=20)
+    for process in alive:
+        process.kill()
+    os.close(reader)
+    assert marks.exists() and len(gone) == 2 and not alive
 
 
 def test_two_processes_train_one_run_by_ddp(monkeypatch, capfd):

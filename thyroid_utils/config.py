@@ -97,6 +97,14 @@ def _options() -> Any:
     return Field(default_factory=dict, description="a mapping from names to plain values (numbers, text, lists)")
 
 
+def _without(options: dict[str, Any], decided: dict[str, str]) -> dict[str, Any]:
+    """The options, none of which may be among those that other fields decide (`decided`: option → field)."""
+    for option, field in decided.items():
+        if option in options:
+            raise ConfigError(option, f"must be left out, as {field} decides it; found {options[option]!r}")
+    return options
+
+
 class DataConfig(Settings):
     """Which images. dataset: a reader's name; root: its folder; options: what the reader takes."""
 
@@ -109,7 +117,7 @@ class SplitConfig(Settings):
     """Who is trained on and who is tested on.
 
     by: "patient", "image" (leaky, and marked so) or "official". ratios: train, validation, test. repeat: None for the split
-    of `split_cases`, or the number (from 0) of one of `repeated_splits`. Official splits use neither.
+    of `split_cases`, or the number (from 0) of one of `repeated_splits`. Official splits use neither ratios nor repeat.
     """
 
     by: Literal["patient", "image", "official"] = "patient"
@@ -126,6 +134,12 @@ class SplitConfig(Settings):
             raise ValueError
         return ratios
 
+    @model_validator(mode="after")
+    def _official_is_one(self) -> SplitConfig:
+        if self.by == "official" and self.repeat is not None:
+            raise ConfigError("repeat", f"must be None with by official, of which there is one; found {self.repeat}")
+        return self
+
 
 class ModelConfig(Settings):
     """name: one of `models.CLASSIFIERS` or `timm:NAME`. weights: "imagenet", "none" or a file. options: for its builder."""
@@ -134,12 +148,23 @@ class ModelConfig(Settings):
     weights: PathText = Field("none", min_length=1, description="imagenet, none or the path of a file")
     options: Options = _options()
 
+    @field_validator("options")
+    @classmethod
+    def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
+        decided = {"name": "model.name", "weights": "model.weights", "task": "task", "classes": "task"}
+        return _without(options, decided | {"in_channels": "preprocessing"})
+
 
 class LossConfig(Settings):
     """name: one of `losses.CLASSIFICATION_LOSSES`. options: for its builder."""
 
     name: str = Field("cross_entropy", min_length=1, description="the name of a loss")
     options: Options = _options()
+
+    @field_validator("options")
+    @classmethod
+    def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return _without(options, {"name": "loss.name", "task": "task", "class_weights": "training.class_balance"})
 
 
 class OptimiserConfig(Settings):

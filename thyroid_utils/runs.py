@@ -22,8 +22,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,9 @@ MARK = "complete.json"
 RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
              "environment.json")  # fmt: skip
 RESUME = "resume"
+FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
 _PACKAGE = Path(__file__).parent
-_CODE = ("models", "losses", "training", "preprocess", "augment", "augment_batch")
+_CODE = ("config", "models", "losses", "training", "preprocess", "augment", "augment_batch", "data/images", "data/overlays")
 
 
 class RunBusy(RuntimeError):
@@ -62,7 +63,13 @@ def runs_dir() -> Path:
 
 @cache
 def code_version() -> str:
-    """SHA-256 over the sources of the rooms that decide a run's result."""
+    """SHA-256 over the sources of the rooms and modules that decide a run's result.
+
+    What reads and splits the data is left to the fingerprint and the split's hash. Versions of libraries are left out too: an
+    update of PyTorch, OpenCV or NumPy would make every finished run one that has to be trained again, for a last digit.
+    `environment.json` names them. Arrays preprocessed by different versions of OpenCV or NumPy are not mixed up for that: those
+    versions are in the name of the array store (`preprocess.content.code_hash`).
+    """
     digest = hashlib.sha256()
     for room in _CODE:
         for path in sorted((_PACKAGE / room).rglob("*.py")) or [_PACKAGE / f"{room}.py"]:
@@ -143,7 +150,8 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device, precision, threads, commit, seconds of training and images per second."""
+        """Versions, device, precision, threads, commit, seconds of training and images per second; `stretches`: device, torch's
+        version, first and last epoch, an entry for each change of device or version in a run that was resumed."""
         return self._json("environment.json")
 
     @property
@@ -176,8 +184,14 @@ class Run:
         for file, expected in hashes.items():
             if not (self.folder / file).is_file():
                 raise RunDamaged(f"run {self.name}: {file} is missing")
-            if (weights or file != "weights.safetensors") and file_hash(self.folder / file) != expected:
+            if (weights or file != "weights.safetensors") and self._hash(file) != expected:
                 raise RunDamaged(f"run {self.name}: {file} was changed after the run had finished")
+
+    def _hash(self, file: str) -> str:
+        try:
+            return file_hash(self.folder / file)
+        except OSError as error:  # removed meanwhile, or the disk fails
+            raise RunDamaged(f"run {self.name}: {file} cannot be read ({error.strerror})") from None
 
     def _json(self, file: str) -> dict[str, Any]:
         return json.loads((self.folder / file).read_text(encoding="utf-8"))
@@ -196,6 +210,17 @@ def mark_complete(folder: Path) -> Run:
     return Run(folder)
 
 
+def left_behind(folder: Path) -> list[Path]:
+    """What a process that was killed has left in the folder of an unfinished run, temporary files included.
+
+    Not what is kept to resume it, and nothing that is not a run's, such as the folders of a file browser.
+    """
+    names = [Path(name) for name in (*RUN_FILES, MARK, FAILURE)]
+    temporary = [f".{name.stem}-{'[0-9a-f]' * 12}{name.suffix}" for name in names]  # as `files.atomic_path` calls them
+    found = [path for pattern in (*map(str, names), *temporary) for path in folder.glob(pattern)]
+    return [path for path in found if not path.is_dir()]
+
+
 def find_run(name: str) -> Run | None:
     """The finished run of that name, or None where there is none.
 
@@ -206,6 +231,10 @@ def find_run(name: str) -> Run | None:
     if not (run.folder / MARK).is_file():
         return None
     run.check()
+    if (run.folder / RESUME).is_dir():  # its process was killed behind the mark
+        with suppress(RunBusy, OSError), run_lock(name, wait=False):
+            if (run.folder / MARK).is_file():
+                shutil.rmtree(run.folder / RESUME)
     return run
 
 
@@ -239,7 +268,8 @@ def list_runs() -> pd.DataFrame:
         used again; megabytes; `note`: what is wrong with a damaged one.
     """
     folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
-    rows = [_listed(folder) for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
+    rows = [_listed(folder) for folder in sorted(folders, key=_changed, reverse=True)]
+    rows = [row for row in rows if (runs_dir() / row["run"]).is_dir()]  # others may be pruned or trained again meanwhile
     return pd.DataFrame(rows, columns=_LISTED).set_index("run")
 
 
@@ -247,22 +277,42 @@ _LISTED = ["run", "state", "model", "weights", "loss", "dataset", "seed", "epoch
            "megabytes", "note"]  # fmt: skip
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _megabytes(folder: Path) -> float:
+    """Of the files below a folder; those that a training process replaces meanwhile do not count."""
+    size = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(parent, file)).st_size
+    return size / 1e6
+
+
+def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
+    """The row of a run. held: this process holds its lock, so that no other one trains it."""
     run = Run(folder)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": sum(path.stat().st_size for path in files) / 1e6}
+    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder)}
     try:
         config = run.config
         row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
         row |= {"dataset": config.data.dataset, "seed": config.seed}
         row["code"] = "current" if run.data["code_version"] == code_version() else "older"
         if not (folder / MARK).is_file():
-            return row | {"state": "training" if _is_busy(run.name) else "unfinished", "epochs": _epochs_so_far(folder)}
+            busy = not held and _is_busy(run.name)
+            return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}
         run.check(weights=False)
         metrics = run.metrics
         row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
         row |= {"val_auc": metrics["val"]["auc"], "test_auc": metrics["test"]["auc"]}
     except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
+        if not held and not (folder / MARK).is_file() and _is_busy(run.name):  # its first files are being written
+            return row | {"state": "training"}
         note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
         return row | {"state": "damaged", "note": note}
     return row | {"state": "finished"}
@@ -296,19 +346,28 @@ def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: boo
     """
     chosen = []
     for name, row in list_runs().iterrows():
-        useless = row["state"] == "damaged" or (outdated and row["code"] == "older")
-        if not useless and row["state"] == "finished":
-            try:
-                Run(runs_dir() / name).check()
-            except RunDamaged:
-                useless = True
-        if not (useless or (unfinished and row["state"] == "unfinished")):
+        folder = runs_dir() / name
+        if not _is_useless(folder, row, unfinished, outdated):
             continue
         try:
             with run_lock(name, wait=False):
+                # Until now another process may have finished it, mended it or removed it.
+                if not folder.is_dir() or not _is_useless(folder, _listed(folder, held=True), unfinished, outdated):
+                    continue
                 if not dry_run:
-                    shutil.rmtree(runs_dir() / name)
+                    shutil.rmtree(folder)
         except RunBusy:
             continue
         chosen.append(name)
     return chosen
+
+
+def _is_useless(folder: Path, row: Mapping[str, Any] | pd.Series, unfinished: bool, outdated: bool) -> bool:
+    if row["state"] == "damaged" or (outdated and row.get("code") == "older"):
+        return True
+    if row["state"] == "finished":
+        try:
+            Run(folder).check()
+        except RunDamaged:
+            return True
+    return unfinished and row["state"] == "unfinished"

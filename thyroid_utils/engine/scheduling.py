@@ -21,6 +21,7 @@ from thyroid_utils.runs import Run, RunDamaged, find_run, run_hash
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.device import choose_device
+from thyroid_utils.training.loop import check_steps
 
 ENGINES = ("serial", "dask")
 
@@ -126,15 +127,17 @@ def _noted(configs: list[RunConfig], config: RunConfig) -> Iterator[None]:
 
 def _names(configs: list[RunConfig]) -> list[str]:
     """Each config's run. The same data and split are read once."""
-    known: dict[str, tuple[str, str]] = {}
+    known: dict[str, tuple[str, str, int]] = {}
     names = []
     for config in configs:
         key = config.data.model_dump_json() + config.split.model_dump_json()
         with _noted(configs, config):
             if key not in known:
                 data = split_data(config)
-                known[key] = data.fingerprint, data.split_hash
-            names.append(run_hash(config, *known[key]))
+                known[key] = data.fingerprint, data.split_hash, len(data.positions("train"))
+            fingerprint, split_hash, images = known[key]
+            check_steps(config, images)
+            names.append(run_hash(config, fingerprint, split_hash))
     return names
 
 

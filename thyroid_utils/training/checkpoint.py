@@ -26,7 +26,8 @@ LAST = "last.json"
 @dataclass
 class TrainingProgress:
     """How far a run is. epoch: epochs finished; history: a row each; waited: epochs since the best one; best_value: the
-    monitored value at `best_epoch`; stopped: by early stopping; seconds, images: spent on and seen in training."""
+    monitored value at `best_epoch`; stopped: by early stopping; seconds, images: spent on and seen in training; stretches:
+    device, version of torch, and the first and last epoch trained with them."""
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -36,6 +37,15 @@ class TrainingProgress:
     stopped: bool = False
     seconds: float = 0.0
     images: int = 0
+    stretches: list[dict[str, Any]] = field(default_factory=list)
+
+    def note_stretch(self, device: str, version: str) -> None:
+        """Count the epoch just finished to the last stretch, or begin one where the device or the version has changed."""
+        last = self.stretches[-1] if self.stretches else {}
+        if (last.get("device"), last.get("torch")) == (device, version):
+            last["epochs"] = [last["epochs"][0], self.epoch]
+        else:
+            self.stretches.append({"device": device, "torch": version, "epochs": [self.epoch, self.epoch]})
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,10 @@ def write_checkpoint(
         "optimiser": settings,
         "schedule": None if schedule is None else schedule.state_dict(),
     }
-    write_text(folder / LAST, json.dumps({"body": body, "sha256": _text_hash(body)}))
+    write_text(folder / LAST, json.dumps({"body": body, "sha256": text_hash(body)}))
     named = {LAST, *(entry["name"] for entry in files.values())}
     for path in folder.iterdir():
-        if path.name not in named:
+        if path.name not in named and not path.is_dir():  # a folder is another program's
             path.unlink()
 
 
@@ -163,10 +173,11 @@ def _read_last(folder: Path) -> dict[str, Any]:
     if not (folder / LAST).is_file():
         return {}
     last = json.loads((folder / LAST).read_text(encoding="utf-8"))
-    if _text_hash(last["body"]) != last["sha256"]:
+    if text_hash(last["body"]) != last["sha256"]:
         raise ValueError(f"{LAST} is not what was written")
     return last["body"]
 
 
-def _text_hash(body: dict[str, Any]) -> str:
+def text_hash(body: dict[str, Any]) -> str:
+    """SHA-256 of a mapping as JSON, by which a changed file is noticed."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

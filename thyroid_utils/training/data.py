@@ -29,6 +29,7 @@ from thyroid_utils.preprocess import ArrayStore, build_pipeline, preprocessed
 from thyroid_utils.preprocess.content import file_hashes
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.threads import Progress
+from thyroid_utils.training.checkpoint import text_hash
 
 SIDES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -65,16 +66,21 @@ def split_data(config: RunConfig) -> SplitData:
     _check_patients(cases, config)
     record = paths.cache_dir() / "splits" / f"{_split_key(cases, config.split)}.json"
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        known = kept["body"]
+        if text_hash(known) != kept["sha256"]:
+            raise ValueError
         fingerprint, split, mark = known["fingerprint"], known["split"], known["split_by"]
         if len(split) != len(cases):
             raise ValueError
-        cases = cases.assign(split=pd.array(split, dtype="string"), split_by=pd.array([mark] * len(cases), dtype="string"))
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
+        placed = cases.assign(split=pd.array(split, dtype="string"), split_by=pd.array([mark] * len(cases), dtype="string"))
+        splits.assert_disjoint(placed, check_pixels=False, allow_leaky=True)
+        cases = placed
+    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged or edited
         cases, fingerprint = _split(cases, config.split), data_fingerprint(cases)
         content = {"fingerprint": fingerprint, "split": cases["split"].tolist(), "split_by": cases["split_by"].iloc[0]}
         with contextlib.suppress(OSError):  # the record only saves time
-            write_text(record, json.dumps(content))
+            write_text(record, json.dumps({"body": content, "sha256": text_hash(content)}))
     _check_classes(cases)
     return SplitData(cases, fingerprint, splits.split_hash(cases), len(table) - len(cases))
 
@@ -205,6 +211,12 @@ def in_order(positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
 
 
+def batch_starts(images: int, batch_size: int, devices: int) -> list[int]:
+    """Where the batches of an epoch begin; which are left out is told in `epoch_batches`."""
+    smallest = batch_size if devices > 1 else min(2, batch_size)
+    return [start for start in range(0, images, batch_size) if images - start >= smallest]
+
+
 def epoch_batches(
     positions: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: str, devices: int = 1
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -233,6 +245,5 @@ def epoch_batches(
         order = random.permutation(positions)
     occurrence = pd.Series(order).groupby(order).cumcount().to_numpy()
     keys = np.column_stack([np.full(len(order), seed), np.full(len(order), epoch), order, occurrence]).astype(np.int64)
-    smallest = batch_size if devices > 1 else min(2, batch_size)
-    starts = [start for start in range(0, len(order), batch_size) if len(order) - start >= smallest]
+    starts = batch_starts(len(order), batch_size, devices)
     return ([order[start : start + batch_size] for start in starts], [keys[start : start + batch_size] for start in starts])

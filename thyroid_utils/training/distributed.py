@@ -13,11 +13,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import torch
 
 from thyroid_utils.config import RunConfig
 from thyroid_utils.files import write_text
-from thyroid_utils.runs import RESUME
+from thyroid_utils.runs import FAILURE, RESUME
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
@@ -25,7 +28,6 @@ from thyroid_utils.training.device import choose_device, repeatable
 from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.loop import assemble, fit_epochs
 
-_FAILURE = "failure.json"
 _MARK = "\x1eprogress "
 
 
@@ -35,10 +37,11 @@ def fit_on_several(folder: Path, progress: Progress | None) -> None:
     Raises:
         TrainingError: training stopped; the message is that of the process in which it did.
     """
-    failure = folder / _FAILURE
+    failure = folder / FAILURE
     failure.unlink(missing_ok=True)
     command = [sys.executable, "-m", "thyroid_utils.training.distributed", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
     try:
         for line in process.stdout:
             if not line.startswith(_MARK):
@@ -66,6 +69,7 @@ def _end(process: subprocess.Popen) -> None:
     """Leave no process of the group behind: one that failed may have left the others waiting for it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.stdin.close()
     process.wait()
 
 
@@ -73,12 +77,14 @@ def main(folder: Path) -> int:
     """What each of the processes does. Returns the exit code."""
     config = RunConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
     device = choose_device(config.training)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # else every process would take memory of the first GPU
     try:
         with repeatable(device, config.training.deterministic):
             assembly = assemble(config, split_data(config), folder, device)
             fit_epochs(assembly, read_checkpoint(folder / RESUME), device, _tell)
     except (TrainingError, ValueError) as error:
-        write_text(folder / _FAILURE, json.dumps({"message": str(error)}))
+        write_text(folder / FAILURE, json.dumps({"message": str(error)}))
         return 1
     return 0
 
@@ -87,5 +93,13 @@ def _tell(done: int, total: int) -> None:
     print(f"{_MARK}{done} {total}", flush=True)
 
 
+def _end_with_caller() -> None:
+    """The calling process holds the other end of the standard input, which all processes share; it closes however that ends."""
+    while os.read(0, 1):  # not by sys.stdin, whose lock this thread would hold when Python ends
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

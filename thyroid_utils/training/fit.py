@@ -18,12 +18,12 @@ from thyroid_utils.config import RunConfig
 from thyroid_utils.files import write_bytes, write_text
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import (
-    RESUME,
     Run,
     RunBusy,
     RunDamaged,
     code_version,
     find_run,
+    left_behind,
     mark_complete,
     run_hash,
     run_lock,
@@ -92,8 +92,8 @@ def _trained(name: str, config: RunConfig, data: SplitData, progress: Progress |
     with repeatable(device, config.training.deterministic):
         assembly = assemble(config, data, folder, device)
         folder.mkdir(parents=True, exist_ok=True)
-        for left_behind in [path for path in folder.iterdir() if path.name != RESUME]:  # by a process that was killed
-            left_behind.unlink()
+        for path in left_behind(folder):
+            path.unlink()
         write_text(folder / "config.json", config.to_json())
         write_text(folder / "data.json", json.dumps(_described(data, assembly), indent=2))
         bar, total = progress or progress_bar(f"Training {config.model.name}"), 1
@@ -151,7 +151,7 @@ def _write_results(folder: Path, assembly: Assembly, data: SplitData, state: Che
             "images": len(rows),
         }
     precision = choose_precision(training.precision, device)
-    stamp = environment_stamp(device, precision, training.devices, progress.seconds, progress.images)
+    stamp = environment_stamp(device, precision, training.devices, progress)
     write_text(folder / "history.csv", pd.DataFrame(progress.history).to_csv(index=False))
     write_text(folder / "predictions.csv", predictions.to_csv())
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2))

@@ -25,11 +25,14 @@ from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import RESUME
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import Checkpoint
-from thyroid_utils.training.data import Arrays, SplitData, open_arrays
+from thyroid_utils.training.data import Arrays, SplitData, batch_starts, open_arrays
 from thyroid_utils.training.device import choose_precision
 from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.module import ClassifierTraining, Fit, derived_seed
 from thyroid_utils.training.optimisers import class_weights
+
+# Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
         ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
     """
     check_weights(config.model.name, config.model.weights, progress_bar(f"Weights of {config.model.name}"))
+    check_steps(config, len(data.positions("train")))
     build_augmentation(config.augmentation)
     positions = {split: data.positions(split) for split in ("train", "val", "test")}
     labels = data.cases["label"].to_numpy("int64")[positions["train"]]
@@ -78,6 +82,27 @@ def _check_batches(config: RunConfig, network: nn.Module) -> None:
             "training.batch_size",
             f"must be {2 * training.devices} or more with {config.model.name}, whose batch normalisation needs two images "
             f"on each device; found {training.batch_size}",
+        )
+
+
+def check_steps(config: RunConfig, images: int) -> None:
+    """Raise ConfigError where so many training images make no batch, or fewer steps than the schedule needs."""
+    training = config.training
+    batches = len(batch_starts(images, training.batch_size, training.devices))
+    if images < training.devices:
+        raise ConfigError("training.devices", f"must be at most {images}, the training images; found {training.devices}")
+    if not batches:
+        most = images - images % training.devices
+        raise ConfigError(
+            "training.batch_size",
+            f"must be at most {most}, as {images} training images fill no larger batch (training.devices is {training.devices}); "
+            f"found {training.batch_size}",
+        )
+    if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
+        raise ConfigError(
+            "optimiser.schedule",
+            "must be another than one_cycle for a training of one step, in which nothing can rise and fall; "
+            f"found {training.epochs} epoch of {batches} batch: raise training.epochs or lower training.batch_size",
         )
 
 
@@ -137,7 +162,7 @@ def _fit(trainer: pl.Trainer, module: ClassifierTraining) -> None:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 @contextmanager

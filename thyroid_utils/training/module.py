@@ -22,6 +22,7 @@ from thyroid_utils.training.checkpoint import Checkpoint, TrainingProgress, rest
 from thyroid_utils.training.data import Arrays, Batch, Batches, epoch_batches, in_order
 from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, step_after_batch, step_after_epoch
+from thyroid_utils.training.stamp import device_name
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class ClassifierTraining(pl.LightningModule):
         row = self.trainer.strategy.broadcast(self._row())  # running means differ between devices; the first one's count
         state = self.standing
         state.epoch += 1
+        state.note_stretch(device_name(self.device), str(torch.__version__))
         state.history.append(row)
         state.seconds += time.perf_counter() - self._started
         state.images += sum(self._counts) * self.trainer.world_size
@@ -180,6 +182,7 @@ class ClassifierTraining(pl.LightningModule):
         self._check_losses()
         counts = torch.tensor(self._counts, dtype=torch.float64)
         losses = torch.stack(self._losses).double().cpu()
+        mean = ((losses * counts).sum() / counts.sum()).to(self.device)  # where NCCL takes it, which knows no CPU
         labels = self.fit_data.arrays.labels[self.fit_data.positions["val"]]
         logits = torch.cat(self._logits)
         val_loss = float(self.criterion(logits, torch.from_numpy(labels).to(logits.device)))
@@ -188,7 +191,7 @@ class ClassifierTraining(pl.LightningModule):
         return {
             "epoch": self.epoch,
             "learning_rate": self._learning_rate,
-            "train_loss": float(self.trainer.strategy.reduce((losses * counts).sum() / counts.sum(), reduce_op="mean")),
+            "train_loss": float(self.trainer.strategy.reduce(mean, reduce_op="mean")),
             "val_loss": val_loss,
             "val_auc": float(roc_auc_score(labels, log_odds(logits))),
         }

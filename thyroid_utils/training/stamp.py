@@ -11,29 +11,35 @@ from typing import Any
 import torch
 
 from thyroid_utils import paths
+from thyroid_utils.training.checkpoint import TrainingProgress
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn", "opencv-python-headless")
 
 
-def environment_stamp(device: torch.device, precision: str, devices: int, seconds: float, images: int) -> dict[str, Any]:
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def environment_stamp(device: torch.device, precision: str, devices: int, progress: TrainingProgress) -> dict[str, Any]:
     """Versions, device, precision, threads, commit, and how fast it went; no host or user name.
 
     Args:
-        device, precision, devices: what it was trained on.
-        seconds: spent on the epochs, validation included.
-        images: seen in training.
+        device, precision, devices: what the run was finished on; where it was resumed, `stretches` says on what each epoch was.
+        progress: of the whole run.
     """
     return {
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "devices": devices,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "precision": precision,
         "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(images / seconds, 2) if seconds else None,
+        "stretches": progress.stretches,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": round(progress.images / progress.seconds, 2) if progress.seconds else None,
     }
 
 
