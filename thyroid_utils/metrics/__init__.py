@@ -1,4 +1,4 @@
-"""How well probabilities of malignancy agree with the labels: decisions, ranking and calibration."""
+"""How well predictions agree with the truth: labels (decisions, ranking, calibration) and masks (overlap, outline, nodules)."""
 
 from thyroid_utils.metrics.calibration import (
     apply_temperature,
@@ -17,19 +17,54 @@ from thyroid_utils.metrics.classification import (
     roc_curve,
     scores_from_counts,
 )
+from thyroid_utils.metrics.faulty import compare_with_faulty_002, faulty_002_labels, faulty_002_scores
+from thyroid_utils.metrics.lesions import LESION_SCORES, lesion_scores
+from thyroid_utils.metrics.masks import binarise
+from thyroid_utils.metrics.segmentation import (
+    COUNTS,
+    OVERLAP_SCORES,
+    PRESENCE,
+    SEGMENTATION_SCORES,
+    overlap_scores,
+    pixel_counts,
+    pooled_scores,
+    segmentation_scores,
+    segmentation_summary,
+    segmentation_table,
+)
+from thyroid_utils.metrics.surface import SURFACE_SCORES, surface_distances, surface_scores
 
 __all__ = [
+    "COUNTS",
+    "LESION_SCORES",
+    "OVERLAP_SCORES",
+    "PRESENCE",
     "SCORES",
+    "SEGMENTATION_SCORES",
+    "SURFACE_SCORES",
     "apply_temperature",
+    "binarise",
     "choose_threshold",
     "classification_scores",
+    "compare_with_faulty_002",
     "confusion_counts",
     "expected_calibration_error",
+    "faulty_002_labels",
+    "faulty_002_scores",
     "fit_temperature",
+    "lesion_scores",
     "logit",
+    "overlap_scores",
+    "pixel_counts",
+    "pooled_scores",
     "pr_curve",
     "recalibration",
     "reliability_table",
     "roc_curve",
     "scores_from_counts",
+    "segmentation_scores",
+    "segmentation_summary",
+    "segmentation_table",
+    "surface_distances",
+    "surface_scores",
 ]
