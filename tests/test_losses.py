@@ -31,7 +31,9 @@ def random_batch(seed: int, classes: int = 2, size: int = 64) -> tuple[torch.Ten
 
 def test_registries():
     assert set(CLASSIFICATION_LOSSES) == {"cross_entropy", "focal"}
-    assert SEGMENTATION_LOSSES == {}
+    assert set(SEGMENTATION_LOSSES) == {
+        "bce", "dice", "bce_dice", "tversky", "focal", "focal_tversky", "border_cross_entropy", "lovasz", "hausdorff_dt",
+    }  # fmt: skip
 
 
 def test_cross_entropy_by_hand():
@@ -163,7 +165,7 @@ def test_a_loss_moves_with_its_weights_and_saves_none():
     [
         ("classification", "crossentropy", {}, "classification loss 'crossentropy' is unknown; did you mean cross_entropy"),
         ("regression", "focal", {}, "task 'regression' has no losses"),
-        ("segmentation", "dice", {}, "segmentation loss 'dice' is unknown"),
+        ("segmentation", "dise", {}, "segmentation loss 'dise' is unknown; did you mean dice"),
         ("classification", "focal", {"gama": 2}, "loss focal: no option 'gama'; did you mean gamma"),
         ("classification", "cross_entropy", {"label_smoothing": 1.0}, "label_smoothing must be a number from 0 to below 1"),
         ("classification", "cross_entropy", {"label_smoothing": "0.1"}, "label_smoothing must be a number"),

@@ -1,17 +1,15 @@
-"""What training minimises, by name."""
+"""Losses on the logits of an image's classes."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.preprocess.pipeline import nearest
+from thyroid_utils.losses.options import number
 
 
 class ClassificationLoss(nn.Module):
@@ -55,7 +53,7 @@ class CrossEntropy(ClassificationLoss):
 
     def __init__(self, class_weights: Sequence[float] | torch.Tensor | None = None, label_smoothing: float = 0.0):
         super().__init__(class_weights)
-        self.label_smoothing = _number("label_smoothing", label_smoothing, 0, 1, below=True)
+        self.label_smoothing = number("label_smoothing", label_smoothing, 0, 1, below=True)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         self._check(logits, labels)
@@ -85,10 +83,10 @@ class Focal(ClassificationLoss):
         super().__init__(class_weights)
         values = None
         if alpha is not None:
-            shares = [_number("alpha", value, 0, 1) for value in (alpha if isinstance(alpha, Sequence) else [alpha])]
+            shares = [number("alpha", value, 0, 1) for value in (alpha if isinstance(alpha, Sequence) else [alpha])]
             values = torch.tensor([1 - shares[0], shares[0]] if not isinstance(alpha, Sequence) else shares)
         self.register_buffer("alpha", values, persistent=False)
-        self.gamma = _number("gamma", gamma, 0, math.inf, below=True)
+        self.gamma = number("gamma", gamma, 0, math.inf, below=True)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         self._check(logits, labels)
@@ -106,41 +104,3 @@ class Focal(ClassificationLoss):
 
 
 CLASSIFICATION_LOSSES: dict[str, Callable[..., nn.Module]] = {"cross_entropy": CrossEntropy, "focal": Focal}
-SEGMENTATION_LOSSES: dict[str, Callable[..., nn.Module]] = {}
-
-_LOSSES = {"classification": CLASSIFICATION_LOSSES, "segmentation": SEGMENTATION_LOSSES}
-
-
-def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.Tensor | None = None, **options: Any) -> nn.Module:
-    """A loss by its name.
-
-    Args:
-        task: "classification" or "segmentation".
-        name: one of `CLASSIFICATION_LOSSES` or `SEGMENTATION_LOSSES`.
-        class_weights: one positive number a class, or None.
-        options: the loss's own, such as label_smoothing, or alpha and gamma.
-
-    Returns:
-        module (logits, labels) → scalar.
-
-    Raises:
-        ValueError: an unknown task, loss or option (the nearest name is given), or a value out of range.
-    """
-    if task not in _LOSSES:
-        raise ValueError(f"task {task!r} has no losses; {nearest(task, _LOSSES)}")
-    losses = _LOSSES[task]
-    if name not in losses:
-        raise ValueError(f"{task} loss {name!r} is unknown; {nearest(name, losses)}")
-    known = [option for option in inspect.signature(losses[name]).parameters if option != "class_weights"]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"loss {name}: no option {option!r}; {nearest(option, known)}")
-    return losses[name](class_weights=class_weights, **options)
-
-
-def _number(name: str, value: Any, low: float, high: float, below: bool = False) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or (below and value == high):
-        allowed = f"{low} or more" if high == math.inf else f"from {low} to {'below ' if below else ''}{high}"
-        raise ValueError(f"{name} must be a number {allowed}; found {value!r}")
-    return float(value)
