@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from thyroid_utils.models.architectures import CLASSIFIERS, Architecture
+from thyroid_utils.models.architectures import CLASSIFIERS
 from thyroid_utils.models.classifiers import (
     Classifier,
     build_classifier,
-    input_size,
     last_conv_layer,
     minimum_size,
     parameter_count,
 )
+from thyroid_utils.models.segmenter_architectures import SEGMENTERS, input_size, segmenter_facts
+from thyroid_utils.models.segmenters import Segmenter, build_segmenter
 from thyroid_utils.models.weights import WeightsError, check_weights, load_weights, weights_tag
-
-SEGMENTERS: dict[str, Architecture] = {}
 
 __all__ = [
     "CLASSIFIERS",
     "SEGMENTERS",
     "Classifier",
+    "Segmenter",
     "WeightsError",
     "build_classifier",
+    "build_segmenter",
     "check_weights",
     "input_size",
     "last_conv_layer",
     "load_weights",
     "minimum_size",
     "parameter_count",
+    "segmenter_facts",
     "weights_tag",
 ]

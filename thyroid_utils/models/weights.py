@@ -2,7 +2,8 @@
 
 ImageNet files lie in PyTorch's own folder, `torch.hub.get_dir()/checkpoints`, which TORCH_HOME moves. torchvision's carry the
 first digits of their SHA-256 in their names, as in resnet18-f37072fd.pth; timm's are called after the model, as in
-resnet18.a1_in1k.safetensors.
+resnet18.a1_in1k.safetensors. A segmenter's encoder takes torchvision's file where it is torchvision's network, else smp's or
+timm's, such as mit_b0.imagenet.safetensors, from there or from the cache of Hugging Face's hub.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import nn
 
 from thyroid_utils import paths
 from thyroid_utils.files import atomic_path, file_hash
+from thyroid_utils.models import segmentation_libraries
 from thyroid_utils.models.architectures import architecture, timm_module
+from thyroid_utils.models.segmenter_architectures import SegmenterArchitecture, any_architecture
 
 Progress = Callable[[int, int], None]
 
@@ -42,11 +45,13 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class ImageNetFile:
-    """A published weights file. digits: first digits of its SHA-256, empty where its name does not tell."""
+    """A published weights file. digits: first digits of its SHA-256, empty where its name does not tell. cached: where else it
+    lies already, None for nowhere."""
 
     filename: str
     url: str
     digits: str = ""
+    cached: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -59,24 +64,54 @@ def checkpoints_dir() -> Path:
 
 
 def imagenet_file(name: str) -> ImageNetFile:
-    """The published ImageNet weights of a classifier: torchvision's IMAGENET1K_V1, or what timm names for a `timm:NAME`.
+    """The published ImageNet weights of a classifier or of a segmenter's encoder: torchvision's IMAGENET1K_V1, or what smp or
+    timm names.
 
     Raises:
         ValueError: no such model.
-        WeightsError: a timm model without published weights.
+        WeightsError: a timm model without published weights, or a segmenter without an encoder that has some.
     """
-    weights = architecture(name).imagenet
-    if weights is not None:
-        return _torchvision_file(weights.url)
-    facts = timm_module().models.get_pretrained_cfg(name.removeprefix("timm:"))
+    facts = any_architecture(name)
+    if isinstance(facts, SegmenterArchitecture):
+        return _encoder_file(name, facts)
+    if facts.imagenet is not None:
+        return _torchvision_file(facts.imagenet.url)
+    return _timm_file(name, name.removeprefix("timm:"))
+
+
+def _encoder_file(name: str, facts: SegmenterArchitecture) -> ImageNetFile:
+    if facts.encoder is None:
+        raise WeightsError(f"{name}: has no encoder with published ImageNet weights; use weights: none or a file")
+    encoder = facts.encoder.name
+    if encoder.startswith("tu-"):
+        return _timm_file(name, encoder.removeprefix("tu-"), hub_cache=True)
+    url = segmentation_libraries.torchvision_weights_url(encoder)
+    if url is not None:
+        return _torchvision_file(url)
+    published = segmentation_libraries.hub_weights(encoder)
+    if published is None:
+        raise WeightsError(f"{name}: smp has no ImageNet weights of {encoder}; use weights: none")
+    repository, revision, filename = published
+    return _hub_file(filename, repository, "model.safetensors", revision, hub_cache=True)
+
+
+def _hub_file(filename: str, repository: str, hub_name: str, revision: str | None, hub_cache: bool) -> ImageNetFile:
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache  # slow to import, and few models need it
+
+    cached = try_to_load_from_cache(repository, hub_name, revision=revision) if hub_cache else None
+    url = hf_hub_url(repository, hub_name, revision=revision)
+    return ImageNetFile(filename, url, cached=Path(cached) if isinstance(cached, str) else None)
+
+
+def _timm_file(name: str, own_name: str, hub_cache: bool = False) -> ImageNetFile:
+    facts = timm_module().models.get_pretrained_cfg(own_name)
     if facts is None or facts.custom_load or not (facts.hf_hub_id or facts.url):
         raise WeightsError(f"{name}: timm has no pretrained weights of this model in a form read here; use weights: none")
     if not facts.hf_hub_id:
         return _torchvision_file(facts.url)
-    from huggingface_hub import hf_hub_url  # slow to import, and only timm models need it
-
-    filename = facts.hf_hub_filename or "model.safetensors"
-    return ImageNetFile(f"{facts.architecture}.{facts.tag}{Path(filename).suffix}", hf_hub_url(facts.hf_hub_id, filename))
+    hub_name = facts.hf_hub_filename or "model.safetensors"
+    filename = f"{facts.architecture}.{facts.tag}{Path(hub_name).suffix}"
+    return _hub_file(filename, facts.hf_hub_id, hub_name, None, hub_cache)
 
 
 def _torchvision_file(url: str) -> ImageNetFile:
@@ -91,7 +126,7 @@ def check_weights(name: str, weights: str | Path, progress: Progress | None = No
     An ImageNet file that is not there yet is downloaded; without a connection that fails within seconds.
 
     Args:
-        name: a classifier's name.
+        name: a classifier's or segmenter's name.
         weights: "imagenet", "none" or a file; a relative path is seen from the project root.
         progress: called with (bytes done, bytes in all) during a download.
 
@@ -102,13 +137,15 @@ def check_weights(name: str, weights: str | Path, progress: Progress | None = No
         ValueError: no such model.
         WeightsError: a file that is absent, damaged or cannot be downloaded; says its name and the folder to put it in.
     """
-    architecture(name)
+    any_architecture(name)
     if str(weights) == "none":
         return None
     if str(weights) != "imagenet":
         return _own_file(weights)
     wanted = imagenet_file(name)
     if not wanted.path.is_file():
+        if wanted.cached is not None:
+            return wanted.cached
         _download(name, wanted, progress)
     elif not file_hash(wanted.path).startswith(wanted.digits):
         raise WeightsError(
@@ -163,29 +200,33 @@ def weights_tag(weights: str | Path, name: str | None = None) -> str:
         name: the model's name; needed to tell timm's many pretrainings from torchvision's ImageNet one.
 
     Returns:
-        "ImageNet", "from scratch", "timm a1_in1k", or the file's name and the first eight digits of its SHA-256.
+        "ImageNet", "from scratch", "timm a1_in1k", the first and third with "encoder" behind for a segmenter's, or the file's
+        name and the first eight digits of its SHA-256.
     """
     if str(weights) == "none":
         return "from scratch"
     if str(weights) != "imagenet":
         path = _own_file(weights)
         return f"{path.name} {file_hash(path)[:8]}"
-    if name is not None and name.startswith("timm:"):
-        return f"timm {imagenet_file(name).filename.partition('.')[2].rpartition('.')[0]}"
-    return "ImageNet"
+    facts = None if name is None else any_architecture(name)
+    segmenter = isinstance(facts, SegmenterArchitecture)
+    of_timm = facts.encoder.name.startswith("tu-") if segmenter and facts.encoder else bool(name) and name.startswith("timm:")
+    tag = f"timm {imagenet_file(name).filename.partition('.')[2].rpartition('.')[0]}" if of_timm else "ImageNet"
+    return f"{tag} encoder" if segmenter else tag
 
 
 def load_weights(model: nn.Module, weights: str | Path, name: str) -> None:
-    """Give a model from `build_classifier` the values it is to start from.
+    """Give a model from `build_classifier` or `build_segmenter` the values it is to start from.
 
     ImageNet weights replace everything but the head; resnet18_transformer takes ResNet18's for its backbone and keeps its
-    encoder. For other than three input channels the first convolution takes, in each channel, the mean of the three colours'
-    filters times 3 / channels, so that a gray image repeated over the channels gives what it gives in three (timm models:
-    timm's own rule). A file must hold every parameter and buffer in its shape; only a head for another number of classes, or
-    none, is let through, with a warning, and begins at random.
+    encoder; a segmenter takes them for its encoder alone. For other than three input channels the first convolution takes, in
+    each channel, the mean of the three colours' filters times 3 / channels, so that a gray image repeated over the channels
+    gives what it gives in three (timm models: timm's own rule). A file must hold every parameter and buffer in its shape; only
+    a head for another number of classes, or none, is let through, with a warning, and begins at random.
 
     Args:
-        model: a `Classifier`; its `weights` becomes `weights_tag`, with ", new head" where a file's head was left out.
+        model: a `Classifier` or `Segmenter`; its `weights` becomes `weights_tag`, with ", new head" where a file's head was
+            left out.
         weights: "imagenet", "none" or a file: safetensors, or a state dict saved by `torch.save`, possibly under the key
             "state_dict" or "model".
         name: the model's name.
@@ -196,10 +237,12 @@ def load_weights(model: nn.Module, weights: str | Path, name: str) -> None:
     path = check_weights(name, weights)
     if path is None:
         return
-    facts = architecture(name)
+    facts = any_architecture(name)
+    segmenter = isinstance(facts, SegmenterArchitecture)
     if str(weights) == "imagenet":
-        state = _imagenet_state(model, name, path)
-        kept = {key for key in model.network.state_dict() if key.startswith(facts.head) or not key.startswith(facts.backbone)}
+        state = _encoder_state(model, facts, path) if segmenter else _imagenet_state(model, name, path)
+        taken = (*state, "encoder.") if segmenter else facts.backbone
+        kept = {key for key in model.network.state_dict() if key.startswith(facts.head) or not key.startswith(taken)}
     else:
         state = _read_state(path, name)
         kept = _unfit_head(model.network, state, facts.head)
@@ -231,8 +274,37 @@ def _imagenet_state(model: nn.Module, name: str, path: Path) -> dict[str, torch.
     if model.in_channels != 3 and name == "inception_v3":
         _fold_rescaling(state, first)
     if model.in_channels != 3 and first in state:
-        mean = state[first].mean(dim=1, keepdim=True)
-        state[first] = mean.repeat(1, model.in_channels, 1, 1) * (3 / model.in_channels)
+        state[first] = _for_channels(state[first], model.in_channels)
+    return state
+
+
+def _for_channels(filters: torch.Tensor, channels: int) -> torch.Tensor:
+    """Filters (out, 3, height, width) for a gray image repeated over `channels`."""
+    return filters.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
+
+
+def _encoder_state(model: nn.Module, facts: SegmenterArchitecture, path: Path) -> dict[str, torch.Tensor]:
+    """Published values of a segmenter's encoder under the names of the segmenter's own parameters."""
+    encoder = facts.encoder
+    timm_name = encoder.name.removeprefix("tu-") if encoder.name.startswith("tu-") else None
+    source = None if timm_name is None else _timm_source(model.name, timm_name, path)
+    if source is not None and not encoder.own:
+        # smp has timm read the file once more, by a loader that overlooks what is missing, but not what was checked above.
+        state = facts.build(model.in_channels, model.classes, weights=path, **model.options).state_dict()
+        return {key: value for key, value in state.items() if key.startswith("encoder.")}
+    try:
+        if encoder.own:
+            state = model.network.encoder_values(_read_state(path, model.name) if source is None else source.state_dict())
+        else:
+            published = segmentation_libraries.published_encoder(encoder.name)
+            published.load_state_dict(_read_state(path, model.name))
+            state = {f"encoder.{k}": v for k, v in published.state_dict().items() if not k.startswith(encoder.left_out)}
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{model.name}: {path} does not fit {encoder.name} ({reason}); delete it and run again") from None
+    if model.in_channels != 3:
+        first = next(key for key, value in state.items() if value.ndim == 4 and value.shape[1] == 3)
+        state[first] = _for_channels(state[first], model.in_channels)
     return state
 
 
@@ -252,23 +324,24 @@ def _fold_rescaling(state: dict[str, torch.Tensor], first: str) -> None:
 
 
 def _timm_state(model: nn.Module, name: str, path: Path) -> dict[str, torch.Tensor]:
+    sizes = {key: value for key, value in model.options.items() if key == "img_size"}
+    return _timm_source(name, name.removeprefix("timm:"), path, in_chans=model.in_channels, **sizes).state_dict()
+
+
+def _timm_source(name: str, own_name: str, path: Path, **options: Any) -> nn.Module:
     """timm reads its own files: it renames old parameters and resizes position embeddings. Its loader is strict only while
     the number of classes is the published one."""
     timm = timm_module()
-    own_name = name.removeprefix("timm:")
-    sizes = {key: value for key, value in model.options.items() if key == "img_size"}
     try:
-        source = timm.create_model(
+        return timm.create_model(
             own_name,
             pretrained=True,
             pretrained_cfg_overlay={"file": str(path)},
-            in_chans=model.in_channels,
             num_classes=timm.models.get_pretrained_cfg(own_name).num_classes,
-            **sizes,
+            **options,
         )
     except (RuntimeError, SafetensorError, pickle.UnpicklingError, KeyError) as error:
         raise WeightsError(f"{name}: {path} cannot be loaded ({_first_line(error)}); delete it and run again") from None
-    return source.state_dict()
 
 
 def _read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
@@ -301,10 +374,16 @@ def _unfit_head(network: nn.Module, state: Mapping[str, torch.Tensor], head: tup
     """The head's parameters, where the file has none of them or has them for another number of classes."""
     own = {key: value for key, value in network.state_dict().items() if head and key.startswith(head)}
     absent = not any(key in state for key in own)
-    other_classes = all(
-        key in state and state[key].ndim == value.ndim and state[key].shape[1:] == value.shape[1:] for key, value in own.items()
-    ) and any(state[key].shape != value.shape for key, value in own.items())
+    other_classes = all(key in state and _alike(state[key].shape, value.shape) for key, value in own.items()) and any(
+        state[key].shape != value.shape for key, value in own.items()
+    )
     return set(own) if own and (absent or other_classes) else set()
+
+
+def _alike(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether two shapes differ by the number of classes alone: the first size, or in FCN's enlargements the first two."""
+    square = shape[:1] == shape[1:2] and other[:1] == other[1:2]
+    return len(shape) == len(other) and shape[2 if square else 1 :] == other[2 if square else 1 :]
 
 
 def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], kept: set[str], failure: str) -> None:

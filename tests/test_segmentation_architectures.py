@@ -1,0 +1,704 @@
+"""The segmenters of our own, each against what its paper fixes, a case by hand or a library's piece."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision import models
+
+from thyroid_utils.models.attention_unet import AttentionGate, AttentionUNet
+from thyroid_utils.models.fcn8s import BilinearUp, FCN8s, bilinear_kernel
+from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet, ResidualUnit, doubled
+from thyroid_utils.models.segnet import SegNet, unpooled
+from thyroid_utils.models.transunet import TransUNet
+from thyroid_utils.models.unet import UNet, cropped, mirrored, valid_sizes
+
+# Small ones; dropout off where it would leave parameters without a gradient by chance.
+NETWORKS = {
+    "unet": partial(UNet, widths=(4, 8, 8)),
+    "unet, valid": partial(UNet, widths=(4, 8, 8), valid=True),
+    "unet, not normalised": partial(UNet, widths=(4, 8, 8), batch_norm=False),
+    "attention_unet": partial(AttentionUNet, widths=(4, 8, 8, 8)),
+    "residual_unet": partial(ResidualUNet, widths=(4, 8, 8)),
+    "residual_unet, monai": partial(ResidualUNet, widths=(4, 8, 8), design="monai"),
+    "residual_unet_resnet18": partial(PretrainedResidualUNet, widths=(16, 8, 8, 8, 4)),
+    "segnet": partial(SegNet, widths=(8, 8, 8, 8, 8)),
+    "fcn8s": partial(FCN8s, widths=(8, 8, 8, 8, 8), hidden=16, dropout=0.0),
+    "transunet": partial(
+        TransUNet, width=12, layers=2, heads=2, blocks=(1, 1, 1), widths=(8, 8, 8, 4), image_size=32, dropout=0.0
+    ),
+}
+
+# Operations whose gradient on a GPU adds in no fixed order unless PyTorch is told otherwise, by autograd's names.
+UNORDERED = ("Upsample", "ReflectionPad", "ReplicationPad", "AdaptiveAvgPool", "AdaptiveMaxPool", "MaxUnpool", "ScaledDotProduct")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The same sums in the same order on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def built(name: str, *, in_channels: int = 3, classes: int = 1, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return NETWORKS[name](in_channels, classes)
+
+
+def count(build) -> int:
+    """Number of trainable values; on a device without values, where even large networks cost nothing."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters() if parameter.requires_grad)
+
+
+def operations(result: torch.Tensor) -> set[str]:
+    """Names of the steps that autograd will go back through."""
+    seen, waiting = set(), [result.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        waiting += [before for before, _ in step.next_functions]
+    return {step.name() for step in seen}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("in_channels", "classes"), [(1, 1), (3, 2)])
+def test_gives_logits_of_the_images_size(name, in_channels, classes):
+    network = built(name, in_channels=in_channels, classes=classes)
+    height, width = network.minimum + network.multiple, network.minimum
+    images = torch.randn(2, in_channels, height, width)
+    assert network.minimum % network.multiple == 0
+    assert network(images).shape == (2, classes, height, width)
+    assert network.eval()(images[:1, :, : network.minimum]).shape == (1, classes, network.minimum, width)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_has_a_part_in_the_result(name):
+    """In float64 rounding is near 1e-16, so that a gradient of rounding errors is told from a true one."""
+    network = built(name).double()
+    logits = network(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    (logits * torch.randn_like(logits)).sum().backward()
+    without_effect = {key for key, value in network.named_parameters() if value.grad is None or value.grad.abs().max() < 1e-10}
+    # torchvision's biases in front of a batch normalisation, which takes them out again; kept for its weights file
+    expected = {key for key, _ in network.named_parameters() if name == "segnet" and is_normalised_bias(network, key)}
+    assert without_effect == expected
+
+
+def is_normalised_bias(network: nn.Module, key: str) -> bool:
+    module = key.removesuffix(".bias")
+    return key.startswith("encoder.") and key.endswith(".bias") and isinstance(network.get_submodule(module), nn.Conv2d)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_seed_same_values(name):
+    first, again, other = (built(name, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_runs_by_deterministic_algorithms_alone(name):
+    network = built(name)
+    torch.use_deterministic_algorithms(True)
+    try:
+        logits = network(torch.randn(2, 3, 64, 64))
+        logits.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    found = operations(logits)
+    assert any("Convolution" in step for step in found)
+    # Repeating values, as resizing to the nearest does, has an ordered gradient.
+    assert not [step for step in found if any(name in step for name in UNORDERED) and "UpsampleNearest" not in step]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_works_in_half_the_precision(name):
+    network = built(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = network(images)
+    assert half.dtype == torch.bfloat16
+    assert torch.isfinite(half).all()
+    whole = network(images)
+    # bfloat16 has 8 bits, an error of 0.4 % a step, over some twenty steps. In SegNet a maximum that changes its place takes the
+    # whole value along.
+    share = 0.4 if name == "segnet" else 0.06
+    assert (half.float() - whole).abs().mean() < share * whole.abs().mean()
+
+
+# U-Net
+
+
+def test_unet_as_drawn_has_the_published_number_of_parameters():
+    def pair(before, after):
+        return 9 * before * after + after + 9 * after * after + after
+
+    down = pair(1, 64) + pair(64, 128) + pair(128, 256) + pair(256, 512) + pair(512, 1024)
+    up = sum(pair(2 * width, width) + 4 * 2 * width * width + width for width in (64, 128, 256, 512))
+    by_hand = down + up + 64 * 2 + 2
+    assert count(lambda: UNet(1, 2, batch_norm=False)) == by_hand == 31_030_658  # known as 31.03 million
+    assert count(lambda: UNet(1, 2, valid=True, batch_norm=False)) == by_hand
+    # Zhou et al. 2018 (U-Net++), Table 2: 7.76 million with half the channels, for colour images
+    assert count(lambda: UNet(3, 1, widths=(32, 64, 128, 256, 512), batch_norm=False)) == pytest.approx(7.76e6, abs=0.005e6)
+    # Normalisation trades the biases of 18 convolutions and 4 up-convolutions for two values a channel.
+    biases, up_biases = 2 * (64 + 128 + 256 + 512) * 2 + 2 * 1024, 64 + 128 + 256 + 512
+    assert count(lambda: UNet(1, 2)) == by_hand - biases - up_biases + 2 * biases
+
+
+def test_unet_has_the_papers_23_convolutions():
+    convolutions = [m for m in UNet(1, 2, widths=(2, 2, 2, 2, 2)).modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(convolutions) == 23
+
+
+def test_valid_unet_has_the_papers_sizes():
+    """Figure 1: 572 → 568 … 32 → 28 … 392 → 388."""
+    network = UNet(1, 2, widths=(2, 2, 2, 2, 2), valid=True).eval()
+    sides = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    with torch.no_grad():
+        assert network.logits(torch.randn(1, 1, 572, 572)).shape == (1, 2, 388, 388)
+    for hook in hooks:
+        hook.remove()
+    down = [570, 568, 282, 280, 138, 136, 66, 64, 30, 28]
+    up = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
+    assert sides == [*down, *up, 388]
+    assert valid_sizes(388, 4) == (572, 388)
+    assert valid_sizes(389, 4) == (588, 404)
+    assert valid_sizes(1, 4) == (188, 4)
+
+
+def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
+    """Three levels, unpadded, not normalised, written out from the paper's figure."""
+
+    def pair(maps, convolutions):
+        maps = functional.relu(functional.conv2d(maps, convolutions[0].weight, convolutions[0].bias))
+        return functional.relu(functional.conv2d(maps, convolutions[2].weight, convolutions[2].bias))
+
+    def joined(skip, maps):
+        cut = (skip.shape[-1] - maps.shape[-1]) // 2
+        return torch.cat([skip[:, :, cut:-cut, cut:-cut], maps], dim=1)
+
+    first = pair(images, network.encoder[0])
+    second = pair(functional.max_pool2d(first, 2), network.encoder[1])
+    third = pair(functional.max_pool2d(second, 2), network.encoder[2])
+    up = functional.conv_transpose2d(third, network.up[1].weight, network.up[1].bias, stride=2)
+    second = pair(joined(second, up), network.decoder[1])
+    up = functional.conv_transpose2d(second, network.up[0].weight, network.up[0].bias, stride=2)
+    first = pair(joined(first, up), network.decoder[0])
+    return functional.conv2d(first, network.head.weight, network.head.bias)
+
+
+def test_valid_unet_agrees_with_the_figure_written_out_and_numpys_mirror():
+    torch.manual_seed(0)
+    network = UNet(1, 2, widths=(3, 4, 5), valid=True, batch_norm=False)
+    image = np.random.default_rng(0).normal(size=(24, 36)).astype(np.float32)
+    # Three levels take 40 pixels; outputs are 4 more than a multiple of 4, so that 24 and 36 fit as they are.
+    assert valid_sizes(24, 2) == (64, 24)
+    assert valid_sizes(36, 2) == (76, 36)
+    extended = torch.from_numpy(np.pad(image, 20, mode="reflect"))[None, None]
+    expected = plain_unet(network, extended)
+    assert expected.shape == (1, 2, 24, 36)
+    torch.testing.assert_close(network(torch.from_numpy(image)[None, None]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_valid_unets_cropped_output_lies_where_the_image_does():
+    """49 pixels get an output of 52. Far from the border it is that of the unpadded network on that part of the image."""
+    torch.manual_seed(0)
+    network = UNet(1, 1, widths=(3, 4, 5), valid=True, batch_norm=False)
+    image = torch.randn(1, 1, 49, 49)
+    assert valid_sizes(49, 2) == (92, 52)
+    part = image[..., 3:47, 3:47]  # 3 + the 21 pixels of the border: windows of pooling begin at multiples of 4
+    assert network.logits(part).shape == (1, 1, 4, 4)
+    torch.testing.assert_close(network(image)[..., 23:27, 23:27], network.logits(part), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "height"), [(5, 5), (5, 8), (5, 41), (2, 9), (1, 6)])
+def test_mirrored_is_numpys_reflection_however_wide_the_border(rows, height):
+    maps = np.random.default_rng(0).normal(size=(2, 3, rows, 4))
+    above = (height - rows) // 2
+    border = ((0, 0), (0, 0), (above, height - rows - above), (3, 3))
+    expected = (
+        np.pad(maps, border, mode="reflect")
+        if rows > 1
+        else np.pad(np.repeat(maps, height, 2), ((0, 0),) * 3 + ((3, 3),), "reflect")
+    )
+    result = mirrored(torch.from_numpy(maps), height, 10)
+    np.testing.assert_array_equal(result.numpy(), expected)
+    np.testing.assert_array_equal(cropped(result, rows, 4).numpy(), maps)
+
+
+def test_unet_starts_with_the_papers_spread():
+    torch.manual_seed(0)
+    network = UNet(1, 1, widths=(64, 128))
+    for layer, incoming in ((network.encoder[1][0], 9 * 64), (network.up[0], 128), (network.decoder[0][0], 9 * 128)):
+        # 3 standard errors of a standard deviation from n values
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / incoming), rel=3 / math.sqrt(2 * layer.weight.numel()))
+
+
+def test_dropout_lies_in_the_two_deepest_levels():
+    network = UNet(1, 1, widths=(2, 2, 2), dropout=0.5)
+    times = []
+    network.dropout.register_forward_hook(lambda _module, _inputs, output: times.append(output.shape[-1]))
+    network(torch.randn(2, 1, 16, 16))
+    assert times == [8, 4]
+    assert network.dropout.p == 0.5
+
+
+# Attention U-Net
+
+
+def set_values(layer: nn.Module, weight: list[float], bias: float | None = None) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight).view(layer.weight.shape))
+        if bias is not None:
+            layer.bias.fill_(bias)
+
+
+def test_gate_by_hand():
+    """x = [[1, 2], [3, 4]], g = 2: q = ψ · relu(W_x x + W_g g + b_g) + b_ψ = 0.5 · relu(1 · 1 + 4 · 0.5 - 1 · 2 + 1) - 2 = -1."""
+    gate = AttentionGate(1, 1)
+    set_values(gate.from_skip, [1.0, 0.0, 0.0, 0.5])
+    set_values(gate.from_gating, [-1.0], 1.0)
+    set_values(gate.score, [0.5], -2.0)
+    skip, gating = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[[[2.0]]]])
+    alpha = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689
+    torch.testing.assert_close(gate.coefficients(skip, gating), torch.full((1, 1, 2, 2), alpha))
+    torch.testing.assert_close(gate(skip, gating), alpha * skip)
+
+
+def test_gates_coefficients_are_enlarged_linearly():
+    """Two places with sigmoid 0.2 and 0.6: between pixel centres 0.2, 0.3, 0.5, 0.6."""
+    gate = AttentionGate(1, 1)
+    set_values(gate.from_skip, [0.0] * 4)
+    set_values(gate.from_gating, [1.0], 0.0)
+    set_values(gate.score, [1.0], -10.0)
+    logits = torch.logit(torch.tensor([0.2, 0.6])) + 10
+    alpha = gate.coefficients(torch.ones(1, 1, 2, 4), logits.view(1, 1, 1, 2))
+    torch.testing.assert_close(alpha[0, 0, 0], torch.tensor([0.2, 0.3, 0.5, 0.6]))
+
+
+def test_gate_agrees_with_monais_where_that_works_on_the_same_grid():
+    """MONAI's gate has skip and signal on one grid: of a skip constant over 2×2 windows ours sees the same."""
+    from monai.networks.nets.attentionunet import AttentionBlock  # MONAI takes seconds to import
+
+    torch.manual_seed(0)
+    ours, theirs = AttentionGate(4, 6), AttentionBlock(2, f_int=4, f_g=6, f_l=4).eval()
+    with torch.no_grad():
+        theirs.W_x[0].conv.weight.copy_(ours.from_skip.weight.sum(dim=(2, 3), keepdim=True))
+        theirs.W_x[0].conv.bias.zero_()
+        theirs.W_g[0].conv.load_state_dict(ours.from_gating.state_dict())
+        theirs.psi[0].conv.load_state_dict(ours.score.state_dict())
+    coarse, gating = torch.randn(2, 4, 1, 1).expand(2, 4, 3, 3), torch.randn(2, 6, 1, 1).expand(2, 6, 3, 3)
+    # 3e-4: three untrained batch normalisations, which divide by sqrt(1 + 1e-5)
+    torch.testing.assert_close(ours(doubled(coarse), gating), doubled(theirs(gating, coarse)), rtol=3e-4, atol=1e-5)
+
+
+def test_attention_unets_coefficients_lie_between_0_and_1_and_begin_open():
+    network = built("attention_unet").eval()
+    seen = []
+    for gate in network.gates:
+        gate.register_forward_hook(lambda gate, inputs, _output: seen.append(gate.coefficients(*inputs)))
+    with torch.no_grad():
+        network(torch.randn(2, 3, 64, 64))
+    assert [tuple(alpha.shape) for alpha in seen] == [(2, 1, 16, 16), (2, 1, 32, 32)]  # not at the finest level
+    for alpha in seen:
+        assert 0.5 < alpha.min() < alpha.max() < 1
+
+
+def test_attention_unet_with_open_gates_is_the_unet():
+    torch.manual_seed(0)
+    unet, attention = UNet(1, 1, widths=(4, 8, 8, 8)).eval(), AttentionUNet(1, 1, widths=(4, 8, 8, 8)).eval()
+    assert not attention.load_state_dict(unet.state_dict(), strict=False).unexpected_keys
+    images = torch.randn(2, 1, 32, 32)
+    assert not torch.allclose(attention(images), unet(images), atol=1e-3)
+    for gate in attention.gates:
+        nn.init.constant_(gate.score.bias, 50.0)
+    torch.testing.assert_close(attention(images), unet(images))
+
+
+def test_attention_unets_number_of_parameters_by_hand():
+    gates = sum(4 * fine**2 + 2 * fine * fine + fine + fine + 1 for fine in (128, 256, 512))  # W_x, W_g with b_g, ψ with b_ψ
+    assert count(AttentionUNet) == count(UNet) + gates == 33_102_852
+
+
+# Residual U-Nets
+
+
+def test_residual_unit_adds_its_input_as_it_is():
+    unit = ResidualUnit(3, 3)
+    maps = torch.randn(2, 3, 5, 5)
+    nn.init.zeros_(unit.convolutions[-1].weight)
+    nn.init.zeros_(unit.convolutions[-1].bias)
+    torch.testing.assert_close(unit(maps), maps, rtol=0, atol=0)
+    assert not list(unit.shortcut.parameters())
+
+
+@pytest.mark.parametrize(("out_channels", "stride", "first"), [(3, 1, False), (5, 1, False), (5, 2, False), (4, 1, True)])
+def test_residual_unit_written_out(out_channels, stride, first):
+    torch.manual_seed(0)
+    unit = ResidualUnit(3, out_channels, stride, first).eval()
+    maps = torch.randn(2, 3, 8, 8)
+    before = maps if first else functional.relu(maps / math.sqrt(1 + 1e-5))  # an untrained batch normalisation
+    inner = functional.conv2d(before, unit.convolutions[0].weight, stride=stride, padding=1)
+    inner = functional.relu(inner / math.sqrt(1 + 1e-5))
+    inner = functional.conv2d(inner, unit.convolutions[3].weight, unit.convolutions[3].bias, padding=1)
+    added = maps if out_channels == 3 else functional.conv2d(maps, unit.shortcut.weight, stride=stride)
+    torch.testing.assert_close(unit(maps), added + inner, rtol=1e-5, atol=1e-5)
+
+
+def test_residual_unets_convolutions_have_the_published_number_of_parameters():
+    with torch.device("meta"):
+        network = ResidualUNet(3, 1)
+    weights = {key: value.numel() for key, value in network.named_parameters() if value.ndim == 4}
+    of_the_table = [number for key, number in weights.items() if "shortcut" not in key]
+    added = sum(number for key, number in weights.items() if "shortcut" in key)
+    assert len(of_the_table) == 15
+    assert round(sum(of_the_table) / 1e6, 1) == 7.8  # Zhang et al. 2018: 7.8 M
+    widths = [(3, 64), (64, 128), (128, 256), (256, 512), (512 + 256, 256), (256 + 128, 128), (128 + 64, 64)]
+    assert added == sum(before * after for before, after in widths)
+    normalised = sum(2 * after for _, after in widths) + sum(2 * before for before, _ in widths[1:])
+    biases = sum(after for _, after in widths) + 1
+    assert count(ResidualUNet) == sum(of_the_table) + added + normalised + biases == 8_218_177
+
+
+def test_residual_unet_halves_and_joins_as_the_table():
+    network = built("residual_unet")
+    shapes = []
+    for unit in [*network.body.encoder, *network.body.decoder]:
+        unit.register_forward_hook(
+            lambda _unit, inputs, output: shapes.append((tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+        )
+    network(torch.randn(2, 3, 16, 32))
+    assert shapes == [
+        ((3, 16, 32), (4, 16, 32)),
+        ((4, 16, 32), (8, 8, 16)),
+        ((8, 8, 16), (8, 4, 8)),
+        ((16, 8, 16), (8, 8, 16)),
+        ((12, 16, 32), (4, 16, 32)),
+    ]
+
+
+def test_residual_unet_joins_the_doubled_map_and_then_the_skip():
+    network = built("residual_unet").eval()
+    images = torch.randn(1, 3, 16, 16)
+    first, second, bridge = network.body.encoder
+    up, last = network.body.decoder
+    fine, middle = first(images), second(first(images))
+    maps = up(torch.cat([functional.interpolate(bridge(middle), scale_factor=2), middle], dim=1))
+    maps = last(torch.cat([functional.interpolate(maps, scale_factor=2), fine], dim=1))
+    torch.testing.assert_close(network(images), network.head(maps))
+
+
+def test_pretrained_residual_unet_joins_the_doubled_map_and_then_the_skip():
+    network = built("residual_unet_resnet18").eval()
+    images = torch.randn(1, 3, 64, 64)
+    _, half, quarter, eighth, sixteenth, maps = network.encoder(images)
+    for unit, skip in zip(network.decoder, (sixteenth, eighth, quarter, half, None), strict=True):
+        maps = functional.interpolate(maps, scale_factor=2)
+        maps = unit(maps if skip is None else torch.cat([maps, skip], dim=1))
+    torch.testing.assert_close(network(images), network.head(maps))
+
+
+def test_doubled_repeats_values():
+    assert doubled(torch.tensor([[[[1.0, 2.0]]]])).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+
+
+def test_pretrained_residual_unets_encoder_is_the_librarys():
+    network = PretrainedResidualUNet(1, 2, encoder="resnet18").eval()
+    resnet18 = models.resnet18()
+    resnet18.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    network.encoder.load_state_dict(resnet18.state_dict())
+    resnet18.eval()
+    images = torch.randn(1, 1, 64, 64)
+    maps = resnet18.maxpool(resnet18.relu(resnet18.bn1(resnet18.conv1(images))))
+    expected = resnet18.layer4(resnet18.layer3(resnet18.layer2(resnet18.layer1(maps))))
+    torch.testing.assert_close(network.encoder(images)[-1], expected)
+    resnet18_without_head = 11_689_512 - 513 * 1000
+    assert count(PretrainedResidualUNet) - count(lambda: PretrainedResidualUNet().decoder) == resnet18_without_head + 17
+
+
+@pytest.mark.parametrize("encoder", ["resnet34", "vgg11", "mobilenet_v2"])
+def test_pretrained_residual_unet_takes_other_encoders(encoder):
+    with torch.device("meta"):
+        network = PretrainedResidualUNet(1, 1, encoder=encoder)
+        assert network(torch.empty(2, 1, 64, 96)).shape == (2, 1, 64, 96)
+
+
+# SegNet
+
+
+def test_unpooling_puts_maxima_back_where_they_were():
+    """[[1 2 0 0] [3 4 5 0] [0 0 9 8] [7 0 6 6]] leaves [[4 5] [7 9]]."""
+    maps = torch.tensor([[[[1.0, 2, 0, 0], [3, 4, 5, 0], [0, 0, 9, 8], [7, 0, 6, 6]]]])
+    values, indices = functional.max_pool2d(maps, 2, return_indices=True)
+    assert values.tolist() == [[[[4, 5], [7, 9]]]]
+    assert indices.tolist() == [[[[5, 6], [12, 10]]]]
+    assert unpooled(values, indices).tolist() == [[[[0, 0, 0, 0], [0, 4, 5, 0], [0, 0, 9, 0], [7, 0, 0, 0]]]]
+    # other values than the maxima, as a decoder hands them over
+    other = torch.tensor([[[[-1.0, 20], [30, 40]]]])
+    assert unpooled(other, indices).tolist() == [[[[0, 0, 0, 0], [0, -1, 20, 0], [0, 0, 40, 0], [30, 0, 0, 0]]]]
+
+
+def test_unpooling_and_its_gradient_are_pytorchs():
+    torch.manual_seed(0)
+    values, indices = functional.max_pool2d(torch.randn(2, 3, 8, 6), 2, return_indices=True)
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    weights = torch.randn(2, 3, 8, 6)
+    (unpooled(ours, indices) * weights).sum().backward()
+    expected = functional.max_unpool2d(theirs, indices, 2)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(unpooled(values, indices), expected.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+
+
+def test_segnet_written_out_with_pytorchs_unpooling():
+    network = built("segnet").eval()
+    maps = images = torch.randn(2, 3, 64, 64)
+    places = []
+    for layer in network.encoder:
+        if isinstance(layer, nn.MaxPool2d):
+            maps, indices = functional.max_pool2d(maps, 2, 2, return_indices=True)
+            places.append(indices)
+        else:
+            maps = layer(maps)
+    for stage in network.decoder:
+        maps = stage(functional.max_unpool2d(maps, places.pop(), 2))
+    torch.testing.assert_close(network(images), network.head(maps))
+
+
+def test_segnet_has_the_published_number_of_parameters():
+    def stage(before, after, depth, channels, bias):
+        sizes = [(before if number == 0 else channels, after if number == depth - 1 else channels) for number in range(depth)]
+        return sum(9 * a * b + (3 if bias else 2) * b for a, b in sizes)
+
+    encoder = [(3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3)]
+    decoder = [(512, 512, 3), (512, 256, 3), (256, 128, 3), (128, 64, 2), (64, 64, 1)]
+    by_hand = sum(stage(a, b, depth, b, True) for a, b, depth in encoder) + sum(
+        stage(a, b, depth, a, False) for a, b, depth in decoder
+    )
+    number = count(lambda: SegNet(3, 12))
+    assert number == by_hand + 9 * 64 * 12 + 12 == 29_446_220
+    assert number == pytest.approx(29.45e6, rel=5e-4)  # as printed in comparisons; the paper's 117 MB are 29.3 million
+    assert number * 4 == pytest.approx(117e6, rel=0.01)
+
+
+def test_segnets_encoder_takes_torchvisions_vgg16_bn():
+    with torch.device("meta"):
+        network, published = SegNet(), models.vgg16_bn().state_dict()
+    values = network.encoder_values(published)
+    assert {key: value.shape for key, value in values.items()} == {
+        key: value.shape for key, value in network.state_dict().items() if key.startswith("encoder.")
+    }
+
+
+# FCN-8s
+
+
+def test_bilinear_kernel_by_hand():
+    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    torch.testing.assert_close(bilinear_kernel(2), torch.outer(line, line))
+    assert bilinear_kernel(8)[0, 0] == (1 / 16) ** 2
+    assert bilinear_kernel(8).shape == (16, 16)
+
+
+def test_transposed_convolution_begins_as_bilinear_interpolation_by_hand():
+    """The row 0, 4 becomes 0, 1, 3, 4."""
+    assert BilinearUp(1, 2)(torch.tensor([[[[0.0, 4.0]]]])).tolist() == [[[[0, 1, 3, 4], [0, 1, 3, 4]]]]
+
+
+@pytest.mark.parametrize(("factor", "learns"), [(2, True), (8, False)])
+def test_transposed_convolution_begins_as_pytorchs_bilinear_interpolation(factor, learns):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 4, 5)
+    up = BilinearUp(3, factor, learns)
+    assert len(list(up.parameters())) == learns
+    torch.testing.assert_close(up(maps), functional.interpolate(maps, scale_factor=factor, mode="bilinear"))
+
+
+def test_fcn8s_adds_the_scores_of_its_three_depths():
+    """What each branch gives alone is bilinear enlargement of that branch's scores, and the branches add up."""
+    network = built("fcn8s", classes=2).eval()
+    images = torch.randn(1, 3, 64, 96)
+    scores = (network.score7, network.score4, network.score3)
+    shapes = []
+    alone = []
+    for kept in scores:
+        hook = kept.register_forward_hook(lambda _module, _inputs, output: shapes.append(output))
+        saved = {score: [value.clone() for value in score.parameters()] for score in scores}
+        with torch.no_grad():
+            for score in scores:
+                if score is not kept:
+                    for value in score.parameters():
+                        value.zero_()
+            alone.append(network(images))
+            for score, values in saved.items():
+                for value, old in zip(score.parameters(), values, strict=True):
+                    value.copy_(old)
+        hook.remove()
+    assert [tuple(output.shape[-2:]) for output in shapes] == [(2, 3), (4, 6), (8, 12)]
+    bilinear = partial(functional.interpolate, mode="bilinear")
+    torch.testing.assert_close(alone[2], bilinear(shapes[2], scale_factor=8))
+    torch.testing.assert_close(alone[1], bilinear(bilinear(shapes[1], scale_factor=2), scale_factor=8))
+    deepest = bilinear(bilinear(shapes[0], scale_factor=2), scale_factor=2)
+    torch.testing.assert_close(alone[0], bilinear(deepest, scale_factor=8))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), alone[0] + alone[1] + alone[2])
+
+
+def test_fcn8s_has_the_published_number_of_parameters():
+    features, dense = 14_714_688, 49 * 512 * 4096 + 4096 + 4096 * 4096 + 4096  # VGG16's convolutions, as torchvision counts
+    scores, up = 21 * (256 + 512 + 4096 + 3), 2 * 21 * 21 * 16
+    number = count(lambda: FCN8s(3, 21))
+    assert number == features + dense + scores + up == 134_376_863
+    assert round(number / 1e6) == 134  # Long et al. 2015, Table 1
+
+
+def test_fcn8s_takes_torchvisions_vgg16():
+    with torch.device("meta"):
+        network, narrow, published = FCN8s(), FCN8s(hidden=64), models.vgg16().state_dict()
+    values, own = network.encoder_values(published), network.state_dict()
+    assert {key: value.shape for key, value in values.items()} == {
+        key: own[key].shape for key in own if key.startswith(("encoder.", "dense"))
+    }
+    assert set(narrow.encoder_values(published)) == {key for key in own if key.startswith("encoder.")}
+
+
+def test_fcn8s_dense_layers_compute_what_vgg16s_do():
+    """On the one 7×7 map whose every pixel the 7×7 convolution covers, its middle is VGG16's own result."""
+    torch.manual_seed(0)
+    dense = nn.Linear(8 * 7 * 7, 16)
+    network = built("fcn8s")
+    published = {"classifier.0.weight": dense.weight, "classifier.0.bias": dense.bias}
+    published |= {"classifier.3.weight": torch.zeros(16, 16), "classifier.3.bias": torch.zeros(16)}
+    values = network.encoder_values(published)
+    assert not network.load_state_dict(values, strict=False).unexpected_keys
+    maps = torch.randn(2, 8, 7, 7)
+    torch.testing.assert_close(network.dense6(maps)[:, :, 3, 3], dense(maps.flatten(1)), rtol=1e-5, atol=1e-5)
+
+
+# TransUNet
+
+
+def test_transunet_has_the_published_number_of_parameters():
+    number = count(lambda: TransUNet(3, 9))
+    assert number == pytest.approx(105.28e6, rel=5e-5)  # as printed to two decimals by others, for 224 pixels and 9 classes
+    layer = 4 * 768 * 769 + (768 * 3072 + 3072) + (3072 * 768 + 768) + 4 * 768
+    assert count(lambda: TransUNet(3, 9)) - count(lambda: TransUNet(3, 9, layers=11)) == layer
+
+
+def test_transunet_has_a_token_for_every_16_pixels():
+    with torch.device("meta"):
+        network = TransUNet()
+        tokens, grid = network.encoder.tokens(torch.empty(2, 1024, 14, 14))
+        assert (tuple(tokens.shape), grid) == ((2, 196, 768), (14, 14))
+        assert network.encoder.pos_embed.shape == (1, 196, 768)
+        last, skips = network.encoder(torch.empty(2, 3, 224, 288))
+    assert last.shape == (2, 768, 14, 18)
+    assert [tuple(skip.shape[1:]) for skip in skips] == [(512, 28, 36), (256, 56, 72), (64, 112, 144)]
+
+
+def test_transunets_tokens_lie_row_by_row():
+    network = built("transunet").eval()
+    maps = torch.randn(1, 1024, 2, 2)
+    tokens, _ = network.encoder.tokens(maps)
+    projected = network.encoder.patch_embed["proj"](maps)
+    for place, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        expected = projected[0, :, row, column] + network.encoder.pos_embed[0, place]
+        torch.testing.assert_close(tokens[0, place], expected)
+
+
+def test_transunets_encoder_is_timms_hybrid():
+    from timm.layers import HybridEmbed, StdConv2dSame
+    from timm.models.resnetv2 import ResNetV2
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    network = TransUNet(1, 1, width=12, layers=2, heads=2, blocks=(1, 1, 1), image_size=64).eval()
+    backbone = ResNetV2(
+        (1, 1, 1), num_classes=0, in_chans=1, global_pool="", stem_type="same", preact=False,
+        conv_layer=partial(StdConv2dSame, eps=1e-8),
+    )  # fmt: skip
+    hybrid = VisionTransformer(
+        img_size=64, patch_size=1, in_chans=1, num_classes=0, global_pool="", embed_dim=12, depth=2, num_heads=2,
+        class_token=False, embed_layer=partial(HybridEmbed, backbone=backbone),
+    ).eval()  # fmt: skip
+    hybrid.load_state_dict(network.encoder.state_dict())
+    images = torch.randn(2, 1, 64, 64)
+    last, _ = network.encoder(images)
+    torch.testing.assert_close(last.flatten(2).transpose(1, 2), hybrid.forward_features(images), rtol=1e-4, atol=1e-5)
+
+
+def test_transunets_cascaded_decoder_written_out():
+    network = built("transunet").eval()
+    images = torch.randn(1, 3, 64, 64)
+    last, (eighth, quarter, half) = network.encoder(images)
+    maps = network.bridge(last)
+    for level, skip in zip(network.decoder, (eighth, quarter, half, None), strict=True):
+        maps = functional.interpolate(maps, scale_factor=2, mode="bilinear")
+        maps = level(maps if skip is None else torch.cat([maps, skip], dim=1))
+    torch.testing.assert_close(network(images), network.head(maps), rtol=1e-4, atol=1e-6)
+
+
+def test_transunet_drops_values_where_the_published_one_does():
+    with torch.device("meta"):
+        network = TransUNet(layers=2)
+    drops = [name for name, module in network.named_modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    in_blocks = [f"encoder.blocks.{layer}.mlp.drop{number}" for layer in (0, 1) for number in (1, 2)]
+    assert drops == ["encoder.pos_drop", *in_blocks]
+
+
+def test_transunet_takes_timms_published_values():
+    import timm
+
+    with torch.device("meta"):
+        network, smaller = TransUNet(), TransUNet(image_size=224, layers=12)
+        published = timm.create_model("vit_base_r50_s16_224.orig_in21k", pretrained=False).state_dict()
+    values = network.encoder_values(published)
+    assert {key: value.shape for key, value in values.items()} == {
+        key: value.shape for key, value in smaller.state_dict().items() if key.startswith("encoder.")
+    }
+
+
+def test_transunet_interpolates_published_positions_for_other_sizes():
+    network = built("transunet")  # 2×2 places
+    positions = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 12)  # a class token's and 4×4 places'
+    values = network.encoder_values({"pos_embed": positions, "cls_token": torch.zeros(1, 1, 12), "norm.weight": torch.ones(12)})
+    assert set(values) == {"encoder.pos_embed", "encoder.norm.weight"}
+    grid = values["encoder.pos_embed"][0, :, 0].view(2, 2)
+    assert values["encoder.pos_embed"].shape == (1, 4, 12)
+    # a plane that rises by 1 a column and 4 a row keeps its mean, 1 + 7.5, and rises twice as much a place
+    assert grid.mean().item() == pytest.approx(8.5, abs=1e-4)
+    assert (grid[1] - grid[0]).mean().item() == pytest.approx(4 * (grid[:, 1] - grid[:, 0]).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: UNet(widths=(8,)), r"unet: widths must name two levels or more; found \(8,\)"),
+        (lambda: ResidualUNet(widths=(8,)), "residual_unet: widths must name two levels"),
+        (lambda: ResidualUNet(design="he"), "residual_unet: design must be zhang or monai; found 'he'"),
+        (lambda: PretrainedResidualUNet(encoder="resnet19"), "encoder 'resnet19' is unknown.*resnet"),
+        (lambda: PretrainedResidualUNet(widths=(8, 8)), "decoder's five levels"),
+        (lambda: SegNet(widths=(8, 8)), "VGG16 has five stages"),
+        (lambda: TransUNet(heads=7), "heads must divide width.*found width 768, heads 7"),
+        (lambda: TransUNet(image_size=100), "image_size must be a multiple of 16; found 100"),
+        (lambda: TransUNet(blocks=(1, 1)), "blocks must name three stages"),
+    ],
+)
+def test_impossible_sizes_are_refused(build, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,190 @@
+"""TransUNet of Chen et al. (arXiv 2102.04306, 2021), which paper 000 compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from thyroid_utils.models.any_size import resampled, resampled_positions
+
+_STRIDE = 16  # pixels a token, along each axis
+_STEM, _STAGES = 64, (256, 512, 1024)  # channels of ResNet50 at 1/2, and at 1/4, 1/8 and 1/16
+
+
+class TransUNet(nn.Module):
+    """ResNet50 as the encoder, a vision transformer over its last map, and a cascaded decoder with the ResNet's skips.
+
+    (batch, in_channels, height, width) → logits (batch, classes, height, width), by Figure 1 and section 3: the published
+    R50-ViT-B_16 with the defaults.
+
+    - ResNet50 to 1/16 of the size: 3, 4 and 9 blocks (the fourth stage's went to the third), with weight standardisation and
+      group normalisation. It is timm's, as of its vit_base_r50_s16_224, the network that the paper begins from, pretrained on
+      ImageNet-21k: names and shapes of `encoder` are kept, so that the published values fit (`encoder_values`).
+    - Each place of that map is a token (equation 1, patches of 1×1); position embedding; `layers` transformer layers,
+      normalised in front (equations 2 and 3), and a last normalisation. No class token.
+    - Cascaded upsampler: 3×3 convolution to 512 channels; four times doubled, joined with the skip of that size (1/8, 1/4 and
+      1/2; none at full size), and two 3×3 convolutions with batch normalisation and ReLU, to 256, 128, 64 and 16 channels; a
+      3×3 convolution to the classes.
+
+    What is ambiguous, or differs: the paper's upsampling operator is bilinear in its code, with the corners aligned; here
+    bilinear with pixel centres aligned, as everywhere in this workbook. The code repeats gray images to three channels; here
+    the first convolution has `in_channels`. Position embedding is interpolated for images of other sizes than `image_size`.
+    Attention is computed step by step: the fused kinds have no deterministic gradient on GPUs by default.
+
+    The paper gives no number of parameters; others count 105.28 million (224 pixels, 9 classes).
+
+    Args:
+        in_channels: channels of the images.
+        classes: number of logits a pixel, 1 or 2.
+        width: values a token.
+        layers: transformer layers.
+        heads: attention heads; must divide `width`.
+        hidden: units of a layer's feed-forward part; 0 for 4 · width.
+        blocks: blocks of the ResNet's three stages.
+        widths: channels of the decoder's four levels, coarsest first.
+        image_size: side in pixels of the images that the position embedding is made for; a multiple of 16.
+        dropout: share of values dropped in embedding and feed-forward parts.
+
+    Raises:
+        ValueError: sizes that do not go together.
+    """
+
+    multiple = 16
+    minimum = 16
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 1,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        hidden: int = 0,
+        blocks: Sequence[int] = (3, 4, 9),
+        widths: Sequence[int] = (256, 128, 64, 16),
+        image_size: int = 224,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if heads < 1 or width % heads or layers < 1:
+            raise ValueError(
+                f"transunet: heads must divide width and layers be 1 or more; found width {width}, heads {heads}, layers {layers}"
+            )
+        if image_size < _STRIDE or image_size % _STRIDE:
+            raise ValueError(f"transunet: image_size must be a multiple of {_STRIDE}; found {image_size}")
+        if len(blocks) != 3 or len(widths) != 4:
+            raise ValueError(
+                f"transunet: blocks must name three stages and widths four levels; found {tuple(blocks)} and {tuple(widths)}"
+            )
+        self.encoder = HybridEncoder(in_channels, width, layers, heads, hidden, blocks, image_size, dropout)
+        self.bridge = _convolution(width, 512)
+        skips = (_STAGES[1], _STAGES[0], _STEM, 0)
+        self.decoder = nn.ModuleList(
+            nn.Sequential(_convolution(before + skip, after), _convolution(after, after))
+            for before, skip, after in zip((512, *widths[:-1]), skips, widths, strict=True)
+        )
+        self.head = nn.Conv2d(widths[-1], classes, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps, skips = self.encoder(images)
+        maps = self.bridge(maps)  # (batch, 512, height / 16, width / 16)
+        for level, skip in zip(self.decoder, (*skips, None), strict=True):
+            maps = resampled(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]), "linear")
+            maps = level(maps if skip is None else torch.cat([maps, skip], dim=1))
+        return self.head(maps)
+
+    def encoder_values(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """From timm's state dict of vit_base_r50_s16_224 what belongs into this network's, under its names.
+
+        Its head, class token and the class token's position are left out; the other positions are interpolated where
+        `image_size` is another than theirs.
+        """
+        kept = {key: value for key, value in state.items() if key != "cls_token" and not key.startswith(("head.", "fc_norm."))}
+        positions = state["pos_embed"][:, 1:]
+        side = round(positions.shape[1] ** 0.5)
+        kept["pos_embed"] = resampled_positions(positions, (side, side), self.encoder.grid)
+        return {f"encoder.{key}": value for key, value in kept.items()}
+
+
+class HybridEncoder(nn.Module):
+    """ResNet and transformer; parameters are named as in timm's hybrid vision transformers.
+
+    (batch, in_channels, height, width) → last map (batch, width, height / 16, width / 16), and the ResNet's maps at 1/8, 1/4
+    and 1/2 with 512, 256 and 64 channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        blocks: Sequence[int],
+        image_size: int,
+        dropout: float,
+    ):
+        super().__init__()
+        from timm.layers import StdConv2dSame  # timm takes seconds to import
+        from timm.models.resnetv2 import ResNetV2
+        from timm.models.vision_transformer import Block
+
+        self.grid = (image_size // _STRIDE, image_size // _STRIDE)
+        backbone = ResNetV2(
+            layers=list(blocks),
+            channels=_STAGES,
+            num_classes=0,
+            in_chans=in_channels,
+            global_pool="",
+            stem_chs=_STEM,
+            stem_type="same",
+            preact=False,
+            conv_layer=partial(StdConv2dSame, eps=1e-8),
+        )
+        self.patch_embed = nn.ModuleDict({"backbone": backbone, "proj": nn.Conv2d(_STAGES[-1], width, 1)})
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], width))
+        self.pos_drop = nn.Dropout(dropout)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.Sequential(
+            *(
+                Block(width, heads, (hidden or 4 * width) / width, qkv_bias=True, proj_drop=dropout, norm_layer=norm)
+                for _ in range(layers)
+            )
+        )
+        self.norm = norm(width)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for block in self.blocks:
+            block.attn.fused_attn = False
+            block.attn.proj_drop = nn.Identity()  # published: dropout in the feed-forward part only
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        backbone = self.patch_embed["backbone"]
+        stem = backbone.stem.norm(backbone.stem.conv(images))  # (batch, 64, height / 2, width / 2), behind its ReLU
+        maps = backbone.stem.pool(stem)
+        skips = [stem]
+        for stage in backbone.stages:
+            maps = stage(maps)
+            skips.append(maps)
+        tokens, grid = self.tokens(skips.pop())
+        tokens = self.norm(self.blocks(self.pos_drop(tokens)))
+        maps = tokens.transpose(1, 2).unflatten(2, grid)  # (batch, width, height / 16, width / 16)
+        return maps, tuple(reversed(skips))
+
+    def tokens(self, maps: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The ResNet's last map as tokens (batch, rows · columns, width) with their positions, and (rows, columns)."""
+        maps = self.patch_embed["proj"](maps)
+        grid = (maps.shape[-2], maps.shape[-1])
+        return maps.flatten(2).transpose(1, 2) + resampled_positions(self.pos_embed, self.grid, grid), grid
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+    )
