@@ -27,10 +27,10 @@ from thyroid_utils.config import RunConfig
 from thyroid_utils.training.data import Batch, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable
 from thyroid_utils.training.loop import _quiet, assemble
-from thyroid_utils.training.module import ClassifierTraining
+from thyroid_utils.training.module import NetworkTraining
 
 
-class Timed(ClassifierTraining):
+class Timed(NetworkTraining):
     """Training without validation and states: the steps alone, with their time."""
 
     def on_train_epoch_start(self) -> None:

@@ -29,7 +29,7 @@ REFUSED = [
     ({"training": {"epochs": 2.5}}, "training.epochs must be a whole number from 1 to 10000; found 2.5"),
     ({"training": {"batch_size": 0}}, "training.batch_size must be a whole number from 1 to 4096; found 0"),
     ({"training": {"patience": 0}}, "training.patience must be a whole number from 1 to 10000 or None; found 0"),
-    ({"training": {"monitor": "f1"}}, "training.monitor must be one of loss, auc; found 'f1'"),
+    ({"training": {"monitor": "f1"}}, "training.monitor must be one of loss, auc, dice; found 'f1'"),
     ({"training": {"class_balance": "both"}}, "training.class_balance must be one of none, weights, sampling; found 'both'"),
     ({"training": {"device": "tpu"}}, "training.device must be one of auto, cpu, cuda; found 'tpu'"),
     ({"training": {"precision": "16"}}, "training.precision must be one of auto, 32, bf16; found '16'"),
@@ -67,7 +67,7 @@ REFUSED = [
     ({"model": "resnet18"}, "model must be settings of name, weights, options; found 'resnet18'"),
     ({"model": {"name": ""}}, "model.name must be the name of a model; found ''"),
     ({"augmentation": 3}, "augmentation must be a preset's name or a list of steps; found 3"),
-    ({"task": "detection"}, "task must be one of classification; found 'detection'"),
+    ({"task": "detection"}, "task must be one of classification, segmentation; found 'detection'"),
     ({"learning_rate": 1}, "learning_rate does not exist; known: task, data, split"),
 ]
 

@@ -284,7 +284,7 @@ def test_every_run_is_listed_with_its_state(several):
     assert listed.index.tolist() == [NAMES[name] for name in ("whole", "old", "begun", "broken")]
     assert listed["state"].tolist() == ["finished", "finished", "unfinished", "damaged"]
     assert listed["code"].tolist() == ["current", "older", "current", "current"] and listed["seed"].tolist() == [0, 1, 2, 3]
-    assert listed["epochs"].iloc[:3].tolist() == [3, 3, 2] and listed["test_auc"].iloc[0] == 0.625
+    assert listed["epochs"].iloc[:3].tolist() == [3, 3, 2] and listed["test_score"].iloc[0] == 0.625
     assert "metrics.json was changed" in listed["note"].iloc[3] and listed["megabytes"].gt(0).all()
     with run_lock(NAMES["begun"]):
         assert list_runs().loc[NAMES["begun"], "state"] == "training"
@@ -368,8 +368,8 @@ def test_what_was_removed_since_it_was_listed_is_passed_over(several, monkeypatc
 def test_the_list_shows_a_line_a_run(several, capsys):
     assert cli.main(["runs", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert " ".join(lines[0].split()) == "run state model loss data seed epochs best val AUC test AUC MB"
-    expected = ["aaaaaaaa", "finished", "tiny", "cross_entropy", "phantom", "0", "3", "2", "0.750", "0.625", "0.0"]
+    assert " ".join(lines[0].split()) == "run state model loss data seed epochs best score val test MB"
+    expected = ["aaaaaaaa", "finished", "tiny", "cross_entropy", "phantom", "0", "3", "2", "AUC", "0.750", "0.625", "0.0"]
     assert lines[1].split() == expected
     assert "finished, older code" in lines[2] and lines[3].split()[:2] == ["eeeeeeee", "unfinished"]
     assert (

@@ -59,18 +59,27 @@ def test_an_empty_side_is_refused(split, side, monkeypatch):
         fit_or_load(tiny_config(split__by="official"))
 
 
-def test_a_table_without_patients_is_refused_and_goes_by_image_when_asked(tmp_path):
-    """A manifest with images and labels alone: each image would stand for a patient of its own."""
+def test_a_table_without_patients_is_split_by_what_belongs_together(tmp_path, monkeypatch):
+    """A manifest with images and labels alone: copies of an image stand for a patient, and the run says so."""
     cases = load_cases("phantom", **tiny_config().data.options)
     for path in cases["image"]:
         shutil.copy(path, tmp_path)
     manifest = tmp_path / "manifest.csv"
     pd.DataFrame({"image": [Path(path).name for path in cases["image"]], "label": cases["label"]}).to_csv(manifest, index=False)
     changes = {"data": {"dataset": "manifest", "root": manifest}, "training__epochs": 1}
-    with pytest.raises(DataError, match=rf"manifest: {len(cases)} of {len(cases)} cases name no patient"):
-        fit_or_load(tiny_config(**changes))
+    run, data = fit_or_load(tiny_config(**changes)), split_data(tiny_config(**changes))
+    said = f"not given for {len(cases)} images; {data.cases['patient'].nunique()} clusters of near-identical images take their"
+    assert run.data["patients"].startswith(said) and not run.data["leaky"]
+    assert data.cases["patient"].str.fullmatch(r"manifest-cluster-\d+").all()
+    monkeypatch.setattr("thyroid_utils.training.data.audit_cases", lambda *_, **__: pytest.fail("audited again"))
+    again = split_data(tiny_config(**changes))
+    pd.testing.assert_frame_equal(again.cases, data.cases)
+    assert (again.patients, again.fingerprint, again.split_hash) == (data.patients, data.fingerprint, data.split_hash)
     run = fit_or_load(tiny_config(**changes, split__by="image"))
     assert run.data["leaky"] and np.isfinite(run.metrics["test"]["auc"])
+    assert (
+        run.data["patients"] == f"not given for {len(cases)} of {len(cases)} images, each of which counts as a patient of its own"
+    )
 
 
 def test_a_batch_of_one_is_refused_where_it_has_no_variance():
@@ -166,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
     straight = fit_or_load(config)
     elsewhere(monkeypatch, tmp_path / "other")
     with monkeypatch.context() as patch:
-        patch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(batches_of(config) + 1))
+        patch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(batches_of(config) + 1))
         with pytest.raises(TrainingError) as caught:
             fit_or_load(config)
     folder = tmp_path / "other" / straight.name
@@ -179,7 +188,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
 
 
 def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(0, validation=True))
+    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(0, validation=True))
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1, validation; no epoch was finished"):
         fit_or_load(tiny_config())
 
@@ -196,7 +205,7 @@ def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
     ids=["GPU", "torch's CPU allocator", "Python", "cuBLAS", "cuDNN"],
 )
 def test_out_of_memory_says_what_to_lower(error, monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(1, error))
+    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(1, error))
     with pytest.raises(TrainingError) as caught:
         fit_or_load(tiny_config())
     assert str(caught.value) == (
@@ -206,6 +215,6 @@ def test_out_of_memory_says_what_to_lower(error, monkeypatch):
 
 
 def test_another_error_stays_what_it_is(monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Failing(1, RuntimeError("a bug")))
+    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(1, RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         fit_or_load(tiny_config())

@@ -29,7 +29,7 @@ from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint,
 from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
 from thyroid_utils.training.device import choose_device, choose_precision
 from thyroid_utils.training.distributed import fit_on_several
-from thyroid_utils.training.module import ClassifierTraining
+from thyroid_utils.training.module import NetworkTraining
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, class_weights, step_after_epoch
 
 # What a config asks for
@@ -217,7 +217,7 @@ def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
             seen.append((torch.is_grad_enabled(), float(loss.detach())))
             return loss
 
-    monkeypatch.setattr("thyroid_utils.training.loop.build_loss", lambda *_, **__: Spy())
+    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Spy())
     config = tiny_config(training__epochs=1, training__batch_size=64)  # one batch: the epoch's loss is that batch's
     run = fit_or_load(config)
     auxiliary, main = [loss for training, loss in seen if training][:2]
@@ -385,7 +385,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path):
 
 def test_the_mean_over_devices_is_taken_where_the_network_is(monkeypatch):
     """NCCL reduces tensors of GPUs alone; "meta" stands for one, as a device that is not the CPU and that every machine has."""
-    row, devices = ClassifierTraining._row, []
+    row, devices = NetworkTraining._row, []
 
     def reduce(strategy, tensor, *_, **__):
         devices.append(tensor.device.type)
@@ -397,7 +397,7 @@ def test_the_mean_over_devices_is_taken_where_the_network_is(monkeypatch):
             patch.setattr(SingleDeviceStrategy, "reduce", reduce)
             return row(module)
 
-    monkeypatch.setattr(ClassifierTraining, "_row", elsewhere_row)
+    monkeypatch.setattr(NetworkTraining, "_row", elsewhere_row)
     run = fit_or_load(tiny_config(training__epochs=2))
     assert devices == ["meta", "meta"] and run.history["train_loss"].tolist() == [0.25, 0.25]
 

@@ -105,6 +105,11 @@ def _without(options: dict[str, Any], decided: dict[str, str]) -> dict[str, Any]
     return options
 
 
+def _labelled(name: str, options: dict[str, Any]) -> str:
+    told = ", ".join(f"{option} {value}" for option, value in options.items())
+    return f"{name} ({told})" if told else name
+
+
 class DataConfig(Settings):
     """Which images. dataset: a reader's name; root: its folder; options: what the reader takes."""
 
@@ -142,7 +147,8 @@ class SplitConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """name: one of `models.CLASSIFIERS` or `timm:NAME`. weights: "imagenet", "none" or a file. options: for its builder."""
+    """name: one of `models.CLASSIFIERS` or `timm:NAME`; for segmentation one of `models.SEGMENTERS` or `smp:ARCH:ENCODER`.
+    weights: "imagenet" (a segmenter's encoder), "none" or a file. options: for its builder."""
 
     name: str = Field("resnet18", min_length=1, description="the name of a model")
     weights: PathText = Field("none", min_length=1, description="imagenet, none or the path of a file")
@@ -151,12 +157,17 @@ class ModelConfig(Settings):
     @field_validator("options")
     @classmethod
     def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
-        decided = {"name": "model.name", "weights": "model.weights", "task": "task", "classes": "task"}
-        return _without(options, decided | {"in_channels": "preprocessing"})
+        decided = {"name": "model.name", "weights": "model.weights", "task": "task", "in_channels": "preprocessing"}
+        return _without(options, decided)
+
+    @property
+    def label(self) -> str:
+        """The name, with the options where there are any."""
+        return _labelled(self.name, self.options)
 
 
 class LossConfig(Settings):
-    """name: one of `losses.CLASSIFICATION_LOSSES`. options: for its builder."""
+    """name: one of `losses.CLASSIFICATION_LOSSES` or `losses.SEGMENTATION_LOSSES`. options: for its builder."""
 
     name: str = Field("cross_entropy", min_length=1, description="the name of a loss")
     options: Options = _options()
@@ -165,6 +176,11 @@ class LossConfig(Settings):
     @classmethod
     def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
         return _without(options, {"name": "loss.name", "task": "task", "class_weights": "training.class_balance"})
+
+    @property
+    def label(self) -> str:
+        """The name, with the options where there are any."""
+        return _labelled(self.name, self.options)
 
 
 class OptimiserConfig(Settings):
@@ -192,7 +208,8 @@ class TrainingConfig(Settings):
 
     patience: stop after so many epochs without a better validation value; None runs all epochs. The weights kept are those of
     the best epoch either way. class_balance: "weights" (in the loss, n / (classes · n of the class)) or "sampling" (each class
-    equally often, with repetition). monitor: the validation value that decides. device: "auto" is a GPU where there is one.
+    equally often, with repetition); "none" for segmentation, whose classes are pixels. monitor: the validation value that
+    decides: "loss", or "auc" of a classifier, or "dice" of a segmenter. device: "auto" is a GPU where there is one.
     devices: how many of them, by DDP; `batch_size` is shared among them. precision: "auto" is bf16 on GPUs that have it and
     float32 elsewhere. deterministic: on GPUs, where it costs time; a CPU always is.
     """
@@ -201,7 +218,7 @@ class TrainingConfig(Settings):
     batch_size: int = _range(16, 1, 4096, whole=True)
     patience: int | None = _range(None, 1, 10_000, whole=True)
     class_balance: Literal["none", "weights", "sampling"] = "none"
-    monitor: Literal["loss", "auc"] = "loss"
+    monitor: Literal["loss", "auc", "dice"] = "loss"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = _range(1, 1, 64, whole=True)
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -221,12 +238,14 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """One training run, whole.
 
-    preprocessing: a preset or a list of steps (`preprocess.build_pipeline`). size: side of the network's input in pixels; None
-    takes the network's own (224, for inception_v3 299). augmentation: a preset or a list (`augment.build_augmentation`).
+    task: "classification" needs labels, "segmentation" masks; the latter needs `model.name` and `loss.name` too, whose defaults
+    are a classifier's. preprocessing: a preset or a list of steps (`preprocess.build_pipeline`). size: side of the network's
+    input in pixels; None takes the network's own (224, for inception_v3 299; 256 for every segmenter). augmentation: a preset or
+    a list (`augment.build_augmentation`).
     seed: of the initial weights, the order of the images and every random change.
     """
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "segmentation"] = "classification"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: Spec = "paper_001"
@@ -237,6 +256,27 @@ class RunConfig(Settings):
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = _range(0, 0, 2**32 - 1, whole=True)
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> RunConfig:
+        monitor, balance = self.training.monitor, self.training.class_balance
+        other = {"classification": "dice", "segmentation": "auc"}[self.task]
+        if monitor == other:
+            allowed = {"classification": "loss or auc", "segmentation": "loss or dice"}[self.task]
+            raise ConfigError("training.monitor", f"must be {allowed} with task {self.task}; found {monitor!r}")
+        if self.task == "classification" and "classes" in self.model.options:
+            found = self.model.options["classes"]
+            raise ConfigError("model.options.classes", f"must be left out, as task decides it; found {found!r}")
+        if self.task == "segmentation":
+            if balance != "none":
+                problem = f"must be none with task segmentation (pixels are weighed by the loss, not by class); found {balance!r}"
+                raise ConfigError("training.class_balance", problem)
+            for field, settings, what in (("model.name", self.model, "segmenter"), ("loss.name", self.loss, "segmentation loss")):
+                if settings.name == type(settings).model_fields["name"].default:
+                    raise ConfigError(
+                        field, f"must name a {what} with task segmentation; found {settings.name!r}, a classifier's"
+                    )
+        return self
 
     def to_json(self) -> str:
         """Every field, defaults included, as indented JSON."""

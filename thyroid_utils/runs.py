@@ -3,11 +3,12 @@
 | file | holds |
 |---|---|
 | `config.json` | the config, every field |
-| `data.json` | fingerprint of the data, hash of the split, code version, images a split, the network's input |
+| `data.json` | fingerprint of the data, hash of the split, where the patients come from, images a split, code version, input |
 | `history.csv` | a row an epoch |
 | `weights.safetensors` | the weights of the best epoch |
 | `predictions.csv` | every validation and test image |
-| `metrics.json` | loss and AUC on validation and test |
+| `maps.safetensors` | a segmenter's probability maps, in the order of `predictions.csv` |
+| `metrics.json` | loss and AUC, or Dice and IoU, on validation and test |
 | `environment.json` | versions, device, threads, commit, time |
 | `complete.json` | written last: the SHA-256 of each file above |
 
@@ -22,12 +23,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 MARK = "complete.json"
 RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
              "environment.json")  # fmt: skip
+MAPS = "maps.safetensors"  # of segmentation runs
+MAPS_TENSOR = "maps"
+_LARGE = ("weights.safetensors", MAPS)
 RESUME = "resume"
 FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
 _PACKAGE = Path(__file__).parent
@@ -128,24 +133,64 @@ class Run:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """`fingerprint`, `split_hash`, `code_version`, `leaky`, `images` a split, `unlabelled` left out, `input` (channels,
-        height, width)."""
+        """`fingerprint`, `split_hash`, `code_version`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
+        `unlabelled` or `without_mask` left out, `input` (channels, height, width), `weights` it started from."""
         return self._json("data.json")
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """Index `epoch` (from 1): learning_rate, train_loss, val_loss, val_auc."""
+        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice and val_iou (means over the images
+        whose truth is not empty, at the network's resolution)."""
         return _read_csv(self.folder / "history.csv").set_index("epoch")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Index `case`: patient, split ("val" or "test"), label (0 or 1), probability (of malignant, by the best weights),
-        log_odds (its logit, which does not saturate)."""
-        return _read_csv(self.folder / "predictions.csv", case="string", patient="string", split="string").set_index("case")
+        """Index `case`: patient, split ("val" or "test"), label (0 or 1) and, by the best weights, probability (of malignant) and
+        log_odds (its logit, which does not saturate). Of a segmenter: label (Int8, may be <NA>), true_positives, false_positives,
+        false_negatives and true_negatives: pixels at the network's resolution, called nodule from a probability of 0.5."""
+        types = {"case": "string", "patient": "string", "split": "string"}
+        if self.config.task == "classification":
+            return _read_csv(self.folder / "predictions.csv", **types).set_index("case")
+        table = _read_csv(self.folder / "predictions.csv", label="string", **types).set_index("case")
+        return table.assign(label=pd.to_numeric(table["label"].replace("", pd.NA)).astype("Int8"))
+
+    def maps(self, split: str = "test", cases: Sequence[str] | None = None) -> tuple[pd.Index, np.ndarray]:
+        """A segmenter's probability maps at the network's resolution.
+
+        Args:
+            split: "val" or "test".
+            cases: only these, in this order; None takes all of the split. Only what is asked for is read.
+
+        Returns:
+            case ids (n,), and float32 (n, height, width) in [0, 1], in steps of 1/255 and with the same pixels at or above 0.5 as
+            were counted in `predictions`.
+
+        Raises:
+            ValueError: a classifier's run, or another split.
+            KeyError: a case that is not in the split.
+        """
+        from safetensors import safe_open
+
+        if self.config.task != "segmentation" or split not in ("val", "test"):
+            raise ValueError(f"run {self.name}: maps are kept of segmentation runs, for val and test; asked for {split!r}")
+        rows = np.flatnonzero(self.predictions["split"].eq(split).to_numpy(bool))  # one run of rows, as they were written
+        names = self.predictions.index[rows]
+        with safe_open(self.folder / MAPS, framework="numpy") as file:
+            kept = file.get_slice(MAPS_TENSOR)
+            if cases is None:
+                maps = kept[int(rows[0]) : int(rows[-1]) + 1]
+            else:
+                chosen = [int(rows[names.get_loc(case)]) for case in cases]
+                names, maps = (
+                    pd.Index(cases, dtype=names.dtype, name="case"),
+                    np.concatenate([kept[at : at + 1] for at in chosen]),
+                )
+        return names, maps.astype(np.float32) / np.float32(255)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), log_loss, auc, images."""
+        """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), images, and log_loss and auc, or
+        dice and iou with `outlined`, the number of images they are means over."""
         return self._json("metrics.json")
 
     @cached_property
@@ -162,30 +207,31 @@ class Run:
         """The network with the weights of the best epoch, on the CPU and in evaluation mode."""
         from safetensors.torch import load_file
 
-        from thyroid_utils.models import build_classifier
+        from thyroid_utils.training.tasks import TASKS
 
-        model = self.config.model
-        network = build_classifier(model.name, in_channels=self.data["input"][0], classes=2, weights="none", **model.options)
+        network = TASKS[self.config.task].network(self.config, self.data["input"][0], "none")
         network.load_state_dict(load_file(self.folder / "weights.safetensors"))
         return network.eval()
 
     def check(self, weights: bool = True) -> None:
         """Raise RunDamaged, naming the file, unless every file is the one that was written.
 
-        weights: also read the weights, the one large file.
+        weights: also read the weights and the maps, the large files.
         """
         try:
             mark = self._json(MARK)
             hashes, name = mark["files"], mark["run"]
         except (OSError, ValueError, KeyError, TypeError):
             raise RunDamaged(f"run {self.name}: {MARK} cannot be read") from None
-        if name != self.name or set(hashes) != set(RUN_FILES):
+        if name != self.name or set(hashes) not in (set(RUN_FILES), {*RUN_FILES, MAPS}):
             raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
         for file, expected in hashes.items():
             if not (self.folder / file).is_file():
                 raise RunDamaged(f"run {self.name}: {file} is missing")
-            if (weights or file != "weights.safetensors") and self._hash(file) != expected:
+            if (weights or file not in _LARGE) and self._hash(file) != expected:
                 raise RunDamaged(f"run {self.name}: {file} was changed after the run had finished")
+        if set(hashes) != set(run_files(self.config)):
+            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
 
     def _hash(self, file: str) -> str:
         try:
@@ -197,6 +243,11 @@ class Run:
         return json.loads((self.folder / file).read_text(encoding="utf-8"))
 
 
+def run_files(config: RunConfig) -> tuple[str, ...]:
+    """The files of a finished run, beside its mark."""
+    return (*RUN_FILES, MAPS) if config.task == "segmentation" else RUN_FILES
+
+
 def _read_csv(path: Path, **types: str) -> pd.DataFrame:
     """By the Python parser, whose numbers are those that were written in every version of pandas."""
     return pd.read_csv(path, dtype=types, engine="python", keep_default_na=False)
@@ -204,7 +255,7 @@ def _read_csv(path: Path, **types: str) -> pd.DataFrame:
 
 def mark_complete(folder: Path) -> Run:
     """Write the mark of a run whose files are all there, and drop what was kept to resume it."""
-    hashes = {name: file_hash(folder / name) for name in RUN_FILES}
+    hashes = {name: file_hash(folder / name) for name in run_files(Run(folder).config)}
     write_text(folder / MARK, json.dumps({"run": folder.name, "files": hashes}, indent=2))
     shutil.rmtree(folder / RESUME, ignore_errors=True)
     return Run(folder)
@@ -215,7 +266,7 @@ def left_behind(folder: Path) -> list[Path]:
 
     Not what is kept to resume it, and nothing that is not a run's, such as the folders of a file browser.
     """
-    names = [Path(name) for name in (*RUN_FILES, MARK, FAILURE)]
+    names = [Path(name) for name in (*RUN_FILES, MAPS, MARK, FAILURE)]
     temporary = [f".{name.stem}-{'[0-9a-f]' * 12}{name.suffix}" for name in names]  # as `files.atomic_path` calls them
     found = [path for pattern in (*map(str, names), *temporary) for path in folder.glob(pattern)]
     return [path for path in found if not path.is_dir()]
@@ -263,9 +314,10 @@ def list_runs() -> pd.DataFrame:
 
     Returns:
         index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
-        asked for again) or "damaged"; model, weights, loss, dataset, seed; `epochs` trained; best_epoch, val_auc, test_auc
-        (NaN where not finished); `code`: "current", or "older" where the rooms have changed since and the run will not be
-        used again; megabytes; `note`: what is wrong with a damaged one.
+        asked for again) or "damaged"; task, model, weights, loss, dataset, seed; `epochs` trained; best_epoch; `score` ("AUC"
+        or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN where not finished); `code`:
+        "current", or "older" where the rooms have changed since and the run will not be used again; megabytes; `note`: what is
+        wrong with a damaged one.
     """
     folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
     rows = [_listed(folder) for folder in sorted(folders, key=_changed, reverse=True)]
@@ -273,8 +325,9 @@ def list_runs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_LISTED).set_index("run")
 
 
-_LISTED = ["run", "state", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "val_auc", "test_auc", "code",
-           "megabytes", "note"]  # fmt: skip
+_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
+           "test_score", "code", "megabytes", "note"]  # fmt: skip
+_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice")}
 
 
 def _changed(folder: Path) -> float:
@@ -300,6 +353,8 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder)}
     try:
         config = run.config
+        score, score_name = _SCORES[config.task]
+        row |= {"task": config.task, "score": score_name}
         row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
         row |= {"dataset": config.data.dataset, "seed": config.seed}
         row["code"] = "current" if run.data["code_version"] == code_version() else "older"
@@ -309,7 +364,7 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
         run.check(weights=False)
         metrics = run.metrics
         row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
-        row |= {"val_auc": metrics["val"]["auc"], "test_auc": metrics["test"]["auc"]}
+        row |= {"val_score": metrics["val"][score], "test_score": metrics["test"][score]}
     except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
         if not held and not (folder / MARK).is_file() and _is_busy(run.name):  # its first files are being written
             return row | {"state": "training"}

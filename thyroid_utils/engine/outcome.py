@@ -42,7 +42,8 @@ Done = Callable[[str, Run | Failure], None]
 
 
 def label(config: RunConfig) -> str:
-    return f"{config.model.name} seed {config.seed}"
+    loss = f" {config.loss.name}" if config.task == "segmentation" else ""  # segmenters are compared by their losses too
+    return f"{config.model.name}{loss} seed {config.seed}"
 
 
 def attempt(config: RunConfig, wait: bool, progress: Progress | None = None) -> Run | Failure | None:

@@ -13,15 +13,14 @@ from thyroid_utils.augment import build_augmentation
 from thyroid_utils.config import RunConfig
 from thyroid_utils.engine.dask_cluster import train_on_dask
 from thyroid_utils.engine.outcome import Done, Failure, RunsFailed, attempt, label, torch_threads
-from thyroid_utils.losses import build_loss
-from thyroid_utils.models import build_classifier, check_weights, input_size
-from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.models import check_weights, input_size
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import Run, RunDamaged, find_run, run_hash
 from thyroid_utils.threads import Progress
-from thyroid_utils.training.data import split_data
+from thyroid_utils.training.data import input_pipeline, split_data
 from thyroid_utils.training.device import choose_device
-from thyroid_utils.training.loop import check_steps
+from thyroid_utils.training.loop import check_batches, check_steps
+from thyroid_utils.training.tasks import TASKS
 
 ENGINES = ("serial", "dask")
 
@@ -74,7 +73,7 @@ def run_all(
     outcomes: dict[str, Run | Failure] = {}
     # A caller who draws a bar of its own wants no second one below it.
     within = None if progress is None else lambda done, total: None
-    progress = progress_bar("Runs") if progress is None else progress
+    progress = progress_bar("Runs", lines=False) if progress is None else progress
 
     def done(name: str, outcome: Run | Failure, loaded: bool = False) -> None:
         outcomes[name] = outcome
@@ -130,7 +129,7 @@ def _names(configs: list[RunConfig]) -> list[str]:
     known: dict[str, tuple[str, str, int]] = {}
     names = []
     for config in configs:
-        key = config.data.model_dump_json() + config.split.model_dump_json()
+        key = config.task + config.data.model_dump_json() + config.split.model_dump_json()
         with _noted(configs, config):
             if key not in known:
                 data = split_data(config)
@@ -148,19 +147,22 @@ def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) 
     """
     built = set()
     for config in missing.values():
-        model, size = config.model, config.size or input_size(config.model.name)
+        task, model = TASKS[config.task], config.model
         with _noted(configs, config):
             if here:
                 choose_device(config.training)
             check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"))
             build_augmentation(config.augmentation)
-            build_loss(config.task, config.loss.name, **config.loss.options)
-            build_pipeline(config.preprocessing, size)
-            key = json.dumps([model.name, model.options, size], sort_keys=True)
+            task.criterion(config, None)
+            channels, size = input_pipeline(config).channels, config.size or input_size(model.name)
+            key = json.dumps([task.name, model.name, model.options, size, config.training.batch_size == config.training.devices],
+                             sort_keys=True)  # fmt: skip
             if key not in built:
                 built.add(key)
                 with torch.random.fork_rng(devices=[]):
-                    build_classifier(model.name, **model.options).check_size(size, size)
+                    network = task.network(config, channels, "none")
+                network.check_size(size, size)
+                check_batches(config, network)
 
 
 def _train_serially(missing: dict[str, RunConfig], threads: int | None, done: Done, progress: Progress | None) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,30 +19,37 @@ import torch
 
 from thyroid_utils import paths
 from thyroid_utils.config import RunConfig, SplitConfig
-from thyroid_utils.data import splits
-from thyroid_utils.data.audit import pixels
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.data import audit, recovery, splits
+from thyroid_utils.data.audit import audit_cases
+from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.table import SPLITS, data_fingerprint
+from thyroid_utils.data.recovery import recover_patients
+from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.files import file_hash, write_text
 from thyroid_utils.models import input_size
-from thyroid_utils.preprocess import ArrayStore, build_pipeline, preprocessed
+from thyroid_utils.preprocess import ArrayStore, Pipeline, build_pipeline, preprocessed
 from thyroid_utils.preprocess.content import file_hashes
+from thyroid_utils.preprocess.pipeline import for_each_case
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import text_hash
-
-SIDES = {"train": "training", "val": "validation", "test": "test"}
+from thyroid_utils.training.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """What a run is trained and tested on. cases: the labelled ones, in the order of their ids, with their split."""
+    """What a run is trained and tested on.
+
+    cases: those that count for the task, in the order of their ids, with their split. left_out: how many do not count.
+    patients: where they come from, as a phrase. empty: bool (n,), whether a mask is empty; None for a task without masks.
+    """
 
     cases: pd.DataFrame
     fingerprint: str
     split_hash: str
-    unlabelled: int
+    left_out: int
+    patients: str
+    empty: np.ndarray | None = None
 
     def positions(self, split: str) -> np.ndarray:
         """Rows of a split, ascending."""
@@ -49,90 +57,100 @@ class SplitData:
 
 
 def split_data(config: RunConfig) -> SplitData:
-    """Read the case table that a config names, leave out what has no label, and split it.
+    """Read the case table that a config names, leave out what does not count for its task, and split it.
 
-    Reading every file for its hash and its pixels is done once for the same files and settings, and remembered in the cache
-    folder.
+    Where the set names no patients and the split is by patient, `data.recovery` finds what takes their place; `patients` of the
+    result says what. Reading every file for its hash and its pixels is done once for the same files and settings, and remembered
+    in the cache folder.
 
     Raises:
-        DataError: the data cannot be read, no patients are known for a split by patient, a side without images or with one
-            class only.
+        DataError: the data cannot be read; a side without images, with one class only (classification) or with empty masks only
+            (segmentation).
     """
-    table = load_cases(config.data.dataset, config.data.root, **config.data.options)
+    task = TASKS[config.task]
     # Rows in the order of their ids: the draws of a run must not depend on the order of a manifest or a folder.
-    cases = table[table["label"].notna()].sort_index()
-    if cases.empty:
-        raise DataError(f"{config.data.dataset}: none of {len(table)} cases has a label (0 benign, 1 malignant); add labels")
-    _check_patients(cases, config)
-    record = paths.cache_dir() / "splits" / f"{_split_key(cases, config.split)}.json"
+    table = load_cases(config.data.dataset, config.data.root, **config.data.options).sort_index()
+    cases = task.cases(table, config.data.dataset)
+    unknown = 0 if "patient_known" not in cases else int((~cases["patient_known"].astype(bool)).sum())
+    recovered = bool(unknown) and config.split.by == "patient"
+    record = paths.cache_dir() / "splits" / f"{_split_key(table if recovered else cases, config)}.json"
     try:
         kept = json.loads(record.read_text(encoding="utf-8"))
         known = kept["body"]
         if text_hash(known) != kept["sha256"]:
             raise ValueError
-        fingerprint, split, mark = known["fingerprint"], known["split"], known["split_by"]
-        if len(split) != len(cases):
+        fingerprint, how, empty = known["fingerprint"], known["patients"], known["empty"]
+        if len(known["split"]) != len(cases):
             raise ValueError
-        placed = cases.assign(split=pd.array(split, dtype="string"), split_by=pd.array([mark] * len(cases), dtype="string"))
+        columns = {name: pd.array(known[name], dtype="string") for name in ("split", "split_by", "patient") if name in known}
+        placed = cases.assign(**columns)
         splits.assert_disjoint(placed, check_pixels=False, allow_leaky=True)
         cases = placed
     except (OSError, ValueError, KeyError, TypeError):  # absent, damaged or edited
-        cases, fingerprint = _split(cases, config.split), data_fingerprint(cases)
-        content = {"fingerprint": fingerprint, "split": cases["split"].tolist(), "split_by": cases["split_by"].iloc[0]}
+        how = "as the data set names them"
+        if unknown:
+            how = f"not given for {unknown} of {len(cases)} images, each of which counts as a patient of its own"
+        if recovered:
+            found = recover_patients(table, audit_cases(table, progress=progress_bar("Comparing images")))
+            cases, how = found.cases.loc[cases.index], found.how
+        cases, fingerprint = _split(cases, config.split, task.needs_classes), data_fingerprint(cases)
+        empty = _empty_masks(cases) if task.with_masks else None
+        content = {"fingerprint": fingerprint, "patients": how, "empty": empty, "split": cases["split"].tolist()}
+        content["split_by"] = cases["split_by"].tolist()
+        if recovered:
+            content["patient"] = cases["patient"].tolist()
         with contextlib.suppress(OSError):  # the record only saves time
             write_text(record, json.dumps({"body": content, "sha256": text_hash(content)}))
-    _check_classes(cases)
-    return SplitData(cases, fingerprint, splits.split_hash(cases), len(table) - len(cases))
+    empty = None if empty is None else np.array(empty, bool)
+    task.check(cases, empty)
+    return SplitData(cases, fingerprint, splits.split_hash(cases), len(table) - len(cases), how, empty)
 
 
-def _check_patients(cases: pd.DataFrame, config: RunConfig) -> None:
-    if config.split.by != "patient" or "patient_known" not in cases:
-        return
-    unknown = int((~cases["patient_known"].astype(bool)).sum())
-    if unknown:
-        raise DataError(
-            f"{config.data.dataset}: {unknown} of {len(cases)} cases name no patient, so a split by patient could put images "
-            "of one on both sides; add the patients, or choose split.by = official, or image (results are then marked leaky)"
-        )
-
-
-def _split(cases: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
-    progress = progress_bar("Comparing images")
-    if config.by == "official" or config.repeat is None:
-        split = splits.split_cases(cases, config.ratios, config.by, config.seed, progress=progress)
+def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.DataFrame:
+    settings = {"require_classes": needs_classes, "progress": progress_bar("Comparing images")}
+    if config.by == "official":
+        split = splits.official_split(cases)
+    elif config.repeat is None:
+        split = splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
     else:
         repeats = config.repeat + 1
-        split = splits.repeated_splits(cases, config.ratios, repeats, config.by, config.seed, progress=progress)[-1]
+        split = splits.repeated_splits(cases, config.ratios, repeats, config.by, config.seed, **settings)[-1]
     splits.assert_disjoint(split, check_pixels=False, allow_leaky=True)
     return split
 
 
-def _split_key(cases: pd.DataFrame, config: SplitConfig) -> str:
-    """SHA-256 over what the fingerprint and the split depend on, the code that splits included."""
+def _empty_masks(cases: pd.DataFrame) -> list[bool]:
+    return for_each_case(lambda case: not read_mask(case["mask"]).any(), cases, progress=progress_bar("Reading masks"))
+
+
+def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
+    """SHA-256 over what the fingerprint and the split depend on, the code that splits and recovers patients included."""
     hashes = file_hashes([*cases["image"], *cases["mask"].dropna()])
+    frames = cases["frame"] if "frame" in cases else [None] * len(cases)
+    known = cases["patient_known"] if "patient_known" in cases else [True] * len(cases)
     rows = [
-        [case, patient, int(label), None if pd.isna(split) else split, hashes[image], None if pd.isna(mask) else hashes[mask]]
-        for case, patient, label, split, image, mask in zip(
-            cases.index, cases["patient"], cases["label"], cases["split"], cases["image"], cases["mask"], strict=True
+        [case, patient, bool(given), None if pd.isna(frame) else str(frame), None if pd.isna(label) else int(label),
+         None if pd.isna(split) else split, hashes[image], None if pd.isna(mask) else hashes[mask]]
+        for case, patient, given, frame, label, split, image, mask in zip(
+            cases.index, cases["patient"], known, frames, cases["label"], cases["split"], cases["image"], cases["mask"],
+            strict=True,
         )
-    ]
-    code = [file_hash(module.__file__) for module in (splits, pixels)]
-    return hashlib.sha256(json.dumps([rows, config.model_dump(mode="json"), code]).encode()).hexdigest()[:32]
+    ]  # fmt: skip
+    sources = [splits.__file__, recovery.__file__, *sorted(Path(audit.__file__).parent.glob("*.py"))]
+    code = [file_hash(path) for path in sources]
+    content = [rows, config.task, config.split.model_dump(mode="json"), code]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _check_classes(cases: pd.DataFrame) -> None:
-    for split in SPLITS:
-        labels = cases.loc[cases["split"].eq(split).fillna(False), "label"]
-        if labels.empty:
-            raise DataError(
-                f"split: no {SIDES[split]} images; a run needs training, validation and test images: use split.by = patient"
-            )
-        if labels.nunique() < 2:
-            name = "benign" if labels.iloc[0] == 0 else "malignant"
-            raise DataError(
-                f"split: all {len(labels)} {SIDES[split]} images are {name}; training, validation and test each need both "
-                "classes: use another seed or ratios, or add cases"
-            )
+def input_pipeline(config: RunConfig) -> Pipeline:
+    """The preprocessing of a config, to the size of the network's input; not fitted.
+
+    Raises:
+        ConfigError: a network or loss of another task.
+        ValueError: an unknown network or preprocessing.
+    """
+    TASKS[config.task].check_names(config)
+    return build_pipeline(config.preprocessing, config.size or input_size(config.model.name))
 
 
 def open_arrays(config: RunConfig, cases: pd.DataFrame, progress: Progress | None = None) -> ArrayStore:
@@ -141,14 +159,14 @@ def open_arrays(config: RunConfig, cases: pd.DataFrame, progress: Progress | Non
     Raises:
         DataError: unknown preprocessing or model, or an unreadable image.
     """
-    pipeline = build_pipeline(config.preprocessing, config.size or input_size(config.model.name))
-    return preprocessed(cases, pipeline.fit(cases), progress)
+    fitting = None if progress is None else progress_bar("Fitting the preprocessing")
+    return preprocessed(cases, input_pipeline(config).fit(cases, fitting), progress)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 (batch, stored channels, height, width); labels: int64 (batch,); masks: bool (batch, height, width) or
-    None; keys: a row of whole numbers an image, which decides its random changes."""
+    """images: float32 (batch, stored channels, height, width); labels: int64 (batch,), -1 for an unknown one; masks: bool (batch,
+    height, width) or None; keys: a row of whole numbers an image, which decides its random changes."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -172,7 +190,7 @@ class Arrays:
         self.channels = images.shape[1]
         self.images = images[:, :1] if images.strides[1] == 0 else images
         self.masks = np.asarray(store.masks) if with_masks and store.masks is not None else None
-        self.labels = store.cases["label"].to_numpy(np.int64)
+        self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
         self.pin = pin
 
     def batch(self, positions: np.ndarray, keys: np.ndarray | None = None) -> Batch:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
-from scipy.special import expit
-from sklearn.metrics import log_loss, roc_auc_score
 
 from thyroid_utils.config import RunConfig
 from thyroid_utils.files import write_bytes, write_text
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import (
+    MAPS,
     Run,
     RunBusy,
     RunDamaged,
@@ -34,9 +34,12 @@ from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, rea
 from thyroid_utils.training.data import Batches, SplitData, in_order, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable
 from thyroid_utils.training.distributed import fit_on_several
+from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.loop import Assembly, assemble, fit_epochs
-from thyroid_utils.training.module import log_odds, network_input
+from thyroid_utils.training.maps import maps_file
+from thyroid_utils.training.module import network_input
 from thyroid_utils.training.stamp import environment_stamp
+from thyroid_utils.training.tasks import SIDES, TASKS, Scores, WriteMaps
 
 
 def fit_or_load(config: RunConfig, progress: Progress | None = None, *, wait: bool = True) -> Run:
@@ -95,8 +98,8 @@ def _trained(name: str, config: RunConfig, data: SplitData, progress: Progress |
         for path in left_behind(folder):
             path.unlink()
         write_text(folder / "config.json", config.to_json())
-        write_text(folder / "data.json", json.dumps(_described(data, assembly), indent=2))
-        bar, total = progress or progress_bar(f"Training {config.model.name}"), 1
+        write_text(folder / "data.json", json.dumps(_described(config, data, assembly), indent=2))
+        bar, total = progress or progress_bar(f"Training {config.model.name}", lines=False), 1
 
         def tell(done: int, batches: int) -> None:
             nonlocal total
@@ -115,14 +118,15 @@ def _trained(name: str, config: RunConfig, data: SplitData, progress: Progress |
     return mark_complete(folder)
 
 
-def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:
+def _described(config: RunConfig, data: SplitData, assembly: Assembly) -> dict[str, Any]:
     return {
         "fingerprint": data.fingerprint,
         "split_hash": data.split_hash,
         "code_version": code_version(),
         "leaky": bool(data.cases["split_by"].eq("image").any()),
+        "patients": data.patients,
         "images": {split: len(positions) for split, positions in assembly.fit.positions.items()},
-        "unlabelled": data.unlabelled,
+        TASKS[config.task].left_out: data.left_out,
         "input": list(assembly.input_shape),
         "weights": assembly.network.weights,
     }
@@ -141,44 +145,54 @@ def _kept_state(resume: Path) -> Checkpoint | None:
 def _write_results(folder: Path, assembly: Assembly, data: SplitData, state: Checkpoint, device: torch.device) -> None:
     training, progress = assembly.fit.config.training, state.progress
     write_bytes(folder / "weights.safetensors", save(state.best))
-    predictions, losses = _predict(assembly, data, state, device)
     metrics: dict[str, Any] = {"best_epoch": progress.best_epoch, "epochs": progress.epoch, "monitor": training.monitor}
-    for split, rows in predictions.groupby("split"):
-        metrics[split] = {
-            "loss": losses[split],
-            "log_loss": float(log_loss(rows["label"], rows["probability"], labels=[0, 1])),
-            "auc": float(roc_auc_score(rows["label"], rows["log_odds"])),
-            "images": len(rows),
-        }
+    predictions, scores = _predict(folder, assembly, data, state, device)
     precision = choose_precision(training.precision, device)
     stamp = environment_stamp(device, precision, training.devices, progress)
     write_text(folder / "history.csv", pd.DataFrame(progress.history).to_csv(index=False))
     write_text(folder / "predictions.csv", predictions.to_csv())
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2))
+    write_text(folder / "metrics.json", json.dumps(metrics | scores, indent=2))
     write_text(folder / "environment.json", json.dumps(stamp, indent=2))
 
 
 def _predict(
-    assembly: Assembly, data: SplitData, state: Checkpoint, device: torch.device
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Predictions of the best weights for validation and test, and the loss of each.
+    folder: Path, assembly: Assembly, data: SplitData, state: Checkpoint, device: torch.device
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
+    """Predictions of the best weights for validation and test, and the scores of each; a segmenter's maps go to a file.
 
     In float32 whatever the training's precision, as everyone who loads the weights will compute them.
     """
-    fit, channels_last = assembly.fit, assembly.fit.config.training.channels_last
+    fit, task = assembly.fit, TASKS[assembly.fit.config.task]
     network, criterion = assembly.network, assembly.criterion.to(device)
     network.load_state_dict(state.best)
     network.to(device).eval()
-    tables, losses = [], {}
-    for split in ("val", "test"):
-        positions = fit.positions[split]
-        with torch.inference_mode():
-            batches = Batches(fit.arrays, in_order(positions, fit.config.training.batch_size))
-            inputs = (network_input(batch.to(device).images, fit.arrays.channels, channels_last) for batch in batches)
-            logits = torch.cat([network(images) for images in inputs]).float()
-            losses[split] = float(criterion(logits, torch.from_numpy(fit.arrays.labels[positions]).to(device)))
-        odds = log_odds(logits)
-        rows = data.cases.iloc[positions]
-        table = {"patient": rows["patient"], "split": split, "label": rows["label"].to_numpy(np.int64)}
-        tables.append(pd.DataFrame({**table, "probability": expit(odds), "log_odds": odds}, index=rows.index))
-    return pd.concat(tables), losses
+    tables, metrics = [], {}
+    with _maps(folder, assembly) as write_maps:
+        for split in ("val", "test"):
+            positions, scores = fit.positions[split], task.scores(criterion, write_maps)
+            _score(network, scores, Batches(fit.arrays, in_order(positions, fit.config.training.batch_size)), fit.config, device)
+            if not math.isfinite(scores.loss()):
+                raise TrainingError(
+                    f"{fit.config.model.name}: the loss on {SIDES[split]} is {scores.loss():g} with the weights of epoch "
+                    f"{state.progress.best_epoch}; lower optimiser.learning_rate (now {fit.config.optimiser.learning_rate:g})"
+                )
+            rows = data.cases.iloc[positions]
+            table = {"patient": rows["patient"], "split": split, "label": rows["label"], **scores.columns()}
+            tables.append(pd.DataFrame(table, index=rows.index))
+            metrics[split] = {"loss": scores.loss(), **scores.values(), "images": len(rows)}
+    return pd.concat(tables), metrics
+
+
+@torch.inference_mode()
+def _score(network: torch.nn.Module, scores: Scores, batches: Batches, config: RunConfig, device: torch.device) -> None:
+    for batch in batches:
+        batch = batch.to(device)
+        scores.add(network(network_input(batch.images, batches.arrays.channels, config.training.channels_last)), batch)
+
+
+def _maps(folder: Path, assembly: Assembly) -> AbstractContextManager[WriteMaps | None]:
+    fit = assembly.fit
+    if not TASKS[fit.config.task].with_masks:
+        return nullcontext()
+    images = len(fit.positions["val"]) + len(fit.positions["test"])
+    return maps_file(folder / MAPS, (images, *assembly.input_shape[1:]))

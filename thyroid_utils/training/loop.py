@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
@@ -19,17 +20,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.augment import build_augmentation
 from thyroid_utils.config import ConfigError, RunConfig
-from thyroid_utils.losses import build_loss
-from thyroid_utils.models import build_classifier, check_weights
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.models import check_weights
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import RESUME
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import Checkpoint
-from thyroid_utils.training.data import Arrays, SplitData, batch_starts, open_arrays
+from thyroid_utils.training.data import Arrays, SplitData, batch_starts, input_pipeline, open_arrays
 from thyroid_utils.training.device import choose_precision
 from thyroid_utils.training.errors import TrainingError
-from thyroid_utils.training.module import ClassifierTraining, Fit, derived_seed
-from thyroid_utils.training.optimisers import class_weights
+from thyroid_utils.training.module import Fit, NetworkTraining, derived_seed
+from thyroid_utils.training.tasks import SIDES, TASKS
 
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -54,28 +55,40 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
     Raises:
         ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
     """
+    task, pipeline = TASKS[config.task], input_pipeline(config)
     check_weights(config.model.name, config.model.weights, progress_bar(f"Weights of {config.model.name}"))
     check_steps(config, len(data.positions("train")))
     build_augmentation(config.augmentation)
     positions = {split: data.positions(split) for split in ("train", "val", "test")}
-    labels = data.cases["label"].to_numpy("int64")[positions["train"]]
-    weights = class_weights(labels) if config.training.class_balance == "weights" else None
-    criterion = build_loss(config.task, config.loss.name, class_weights=weights, **config.loss.options)
-    store = open_arrays(config, data.cases, progress_bar("Preprocessing"))
-    arrays = Arrays(store, pin=device.type == "cuda")
+    labels = data.cases["label"].fillna(-1).to_numpy("int64")[positions["train"]]
+    criterion = task.criterion(config, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed))
-        network = build_classifier(
-            config.model.name, in_channels=arrays.channels, classes=2, weights=config.model.weights, **config.model.options
-        )
+        network = task.network(config, pipeline.channels, config.model.weights)
+    check_batches(config, network)
+    store = open_arrays(config, data.cases, progress_bar("Preprocessing"))
+    arrays = Arrays(store, with_masks=task.with_masks, pin=device.type == "cuda")
     network.check_size(*store.images.shape[-2:])
-    _check_batches(config, network)
+    if task.with_masks:
+        _check_masks(arrays, positions)
     if config.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return Assembly(Fit(config, arrays, positions, folder / RESUME), network, criterion, tuple(store.images.shape[1:]))
 
 
-def _check_batches(config: RunConfig, network: nn.Module) -> None:
+def _check_masks(arrays: Arrays, positions: dict[str, np.ndarray]) -> None:
+    """Raise where no mask of a side has survived the preprocessing, as tiny ones may not."""
+    for split, chosen in positions.items():
+        if not any(arrays.masks[position].any() for position in chosen):
+            height, width = arrays.masks.shape[1:]
+            raise DataError(
+                f"preprocessing: all {len(chosen)} {SIDES[split]} masks are empty at {height}×{width} pixels; raise size, or "
+                "leave out the step that cuts the nodules off"
+            )
+
+
+def check_batches(config: RunConfig, network: nn.Module) -> None:
+    """Raise ConfigError for batches of one image where the network normalises over a batch."""
     training = config.training
     if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise ConfigError(
@@ -113,7 +126,7 @@ def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.devic
         TrainingError: the loss is no number, or memory ran out.
     """
     config = assembly.fit.config
-    module = ClassifierTraining(assembly.fit, assembly.network, assembly.criterion, start, progress)
+    module = NetworkTraining(assembly.fit, assembly.network, assembly.criterion, start, progress)
     several = config.training.devices > 1
     with _quiet():
         trainer = pl.Trainer(
@@ -146,7 +159,7 @@ def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.devic
             ) from None
 
 
-def _fit(trainer: pl.Trainer, module: ClassifierTraining) -> None:
+def _fit(trainer: pl.Trainer, module: NetworkTraining) -> None:
     """Lightning turns an interrupt into the end of the process and turns a deaf ear to further ones; here it stays one."""
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The training of a classifier as Lightning sees it: steps, validation, and what happens when an epoch ends."""
+"""Training as Lightning sees it: steps, validation, and what happens when an epoch ends. What differs by task is asked of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from thyroid_utils.augment import build_augmentation
@@ -23,6 +22,7 @@ from thyroid_utils.training.data import Arrays, Batch, Batches, epoch_batches, i
 from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, step_after_batch, step_after_epoch
 from thyroid_utils.training.stamp import device_name
+from thyroid_utils.training.tasks import TASKS, Scores
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class ClassifierTraining(pl.LightningModule):
+class NetworkTraining(pl.LightningModule):
     """Trains `network` by `criterion`, from the beginning or from a checkpoint.
 
     Everything random is drawn from (seed, epoch): dropout from torch's generator, which every epoch seeds anew, order and
@@ -56,7 +56,7 @@ class ClassifierTraining(pl.LightningModule):
     def __init__(self, fit: Fit, network: nn.Module, criterion: nn.Module, start: Checkpoint | None, progress: Progress | None):
         super().__init__()
         self.fit_data, self.network, self.criterion, self.start = fit, network, criterion, start
-        self.config = fit.config
+        self.config, self.task = fit.config, TASKS[fit.config.task]
         self.augmentation = build_augmentation(self.config.augmentation)
         self.standing = TrainingProgress() if start is None else start.progress
         self.report_progress = progress
@@ -65,7 +65,7 @@ class ClassifierTraining(pl.LightningModule):
         self.forwarded = (torch.compile(network) if self.config.training.compile else network,)
         self._losses: list[torch.Tensor] = []
         self._counts: list[int] = []
-        self._logits: list[torch.Tensor] = []
+        self._scores: Scores | None = None
         self._started = self._learning_rate = 0.0
 
     @property
@@ -94,7 +94,7 @@ class ClassifierTraining(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config.optimiser
         optimiser = build_optimiser(config, self.network.parameters())
-        mode = "max" if self.config.training.monitor == "auc" else "min"
+        mode = self.task.mode(self.config.training.monitor)
         self.schedule = build_schedule(config, optimiser, self.config.training.epochs, self._batches(), mode)
         return optimiser
 
@@ -111,24 +111,24 @@ class ClassifierTraining(pl.LightningModule):
             self.schedule.load_state_dict(self.start.schedule)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images = batch.images
+        images, masks = batch.images, batch.masks
         if self.trainer.training:
-            images, _ = augment_batch(self.augmentation, images, keys=batch.keys)
+            images, masks = augment_batch(self.augmentation, images, masks, keys=batch.keys)
         images = network_input(images, self.fit_data.arrays.channels, self.config.training.channels_last)
-        return Batch(images, batch.labels, batch.masks, batch.keys)
+        return Batch(images, batch.labels, masks, batch.keys)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.trainer.global_rank))
         self._losses, self._counts, self._started = [], [], time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        logits = self.forwarded[0](batch.images)
+        logits, targets = self.forwarded[0](batch.images), self.task.targets(batch)
         if isinstance(logits, tuple):
             logits, auxiliary = logits
-            extra = self.network.auxiliary_weight * self.criterion(auxiliary.float(), batch.labels)
+            extra = self.network.auxiliary_weight * self.criterion(auxiliary.float(), targets)
         else:
             extra = 0.0
-        loss = self.criterion(logits.float(), batch.labels) + extra
+        loss = self.criterion(logits.float(), targets) + extra
         self._losses.append(loss.detach())
         self._counts.append(len(batch.labels))
         if loss.device.type == "cpu":  # asking a GPU for each number would make it wait; there it is asked once an epoch
@@ -145,10 +145,10 @@ class ClassifierTraining(pl.LightningModule):
             self.report_progress(min(self.standing.epoch * batches + batch_idx + 1, total - 1), total)
 
     def on_validation_epoch_start(self) -> None:
-        self._logits = []
+        self._scores = self.task.scores(self.criterion)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._logits.append(self.forwarded[0](batch.images).float())
+        self._scores.add(self.forwarded[0](batch.images), batch)
 
     def on_train_epoch_end(self) -> None:
         """Judge the epoch, go on with the schedule, keep the state, stop where it is time."""
@@ -174,7 +174,7 @@ class ClassifierTraining(pl.LightningModule):
         self.trainer.should_stop = state.stopped
 
     def _is_better(self, value: float, than: float) -> bool:
-        return value > than if self.config.training.monitor == "auc" else value < than
+        return value > than if self.task.mode(self.config.training.monitor) == "max" else value < than
 
     @torch.no_grad()
     def _row(self) -> dict[str, float]:
@@ -183,17 +183,16 @@ class ClassifierTraining(pl.LightningModule):
         counts = torch.tensor(self._counts, dtype=torch.float64)
         losses = torch.stack(self._losses).double().cpu()
         mean = ((losses * counts).sum() / counts.sum()).to(self.device)  # where NCCL takes it, which knows no CPU
-        labels = self.fit_data.arrays.labels[self.fit_data.positions["val"]]
-        logits = torch.cat(self._logits)
-        val_loss = float(self.criterion(logits, torch.from_numpy(labels).to(logits.device)))
+        val_loss = self._scores.loss()
         if not math.isfinite(val_loss):
             raise TrainingError(self._diverged("validation", val_loss))
+        values = self._scores.values()
         return {
             "epoch": self.epoch,
             "learning_rate": self._learning_rate,
             "train_loss": float(self.trainer.strategy.reduce(mean, reduce_op="mean")),
             "val_loss": val_loss,
-            "val_auc": float(roc_auc_score(labels, log_odds(logits))),
+            **{f"val_{name}": values[name] for name in self.task.history},
         }
 
     def _check_losses(self) -> None:
@@ -220,12 +219,13 @@ class ClassifierTraining(pl.LightningModule):
         best = " (best so far)" if state.best_epoch == state.epoch else ""
         stop = f"; stopped: {state.waited} epochs without a better one" if state.stopped else ""
         return (
-            f"{self.config.model.name}, seed {self.config.seed}: epoch {state.epoch} of {self.config.training.epochs}: "
-            f"loss {row['train_loss']:.4f}, validation loss {row['val_loss']:.4f}, AUC {row['val_auc']:.3f}{best}{stop}"
+            f"{label(self.config)}: epoch {state.epoch} of {self.config.training.epochs}: "
+            f"loss {row['train_loss']:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"{self.task.score_name} {row[f'val_{self.task.score}']:.3f}{best}{stop}"
         )
 
 
-def log_odds(logits: torch.Tensor) -> np.ndarray:
-    """Logits (batch, 2) → logit of class 1 against class 0, float64 (batch,)."""
-    logits = logits.double().cpu()
-    return (logits[:, 1] - logits[:, 0]).numpy()
+def label(config: RunConfig) -> str:
+    """A run's name in a line: network, seed, and the loss of a segmenter, as those are compared by their losses too."""
+    loss = f", {config.loss.name}" if config.task == "segmentation" else ""
+    return f"{config.model.name}{loss}, seed {config.seed}"

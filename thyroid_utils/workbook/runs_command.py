@@ -24,17 +24,17 @@ def show_list(console: Console | None = None) -> int:
         console.print(f"no runs in {runs_dir()}", soft_wrap=True)
         return 0
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "state", "model", "loss", "data", "seed", "epochs", "best", "val AUC", "test AUC", "MB"):
-        number = column in ("seed", "epochs", "best", "val AUC", "test AUC", "MB")
+    for column in ("run", "state", "model", "loss", "data", "seed", "epochs", "best", "score", "val", "test", "MB"):
+        number = column in ("seed", "epochs", "best", "val", "test", "MB")
         table.add_column(column, justify="right" if number else "left", no_wrap=True, overflow="fold" if number else "ellipsis")
     for name, row in runs.iterrows():
         state = row["state"] + (", older code" if row["code"] == "older" else "")
         table.add_row(
             name[:_SHORT],
             Text(state, _COLOURS.get(row["state"], "default")),
-            *(Text(_shown(row[column])) for column in ("model", "loss", "dataset", "seed", "epochs", "best_epoch")),
-            _shown(row["val_auc"], 3),
-            _shown(row["test_auc"], 3),
+            *(Text(_shown(row[column])) for column in ("model", "loss", "dataset", "seed", "epochs", "best_epoch", "score")),
+            _shown(row["val_score"], 3),
+            _shown(row["test_score"], 3),
             f"{row['megabytes']:.1f}",
         )
     if not console.is_terminal:

@@ -1,0 +1,516 @@
+"""Segmentation through the one training path: what a run holds, that it is repeatable and resumed exactly, bad input."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from segmentation_project import register_tiny_segmenter, segmentation_config
+from torch.nn import functional
+from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
+from training_project import Killed, batches_of, elsewhere, forked, killed_at, tiny_config
+
+from thyroid_utils import losses
+from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.data import DataError, load_cases, read_mask, split_hash, write_png
+from thyroid_utils.engine import run_all
+from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.runs import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
+from thyroid_utils.training import TrainingError, fit_or_load
+from thyroid_utils.training.checkpoint import read_checkpoint
+from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data
+from thyroid_utils.training.maps import maps_file
+from thyroid_utils.training.tasks import COUNTS, TASKS, nodule_probability
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+
+
+def same_results(one: Path, other: Path) -> None:
+    for name in {*RUN_FILES, "maps.safetensors"} - {"environment.json"}:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def with_cases(monkeypatch, cases: pd.DataFrame) -> None:
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+
+
+def phantoms(**changes) -> pd.DataFrame:
+    return load_cases("phantom", **segmentation_config(**changes).data.options)
+
+
+# A finished run
+
+
+def test_predictions_maps_and_metrics_are_those_of_the_best_weights():
+    """Computed anew from the weights file, image by image, without the training's own batches."""
+    config = segmentation_config(training__epochs=4)
+    run, data = fit_or_load(config), split_data(config)
+    assert set(os.listdir(run.folder)) == {*RUN_FILES, "maps.safetensors", "complete.json"}
+    assert run.best_epoch == run.history["val_dice"].idxmax() and run.data["input"] == [1, 64, 64]
+    pipeline, network = build_pipeline("plain", 64).fit(data.cases), run.load_model()
+    assert not network.training
+    for split in ("val", "test"):
+        rows = data.cases[data.cases["split"] == split]
+        samples = [pipeline.load(row) for _, row in rows.iterrows()]
+        truth = np.stack([sample.mask for sample in samples])
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(np.stack([sample.image for sample in samples])))
+        probability = torch.sigmoid(logits[:, 0]).numpy()
+        names, maps = run.maps(split)
+        assert list(names) == list(rows.index) and maps.dtype == np.float32 and maps.shape == (len(rows), 64, 64)
+        assert np.abs(maps - probability).max() <= 0.5 / 255 + 1e-5  # a step of 1/255, and batches of another size
+        called, predicted = maps >= 0.5, run.predictions.loc[names]
+        by_hand = [called & truth, called & ~truth, ~called & truth, ~called & ~truth]
+        for name, pixels in zip(COUNTS, by_hand, strict=True):
+            assert predicted[name].tolist() == pixels.sum(axis=(1, 2)).tolist(), name
+        dice = [2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in zip(called, truth, strict=True) if t.any()]
+        iou = [(c & t).sum() / (c | t).sum() for c, t in zip(called, truth, strict=True) if t.any()]
+        metrics = run.metrics[split]
+        assert metrics["dice"] == pytest.approx(np.mean(dice)) and metrics["iou"] == pytest.approx(np.mean(iou))
+        assert metrics["images"] == len(rows) and metrics["outlined"] == len(dice)
+        assert predicted["label"].tolist() == rows["label"].tolist() and (predicted["patient"] == rows["patient"]).all()
+    best = run.history.loc[run.best_epoch]
+    assert list(run.history) == ["learning_rate", "train_loss", "val_loss", "val_dice", "val_iou"]
+    for name in ("loss", "dice", "iou"):
+        assert best[f"val_{name}"] == run.metrics["val"][name]
+
+
+def test_counts_and_maps_call_the_same_pixels():
+    """At every float32 around one half, as many as there are between steps of a map."""
+    centre = np.float32(0.5).view(np.int32)
+    near = np.concatenate([np.arange(centre - 2000, centre + 2000, dtype=np.int32).view(np.float32), np.linspace(0, 1, 4001)])
+    probabilities = torch.from_numpy(near.astype(np.float32))
+    steps = torch.round(probabilities * 255).to(torch.uint8).numpy()
+    assert (((steps / np.float32(255)) >= 0.5) == (probabilities.numpy() >= 0.5)).all()
+
+
+def test_validation_is_the_same_whatever_the_batch():
+    """Dice and IoU from counts, batch by batch, against all images at once; an empty truth is left out."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 1, 9, 5, generator=random)
+    truth = torch.rand(7, 9, 5, generator=random) > 0.6
+    truth[3] = False
+    bce = functional.binary_cross_entropy_with_logits
+    scores = TASKS["segmentation"].scores(lambda found, masks: bce(found[:, 0], masks.float()))
+    for start in (0, 2, 4, 6):
+        part = slice(start, start + 2)
+        scores.add(logits[part], Batch(logits[part], None, truth[part], None))
+    called = logits[:, 0] > 0
+    dice = [2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in zip(called, truth, strict=True) if t.any()]
+    assert scores.values()["dice"] == pytest.approx(float(np.mean(dice))) and scores.values()["outlined"] == 6
+    expected = functional.binary_cross_entropy_with_logits(logits[:, 0], truth.float())
+    assert scores.loss() == pytest.approx(float(expected), rel=1e-6)
+
+
+@given(st.integers(1, 40), st.integers(1, 2))
+def test_one_and_two_classes_give_the_same_probability(seed, classes):
+    logits = torch.randn(2, classes, 3, 4, generator=torch.Generator().manual_seed(seed))
+    expected = torch.sigmoid(logits[:, 0]) if classes == 1 else logits.softmax(1)[:, 1]
+    assert torch.allclose(nodule_probability(logits), expected, atol=1e-6)
+
+
+def test_two_classes_train_as_well():
+    run = fit_or_load(segmentation_config(training__epochs=2, model__options={"classes": 2}))
+    assert run.load_model().classes == 2 and np.isfinite(run.history).all(axis=None)
+    assert np.isfinite(run.maps()[1]).all()
+
+
+def test_it_learns():
+    """The brighter half of an image is the nodule: a network that trains at all finds it on patients it has not seen."""
+    config = segmentation_config(
+        training__epochs=12, optimiser__learning_rate=0.03, augmentation=["horizontal_flip", "vertical_flip"]
+    )
+    data = split_data(config)
+    arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
+    noise = np.random.default_rng(0).normal(size=arrays.images.shape).astype(np.float32)
+    arrays.images = 0.2 * noise + arrays.masks[:, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
+        run = fit_or_load(config)
+    assert run.metrics["test"]["dice"] > 0.9, "images and masks were changed together"
+
+
+def test_masks_follow_their_images(monkeypatch):
+    """Every batch that is trained on: an image that is its own mask still is after augmentation, up to interpolation."""
+    config = segmentation_config(training__epochs=1, augmentation="default")
+    arrays = Arrays(open_arrays(config, split_data(config).cases), with_masks=True)
+    arrays.images = arrays.masks[:, None].astype(np.float32)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, logits, masks):
+            if torch.is_grad_enabled():
+                seen.append(masks)
+            return (logits[:, 0] - masks.float()).square().mean()
+
+    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Watching())
+    monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
+    inputs = []
+    monkeypatch.setattr("thyroid_utils.training.module.network_input", lambda images, *_: inputs.append(images) or images)
+    fit_or_load(config)
+    originals = torch.from_numpy(np.array(arrays.masks))
+    assert len(seen) == batches_of(config)
+    for masks, images in zip(seen, inputs, strict=False):  # the inputs of validation come behind
+        assert masks.dtype == torch.bool and ((images[:, 0] > 0.5 * images.max()) == masks).float().mean() > 0.97
+        assert not any((masks[0] == original).all() for original in originals), "and was changed"
+
+
+def test_a_finished_run_is_loaded_and_the_same_twice(monkeypatch, tmp_path):
+    first = fit_or_load(segmentation_config())
+    with monkeypatch.context() as patch:
+        patch.setattr("thyroid_utils.training.fit.assemble", lambda *_: pytest.fail("trained again"))
+        assert fit_or_load(segmentation_config()).metrics == first.metrics
+    elsewhere(monkeypatch, tmp_path / "other")
+    torch.manual_seed(123)
+    same_results(first.folder, fit_or_load(segmentation_config()).folder)
+
+
+def test_both_tasks_share_a_split_and_are_listed_together():
+    segmenter = fit_or_load(segmentation_config(training__epochs=1))
+    classifier = fit_or_load(tiny_config(training__epochs=1))
+    assert segmenter.data["split_hash"] == classifier.data["split_hash"]
+    listed = list_runs().loc[[segmenter.name, classifier.name]]
+    assert listed["task"].tolist() == ["segmentation", "classification"] and listed["score"].tolist() == ["Dice", "AUC"]
+    assert listed["test_score"].tolist() == [segmenter.metrics["test"]["dice"], classifier.metrics["test"]["auc"]]
+    with pytest.raises(ValueError, match="maps are kept of segmentation runs, for val and test; asked for 'test'"):
+        classifier.maps()
+    names, maps = segmenter.maps("val")
+    some, few = segmenter.maps("val", names[[2, 0]])
+    assert list(some) == [names[2], names[0]] and np.array_equal(few, maps[[2, 0]])
+    with pytest.raises(KeyError):
+        segmenter.maps("test", names[:1])
+    with pytest.raises(ValueError, match="asked for 'train'"):
+        segmenter.maps("train")
+
+
+def test_a_report_gets_a_line_an_epoch(capsys):
+    run = fit_or_load(segmentation_config())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and f"Dice {run.history.loc[2, 'val_dice']:.3f}" in lines[1]
+    assert lines[1].startswith("tiny_segmenter, bce_dice, seed 0: epoch 2 of 3: loss ")
+
+
+# Taken up again
+
+WAYS = {
+    "adam": {},
+    "sgd, one cycle, clipped, loss": {
+        "optimiser": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.05, "schedule": "one_cycle", "clip_norm": 0.5},
+        "training__monitor": "loss",
+    },
+    "plateau, patience, two classes": {
+        "optimiser__schedule": "plateau", "training__patience": 3, "model__options": {"classes": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_died_ends_as_it_would_have(way, monkeypatch, tmp_path):
+    config = segmentation_config(training__epochs=4, **WAYS[way])
+    straight = fit_or_load(config)
+    elsewhere(monkeypatch, tmp_path / "resumed")
+    with pytest.raises(Killed):
+        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
+    (folder,) = [path for path in runs_dir().iterdir() if path.name != ".locks"]
+    assert read_checkpoint(folder / "resume").progress.epoch == 2
+    same_results(straight.folder, fit_or_load(config).folder)
+
+
+def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(monkeypatch, tmp_path):
+    config = segmentation_config(training__epochs=1)
+    straight = fit_or_load(config)
+    replace = os.replace
+    for moment in range(100):
+        elsewhere(monkeypatch, tmp_path / f"died-{moment}")
+        written = []
+
+        def dying(source, target, written=written, moment=moment):
+            if len(written) == moment:
+                raise Killed
+            written.append(Path(target).name)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("thyroid_utils.files.os.replace", dying)
+            try:
+                fit_or_load(config)
+            except Killed:
+                pass
+            else:
+                break
+        run = fit_or_load(config)
+        same_results(straight.folder, run.folder)
+        assert set(os.listdir(run.folder)) == set(os.listdir(straight.folder)), "nothing is left behind"
+    assert "maps.safetensors" in written and written[-1] == "complete.json" and moment == len(written)
+
+
+def test_killed_while_the_maps_are_written(monkeypatch):
+    """SIGKILL in the middle of the file: the next process writes it anew, and nothing of the first stays."""
+    config = segmentation_config(training__epochs=1)
+    reading, writing = os.pipe()
+
+    def train() -> None:
+        score = TASKS["segmentation"].scores
+
+        def scores(criterion, write_maps=None):
+            def stop(maps):
+                write_maps(maps)
+                os.write(writing, b"x")
+                time.sleep(60)
+
+            return score(criterion, stop if write_maps else None)
+
+        monkeypatch.setattr(TASKS["segmentation"], "scores", scores)
+        fit_or_load(config)
+
+    split_data(config)
+    child = forked(train)
+    os.read(reading, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (folder,) = [path for path in runs_dir().iterdir() if path.name != ".locks"]
+    assert list(folder.glob(".maps-*")) and not (folder / "maps.safetensors").exists()
+    run = fit_or_load(config)
+    assert set(os.listdir(run.folder)) == {*RUN_FILES, "maps.safetensors", "complete.json"}
+
+
+@pytest.mark.parametrize("how", ["edited", "missing", "cut"])
+def test_damaged_maps_are_told_and_made_again(how, capsys):
+    config = segmentation_config(training__epochs=1)
+    run = fit_or_load(config)
+    path = run.folder / "maps.safetensors"
+    before = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(before[:-9] + (b"123456789" if how == "edited" else b""))
+    run.check(weights=False) if how != "missing" else None  # large files are read when they are to be used
+    with pytest.raises(RunDamaged, match=rf"run {run.name}: maps\.safetensors (was changed|is missing)"):
+        find_run(run.name)
+    capsys.readouterr()
+    again = fit_or_load(config)
+    assert capsys.readouterr().out.startswith(f"run {run.name}: maps.safetensors ")
+    assert (again.folder / "maps.safetensors").read_bytes() == before
+
+
+def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
+    maps = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    path = tmp_path / "maps.safetensors"
+    with maps_file(path, maps.shape) as write:
+        write(maps[:2])
+        assert not path.exists()
+        write(maps[2:])
+    with safe_open(path, "numpy") as file:
+        assert np.array_equal(file.get_tensor("maps"), maps)
+    for wrong, message in (
+        (maps[:3], "3 maps were written, 5 expected"),
+        (maps[:, :2], "expected uint8 maps"),
+        (maps * 1.0, "uint8"),
+    ):
+        with pytest.raises(ValueError, match=message), maps_file(tmp_path / "wrong.safetensors", maps.shape) as write:
+            write(wrong)
+    assert [file.name for file in tmp_path.iterdir() if "maps" in file.name or "wrong" in file.name] == ["maps.safetensors"]
+
+
+# Bad input
+
+
+REFUSED = [
+    ({"training__monitor": "auc"}, "training.monitor must be loss or dice with task segmentation; found 'auc'"),
+    ({"training__class_balance": "weights"}, "training.class_balance must be none with task segmentation"),
+    ({"training__class_balance": "sampling"}, "training.class_balance must be none with task segmentation"),
+    ({"model__name": "resnet18"}, "model.name must name a segmenter with task segmentation; found 'resnet18', a classifier's"),
+    ({"loss__name": "cross_entropy"}, "loss.name must name a segmentation loss with task segmentation; found 'cross_entropy'"),
+    (
+        {"task": "classification", "loss__name": "focal"},
+        "training.monitor must be loss or auc with task classification; found 'dice'",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, message", REFUSED, ids=[message for _, message in REFUSED])
+def test_what_belongs_to_the_other_task_is_refused(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        segmentation_config(**changes)
+    assert str(caught.value).startswith(f"config: {message}")
+
+
+def test_a_task_alone_is_refused_by_the_first_default_that_does_not_fit():
+    with pytest.raises(ConfigError, match=r"model\.name must name a segmenter"):
+        RunConfig(task="segmentation")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model__name": "alexnet"}, "model.name must be for task segmentation; found 'alexnet', which is for classification"),
+        ({"model__name": "timm:resnet18"}, "model.name must be for task segmentation; found 'timm:resnet18'"),
+        ({"model__name": "unet", "task": "classification"}, "model.name must be for task classification; found 'unet'"),
+        ({"task": "classification", "model__name": "tiny"}, "loss.name must be for task classification; found 'bce_dice'"),
+    ],
+)
+def test_a_network_or_loss_of_the_other_task_is_named(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        fit_or_load(segmentation_config(**{"training__monitor": "loss", **changes}))
+    assert str(caught.value).startswith(f"config: {message}")
+
+
+def test_cases_without_a_mask_are_left_out_and_labels_may_be_missing(monkeypatch):
+    cases = phantoms()
+    cases["label"] = cases["label"].where(np.arange(len(cases)) % 3 > 0)
+    cases.loc[cases.index[:4], "mask"] = pd.NA
+    with_cases(monkeypatch, cases)
+    run = fit_or_load(segmentation_config(training__epochs=1))
+    assert run.data["without_mask"] == 4 and sum(run.data["images"].values()) == len(cases) - 4
+    labels = run.predictions["label"]
+    assert labels.dtype == "Int8" and labels.isna().any() and labels.notna().any()
+    assert (labels.isna() == cases.loc[labels.index, "label"].isna()).all()
+    with_cases(monkeypatch, cases.assign(mask=pd.array([pd.NA] * len(cases), dtype="string")))
+    with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a mask; add masks"):
+        fit_or_load(segmentation_config())
+
+
+def with_empty_masks(cases: pd.DataFrame, chosen: pd.Series, folder: Path) -> pd.DataFrame:
+    blank = write_png(folder / "blank.png", np.zeros((64, 64), bool))
+    return cases.assign(mask=cases["mask"].mask(chosen, str(blank)))
+
+
+@pytest.mark.parametrize("split, side", [("train", "training"), ("val", "validation"), ("test", "test")])
+def test_a_side_with_empty_masks_only_is_refused(split, side, monkeypatch, tmp_path):
+    cases = split_data(segmentation_config()).cases
+    with_cases(monkeypatch, with_empty_masks(cases, cases["split"] == split, tmp_path))
+    with pytest.raises(DataError, match=rf"split: all \d+ {side} masks are empty; .* check the masks"):
+        fit_or_load(segmentation_config(split__by="official"))
+    assert not runs_dir().exists(), "nothing was begun"
+
+
+def test_nodules_lost_in_preprocessing_are_told(monkeypatch, tmp_path):
+    cases = split_data(segmentation_config()).cases
+    dot = np.zeros((64, 64), bool)
+    dot[31, 31] = True
+    tiny = write_png(tmp_path / "dot.png", dot)
+    with_cases(monkeypatch, cases.assign(mask=cases["mask"].mask(cases["split"] == "val", str(tiny))))
+    with pytest.raises(DataError, match=r"preprocessing: all \d+ validation masks are empty at 16×16 pixels; raise size"):
+        fit_or_load(segmentation_config(split__by="official", size=16))
+
+
+@pytest.mark.parametrize("loss", sorted({"bce", "dice", "bce_dice"} | set(losses.SEGMENTATION_LOSSES)))
+def test_a_batch_with_empty_masks_only_trains(loss, monkeypatch, tmp_path):
+    """Four of five training masks are empty, in batches of two: some batches hold nothing to find."""
+    cases = split_data(segmentation_config()).cases
+    train = cases["split"] == "train"
+    with_cases(monkeypatch, with_empty_masks(cases, train & (train.cumsum() % 5 != 0), tmp_path))
+    config = segmentation_config(split__by="official", training__batch_size=2, training__epochs=1, loss__name=loss)
+    run = fit_or_load(config)
+    assert np.isfinite(run.history).all(axis=None)
+    assert all(bool(torch.isfinite(values).all()) for values in run.load_model().state_dict().values())
+
+
+def test_empty_masks_are_left_out_of_the_scores_and_counted(monkeypatch, tmp_path):
+    cases = split_data(segmentation_config()).cases
+    first = cases.index[cases["split"] == "test"][:1]
+    with_cases(monkeypatch, with_empty_masks(cases, pd.Series(cases.index.isin(first), cases.index), tmp_path))
+    metrics = fit_or_load(segmentation_config(split__by="official", training__epochs=1)).metrics["test"]
+    assert metrics["outlined"] == metrics["images"] - 1 and np.isfinite(metrics["dice"])
+
+
+def test_images_of_mixed_and_odd_sizes_and_nodules_at_the_border(monkeypatch, tmp_path):
+    cases = phantoms()
+    for number, case in enumerate(cases.index):
+        height, width = ((64, 64), (233, 317), (65, 49))[number % 3]
+        mask = np.zeros((height, width), bool)
+        mask[: height // 2, width // 2 :] = True  # a corner
+        image = np.random.default_rng(number).integers(0, 255, (height, width), dtype=np.uint8)
+        cases.loc[case, "image"] = str(write_png(tmp_path / f"{number}.png", image))
+        cases.loc[case, "mask"] = str(write_png(tmp_path / f"{number}-mask.png", mask))
+    with_cases(monkeypatch, cases)
+    run = fit_or_load(segmentation_config(training__epochs=1, size=33))
+    assert run.data["input"] == [1, 33, 33] and run.maps()[1].shape[1:] == (33, 33)
+    assert (run.predictions["true_positives"] + run.predictions["false_negatives"]).between(200, 350).all(), "a quarter each"
+
+
+def test_a_mask_of_many_levels_is_refused(monkeypatch, tmp_path):
+    cases = phantoms()
+    levels = np.tile(np.arange(40, 104, dtype=np.uint8), (64, 1))
+    cases.loc[cases.index[2], "mask"] = str(write_png(tmp_path / "levels.png", levels))
+    with_cases(monkeypatch, cases)
+    with pytest.raises(DataError, match=rf"case {cases.index[2]}: .*64 gray levels between 40 and 103 do not tell foreground"):
+        fit_or_load(segmentation_config())
+
+
+def test_maps_that_are_no_numbers_stop_the_run(monkeypatch):
+    """A network that gives NaN on test images alone, and a loss that hides it."""
+    config = segmentation_config(training__epochs=1)
+    data = split_data(config)
+    first = int(data.positions("test")[0])
+    arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
+    arrays.images = np.array(arrays.images)
+    arrays.images[first] = np.nan
+    monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
+    with pytest.raises(TrainingError, match="tiny_segmenter: the loss on test is nan with the weights of epoch 1; lower"):
+        fit_or_load(config)
+    assert not list(runs_dir().glob("*/complete.json"))
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_batch_of_one_is_refused_before_any_preprocessing(task, monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.data.preprocessed", lambda *_: pytest.fail("preprocessed"))
+    config = segmentation_config(training__batch_size=1) if task == "segmentation" else tiny_config(training__batch_size=1)
+    with pytest.raises(ConfigError, match=r"training\.batch_size must be 2 or more with tiny.*, whose batch normalisation"):
+        fit_or_load(config)
+
+
+def test_frames_without_patients_are_split_by_recovered_video(monkeypatch, tmp_path):
+    """A set like TG3K: numbered frames, no patients. Its videos take their place, and the run says so."""
+    rows = phantoms()[:10]
+    folders = [tmp_path / "thyroid-image", tmp_path / "thyroid-mask"]
+    for folder in folders:
+        folder.mkdir()
+    for number, (_, row) in enumerate(rows.iterrows()):
+        for frame in range(2):  # two frames of each scene
+            for folder, path in zip(folders, (row["image"], row["mask"]), strict=True):
+                shutil.copy(path, folder / f"{2 * number + frame:04d}.png")
+    config = segmentation_config(data={"dataset": "tg3k", "root": tmp_path}, training__epochs=1)
+    run, data = fit_or_load(config), split_data(config)
+    assert "recovered from the frames take their place" in run.data["patients"] and not run.data["leaky"]
+    assert data.cases["patient"].str.startswith("tg3k-video-").all()
+    assert (data.cases.groupby("patient")["split"].nunique() == 1).all()
+    pairs = data.cases.sort_index()["patient"].to_numpy().reshape(-1, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all(), "two frames of one scene are of one video"
+    assert run.data["split_hash"] == split_hash(data.cases)
+    assert read_mask(data.cases["mask"].iloc[0]).any()
+
+
+def test_all_runs_are_checked_before_the_first_is_trained():
+    good = segmentation_config(training__epochs=1)
+    for change, message in (
+        ({"loss__name": "dise"}, "segmentation loss 'dise' is unknown"),
+        ({"model__name": "unett"}, "model 'unett' is unknown; did you mean unet"),
+        ({"model__options": {"widht": 3}}, "model tiny_segmenter: no option 'widht'; did you mean width"),
+        ({"training__batch_size": 1}, r"training\.batch_size must be 2 or more with tiny_segmenter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_all([good, segmentation_config(**change)])
+        assert list_runs().empty
+
+
+def test_both_tasks_can_be_asked_for_at_once(capsys):
+    configs = [segmentation_config(training__epochs=1), tiny_config(training__epochs=1)]
+    runs = run_all(configs)
+    assert [run.config.task for run in runs] == ["segmentation", "classification"]
+    assert "tiny_segmenter bce_dice seed 0: 1 epochs, best 1" in capsys.readouterr().out
