@@ -26,7 +26,8 @@ FLOORS = {
     "models": 2, "losses": 2,
     "training": 3, "runs": 3, "engine": 3,
     "metrics": 4, "statistics": 4,
-    "classifier_comparison": 5, "explain": 5, "dual_stage": 5, "export": 5,
+    "comparisons": 5, "classifier_comparison": 5, "segmenter_comparison": 5, "map_scores": 5,
+    "explain": 5, "dual_stage": 5, "export": 5,
     "plots": 6, "tables": 6, "record": 6,
     "workbook": 7,
 }  # fmt: skip

@@ -13,7 +13,8 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import t as student
 
-from thyroid_utils.config import ConfigError, RunConfig, SplitConfig
+from thyroid_utils.comparisons import check_recipes, options_of, short_labels, started_from
+from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import choose_threshold, classification_scores, fit_temperature
 from thyroid_utils.models import parameter_count
@@ -56,10 +57,6 @@ def comparison_configs(
     Raises:
         ConfigError: a field that cannot be, or options of a model that is not compared.
     """
-    options = options or {}
-    for name in options:
-        if name not in models:
-            raise ConfigError("model.options", f"are given for {name}, which is not compared; known: {', '.join(models)}")
     split = dict(common.get("split", {}))
     if subsets:
         plans = [(seeds[0], {**split, "repeat": repeat}) for repeat in range(subsets)]
@@ -69,12 +66,12 @@ def comparison_configs(
         RunConfig(
             **{
                 **common,
-                "model": {"name": name, "weights": weights, "options": options.get(name, {})},
+                "model": {"name": name, "weights": weights, "options": own},
                 "split": plan,
                 "seed": seed,
             }
         )
-        for name in models
+        for name, own in options_of(models, options).items()
         for seed, plan in plans
     ]
 
@@ -89,8 +86,8 @@ class ClassifierComparison:
     runs: dict[str, list[Run]]
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> ClassifierComparison:
-        """Group finished runs by their model.
+    def of(cls, runs: Sequence[Run], key: str = "model") -> ClassifierComparison:
+        """Group finished runs by `key`, "model" or "loss"; what is called model below is then a loss.
 
         Raises:
             DataError: models that were not trained on the same splits with the same seeds, or runs of one model that differ in
@@ -98,11 +95,8 @@ class ClassifierComparison:
         """
         grouped: dict[str, list[Run]] = {}
         for run in runs:
-            grouped.setdefault(run.config.model.name, []).append(run)
-        for model, found in grouped.items():
-            recipes = {run.config.model_copy(update={"seed": 0, "split": SplitConfig()}).to_json() for run in found}
-            if len(recipes) > 1:
-                raise DataError(f"comparison: the runs of {model} differ in more than seed and split; compare them one by one")
+            grouped.setdefault(getattr(run.config, key).label, []).append(run)
+        check_recipes(grouped)
         if len({tuple(run.config.seed for run in found) for found in grouped.values()}) > 1:
             raise DataError("comparison: the models were trained with different seeds; give every model the same ones")
         splits = {tuple(run.data["split_hash"] for run in found) for found in grouped.values()}
@@ -110,7 +104,7 @@ class ClassifierComparison:
             raise DataError(
                 "comparison: the models were trained on different splits; give every model the same seeds and subsets"
             )
-        return cls(grouped)
+        return cls(short_labels(grouped))
 
     @property
     def models(self) -> list[str]:
@@ -139,9 +133,7 @@ class ClassifierComparison:
     @property
     def started(self) -> str:
         """What the models started from, as text for a caption: `all from scratch`, or each by its name."""
-        weights = {model: found[0].data["weights"] for model, found in self.runs.items()}
-        kinds = set(weights.values())
-        return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
+        return started_from(self.runs)
 
     def class_sizes(self) -> pd.DataFrame:
         """`images` and `patients` of each class (index: benign, malignant) on the first run's test side."""

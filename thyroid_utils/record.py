@@ -225,7 +225,13 @@ def _is_numeric(column: pd.Series) -> bool:
 
 
 def _join(name: Any) -> str:
-    return " · ".join(str(part) for part in name if part != "") if isinstance(name, tuple) else str(name)
+    """A column's name as it is read: several levels in a row, a name from the code with spaces for its underscores."""
+    parts = name if isinstance(name, tuple) else (name,)
+    words = (str(part).replace("_", " ") if _SNAKE_CASE.fullmatch(str(part)) else str(part) for part in parts)
+    return " · ".join(word for word in words if word) if isinstance(name, tuple) else next(words)
+
+
+_SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 
 
 def _cell(tag: str, text: str, number: bool) -> str:

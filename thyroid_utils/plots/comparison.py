@@ -47,7 +47,7 @@ def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         place.set_xlabel(label)
         place.grid(axis="x", visible=True)
     axes[0, 0].set_yticks(range(len(estimates)), estimates.index)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(estimates) - 0.5, -0.5)
     return figure
 
 
@@ -71,7 +71,17 @@ def cost_and_score(costs: pd.DataFrame, score: pd.Series, label: str, against: M
             place.annotate(model, (row[column], value.value), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
         place.set(xscale="log", xlabel=f"{name} (log scale)")
         place.xaxis.set_minor_locator(NullLocator())
-        place.set_xticks(costs[column], [f"{value:.3g}" for value in costs[column]])
+        ticks = _apart(costs[column])
+        place.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
         place.margins(x=0.3)
     axes[0, 0].set_ylabel(label)
     return figure
+
+
+def _apart(values: pd.Series, ratio: float = 1.3) -> list[float]:
+    """Of positive numbers those that can stand beside each other on a logarithmic axis, from the smallest on."""
+    kept: list[float] = []
+    for value in np.sort(values):
+        if not kept or value >= ratio * kept[-1]:
+            kept.append(float(value))
+    return kept

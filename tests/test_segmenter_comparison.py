@@ -1,0 +1,344 @@
+"""What several segmenters' maps say together: on tiny runs, against the same numbers by hand."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import wilcoxon
+from segmentation_project import register_tiny_segmenter, segmentation_config
+
+from thyroid_utils import map_scores
+from thyroid_utils.config import ConfigError
+from thyroid_utils.data import DataError, make_cases, read_mask, write_png
+from thyroid_utils.metrics import SEGMENTATION_SCORES, segmentation_scores
+from thyroid_utils.models import SEGMENTERS, parameter_count
+from thyroid_utils.plots import segmentation
+from thyroid_utils.segmenter_comparison import MAIN_SCORES, SegmenterComparison, segmentation_configs
+from thyroid_utils.statistics import holm, patient_bootstrap
+from thyroid_utils.training import fit_or_load
+from thyroid_utils.training.data import split_data
+
+WIDE = {"tiny_segmenter": {"width": 12}}
+
+
+def discs(folder: Path) -> pd.DataFrame:
+    """30 patients with one to three frames of two sizes: a brighter disc on noise, which a tiny network learns to find."""
+    random, rows = np.random.default_rng(0), []
+    for number in range(60):
+        height, width = (96, 96) if number % 2 else (80, 112)
+        row, column, radius = random.uniform(25, 55), random.uniform(25, 65), random.uniform(5, 20)
+        y, x = np.mgrid[:height, :width]
+        mask = (y - row) ** 2 + (x - column) ** 2 <= radius**2
+        image = np.clip(random.normal(80, 25, (height, width)) + 70 * mask, 0, 255).astype(np.uint8)
+        paths = [write_png(folder / f"{number}-{kind}.png", pixels) for kind, pixels in (("image", image), ("mask", mask))]
+        rows.append({"case": f"{number:02d}", "image": str(paths[0]), "mask": str(paths[1]), "patient": f"p{number**2 % 31}",
+                     "label": number % 2, "dataset": "discs", "spacing_mm": 0.1 + 0.001 * number})  # fmt: skip
+    return make_cases(rows)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def project(tmp_path_factory):
+    """A ledger and a cache for the file, the tiny segmenter, one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CACHE", "RUNS"):
+            patch.setenv(f"THYROID_WORKBOOK_{name}", str(tmp_path_factory.mktemp(name.lower())))
+        patch.setenv("THYROID_REPORT_DIR", str(tmp_path_factory.mktemp("report")))
+        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
+        cases = discs(tmp_path_factory.mktemp("discs"))
+        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+def common() -> dict:
+    config = segmentation_config(training__epochs=4, optimiser__learning_rate=0.02)
+    return config.model_dump(exclude={"task", "model", "seed"})
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    configs = [
+        config
+        for options in (None, WIDE)
+        for config in segmentation_configs(["tiny_segmenter"], [0, 1], common(), options=options)
+    ]
+    return SegmenterComparison.of([fit_or_load(config) for config in configs])
+
+
+def test_configs_differ_in_what_is_compared_alone():
+    shared = {"loss": {"name": "dice"}, "size": 32}
+    configs = segmentation_configs(["unet", "tiny_segmenter"], [3, 4], shared, weights="imagenet", options=WIDE)
+    assert [(config.model.name, config.seed) for config in configs] == [
+        ("unet", 3), ("unet", 4), ("tiny_segmenter", 3), ("tiny_segmenter", 4),
+    ]  # fmt: skip
+    assert {config.loss.name for config in configs} == {"dice"} and configs[2].model.options == {"width": 12}
+    assert {(config.task, config.model.weights) for config in configs} == {("segmentation", "imagenet")}
+    sweep = [("tversky", {"alpha": 0.3, "beta": 0.7}), ("tversky", {"alpha": 0.5, "beta": 0.5}), ("bce", {})]
+    found = segmentation_configs(["unet"], [0], {}, losses=sweep)
+    assert [(config.loss.name, config.loss.options) for config in found] == sweep
+    assert [config.loss.name for config in segmentation_configs(["unet"], [0, 1], {}, losses={"bce": {}, "dice": {}})] == [
+        "bce", "bce", "dice", "dice",
+    ]  # fmt: skip
+    mixed = segmentation_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
+    assert [config.model.weights for config in mixed] == ["none", "imagenet"]
+    with pytest.raises(ConfigError, match="tiny_segmenter, which is not compared"):
+        segmentation_configs(["unet"], [0], shared, options=WIDE)
+    with pytest.raises(ConfigError, match=r"loss\.name must name a segmentation loss"):
+        segmentation_configs(["unet"], [0], {})
+
+
+def test_models_with_options_and_losses_have_names_of_their_own(comparison):
+    assert comparison.models == ["tiny_segmenter", "tiny_segmenter (width 12)"]
+    run = comparison.runs["tiny_segmenter"][0]
+    assert list(SegmenterComparison.of([run], key="loss").runs) == ["bce_dice"]
+
+
+def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
+    """Image by image, by another road: OpenCV-free nearest neighbours on the frame's pixel centres."""
+    run = comparison.runs["tiny_segmenter"][1]
+    table, data = comparison.tables["tiny_segmenter"][1], split_data(run.config)
+    names, maps = run.maps()
+    store = map_scores.stored(run.config, data.cases)
+    for case, probability in zip(names, maps, strict=True):
+        row, position = data.cases.loc[case], data.cases.index.get_loc(case)
+        rows = {resolution: part.loc[case] for resolution, part in table.groupby("resolution")}
+        at_network = segmentation_scores(store.masks[position], probability >= 0.5)
+        truth = read_mask(row["mask"])
+        places = [((np.arange(side) + 0.5) * 64 / side).astype(int) for side in truth.shape]
+        at_own = segmentation_scores(truth, probability[np.ix_(*places)] >= 0.5, spacing=row["spacing_mm"])
+        for resolution, expected in (("network", at_network), ("own", at_own)):
+            for name in SEGMENTATION_SCORES:
+                assert rows[resolution][name] == pytest.approx(expected[name], nan_ok=True), (resolution, name)
+        assert rows["own"]["presence"] in ("both", "missed") and np.isnan(rows["network"]["hd95_mm"])
+
+
+def test_tables_are_measured_once_and_a_damaged_one_again(comparison, monkeypatch):
+    first = comparison.tables["tiny_segmenter"][0]
+    run = comparison.runs["tiny_segmenter"][0]
+    cases = split_data(run.config).cases
+    with monkeypatch.context() as patch:
+        patch.setattr(map_scores, "_measured", lambda *_: pytest.fail("measured again"))
+        pd.testing.assert_frame_equal(map_scores.map_scores(run, run.config, cases), first)
+    (path,) = (map_scores.paths.cache_dir() / "map_scores").glob(f"{run.name}-*.csv")
+    content = path.read_text()
+    path.write_text("\n".join(content.splitlines()[:-3]))
+    seen = []
+    again = map_scores.map_scores(run, run.config, cases, lambda done, total: seen.append((done, total)))
+    pd.testing.assert_frame_equal(again, first)
+    images = run.metrics["test"]["images"]
+    assert seen == [(number, 2 * images) for number in range(1, 2 * images + 1)] and path.read_text() == content
+
+
+def test_other_masks_than_the_run_was_scored_with_are_noticed(comparison, monkeypatch):
+    run = comparison.runs["tiny_segmenter"][0]
+    predictions = run.predictions.assign(true_positives=run.predictions["true_positives"] + 1)
+    monkeypatch.setitem(run.__dict__, "predictions", predictions)
+    monkeypatch.setattr(map_scores, "_code", lambda: "other")
+    with pytest.raises(DataError, match="the masks are not those that it was scored with"):
+        map_scores.map_scores(run, run.config, split_data(run.config).cases)
+
+
+def own(comparison, model: str, score: str) -> list[pd.Series]:
+    return [table.loc[table["resolution"] == "own", score] for table in comparison.tables[model]]
+
+
+def test_estimates_are_means_over_images_and_seeds_with_intervals_over_patients(comparison):
+    estimates = comparison.estimates(resamples=4000)
+    assert list(estimates.columns) == list(MAIN_SCORES)
+    dice = {model: np.mean([values.mean() for values in own(comparison, model, "dice")]) for model in comparison.models}
+    assert list(estimates.index) == sorted(dice, key=dice.get, reverse=True)
+    patients = comparison.truth["patient"]
+    for model in comparison.models:
+        found = estimates.at[model, "dice"]
+        assert found.value == pytest.approx(dice[model]) and found.images == len(patients)
+        assert found.patients == patients.nunique()
+        by_image = np.mean(own(comparison, model, "dice"), axis=0)
+        expected = patient_bootstrap(by_image, patients, resamples=4000)
+        # Two independent sets of 4,000 resamples: an end of the interval has a standard error of about 0.03 of its width.
+        width = expected.high - expected.low
+        assert abs(found.low - expected.low) < 0.15 * width and abs(found.high - expected.high) < 0.15 * width
+
+
+def test_pooled_scores_count_all_pixels_together(comparison):
+    found = comparison.estimates(["dice", "precision"], pooled=True, resolution="network")
+    for model in comparison.models:
+        expected = []
+        for run in comparison.runs[model]:
+            rows = run.predictions[run.predictions["split"] == "test"].sum(numeric_only=True)
+            hit, wrong = rows["true_positives"], rows["false_positives"] + rows["false_negatives"]
+            expected.append(2 * hit / (2 * hit + wrong))
+        estimate = found.at[model, "dice"]
+        assert estimate.value == pytest.approx(np.mean(expected)) and estimate.low < estimate.value < estimate.high
+    protocols = comparison.protocols()
+    assert list(protocols.columns) == ["per image, own", "pooled, own", "per image, network", "pooled, network"]
+    for model in comparison.models:
+        assert protocols.at[model, "pooled, network"].value == pytest.approx(found.at[model, "dice"].value)
+        per_image = np.mean([run.metrics["test"]["dice"] for run in comparison.runs[model]])
+        assert protocols.at[model, "per image, network"].value == pytest.approx(per_image)
+    values = np.array([[estimate.value for estimate in row] for row in protocols.to_numpy()])
+    assert comparison.protocol_shift() == pytest.approx(max(np.ptp(values, axis=1))) and comparison.protocol_shift() > 0
+    assert (comparison.plan, comparison.started) == ("2 training seeds", "all from scratch")
+
+
+def test_pairs_are_tested_over_patients(comparison):
+    (row,) = comparison.pairs().to_dict("records")
+    first, second = (np.mean(own(comparison, row[name], "dice"), axis=0) for name in ("first", "second"))
+    assert row["difference"] == pytest.approx((first - second).mean()) and row["low"] < row["difference"] < row["high"]
+    means = pd.DataFrame({"a": first, "b": second}).groupby(comparison.truth["patient"].to_numpy()).mean()
+    assert row["p"] == pytest.approx(wilcoxon(means["a"] - means["b"]).pvalue)
+    assert row["p_holm"] == row["p"] and row["differs"] == (row["p"] < 0.05)
+
+
+def test_several_pairs_are_adjusted_by_holm(comparison):
+    (one, two), (three, four) = comparison.runs.values()
+    several = SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]})
+    pairs = several.pairs()
+    assert len(pairs) == 6 and pairs["p_holm"].tolist() == pytest.approx(list(holm(pairs["p"])))
+    assert (pairs["p_holm"] >= pairs["p"]).all()
+    alone = SegmenterComparison.of([one])
+    assert alone.pairs().empty and list(alone.pairs().columns) == list(pairs.columns)
+
+
+def test_the_choice_is_made_on_validation(comparison, monkeypatch):
+    val = {model: np.mean([run.metrics["val"]["dice"] for run in runs]) for model, runs in comparison.runs.items()}
+    assert comparison.chosen == max(val, key=val.get) and comparison.validation.iloc[0] == max(val.values())
+    fresh = SegmenterComparison(comparison.runs)
+    monkeypatch.setattr(SegmenterComparison, "tables", property(lambda _: pytest.fail("test was looked at")))
+    assert fresh.chosen == comparison.chosen
+
+
+def test_stability_is_a_number(comparison):
+    stability = comparison.stability()
+    for model, runs in comparison.runs.items():
+        dice = [values.mean() for values in own(comparison, model, "dice")]
+        assert stability.at[model, "seed_sd"] == pytest.approx(np.std(dice, ddof=1)) and stability.at[model, "seeds"] == 2
+        # The last third of four epochs is one: its change is from the third to the fourth.
+        changes = [abs(run.history["val_dice"].loc[4] - run.history["val_dice"].loc[3]) for run in runs]
+        assert stability.at[model, "epoch_change"] == pytest.approx(np.mean(changes))
+
+
+def test_costs_are_measured(comparison):
+    costs = comparison.costs
+    network = comparison.runs["tiny_segmenter"][0].load_model()
+    assert costs.at["tiny_segmenter", "parameters"] == parameter_count(network) / 1e6
+    assert (costs["latency_ms"] > 0).all() and (costs["weights"] == "from scratch").all()
+    assert costs["parameters"].is_monotonic_increasing
+
+
+def test_examples_are_the_ends_and_the_middle(comparison):
+    found = comparison.examples("tiny_segmenter", count=2)
+    dice = own(comparison, "tiny_segmenter", "dice")[0].sort_values()
+    assert found["kind"].tolist() == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2 and found.index.is_unique
+    assert found["dice"].iloc[0] == dice.iloc[-1] and found["dice"].iloc[4] == dice.iloc[0]
+    assert dice.iloc[:2].max() <= found["dice"].iloc[2:4].min() and found["dice"].iloc[2:4].max() <= dice.iloc[-2:].min()
+    image, truth, probability = comparison.picture("tiny_segmenter", found.index[0])
+    assert image.shape[:2] == truth.shape == probability.shape and truth.dtype == bool and probability.dtype == np.float32
+    scores = segmentation_scores(truth, probability >= 0.5)
+    assert scores["dice"] == pytest.approx(found["dice"].iloc[0])
+
+
+def test_sizes_and_the_smallest(comparison):
+    truth = comparison.truth
+    cases = split_data(comparison.runs["tiny_segmenter"][0].config).cases
+    for case, row in truth.iterrows():
+        mask = read_mask(cases.at[case, "mask"])
+        assert row["area"] == mask.sum() and row["share"] == pytest.approx(mask.mean())
+        assert row["diameter_mm"] == pytest.approx(2 * np.sqrt(mask.sum() / np.pi) * cases.at[case, "spacing_mm"])
+    small = comparison.smallest()
+    assert len(small) == round(len(truth) / 3)
+    assert truth.loc[small, "diameter_mm"].max() <= truth.drop(small)["diameter_mm"].min()
+    of_small = comparison.estimates(["dice"], cases=small).at["tiny_segmenter", "dice"]
+    expected = np.mean([values[small].mean() for values in own(comparison, "tiny_segmenter", "dice")])
+    assert of_small.value == pytest.approx(expected) and of_small.images == len(small)
+    by_image = comparison.by_image(["dice", "hd95"])
+    assert len(by_image) == 2 * len(truth) and {"model", "case", "area", "share", "dice", "hd95"} <= set(by_image)
+    one = by_image[by_image["model"] == "tiny_segmenter"].set_index("case")["dice"]
+    assert one.to_numpy() == pytest.approx(np.mean(own(comparison, "tiny_segmenter", "dice"), axis=0))
+
+
+def test_history_and_runs_are_there_for_figures(comparison):
+    history = comparison.history()
+    assert len(history) == 16 and {"model", "seed", "epoch", "val_dice", "val_iou", "train_loss"} <= set(history)
+    by_run = comparison.by_run(["dice"])
+    assert by_run["seed"].tolist() == [0, 1, 0, 1] and by_run["dice"].between(0, 1).all()
+
+
+def test_images_with_neither_are_left_out_and_counted():
+    """Four images of four patients, one of each of the four cases; two seeds that differ on the last."""
+    table = pd.DataFrame(
+        {
+            "dice": [0.8, 0.0, 0.0, np.nan],
+            "presence": ["both", "missed", "false alarm", "neither"],
+            "true_positives": [4, 0, 0, 0],
+            "false_positives": [1, 0, 2, 0],
+            "false_negatives": [1, 3, 0, 0],
+            "true_negatives": [10, 13, 14, 16],
+            "resolution": "own",
+        },
+        index=pd.Index(list("abcd"), name="case"),
+    )
+    other = table.copy()
+    other.loc["d", ["dice", "presence", "false_positives"]] = [0.0, "false alarm", 5]
+    comparison = SegmenterComparison({"model": []})
+    comparison.__dict__["tables"] = {"model": [table, other]}
+    comparison.__dict__["truth"] = pd.DataFrame({"patient": list("abcd")}, index=table.index)
+    assert comparison.presence().loc["model"].to_dict() == {"both": 2, "missed": 2, "false alarm": 3, "neither": 1}
+    estimate = comparison.estimates(["dice"]).at["model", "dice"]
+    assert estimate.value == pytest.approx((0.8 / 3 + 0.8 / 4) / 2) and estimate.images == 4
+    pooled = comparison.estimates(["dice"], pooled=True).at["model", "dice"]
+    assert pooled.value == pytest.approx((8 / (8 + 3 + 4) + 8 / (8 + 8 + 4)) / 2)
+
+
+def test_runs_that_cannot_be_compared_are_refused(comparison):
+    (one, two), (three, _) = comparison.runs.values()
+    with pytest.raises(DataError, match="give every model the same seeds, each once"):
+        SegmenterComparison.of([one, two, three])
+    with pytest.raises(DataError, match="the same seeds, each once"):
+        SegmenterComparison.of([one, one])
+    with pytest.raises(DataError, match="needs one or more runs"):
+        SegmenterComparison.of([])
+    with pytest.raises(ValueError, match="key must be model or loss"):
+        SegmenterComparison.of([one], key="seed")
+    with pytest.raises(ValueError, match="resolution must be one of network, own"):
+        comparison.estimates(resolution="frame")
+    changes = common() | {"split": {"seed": 1}}
+    elsewhere = fit_or_load(segmentation_configs(["tiny_segmenter"], [0], changes)[0])
+    with pytest.raises(DataError, match="different splits"):
+        SegmenterComparison.of([one, elsewhere])
+
+
+def test_figures_show_what_was_compared(comparison):
+    by_image = comparison.by_image(["dice"])
+    models = comparison.models
+    figure = segmentation.epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == models
+    spread = segmentation.score_spread(by_image, "dice", "Dice", models).axes[0]
+    points = [line for line in spread.lines if line.get_marker() == "."]
+    expected = [by_image.loc[by_image["model"] == model, "dice"].dropna().tolist() for model in models]
+    assert [line.get_xdata().tolist() for line in points] == expected
+    size = segmentation.score_by_size(by_image, "dice", "Dice", models[0]).axes[0]
+    assert "mm" in size.get_xlabel() or "frame" in size.get_xlabel()
+    outlines = segmentation.outlines(comparison, models[0], count=1)
+    assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
+    case = comparison.truth.index[0]
+    assert len(segmentation.side_by_side(comparison, models, [case]).axes) == len(models)
+    estimates = comparison.estimates(["sensitivity", "precision"], resamples=50)
+    plane = segmentation.plane(estimates, "sensitivity", "precision", {"sensitivity": "sensitivity", "precision": "precision"})
+    assert {text.get_text() for text in plane.legends[0].get_texts()} == set(models)
+    swept = segmentation.sweep(estimates, [0.3, 0.7], estimates.iloc[0], {"sensitivity": "sensitivity"}).axes[0]
+    assert swept.lines[0].get_ydata().tolist() == [estimate.value for estimate in estimates["sensitivity"]]
+
+
+def test_a_worked_example_writes_every_number():
+    truth = np.eye(3, dtype=bool)
+    figure = segmentation.worked_example(truth, np.full((3, 3), 0.25))
+    assert [text.get_text() for text in figure.axes[1].texts] == ["0.25"] * 9
+    weights = segmentation.border_weights(np.zeros((3, 3), np.uint8), truth, np.ones((3, 3)))
+    assert len(weights.axes) == 3
