@@ -314,6 +314,14 @@ def test_runs_that_cannot_be_compared_are_refused(comparison):
         SegmenterComparison.of([one, elsewhere])
 
 
+def test_masks_are_those_that_were_scored(comparison):
+    model = comparison.models[0]
+    truths, found = comparison.masks(model)
+    table = comparison.tables[model][0].query("resolution == 'own'")
+    assert [int((a & b).sum()) for a, b in zip(truths, found, strict=True)] == table["true_positives"].tolist()
+    assert [int((b & ~a).sum()) for a, b in zip(truths, found, strict=True)] == table["false_positives"].tolist()
+
+
 def test_figures_show_what_was_compared(comparison):
     by_image = comparison.by_image(["dice"])
     models = comparison.models

@@ -366,6 +366,11 @@ class SegmenterComparison:
         run = self.runs[model][0]
         return picture(run, self._here(run), self._cases, case)
 
+    def masks(self, model: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """True masks and those of a model's first run (bool) of all test images, each at the image's own resolution."""
+        pictures = [self.picture(model, case) for case in self.truth.index]
+        return [truth for _, truth, _ in pictures], [probability >= 0.5 for _, _, probability in pictures]
+
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is defined; NaN, and no warning, where nothing is."""
