@@ -24,7 +24,7 @@ FLOORS = {
     "paths": 0, "files": 0, "progress": 0, "threads": 0, "config": 0, "papers": 0, "data": 0,
     "preprocess": 1, "augment": 1, "augment_batch": 1, "image_quality": 1,
     "models": 2, "losses": 2,
-    "training": 3, "runs": 3, "engine": 3,
+    "training": 3, "runs": 3, "engine": 3, "inference": 3,
     "metrics": 4, "statistics": 4,
     "comparisons": 5, "classifier_comparison": 5, "segmenter_comparison": 5, "map_scores": 5,
     "explain": 5, "dual_stage": 5, "export": 5,

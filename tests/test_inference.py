@@ -1,0 +1,62 @@
+"""Predictors give what a run's own predictions say, and take images that the run has never seen."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from segmentation_project import register_tiny_segmenter, segmentation_config
+from training_fixtures import one_cache, own_runs  # noqa: F401
+from training_project import tiny_config
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.images import read_gray
+from thyroid_utils.inference import Predictor
+from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.training import fit_or_load
+
+
+@pytest.fixture(autouse=True)
+def small_segmenter(monkeypatch):
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+
+
+@pytest.mark.parametrize("preprocessing", ["paper_001", ["gray", "resize", "zscore"]])
+def test_a_classifier_says_what_its_run_says(preprocessing):
+    run = fit_or_load(tiny_config(training__epochs=1, preprocessing=preprocessing))
+    predictor, told = Predictor(run, batch_size=3), run.predictions["log_odds"]
+    np.testing.assert_allclose(predictor.log_odds(predictor.inputs(told.index)), told, rtol=0, atol=1e-4)
+    frames = [read_gray(image) for image in predictor.cases.loc[told.index, "image"]]
+    np.testing.assert_array_equal(predictor.prepare(frames), predictor.inputs(told.index))
+    assert told.std() > 1e-3  # all the same would agree for nothing
+
+
+def test_a_segmenter_says_what_its_run_says():
+    run = fit_or_load(segmentation_config(training__epochs=1))
+    predictor, steps = Predictor(run, batch_size=5), []
+    names, maps = run.maps("test")
+    found = predictor.maps(predictor.inputs(names), lambda done, total: steps.append((done, total)))
+    np.testing.assert_allclose(found, maps, rtol=0, atol=0.51 / 255)
+    assert maps.std() > 1e-3
+    assert steps[-1] == (len(names), len(names))
+
+
+def test_what_cannot_be_asked_is_refused():
+    run = fit_or_load(tiny_config(training__epochs=1))
+    predictor = Predictor(run)
+    with pytest.raises(ValueError, match="needs one of segmentation"):
+        predictor.maps(predictor.inputs(run.predictions.index[:1]))
+    with pytest.raises(KeyError, match="no case phantom/none"):
+        predictor.inputs(["phantom/none"])
+    with pytest.raises(ValueError, match="batch_size"):
+        Predictor(run, batch_size=0)
+
+
+def test_other_data_are_refused():
+    run = fit_or_load(tiny_config(training__epochs=1))
+    predictor = Predictor(run)
+    predictor.config  # noqa: B018
+    run.data["fingerprint"] = "another"
+    with pytest.raises(DataError, match="not those it was trained on"):
+        predictor.cases  # noqa: B018

@@ -1,0 +1,112 @@
+"""A finished run's network on images: those it was split from, or any others, preprocessed as it was trained.
+
+Everything that asks a network something after training goes through here, so that preprocessing, device and the meaning of
+an output are decided once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
+from thyroid_utils.config import RunConfig
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.preprocess import ArrayStore, Pipeline
+from thyroid_utils.progress import progress_bar
+from thyroid_utils.runs import Run
+from thyroid_utils.threads import Progress
+from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
+from thyroid_utils.training.device import choose_device
+from thyroid_utils.training.tasks import log_odds, nodule_probability
+
+
+class Predictor:
+    """A run's network in evaluation mode, with its preprocessing.
+
+    Args:
+        run: finished, of either task.
+        root: folder of its data as it is now; None takes the one it was trained with.
+        batch_size: images a forward pass; memory grows with it, results do not depend on it beyond the last digits.
+    """
+
+    def __init__(self, run: Run, root: str | None = None, batch_size: int = 32):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number from 1; found {batch_size!r}")
+        self.run, self.batch_size = run, batch_size
+        self.device = choose_device(run.config.training)
+        self._root = root
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Of the run, with the data where they are now."""
+        if self._root is None:
+            return self.run.config
+        return self.run.config.model_copy(update={"data": self.run.config.data.model_copy(update={"root": self._root})})
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """On the device and in evaluation mode. Who changes it gives it back as it was."""
+        return self.run.load_model().to(self.device)
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """The split case table that the run was trained from.
+
+        Raises:
+            DataError: the data are not those.
+        """
+        data = split_data(self.config)
+        if data.split_hash != self.run.data["split_hash"] or data.fingerprint != self.run.data["fingerprint"]:
+            raise DataError(f"run {self.run.name}: the data are not those it was trained on; give their folder as root")
+        return data.cases
+
+    @cached_property
+    def store(self) -> ArrayStore:
+        """The preprocessed images of `cases`, row by row, made again where the cache was emptied."""
+        return open_arrays(self.config, self.cases, progress_bar("Preprocessing"))
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Its preprocessing, fitted on its training images where it has anything to fit."""
+        pipeline = input_pipeline(self.config)
+        return pipeline.fit(self.cases) if pipeline.needs_fit else pipeline
+
+    def inputs(self, cases: Sequence[str]) -> np.ndarray:
+        """What the network sees of some of its cases, float32 (n, channels, height, width)."""
+        positions = self.cases.index.get_indexer(list(cases))
+        if (positions < 0).any():
+            absent = next(case for case, at in zip(cases, positions, strict=True) if at < 0)
+            raise KeyError(f"run {self.run.name} has no case {absent}")
+        return np.stack([np.asarray(self.store.images[at]) for at in positions])
+
+    def prepare(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """What the network sees of other frames (gray uint8 (height, width) or colour, of any size), as `inputs` gives it."""
+        return np.stack([self.pipeline(frame).image for frame in frames])
+
+    def log_odds(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+        """A classifier's logit of malignant, float64 (n,), of inputs (n, channels, height, width)."""
+        self._expect("classification")
+        return self._batches(inputs, log_odds, progress)
+
+    def maps(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+        """A segmenter's probabilities at the network's resolution, float32 (n, height, width)."""
+        self._expect("segmentation")
+        return self._batches(inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy(), progress)
+
+    def _expect(self, task: str) -> None:
+        if self.run.config.task != task:
+            raise ValueError(f"run {self.run.name} is one of {self.run.config.task}; this needs one of {task}")
+
+    def _batches(self, inputs: np.ndarray, read: Callable[[torch.Tensor], np.ndarray], progress: Progress | None) -> np.ndarray:
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(inputs), self.batch_size):
+                batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + self.batch_size]))
+                found.append(read(self.network(batch.to(self.device))))
+                if progress is not None:
+                    progress(min(start + self.batch_size, len(inputs)), len(inputs))
+        return np.concatenate(found)
