@@ -13,6 +13,7 @@ import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
@@ -94,6 +95,27 @@ def test_a_prediction_returns_to_where_the_nodule_is(mode):
     original = sample.geometry.to_original(sample.mask, nodule().shape)
     dice = 2 * (original & nodule()).sum() / (original.sum() + nodule().sum())
     assert dice > 0.96  # half a pixel of 128² along the contour
+
+
+def test_a_map_is_interpolated_by_hand():
+    geometry = Geometry(frame=(2, 6), shape=(2, 6)).cropped(Box(0, 2, 1, 5)).resized((1, 2))  # two frame pixels a map pixel
+    original = geometry.to_original(np.array([[0.0, 1.0]], np.float32), smooth=True)
+    assert original.tolist() == [[0, 0, 0.25, 0.75, 1, 0]] * 2  # beyond the outer centres the map goes on as it is
+
+
+def test_interpolation_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    sample = build_pipeline(["crop_echo", {"resize": {"size": 48, "mode": "letterbox"}}, "scale"])(frame(), nodule())
+    geometry, values = sample.geometry, rng.random((48, 48), np.float32)
+    rows, columns = (
+        np.clip((np.arange(geometry.frame[axis]) + 0.5 - geometry.offset[axis]) / geometry.scale[axis] - 0.5, 0, 47)
+        for axis in (0, 1)
+    )
+    expected = map_coordinates(values.astype(float), np.meshgrid(rows, columns, indexing="ij"), order=1)
+    found, covered = geometry.to_original(values, smooth=True), geometry.to_original(np.ones((48, 48), bool))
+    assert 0 < covered.mean() < 1
+    np.testing.assert_allclose(found[covered], expected[covered], atol=1e-6)
+    assert not found[~covered].any()
 
 
 def test_geometry_refuses_other_sizes():

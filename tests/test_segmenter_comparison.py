@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from scipy.stats import wilcoxon
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
@@ -101,7 +102,7 @@ def test_models_with_options_and_losses_have_names_of_their_own(comparison):
 
 
 def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
-    """Image by image, by another road: OpenCV-free nearest neighbours on the frame's pixel centres."""
+    """Image by image, by another road: SciPy's interpolation at the frame's pixel centres."""
     run = comparison.runs["tiny_segmenter"][1]
     table, data = comparison.tables["tiny_segmenter"][1], split_data(run.config)
     names, maps = run.maps()
@@ -111,8 +112,9 @@ def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
         rows = {resolution: part.loc[case] for resolution, part in table.groupby("resolution")}
         at_network = segmentation_scores(store.masks[position], probability >= 0.5)
         truth = read_mask(row["mask"])
-        places = [((np.arange(side) + 0.5) * 64 / side).astype(int) for side in truth.shape]
-        at_own = segmentation_scores(truth, probability[np.ix_(*places)] >= 0.5, spacing=row["spacing_mm"])
+        places = np.meshgrid(*[(np.arange(side) + 0.5) * 64 / side - 0.5 for side in truth.shape], indexing="ij")
+        own = map_coordinates(probability, places, order=1, mode="nearest")
+        at_own = segmentation_scores(truth, own >= 0.5, spacing=row["spacing_mm"])
         for resolution, expected in (("network", at_network), ("own", at_own)):
             for name in SEGMENTATION_SCORES:
                 assert rows[resolution][name] == pytest.approx(expected[name], nan_ok=True), (resolution, name)

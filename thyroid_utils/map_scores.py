@@ -30,8 +30,9 @@ _BLOCK = 32  # images whose masks at their own resolution are in memory at once
 def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
     """Scores of the test maps of a segmentation run, called nodule from a probability of 0.5.
 
-    At the "network" resolution a map meets the preprocessed mask. At the image's "own" the called pixels are brought back to the
-    frame (`Geometry.to_original`, the nearest pixel; what preprocessing cut off is called background) and meet the mask file.
+    At the "network" resolution a map meets the preprocessed mask. At the image's "own" the map is brought back to the frame,
+    interpolated between its pixels (`Geometry.to_original`, smooth; what preprocessing cut off is called background), and meets
+    the mask file.
 
     Args:
         run: of task segmentation.
@@ -70,13 +71,14 @@ def _measured(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progre
         for start in range(0, len(names), _BLOCK):
             chosen = slice(start, start + _BLOCK)
             rows, done = cases.loc[names[chosen]], number * len(names) + start
-            called = binarise(run.maps("test", rows.index)[1])
+            maps = run.maps("test", rows.index)[1]
             if resolution == "network":
-                truths, found, spacings = [store.masks[at] for at in positions[chosen]], called, None
+                truths, found, spacings = [store.masks[at] for at in positions[chosen]], binarise(maps), None
             else:
                 truths = [read_mask(path) for path in rows["mask"]]
-                back = zip(positions[chosen], called, truths, strict=True)
-                found = [store.geometries[at].to_original(mask, truth.shape) for at, mask, truth in back]
+                there = [store.geometries[at] for at in positions[chosen]]
+                back = zip(there, maps, truths, strict=True)
+                found = [binarise(geometry.to_original(map_, truth.shape, smooth=True)) for geometry, map_, truth in back]
                 spacings = [None if np.isnan(value) else value for value in spacing_of(rows)]
             table = segmentation_table(
                 truths,
@@ -100,7 +102,7 @@ def picture(run: Run, config: RunConfig, cases: pd.DataFrame, case: str) -> tupl
     Arguments as for `map_scores`; `case` is one of the run's test images.
     """
     row, position = cases.loc[case], cases.index.get_loc(case)
-    found = stored(config, cases).geometries[position].to_original(run.maps("test", [case])[1][0])
+    found = stored(config, cases).geometries[position].to_original(run.maps("test", [case])[1][0], smooth=True)
     return read_image(row["image"]), read_mask(row["mask"]), found
 
 

@@ -47,12 +47,14 @@ class Geometry:
         corner = (self.offset[0] - self.scale[0] * top, self.offset[1] - self.scale[1] * left)
         return replace(self, shape=tuple(shape), offset=corner)
 
-    def to_original(self, mask: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
+    def to_original(self, mask: np.ndarray, shape: tuple[int, int] | None = None, *, smooth: bool = False) -> np.ndarray:
         """Bring a mask (or a map of scores) on the image's grid back to the frame's, by the nearest pixel.
 
         Args:
-            mask: (height, width) of the image, any type.
+            mask: (height, width) of the image, any type; float32 with `smooth`.
             shape: (height, width) of the frame, checked when given.
+            smooth: interpolate between pixel centres (bilinear) in place of taking the nearest; half a pixel at the image's own
+                border goes on as it is.
 
         Returns:
             array of the frame's size and the mask's type; 0 or False wherever the image does not reach.
@@ -67,8 +69,24 @@ class Geometry:
         rows, row_inside = self._source(0)
         columns, column_inside = self._source(1)
         original = np.zeros(self.frame, mask.dtype)
-        original[np.ix_(row_inside, column_inside)] = mask[np.ix_(rows, columns)]
+        inside = np.ix_(row_inside, column_inside)
+        if smooth:
+            upper, lower, down = self._between(0, row_inside)
+            left, right, across = self._between(1, column_inside)
+            lines = mask[upper] + (mask[lower] - mask[upper]) * down[:, None]
+            spread = lines[:, left] + (lines[:, right] - lines[:, left]) * across
+            original[inside] = np.clip(spread, mask.min(), mask.max())  # rounding must not leave the map's range
+        else:
+            original[inside] = mask[np.ix_(rows, columns)]
         return original
+
+    def _between(self, axis: int, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For the frame's pixel centres `inside` along an axis: the image pixels on either side, and how far on the way from the
+        first to the second they lie, float32 in [0, 1]."""
+        centres = np.flatnonzero(inside) + 0.5
+        places = np.clip((centres - self.offset[axis]) / self.scale[axis] - 0.5, 0, self.shape[axis] - 1)
+        low = places.astype(int)
+        return low, np.minimum(low + 1, self.shape[axis] - 1), (places - low).astype(np.float32)
 
     def _source(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """For the frame's pixel centres along an axis: image indices of those that the image covers, and which those are."""
