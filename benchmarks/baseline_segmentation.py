@@ -83,12 +83,12 @@ def main() -> None:
     train, test = (cases[cases["split"] == side][: asked.images] for side in ("train", "test"))
     model, pairs = trained(loaded(train, asked.size), asked.epochs), loaded(test, asked.size)
     with torch.inference_mode():
-        maps = torch.cat([model(part[:, :1]) > 0 for part in pairs.split(BATCH)])[:, 0].numpy()
+        maps = torch.cat([model(part[:, :1]).sigmoid() for part in pairs.split(BATCH)])[:, 0].numpy()
     rows = []
     for (case, row), found, truth in zip(test.iterrows(), maps, pairs[:, 1].numpy() > 0.5, strict=True):
         own = read_mask(row["mask"])
-        back = cv2.resize(found.astype(np.uint8), own.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        rows.append([case, row["patient"], *overlap(found, truth), *overlap(back, own)])
+        back = cv2.resize(found, own.shape[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+        rows.append([case, row["patient"], *overlap(found >= 0.5, truth), *overlap(back, own)])
     table = pd.DataFrame(rows, columns=["case", "patient", "dice", "iou", "dice_own", "iou_own"])
     for name, where in (("", f"at {asked.size}×{asked.size}"), ("_own", "at the images' own size")):
         told = (f"{score} {patient_bootstrap(table[score + name], table['patient']).text(3)}" for score in ("dice", "iou"))

@@ -34,7 +34,12 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", con
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     return SimpleNamespace(
         config=RunConfig(model={"name": model}, seed=config_seed),
-        data={"split_hash": split_hash, "weights": "from scratch", "images": {"train": 360, "val": 120, "test": 120}},
+        data={
+            "split_hash": split_hash,
+            "weights": "from scratch",
+            "leaky": False,
+            "images": {"train": 360, "val": 120, "test": 120},
+        },
         predictions=predictions,
         history=history,
         best_epoch=2,

@@ -395,7 +395,7 @@ def test_the_faulty_evaluation_by_hand():
     assert faulty["pixel_accuracy_as_defined"] == pytest.approx(16 / 36) and faulty["skipped"] == 0
     both = compare_with_faulty_002([truth], [prediction], size=8)
     assert both["corrected"].to_dict() == {
-        "b_iou": 1, "n_iou": 1, "miou": 1, "pixel_accuracy": 1, "class_mean_f1": 1, "images": 1,
+        "b_iou": 1, "n_iou": 1, "miou": 1, "pixel_accuracy": 1, "class_mean_f1": 1, "pixel_accuracy_as_defined": 1,
     }  # fmt: skip
     assert both.loc["n_iou", "difference"] == pytest.approx(16 / 36 - 1)
 
@@ -420,14 +420,15 @@ def test_the_faulty_evaluation_is_the_papers_code():
     assert faulty["class_mean_f1"] == pytest.approx(reference.f1_score(truth, prediction, average="macro"))
 
 
-def test_the_comparison_shows_the_growth_and_the_skipped():
-    truths, predictions = [random_masks(0, (100, 100))[0], NODULE], [random_masks(0, (100, 100))[0], NODULE]
-    both = compare_with_faulty_002(truths, predictions, size=100)
-    assert both.loc["images"].tolist() == [2, 1, -1]
-    assert both.loc["n_iou"].tolist() == [1, 1, 0], "at its own size a label is not resized, and nothing grows"
-    enlarged = [cv2.resize(truth.astype(np.uint8), (150, 150), interpolation=cv2.INTER_NEAREST_EXACT) > 0 for truth in truths]
-    assert compare_with_faulty_002(truths, enlarged, size=150).loc["n_iou", "difference"] < -0.02
-    assert list(both.columns) == ["corrected", "faulty", "difference"]
+def test_the_comparison_shows_the_growth_whatever_the_sizes():
+    truths = [random_masks(0, (100, 100))[0], random_masks(1, (60, 140))[0]]
+    both = compare_with_faulty_002(truths, truths, size=150)
+    assert list(both.columns) == ["corrected", "faulty", "difference"] and np.isfinite(both.to_numpy()).all()
+    assert both.at["n_iou", "corrected"] == 1 and both.at["n_iou", "difference"] < -0.02
+    assert both.at["pixel_accuracy_as_defined", "corrected"] == both.at["pixel_accuracy", "corrected"]
+    assert both.at["pixel_accuracy_as_defined", "faulty"] < both.at["pixel_accuracy", "faulty"]
+    alone = compare_with_faulty_002(truths[:1], truths[:1], size=100)
+    assert alone.at["n_iou", "difference"] == 0, "at its own size a label is not resized, and nothing grows"
 
 
 def test_the_faulty_evaluation_of_nothing():

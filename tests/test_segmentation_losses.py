@@ -123,7 +123,9 @@ def test_border_weights_of_two_nodules():
     mask = np.zeros((1, 7), bool)
     mask[0, [1, 5]] = True
     distances = np.array([1 + 5, 0 + 4, 1 + 3, 2 + 2, 3 + 1, 4 + 0, 5 + 1])
-    np.testing.assert_allclose(border_weights(mask)[0], 1 + 10 * np.exp(-(distances**2) / 50), rtol=1e-6)
+    np.testing.assert_allclose(border_weights(mask, separation_only=True)[0], 1 + 10 * np.exp(-(distances**2) / 50), rtol=1e-6)
+    nearest = np.array([1, 0, 1, 2, 1, 0, 1])
+    np.testing.assert_allclose(border_weights(mask)[0], 1 + 10 * np.exp(-((2 * nearest) ** 2) / 50), rtol=1e-6)
 
 
 def test_border_weights_against_scipys_distances():
@@ -139,9 +141,27 @@ def test_border_weights_against_scipys_distances():
     first, second, _ = np.sort(distances, axis=0)
     expected = np.where(mask, 2, 1) + 4 * np.exp(-((first + second) ** 2) / (2 * 3**2))
     # Distances are float32 in OpenCV.
-    np.testing.assert_allclose(border_weights(mask, weight=4, sigma=3, nodule_weight=2), expected, rtol=1e-5)
+    found = border_weights(mask, weight=4, sigma=3, nodule_weight=2, separation_only=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    alone = np.where(mask, 2, 1) + 4 * np.exp(-((2 * first) ** 2) / (2 * 3**2))
+    np.testing.assert_allclose(border_weights(mask, weight=4, sigma=3, nodule_weight=2), alone, rtol=1e-5)
+    assert (alone >= expected).all()
     weights = border_weights(labels == labels[20, 8])
     assert weights[20, 8] == 11 and weights[29, 14] < 3 < weights[22, 10] < 11, "the edge counts, not the inside"
+
+
+def test_a_speck_takes_no_weight_from_an_outline():
+    """Paper 002 weighs outlines: the nodule's must count as much with a second part far off as without."""
+    rows, columns = np.mgrid[:64, :160]
+    disc = (rows - 32) ** 2 + (columns - 32) ** 2 < 20**2
+    with_speck = disc.copy()
+    with_speck[32, 150] = True
+    here = (slice(None), slice(0, 100))
+    np.testing.assert_array_equal(border_weights(with_speck)[here], border_weights(disc)[here])
+    outline = disc & ~ndimage.binary_erosion(disc)
+    assert (border_weights(with_speck)[outline] == 11).all()
+    assert (border_weights(with_speck, separation_only=True)[outline] < 1.001).all()
+    assert (border_weights(disc, separation_only=True) == 1).all(), "a nodule alone has nothing to be kept apart from"
 
 
 def test_border_weights_of_nothing_and_of_everything():
@@ -312,6 +332,7 @@ def test_following_the_gradient_finds_the_nodule(name):
         ("focal", {"gamma": 0.5}, "gamma must be 0 or at least 1"),
         ("focal", {"alpha": 2}, "alpha must be a number from 0 to 1; found 2"),
         ("border_cross_entropy", {"sigma": 0}, "sigma must be a number above 0"),
+        ("border_cross_entropy", {"separation_only": 1}, "separation_only must be true or false; found 1"),
         ("border_cross_entropy", {"weight": math.nan}, "weight must be a number 0 or more; found nan"),
         ("bce", {"nodule_weight": 0}, "nodule_weight must be a number above 0"),
         ("hausdorff_dt", {"alpha": 0.5}, "alpha must be a number 1 or more; found 0.5"),

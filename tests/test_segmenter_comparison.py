@@ -138,6 +138,18 @@ def test_tables_are_measured_once_and_a_damaged_one_again(comparison, monkeypatc
     assert seen == [(number, 2 * images) for number in range(1, 2 * images + 1)] and path.read_text() == content
 
 
+def test_tables_are_measured_again_where_maps_or_spacing_are_others(comparison, monkeypatch):
+    run = comparison.runs["tiny_segmenter"][0]
+    cases = split_data(run.config).cases
+    first = map_scores.map_scores(run, run.config, cases)
+    wide = map_scores.map_scores(run, run.config, cases.assign(spacing_mm=2 * cases["spacing_mm"]))
+    known = first["hd95_mm"].notna()
+    assert known.any() and wide.loc[known, "hd95_mm"].to_numpy() == pytest.approx(2 * first.loc[known, "hd95_mm"].to_numpy())
+    monkeypatch.setitem(run.__dict__, "hashes", {**run.hashes, "maps.safetensors": "those of a run made again"})
+    monkeypatch.setattr(map_scores, "_measured", lambda *_: first.assign(dice=0.125))
+    assert (map_scores.map_scores(run, run.config, cases)["dice"] == 0.125).all()
+
+
 def test_other_masks_than_the_run_was_scored_with_are_noticed(comparison, monkeypatch):
     run = comparison.runs["tiny_segmenter"][0]
     predictions = run.predictions.assign(true_positives=run.predictions["true_positives"] + 1)
@@ -195,7 +207,46 @@ def test_pairs_are_tested_over_patients(comparison):
     assert row["difference"] == pytest.approx((first - second).mean()) and row["low"] < row["difference"] < row["high"]
     means = pd.DataFrame({"a": first, "b": second}).groupby(comparison.truth["patient"].to_numpy()).mean()
     assert row["p"] == pytest.approx(wilcoxon(means["a"] - means["b"]).pvalue)
-    assert row["p_holm"] == row["p"] and row["differs"] == (row["p"] < 0.05)
+    assert row["p_holm"] == row["p"] and row["differs"] == (row["p"] < 0.05) and row["images"] == len(first)
+
+
+def test_pairs_rest_on_the_images_that_both_models_define(comparison):
+    """Two empty images on which only one model raises a false alarm have no say in difference, interval or test."""
+    (one, _), (three, _) = comparison.runs.values()
+    pair = SegmenterComparison({"a": [one], "b": [three]})
+    tables = {model: [table.copy()] for model, (table,) in pair.tables.items()}
+    at = tables["a"][0]["resolution"].eq("own").to_numpy().nonzero()[0][:2]
+    tables["a"][0].iloc[at, tables["a"][0].columns.get_loc("dice")] = np.nan  # "neither"
+    tables["b"][0].iloc[at, tables["b"][0].columns.get_loc("dice")] = 0.0  # "false alarm"
+    object.__setattr__(pair, "__dict__", {**pair.__dict__, "tables": tables})
+    (row,) = pair.pairs().to_dict("records")
+    first, second = (own(pair, model, "dice")[0].to_numpy()[2:] for model in ("a", "b"))
+    patients = pair.truth["patient"].to_numpy()[2:]
+    assert row["images"] == len(patients) and row["difference"] == pytest.approx((first - second).mean())
+    means = pd.DataFrame({"a": first, "b": second}).groupby(patients).mean()
+    assert row["p"] == pytest.approx(wilcoxon(means["a"] - means["b"]).pvalue)
+    assert row["low"] < (first - second).mean() < row["high"]
+
+
+def test_every_score_of_a_model_in_one_table(comparison):
+    model = comparison.models[0]
+    table = comparison.every_score(model)
+    assert list(table.index) == list(SEGMENTATION_SCORES)
+    assert list(table.columns) == ["per image, own", "pooled, own", "per image, network", "pooled, network"]
+    assert table.at["dice", "per image, own"].value == pytest.approx(comparison.estimates(["dice"]).at[model, "dice"].value)
+    pooled = comparison.estimates(["precision"], pooled=True, resolution="network").at[model, "precision"]
+    assert table.at["precision", "pooled, network"].value == pytest.approx(pooled.value)
+    found = np.mean([values.mean() for values in own(comparison, model, "lesions_found")])
+    assert table.at["lesions_found", "per image, own"].value == pytest.approx(found)
+    assert pd.isna(table.at["hd95", "pooled, own"]) and pd.isna(table.at["hd95_mm", "per image, network"])
+    assert table.at["hd95_mm", "per image, own"].value > 0
+
+
+def test_a_leaky_split_is_named_in_every_plan(comparison, monkeypatch):
+    run = comparison.runs["tiny_segmenter"][0]
+    assert "LEAKY" not in comparison.plan
+    monkeypatch.setitem(run.data, "leaky", True)
+    assert comparison.plan == "2 training seeds, LEAKY: split by image"
 
 
 def test_several_pairs_are_adjusted_by_holm(comparison):

@@ -38,6 +38,25 @@ def test_a_label_outside_0_and_1_is_refused(value):
     assert "wrong" in text and "0 (benign), 1 (malignant)" in text and "\n" not in text
 
 
+@pytest.mark.parametrize("value", ["unknown", 0, -1, math.inf, "", "0", (0.1, 0.2)])
+def test_a_spacing_is_a_number_above_0(value):
+    with pytest.raises(DataError) as error:
+        make_cases([row("a", spacing_mm=0.1), row("wrong", spacing_mm=value)])
+    assert str(error.value) == (
+        f"case table: 1 values of spacing_mm are not a number above 0 (wrong: {value!r}); give the side of a pixel in millimetres, "
+        "or leave it missing (NA) where it is unknown"
+    )
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA, math.nan])
+def test_a_spacing_may_be_missing_and_comes_in_any_spelling_of_a_number(missing):
+    spacing = make_cases([row("a", spacing_mm="0.08"), row("b", spacing_mm=missing), row("c", spacing_mm=1)])["spacing_mm"]
+    assert str(spacing.dtype) == "float64"
+    np.testing.assert_equal(spacing.to_numpy(), [0.08, math.nan, 1])
+    assert make_cases([row("a", spacing_mm=missing)])["spacing_mm"].isna().all()
+    assert "spacing_mm" not in make_cases([row("a")])
+
+
 def test_case_ids_are_unique():
     with pytest.raises(DataError) as error:
         make_cases([row("a"), row("a"), row("b")])
@@ -78,7 +97,8 @@ def test_the_given_table_is_left_alone():
 
 @given(st.lists(st.sampled_from([0, 1, None]), min_size=1, max_size=30))
 def test_validating_twice_changes_nothing(labels):
-    cases = make_cases([row(str(number), label=label) for number, label in enumerate(labels)])
+    spacing = [0.1, None]
+    cases = make_cases([row(str(at), label=label, spacing_mm=spacing[at % 2]) for at, label in enumerate(labels)])
     pd.testing.assert_frame_equal(validate_cases(cases), cases)
 
 

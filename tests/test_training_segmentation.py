@@ -25,6 +25,7 @@ from thyroid_utils import losses
 from thyroid_utils.config import ConfigError, RunConfig
 from thyroid_utils.data import DataError, load_cases, read_mask, split_hash, write_png
 from thyroid_utils.engine import run_all
+from thyroid_utils.metrics import segmentation_table
 from thyroid_utils.models import SEGMENTERS
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.runs import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
@@ -78,15 +79,16 @@ def test_predictions_maps_and_metrics_are_those_of_the_best_weights():
         by_hand = [called & truth, called & ~truth, ~called & truth, ~called & ~truth]
         for name, pixels in zip(COUNTS, by_hand, strict=True):
             assert predicted[name].tolist() == pixels.sum(axis=(1, 2)).tolist(), name
-        dice = [2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in zip(called, truth, strict=True) if t.any()]
-        iou = [(c & t).sum() / (c | t).sum() for c, t in zip(called, truth, strict=True) if t.any()]
+        dice = [2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in zip(called, truth, strict=True) if (c | t).any()]
+        iou = [(c & t).sum() / (c | t).sum() for c, t in zip(called, truth, strict=True) if (c | t).any()]
         metrics = run.metrics[split]
         assert metrics["dice"] == pytest.approx(np.mean(dice)) and metrics["iou"] == pytest.approx(np.mean(iou))
-        assert metrics["images"] == len(rows) and metrics["outlined"] == len(dice)
+        assert metrics["pixel_accuracy"] == pytest.approx((called == truth).mean())
+        assert metrics["images"] == len(rows) and metrics["scored"] == len(dice)
         assert predicted["label"].tolist() == rows["label"].tolist() and (predicted["patient"] == rows["patient"]).all()
     best = run.history.loc[run.best_epoch]
-    assert list(run.history) == ["learning_rate", "train_loss", "val_loss", "val_dice", "val_iou"]
-    for name in ("loss", "dice", "iou"):
+    assert list(run.history) == ["learning_rate", "train_loss", "val_loss", "val_dice", "val_iou", "val_pixel_accuracy"]
+    for name in ("loss", "dice", "iou", "pixel_accuracy"):
         assert best[f"val_{name}"] == run.metrics["val"][name]
 
 
@@ -100,21 +102,53 @@ def test_counts_and_maps_call_the_same_pixels():
 
 
 def test_validation_is_the_same_whatever_the_batch():
-    """Dice and IoU from counts, batch by batch, against all images at once; an empty truth is left out."""
+    """Scores from counts, batch by batch, against all images at once; two truths are empty, one of them rightly left so."""
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 1, 9, 5, generator=random)
     truth = torch.rand(7, 9, 5, generator=random) > 0.6
-    truth[3] = False
+    truth[3] = truth[4] = False
+    logits[4] = -1
     bce = functional.binary_cross_entropy_with_logits
     scores = TASKS["segmentation"].scores(lambda found, masks: bce(found[:, 0], masks.float()))
     for start in (0, 2, 4, 6):
         part = slice(start, start + 2)
         scores.add(logits[part], Batch(logits[part], None, truth[part], None))
     called = logits[:, 0] > 0
-    dice = [2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in zip(called, truth, strict=True) if t.any()]
-    assert scores.values()["dice"] == pytest.approx(float(np.mean(dice))) and scores.values()["outlined"] == 6
+    pairs = [(c, t) for c, t in zip(called, truth, strict=True) if (c | t).any()]
+    values = scores.values()
+    assert values["dice"] == pytest.approx(float(np.mean([2 * (c & t).sum() / (c.sum() + t.sum()) for c, t in pairs])))
+    assert values["iou"] == pytest.approx(float(np.mean([(c & t).sum() / (c | t).sum() for c, t in pairs])))
+    assert values["pixel_accuracy"] == pytest.approx(float((called == truth).float().mean())) and values["scored"] == 6
     expected = functional.binary_cross_entropy_with_logits(logits[:, 0], truth.float())
     assert scores.loss() == pytest.approx(float(expected), rel=1e-6)
+
+
+def segmenter_values(found: list[list[int]], truth: list[list[int]]) -> dict[str, float]:
+    """What `values` says of images of one row of pixels each, 1 for nodule."""
+    logits = torch.tensor(found)[:, None, None] * 2.0 - 1
+    masks = torch.tensor(truth)[:, None].bool()
+    scores = TASKS["segmentation"].scores(lambda *_: torch.zeros(()))
+    scores.add(logits, Batch(logits, None, masks, None))
+    return scores.values()
+
+
+def test_false_alarms_cost_as_they_do_on_test():
+    """Two nodules found exactly and two empty images with a false alarm of one pixel and of all four."""
+    truth = [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    found = [[1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]
+    values = segmenter_values(found, truth)
+    assert values == {"dice": 0.5, "iou": 0.5, "pixel_accuracy": (1 + 1 + 3 / 4 + 0) / 4, "scored": 4}
+    table = segmentation_table(np.array(truth, bool)[:, None], np.array(found, bool)[:, None])
+    assert table["dice"].mean() == values["dice"] and table["iou"].mean() == values["iou"]
+
+
+def test_images_that_are_rightly_left_empty_are_in_the_accuracy_alone():
+    empty = [0, 0, 0, 0]
+    assert segmenter_values([[0, 1, 1, 0], empty], [[1, 1, 0, 0], empty]) == {
+        "dice": 0.5, "iou": pytest.approx(1 / 3), "pixel_accuracy": (2 / 4 + 1) / 2, "scored": 1
+    }  # fmt: skip
+    values = segmenter_values([empty], [empty])
+    assert np.isnan([values["dice"], values["iou"]]).all() and values["pixel_accuracy"] == 1 and values["scored"] == 0
 
 
 @given(st.integers(1, 40), st.integers(1, 2))
@@ -421,12 +455,22 @@ def test_a_batch_with_empty_masks_only_trains(loss, monkeypatch, tmp_path):
     assert all(bool(torch.isfinite(values).all()) for values in run.load_model().state_dict().values())
 
 
-def test_empty_masks_are_left_out_of_the_scores_and_counted(monkeypatch, tmp_path):
+def test_a_run_with_an_empty_mask_says_how_many_images_were_scored(monkeypatch, tmp_path):
     cases = split_data(segmentation_config()).cases
     first = cases.index[cases["split"] == "test"][:1]
     with_cases(monkeypatch, with_empty_masks(cases, pd.Series(cases.index.isin(first), cases.index), tmp_path))
-    metrics = fit_or_load(segmentation_config(split__by="official", training__epochs=1)).metrics["test"]
-    assert metrics["outlined"] == metrics["images"] - 1 and np.isfinite(metrics["dice"])
+    run = fit_or_load(segmentation_config(split__by="official", training__epochs=1))
+    counts, metrics = run.predictions.query("split == 'test'"), run.metrics["test"]
+    blank = counts.loc[first[0]]
+    assert blank["true_positives"] == blank["false_negatives"] == 0
+    assert metrics["scored"] == metrics["images"] - int(blank["false_positives"] == 0)
+    outlined = counts.drop(first[0])
+    dice = (
+        2
+        * outlined["true_positives"]
+        / (2 * outlined["true_positives"] + outlined["false_positives"] + outlined["false_negatives"])
+    )
+    assert metrics["dice"] == pytest.approx(dice.sum() / metrics["scored"]), "the false alarm adds nothing but its image"
 
 
 def test_images_of_mixed_and_odd_sizes_and_nodules_at_the_border(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import t as student
 
-from thyroid_utils.comparisons import check_recipes, options_of, short_labels, started_from
+from thyroid_utils.comparisons import check_recipes, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import choose_threshold, classification_scores, fit_temperature
@@ -128,7 +128,8 @@ class ClassifierComparison:
     def plan(self) -> str:
         """What the runs of a model differ in, as text for a caption: `3 training seeds` or `10 random subsets`."""
         count = len(self.runs[self.models[0]])
-        return f"{count} {'training seed' if self.one_split else 'random subset'}{'' if count == 1 else 's'}"
+        kind = "training seed" if self.one_split else "random subset"
+        return f"{count} {kind}{'' if count == 1 else 's'}{leak_mark(self.runs)}"
 
     @property
     def started(self) -> str:

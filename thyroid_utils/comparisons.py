@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from thyroid_utils.config import ConfigError, SplitConfig
 from thyroid_utils.data.errors import DataError
@@ -45,3 +49,22 @@ def started_from(runs: Mapping[str, list[Run]]) -> str:
     weights = {model: found[0].data["weights"] for model, found in runs.items()}
     kinds = set(weights.values())
     return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
+
+
+def leak_mark(runs: Mapping[str, list[Run]]) -> str:
+    """What a caption says of scores that are too good: `, LEAKY: split by image`; nothing of a split by patient."""
+    leaky = any(run.data["leaky"] for found in runs.values() for run in found)
+    return ", LEAKY: split by image" if leaky else ""
+
+
+def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) -> float:
+    """Milliseconds of a forward pass of one image (channels, height, width) on the CPU: the median of `repeats`, after one that
+    warms up."""
+    image = torch.zeros(1, *shape)
+    spent = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            network(image)
+            spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent[1:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from thyroid_utils.files import write_text
 from thyroid_utils.metrics import SEGMENTATION_SCORES, binarise, segmentation_table
 from thyroid_utils.preprocess import ArrayStore
 from thyroid_utils.progress import progress_bar
-from thyroid_utils.runs import Run
+from thyroid_utils.runs import MAPS, Run
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.data import open_arrays
 
@@ -48,7 +50,7 @@ def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progr
         DataError: an unreadable image, or masks that are not those the run was scored with.
     """
     names = run.predictions.index[run.predictions["split"] == "test"]
-    path = paths.cache_dir() / "map_scores" / f"{run.name}-{_code()}.csv"
+    path = paths.cache_dir() / "map_scores" / f"{run.name}-{_key(run, cases.loc[names])}.csv"
     try:
         # By the Python parser, whose numbers are those that were written in every version of pandas.
         types = dict.fromkeys(("case", "resolution", "presence"), "string")
@@ -96,14 +98,18 @@ def _measured(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progre
     return table
 
 
-def picture(run: Run, config: RunConfig, cases: pd.DataFrame, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A test image, its true mask (bool) and its probability map (float32), each at the image's own resolution.
+def pictures(
+    run: Run, config: RunConfig, cases: pd.DataFrame, chosen: Sequence[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Test images one by one: the frame, its true mask (bool) and its probability map (float32), each at the image's own
+    resolution.
 
-    Arguments as for `map_scores`; `case` is one of the run's test images.
+    Arguments as for `map_scores`; `chosen` are some of the run's test images.
     """
-    row, position = cases.loc[case], cases.index.get_loc(case)
-    found = stored(config, cases).geometries[position].to_original(run.maps("test", [case])[1][0], smooth=True)
-    return read_image(row["image"]), read_mask(row["mask"]), found
+    store = stored(config, cases)
+    for case, position in zip(chosen, cases.index.get_indexer(list(chosen)), strict=True):
+        found = store.geometries[position].to_original(run.maps("test", [case])[1][0], smooth=True)
+        yield read_image(cases.at[case, "image"]), read_mask(cases.at[case, "mask"]), found
 
 
 def stored(config: RunConfig, cases: pd.DataFrame) -> ArrayStore:
@@ -118,10 +124,17 @@ def spacing_of(cases: pd.DataFrame) -> np.ndarray:
     return pd.to_numeric(cases["spacing_mm"]).to_numpy(float, na_value=np.nan)
 
 
+def _key(run: Run, tested: pd.DataFrame) -> str:
+    """Of what a table depends on beside the run's name: its maps (a run that was made again may have others), the spacing of
+    its test images and the code that measures. The way back to the frame is in the run's name. 16 hexadecimal digits."""
+    content = [run.hashes[MAPS], [None if np.isnan(value) else value for value in spacing_of(tested)], _code()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
 @cache
 def _code() -> str:
-    """Of the modules that turn a run's maps into a table: 16 hexadecimal digits. The way back is in the run's name."""
+    """SHA-256 of the modules that turn a run's maps into a table."""
     digest = hashlib.sha256()
     for path in [*sorted(Path(metrics.__file__).parent.glob("*.py")), Path(images.__file__), Path(__file__)]:
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

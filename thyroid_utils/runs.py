@@ -139,8 +139,10 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice and val_iou (means over the images
-        whose truth is not empty, at the network's resolution)."""
+        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice, val_iou and val_pixel_accuracy.
+
+        Dice and IoU are means over the images with a nodule in truth or prediction (a false alarm scores 0), pixel accuracy,
+        (TP + TN) / all, over all images; all in [0, 1] and at the network's resolution."""
         return _read_csv(self.folder / "history.csv").set_index("epoch")
 
     @cached_property
@@ -190,7 +192,8 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), images, and log_loss and auc, or
-        dice and iou with `outlined`, the number of images they are means over."""
+        dice, iou and pixel_accuracy as in `history`, with `scored`, the number of images that dice and iou are means over:
+        all but those that are empty in truth and prediction."""
         return self._json("metrics.json")
 
     @cached_property
@@ -198,6 +201,11 @@ class Run:
         """Versions, device, precision, threads, commit, seconds of training and images per second; `stretches`: device, torch's
         version, first and last epoch, an entry for each change of device or version in a run that was resumed."""
         return self._json("environment.json")
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """File → SHA-256 of its bytes, as they were when the run had finished."""
+        return self._json(MARK)["files"]
 
     @property
     def best_epoch(self) -> int:

@@ -6,10 +6,8 @@ brought back and meet the mask file. The test split is only ever scored; what is
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from thyroid_utils.comparisons import check_recipes, options_of, short_labels, started_from
+from thyroid_utils.comparisons import check_recipes, latency, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
-from thyroid_utils.map_scores import COUNTS, RESOLUTIONS, map_scores, picture, spacing_of
-from thyroid_utils.metrics import PRESENCE, overlap_scores
+from thyroid_utils.map_scores import COUNTS, RESOLUTIONS, map_scores, pictures, spacing_of
+from thyroid_utils.metrics import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.models import parameter_count
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import Run
-from thyroid_utils.statistics import Estimate, holm, seed_summary, wilcoxon_test
+from thyroid_utils.statistics import Estimate, holm, patient_bootstrap, seed_summary, wilcoxon_test
 from thyroid_utils.statistics.estimates import patient_codes
 from thyroid_utils.statistics.resampling import drawn_patients
 from thyroid_utils.training.data import split_data
@@ -120,7 +117,7 @@ class SegmenterComparison:
     def plan(self) -> str:
         """What the runs of a model differ in, as text for a caption: `3 training seeds`."""
         count = len(self.runs[self.models[0]])
-        return f"{count} training seed{'' if count == 1 else 's'}"
+        return f"{count} training seed{'' if count == 1 else 's'}{leak_mark(self.runs)}"
 
     @cached_property
     def validation(self) -> pd.Series:
@@ -242,25 +239,45 @@ class SegmenterComparison:
         return np.concatenate(drawn) if drawn else np.empty((0, len(names))), scored(np.ones((count, 1)))[0], seen
 
     def pairs(self, score: str = "dice", *, resolution: str = "own", resamples: int = 2000) -> pd.DataFrame:
-        """Every pair of models on the same test images.
+        """Every pair of models on the test images that define the score for both, each image with its mean over seeds.
+
+        An image that one model rightly leaves empty and the other raises a false alarm on is among them for neither; `presence`
+        counts such images.
 
         Returns:
-            a row a pair: `first`, `second`; `difference` of their means over images and seeds (first − second) with `low` and
-            `high`, its 95 % interval by resampling patients; `p` of Wilcoxon's test over patients (each with the mean over its
-            images and seeds), `p_holm` adjusted for all pairs, and `differs`: adjusted p below 0.05.
+            a row a pair: `first`, `second`; `difference` of their means (first − second) with `low` and `high`, its 95 %
+            interval by resampling patients; `p` of Wilcoxon's test over patients (each with the mean over its images), `p_holm`
+            adjusted for all pairs, `differs`: adjusted p below 0.05; `images` that it rests on.
         """
-        drawn = {model: self._drawn(model, [score], resolution, False, None, resamples) for model in self.runs}
         by_image = {model: _nanmean(self._values(model, [score], resolution))[:, 0] for model in self.runs}
         rows = []
         for first, second in combinations(self.runs, 2):
-            differences = drawn[first][0][:, 0] - drawn[second][0][:, 0]
-            found = _estimate(drawn[first][1][0] - drawn[second][1][0], differences, 0, 0)
-            test = wilcoxon_test(by_image[first], by_image[second], self.truth["patient"])
+            one, two = by_image[first], by_image[second]
+            both = ~np.isnan(one) & ~np.isnan(two)
+            patients = self.truth["patient"][both]
+            found = patient_bootstrap(one[both] - two[both], patients, resamples=resamples)
+            test = wilcoxon_test(one[both], two[both], patients)
             rows.append({"first": first, "second": second, "difference": found.value, "low": found.low, "high": found.high,
-                         "p": test.p_value})  # fmt: skip
-        table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
+                         "p": test.p_value, "images": int(both.sum())})  # fmt: skip
+        table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "images"])
         adjusted = holm(table["p"]) if len(table) else np.empty(0)
         return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
+
+    def every_score(self, model: str) -> pd.DataFrame:
+        """All that is measured of a model: a row a score of `metrics.SEGMENTATION_SCORES`, `Estimate`s over patients of the mean
+        over seeds in four columns, per image and pooled at the images' own resolution and at the network's.
+
+        Outlines, area and counts of nodules have no pooled form, and lengths in millimetres none at the network's resolution or
+        where the spacing is unknown: NaN.
+        """
+        columns = {}
+        for resolution in RESOLUTIONS[::-1]:
+            for pooled, how in ((False, "per image"), (True, "pooled")):
+                names = list(OVERLAP_SCORES if pooled else SEGMENTATION_SCORES)
+                found = replace(self, runs={model: self.runs[model]}).estimates(names, resolution=resolution, pooled=pooled)
+                column = found.loc[model]
+                columns[f"{how}, {resolution}"] = column[column.map(lambda estimate: estimate.images > 0)]
+        return pd.DataFrame(columns).reindex(list(SEGMENTATION_SCORES)).rename_axis("score")
 
     def protocols(self, score: str = "dice") -> pd.DataFrame:
         """How far the protocol alone moves a score of `OVERLAP_SCORES`: per image and pooled, at both resolutions; model → four
@@ -340,7 +357,7 @@ class SegmenterComparison:
             rates = [run.environment["images_per_second"] or np.nan for run in found]
             rows[model] = {
                 "parameters": parameter_count(network) / 1e6,
-                "latency_ms": _latency(network, found[0].data["input"]),
+                "latency_ms": latency(network, found[0].data["input"]),
                 "images_per_second": float(np.mean(rates)),
                 "weights": found[0].data["weights"],
             }
@@ -360,16 +377,20 @@ class SegmenterComparison:
         parts = [part[["dice", "iou", "hd95"]].assign(kind=kind) for kind, part in chosen.items()]
         return pd.concat(parts).pipe(lambda found: found[~found.index.duplicated()])
 
-    def picture(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A test image, its true mask (bool) and the probability map of a model's first run (float32), each at the image's own
-        resolution."""
+    def pictures(self, model: str, cases: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Test images (None: all, in the order of `truth`) one by one: the frame, its true mask (bool) and the probability map of
+        a model's first run (float32), each at the image's own resolution."""
         run = self.runs[model][0]
-        return picture(run, self._here(run), self._cases, case)
+        return pictures(run, self._here(run), self._cases, list(self.truth.index if cases is None else cases))
+
+    def picture(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One of `pictures`."""
+        return next(self.pictures(model, [case]))
 
     def masks(self, model: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """True masks and those of a model's first run (bool) of all test images, each at the image's own resolution."""
-        pictures = [self.picture(model, case) for case in self.truth.index]
-        return [truth for _, truth, _ in pictures], [probability >= 0.5 for _, _, probability in pictures]
+        pairs = [(truth, binarise(found)) for _, truth, found in self.pictures(model)]
+        return [truth for truth, _ in pairs], [found for _, found in pairs]
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
@@ -395,15 +416,3 @@ def _estimate(value: float, drawn: np.ndarray, images: int, patients: int) -> Es
 def _last_third(epochs: int) -> int:
     """How many epochs the last third has, with the one before it, from which the first change is counted."""
     return min(epochs, max(1, round(epochs / 3)) + 1)
-
-
-def _latency(network: Any, shape: Sequence[int], repeats: int = 7) -> float:
-    """Median of several forward passes of one image, in milliseconds, after one that warms up."""
-    image = torch.zeros(1, *shape)
-    spent = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            network(image)
-            spent.append(1000 * (time.perf_counter() - began))
-    return statistics.median(spent[1:])

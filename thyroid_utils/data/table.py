@@ -10,7 +10,8 @@
 | `dataset` | str | name of the reader |
 | `split` | `train`, `val`, `test` or NA | filled by `split_cases` or by an official split |
 
-Readers add what their set offers (`tirads`, `pane`, `scanner`, …).
+Readers add what their set offers (`tirads`, `pane`, `scanner`, …); `spacing_mm`, the side of a pixel in millimetres, is a number
+above 0 or missing.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the table with its required columns first and typed; raise DataError naming the first offending rows.
 
     Raises:
-        DataError: a column is missing, a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA}).
+        DataError: a column is missing, a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA},
+            spacing_mm not a number above 0).
     """
     missing = [column for column in REQUIRED_COLUMNS if column not in cases]
     if missing:
@@ -84,6 +86,8 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
         shown = ", ".join(f"{case}: {value!r}" for case, value in cases.loc[wrong, "label"].head(3).items())
         raise DataError(f"case table: {wrong.sum()} labels are not 0 (benign), 1 (malignant) or empty ({shown}); correct them")
     cases["label"] = labels.astype("Int8")
+    if "spacing_mm" in cases:
+        cases["spacing_mm"] = _spacings(cases["spacing_mm"])
     try:
         cases = CASE_SCHEMA.validate(cases, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -94,6 +98,19 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
         ) from None
     others = [column for column in cases if column not in REQUIRED_COLUMNS]
     return cases[[*REQUIRED_COLUMNS, *others]]
+
+
+def _spacings(given: pd.Series) -> pd.Series:
+    """Millimetres a pixel, float64, NaN where missing. Raises DataError naming the first cases with something else."""
+    numbers = pd.to_numeric(given, errors="coerce").astype("Float64").to_numpy(float, na_value=np.nan)
+    wrong = given.notna().to_numpy() & ~(np.isfinite(numbers) & (numbers > 0))
+    if wrong.any():
+        shown = ", ".join(f"{case}: {value!r}" for case, value in given[wrong].head(3).items())
+        raise DataError(
+            f"case table: {wrong.sum()} values of spacing_mm are not a number above 0 ({shown}); give the side of a pixel in "
+            "millimetres, or leave it missing (NA) where it is unknown"
+        )
+    return pd.Series(numbers, given.index)
 
 
 def data_fingerprint(cases: pd.DataFrame) -> str:

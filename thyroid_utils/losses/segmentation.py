@@ -168,16 +168,20 @@ class BorderCrossEntropy(SegmentationLoss):
         weight: w0, 0 or more; 10 in the paper.
         sigma: σ in pixels of the network's input, above 0; 5 in the paper.
         nodule_weight: w_c of the nodule, above 0; the background's is 1.
+        separation_only: weigh what lies between nodules and not every outline, as U-Net does.
     """
 
-    def __init__(self, weight: float = WEIGHT, sigma: float = SIGMA, nodule_weight: float = 1.0):
+    def __init__(self, weight: float = WEIGHT, sigma: float = SIGMA, nodule_weight: float = 1.0, separation_only: bool = False):
         super().__init__()
+        if not isinstance(separation_only, bool):
+            raise ValueError(f"separation_only must be true or false; found {separation_only!r}")
+        self.separation_only = separation_only
         self.weight = number("weight", weight, 0, math.inf, below=True)
         self.sigma, self.nodule_weight = _above_zero("sigma", sigma), _above_zero("nodule_weight", nodule_weight)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         maps = [
-            torch.from_numpy(border_weights(mask, self.weight, self.sigma, self.nodule_weight))
+            torch.from_numpy(border_weights(mask, self.weight, self.sigma, self.nodule_weight, self.separation_only))
             for mask in (truth[:, 0] > 0.5).cpu().numpy()
         ]
         weights = torch.stack(maps)[:, None].to(margin)

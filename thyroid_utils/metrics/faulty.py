@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.metrics.masks import checked_masks
 from thyroid_utils.metrics.segmentation import COUNTS, pixel_counts, pooled_scores
 
 PAPER_SIZE = 512
@@ -75,26 +74,34 @@ def faulty_002_scores(
 def compare_with_faulty_002(
     truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
 ) -> pd.DataFrame:
-    """What the faults of paper 002's evaluation are worth on these masks.
+    """What the faults 1, 2 and 4 of paper 002's evaluation are worth on these masks.
+
+    For the faulty side each prediction is brought to `size` × `size` by nearest neighbour, as a network of that size would put
+    it out, so that no pair is skipped: fault 3 changes which images are scored, and is worth whatever the skipped ones are.
 
     Args:
-        truths, predictions, size: as for `faulty_002_scores`.
+        truths: bool (height, width) at the size of the labels' files.
+        predictions: bool (height, width) of the whole frame, at any size.
+        size: that the labels are resized to, in pixels.
 
     Returns:
-        rows `PAPER_SCORES` and `images`; columns `corrected` (every pair scored, at the truth's own size, which predictions
-        are brought to by nearest neighbour, pooled), `faulty`, and `difference`, faulty − corrected.
+        rows `PAPER_SCORES` and `pixel_accuracy_as_defined`, whose corrected value is pixel accuracy; columns `corrected` (at
+        the truth's own size, which predictions are brought to by nearest neighbour, pooled), `faulty`, and `difference`,
+        faulty − corrected.
 
     Raises:
         ValueError: no pair, or lengths that differ.
     """
     _check_lengths(truths, predictions, "compare_with_faulty_002")
-    counts = pd.DataFrame([pixel_counts(*_at_size_of_truth(*pair)) for pair in zip(truths, predictions, strict=True)])
+    counts = pd.DataFrame(
+        [pixel_counts(truth, _at_size(prediction, truth.shape)) for truth, prediction in zip(truths, predictions, strict=True)]
+    )
     if counts.empty:
         raise ValueError("compare_with_faulty_002: no pair of masks; expected at least one")
-    faulty = faulty_002_scores(truths, predictions, size)
-    corrected = pooled_scores(*(counts[name] for name in COUNTS)) | {"images": len(truths)}
-    faulty["images"] = len(truths) - faulty["skipped"]
-    both = pd.DataFrame({"corrected": corrected, "faulty": faulty}).loc[[*PAPER_SCORES, "images"]]
+    faulty = faulty_002_scores(truths, [_at_size(prediction, (size, size)) for prediction in predictions], size)
+    corrected = pooled_scores(*(counts[name] for name in COUNTS))
+    corrected["pixel_accuracy_as_defined"] = corrected["pixel_accuracy"]
+    both = pd.DataFrame({"corrected": corrected, "faulty": faulty}).loc[[*PAPER_SCORES, "pixel_accuracy_as_defined"]]
     return both.assign(difference=both["faulty"] - both["corrected"]).rename_axis("score")
 
 
@@ -111,11 +118,10 @@ def faulty_002_labels(image: np.ndarray) -> np.ndarray:
     return ((image * weights).sum(axis=2, dtype=np.uint8) == 16777215).astype(int)
 
 
-def _at_size_of_truth(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if truth.shape != prediction.shape:
-        height, width = truth.shape
-        prediction = cv2.resize(prediction.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) != 0
-    return checked_masks(truth, prediction, "compare_with_faulty_002")
+def _at_size(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if mask.shape == tuple(shape):
+        return mask
+    return cv2.resize(np.asarray(mask, bool).astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) != 0
 
 
 def _check_lengths(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], where: str) -> None:

@@ -28,15 +28,19 @@ OVERLAP_SCORES = {
     "miou": "mIoU",
     "class_mean_f1": "class-mean F1",
 }
+TOLERANCE_MM = 1.0
 SEGMENTATION_SCORES = {
     **OVERLAP_SCORES,
-    **{name: f"{label} (px)" for name, label in SURFACE_SCORES.items()},
-    **{f"{name}_mm": f"{label} (mm)" for name, label in SURFACE_SCORES.items()},
+    "hd95": "HD95 (px)",
+    "assd": "ASSD (px)",
+    "nsd": f"surface Dice at {TOLERANCE:g} px",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "ASSD (mm)",
+    "nsd_mm": f"surface Dice at {TOLERANCE_MM:g} mm",
     "area_error": "area error",
     **LESION_SCORES,
 }
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
-TOLERANCE_MM = 1.0
 PRESENCE = ("both", "missed", "false alarm", "neither")
 
 

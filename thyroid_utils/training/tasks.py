@@ -188,7 +188,7 @@ class Segmentation(Task):
     """Masks from logits (batch, 1 or 2, height, width)."""
 
     name, score, score_name = "segmentation", "dice", "Dice"
-    history, left_out, with_masks, needs_classes = ("dice", "iou"), "without_mask", True, False
+    history, left_out, with_masks, needs_classes = ("dice", "iou", "pixel_accuracy"), "without_mask", True, False
 
     def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
         cases = table[table["mask"].notna()]
@@ -226,8 +226,9 @@ class Segmentation(Task):
 class SegmentationScores(Scores):
     """Counts of pixels an image, so that a set of any size fits in memory; they stay on the device until they are asked for.
 
-    The loss is the mean over batches, each weighing as much as it has images. Dice and IoU are means over the images whose
-    truth is not empty, at the network's resolution.
+    The loss is the mean over batches, each weighing as much as it has images. Dice and IoU are means over the images that have a
+    nodule in truth or prediction, as in `metrics.segmentation_table`: a false alarm scores 0, and only images that are rightly
+    left empty count for nothing. Pixel accuracy is the mean over all images. All at the network's resolution.
     """
 
     def __init__(self, criterion: nn.Module, write_maps: WriteMaps | None = None):
@@ -253,14 +254,21 @@ class SegmentationScores(Scores):
         return float(torch.stack(self._losses).double().sum()) / sum(map(len, self._counts))
 
     def values(self) -> dict[str, float]:
-        true_positives, false_positives, false_negatives, _ = self._table().T
-        outlined = true_positives + false_negatives > 0
-        hit = true_positives[outlined]
-        wrong = (false_positives + false_negatives)[outlined]
+        true_positives, false_positives, false_negatives, true_negatives = self._table().T
+        wrong = false_positives + false_negatives
+        correct = true_positives + true_negatives
+        accuracy = float((correct / (correct + wrong)).mean())
+        scored = true_positives + wrong > 0
+        hit, wrong = true_positives[scored], wrong[scored]
         if not len(hit):
-            return {"dice": float("nan"), "iou": float("nan"), "outlined": 0}
+            return {"dice": float("nan"), "iou": float("nan"), "pixel_accuracy": accuracy, "scored": 0}
         dice, iou = 2 * hit / (2 * hit + wrong), hit / (hit + wrong)
-        return {"dice": float(dice.mean()), "iou": float(iou.mean()), "outlined": int(outlined.sum())}
+        return {
+            "dice": float(dice.mean()),
+            "iou": float(iou.mean()),
+            "pixel_accuracy": accuracy,
+            "scored": int(scored.sum()),
+        }
 
     def columns(self) -> dict[str, np.ndarray]:
         return dict(zip(COUNTS, self._table().T, strict=True))

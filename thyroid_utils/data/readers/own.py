@@ -109,7 +109,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
     Column `image` is required; `mask`, `label` (0, 1, benign, malignant or nothing), `patient`, `split`, `case` and `target`
     are known, and NA, NaN, null and the like stand for nothing in them. All others that have a name are kept, their names in
     lower case, as numbers where every value is one. Paths are seen from the CSV's folder and may not leave it. Case ids: the
-    column `case`, else `row-0001`. Without `patient` each image is its own patient and `patient_known` is False.
+    column `case`, else `row-0001`. `spacing_mm` is the side of a pixel in millimetres, or nothing. Without `patient` each image is its own patient and `patient_known` is False.
 
     Args:
         root: the CSV file, or the folder that holds `manifest.csv`.
@@ -149,6 +149,8 @@ def read_manifest(root: Path) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
+    if "spacing_mm" in listed[0].values:
+        table["spacing_mm"] = pd.Series([row.given("spacing_mm") or pd.NA for row in listed], dtype="string")
     for name in listed[0].values:
         if name in ("dataset", "patient_known"):
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
