@@ -597,3 +597,15 @@ def test_no_message_shows_a_patient(tmp_path):
 def test_line_numbers_count_lines_and_not_rows(tmp_path):
     (tmp_path / "a.csv").write_text('a,b\n"two\nlines",1\n\nx,2\n')
     assert [row.line for row in read_rows(tmp_path / "a.csv")] == [3, 5]
+
+
+def test_the_spacing_of_a_manifest_is_a_number_above_0_or_nothing(tmp_path):
+    text = "image,spacing_mm\na.png,0.08\nb.png,{}\n"
+    for nothing in ("", "NA", "unknown"):
+        spacing = load_cases("manifest", manifest(tmp_path, text.format(nothing), "a.png", "b.png"))["spacing_mm"]
+        np.testing.assert_equal(spacing.to_numpy(), [0.08, np.nan])
+    none = load_cases("manifest", manifest(tmp_path, "image,spacing_mm\na.png,unknown\n", "a.png"))["spacing_mm"]
+    assert none.isna().all() and str(none.dtype) == "float64"
+    for wrong in ("0", "-1", "inf", "0.1 mm"):
+        message = refusal("manifest", manifest(tmp_path, text.format(wrong), "a.png", "b.png"))
+        assert f"spacing_mm are not a number above 0 (row-0002: {wrong!r}); give the side" in message

@@ -385,7 +385,7 @@ def test_figures_show_what_was_compared(comparison):
     expected = [by_image.loc[by_image["model"] == model, "dice"].dropna().tolist() for model in models]
     assert [line.get_xdata().tolist() for line in points] == expected
     size = segmentation.score_by_size(by_image, "dice", "Dice", models[0]).axes[0]
-    assert "mm" in size.get_xlabel() or "frame" in size.get_xlabel()
+    assert size.get_xlabel() == "diameter of a disc of the nodule's area, mm (log scale)"
     outlines = segmentation.outlines(comparison, models[0], count=1)
     assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
     case = comparison.truth.index[0]

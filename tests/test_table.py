@@ -38,13 +38,18 @@ def test_a_label_outside_0_and_1_is_refused(value):
     assert "wrong" in text and "0 (benign), 1 (malignant)" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("value", ["unknown", 0, -1, math.inf, "", "0", (0.1, 0.2)])
-def test_a_spacing_is_a_number_above_0(value):
+REFUSED_SPACINGS = {
+    "unknown": "'unknown'", 0: "0.0", -1: "-1.0", math.inf: "inf", "": "''", "0": "'0'", "inf": "'inf'", (0.1, 0.2): "(0.1, 0.2)"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value, shown", REFUSED_SPACINGS.items())
+def test_a_spacing_is_a_number_above_0(value, shown):
     with pytest.raises(DataError) as error:
         make_cases([row("a", spacing_mm=0.1), row("wrong", spacing_mm=value)])
     assert str(error.value) == (
-        f"case table: 1 values of spacing_mm are not a number above 0 (wrong: {value!r}); give the side of a pixel in millimetres, "
-        "or leave it missing (NA) where it is unknown"
+        f"case table: 1 values of spacing_mm are not a number above 0 (wrong: {shown}); give the side of a pixel in "
+        "millimetres, or leave it missing (NA) where it is unknown"
     )
 
 

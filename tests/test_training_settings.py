@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from segmentation_project import segmentation_config
 from torch import nn
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_config, tiny_network
@@ -484,3 +485,17 @@ def test_a_process_of_several_leaves_its_reason(tmp_path):
     (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
     assert distributed.main(tmp_path) == 1
     assert "images of 12×12 pixels are too small" in json.loads((tmp_path / "failure.json").read_text())["message"]
+
+
+def test_permuted_labels_are_those_of_training_alone():
+    plain, noise = tiny_config(), tiny_config(data__permute_labels=3)
+    told, found = split_data(plain), split_data(noise)
+    train = told.cases["split"].eq("train").to_numpy(bool)
+    assert (told.fingerprint, told.split_hash) == (found.fingerprint, found.split_hash)
+    assert found.cases["label"][~train].equals(told.cases["label"][~train])
+    assert sorted(found.cases["label"][train]) == sorted(told.cases["label"][train])
+    assert not found.cases["label"][train].equals(told.cases["label"][train])
+    assert split_data(noise).cases["label"].equals(found.cases["label"])
+    assert fit_or_load(plain).name != fit_or_load(noise).name
+    with pytest.raises(ConfigError, match=r"data\.permute_labels must be None with task segmentation"):
+        segmentation_config(data__permute_labels=0)

@@ -111,11 +111,14 @@ def _labelled(name: str, options: dict[str, Any]) -> str:
 
 
 class DataConfig(Settings):
-    """Which images. dataset: a reader's name; root: its folder; options: what the reader takes."""
+    """Which images. dataset: a reader's name; root: its folder; options: what the reader takes. permute_labels: None, or the
+    seed by which the labels of the training images are dealt out anew among them: a network trained so has nothing to learn but
+    noise, and an explanation that looks the same for it explains nothing."""
 
     dataset: str = Field("phantom", min_length=1, description="the name of a reader")
     root: PathText | None = Field(None, description="a folder or None")
     options: Options = _options()
+    permute_labels: int | None = _range(None, 0, 2**32 - 1, whole=True)
 
 
 class SplitConfig(Settings):
@@ -264,6 +267,9 @@ class RunConfig(Settings):
         if monitor == other:
             allowed = {"classification": "loss or auc", "segmentation": "loss or dice"}[self.task]
             raise ConfigError("training.monitor", f"must be {allowed} with task {self.task}; found {monitor!r}")
+        if self.task == "segmentation" and self.data.permute_labels is not None:
+            found = self.data.permute_labels
+            raise ConfigError("data.permute_labels", f"must be None with task segmentation, which has no labels; found {found}")
         if self.task == "classification" and "classes" in self.model.options:
             found = self.model.options["classes"]
             raise ConfigError("model.options.classes", f"must be left out, as task decides it; found {found!r}")

@@ -59,6 +59,16 @@ _SEGMENTERS = {
     "unet": (0.7666, 0.6310, 0.7497, 0.7982),
 }
 _PRETRAINING = "with a pretrained encoder; the plain U-Net has none, so that architecture and pretraining are confounded"
+_SCORES_003 = ("dice", "iou", "sensitivity", "specificity", "pixel_accuracy")
+_LOSSES_003 = {
+    "tversky": (0.9710, 0.9437, 0.9837, 0.9859, 0.9817),
+    "bce": (0.9708, 0.9434, 0.9660, 0.9892, 0.9820),
+}
+_BEHIND_003 = {  # model → (name in the paper, points of IoU below the paper's own)
+    "fcn8s": ("FCN-8s", 4.47),
+    "unet": ("U-Net", 0.65),
+    "deeplabv3plus_xception": ("DeepLabV3+, with Xception to judge by its size", 0.17),
+}
 _TN3K = {  # model → (name in the publication, IoU, Dice)
     "unet": ("U-Net", 0.6467, 0.7855),
     "segnet": ("SegNet", 0.6587, 0.7942),
@@ -78,8 +88,9 @@ def reported_scores(task: str) -> pd.DataFrame:
 
     Returns:
         DataFrame, a row a number: `paper` ("000" to "004", or "TN3K" for published figures on that set), `model` (its name here),
-        `score` (as in `metrics`), `value` (in [0, 1]), `data`, `split`, `why_not` (why it may not be compared with another
-        figure) and `remark` on this number, or "".
+        `loss` (its name here, "" where none is told), `score` (as in `metrics`), `value` (in [0, 1]), `data`, `split`, `why_not`
+        (why it may not be compared with another figure) and `remark` on this number, or "". Paper, model, loss and score occur
+        together once.
 
     Raises:
         ValueError: another task.
@@ -90,78 +101,103 @@ def reported_scores(task: str) -> pd.DataFrame:
         rows = _segmentation()
     else:
         raise ValueError(f"reported_scores: task is {task!r}; expected classification or segmentation")
-    table = pd.DataFrame(rows, columns=["paper", "model", "score", "value", "remark"])
+    table = pd.DataFrame(rows, columns=["paper", "model", "loss", "score", "value", "remark"])
     basis = pd.DataFrame([_BASIS[paper] for paper in table["paper"]], columns=["data", "split", "why_not"])
     return pd.concat([table.drop(columns="remark"), basis, table["remark"]], axis=1)
 
 
-def beside_reported(estimates: pd.DataFrame, task: str) -> pd.DataFrame:
+def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the papers report for the models compared, beside what these reach here.
 
     Args:
         estimates: index model, columns scores, each value with a `text(digits)`.
         task: as for `reported_scores`.
+        pooled: the same of all pixels together, for segmenters (`SegmenterComparison.estimates(scores, pooled=True)`), as some
+            papers report pooled figures, beside which a mean over images says little. What it lacks stays blank.
 
     Returns:
-        DataFrame, a row a model, score and paper: `model`, `score`, `reported`, `paper`, `here`, `reported on`, `why not
-        comparable`; no row where the papers have none of the models.
+        DataFrame, a row a model, loss, score and paper: `model`, `loss` (the paper's), `score`, `reported`, `paper`, `here`,
+        `here_pooled` (with `pooled` only), `reported on`, `why not comparable`; no row where the papers have none of the models.
     """
     table = reported_scores(task)
     table = table[table["model"].isin(estimates.index) & table["score"].isin(estimates.columns)]
-    here = [estimates.at[model, score].text(3) for model, score in zip(table["model"], table["score"], strict=True)]
     why_not = [
         f"{reason}; {remark}" if remark else reason for reason, remark in zip(table["why_not"], table["remark"], strict=True)
     ]
     columns = {
         "model": table["model"],
+        "loss": table["loss"].str.replace("_", " "),
         "score": table["score"].str.replace("_", " "),
         "reported": table["value"],
         "paper": table["paper"],
-        "here": here,
+        "here": _texts(estimates, table),
+        **({} if pooled is None else {"here_pooled": _texts(pooled, table)}),
         "reported on": table["data"] + ", " + table["split"],
         "why not comparable": why_not,
     }
     return pd.DataFrame(columns)
 
 
+def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """The estimate of each row's model and score, "" where there is none."""
+    return [
+        estimates.at[model, score].text(3) if model in estimates.index and score in estimates else ""
+        for model, score in zip(table["model"], table["score"], strict=True)
+    ]
+
+
 def _classification() -> list[tuple]:
     rows = [
-        ("000", model, score, value, "")
+        ("000", model, "cross_entropy", score, value, "")
         for model, values in _CLASSIFIERS.items()
         for score, value in zip(_CLASSIFIER_SCORES, values, strict=True)
     ]
     return [
         *rows,
-        ("000", "vgg16", "auc", 0.9998, ""),
-        ("001", "resnet18", "auc", 0.997, ""),
-        ("001", "resnet18", "accuracy", 0.984, ""),
-        ("001", "resnet18", "sensitivity", 0.978, ""),
-        ("001", "resnet18", "precision", 0.939, "the results section says 0.997, with which F1 would be 0.987"),
-        ("001", "resnet18", "f1", 0.957, ""),
+        ("000", "vgg16", "cross_entropy", "auc", 0.9998, ""),
+        ("001", "resnet18", "focal", "auc", 0.997, ""),
+        ("001", "resnet18", "focal", "accuracy", 0.984, ""),
+        ("001", "resnet18", "focal", "sensitivity", 0.978, ""),
+        ("001", "resnet18", "focal", "precision", 0.939, "the results section says 0.997, with which F1 would be 0.987"),
+        ("001", "resnet18", "focal", "f1", 0.957, ""),
     ]
 
 
 def _segmentation() -> list[tuple]:
     rows = [
-        ("000", model, score, value, _PRETRAINING if model.startswith("unet_") else "")
+        ("000", model, "bce_dice", score, value, _PRETRAINING if model.startswith("unet_") else "")
         for model, values in _SEGMENTERS.items()
         for score, value in zip(_SEGMENTER_SCORES, values, strict=True)
     ]
     rows += [
-        ("002", "unet", "iou", 0.6131, "pooled over pixels (n_IoU); a Dice of 0.760"),
-        ("002", "unet", "pixel_accuracy", 0.955, "an empty prediction would reach about 0.9"),
+        ("002", "unet", "border_cross_entropy", "iou", 0.6131, "pooled over pixels (n_IoU); a Dice of 0.760"),
+        ("002", "unet", "border_cross_entropy", "pixel_accuracy", 0.955, "an empty prediction would reach about 0.9"),
     ]
-    tversky = {"dice": 0.9710, "iou": 0.9437, "sensitivity": 0.9837, "specificity": 0.9859, "pixel_accuracy": 0.9817}
-    impossible = "impossible beside its sensitivity and specificity, between which it must lie"
+    rows += _paper_003()
     rows += [
-        ("003", "mobile_deeplab", score, value, impossible if score == "pixel_accuracy" else "")
-        for score, value in tversky.items()
-    ]
-    rows += [
-        ("004", model, "dice", value, "") for model, value in (("unet", 0.9765), ("residual_unet", 0.9732), ("segnet", 0.7783))
+        ("004", model, "bce", "dice", value, "")
+        for model, value in (("unet", 0.9765), ("residual_unet", 0.9732), ("segnet", 0.7783))
     ]
     for model, (name, iou, dice) in _TN3K.items():
-        rows += [("TN3K", model, "iou", iou, name), ("TN3K", model, "dice", dice, name)]
+        rows += [("TN3K", model, "", "iou", iou, name), ("TN3K", model, "", "dice", dice, name)]
+    return rows
+
+
+def _paper_003() -> list[tuple]:
+    """Its network by loss (Tables 3 and 8), and the IoU of the other methods (Table 7).
+
+    The tables are pictures. The text quotes the first two in full, of Table 7 the points that the paper's network is ahead.
+    """
+    impossible = "impossible beside its sensitivity and specificity, between which it must lie"
+    rows = [
+        ("003", "mobile_deeplab", loss, score, value, impossible if (loss, score) == ("tversky", "pixel_accuracy") else "")
+        for loss, values in _LOSSES_003.items()
+        for score, value in zip(_SCORES_003, values, strict=True)
+    ]
+    best = _LOSSES_003["tversky"][_SCORES_003.index("iou")]
+    for model, (name, points) in _BEHIND_003.items():
+        remark = f"{name}; {best} less the {points} points that the text says it is behind"
+        rows.append(("003", model, "", "iou", round(best - points / 100, 4), remark))
     return rows
 
 

@@ -44,6 +44,8 @@ def epochs(history: pd.DataFrame, columns: dict[str, str]) -> Figure:
 def score_spread(by_image: pd.DataFrame, score: str, label: str, order: Sequence[str]) -> Figure:
     """The distribution of a score over test images: a box (quartiles, median) and every image as a point, a row a model.
 
+    The axis tells how many images have the score: a missed nodule has no distance, an image rightly left empty no Dice.
+
     Args:
         by_image: of `SegmenterComparison.by_image`.
         score: its column.
@@ -68,8 +70,9 @@ def score_spread(by_image: pd.DataFrame, score: str, label: str, order: Sequence
     place.set_ylim(len(order) - 0.4, -0.5)
     place.grid(axis="x", visible=True)
     place.grid(axis="y", visible=False)
-    images = by_image["case"].nunique()
-    place.set_xlabel(f"{label}, n = {images} images")
+    images = [int(by_image.loc[by_image["model"] == model, score].notna().sum()) for model in order]
+    count = f"{images[0]} images" if len(set(images)) == 1 else f"{min(images)} to {max(images)} images, by model"
+    place.set_xlabel(f"{label}, n = {count}")
     return figure
 
 
@@ -101,7 +104,9 @@ def score_by_size(by_image: pd.DataFrame, score: str, label: str, chosen: str, b
         place.plot(middle, medians, "o-", color=colours[model], linewidth=1.7, markersize=4, label=model)
     name = "diameter of a disc of the nodule's area, mm" if known else "nodule, % of the frame"
     place.set(xscale="log", xlabel=f"{name} (log scale)", ylabel=label)
-    place.set_xticks(ticks := np.unique(np.round(np.quantile(size, [0, 0.25, 0.5, 0.75, 1]), 1)), [f"{tick:g}" for tick in ticks])
+    # Three digits, as sizes span decades: one decimal would call the smallest nodules 0, which a log axis does not have.
+    ticks = dict.fromkeys(f"{value:.3g}" for value in np.quantile(size, [0, 0.25, 0.5, 0.75, 1]))
+    place.set_xticks([float(tick) for tick in ticks], [f"{float(tick):g}" for tick in ticks])
     place.minorticks_off()
     figure.legend(loc="outside lower left", ncols=4)
     return figure

@@ -102,8 +102,17 @@ def split_data(config: RunConfig) -> SplitData:
         with contextlib.suppress(OSError):  # the record only saves time
             write_text(record, json.dumps({"body": content, "sha256": text_hash(content)}))
     empty = None if empty is None else np.array(empty, bool)
+    if config.data.permute_labels is not None:
+        cases = _permuted(cases, config.data.permute_labels)
     task.check(cases, empty)
     return SplitData(cases, fingerprint, splits.split_hash(cases), len(table) - len(cases), how, empty)
+
+
+def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The labels of the training images dealt out anew among them; validation and test keep theirs."""
+    side, labels = cases["split"].eq("train").to_numpy(bool), cases["label"].copy()
+    labels[side] = np.random.default_rng(seed).permutation(labels[side].to_numpy())
+    return cases.assign(label=labels)
 
 
 def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.DataFrame:

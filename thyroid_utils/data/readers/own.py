@@ -106,10 +106,11 @@ def read_folders(root: Path, patient_pattern: str | None = None, target: str = "
 def read_manifest(root: Path) -> pd.DataFrame:
     """A CSV of one's own, one row an image.
 
-    Column `image` is required; `mask`, `label` (0, 1, benign, malignant or nothing), `patient`, `split`, `case` and `target`
-    are known, and NA, NaN, null and the like stand for nothing in them. All others that have a name are kept, their names in
-    lower case, as numbers where every value is one. Paths are seen from the CSV's folder and may not leave it. Case ids: the
-    column `case`, else `row-0001`. `spacing_mm` is the side of a pixel in millimetres, or nothing. Without `patient` each image is its own patient and `patient_known` is False.
+    Column `image` is required; `mask`, `label` (0, 1, benign, malignant or nothing), `patient`, `split`, `case`, `target` and
+    `spacing_mm` (the side of a pixel in millimetres) are known, and NA, NaN, null and the like stand for nothing in them. All
+    others that have a name are kept, their names in lower case, as numbers where every value is one. Paths are seen from the
+    CSV's folder and may not leave it. Case ids: the column `case`, else `row-0001`. Without `patient` each image is its own
+    patient and `patient_known` is False.
 
     Args:
         root: the CSV file, or the folder that holds `manifest.csv`.
