@@ -13,7 +13,7 @@ from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, label_names
 from thyroid_utils.preprocess import Pipeline
 from thyroid_utils.preprocess.measures import MEASURES
-from thyroid_utils.statistics import Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.statistics import Comparison, Estimate, patient_bootstrap, proportion_interval
 
 CLASSES = tuple(LABEL_NAMES.values())
 TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
@@ -213,5 +213,6 @@ def different_from(pairs: pd.DataFrame, models: Sequence[str], column: str = "di
 
 
 def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str], digits: int = 3) -> pd.DataFrame:
-    """A table of `Estimate`s as text, `value [low, high]`, its columns named by `names`."""
-    return estimates.map(lambda value: value.text(digits) if isinstance(value, Estimate) else value).rename(columns=dict(names))
+    """A table of `Estimate`s and `Comparison`s as text, `value [low, high]`, its columns named by `names`."""
+    kinds = (Estimate, Comparison)
+    return estimates.map(lambda value: value.text(digits) if isinstance(value, kinds) else value).rename(columns=dict(names))

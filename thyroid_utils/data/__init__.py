@@ -3,6 +3,7 @@
 from thyroid_utils.data.check import CheckReport, check_dataset
 from thyroid_utils.data.errors import DataError, ImageError
 from thyroid_utils.data.images import image_size, read_gray, read_image, read_mask, resize_mask, write_png
+from thyroid_utils.data.measure import measure_cases
 from thyroid_utils.data.readers import READERS, load_cases
 from thyroid_utils.data.splits import (
     assert_disjoint,
@@ -27,6 +28,7 @@ __all__ = [
     "kfold_splits",
     "load_cases",
     "make_cases",
+    "measure_cases",
     "official_split",
     "read_gray",
     "read_image",

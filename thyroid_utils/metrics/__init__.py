@@ -17,6 +17,7 @@ from thyroid_utils.metrics.classification import (
     roc_curve,
     scores_from_counts,
 )
+from thyroid_utils.metrics.decisions import aurc, benefit_values, decision_curve, risk_coverage
 from thyroid_utils.metrics.faulty import compare_with_faulty_002, faulty_002_labels, faulty_002_scores
 from thyroid_utils.metrics.lesions import LESION_SCORES, lesion_scores
 from thyroid_utils.metrics.masks import binarise
@@ -43,11 +44,14 @@ __all__ = [
     "SEGMENTATION_SCORES",
     "SURFACE_SCORES",
     "apply_temperature",
+    "aurc",
+    "benefit_values",
     "binarise",
     "choose_threshold",
     "classification_scores",
     "compare_with_faulty_002",
     "confusion_counts",
+    "decision_curve",
     "expected_calibration_error",
     "faulty_002_labels",
     "faulty_002_scores",
@@ -60,6 +64,7 @@ __all__ = [
     "pr_curve",
     "recalibration",
     "reliability_table",
+    "risk_coverage",
     "roc_curve",
     "scores_from_counts",
     "segmentation_scores",

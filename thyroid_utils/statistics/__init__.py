@@ -7,6 +7,7 @@ Which to use for a comparison of models on one test set:
   signs for McNemar's) and adjusts by Holm;
 - another score of a pair: `paired_patient_bootstrap`;
 - a value an image (Dice) of a pair: `wilcoxon_test` with patients;
+- patients of two groups: `mann_whitney_patients`; a score inside and outside a subgroup: `randomisation_test`;
 - scores over repeated random subsets: `subset_estimate`, `subset_comparison`.
 
 `delong_test`, `mcnemar_test` and `wilcoxon_test` without patients are the textbook tests. They take images as independent and
@@ -35,24 +36,30 @@ from thyroid_utils.statistics.estimates import (
     proportion_interval,
     seed_summary,
 )
+from thyroid_utils.statistics.groups import GroupComparison, compare_means, mann_whitney_patients
+from thyroid_utils.statistics.randomisation import randomisation_test
 from thyroid_utils.statistics.subsets import corrected_error, subset_comparison, subset_estimate
 
 __all__ = [
     "Comparison",
     "Estimate",
+    "GroupComparison",
     "McNemar",
     "SeedSummary",
     "auc_covariance",
+    "compare_means",
     "compare_models",
     "corrected_error",
     "delong_test",
     "holm",
+    "mann_whitney_patients",
     "mcnemar_test",
     "paired_patient_bootstrap",
     "patient_bootstrap",
     "patient_bootstrap_scores",
     "pr_band",
     "proportion_interval",
+    "randomisation_test",
     "roc_band",
     "seed_summary",
     "subset_comparison",

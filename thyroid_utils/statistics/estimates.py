@@ -64,6 +64,8 @@ class Comparison:
 
     def text(self, digits: int = 3) -> str:
         """`+0.031 [-0.002, +0.064], p = 0.07`."""
+        if np.isnan(self.difference):
+            return self.note or "no data"
         interval = "" if np.isnan(self.low) else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
         if np.isnan(self.p_value):
             return f"{self.difference:+.{digits}f}{interval}, no p-value: {self.note}"

@@ -1,0 +1,167 @@
+"""Conformal sets: by hand, the promise exactly and by simulation, with patients of several images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from thyroid_utils.conformal import conformal_quantile, conformal_sets, coverage
+
+
+def test_the_quantile_by_hand():
+    scores = np.arange(1, 10) / 10  # n = 9: ⌈10 · 0.9⌉ = 9th, ⌈10 · 0.8⌉ = 8th, ⌈10 · 0.75⌉ = 8th
+    assert conformal_quantile(scores[::-1], 0.1) == 0.9
+    assert conformal_quantile(scores, 0.2) == 0.8
+    assert conformal_quantile(scores, 0.25) == 0.8
+    assert conformal_quantile(scores[:8], 0.1) == np.inf  # ⌈9 · 0.9⌉ = 9 > 8
+    assert conformal_quantile([], 0.1) == np.inf
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.07, 0.1, 0.2, 1 / 3])
+def test_the_quantile_is_the_order_statistic_and_needs_enough_images(alpha):
+    random = np.random.default_rng(0)
+    for count in (1, 4, 8, 9, 10, 18, 19, 20, 98, 99, 100, 313):
+        scores = random.random(count)
+        place = int(np.ceil(round((count + 1) * (1 - alpha), 9)))
+        expected = np.sort(scores)[place - 1] if place <= count else np.inf
+        assert conformal_quantile(scores, alpha) == expected
+        assert np.isinf(expected) == (count < 1 / alpha - 1 - 1e-9)
+        assert conformal_quantile(scores, alpha, [f"p{number}" for number in range(count)]) == expected
+
+
+def test_patients_weigh_the_same_by_hand():
+    # patients a (4 images) and b, c (1 each) and the unseen one: weights 1/16 four times, 1/4, 1/4, and 1/4 for inf
+    scores, patients = [0.1, 0.2, 0.3, 0.4, 0.5, 0.05], list("aaaabc")
+    # rising: 0.05 → 4/16, 0.1 → 5/16, 0.2 → 6/16, 0.3 → 7/16, 0.4 → 8/16, 0.5 → 12/16
+    assert conformal_quantile(scores, 0.5, patients) == 0.4
+    assert conformal_quantile(scores, 0.25, patients) == 0.5
+    assert conformal_quantile(scores, 0.24, patients) == np.inf
+
+
+def test_sets_by_hand():
+    # scores of the truth: 0.1 (benign, 0.1), 0.4 (benign, 0.4), 0.2 (malignant, 0.8); alpha 0.5: ⌈4 · 0.5⌉ = 2nd = 0.2
+    index = pd.Index(["a", "b", "c", "d"], name="case")
+    test = pd.Series([0.05, 0.2, 0.5, 0.95], index=index)
+    sets = conformal_sets([0.1, 0.4, 0.8], [0, 0, 1], test, 0.5)
+    assert sets["benign"].tolist() == [True, True, False, False] and sets["malignant"].tolist() == [False, False, False, True]
+    assert sets["size"].tolist() == [1, 1, 0, 1] and sets.index.equals(index)
+    assert sets.attrs["quantiles"]["benign"] == pytest.approx(0.2) and sets.attrs["note"] == ""
+
+
+def test_too_few_validation_images_make_full_sets_and_say_so():
+    sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
+    assert (sets["size"] == 2).all()
+    assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
+    patients = conformal_sets([0.1] * 20, [0] * 20, [0.3], 0.1, val_patients=["p1"] * 10 + ["p2"] * 10)
+    assert patients["size"][0] == 2 and patients.attrs["note"].startswith("2 validation patients; 90% coverage needs at least 9")
+
+
+def test_one_class_among_the_validation_images():
+    sets = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
+    assert sets["malignant"].all() and sets["benign"].tolist() == [True, False]
+    assert sets.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
+
+
+def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and probabilities of a network that is wrong and badly calibrated."""
+    labels = (random.random(count) < 0.3).astype(int)
+    logits = 1.5 * (labels - 0.5) + random.normal(size=count)
+    return labels, 1 / (1 + np.exp(-3 * logits - 1))
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(19, 0.1), (40, 0.2), (100, 0.05)])
+def test_the_promise_holds_and_is_not_exceeded(count, alpha):
+    """Without ties the coverage is k / (n + 1) exactly, k the place of the quantile, whatever the network."""
+    random = np.random.default_rng(0)
+    held = []
+    for _ in range(1500):
+        labels, probabilities = _images(random, count)
+        new, asked = _images(random, 10)
+        sets = conformal_sets(probabilities, labels, asked, alpha)
+        held.append(np.where(new == 1, sets["malignant"], sets["benign"]).mean())
+    exact = np.ceil((count + 1) * (1 - alpha) - 1e-9) / (count + 1)
+    assert exact >= 1 - alpha
+    error = np.std(held) / np.sqrt(len(held))
+    assert np.mean(held) == pytest.approx(exact, abs=4 * error)
+    assert 4 * error < 0.02  # or nothing would be shown
+
+
+def test_by_class_each_class_gets_its_promise():
+    random = np.random.default_rng(1)
+    held = {0: [], 1: []}
+    plain = []
+    for _ in range(400):
+        labels, probabilities = _images(random, 120)
+        new, asked = _images(random, 60)
+        sets = conformal_sets(probabilities, labels, asked, 0.1, by_class=True)
+        other = conformal_sets(probabilities, labels, asked, 0.1)
+        for kind, name in enumerate(("benign", "malignant")):
+            held[kind].extend(sets.loc[new == kind, name])
+        plain.extend(other.loc[new == 1, "malignant"])
+    # Within a class the promise is about n ≈ 84 and 36 images: at least 0.9, at most 1 / (n + 1) above.
+    for kind, count in ((0, 84), (1, 36)):
+        assert 0.9 - 0.01 < np.mean(held[kind]) < 0.9 + 1 / count + 0.01
+    assert abs(np.mean(plain) - 0.9) > 0.03  # without classes malignant images are not covered as promised
+
+
+def test_patients_of_many_images_are_promised_for_a_new_patient():
+    """Two in ten patients have 15 images and are hard: taken as independent, their images dominate the quantile or miss it."""
+    random = np.random.default_rng(2)
+
+    def patients(count: int, easy_images: int, hard_images: int):
+        scores, names = [], []
+        for number in range(count):
+            hard = random.random() < 0.2
+            images = hard_images if hard else easy_images
+            scores.append(np.clip(random.normal(0.7 if hard else 0.2, 0.05) + random.normal(0, 0.02, images), 0, 1))
+            names += [number] * images
+        return scores, names
+
+    weighed, plain = [], []
+    for _ in range(600):
+        scores, names = patients(30, 15, 1)
+        flat = np.concatenate(scores)
+        new = [scores[0] for scores, _ in (patients(1, 15, 1) for _ in range(4))]
+        for found, own in ((weighed, names), (plain, None)):
+            found.append(
+                np.mean([one.mean() for one in [new_scores <= conformal_quantile(flat, 0.1, own) for new_scores in new]])
+            )
+    error = np.std(weighed) / np.sqrt(len(weighed))
+    assert np.mean(weighed) >= 0.9 - 3 * error
+    assert np.mean(plain) < 0.87  # images as independent: the many easy ones promise too much
+
+
+def test_coverage_by_hand():
+    sets = pd.DataFrame(
+        {"benign": [True, True, False, True], "malignant": [False, True, False, False], "size": [1, 2, 0, 1]},
+        index=list("abcd"),
+    )
+    table = coverage(sets, [0, 1, 1, 1], ["p1", "p2", "p2", "p3"])
+    assert [value.value for value in table["coverage"]] == pytest.approx([2 / 4, 1, 1 / 3])
+    assert [value.value for value in table["size"]] == pytest.approx([1, 1, 1])
+    assert table["images"].tolist() == [4, 1, 3] and table["patients"].tolist() == [3, 1, 2]
+    assert table.loc["all", ["empty", "single", "both"]].tolist() == [0.25, 0.5, 0.25]
+    assert table["single_right"].tolist() == [0.5, 1, 0]
+    whole = table.loc["all", "coverage"]
+    assert whole.low < 0.5 < whole.high and (whole.images, whole.patients) == (4, 3)
+
+
+def test_coverage_of_everything_has_wilsons_interval():
+    sets = conformal_sets([0.1], [0], [0.3] * 20, 0.1)
+    table = coverage(sets, [0] * 20, [f"p{number // 2}" for number in range(20)])
+    found = table.loc["all", "coverage"]
+    assert found.value == 1 and found.low == pytest.approx(1 / (1 + 1.959964**2 / 10), rel=1e-6)  # Wilson's of 10 of 10
+    assert np.isnan(table.loc["malignant", "coverage"].value) and table.loc["malignant", "images"] == 0
+
+
+def test_refusals():
+    for alpha in (0, 1, -1, np.nan):
+        with pytest.raises(ValueError, match="alpha is"):
+            conformal_sets([0.1], [0], [0.3], alpha)
+    with pytest.raises(ValueError, match="test probabilities"):
+        conformal_sets([0.1], [0], [np.nan])
+    with pytest.raises(ValueError, match="1 sets and 2 labels"):
+        coverage(conformal_sets([0.1], [0], [0.3]), [0, 1], ["a", "b"])
+    with pytest.raises(ValueError, match="no patient"):
+        conformal_sets([0.1, 0.2], [0, 1], [0.3], val_patients=["a", None])

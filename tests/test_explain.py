@@ -1,0 +1,391 @@
+"""Maps are those of the papers' equations, for every network, and the network does not notice."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM, LayerCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from segmentation_project import register_tiny_segmenter
+from torch import nn
+from torch.nn import functional
+from training_project import register_tiny
+
+from thyroid_utils.explain import CAM_METHODS, TargetLayer, cam_maps, target_layer
+from thyroid_utils.explain.cam import _enlarged
+from thyroid_utils.explain.layers import Covered, covered
+from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+    register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+
+
+def built(build, name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, **options).eval()
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    return built(build_classifier, "resnet18")
+
+
+def pictures(count: int, height: int, width: int | None = None, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, channels, height, width or height)).astype(np.float32)
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._backward_hooks) for module in network.modules())
+
+
+def paper_grad_cam(network: nn.Module, layer: nn.Module, images: torch.Tensor, score) -> np.ndarray:
+    """Selvaraju et al. 2017, equations 1 and 2."""
+    kept = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    total = score(network(images)).sum()
+    handle.remove()
+    (activations,) = kept
+    (gradients,) = torch.autograd.grad(total, activations)
+    alphas = gradients.mean(dim=(2, 3), keepdim=True)
+    maps = functional.relu((alphas * activations).sum(dim=1, keepdim=True))
+    return functional.interpolate(maps, images.shape[-2:], mode="bilinear")[:, 0].detach().numpy()
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_grad_cam_is_that_of_the_papers_two_equations(resnet18, target):
+    inputs = pictures(3, 128)
+    found = cam_maps(resnet18, inputs, target=target, batch_size=2)
+    expected = paper_grad_cam(resnet18, resnet18.network.layer4, torch.from_numpy(inputs), lambda logits: logits[:, target])
+    peak = expected.max(axis=(1, 2))
+    assert (peak > 0).all() and expected.std() > 0.1 * expected.max()
+    np.testing.assert_allclose(found.maps, expected / peak[:, None, None], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.peak, peak, rtol=1e-5)
+    assert not found.blank.any() and (found.maps.max(axis=(1, 2)) == 1).all()
+
+
+@pytest.mark.parametrize(("method", "kind"), [("grad_cam", GradCAM), ("layer_cam", LayerCAM)])
+def test_the_library_subtracts_a_minimum_which_we_do_not(resnet18, method, kind):
+    """Up to the interpolation of its shifted values, its own map is ours less its minimum, stretched to 1 again."""
+    inputs = pictures(2, 96)
+    ours = cam_maps(resnet18, inputs, method=method).maps
+    cam = kind(model=resnet18, target_layers=[resnet18.network.layer4])
+    theirs = cam(torch.from_numpy(inputs), [ClassifierOutputTarget(1)] * 2)
+    cam.activations_and_grads.release()
+    low = ours.min(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(theirs, (ours - low) / (1 - low), atol=1e-4)
+    resnet18.zero_grad()
+
+
+@pytest.mark.parametrize("method", CAM_METHODS)
+def test_every_method_gives_maps_and_says_nothing(method, capfd):
+    network = built(build_classifier, "tiny")
+    found = cam_maps(network, pictures(3, 32), method=method, batch_size=2)
+    assert found.maps.shape == (3, 32, 32) and found.maps.dtype == np.float32
+    assert found.maps.min() >= 0 and set(found.maps.max(axis=(1, 2))) <= {0, 1}
+    assert (found.blank == (found.peak == 0)).all() and not found.blank.all()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_score_cam_weighs_channels_by_the_softmax_of_what_each_lets_through():
+    """Wang et al. 2020, equations 5 and 6, without the constant baseline."""
+    network, inputs = built(build_classifier, "tiny"), pictures(1, 32)
+    layer = target_layer(network).module
+    kept = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach()))
+    image = torch.from_numpy(inputs)
+    with torch.no_grad():
+        network(image)
+        handle.remove()
+        channels = functional.interpolate(kept[0], (32, 32), mode="bilinear", align_corners=True)[0]
+        low, high = channels.amin(dim=(1, 2), keepdim=True), channels.amax(dim=(1, 2), keepdim=True)
+        masked = ((channels - low) / (high - low + 1e-8))[:, None] * image
+        weights = torch.softmax(network(masked)[:, 1], dim=0)
+    raw = torch.relu((weights[:, None, None] * kept[0][0]).sum(dim=0))
+    expected = functional.interpolate(raw[None, None], (32, 32), mode="bilinear")[0, 0].numpy()
+    found = cam_maps(network, inputs, method="score_cam", batch_size=5)
+    np.testing.assert_allclose(found.maps[0] * found.peak[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_eigen_cam_takes_the_component_with_its_larger_side_up(resnet18):
+    inputs = pictures(2, 128)
+    with torch.no_grad():
+        features = nn.Sequential(*list(resnet18.network.children())[:-2])(torch.from_numpy(inputs)).numpy()
+    found = cam_maps(resnet18, inputs, method="eigen_cam")
+    for map_, peak, feature in zip(found.maps, found.peak, features, strict=True):
+        places = feature.reshape(len(feature), -1).T
+        left, sizes, _ = np.linalg.svd(places - places.mean(axis=0), full_matrices=False)
+        component = (left[:, 0] * sizes[0]).reshape(feature.shape[1:])
+        component *= np.sign(component.ravel()[np.abs(component).argmax()])
+        enlarged = functional.interpolate(torch.from_numpy(np.maximum(component, 0))[None, None], (128, 128), mode="bilinear")
+        np.testing.assert_allclose(map_ * peak, enlarged[0, 0], rtol=1e-3, atol=1e-3 * peak)
+
+
+NARROW = {"widths": (4, 8, 16, 32, 64)}
+QUICK = {
+    "alexnet": {"hidden": 64},
+    "vgg16": {"hidden": 64},
+    "vgg19": {"hidden": 64},
+    "unet": NARROW,
+    "attention_unet": NARROW,
+    "fcn8s": {"hidden": 64},
+    "transunet": {"width": 96, "layers": 2},
+}
+
+
+def small(name: str) -> tuple[int, int]:
+    """Sides of images that give every classifier more than one place; one set is not square."""
+    return {"inception_v3": (139, 139), "alexnet": (96, 96), "vit_b_16": (64, 48)}.get(name, (64, 64))
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "tiny"])
+def test_every_classifier_has_a_layer_and_a_map(name):
+    network, size = built(build_classifier, name, **QUICK.get(name, {})), small(name)
+    module, reshape = target_layer(network, size)
+    grids = []
+    handle = module.register_forward_hook(
+        lambda _module, _inputs, output: grids.append((output if reshape is None else reshape(output)).shape)
+    )
+    found = cam_maps(network, pictures(1, *size), method="layer_cam")
+    handle.remove()
+    assert found.maps.shape == (1, *size)
+    assert (reshape is not None) == (name in ("vit_b_16", "resnet18_transformer"))
+    stride = 16 if name in ("vgg16", "vgg19", "vit_b_16") else 32
+    batch, channels, rows, columns = grids[0]
+    assert batch == 1 and channels >= 256
+    if name not in ("inception_v3", "alexnet"):  # whose convolutions are not padded to whole strides
+        assert (rows, columns) == (size[0] // stride, size[1] // stride)
+    assert rows * columns > 1
+    assert np.isfinite(found.peak[0]) and found.blank[0] == (found.peak[0] == 0)
+
+
+STRIDES = {"residual_unet": 8} | dict.fromkeys(
+    ("deeplabv3plus", "deeplabv3plus_mobilenet", "unet", "attention_unet", "transunet"), 16
+)
+STRIDES |= {"deeplabv3plus_xception": 16, "segnet": 16, "fcn8s": 16, "pspnet": 8}
+
+
+@pytest.mark.parametrize("name", [name for name in SEGMENTERS if name != "tiny_segmenter"])
+def test_every_segmenter_has_a_layer_and_a_map(name):
+    network = built(build_segmenter, name, **QUICK.get(name, {}))
+    grids = []
+    handle = target_layer(network).module.register_forward_hook(lambda _module, _inputs, output: grids.append(output.shape))
+    found = cam_maps(network, pictures(1, 64))
+    handle.remove()
+    stride = STRIDES.get(name, 32)
+    assert grids[0][2:] == (64 // stride, 64 // stride)
+    assert found.maps.shape == (1, 64, 64) and np.isfinite(found.peak).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "grid"),
+    [("smp:fpn:resnet18", {}, 4), ("tiny_segmenter", {}, 64), ("residual_unet", {"design": "monai"}, 16)],
+)
+def test_a_segmenter_that_none_is_declared_for_is_explained_at_its_coarsest_map(name, options, grid):
+    network = built(build_segmenter, name, **options)
+    shapes = []
+    handle = target_layer(network).module.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
+    assert cam_maps(network, pictures(1, 128)).maps.shape == (1, 128, 128)
+    handle.remove()
+    assert shapes[0][2:] == (grid, grid) and hooks(network) == 0
+
+
+def test_a_segmenter_is_explained_by_the_pixels_that_it_calls_nodule():
+    network = built(build_segmenter, "tiny_segmenter")
+    inputs = pictures(2, 32)
+    with torch.no_grad():
+        network.network[8].bias -= network(torch.from_numpy(inputs)).median()
+        called = network(torch.from_numpy(inputs))[:, 0] >= 0
+    assert 0 < called.float().mean() < 1
+    expected = paper_grad_cam(
+        network,
+        target_layer(network).module,
+        torch.from_numpy(inputs),
+        lambda logits: (logits[:, 0] * called).sum(dim=(1, 2)) / called.sum(dim=(1, 2)),
+    )
+    found = cam_maps(network, inputs, target="nodule")
+    np.testing.assert_allclose(found.maps * found.peak[:, None, None], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(found.maps, cam_maps(network, inputs).maps)
+    assert not found.none_called.any()
+
+
+def test_two_channels_are_explained_by_that_of_the_nodule():
+    network = built(build_segmenter, "tiny_segmenter", classes=2)
+    inputs = pictures(1, 32)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(inputs))
+        called = logits[:, 1] >= logits[:, 0]
+    layer = target_layer(network).module
+    score = lambda logits: (logits[:, 1] * called).sum(dim=(1, 2))  # noqa: E731
+    expected = paper_grad_cam(network, layer, torch.from_numpy(inputs), score)
+    np.testing.assert_allclose(cam_maps(network, inputs).maps, expected / expected.max(), atol=1e-5)
+
+
+def test_a_segmenter_that_calls_nothing_is_explained_by_all_pixels_and_said_so():
+    network = built(build_segmenter, "tiny_segmenter")
+    with torch.no_grad():
+        network.network[8].bias.fill_(-100)
+    inputs = pictures(2, 32)
+    found = cam_maps(network, inputs)
+    assert found.none_called.all()
+    assert "2 of images in which nothing is called nodule" in found.summary()
+    layer = target_layer(network).module
+    expected = paper_grad_cam(network, layer, torch.from_numpy(inputs), lambda logits: logits[:, 0].mean(dim=(1, 2)))
+    np.testing.assert_allclose(found.maps * found.peak[:, None, None], expected, rtol=1e-4, atol=1e-8)
+
+
+def test_a_blank_map_is_counted_and_not_divided_by():
+    network = built(build_classifier, "tiny")
+    with torch.no_grad():
+        network.network[9].weight[1] = 0  # nothing speaks for or against malignant
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        for method in ("grad_cam", "grad_cam_pp", "layer_cam"):
+            found = cam_maps(network, pictures(3, 32), method=method)
+            assert found.blank.all() and not found.maps.any() and not found.peak.any()
+    assert found.summary() == "3 maps of 3×3 places, 3 of them blank"
+
+
+def test_values_that_are_no_numbers_make_a_blank_map_without_a_peak():
+    network, inputs = built(build_classifier, "tiny"), pictures(2, 32)
+    inputs[1, 0, 0, 0] = np.nan
+    found = cam_maps(network, inputs)
+    assert found.blank[1] and np.isnan(found.peak[1]) and not found.maps[1].any() and found.peak[0] >= 0
+
+
+@pytest.mark.parametrize("method", CAM_METHODS)
+@pytest.mark.parametrize(("build", "name"), [(build_classifier, "tiny"), (build_segmenter, "tiny_segmenter")])
+def test_the_network_is_given_back_as_it_was(build, name, method):
+    network = built(build, name).train()
+    network.network[1].eval()
+    network.network[0].weight.grad = torch.full_like(network.network[0].weight, 3.0)
+    network.network[3].weight.requires_grad_(False)
+    modes, state, before = [m.training for m in network.modules()], copy.deepcopy(network.state_dict()), hooks(network)
+    generator = torch.get_rng_state()
+    cam_maps(network, pictures(2, 16), method=method)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert hooks(network) == before == 0
+    assert [parameter.requires_grad for parameter in network.parameters()].count(False) == 1
+    assert (network.network[0].weight.grad == 3).all() and network.network[9 if name == "tiny" else 8].weight.grad is None
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_an_error_is_not_swallowed_and_leaves_no_hook():
+    network = built(build_classifier, "tiny").train()
+
+    def stop(done: int, total: int) -> None:
+        raise IndexError("stop")  # which the library's own context prints and swallows
+
+    with pytest.raises(IndexError, match="stop"):
+        cam_maps(network, pictures(2, 16), progress=stop)
+    assert hooks(network) == 0 and network.training
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use as Linux tells it")
+def test_memory_does_not_grow_over_200_images(resnet18):
+    before, used = hooks(resnet18), []
+
+    def note(done: int, total: int) -> None:
+        used.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
+
+    found = cam_maps(resnet18, pictures(200, 64), batch_size=8, progress=note)
+    assert len(used) == 25 and not found.blank.all()
+    assert max(used[5:]) - used[4] < 40  # MiB; the graphs of 20 batches would be 500
+    assert hooks(resnet18) == before
+
+
+@pytest.mark.parametrize("method", CAM_METHODS)
+def test_nothing_holds_on_to_the_network(method):
+    network = built(build_classifier, "tiny")
+    cam_maps(network, pictures(1, 16), method=method)
+    gone = weakref.ref(network)
+    gc.disable()
+    try:
+        del network
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_batches_and_a_layer_by_name_or_module_give_the_same_maps(resnet18):
+    inputs = pictures(3, 64)
+    found = cam_maps(resnet18, inputs).maps
+    np.testing.assert_allclose(cam_maps(resnet18, inputs, batch_size=1).maps, found, atol=1e-4)
+    np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer="layer4").maps, found)
+    np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer=TargetLayer(resnet18.network.layer4)).maps, found)
+    assert np.abs(cam_maps(resnet18, inputs, layer="layer3.-1").maps - found).max() > 0.1
+
+
+def test_a_layer_that_is_changed_in_place_afterwards_is_explained_as_it_was():
+    """The library keeps the output itself, which the ReLU behind it overwrites."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network = nn.Sequential(convolution, nn.ReLU(inplace=True), head)
+    apart = nn.Sequential(convolution, nn.ReLU(), head)
+    inputs = pictures(2, 12)
+    expected = paper_grad_cam(apart, convolution, torch.from_numpy(inputs), lambda logits: logits[:, 1])
+    found = cam_maps(network, inputs, layer=TargetLayer(convolution))
+    np.testing.assert_allclose(found.maps * found.peak[:, None, None], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gradcam"}, "known: grad_cam, "),
+        ({"target": 2}, "a classifier needs a class, 0 to 1"),
+        ({"target": "nodule"}, "a classifier needs a class"),
+        ({"layer": "layer9"}, "inside it there are: 0, 1"),
+        ({"layer": "9"}, r"layer Linear gives \(1, 2\)"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        cam_maps(built(build_classifier, "tiny"), pictures(1, 32), **options)
+
+
+def test_other_refusals():
+    network = built(build_classifier, "tiny")
+    with pytest.raises(ValueError, match="one image or more"):
+        cam_maps(network, pictures(1, 32)[:0])
+    with pytest.raises(ValueError, match="name one of its modules"):
+        target_layer(nn.Linear(2, 2))
+    segmenter = built(build_segmenter, "tiny_segmenter")
+    with pytest.raises(ValueError, match="nodule pixels only"):
+        cam_maps(segmenter, pictures(1, 32), target=0)
+    with pytest.raises(ValueError, match="80×80 is too fine"):
+        cam_maps(segmenter, pictures(1, 160), method="eigen_cam")
+    hybrid = built(build_classifier, "resnet18_transformer")
+    with pytest.raises(ValueError, match="6 tokens are no grid of 2×2"):
+        target_layer(hybrid).reshape(torch.zeros(1, 7, 512))
+    assert target_layer(hybrid, (64, 96)).reshape(torch.zeros(1, 7, 512)).shape == (1, 512, 2, 3)
+
+
+def test_tokens_come_back_row_by_row_without_the_class_token():
+    tokens = torch.arange(7.0)[None, :, None]
+    reshape = target_layer(built(build_classifier, "resnet18_transformer"), (64, 96)).reshape
+    assert reshape(tokens)[0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_maps_lie_where_the_network_put_the_image():
+    unet = built(build_segmenter, "unet_resnet18")  # mirrors to multiples of 32, on both sides
+    assert covered(unet, (50, 60), (2, 2)) == Covered(64, 64, -7, -2)
+    valid = built(build_segmenter, "unet", widths=(2, 2, 2), valid=True)
+    assert covered(valid, (50, 60), (16, 18)) == Covered(64, 72, -7, -6)
+    assert covered(built(build_classifier, "tiny"), (50, 60), (3, 3)) == Covered(50, 60, 0, 0)
+    raw = np.zeros((4, 4), np.float32)
+    raw[1, 2] = 1  # centre of the place: row 12, column 20 of 32
+    moved = _enlarged(raw, Covered(32, 32, -5, -3), (24, 27))
+    assert moved.shape == (24, 27)
+    assert {*np.argwhere(moved == moved.max()).ravel()} == {6, 7, 16, 17}

@@ -1,0 +1,314 @@
+"""Shapes of figures known by hand, the comparison of classes, and the answer to the claim on maps whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import ellipe
+
+from thyroid_utils.explain.shape import (
+    FEATURES,
+    MIN_PIXELS,
+    compare_shapes,
+    highlighted,
+    region_shape,
+    shape_table,
+    threshold_sweep,
+)
+from thyroid_utils.explain.shape_claim import claim_answer
+from thyroid_utils.statistics import holm
+
+
+def ellipse(across: float, deep: float, *, angle: float = 0.0, side: int = 128, centre: float = 63.5) -> np.ndarray:
+    """Half-axes in pixels, `across` along the columns at an angle of 0 (degrees)."""
+    y, x = np.mgrid[:side, :side] - centre
+    turn = np.deg2rad(angle)
+    u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    return (u / across) ** 2 + (v / deep) ** 2 <= 1
+
+
+def rectangle(height: int, width: int, side: int = 100, top: int = 20, left: int = 30) -> np.ndarray:
+    region = np.zeros((side, side), bool)
+    region[top : top + height, left : left + width] = True
+    return region
+
+
+def cone(across: float, deep: float, side: int = 64) -> np.ndarray:
+    """1 in the middle, falling to 0 on an ellipse: the region at threshold t is that ellipse shrunk by 1 − t."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return np.clip(1 - np.sqrt((x / across) ** 2 + (y / deep) ** 2), 0, None)
+
+
+@pytest.mark.parametrize("radius", [4.0, 7.0, 20.0, 50.0])
+def test_a_disc(radius):
+    found = region_shape(ellipse(radius, radius))
+    assert found["area"] == pytest.approx(np.pi * radius**2 / 128**2, rel=0.05)  # pixels of a small disc are that far from π r²
+    assert found["perimeter"] == pytest.approx(2 * np.pi * radius / 128, rel=0.07)
+    assert found["circularity"] == pytest.approx(1, abs=0.12)
+    assert found["eccentricity"] == pytest.approx(0, abs=1e-6) and found["aspect_ratio"] == 1
+    assert found["solidity"] > 0.9 and found["status"] == "measured" and found["parts"] == 1 and not found["at_edge"]
+
+
+def test_circularity_hardly_depends_on_the_size_of_a_disc():
+    """That of skimage's other perimeter falls from 1.3 to 0.9 on such discs."""
+    found = [region_shape(ellipse(radius, radius, centre=63.5 + shift))["circularity"]
+             for radius in (4, 5, 8, 12, 20, 30, 50) for shift in (0, 0.2, 0.5)]  # fmt: skip
+    assert max(found) - min(found) < 0.2 and min(found) > 0.88 and max(found) < 1.12
+
+
+@pytest.mark.parametrize("angle", [0, 30, 45, 90])
+@pytest.mark.parametrize(("long", "short"), [(50, 25), (24, 8)])
+def test_an_ellipse(long, short, angle):
+    found = region_shape(ellipse(long, short, angle=angle))
+    squared = 1 - (short / long) ** 2
+    perimeter = 4 * long * ellipe(squared)
+    assert found["eccentricity"] == pytest.approx(np.sqrt(squared), abs=0.01)
+    assert found["perimeter"] == pytest.approx(perimeter / 128, rel=0.04)
+    assert found["circularity"] == pytest.approx(4 * np.pi * np.pi * long * short / perimeter**2, abs=0.06)
+    turn = np.deg2rad(angle)
+    height = np.hypot(long * np.sin(turn), short * np.cos(turn))
+    width = np.hypot(long * np.cos(turn), short * np.sin(turn))
+    assert found["aspect_ratio"] == pytest.approx(height / width, rel=0.07)  # a pixel of 16
+
+
+def test_a_square_and_upright_and_lying_rectangles():
+    square = region_shape(rectangle(20, 20))
+    assert square["area"] == 0.04 and square["eccentricity"] == 0 and square["solidity"] == 1 and square["aspect_ratio"] == 1
+    assert square["perimeter"] == pytest.approx(0.8, rel=0.09)  # 80 pixels of 100; Crofton's in four directions is short
+    assert np.pi / 4 < square["circularity"] < 0.95
+    tall, wide = region_shape(rectangle(40, 10)), region_shape(rectangle(10, 40))
+    assert tall["aspect_ratio"] == 4 and wide["aspect_ratio"] == 0.25
+    # Second moments of n pixels in a row: (n² − 1) / 12, and 1 / 12 more in skimage, which gives each pixel its own extent.
+    assert tall["eccentricity"] == wide["eccentricity"] == pytest.approx(np.sqrt(1 - 10**2 / 40**2), abs=1e-3)
+    assert tall["circularity"] < square["circularity"]
+
+
+def test_a_corner_of_three_squares_is_less_solid_than_its_hull():
+    region = rectangle(40, 40)
+    region[20:40, 50:70] = False
+    # The hull cuts the corner: three squares of 20 × 20 and half of one. It runs along pixel edges, which adds half a row or two.
+    assert region_shape(region)["solidity"] == pytest.approx(1200 / 1400, abs=0.02)
+
+
+def test_shape_does_not_depend_on_place_and_hardly_on_resolution():
+    here, there = region_shape(rectangle(20, 10)), region_shape(rectangle(20, 10, top=60, left=80))
+    assert here == there
+    coarse, fine = region_shape(ellipse(12, 8, side=64, centre=31.5)), region_shape(ellipse(48, 32, side=256, centre=127.5))
+    for name in set(FEATURES) - {"entropy"}:
+        assert coarse[name] == pytest.approx(fine[name], rel=0.06), name
+
+
+def test_the_largest_part_is_measured_and_parts_are_counted():
+    region = rectangle(20, 20)
+    region[80:90, 80:90] = region[5, 5] = True
+    found = region_shape(region)
+    assert (found["parts"], found["pixels"], found["area"], found["at_edge"]) == (3, 400, 0.04, False)
+    touching = region_shape(rectangle(20, 20, top=0))
+    assert touching["at_edge"] and touching["area"] == 0.04
+    diagonal = np.zeros((30, 30), bool)
+    diagonal[:10, :10] = diagonal[10:20, 10:20] = True
+    assert region_shape(diagonal)["parts"] == 1, "corners connect"
+
+
+def test_empty_and_small_regions_have_no_shape():
+    empty = region_shape(np.zeros((9, 9), bool), np.ones((9, 9)))
+    assert empty["status"] == "empty" and empty["pixels"] == empty["parts"] == 0
+    small = region_shape(rectangle(1, MIN_PIXELS - 1), np.ones((100, 100)))
+    assert small["status"] == "small" and small["pixels"] == MIN_PIXELS - 1
+    assert np.isnan([found[name] for found in (empty, small) for name in FEATURES]).all()
+    assert region_shape(rectangle(1, MIN_PIXELS))["status"] == "measured"
+
+
+def test_entropy_by_hand():
+    region, gray = rectangle(20, 20), np.zeros((100, 100), np.uint8)
+    gray[0, 0] = 255
+    assert region_shape(region, gray)["entropy"] == 0
+    gray[20:40, 30:40] = 255  # half of the region
+    assert region_shape(region, gray)["entropy"] == pytest.approx(1)
+    gray[20:30, 30:40], gray[30:40, 40:50] = 80, 160  # quarters
+    assert region_shape(region, gray)["entropy"] == pytest.approx(2)
+    assert region_shape(region, gray.astype(float) / 100 - 1)["entropy"] == pytest.approx(2), "gain and offset do not count"
+    assert region_shape(region, np.full((100, 100), 7))["entropy"] == 0
+    assert np.isnan(region_shape(region)["entropy"])
+    random = np.random.default_rng(0).integers(0, 256, (100, 100))
+    assert region_shape(np.ones((100, 100), bool), random)["entropy"] == pytest.approx(5, abs=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_any_region_keeps_to_the_ranges(seed):
+    random = np.random.default_rng(seed)
+    region = random.random((24, 30)) < random.uniform(0.3, 0.9)
+    found = region_shape(region, random.random((24, 30)))
+    if found["status"] == "measured":
+        assert 0 < found["area"] <= 1 and 0 <= found["eccentricity"] < 1 and 0 < found["solidity"] <= 1
+        assert 0 < found["circularity"] < 1.2 and 0 <= found["entropy"] <= 5 and 0 < found["aspect_ratio"] < 50
+        turned = region_shape(region.T)
+        assert turned["aspect_ratio"] == pytest.approx(1 / found["aspect_ratio"])
+        for name in ("area", "perimeter", "eccentricity", "solidity", "circularity"):
+            assert turned[name] == pytest.approx(found[name], abs=1e-6), name
+
+
+def test_what_is_no_region_is_refused():
+    with pytest.raises(ValueError, match=r"bool \(height, width\)"):
+        region_shape(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="gray has shape"):
+        region_shape(np.zeros((4, 4), bool), np.zeros((4, 5)))
+    with pytest.raises(ValueError, match="NaN"):
+        region_shape(np.zeros((4, 4), bool), np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match="2 regions and 1 cases"):
+        shape_table([np.ones((4, 4), bool)] * 2, cases=["a"])
+    for wrong, message in ((-np.ones((4, 4)), "below 0"), (np.full((4, 4), np.nan), "NaN"), (np.ones(4), "shape")):
+        with pytest.raises(ValueError, match=message):
+            highlighted(wrong, 0.5)
+    with pytest.raises(ValueError, match="threshold is 0"):
+        highlighted(np.ones((4, 4)), 0)
+
+
+def test_thresholds_are_shares_of_each_maps_own_maximum():
+    maps = np.stack([cone(20, 20), 0.25 * cone(20, 20), np.zeros((64, 64))])
+    found = highlighted(maps, 0.5)
+    assert found[0].any() and (found[0] == found[1]).all() and not found[2].any(), "a blank map highlights nothing"
+    assert (found[0] == highlighted(maps[0], 0.5)).all()
+    assert found[0].sum() == pytest.approx(np.pi * 10**2, rel=0.08)  # no pixel lies on the very top: a slightly wider disc
+
+
+def population(seed: int = 0, patients: int = 30) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Shapes of one to three regions a patient: malignant ones are taller, equal in all else."""
+    random = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(patients), random.integers(1, 4, patients))
+    labels = (codes % 5 < 2).astype(int)
+    sizes = [(random.uniform(9, 14), random.uniform(9, 14) * (1.7 if label else 1.0)) for label in labels]
+    return shape_table([ellipse(*size, side=64, centre=31.5) for size in sizes]), labels, codes
+
+
+def test_classes_are_compared_feature_by_feature():
+    table, labels, codes = population()
+    found = compare_shapes(table, labels, codes, resamples=100)
+    assert list(found.index) == list(FEATURES)
+    means = table.groupby(codes).mean(numeric_only=True)
+    malignant = np.arange(30) % 5 < 2
+    for name in set(FEATURES) - {"entropy"}:
+        one, two = means.loc[~malignant, name], means.loc[malignant, name]
+        assert found.at[name, "p"] == pytest.approx(stats.mannwhitneyu(two, one).pvalue, rel=1e-9), name
+        assert (found.at[name, "benign"], found.at[name, "malignant"]) == pytest.approx((one.median(), two.median()))
+    assert found.at["aspect_ratio", "differs"] and found.at["aspect_ratio", "effect"] > 0.8
+    assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p"]), nan_ok=True)
+    entropy = found.loc["entropy"]
+    assert (
+        np.isnan(entropy["p"])
+        and not entropy["differs"]
+        and entropy["left_out"] == len(table)
+        and "no benign or malignant patient" in entropy["note"]
+    )
+    assert found["differs"].dtype == bool
+
+
+def test_nothing_differs_where_labels_are_drawn_by_lot():
+    table, _, codes = population(patients=40)
+    random = np.random.default_rng(1)
+    called = [
+        compare_shapes(table, random.permutation(np.repeat([0, 1], 20))[codes], codes, resamples=1)["differs"].any()
+        for _ in range(100)
+    ]
+    assert np.mean(called) <= 0.12  # 0.05 and 3 standard errors of 100 draws
+
+
+def test_further_columns_can_be_compared_and_unknown_ones_are_refused():
+    table, labels, codes = population()
+    table["depth"] = labels + np.linspace(0, 0.5, len(table))
+    found = compare_shapes(table, labels, codes, features=["depth", "area"], resamples=50)
+    assert found.at["depth", "effect"] == 1 and found.at["depth", "p_holm"] == pytest.approx(2 * found.at["depth", "p"])
+    with pytest.raises(ValueError, match="shapeliness"):
+        compare_shapes(table, labels, codes, features=["shapeliness"])
+
+
+def test_one_class_only_is_said():
+    table, labels, codes = population()
+    found = compare_shapes(table, 0 * labels, codes, resamples=10)
+    assert found["p"].isna().all() and not found["differs"].any() and found["note"].str.contains("malignant patient has").all()
+    maps = np.stack([cone(20, 20)] * 4)
+    answer = claim_answer(threshold_sweep(maps, [1] * 4, [*"abcd"], [0.2, 0.5]))
+    assert (
+        answer.text.startswith("No test")
+        and np.isnan([answer.plain_stops, answer.holm_stops]).all()
+        and not answer.plain
+        and not answer.sweep_holds
+    )
+
+
+def wide_at_the_foot(seed: int = 0, patients: int = 24, images: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps with a foot below 0.45 of the maximum, flat in malignant images and round in benign ones, and a peak alike in both."""
+    random = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(patients), images)
+    labels = codes % 2
+    maps = [
+        np.maximum(0.45 * (cone(28, 12 if label else 28) > random.uniform(0, 0.3)), cone(*random.uniform(20, 24, 2)) ** 0.5 * 1.0
+                   * (cone(11, 11) > 0))
+        for label in labels
+    ]  # fmt: skip
+    return np.stack(maps), labels, codes
+
+
+def test_the_sweep_finds_the_threshold_at_which_a_difference_ends():
+    maps, labels, codes = wide_at_the_foot()
+    steps = []
+    sweep = threshold_sweep(
+        maps, labels, codes, [0.4, 0.2, 0.6, 0.7, 0.7], resamples=20, progress=lambda done, total: steps.append((done, total))
+    )
+    assert sweep["threshold"].unique().tolist() == [0.2, 0.4, 0.6, 0.7] and steps[-1] == (4, 4)
+    assert "entropy" not in set(sweep["feature"]) and len(sweep) == 4 * (len(FEATURES) - 1)
+    assert sweep["p_sweep"].to_numpy() == pytest.approx(holm(sweep["p"]), nan_ok=True)
+    alone = compare_shapes(shape_table(highlighted(maps, 0.4)), labels, codes, features=[*FEATURES][:-1], resamples=20)
+    pd.testing.assert_frame_equal(sweep[sweep["threshold"] == 0.4].set_index("feature")[alone.columns], alone)
+    answer = claim_answer(sweep)
+    assert answer.holm == (0.2, 0.4) and answer.holm_stops == answer.plain_stops == 0.6 and answer.sweep_holds
+    assert "(0.2, 0.4; from 0.6 on no longer; most often by" in answer.text and "it survives" in answer.text
+    assert "With 12 benign and 12 malignant patients" in answer.text and "; 0% of the regions reach" in answer.text
+    assert "up to 0 images have no region" in answer.text
+    assert answer.by_threshold.loc[0.2, "below_holm"] >= 1 and answer.by_threshold.loc[0.7, "below_holm"] == 0
+
+
+def test_blank_maps_and_specks_are_counted_and_left_out():
+    maps, labels, codes = wide_at_the_foot()
+    maps[:2] = 0  # both images of the first patient
+    sweep = threshold_sweep(maps, labels, codes, [0.4, 0.999], resamples=20)
+    low = sweep[sweep["threshold"] == 0.4]
+    assert (low["left_out"] == 2).all() and (low["benign_patients"] == 11).all() and (low["malignant_patients"] == 12).all()
+    assert (sweep.loc[sweep["threshold"] == 0.999, "left_out"] == len(maps)).all()
+    answer = claim_answer(sweep)
+    assert answer.by_threshold.loc[0.999, "tested"] == 0 and answer.holm_stops == 0.999
+
+
+def test_an_unadjusted_claim_is_told_from_an_adjusted_one():
+    def rows(threshold, p_values):
+        table = pd.DataFrame({"threshold": threshold, "feature": ["area", "solidity", "perimeter"], "p": p_values})
+        counts = {"left_out": 0, "at_edge": 0.0, "detectable": 0.4, "benign_patients": 9, "malignant_patients": 8}
+        return table.assign(p_holm=holm(p_values), **counts)
+
+    def answer(*rows_of):
+        table = pd.concat(rows_of)
+        return claim_answer(table.assign(p_sweep=holm(table["p"])))
+
+    none = answer(rows(0.3, [0.2, 0.6, 0.9]), rows(0.5, [0.5, 0.6, 0.9]))
+    assert none.plain == none.holm == () and none.plain_stops == none.holm_stops == 0.3 and "not found here" in none.text
+    plain = answer(rows(0.3, [0.03, 0.6, 0.9]), rows(0.5, [0.5, 0.6, 0.9]))
+    assert plain.plain == (0.3,) and plain.holm == () and (plain.plain_stops, plain.holm_stops) == (0.5, 0.3)
+    assert "(0.3; from 0.5 on no longer)" in plain.text and "does not survive that several features were tried" in plain.text
+    held = answer(rows(0.3, [0.01, 0.6, 0.9]), rows(0.5, [0.5, 0.012, 0.9]))
+    assert held.holm == (0.3, 0.5) and np.isnan(held.holm_stops) and not held.sweep_holds
+    assert "up to the highest tried" in held.text and "all thresholds it does not survive." in held.text
+    with pytest.raises(ValueError, match="level"):
+        claim_answer(pd.DataFrame(), level=5)
+
+
+def test_a_sweep_without_thresholds_is_refused_and_gray_gives_entropy():
+    maps, labels, codes = wide_at_the_foot(patients=6)
+    with pytest.raises(ValueError, match="no thresholds"):
+        threshold_sweep(maps, labels, codes, [])
+    sweep = threshold_sweep(maps, labels, codes, [0.4], grays=list(maps), resamples=10)
+    assert sweep.set_index("feature").at["entropy", "images"] == len(maps)

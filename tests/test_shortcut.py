@@ -1,0 +1,300 @@
+"""The shortcut test on drawn frames whose marks are known, with networks that do and do not look at them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from training_fixtures import one_cache, own_runs  # noqa: F401
+from training_project import tiny_config
+
+from thyroid_utils.data.images import read_gray, write_png
+from thyroid_utils.data.overlays import Box, echo_mask, find_echo_area
+from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.table import make_cases
+from thyroid_utils.explain.marks import any_part, mark_pairs
+from thyroid_utils.explain.shortcut import shortcut_answer, shortcut_scores, shortcut_table, text_attention
+from thyroid_utils.inference import Predictor
+from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.steps import RemoveOverlays
+from thyroid_utils.training import fit_or_load
+
+SHOWN = ["gray", {"resize": {"size": 96}}, "scale"]
+CROPPED = ["gray", "crop_echo", {"resize": {"size": 96}}, {"zscore": {"by": "image"}}]
+
+
+def frame(seed: int, callipers: bool, text: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Speckle in a black border, with scanner text in the border and callipers in the left of the echo image; what was drawn."""
+    random = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(random.normal(size=(240, 320, 2)), (0, 0), 1.2)
+    gray = np.clip(90 + 35 * np.log10(np.maximum(np.hypot(field[..., 0], field[..., 1]) / field.std(), 1e-2)), 1, 160)
+    border = np.ones(gray.shape, bool)
+    border[30:220, 40:290] = False
+    gray[border] = 0
+    gray = gray.astype(np.uint8)
+    before = gray.copy()
+    if text:
+        cv2.putText(gray, "12L6 9.0", (120, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA)
+    for row, column in ((80, 90), (150, 130)) if callipers else ():
+        gray[row - 6 : row + 7, column] = gray[row, column - 6 : column + 7] = 255
+    return gray, gray != before
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Write frames and give their case table: `frames(marks)` with ("both" | "text" | "none") for each of them."""
+
+    def write(kinds: list[str], images_of_a_patient: int = 1) -> pd.DataFrame:
+        rows = []
+        for number, kind in enumerate(kinds):
+            gray, _ = frame(number, kind == "both", kind != "none")
+            path = tmp_path / f"{number}.png"
+            write_png(path, gray)
+            rows.append({"case": f"drawn/{number}", "image": str(path), "patient": f"p{number // images_of_a_patient}",
+                         "label": number % 2, "dataset": "drawn"})  # fmt: skip
+        return make_cases(rows)
+
+    return write
+
+
+def test_any_part_by_hand():
+    mask = np.zeros((4, 6), bool)
+    mask[0, 0] = mask[3, 4] = True
+    whole = Geometry.of(mask)
+    assert (any_part(mask, whole) == mask).all()
+    assert any_part(mask, whole.resized((2, 3))).tolist() == [[True, False, False], [False, False, True]]
+    # Columns of 6 / 4 = 1.5 pixels: the frame's column 4 lies in [3, 4.5) and in [4.5, 6).
+    assert any_part(mask, whole.resized((4, 4)))[3].tolist() == [False, False, True, True]
+    assert any_part(mask, whole.resized((8, 12))).sum() == 8  # each pixel became four
+    cropped = whole.cropped(Box(2, 4, 3, 6))
+    assert any_part(mask, cropped).tolist() == [[False] * 3, [False, True, False]]
+    padded = cropped.padded(1, 1, (4, 5))
+    assert any_part(mask, padded).tolist()[2] == [False, False, True, False, False] and any_part(mask, padded).sum() == 1
+    outside = whole.padded(2, 0, (8, 6))
+    assert any_part(mask, outside)[:2].sum() == 0 and any_part(mask, outside)[6:].sum() == 0
+    with pytest.raises(ValueError, match="frame's"):
+        any_part(mask[:3], whole)
+
+
+def test_any_part_is_what_nearest_pixels_come_back_from():
+    random = np.random.default_rng(0)
+    for shape in ((17, 23), (64, 64), (120, 90)):
+        mask, geometry = random.random((60, 80)) < 0.02, Geometry.of(np.zeros((60, 80))).resized(shape)
+        found = any_part(mask, geometry)
+        assert (geometry.to_original(found) >= mask).all(), "no mark is lost"
+        assert not any_part(np.zeros_like(mask), geometry).any() and any_part(np.ones_like(mask), geometry).all()
+
+
+def test_marks_are_where_they_were_drawn_and_gone_where_painted(frames):
+    cases = frames(["both", "text", "none"])
+    pairs, pipeline = mark_pairs(build_pipeline(SHOWN), cases), build_pipeline(SHOWN)
+    assert pairs.kept.shape == pairs.removed.shape == pairs.placebo.shape == (3, 1, 96, 96)
+    for row, kind in enumerate(["both", "text", "none"]):
+        gray, drawn = frame(row, kind == "both", kind != "none")
+        assert (pairs.kept[row] == pipeline(gray).image).all(), "the network's own input"
+        truth = any_part(drawn, Geometry.of(gray).resized((96, 96)))
+        near = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+        assert pairs.marks[row][truth].all() and not pairs.marks[row][~near].any()
+        changed = np.abs(pairs.kept[row, 0] - pairs.removed[row, 0]) > 1e-6
+        assert (changed <= pairs.marks[row]).all(), "nothing else was changed"
+        assert pairs.table["marks"].iloc[row] == pairs.marks[row].mean()
+    assert pairs.table["callipers"].tolist() == [2, 0, 0] and (pairs.table["text_regions"] > 0).tolist() == [True, True, False]
+    bright = pairs.kept[0, 0] > 0.48  # speckle stays below 0.45
+    assert bright.sum() > 10 and (pairs.removed[0, 0][bright] < 0.45).all()
+
+
+def test_the_placebo_paints_the_mirror_image_and_leaves_the_marks(frames):
+    pairs = mark_pairs(build_pipeline(SHOWN), frames(["both", "text"]))
+    assert (pairs.table["placebo"] > 0).tolist() == [True, False], "text in the border has nothing to mirror in the echo image"
+    changed = np.abs(pairs.kept[0, 0] - pairs.placebo[0, 0]) > 1e-6
+    assert changed.any() and not (changed & pairs.marks[0]).any()
+    columns = np.flatnonzero(changed.any(0)) / 96 * 320
+    assert columns.min() > 165, "the callipers stand in the left half"
+    assert 0.4 < changed.sum() / (pairs.marks[0] & (np.arange(96)[:, None] > 15)).sum() < 1.2
+
+
+def test_a_mark_whose_mirror_image_is_a_mark_has_no_placebo(tmp_path, frames):
+    gray, _ = frame(0, callipers=False)
+    for column in (90, 40 + 289 - 90):  # the echo image spans columns 40 to 289
+        gray[74:87, column] = gray[80, column - 6 : column + 7] = 255
+    write_png(tmp_path / "symmetric.png", gray)
+    pairs = mark_pairs(build_pipeline(SHOWN), frames(["both"]).assign(image=str(tmp_path / "symmetric.png")))
+    assert pairs.table["callipers"].tolist() == [2] and pairs.table["placebo"].tolist() == [0]
+    assert (pairs.kept == pairs.placebo).all() and (pairs.kept != pairs.removed).any()
+
+
+def test_all_three_are_cropped_alike_though_painting_moves_the_echo_area():
+    cases = phantom_cases(patients=6, size=192, workers=1)
+    grays = [read_gray(path) for path in cases["image"]]
+    moves = [find_echo_area(gray) != find_echo_area(RemoveOverlays().change(gray)) for gray in grays]
+    assert any(moves), "some of the test's own frames must move the crop"
+    pipeline = build_pipeline(["gray", "crop_echo", {"resize": {"size": 96}}, "scale"])
+    pairs = mark_pairs(pipeline, cases[moves])
+    for row, gray in enumerate(gray for gray, moved in zip(grays, moves, strict=True) if moved):
+        assert (pairs.kept[row] == pipeline(gray).image).all()
+    differs = np.abs(pairs.kept - pairs.removed)[:, 0] > 1e-6
+    assert differs.any() and (differs <= pairs.marks).all() and pairs.table["marks"].max() < 0.15, "only marks differ"
+
+
+def test_cropped_away_marks_are_not_marks(frames):
+    pairs = mark_pairs(build_pipeline(CROPPED), frames(["both", "text"]))
+    assert pairs.marks[0].any() and not pairs.marks[1].any(), "the border's text is not in the crop"
+    gray = read_gray(frames(["both"])["image"].iloc[0])
+    area, echo = find_echo_area(gray), echo_mask(gray)
+    assert echo[area.top : area.bottom, area.left : area.right].mean() > 0.9
+    assert (pairs.kept[1] == pairs.removed[1]).all()
+
+
+def test_a_pipeline_that_paints_by_itself_shows_no_marks(frames):
+    pipeline = build_pipeline(["gray", "remove_overlays", {"resize": {"size": 96}}, "scale"])
+    pairs = mark_pairs(pipeline, frames(["both"]))
+    assert not pairs.marks.any() and pairs.table["marks"].tolist() == [0]
+    assert pairs.table["callipers"].tolist() == [2], "the frame has them"
+
+
+def test_a_fitted_pipeline_keeps_its_numbers(frames):
+    cases = frames(["both", "text"]).assign(split="train")
+    pipeline = build_pipeline(["gray", {"resize": {"size": 64}}, {"zscore": {"by": "train"}}, "three_channels"]).fit(cases)
+    pairs = mark_pairs(pipeline, cases)
+    assert pairs.kept.shape == (2, 3, 64, 64)
+    assert (pairs.kept[0] == pipeline(read_gray(cases["image"].iloc[0])).image).all()
+
+
+def test_energy_by_hand():
+    marks, maps = np.zeros((4, 2, 2), bool), np.ones((4, 2, 2))
+    marks[:3, 0, 0] = True
+    maps[1], maps[2] = [[3, 0], [1, 0]], 0
+    removed = np.ones((4, 2, 2))
+    removed[1, 0, 0] = 0
+    found = text_attention(marks, maps, removed, [*"abcd"])
+    assert found.loc["a"].tolist() == [0.25, 0.25, 0.25]
+    assert found.loc["b"].tolist() == [0.75, 0, 0.25]
+    assert np.isnan(found.at["c", "energy_kept"]) and found.at["c", "energy_removed"] == 0.25  # a blank map is not divided by
+    assert found.loc["d"].isna().all() and found.index.name == "case"
+    with pytest.raises(ValueError, match="expected equal"):
+        text_attention(marks, maps[:3], removed)
+    with pytest.raises(ValueError, match="below 0"):
+        text_attention(marks, -maps, removed)
+
+
+def stub(pipeline, odds, energy):
+    """A predictor and a maker of maps that are functions of the input, (n, 1, height, width)."""
+    predictor = SimpleNamespace(pipeline=pipeline, network=None, log_odds=odds)
+    return predictor, lambda network, inputs: SimpleNamespace(maps=energy(inputs))
+
+
+def brightness(inputs: np.ndarray) -> np.ndarray:
+    return 1.0 * (inputs[:, 0] > 0.5)
+
+
+def looks_at_marks(inputs: np.ndarray) -> np.ndarray:
+    return 3 * np.tanh(brightness(inputs).sum(axis=(1, 2)) / 20) - 1.5
+
+
+def test_a_network_that_lives_on_the_marks_is_caught(frames):
+    cases = frames(["both"] * 16, images_of_a_patient=2)
+    predictor, maps = stub(build_pipeline(SHOWN), looks_at_marks, lambda inputs: inputs[:, 0] ** 4)
+    steps = []
+    scores = shortcut_scores(predictor, cases, maps, block=5, progress=lambda *step: steps.append(step))
+    assert list(scores.index) == list(cases.index) and steps == [(5, 16), (10, 16), (15, 16), (16, 16)]
+    table = shortcut_table(scores, cases["patient"], resamples=200)
+    energy, shift = table["comparison"].iloc[0], table["comparison"].iloc[2]
+    assert energy.first > 3 * energy.second and energy.low > 0 and energy.p_value < 0.05 and energy.patients == 8
+    assert shift.difference > 0.3 and shift.low > 0.3
+    moved, changed = table["comparison"].iloc[3], table["comparison"].iloc[4]
+    assert moved.first > 0.3 and moved.second < 0.05 and moved.p_value < 0.05
+    assert (changed.first, changed.second) == (1, 0), "every call turns without its marks, none by the placebo"
+    answer = shortcut_answer(table)
+    assert (
+        "they attract the map" in answer
+        and "the network sees them" in answer
+        and "100.0% of calls change, 0.0% by" in answer
+        and "16 images of 8 patients" in answer
+    )
+    assert (table["left_out"] == 0).all()
+    area = table["comparison"].iloc[5]
+    assert (area.first, area.second) == pytest.approx((scores["marks"].mean(), scores["placebo"].mean())) and area.second > 0.002
+
+
+def test_a_network_that_looks_elsewhere_is_not(frames):
+    cases = frames(["both"] * 16, images_of_a_patient=2)
+
+    def speckle(inputs: np.ndarray) -> np.ndarray:  # the lower right, where the frames have no marks
+        return inputs[:, 0, 70:85, 20:40].mean(axis=(1, 2)) * 20 - 5
+
+    def elsewhere(inputs: np.ndarray) -> np.ndarray:
+        maps = np.zeros(inputs[:, 0].shape)
+        maps[:, 70:85, 20:40] = 1
+        return maps + 0.01
+
+    predictor, maps = stub(build_pipeline(SHOWN), speckle, elsewhere)
+    table = shortcut_table(shortcut_scores(predictor, cases, maps), cases["patient"], resamples=200)
+    energy, against, shift = table["comparison"].iloc[:3]
+    assert energy.difference == 0 and energy.p_value == 1 and against.difference < 0
+    assert abs(shift.difference) < 1e-6
+    answer = shortcut_answer(table)
+    assert answer.count("no effect is shown") == 2 and "sees" not in answer
+
+
+def test_a_map_on_the_place_of_the_marks_is_not_taken_for_one_on_the_marks(frames):
+    """Callipers stand where the nodule is: energy far above the area's share, and just as much without the marks."""
+    cases = frames(["both"] * 12)
+
+    def on_the_nodule(inputs: np.ndarray) -> np.ndarray:
+        maps = np.full(inputs[:, 0].shape, 0.01)
+        maps[:, 28:66, 22:44] = 1
+        return maps
+
+    predictor, maps = stub(build_pipeline(SHOWN), lambda inputs: np.zeros(len(inputs)), on_the_nodule)
+    table = shortcut_table(shortcut_scores(predictor, cases, maps), cases["patient"], resamples=200)
+    energy, against = table["comparison"].iloc[:2]
+    assert against.difference > 0.02 and against.p_value < 0.05
+    assert energy.difference == 0 and "no effect is shown" in shortcut_answer(table)
+
+
+def test_images_without_marks_and_blank_maps_are_counted(frames):
+    cases = frames(["both", "none", "text", "both"])
+
+    def blank_first(inputs: np.ndarray) -> np.ndarray:
+        maps = np.ones(inputs[:, 0].shape)
+        maps[0] = 0
+        return maps
+
+    predictor, maps = stub(build_pipeline(SHOWN), looks_at_marks, blank_first)
+    scores = shortcut_scores(predictor, cases, maps)
+    assert scores["probability_removed"].isna().tolist() == [False, True, False, False]
+    assert scores["probability_placebo"].isna().tolist() == [False, True, True, False]
+    table = shortcut_table(scores, cases["patient"], resamples=50)
+    assert table["images"].tolist() == [2, 2, 3, 2, 2, 2] and table["left_out"].tolist() == [2, 2, 1, 2, 2, 2]
+    none = frames(["none", "none"])
+    unmarked = shortcut_table(shortcut_scores(predictor, none, maps), none["patient"], resamples=50)
+    assert (unmarked["images"] == 0).all() and shortcut_answer(unmarked).startswith("No image shows")
+
+
+def test_what_cannot_be_tested_is_refused(frames):
+    cases = frames(["text"])
+    predictor, maps = stub(build_pipeline(SHOWN), looks_at_marks, brightness)
+    with pytest.raises(ValueError, match="no cases"):
+        shortcut_scores(predictor, cases.iloc[:0], maps)
+    with pytest.raises(ValueError, match="no cases"):
+        mark_pairs(predictor.pipeline, cases.iloc[:0])
+    with pytest.raises(ValueError, match="block"):
+        shortcut_scores(predictor, cases, maps, block=0)
+
+
+def test_a_trained_run_is_asked_through_its_predictor():
+    run = fit_or_load(tiny_config(training__epochs=1))
+    predictor = Predictor(run)
+    cases = predictor.cases[predictor.cases["split"] == "test"]
+    found = shortcut_scores(predictor, cases, lambda network, inputs: SimpleNamespace(maps=np.abs(inputs[:, 0])))
+    told = run.predictions.loc[cases.index, "probability"]
+    np.testing.assert_allclose(found["probability_kept"], told, atol=1e-5)
+    assert (found["marks"] > 0).any() and len(found) == len(cases)
+    again = shortcut_scores(
+        predictor, cases, lambda network, inputs: SimpleNamespace(maps=np.abs(inputs[:, 0])), block=2
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(found, again, rtol=1e-5)

@@ -1,0 +1,335 @@
+"""Uncertainty: scores by hand, samples of real runs and networks, and whether errors are found."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from segmentation_project import register_tiny_segmenter, segmentation_config, tiny_segmenter
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torchvision.ops import StochasticDepth
+from training_fixtures import one_cache, own_runs  # noqa: F401
+from training_project import tiny_config, tiny_network
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.metrics import segmentation_scores
+from thyroid_utils.metrics.decisions import aurc
+from thyroid_utils.models import SEGMENTERS, build_classifier
+from thyroid_utils.training import fit_or_load
+from thyroid_utils.uncertainty import (
+    LABEL_SCORES,
+    MAP_SCORES,
+    ask_all,
+    augmented_views,
+    binary_entropy,
+    detection_table,
+    error_detection,
+    has_dropout,
+    label_uncertainty,
+    map_uncertainty,
+    mc_dropout,
+    seed_ensemble,
+    selective_risk,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_segmenter(monkeypatch):
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+
+
+def test_entropy_and_mutual_information_by_hand():
+    assert binary_entropy([0, 0.5, 1, 0.25]) == pytest.approx([0, 1, 0, 2 - 0.75 * math.log2(3)])
+    # sure of opposite labels: all is disagreement; both unsure: none is; 0.25 and 0.75: H(0.5) − H(0.25)
+    table = label_uncertainty(np.array([[0.0, 0.5, 0.25, 0.9], [1.0, 0.5, 0.75, 0.9]]))
+    own = 2 - 0.75 * math.log2(3)
+    sure = -0.9 * math.log2(0.9) - 0.1 * math.log2(0.1)
+    assert table["probability"].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.9])
+    assert table["entropy"].tolist() == pytest.approx([1, 1, 1, sure])
+    assert table["mutual_information"].tolist() == pytest.approx([1, 0, 1 - own, 0], abs=1e-12)
+    assert table["sd"].tolist() == pytest.approx([0.5, 0, 0.25, 0], abs=1e-12)
+    assert table["nearness"].tolist() == pytest.approx([0, 0, 0, -math.log(9)])
+    assert list(table) == ["probability", *LABEL_SCORES]
+
+
+def test_nearness_is_to_the_threshold_that_decides():
+    table = label_uncertainty([0.2, 0.5, 0.8], threshold=0.2)
+    assert table["nearness"].tolist() == pytest.approx([0, -math.log(4), -math.log(16)])
+    assert table[["mutual_information", "sd"]].isna().all(axis=None)  # one answer disagrees with nothing
+    with pytest.raises(ValueError, match="threshold is 1"):
+        label_uncertainty([0.2], 1)
+    with pytest.raises(ValueError, match="are NaN"):
+        label_uncertainty([[0.2, np.nan], [0.1, 0.2]])
+
+
+def test_map_scores_by_hand():
+    one = np.array([[1.0, 1.0], [0.0, 0.0]])
+    two = np.array([[1.0, 0.0], [0.0, 0.0]])
+    table = map_uncertainty(np.stack([one, two])[:, None])
+    # mean map 1, 0.5, 0, 0: one pixel of four with an entropy of 1, all of it disagreement
+    assert table["entropy"][0] == pytest.approx(0.25) and table["mutual_information"][0] == pytest.approx(0.25)
+    assert table["sd"][0] == pytest.approx(0.5 / 4)
+    assert table["disagreement"][0] == pytest.approx(1 - 2 * 1 / 3)
+    assert table["soft_dice_loss"][0] == pytest.approx(1 - 2 * 1.5 / (2 + 1.5))
+    assert list(table) == list(MAP_SCORES)
+
+
+def test_pairs_of_masks_disagree_by_their_dice():
+    random = np.random.default_rng(0)
+    maps = random.random((4, 3, 9, 7))
+    expected = []
+    for image in range(3):
+        masks = maps[:, image] >= 0.5
+        pairs = [segmentation_scores(masks[i], masks[j])["dice"] for i in range(4) for j in range(i)]
+        expected.append(1 - np.mean(pairs))
+    assert map_uncertainty(maps)["disagreement"].tolist() == pytest.approx(expected)
+
+
+def test_a_sure_map_promises_the_dice_that_it_will_have_on_average():
+    """Truths drawn from the map: 1 − soft_dice_loss is near the mean Dice of the called mask against them."""
+    random = np.random.default_rng(1)
+    probabilities = np.clip(random.beta(0.4, 0.6, (40, 40)), 0, 1)
+    called = probabilities >= 0.5
+    dice = [segmentation_scores(random.random((40, 40)) < probabilities, called)["dice"] for _ in range(60)]
+    promised = 1 - map_uncertainty(probabilities[None, None])["soft_dice_loss"][0]
+    assert promised == pytest.approx(np.mean(dice), abs=0.01)
+
+
+def test_a_segmenter_that_calls_nothing():
+    table = map_uncertainty(np.full((3, 2, 8, 8), 0.01))
+    assert (table["soft_dice_loss"] == 1).all() and (table["disagreement"] == 0).all() and (table["entropy"] > 0).all()
+    assert map_uncertainty(np.zeros((2, 1, 8, 8)))["entropy"][0] == 0
+    assert np.isnan(map_uncertainty(np.zeros((1, 1, 8, 8)))["disagreement"][0])
+    with pytest.raises(ValueError, match="image 1 holds NaN"):
+        map_uncertainty(np.stack([np.zeros((2, 4, 4)), np.full((2, 4, 4), np.nan)], axis=1))
+
+
+def _inputs(count: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 3, side, side)).astype(np.float32)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_alone_is_random_and_the_network_is_left_as_it_was(training):
+    torch.manual_seed(0)
+    network = tiny_network(2, dropout=0.5).train(training)
+    network[1].train(not training)  # modules in different modes
+    network[1].running_mean.fill_(0.3)
+    modes = [module.training for module in network.modules()]
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    samples = mc_dropout(network, _inputs(5), passes=40, seed=3)
+    assert samples.shape == (40, 5) and samples.dtype == np.float64
+    assert (samples.std(axis=0) > 0).all() and len(np.unique(samples[:, 0])) > 10
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in network.modules())
+    np.testing.assert_array_equal(samples, mc_dropout(network, _inputs(5), passes=40, seed=3))
+    assert (samples != mc_dropout(network, _inputs(5), passes=40, seed=4)).any()
+
+
+def test_only_dropout_is_random():
+    """Behind a batch norm in use, dropout of rate p keeps a value with 1 − p and scales it: each answer is one of two."""
+
+    class Doubtful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.depth, self.drop = nn.BatchNorm2d(3), StochasticDepth(0.9, "batch"), nn.Dropout(0.25)
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            value = self.depth(self.norm(images)).mean(dim=(1, 2, 3))[:, None]
+            return torch.cat([torch.zeros_like(value), self.weight * self.drop(value)], dim=1)
+
+    inputs = _inputs(2)
+    samples = mc_dropout(Doubtful(), inputs, passes=2000, seed=0)
+    means = (inputs / np.sqrt(1 + 1e-5)).mean(axis=(1, 2, 3))
+    for image in range(2):
+        dropped = samples[:, image] == 0.5
+        kept = 1 / (1 + np.exp(-means[image] / 0.75))
+        np.testing.assert_allclose(samples[~dropped, image], kept, rtol=1e-6)
+        assert dropped.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
+
+
+def test_an_image_has_the_same_draws_whatever_is_asked_along():
+    network = tiny_network(2)
+    inputs = _inputs(6)
+    whole = mc_dropout(network, inputs, passes=20, seed=1)
+    part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
+    np.testing.assert_array_equal(part, whole[:, 4:])
+    twice = mc_dropout(network, inputs[[0, 0]], passes=20, seed=1)
+    assert (twice[:, 0] != twice[:, 1]).any()  # each image is drawn for on its own
+
+
+def test_maps_of_a_segmenter():
+    torch.manual_seed(0)
+    network = tiny_segmenter(3, 1, dropout=0.4)
+    done = []
+    samples = mc_dropout(network, _inputs(2, 16), passes=5, progress=lambda *step: done.append(step))
+    assert samples.shape == (5, 2, 16, 16) and samples.dtype == np.float32
+    assert (samples.std(axis=0).mean(axis=(1, 2)) > 0).all() and done == [(1, 2), (2, 2)]
+    plain = torch.sigmoid(network.eval()(torch.from_numpy(_inputs(2, 16))))[:, 0].detach().numpy()
+    assert np.abs(samples.mean(axis=0) - plain).max() < 0.5  # the same network, and no other
+
+
+def test_dropout_inside_a_transformer_layer_is_not_skipped():
+    """In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike."""
+    network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
+    samples = mc_dropout(network, _inputs(1, 64), passes=4)
+    assert len(np.unique(samples)) == 4
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), tiny_network(2, dropout=0.0)])
+def test_a_network_without_dropout_is_refused(network):
+    network(torch.zeros(2, 3, 32, 32))
+    assert not has_dropout(network) and has_dropout(tiny_network(2))
+    with pytest.raises(ValueError, match="no dropout layer"):
+        mc_dropout(network, _inputs(1))
+
+
+def test_dropout_that_is_not_reached_is_refused():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.head = nn.Dropout(0.5), nn.Linear(3, 2)
+
+        def forward(self, images):
+            return self.head(images.mean(dim=(2, 3)))
+
+    network = Idle()
+    with pytest.raises(ValueError, match="no dropout layer is reached"):
+        mc_dropout(network, _inputs(1))
+    assert network.drop.training and not network.drop._forward_hooks
+    for passes in (1, 2.0):
+        with pytest.raises(ValueError, match="passes is"):
+            mc_dropout(tiny_network(2), _inputs(1), passes)
+
+
+def test_the_network_is_restored_when_it_fails():
+    network = tiny_network(2).train()
+    with pytest.raises(RuntimeError):
+        mc_dropout(network, np.zeros((1, 5, 32, 32), np.float32))
+    assert all(module.training for module in network.modules()) and torch.backends.mha.get_fastpath_enabled()
+
+
+def test_all_ways_of_a_classifiers_runs():
+    runs = [fit_or_load(tiny_config(training__epochs=1, split__ratios=(0.4, 0.3, 0.3), seed=seed)) for seed in (0, 1)]
+    names, ensemble = seed_ensemble(runs)
+    told = [run.predictions.loc[names, "probability"] for run in runs]
+    np.testing.assert_array_equal(ensemble, told)
+    asked = ask_all(runs, passes=6)
+    assert list(asked.scores) == ["single", "seeds", "views", "dropout"] and not asked.skipped
+    assert all(table.index.equals(names) for table in asked.scores.values())
+    np.testing.assert_allclose(asked.scores["single"]["probability"], told[0], atol=1e-5)
+    np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(ensemble), rtol=1e-12)
+    some = ask_all(runs[:1], names[[3, 1]], passes=6)
+    assert some.skipped == {"seeds": "there is one seed"}
+    pd.testing.assert_frame_equal(some.scores["dropout"], asked.scores["dropout"].loc[names[[3, 1]]], rtol=1e-6)
+    table = detection_table(asked.scores, told[0] > told[0].median(), ["p" + name[:13] for name in names], resamples=50)
+    assert set(table["method"]) == {"single", "seeds", "views", "dropout"} and (table["errors"] == len(names) // 2).all()
+    with pytest.raises(KeyError, match="no test case phantom/none"):
+        ask_all(runs, ["phantom/none"])
+    with pytest.raises(KeyError, match="no val case"):
+        ask_all(runs[:1], names[:1], split="val")
+    with pytest.raises(DataError, match="0 runs"):
+        ask_all([])
+
+
+def test_all_ways_of_a_segmenters_runs():
+    runs = [fit_or_load(segmentation_config(training__epochs=1, split__ratios=(0.4, 0.3, 0.3), seed=seed)) for seed in (0, 1)]
+    names, ensemble = seed_ensemble(runs)
+    assert ensemble.shape == (2, len(names), 64, 64) and (ensemble[1] == runs[1].maps("test")[1]).all()
+    asked = ask_all(runs, names[:3], passes=3, shift=2)
+    assert list(asked.scores) == ["single", "seeds", "views", "dropout"]
+    assert asked.scores["seeds"]["disagreement"].tolist() == map_uncertainty(ensemble[:, :3])["disagreement"].tolist()
+    with pytest.raises(DataError, match="2 splits or tasks"):
+        seed_ensemble([runs[0], fit_or_load(tiny_config(training__epochs=1))])
+
+
+class _Fixed:
+    """A predictor whose segmenter is the first channel, and whose classifier looks at the upper left pixel."""
+
+    def __init__(self, task: str):
+        self.run = type("Run", (), {"config": type("Config", (), {"task": task})})
+
+    def maps(self, inputs):
+        return inputs[:, 0].copy()
+
+    def log_odds(self, inputs):
+        return inputs[:, 0, 0, 0].astype(float)
+
+
+def test_views_are_brought_back_to_the_image():
+    """A segmenter that treats every pixel alike gives the same map however the image is moved."""
+    inputs = np.random.default_rng(0).random((3, 1, 9, 11)).astype(np.float32)
+    samples = augmented_views(_Fixed("segmentation"), inputs, shift=2)
+    assert samples.shape == (10, 3, 9, 11)
+    assert (samples == inputs[:, 0]).all()
+    assert len(augmented_views(_Fixed("segmentation"), inputs, shift=0)) == 2
+    assert len(augmented_views(_Fixed("segmentation"), inputs, shift=0, mirror=False)) == 1
+
+
+def test_what_views_show_by_hand():
+    image = np.array([[[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]]], np.float32)
+    samples = augmented_views(_Fixed("classification"), image, shift=1)
+    # upper left pixel: as it is, up, down (border repeated), left, right (border repeated); then mirrored
+    corner = [0, 3, 0, 1, 0, 2, 5, 2, 2, 1]
+    assert samples[:, 0].tolist() == pytest.approx([1 / (1 + math.exp(-value)) for value in corner])
+    with pytest.raises(ValueError, match="shift is 3"):
+        augmented_views(_Fixed("classification"), image, shift=3)
+
+
+def test_error_detection_is_the_auroc_over_patients():
+    random = np.random.default_rng(0)
+    wrong = random.random(80) < 0.3
+    doubt = random.normal(size=80) + wrong - 50  # no probabilities, and below 0
+    patients = [f"p{number // 2}" for number in range(80)]
+    found = error_detection(doubt, wrong, patients)
+    assert found.value == pytest.approx(roc_auc_score(wrong, doubt))
+    assert found.low < found.value < found.high and (found.images, found.patients, found.note) == (80, 40, "")
+    same = error_detection(doubt, wrong, patients)
+    assert (same.low, same.high) == (found.low, found.high)
+    assert error_detection(np.zeros(80), wrong, patients).value == 0.5
+
+
+@pytest.mark.parametrize(("wrong", "what"), [([False] * 3, "all 3 images are right"), ([1, 1, 1], "all 3 images are wrong")])
+def test_without_both_errors_and_right_ones_there_is_no_detection(wrong, what):
+    found = error_detection([0.1, 0.2, 0.3], wrong, ["a", "b", "c"])
+    assert np.isnan(found.value) and np.isnan(found.low) and found.note == what and found.images == 3
+
+
+def test_detection_leaves_out_what_is_undefined_and_says_so():
+    wrong = pd.array([True, False, None, True, False], dtype="boolean")
+    found = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], wrong, list("abcde"))
+    assert found.value == 1 and found.images == 3 and "2 of 5 images left out" in found.note
+    same = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], np.array([1, 0, np.nan, 1, 0], object), list("abcde"))
+    assert (same.value, same.images, same.note) == (1, 3, found.note)
+    none = error_detection([np.nan], [True], ["a"])
+    assert np.isnan(none.value) and none.note == "no image; 1 of 1 images left out"
+    with pytest.raises(ValueError, match="true or false"):
+        error_detection([0.1, 0.2], [0.5, 1], ["a", "b"])
+    with pytest.raises(ValueError, match="expected two equal"):
+        error_detection([0.1], [True, False], ["a", "b"])
+
+
+def test_selective_risk_and_the_table():
+    random = np.random.default_rng(2)
+    errors, doubt = random.random(30), random.random(30)
+    errors[4] = np.nan
+    patients = [f"p{number // 3}" for number in range(30)]
+    found = selective_risk(doubt, errors, patients, resamples=200)
+    assert found.value == pytest.approx(aurc(doubt, errors)) and found.low < found.value < found.high and found.images == 29
+    scores = {"single": label_uncertainty(doubt), "seeds": label_uncertainty(np.stack([doubt, doubt**2]))}
+    table = detection_table(scores, np.where(np.isnan(errors), np.nan, errors > 0.5), patients, errors=errors, resamples=50)
+    assert [(row.method, row.score) for row in table.itertuples()] == [
+        ("single", "entropy"), ("single", "nearness"), *[("seeds", name) for name in LABEL_SCORES],
+    ]  # fmt: skip
+    assert (table["images"] == 29).all() and (table["left_out"] == 1).all()
+    assert (table["errors"] == (errors > 0.5).sum()).all()
+    assert table["aurc"][0].value == pytest.approx(aurc(scores["single"]["entropy"], errors))

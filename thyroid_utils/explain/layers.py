@@ -1,0 +1,193 @@
+"""Where in a network Grad-CAM looks: the layer, how its output becomes a map, and which part of the image that map covers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from thyroid_utils.models import Classifier, Segmenter, last_conv_layer
+from thyroid_utils.models.unet import UNet
+
+Reshape = Callable[[torch.Tensor], torch.Tensor]
+
+
+class TargetLayer(NamedTuple):
+    """A layer to explain, and what brings its output into the form (batch, channels, rows, columns); None: it has it already."""
+
+    module: nn.Module
+    reshape: Reshape | None = None
+
+
+class Covered(NamedTuple):
+    """The rectangle that a map covers, in pixels of the image; above and left of 0 where the network extends the image."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+# Transformers: where the tokens are (in front of the last block's attention: behind it only the class token is read, and the
+# gradient of every other token is zero) and the side of a patch in pixels.
+_TOKENS = {"vit_b_16": ("encoder.layers.-1.ln_1", 16), "resnet18_transformer": ("encoder.-1.norm1", 32)}
+
+# Segmenters: the coarsest map, at the end of the encoder or behind what follows it there without a way around. A layer close to
+# the output would repeat the predicted mask.
+_SEGMENTER_LAYERS = {
+    "unet_resnet18": "encoder.layer4",
+    "unet_resnet50": "encoder.layer4",
+    "unet_vgg16": "decoder.center",
+    "unet_vgg19": "decoder.center",
+    "deeplabv3plus": "encoder.layer4",
+    "deeplabv3plus_xception": "encoder.model.blocks_20",
+    "deeplabv3plus_mobilenet": "encoder.features.-1",
+    "pspnet": "encoder.layer4",
+    "unetpp": "encoder.layer4",
+    "segformer": "encoder.norm4",
+    "unet": "encoder.-1",
+    "attention_unet": "encoder.-1",
+    "residual_unet": "body.encoder.-1",
+    "residual_unet_resnet18": "encoder.layer4",
+    "segnet": "encoder.42",
+    "fcn8s": "encoder.29",
+    "transunet": "bridge",
+}
+
+
+def target_layer(network: nn.Module, shape: tuple[int, int] | None = None) -> TargetLayer:
+    """The layer whose map explains a network: the last before the places are pooled, or a segmenter's coarsest one.
+
+    Args:
+        network: a `Classifier` or `Segmenter`.
+        shape: (height, width) of the images in pixels; needed for transformers on images that are not square.
+
+    Returns:
+        (module, reshape): the module's output, or what `reshape` makes of it, is float (batch, channels, rows, columns).
+
+    Raises:
+        ValueError: a network without such a layer, of which one must be named.
+    """
+    if isinstance(network, Segmenter):
+        return TargetLayer(_segmenter_layer(network))
+    if not isinstance(network, Classifier):
+        raise ValueError(f"{type(network).__name__}: no layer is known for it; name one of its modules as layer")
+    if network.name in _TOKENS:
+        path, patch = _TOKENS[network.name]
+        return TargetLayer(named_layer(network.network, path), _Tokens(patch, shape))
+    try:
+        return TargetLayer(last_conv_layer(network))
+    except ValueError as error:
+        raise ValueError(f"{error}, or a layer with a map must be named") from None
+
+
+def named_layer(network: nn.Module, path: str) -> nn.Module:
+    """A submodule by its path, in which -1 stands for the last child.
+
+    Raises:
+        ValueError: there is none; the names at the point where the path ends are given.
+    """
+    module, walked = network, ""
+    for name in path.split("."):
+        children = dict(module.named_children())
+        if name == "-1" and children:
+            name = next(reversed(children))
+        if name not in children:
+            known = ", ".join(children) or "none"
+            raise ValueError(f"{type(network).__name__}: no layer {path!r}; inside {walked or 'it'} there are: {known}")
+        module, walked = children[name], f"{walked}.{name}".removeprefix(".")
+    return module
+
+
+class _Tokens:
+    """(batch, 1 + rows · columns, channels), the class token first → (batch, channels, rows, columns)."""
+
+    def __init__(self, patch: int, shape: tuple[int, int] | None):
+        self.grid = None if shape is None else (math.ceil(shape[0] / patch), math.ceil(shape[1] / patch))
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = tokens.shape[1] - 1
+        rows, columns = self.grid or (math.isqrt(places), math.isqrt(places))
+        if rows * columns != places:
+            raise ValueError(f"{places} tokens are no grid of {rows}×{columns}; give the images' height and width as shape")
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _segmenter_layer(network: Segmenter) -> nn.Module:
+    path = _SEGMENTER_LAYERS.get(network.name)
+    if path is not None:
+        try:
+            return named_layer(network.network, path)
+        except ValueError:  # built with options that give it other parts
+            pass
+    return _coarsest_map(network)
+
+
+def _coarsest_map(network: Segmenter) -> nn.Module:
+    """Found by a trial: the last module to put out a map as an encoder's last one, or else the coarsest map that is no 1×1.
+
+    Raises:
+        ValueError: no module puts out a map.
+    """
+    encoder = getattr(network.network, "encoder", None)
+    ends: list[tuple[int, ...]] = []
+    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if module is encoder and isinstance(output, list | tuple) and isinstance(output[-1], torch.Tensor):
+            ends.append(tuple(output[-1].shape))
+        elif isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            seen.append((module, tuple(output.shape)))
+
+    trial(network, note)
+    if ends:
+        inside = set(encoder.modules())
+        seen = [(module, shape) for module, shape in seen if module in inside and shape == ends[0]]
+    if not seen:
+        raise ValueError(f"{network.name}: no layer with a coarse map was found; name one of its modules as layer")
+    coarsest = min(shape[2] * shape[3] for _, shape in seen)
+    return [module for module, shape in seen if shape[2] * shape[3] == coarsest][-1]
+
+
+def trial(network: Classifier | Segmenter, note: Callable[[nn.Module, object, object], None], side: int = 128) -> None:
+    """Show a network one black image, in evaluation mode, with a forward hook on every module; leaves it as it was."""
+    side = getattr(network, "fixed_size", None) or max(side, network.minimum_size)
+    modes = {module: module.training for module in network.modules()}
+    parameter = next(network.parameters())
+    with ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            hooks.callback(module.register_forward_hook(note).remove)
+        hooks.callback(restore_modes, modes)
+        network.eval()
+        network(torch.zeros(1, network.in_channels, side, side, device=parameter.device, dtype=parameter.dtype))
+
+
+def restore_modes(modes: dict[nn.Module, bool]) -> None:
+    """Set every module to the mode (True: training) it had."""
+    for module, training in modes.items():
+        module.training = training
+
+
+def covered(network: nn.Module, shape: tuple[int, int], grid: tuple[int, int]) -> Covered:
+    """What a map of the target layer covers of images that the network fills up or mirrors to a size that it takes.
+
+    Args:
+        shape: (height, width) of the images.
+        grid: (rows, columns) of the map.
+    """
+    height, width = shape
+    if isinstance(network, Segmenter):
+        inner = network.network
+        if isinstance(inner, UNet) and inner.valid:  # unpadded convolutions: places keep their distance, and their centre
+            taken = grid[0] * 2**inner.poolings, grid[1] * 2**inner.poolings
+        else:
+            taken = network.input_rule.side(height), network.input_rule.side(width)
+        return Covered(*taken, -((taken[0] - height) // 2), -((taken[1] - width) // 2))
+    if isinstance(network, Classifier) and network.name == "vit_b_16":  # filled up to whole patches at the bottom and right
+        patch = _TOKENS["vit_b_16"][1]
+        return Covered(height + -height % patch, width + -width % patch, 0, 0)
+    return Covered(height, width, 0, 0)
