@@ -12,11 +12,12 @@ from torch import nn
 
 from thyroid_utils.explain.attention import attention_scores, attention_table
 from thyroid_utils.explain.cam import CamMaps, cam_maps
-from thyroid_utils.explain.faithfulness import deletion_insertion_curves
+from thyroid_utils.explain.faithfulness import curve_areas, deletion_insertion_curves
 from thyroid_utils.explain.sanity import compare_maps, randomisation_curve, randomisation_table
 from thyroid_utils.explain.shape import highlighted, shape_table
 from thyroid_utils.inference import Predictor
 from thyroid_utils.progress import progress_bar
+from thyroid_utils.statistics import compare_means
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class MapStudy:
         return {name: self.attention(kept) for name, kept in (("right", right), ("wrong", ~right)) if kept.any()}
 
     def some(self, count: int, seed: int = 0) -> MapStudy:
-        """So many of the images whose map is not blank, drawn at random and in their order; all where there are fewer."""
+        """So many of the images whose map is not blank (where every map is, of all), drawn at random and in their order; all of
+        them where there are fewer."""
         shown = np.flatnonzero(~self.maps.blank)
+        shown = shown if len(shown) else np.arange(len(self.images))
         rows = np.sort(np.random.default_rng(seed).permutation(shown)[:count])
         return self._rows(rows)
 
@@ -96,6 +99,20 @@ class MapStudy:
         bar = progress_bar("Deleting and inserting")
         return deletion_insertion_curves(
             self.predictor.network, self.inputs, self.maps.maps, self.target, steps, cases=list(self.images.index), progress=bar
+        )
+
+    def areas(self, curves: pd.DataFrame) -> pd.DataFrame:
+        """Areas under the curves of `deletion`, over patients: a row each for deletion and insertion, `map − random place` and
+        `map − middle` (`Comparison`). In deletion below 0, and in insertion above 0, says that the map's places matter more."""
+        found = curve_areas(curves, self.maps.maps, list(self.images.index))
+        return pd.DataFrame(
+            {
+                name: {
+                    way: compare_means(found[f"{way}_auc"], found[f"{way}_{order}"], self.patients)
+                    for way in ("deletion", "insertion")
+                }
+                for name, order in (("map − random place", "random"), ("map − middle", "centre"))
+            }
         )
 
 

@@ -362,6 +362,6 @@ def label_suspects(cases: pd.DataFrame, ranked: pd.DataFrame, count: int = 8) ->
     """
     panels = []
     for case, row in ranked[ranked["suspect"]].head(count).iterrows():
-        said = f"labelled {LABEL_NAMES[row['label']]}, p = {row['probability']:.2f}"
+        said = f"labelled {LABEL_NAMES[row['label']]}, p(malignant) {row['probability']:.2f}"
         panels.append(case_panel(cases, case, f"{row['rank']}. {case}\n{said}"))
     return panel_grid(panels, 4) if panels else None

@@ -32,9 +32,9 @@ class Estimate:
         return self.text()
 
     def text(self, digits: int = 2) -> str:
-        """`0.61 [0.55, 0.66]`, rounded to `digits` decimals; "no data" where nothing was measured."""
+        """`0.61 [0.55, 0.66]`, rounded to `digits` decimals; why there is none, or "no data", where nothing was measured."""
         if np.isnan(self.value):
-            return "no data"
+            return self.note or "no data"
         if np.isnan(self.low):
             return f"{self.value:.{digits}f} [no interval: {self.note or f'{self.patients} patient'}]"
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
