@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from thyroid_utils.explain import MEASURES, attention_scores, attention_table, centre_prior
-from thyroid_utils.explain.attention import mean_difference
-from thyroid_utils.statistics import paired_patient_bootstrap, patient_bootstrap
+from thyroid_utils.statistics import patient_bootstrap
 
 # The nodule is the upper left quarter.
 MASK = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
@@ -134,18 +133,6 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
     assert again.at["iou", "difference"] == table.at["iou", "difference"]
 
 
-def test_the_mean_difference_is_the_bootstrap_of_scores_where_both_can_be_asked():
-    """Accuracy is the mean of right answers, for which the other bootstrap draws the same patients."""
-    random = np.random.default_rng(2)
-    labels, patients = random.integers(2, size=60), [f"p{number // 4}" for number in range(60)]
-    first, second = random.random(60), random.random(60)
-    right = [(values >= 0.5) == labels for values in (first, second)]
-    expected = paired_patient_bootstrap(labels, first, second, patients, ("accuracy",), seed=5)["accuracy"]
-    found = mean_difference(*right, patients, seed=5)
-    for name in ("first", "second", "difference", "low", "high", "p_value"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-9), name
-
-
 def test_maps_of_other_patients_are_laid_on_each_nodule():
     random = np.random.default_rng(3)
     maps, masks = random.random((5, 6, 7)), random.random((5, 6, 7)) < 0.3
@@ -182,13 +169,6 @@ def test_a_coarse_map_that_always_peaks_in_a_corner_is_below_chance_but_not_belo
     assert table.at["pointing_game", "map"].value == 0 and table.at["pointing_game", "above chance"].p_value < 0.01
     assert table.at["pointing_game", "above other patients"].difference == 0
     assert table.at["energy_inside", "above other patients"].p_value > 0.05
-
-
-def test_one_patient_has_a_difference_and_no_interval():
-    found = mean_difference([1.0, 3.0], [0.0, 1.0], ["p", "p"])
-    assert found.difference == 1.5 and np.isnan(found.low) and np.isnan(found.p_value) and found.note == "one patient"
-    left_out = mean_difference([1.0, np.nan, 2.0], [0.0, 5.0, 0.0], ["p", "q", "r"])
-    assert left_out.difference == 1.5 and left_out.images == 2 and left_out.patients == 2
 
 
 def test_what_cannot_be_measured_is_refused():

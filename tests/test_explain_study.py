@@ -145,6 +145,11 @@ def test_a_network_agrees_with_itself_and_not_with_another(called, study):
     assert list(found["blank"]) == list(study.maps.blank)
     noise = fit_or_load(tiny_config(data__permute_labels=1, seed=5))
     assert study.against(Predictor(noise).network)["spearman"].mean() < 0.95
+    table = study.likeness({"itself": called.runs["tiny"][0], "noise": noise})
+    assert table.loc["itself", "spearman"].value == pytest.approx(1) and table.loc["itself", "ssim"].low == pytest.approx(1)
+    expected = study.against(Predictor(noise).network)
+    assert table.loc["noise", "spearman"].value == pytest.approx(expected["spearman"].mean())
+    assert table.loc["noise", "images"] == (~expected["blank"]).sum()
 
 
 def test_some_are_drawn_at_random_and_stay_in_step():

@@ -41,12 +41,11 @@ def figures(decisions: pd.DataFrame) -> dict[str, bool]:
     table = subgroup_table(results, GROUPS, patients, "accuracy", 0.5, deals=19)
     doubt = -(results["probability"] - 0.5).abs()
     sets = conformal_sets(results["probability"], results["label"], results["probability"], val_patients=patients, by_class=True)
-    modes, (case, row) = failure_modes(found, deals=19), next(found.images.iterrows())
+    case, row = next(found.images.iterrows())
     return {
         "cards": drawn(errors.cards([errors.card(case, row, np.zeros((20, 20), np.uint8))])),
         "subgroups": drawn(errors.forest(table, overall_estimate(results, patients, "accuracy", 0.5), "accuracy")),
         "calibration": drawn(errors.calibration_by_subgroup(subgroup_calibration(results, GROUPS, patients, deals=19))),
-        "failure modes": drawn(errors.failure_modes({"tiny": modes.table})),
         "risk": drawn(errors.risk_coverage({"single": risk_coverage(doubt, found.images["wrong"])})),
         "conformal": drawn(errors.conformal_bars(coverage(sets, results["label"], patients, resamples=20), 0.1)),
         "decisions": drawn(errors.decision_curve({"tiny": decision_curve(results["label"], results["probability"])})),
@@ -65,14 +64,14 @@ def test_no_error_at_all_has_every_figure_but_that_of_the_errors():
     assert failure_modes(found).sentence.startswith("tiny makes no error on 60 images of 30 patients")
     doubt = pd.DataFrame({"nearness": np.arange(COUNT, dtype=float)}, CASES)
     (row,) = detection_table({"single": doubt}, found.images["wrong"], PATIENTS, resamples=20).itertuples()
-    assert row.auroc.text() == "no data" and row.errors == 0 and row.aurc.value == 0
+    assert row.auroc.text() == "all 60 images are right" and row.errors == 0 and row.aurc.value == 0
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_every_figure_and_no_suspect(label):
     random = np.random.default_rng(0)
     one = decided([label] * COUNT, random.uniform(0.2, 0.8, COUNT))
-    assert {name for name, there in figures(one).items() if there} == EVERY | {"failure modes"}
+    assert {name for name, there in figures(one).items() if there} == EVERY
 
 
 def test_a_segmenter_that_predicts_nothing_anywhere_has_every_figure():
@@ -86,7 +85,7 @@ def test_a_segmenter_that_predicts_nothing_anywhere_has_every_figure():
     assert modes.sentence.startswith("unet is wrong on 60 of 60 images of 30 patients (100.0 %")
     assert "The one failure mode is nodule missed (60 of 60 errors, 100 %" in modes.sentence
     assert modes.table["dice_lost"].tolist() == [1.0]
-    assert drawn(errors.loss_of_dice({"unet": lost_dice(found.images)})) and drawn(errors.failure_modes({"unet": modes.table}))
+    assert drawn(errors.loss_of_dice({"unet": lost_dice(found.images)}))
     framed = nodule_frame_errors(truth, nothing.astype(bool))
     assert framed.images == COUNT and drawn(errors.nodule_frame(framed))
     table = subgroup_table(found.images["dice"], GROUPS, PATIENTS, deals=19)

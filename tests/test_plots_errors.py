@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from thyroid_utils.conformal import conformal_sets, coverage
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.error_analysis import decision_errors, failure_modes, map_errors, mask_row
+from thyroid_utils.error_analysis import decision_errors, map_errors, mask_row
 from thyroid_utils.label_errors import rank_label_errors
 from thyroid_utils.mask_errors import LOST_PARTS, lost_dice, nodule_frame_errors
 from thyroid_utils.metrics.decisions import decision_curve, risk_coverage
@@ -189,18 +189,6 @@ def test_loss_of_dice_bars_are_points(outlined):
     assert errors.loss_of_dice({}) is None
 
 
-def test_failure_modes_are_shares_of_the_errors(called, outlined):
-    found = failure_modes(called)
-    figure = errors.failure_modes({"ResNet18": found.table})
-    assert sum(bars(figure.axes[0])) == pytest.approx(100)
-    assert f"n = {len(called.table)} errors" in figure.axes[0].get_xlabel()
-    assert len(bars(errors.failure_modes({"U-Net": failure_modes(outlined).table}).axes[0])) == 2
-    right = decision_errors(
-        called.images.assign(probability=LABELS.astype(float))[["patient", "label", "probability", "threshold"]]
-    )
-    assert errors.failure_modes({"ResNet18": failure_modes(right).table}) is None, "no error at all"
-
-
 def test_nodule_frame_draws_both_maps_on_one_scale(masks):
     found = nodule_frame_errors(*masks, side=12)
     missed, false = errors.nodule_frame(found).axes[:2]
@@ -305,7 +293,7 @@ def test_label_suspects_show_label_and_probability_but_no_patient(tmp_path):
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     first = ranked.iloc[0]
     name = ["benign", "malignant"][first["label"]]
-    assert len(titles) == 3 and titles[0] == f"1. {ranked.index[0]}\nlabelled {name}, p = {first['probability']:.2f}"
+    assert len(titles) == 3 and titles[0] == f"1. {ranked.index[0]}\nlabelled {name}, p(malignant) {first['probability']:.2f}"
     assert not any("patient" in title for title in titles)
     assert errors.label_suspects(cases, ranked[~ranked["suspect"]]) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -252,13 +253,22 @@ def test_shortcut_pairs_without_marks_or_with_blank_maps(shortcut):
     assert explain.shortcut_pairs(blank).axes[0].texts[0].get_text() == "all maps are blank"
 
 
-def test_shortcut_examples_are_pairs_of_cards(shortcut, maps):
+def test_shortcut_examples_are_pairs_of_cards(shortcut, maps, monkeypatch):
     marks, scores = shortcut
     inputs = np.zeros((2, 3, 48, 48), np.float32)
-    pairs = MarkPairs(inputs, inputs + 1, inputs, marks[1:3], scores.iloc[1:3][["marks"]])
-    found = explain.shortcut_examples(pairs, maps[1:3], maps[1:3], scores)
-    assert [example.title for example in found[:2]] == ["drawn/1\nas it is", "drawn/1\nmarks painted over"]
+
+    def pairs_of(pipeline, cases):
+        assert pipeline == "its pipeline" and list(cases.index) == ["drawn/5", "drawn/3"], "those with the largest marks"
+        return MarkPairs(inputs, inputs + 1, inputs, marks[1:3], scores.loc[cases.index, ["marks"]])
+
+    monkeypatch.setattr(explain, "mark_pairs", pairs_of)
+    predictor = SimpleNamespace(pipeline="its pipeline", cases=pd.DataFrame(index=CASES), network=None)
+    scores = scores.assign(marks=[0, 0.1, 0.1, 0.3, 0.1, 0.4, 0.1, 0.1])
+    found = explain.shortcut_examples(predictor, scores, lambda network, images: SimpleNamespace(maps=maps[1:3]))
+    assert [example.title for example in found[:2]] == ["drawn/5\nas it is", "drawn/5\nmarks painted over"]
     assert found[1].image.shape == (48, 48) and (found[1].image == 1).all()
-    assert [example.probability for example in found] == pytest.approx([0.2, 0.15, 0.3, 0.25])
+    expected = [scores.at[case, f"probability_{way}"] for case in ("drawn/5", "drawn/3") for way in ("kept", "removed")]
+    assert [example.probability for example in found] == pytest.approx(expected)
     assert len(errors.cards(found).axes) == 4 * 3 + 1
     assert plt.get_fignums() == []
+    assert explain.shortcut_examples(predictor, scores.assign(marks=0.0), None) == []

@@ -316,10 +316,12 @@ class ClassifierComparison:
         return before, pd.concat(scaled)
 
     def decisions(self, model: str) -> pd.DataFrame:
-        """The first run's test images: `patient`, `label`, `probability`, `called` (1 malignant), `right`, and the threshold."""
+        """The first run's test images: `patient`, `label`, `probability`, `called` (1 malignant), `right`, the threshold, and
+        `calibrated`, the probability after the temperature fitted on validation."""
         found, threshold = self.predictions(model)[0], self.thresholds[model][0]
         called = (found["probability"] >= threshold).astype(int)
-        return found.assign(called=called, right=called == found["label"], threshold=threshold)
+        calibrated = expit(found["log_odds"] / self.temperatures[model][0])
+        return found.assign(called=called, right=called == found["label"], threshold=threshold, calibrated=calibrated)
 
     def costs(self) -> pd.DataFrame:
         """`parameters` (millions), `images_per_second` in training, `weights` it started from; a row a model."""

@@ -195,6 +195,14 @@ def robustness_curve(
     return pd.DataFrame(rows)
 
 
+def change_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """`robustness_curve` as a table of the disturbed images: `disturbance` (its label), `strength`, `score`, `change`."""
+    disturbed = curve[curve["level"] != 0]
+    labels = [PERTURBATIONS[name].label for name in disturbed["perturbation"]]
+    return pd.DataFrame({"disturbance": labels, "strength": disturbed["level"].to_numpy(),
+                         "score": disturbed["score"].to_numpy(), "change": disturbed["change"].to_numpy()})  # fmt: skip
+
+
 def _wanted(perturbations: Sequence[str] | Mapping[str, Sequence[float]] | None) -> dict[str, list[float]]:
     names = list(PERTURBATIONS) if perturbations is None else perturbations
     if not isinstance(names, Mapping):

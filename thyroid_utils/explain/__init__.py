@@ -8,13 +8,14 @@ from thyroid_utils.explain.cam import CAM_METHODS, CamMaps, cam_maps
 from thyroid_utils.explain.faithfulness import deletion_insertion, deletion_insertion_curves, road
 from thyroid_utils.explain.layers import TargetLayer, target_layer
 from thyroid_utils.explain.sanity import compare_maps, randomisation_curve, randomisation_table, randomised, stages
-from thyroid_utils.explain.shape import compare_shapes, shape_table, threshold_sweep
+from thyroid_utils.explain.shape import FEATURES, compare_shapes, mask_shapes, shape_table, threshold_sweep
 from thyroid_utils.explain.shape_claim import ClaimAnswer, claim_answer
 from thyroid_utils.explain.shortcut import shortcut_answer, shortcut_scores, shortcut_table
 from thyroid_utils.explain.study import MapStudy, study_maps
 
 __all__ = [
     "CAM_METHODS",
+    "FEATURES",
     "MEASURES",
     "CamMaps",
     "ClaimAnswer",
@@ -29,6 +30,7 @@ __all__ = [
     "compare_shapes",
     "deletion_insertion",
     "deletion_insertion_curves",
+    "mask_shapes",
     "randomisation_curve",
     "randomisation_table",
     "randomised",

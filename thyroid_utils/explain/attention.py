@@ -18,9 +18,8 @@ import pandas as pd
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
-from thyroid_utils.statistics import Comparison, patient_bootstrap
+from thyroid_utils.statistics import compare_means, patient_bootstrap
 from thyroid_utils.statistics.estimates import patient_codes
-from thyroid_utils.statistics.resampling import drawn_patients
 
 # name → whether more is better
 MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_distance": False}
@@ -181,52 +180,15 @@ def attention_table(
             "map": patient_bootstrap(own, patients[kept], **settings),
             "centre prior": patient_bootstrap(centre, patients[kept], **settings),
             "chance": patient_bootstrap(chance, patients[kept], **settings),
-            "difference": mean_difference(own, centre, patients[kept], **settings),
-            "above chance": mean_difference(own, chance, patients[kept], **settings),
+            "difference": compare_means(own, centre, patients[kept], **settings),
+            "above chance": compare_means(own, chance, patients[kept], **settings),
         }
         if f"{name}_other" in scores:
             others = scores.loc[kept, f"{name}_other"].to_numpy(float)
             rows[name]["other patients"] = patient_bootstrap(others, patients[kept], **settings)
-            rows[name]["above other patients"] = mean_difference(own, others, patients[kept], **settings)
+            rows[name]["above other patients"] = compare_means(own, others, patients[kept], **settings)
         rows[name] |= {
             "blank": int((scores["blank"] & ~scores["no_mask"]).sum()),
             "no mask": int(scores["no_mask"].sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
-
-
-def mean_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    patients: Sequence[str],
-    *,
-    resamples: int = _RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Comparison:
-    """The mean difference of two values an image (first − second), by the bootstrap that draws whole patients.
-
-    The p-value is 2·min(#{d ≤ 0} + 1, #{d ≥ 0} + 1) / (resamples + 1), at most 1, as in `paired_patient_bootstrap`.
-
-    Args:
-        first, second: (n,); a pair with NaN is left out.
-        patients: of each image, (n,).
-
-    Returns:
-        Comparison of means; interval and p-value are NaN with fewer than two patients.
-    """
-    first, second, patients = np.asarray(first, float), np.asarray(second, float), np.asarray(patients, dtype=object)
-    known = ~(np.isnan(first) | np.isnan(second))
-    first, second = first[known], second[known]
-    codes, count = patient_codes(patients[known], len(first), "mean_difference")
-    if not len(first):
-        return Comparison(*[np.nan] * 6, 0, 0, note="no image with both values")
-    means = float(first.mean()), float(second.mean()), float((first - second).mean())
-    if count < 2:
-        return Comparison(*means, np.nan, np.nan, np.nan, len(first), count, note="one patient")
-    sums, sizes = np.bincount(codes, first - second), np.bincount(codes)
-    drawn = np.concatenate([(sums @ times) / (sizes @ times) for times in drawn_patients(count, resamples, len(first), seed)])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    rarer = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
-    p_value = min(1.0, 2 * (int(rarer) + 1) / (len(drawn) + 1))
-    return Comparison(*means, float(low), float(high), p_value, len(first), count)

@@ -235,6 +235,25 @@ def _note(test: GroupComparison) -> str:
     return f"no {' or '.join(absent)} patient has a value" if absent else test.note
 
 
+def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame, **settings) -> pd.DataFrame:
+    """`compare_shapes` of predicted masks, for the cases that have a label.
+
+    Args:
+        masks: bool (height, width) each, of any sizes.
+        cases: a row a mask: `patient`, and `label` (0, 1 or NA).
+        settings: as for `compare_shapes`.
+
+    Returns:
+        of `compare_shapes`; no row where the labelled cases are not of both classes.
+    """
+    known = cases["label"].notna().to_numpy(bool)
+    labels = cases["label"][known].astype(int)
+    if labels.nunique() < 2:
+        return pd.DataFrame()
+    kept = [mask for mask, there in zip(masks, known, strict=True) if there]
+    return compare_shapes(shape_table(kept), labels.tolist(), cases["patient"][known].tolist(), **settings)
+
+
 def threshold_sweep(
     maps: np.ndarray,
     labels: Sequence[int],

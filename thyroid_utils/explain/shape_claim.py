@@ -122,7 +122,8 @@ def _limits(table: pd.DataFrame, level: float) -> str:
         f"{found} with a power of 80 %"
     )
     edges = sorted({f"{share:.0%}" for share in table["at_edge"].dropna()}, key=lambda text: float(text[:-1]))
-    lost = f"up to {table['left_out'].max()} images have no region large enough and are left out"
+    most = table["left_out"].max()
+    lost = f"up to {most} images have no region large enough and are left out" if most else "no image is left out"
     return f"{text}; {lost}; {' to '.join(dict.fromkeys([edges[0], edges[-1]]))} of the regions reach the image's border."
 
 

@@ -187,8 +187,8 @@ def shortcut_answer(table: pd.DataFrame, level: float = 0.95) -> str:
     else:
         sentences.append("All maps are blank, so that nothing can be said of them.")
     sentences.append(
-        f"Painting them over moves the mean probability of malignancy by {-shift.difference:+.3f} "
-        f"[{-shift.high:+.3f}, {-shift.low:+.3f}] ({_chance(shift.p_value)})."
+        f"Painting them over moves the mean probability of malignancy by {_signed(-shift.difference)} "
+        f"[{_signed(-shift.high)}, {_signed(-shift.low)}] ({_chance(shift.p_value)})."
     )
     if moved.images:
         used = _verdict(moved.p_value, moved.difference, level, "the network sees them", "paint alone moves it more")
@@ -197,7 +197,13 @@ def shortcut_answer(table: pd.DataFrame, level: float = 0.95) -> str:
             f"({area.second:.1%} of the area, for the marks {area.first:.1%}): {used} "
             f"({_chance(moved.p_value)}), and {changed.first:.1%} of calls change, {changed.second:.1%} by the placebo."
         )
+        if area.second < 0.8 * area.first:
+            sentences.append("The placebo covers less than the marks do, as it has to fit beside them: part of that is area.")
     return " ".join(sentences)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # no −0
 
 
 def _verdict(p_value: float, difference: float, level: float, more: str, less: str) -> str:

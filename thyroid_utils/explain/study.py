@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,11 +13,12 @@ from torch import nn
 from thyroid_utils.explain.attention import attention_scores, attention_table
 from thyroid_utils.explain.cam import CamMaps, cam_maps
 from thyroid_utils.explain.faithfulness import curve_areas, deletion_insertion_curves
-from thyroid_utils.explain.sanity import compare_maps, randomisation_curve, randomisation_table
+from thyroid_utils.explain.sanity import SIMILARITIES, compare_maps, randomisation_curve, randomisation_table
 from thyroid_utils.explain.shape import highlighted, shape_table
 from thyroid_utils.inference import Predictor
 from thyroid_utils.progress import progress_bar
-from thyroid_utils.statistics import compare_means
+from thyroid_utils.runs import Run
+from thyroid_utils.statistics import compare_means, patient_bootstrap
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,22 @@ class MapStudy:
         """`compare_maps` with those of another network of the same architecture, one trained on permuted labels for instance."""
         theirs = cam_maps(other, self.inputs, method=self.method, target=self.target, layer=self.layer)
         return compare_maps(self.maps.maps, theirs.maps).set_index(self.images.index)
+
+    def likeness(self, others: Mapping[str, Run]) -> pd.DataFrame:
+        """How alike the maps are to those of other runs of the same architecture, over patients.
+
+        Args:
+            others: name of a row → run.
+
+        Returns:
+            a row a run: `spearman` and `ssim` (`Estimate` of the mean over images whose maps are both not blank), `images`.
+        """
+        rows = {}
+        for name, run in others.items():
+            found = self.against(Predictor(run).network)
+            rows[name] = {measure: patient_bootstrap(found[measure], self.patients) for measure in SIMILARITIES}
+            rows[name]["images"] = int((~found["blank"]).sum())
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("compared with the network of")
 
     def deletion(self, steps: int = 10) -> pd.DataFrame:
         """`deletion_insertion_curves` of these images."""

@@ -25,7 +25,7 @@ from thyroid_utils.plots.intervals import (
     share_bars,
     subgroup_axes,
 )
-from thyroid_utils.plots.maps import Explained, draw_examples, mask_colours
+from thyroid_utils.plots.maps import MAP_LABEL, Explained, draw_examples, mask_colours
 from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, new_figure, styled
 from thyroid_utils.preprocess.base import luma
@@ -115,7 +115,12 @@ def cards(examples: Sequence[Explained]) -> Figure | None:
     kinds = ["image"]
     kinds += ["filled"] * any(example.filled for example in examples)
     kinds += ["overlay"] * any(example.map is not None for example in examples)
-    return draw_examples(examples, kinds)
+    return draw_examples(examples, kinds, "probability of nodule" if "filled" in kinds else MAP_LABEL)
+
+
+def card_pages(examples: Sequence[Explained], each: int = 20) -> list[Sequence[Explained]]:
+    """Cards in groups of so many, as one figure cannot hold any number of them."""
+    return [examples[start : start + each] for start in range(0, len(examples), each)]
 
 
 @styled
@@ -171,19 +176,6 @@ def loss_of_dice(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     tables = defined(tables)
     known = [value for table in tables.values() for value in table["lost"]]
     return share_bars(tables, f"points of Dice lost (of 100), {counted(known)}", "lost", "") if tables else None
-
-
-def failure_modes(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """The share of each failure mode among the errors, by model; None where no model errs.
-
-    Args:
-        tables: model → `error_analysis.FailureModes.table`.
-    """
-    tables = defined(tables)
-    counts = {name: f"n = {table['images'].sum()} errors" for name, table in tables.items()}
-    label = f"% of the errors ({', '.join(counts.values())})" if len(tables) == 1 else "% of the errors of the model"
-    named = tables if len(tables) < 2 else {f"{name} ({counts[name]})": table for name, table in tables.items()}
-    return share_bars(named, label, "share", "mode") if tables else None
 
 
 @styled
@@ -247,7 +239,7 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figu
     """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability; None for no curve.
 
     Args:
-        curves: model → `metrics.decisions.decision_curve`, all of the same images.
+        curves: model → `metrics.decisions.decision_curve`, all of the same images; intervals are drawn as bands.
         tested: stands above, such as `ClassifierComparison.tested`.
     """
     curves = defined(curves)
@@ -257,6 +249,10 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figu
     place, colours = axes[0, 0], model_colours(list(curves))
     for name, curve in curves.items():
         place.plot(100 * curve["threshold"], curve["net_benefit"], color=colours[name], linewidth=1.8, label=name)
+        if "low" in curve:
+            place.fill_between(
+                100 * curve["threshold"], curve["low"], curve["high"], color=colours[name], alpha=0.15, linewidth=0
+            )
     first = next(iter(curves.values()))
     for column, name, dashes in (("treat_all", "act on all", "--"), ("treat_none", "act on nobody", ":")):
         place.plot(100 * first["threshold"], first[column], color=INK, linestyle=dashes, linewidth=1.3, label=name)

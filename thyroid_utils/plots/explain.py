@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import nn
 
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.explain.marks import MarkPairs
+from thyroid_utils.explain.cam import CamMaps
+from thyroid_utils.explain.marks import mark_pairs
 from thyroid_utils.explain.shape import FEATURES
 from thyroid_utils.explain.study import MapStudy
+from thyroid_utils.inference import Predictor
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.intervals import INK, counted, defined, interval, p_told
 from thyroid_utils.plots.maps import Explained, draw_examples
@@ -308,16 +311,25 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
 
 
 def shortcut_examples(
-    pairs: MarkPairs, kept: np.ndarray, removed: np.ndarray, scores: pd.DataFrame, threshold: float = 0.5
+    predictor: Predictor,
+    scores: pd.DataFrame,
+    make_maps: Callable[[nn.Module, np.ndarray], CamMaps],
+    threshold: float = 0.5,
+    count: int = 2,
 ) -> list[Explained]:
     """Two cards an image: with its marks, and with them painted over. Draw them by `plots.errors.cards`.
 
     Args:
-        pairs: of `explain.marks.mark_pairs`.
-        kept, removed: maps of the two, (n, height, width) in [0, 1].
-        scores: of `explain.shortcut.shortcut_scores`, with the cases of `pairs`.
+        predictor, make_maps: as for `explain.shortcut.shortcut_scores`.
+        scores: of it.
         threshold: at or above this probability an image is called malignant.
+        count: images shown at most, those with the largest marks.
     """
+    shown = scores.loc[scores["marks"] > 0, "marks"].sort_values(ascending=False, kind="stable").index[:count]
+    if not len(shown):
+        return []
+    pairs = mark_pairs(predictor.pipeline, predictor.cases.loc[shown])
+    kept, removed = (make_maps(predictor.network, images).maps for images in (pairs.kept, pairs.removed))
     found = []
     for number, case in enumerate(pairs.table.index):
         row = scores.loc[case]

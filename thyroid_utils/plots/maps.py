@@ -78,13 +78,13 @@ def draw_map(axes: Axes, values: np.ndarray, image: np.ndarray, *, alone: bool =
               bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0})  # fmt: skip
 
 
-def _draw_bar(axes: Axes) -> None:
+def _draw_bar(axes: Axes, label: str) -> None:
     """The scale of all maps of a figure."""
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), MAP_COLOURS)
     bar = axes.figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
     bar.ax.set_xticklabels(["0 (low)", "0.5", "1 (high)"], fontsize=8.5)
-    axes.set_title(MAP_LABEL, fontsize=9, fontweight="normal", pad=3)
+    axes.set_title(label, fontsize=9, fontweight="normal", pad=3)
 
 
 def _draw_text(axes: Axes, example: Explained, lines: Sequence[str]) -> None:
@@ -124,7 +124,7 @@ def _draw_picture(axes: Axes, example: Explained, kind: str) -> None:
     axes.set_anchor("NW")
 
 
-def draw_examples(examples: Sequence[Explained], kinds: Sequence[str]) -> Figure:
+def draw_examples(examples: Sequence[Explained], kinds: Sequence[str], map_label: str = MAP_LABEL) -> Figure:
     """Examples with their pictures, each with its text: beside three pictures, below one or two.
 
     Four pictures, or three and their text, stand in a row. Everything is placed in inches, so that many rows look as few do.
@@ -132,6 +132,7 @@ def draw_examples(examples: Sequence[Explained], kinds: Sequence[str]) -> Figure
     Args:
         examples: at least one, in reading order.
         kinds: one to three of "image" (with outlines), "filled", "map" and "overlay" (the map on the image).
+        map_label: what the scale of the maps is of.
     """
     beside = len(kinds) > 2
     across = min(1 if beside else 4 // len(kinds), len(examples))
@@ -156,7 +157,7 @@ def draw_examples(examples: Sequence[Explained], kinds: Sequence[str]) -> Figure
         at = (left + 3 * (side + _GAP), top, _TEXT_WIDTH - _GAP) if beside else (left, top + picture + 0.08, card - _GAP)
         _draw_text(place(*at, max(picture, text) if beside else text), example, said[number])
     if {"map", "overlay"} & set(kinds):
-        _draw_bar(place(0.25, 0.22, min(3.4, width - 0.5), 0.1))
+        _draw_bar(place(0.25, 0.22, min(3.4, width - 0.5), 0.1), map_label)
     if "filled" in kinds:
         patches = [Patch(color=colour, label=label) for label, colour in _MASK_LABELS.items()]
         figure.legend(handles=patches, loc="upper right", ncols=3, borderaxespad=0.2)

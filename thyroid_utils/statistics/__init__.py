@@ -2,7 +2,7 @@
 
 Which to use for a comparison of models on one test set:
 
-- a score's interval: `patient_bootstrap_scores`; a curve's band: `roc_band`, `pr_band`;
+- a score's interval: `patient_bootstrap_scores`; a curve's band: `roc_band`, `pr_band`, `benefit_curve`;
 - every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
   signs for McNemar's) and adjusts by Holm;
 - another score of a pair: `paired_patient_bootstrap`;
@@ -18,6 +18,7 @@ All hold the trained models fixed: they say how another sample of patients could
 over seeds, and images stay the sample.
 """
 
+from thyroid_utils.statistics.benefit import benefit_curve
 from thyroid_utils.statistics.bootstrap import paired_patient_bootstrap, patient_bootstrap_scores, pr_band, roc_band
 from thyroid_utils.statistics.comparisons import (
     McNemar,
@@ -47,6 +48,7 @@ __all__ = [
     "McNemar",
     "SeedSummary",
     "auc_covariance",
+    "benefit_curve",
     "compare_means",
     "compare_models",
     "corrected_error",
