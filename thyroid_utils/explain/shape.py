@@ -251,7 +251,10 @@ def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame, **settings) ->
     if labels.nunique() < 2:
         return pd.DataFrame()
     kept = [mask for mask, there in zip(masks, known, strict=True) if there]
-    return compare_shapes(shape_table(kept), labels.tolist(), cases["patient"][known].tolist(), **settings)
+    features = [name for name in FEATURES if name != "entropy"]  # which is of the image
+    return compare_shapes(
+        shape_table(kept), labels.tolist(), cases["patient"][known].tolist(), **{"features": features, **settings}
+    )
 
 
 def threshold_sweep(

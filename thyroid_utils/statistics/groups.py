@@ -14,8 +14,8 @@ from scipy.stats import mannwhitneyu, norm, rankdata
 
 from thyroid_utils.metrics.inputs import checked_labels
 from thyroid_utils.statistics.bootstrap import patient_bootstrap_scores
-from thyroid_utils.statistics.comparisons import wilcoxon_test
 from thyroid_utils.statistics.estimates import POWER, Comparison, check_level, patient_bootstrap, patient_codes
+from thyroid_utils.statistics.randomisation import sign_flip_test
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def compare_means(
     level: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Means of two values of the same images and their difference, with interval and Wilcoxon's p-value over patients.
+    """Means of two values of the same images and their difference, with interval and p-value over patients.
 
     Args:
         first, second: one an image, shape (n,); a pair with NaN is left out of both means.
@@ -179,7 +179,7 @@ def compare_means(
         ValueError: shapes that differ, or a patient missing.
 
     Reference:
-        `patient_bootstrap`, `wilcoxon_test`.
+        `patient_bootstrap`, `statistics.randomisation.sign_flip_test`: both ask of the mean that is shown.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != two.shape or one.ndim != 1:
@@ -190,7 +190,8 @@ def compare_means(
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
     means = float(one[known].mean()), float(two[known].mean())
     single = difference.patients < 2
-    p_value = np.nan if single else wilcoxon_test(one, two, patients).p_value
+    codes, _ = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), "compare_means")
+    p_value = np.nan if single else sign_flip_test(np.bincount(codes, (one - two)[known]), seed=seed)
     note = "1 patient" if single else ""
     counts = difference.images, difference.patients
     return Comparison(*means, difference.value, difference.low, difference.high, p_value, *counts, note=note)
