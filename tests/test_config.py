@@ -67,7 +67,7 @@ REFUSED = [
     ({"model": "resnet18"}, "model must be settings of name, weights, options; found 'resnet18'"),
     ({"model": {"name": ""}}, "model.name must be the name of a model; found ''"),
     ({"augmentation": 3}, "augmentation must be a preset's name or a list of steps; found 3"),
-    ({"task": "detection"}, "task must be one of classification, segmentation; found 'detection'"),
+    ({"task": "detection"}, "task must be one of classification, segmentation, joint; found 'detection'"),
     ({"learning_rate": 1}, "learning_rate does not exist; known: task, data, split"),
 ]
 

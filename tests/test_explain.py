@@ -170,7 +170,7 @@ def test_every_classifier_has_a_layer_and_a_map(name):
 
 
 STRIDES = {"residual_unet": 8} | dict.fromkeys(
-    ("deeplabv3plus", "deeplabv3plus_mobilenet", "unet", "attention_unet", "transunet"), 16
+    ("deeplabv3plus", "deeplabv3plus_mobilenet", "mobile_deeplab", "unet", "attention_unet", "transunet"), 16
 )
 STRIDES |= {"deeplabv3plus_xception": 16, "segnet": 16, "fcn8s": 16, "pspnet": 8}
 

@@ -25,10 +25,11 @@ FLOORS = {
     "preprocess": 1, "augment": 1, "augment_batch": 1, "image_quality": 1,
     "models": 2, "losses": 2,
     "training": 3, "runs": 3, "engine": 3, "inference": 3,
-    "metrics": 4, "statistics": 4,
+    "metrics": 4, "statistics": 4, "nodule_measures": 4,
     "comparisons": 5, "classifier_comparison": 5, "segmenter_comparison": 5, "map_scores": 5,
     "explain": 5, "uncertainty": 5, "conformal": 5, "robustness": 5, "label_errors": 5,
-    "subgroups": 5, "mask_errors": 5, "error_analysis": 5, "dual_stage": 5, "export": 5,
+    "subgroups": 5, "mask_errors": 5, "error_analysis": 5, "dual_stage": 5, "dual_stage_study": 5,
+    "module_ablation": 5, "export": 5,
     "plots": 6, "tables": 6, "record": 6,
     "workbook": 7,
 }  # fmt: skip

@@ -48,9 +48,24 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
     assert "known: phantom, ddti" in refusal("zebra", tmp_path)
 
 
+def test_cases_can_be_asked_to_have_labels_and_masks(tmp_path):
+    settings = {"patients": 6, "size": 64, "seed": 3}
+    every = load_cases("phantom", **settings)
+    assert load_cases("phantom", having=["label", "mask"], **settings).equals(every)
+    rows = [{"image": case.image, "mask": case.mask, "label": case.label} for case in every.head(3).itertuples()]
+    rows[0]["mask"], rows[1]["label"] = None, None
+    pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
+    assert len(load_cases("manifest", tmp_path)) == 3
+    assert len(load_cases("manifest", tmp_path, having="mask")) == 2
+    assert list(load_cases("manifest", tmp_path, having=["label", "mask"]).index) == ["row-0003"]
+    assert "did you mean 'mask'" in refusal("manifest", tmp_path, having=["masks"])
+    pd.DataFrame(rows[:1]).to_csv(tmp_path / "manifest.csv", index=False)
+    assert "none of 1 cases has mask" in refusal("manifest", tmp_path, having=["mask"])
+
+
 def test_unknown_options_are_refused_by_name(tmp_path):
     assert "did you mean 'fold'?" in refusal("tn3k", tmp_path, folds=1)
-    assert "it takes none" in refusal("ddti", tmp_path, fold=1)
+    assert "known: having" in refusal("ddti", tmp_path, fold=1)
     assert "did you mean 'patients'?" in refusal("phantom", tmp_path, patiens=3)
 
 

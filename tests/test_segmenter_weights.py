@@ -47,7 +47,9 @@ def put_into_hub(hub: Path, monkeypatch, state: dict[str, torch.Tensor]) -> Path
     torch.save(state, hub / "made.pth")
     digits = file_hash(hub / "made.pth")[:8]
     path = (hub / "made.pth").rename(hub / f"made-{digits}.pth")
-    monkeypatch.setattr(weights, "imagenet_file", lambda name: ImageNetFile(path.name, "https://example.org", digits))
+    monkeypatch.setattr(
+        weights, "imagenet_file", lambda name, options=None: ImageNetFile(path.name, "https://example.org", digits)
+    )
     return path
 
 
@@ -66,6 +68,7 @@ def of_torchvision(name: str) -> torch.nn.Module:
         ("deeplabv3plus", "resnet50-0676ba61.pth"),
         ("deeplabv3plus_xception", "xception65.tf_in1k.safetensors"),
         ("deeplabv3plus_mobilenet", "mobilenet_v2-b0353104.pth"),
+        ("mobile_deeplab", "mobilenet_v2-b0353104.pth"),
         ("pspnet", "resnet50-0676ba61.pth"),
         ("unetpp", "resnet34-b627a593.pth"),
         ("segformer", "mit_b0.imagenet.safetensors"),

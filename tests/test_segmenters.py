@@ -41,7 +41,7 @@ LIBRARIES = (
     "unetpp",
     "segformer",
 )
-OWN = ("unet", "attention_unet", "residual_unet", "residual_unet_resnet18", "segnet", "fcn8s", "transunet")
+OWN = ("unet", "attention_unet", "residual_unet", "residual_unet_resnet18", "segnet", "fcn8s", "transunet", "mobile_deeplab")
 
 # The same classes with fewer channels or layers, where the published network would take long.
 SMALL = {
@@ -82,6 +82,7 @@ LEARNING = {
     "segnet": (32, SMALL["segnet"], 3e-3, 25),
     "fcn8s": (64, SMALL["fcn8s"] | WITHOUT_DROPOUT, 1e-3, 90),
     "transunet": (32, SMALL["transunet"], 2e-3, 20),
+    "mobile_deeplab": (48, WITHOUT_DROPOUT, 3e-3, 32),
 }
 
 

@@ -39,7 +39,7 @@ def closed_port() -> str:
 def publish(monkeypatch, filename: str, digits: str, address: str | None = None) -> ImageNetFile:
     """Let every model's ImageNet weights be a file of this name."""
     file = ImageNetFile(filename, f"{address or closed_port()}/{filename}", digits)
-    monkeypatch.setattr(weights, "imagenet_file", lambda name: file)
+    monkeypatch.setattr(weights, "imagenet_file", lambda name, options=None: file)
     return file
 
 

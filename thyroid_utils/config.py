@@ -150,7 +150,8 @@ class SplitConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """name: one of `models.CLASSIFIERS` or `timm:NAME`; for segmentation one of `models.SEGMENTERS` or `smp:ARCH:ENCODER`.
+    """name: one of `models.CLASSIFIERS` or `timm:NAME`; for segmentation one of `models.SEGMENTERS` or `smp:ARCH:ENCODER`;
+    for joint one of `models.JOINT_MODELS` or `smp:ARCH:ENCODER`.
     weights: "imagenet" (a segmenter's encoder), "none" or a file. options: for its builder."""
 
     name: str = Field("resnet18", min_length=1, description="the name of a model")
@@ -170,7 +171,8 @@ class ModelConfig(Settings):
 
 
 class LossConfig(Settings):
-    """name: one of `losses.CLASSIFICATION_LOSSES` or `losses.SEGMENTATION_LOSSES`. options: for its builder."""
+    """name: one of `losses.CLASSIFICATION_LOSSES` or `losses.SEGMENTATION_LOSSES`. options: for its builder; with task
+    joint also classification_weight, that of the cross-entropy which is added to a segmentation loss."""
 
     name: str = Field("cross_entropy", min_length=1, description="the name of a loss")
     options: Options = _options()
@@ -212,9 +214,9 @@ class TrainingConfig(Settings):
     patience: stop after so many epochs without a better validation value; None runs all epochs. The weights kept are those of
     the best epoch either way. class_balance: "weights" (in the loss, n / (classes · n of the class)) or "sampling" (each class
     equally often, with repetition); "none" for segmentation, whose classes are pixels. monitor: the validation value that
-    decides: "loss", or "auc" of a classifier, or "dice" of a segmenter. device: "auto" is a GPU where there is one.
-    devices: how many of them, by DDP; `batch_size` is shared among them. precision: "auto" is bf16 on GPUs that have it and
-    float32 elsewhere. deterministic: on GPUs, where it costs time; a CPU always is.
+    decides: "loss", or "auc" of a classifier, or "dice" of a segmenter, or any of them (joint). device: "auto" is a GPU where
+    there is one. devices: how many of them, by DDP; `batch_size` is shared among them. precision: "auto" is bf16 on GPUs that
+    have it and float32 elsewhere. deterministic: on GPUs, where it costs time; a CPU always is.
     """
 
     epochs: int = _range(10, 1, 10_000, whole=True)
@@ -241,14 +243,14 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """One training run, whole.
 
-    task: "classification" needs labels, "segmentation" masks; the latter needs `model.name` and `loss.name` too, whose defaults
-    are a classifier's. preprocessing: a preset or a list of steps (`preprocess.build_pipeline`). size: side of the network's
-    input in pixels; None takes the network's own (224, for inception_v3 299; 256 for every segmenter). augmentation: a preset or
-    a list (`augment.build_augmentation`).
+    task: "classification" needs labels, "segmentation" masks, "joint" (one network for both) labels and masks; the latter two
+    need `model.name` and `loss.name` too, whose defaults are a classifier's. preprocessing: a preset or a list of steps
+    (`preprocess.build_pipeline`). size: side of the network's input in pixels; None takes the network's own (224, for
+    inception_v3 299; 256 for every segmenter). augmentation: a preset or a list (`augment.build_augmentation`).
     seed: of the initial weights, the order of the images and every random change.
     """
 
-    task: Literal["classification", "segmentation"] = "classification"
+    task: Literal["classification", "segmentation", "joint"] = "classification"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: Spec = "paper_001"
@@ -263,7 +265,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _fits_the_task(self) -> RunConfig:
         monitor, balance = self.training.monitor, self.training.class_balance
-        other = {"classification": "dice", "segmentation": "auc"}[self.task]
+        other = {"classification": "dice", "segmentation": "auc"}.get(self.task)
         if monitor == other:
             allowed = {"classification": "loss or auc", "segmentation": "loss or dice"}[self.task]
             raise ConfigError("training.monitor", f"must be {allowed} with task {self.task}; found {monitor!r}")
@@ -273,15 +275,13 @@ class RunConfig(Settings):
         if self.task == "classification" and "classes" in self.model.options:
             found = self.model.options["classes"]
             raise ConfigError("model.options.classes", f"must be left out, as task decides it; found {found!r}")
-        if self.task == "segmentation":
-            if balance != "none":
-                problem = f"must be none with task segmentation (pixels are weighed by the loss, not by class); found {balance!r}"
-                raise ConfigError("training.class_balance", problem)
+        if self.task == "segmentation" and balance != "none":
+            problem = f"must be none with task segmentation (pixels are weighed by the loss, not by class); found {balance!r}"
+            raise ConfigError("training.class_balance", problem)
+        if self.task != "classification":
             for field, settings, what in (("model.name", self.model, "segmenter"), ("loss.name", self.loss, "segmentation loss")):
                 if settings.name == type(settings).model_fields["name"].default:
-                    raise ConfigError(
-                        field, f"must name a {what} with task segmentation; found {settings.name!r}, a classifier's"
-                    )
+                    raise ConfigError(field, f"must name a {what} with task {self.task}; found {settings.name!r}, a classifier's")
         return self
 
     def to_json(self) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
+from thyroid_utils.models import OneAnswer
 from thyroid_utils.preprocess import ArrayStore, Pipeline
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import Run
@@ -23,12 +24,14 @@ from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
 from thyroid_utils.training.device import choose_device
 from thyroid_utils.training.tasks import log_odds, nodule_probability
 
+ANSWERS = {"classification": "image", "segmentation": "pixels"}  # of a joint network
+
 
 class Predictor:
     """A run's network in evaluation mode, with its preprocessing.
 
     Args:
-        run: finished, of either task.
+        run: finished, of any task.
         root: folder of its data as it is now; None takes the one it was trained with.
         batch_size: images a forward pass; memory grows with it, results do not depend on it beyond the last digits.
     """
@@ -83,30 +86,55 @@ class Predictor:
             raise KeyError(f"run {self.run.name} has no case {absent}")
         return np.stack([np.asarray(self.store.images[at]) for at in positions])
 
-    def prepare(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """What the network sees of other frames (gray uint8 (height, width) or colour, of any size), as `inputs` gives it."""
-        return np.stack([self.pipeline(frame).image for frame in frames])
+    def prepare(self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """What the network sees of other frames, as `inputs` gives it.
+
+        Args:
+            frames: gray uint8 (height, width) or colour, of any size.
+            masks: where its preprocessing cuts to the nodule (`pipeline.needs_mask`), the nodule of each frame as somebody or a
+                segmenter outlined it, bool (height, width) at the frame's own size; else they change nothing. `inputs` cuts to
+                the true ones.
+
+        Raises:
+            DataError: no mask where one is needed, an empty one (unless the step says what to do then), or another size.
+        """
+        masks = [None] * len(frames) if masks is None else masks
+        return np.stack([self.pipeline(frame, mask).image for frame, mask in zip(frames, masks, strict=True)])
 
     def log_odds(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """A classifier's logit of malignant, float64 (n,), of inputs (n, channels, height, width)."""
-        self._expect("classification")
-        return self._batches(inputs, log_odds, progress)
+        """The logit of malignant by a classifier or joint network, float64 (n,), of inputs (n, channels, height, width)."""
+        return self._batches(self.answering("classification"), inputs, log_odds, progress)
 
     def maps(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """A segmenter's probabilities at the network's resolution, float32 (n, height, width)."""
-        self._expect("segmentation")
-        return self._batches(inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy(), progress)
+        """Probabilities of nodule by a segmenter or joint network, at its resolution, float32 (n, height, width)."""
+        network = self.answering("segmentation")
+        return self._batches(network, inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy(), progress)
 
-    def _expect(self, task: str) -> None:
+    def answering(self, task: str) -> torch.nn.Module:
+        """`network` as a module whose output is the logits of one task, "classification" or "segmentation"; of a joint run a
+        `models.OneAnswer`. For what takes a network, such as `explain.cam_maps` and `uncertainty.mc_dropout`.
+
+        Raises:
+            ValueError: a run of the other task.
+        """
+        if self.run.config.task == "joint" and task in ANSWERS:
+            return OneAnswer(self.network, ANSWERS[task])
         if self.run.config.task != task:
             raise ValueError(f"run {self.run.name} is one of {self.run.config.task}; this needs one of {task}")
+        return self.network
 
-    def _batches(self, inputs: np.ndarray, read: Callable[[torch.Tensor], np.ndarray], progress: Progress | None) -> np.ndarray:
+    def _batches(
+        self,
+        network: torch.nn.Module,
+        inputs: np.ndarray,
+        read: Callable[[torch.Tensor], np.ndarray],
+        progress: Progress | None,
+    ) -> np.ndarray:
         found = []
         with torch.inference_mode():
             for start in range(0, len(inputs), self.batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + self.batch_size]))
-                found.append(read(self.network(batch.to(self.device))))
+                found.append(read(network(batch.to(self.device))))
                 if progress is not None:
                     progress(min(start + self.batch_size, len(inputs)), len(inputs))
         return np.concatenate(found)

@@ -7,8 +7,8 @@
 | `history.csv` | a row an epoch |
 | `weights.safetensors` | the weights of the best epoch |
 | `predictions.csv` | every validation and test image |
-| `maps.safetensors` | a segmenter's probability maps, in the order of `predictions.csv` |
-| `metrics.json` | loss and AUC, or Dice and IoU, on validation and test |
+| `maps.safetensors` | probability maps (segmentation, joint), in the order of `predictions.csv` |
+| `metrics.json` | loss and AUC, Dice and IoU, or all of these, on validation and test |
 | `environment.json` | versions, device, threads, commit, time |
 | `complete.json` | written last: the SHA-256 of each file above |
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MARK = "complete.json"
 RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
              "environment.json")  # fmt: skip
-MAPS = "maps.safetensors"  # of segmentation runs
+MAPS = "maps.safetensors"  # of segmentation and joint runs
 MAPS_TENSOR = "maps"
 _LARGE = ("weights.safetensors", MAPS)
 RESUME = "resume"
@@ -134,12 +134,14 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """`fingerprint`, `split_hash`, `code_version`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
-        `unlabelled` or `without_mask` left out, `input` (channels, height, width), `weights` it started from."""
+        `unlabelled`, `without_mask` or `without_label_or_mask` left out, `input` (channels, height, width), `weights` it started
+        from."""
         return self._json("data.json")
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice, val_iou and val_pixel_accuracy.
+        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice, val_iou and val_pixel_accuracy,
+        or all of these (joint).
 
         Dice and IoU are means over the images with a nodule in truth or prediction (a false alarm scores 0), pixel accuracy,
         (TP + TN) / all, over all images; all in [0, 1] and at the network's resolution."""
@@ -149,15 +151,16 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """Index `case`: patient, split ("val" or "test"), label (0 or 1) and, by the best weights, probability (of malignant) and
         log_odds (its logit, which does not saturate). Of a segmenter: label (Int8, may be <NA>), true_positives, false_positives,
-        false_negatives and true_negatives: pixels at the network's resolution, called nodule from a probability of 0.5."""
+        false_negatives and true_negatives: pixels at the network's resolution, called nodule from a probability of 0.5. A joint
+        run has the columns of both."""
         types = {"case": "string", "patient": "string", "split": "string"}
-        if self.config.task == "classification":
+        if self.config.task != "segmentation":  # every case has a label
             return _read_csv(self.folder / "predictions.csv", **types).set_index("case")
         table = _read_csv(self.folder / "predictions.csv", label="string", **types).set_index("case")
         return table.assign(label=pd.to_numeric(table["label"].replace("", pd.NA)).astype("Int8"))
 
     def maps(self, split: str = "test", cases: Sequence[str] | None = None) -> tuple[pd.Index, np.ndarray]:
-        """A segmenter's probability maps at the network's resolution.
+        """Probability maps of a segmentation or joint run, at the network's resolution.
 
         Args:
             split: "val" or "test".
@@ -173,7 +176,7 @@ class Run:
         """
         from safetensors import safe_open
 
-        if self.config.task != "segmentation" or split not in ("val", "test"):
+        if MAPS not in run_files(self.config) or split not in ("val", "test"):
             raise ValueError(f"run {self.name}: maps are kept of segmentation runs, for val and test; asked for {split!r}")
         rows = np.flatnonzero(self.predictions["split"].eq(split).to_numpy(bool))  # one run of rows, as they were written
         names = self.predictions.index[rows]
@@ -192,8 +195,8 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), images, and log_loss and auc, or
-        dice, iou and pixel_accuracy as in `history`, with `scored`, the number of images that dice and iou are means over:
-        all but those that are empty in truth and prediction."""
+        dice, iou and pixel_accuracy as in `history`, or all of them (joint), with `scored`, the number of images that dice and
+        iou are means over: all but those that are empty in truth and prediction."""
         return self._json("metrics.json")
 
     @cached_property
@@ -253,7 +256,7 @@ class Run:
 
 def run_files(config: RunConfig) -> tuple[str, ...]:
     """The files of a finished run, beside its mark."""
-    return (*RUN_FILES, MAPS) if config.task == "segmentation" else RUN_FILES
+    return RUN_FILES if config.task == "classification" else (*RUN_FILES, MAPS)
 
 
 def _read_csv(path: Path, **types: str) -> pd.DataFrame:
@@ -335,7 +338,7 @@ def list_runs() -> pd.DataFrame:
 
 _LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
            "test_score", "code", "megabytes", "note"]  # fmt: skip
-_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice")}
+_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice"), "joint": ("dice", "Dice")}
 
 
 def _changed(folder: Path) -> float:

@@ -42,7 +42,7 @@ Done = Callable[[str, Run | Failure], None]
 
 
 def label(config: RunConfig) -> str:
-    loss = f" {config.loss.name}" if config.task == "segmentation" else ""  # segmenters are compared by their losses too
+    loss = f" {config.loss.name}" if config.task != "classification" else ""  # segmenters are compared by their losses too
     return f"{config.model.name}{loss} seed {config.seed}"
 
 

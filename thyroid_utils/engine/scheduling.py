@@ -151,7 +151,7 @@ def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) 
         with _noted(configs, config):
             if here:
                 choose_device(config.training)
-            check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"))
+            check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"), model.options)
             build_augmentation(config.augmentation)
             task.criterion(config, None)
             channels, size = input_pipeline(config).channels, config.size or input_size(model.name)

@@ -46,6 +46,7 @@ _SEGMENTER_LAYERS = {
     "deeplabv3plus": "encoder.layer4",
     "deeplabv3plus_xception": "encoder.model.blocks_20",
     "deeplabv3plus_mobilenet": "encoder.features.-1",
+    "mobile_deeplab": "encoder.features.-1",
     "pspnet": "encoder.layer4",
     "unetpp": "encoder.layer4",
     "segformer": "encoder.norm4",

@@ -204,10 +204,7 @@ def deeplabv3plus_mobilenet(
     from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 
     network = _deeplab("mobilenet_v2", in_channels, classes, separable_aspp, decoder_channels, atrous_rates, dropout)
-    encoder = network.encoder
-    encoder.features = encoder.features[:-1]
-    encoder._out_channels = [*encoder._out_channels[:-1], encoder.features[-1].out_channels]
-    encoder._out_indexes = [*encoder._out_indexes[:-1], len(encoder.features) - 1]
+    encoder = without_classifying_convolution(network.encoder)
     decoder = DeepLabV3PlusDecoder(
         encoder.out_channels,
         encoder_depth=5,
@@ -222,6 +219,14 @@ def deeplabv3plus_mobilenet(
         block[place] = nn.Conv2d(separable[0].in_channels, separable[1].out_channels, 3, padding=1, bias=False)
     network.decoder = decoder
     return network
+
+
+def without_classifying_convolution(encoder: nn.Module) -> nn.Module:
+    """smp's MobileNetV2 with the 320 channels of its last bottleneck as the deepest map; changed in place and returned."""
+    encoder.features = encoder.features[:-1]
+    encoder._out_channels = [*encoder._out_channels[:-1], encoder.features[-1].out_channels]
+    encoder._out_indexes = [*encoder._out_indexes[:-1], len(encoder.features) - 1]
+    return encoder
 
 
 def pspnet(in_channels: int, classes: int, decoder_channels: int = 512, dropout: float = 0.2) -> nn.Module:

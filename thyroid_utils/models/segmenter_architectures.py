@@ -16,6 +16,7 @@ from thyroid_utils.models import segmentation_libraries as libraries
 from thyroid_utils.models.architectures import CLASSIFIERS, Architecture, architecture
 from thyroid_utils.models.attention_unet import AttentionUNet
 from thyroid_utils.models.fcn8s import FCN8s
+from thyroid_utils.models.mobile_deeplab import BACKBONES, MobileDeepLab
 from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet
 from thyroid_utils.models.segnet import SegNet
 from thyroid_utils.models.transunet import TransUNet
@@ -59,7 +60,8 @@ class SegmenterArchitecture:
     build: called with in_channels, classes and the model's own options. what, paper, made_from: for `segmenter_facts`.
     input_rule: from the network to the sides that it takes. published: its number of trainable parameters in millions as
     `published_in` prints it, None where there is none; built with the settings `published_with` the network has as many.
-    encoder: what takes ImageNet weights, None where nothing does. head: what makes the logits, as beginnings of parameter
+    encoder: what takes ImageNet weights, None where nothing does; backbones: the same for each value of the option `backbone`
+    where the network has one. head: what makes the logits, as beginnings of parameter
     names. size: side of the square images it gets where a run names none, in pixels.
     """
 
@@ -72,6 +74,7 @@ class SegmenterArchitecture:
     published_in: str = ""
     published_with: Mapping[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = None
+    backbones: Mapping[str, Encoder] = field(default_factory=dict)
     head: tuple[str, ...] = ("segmentation_head.",)
     size: int = 256
 
@@ -83,6 +86,10 @@ class SegmenterArchitecture:
                 hint = nearest(option, known) if known else "it has no options"
                 raise ValueError(f"model {name}: no option {option!r}; {hint}")
         return self.build(in_channels, classes, **options)
+
+    def encoder_of(self, options: Mapping[str, Any] | None = None) -> Encoder | None:
+        """What takes ImageNet weights in a network built with these options."""
+        return self.backbones.get((options or {}).get("backbone", ""), self.encoder)
 
 
 _GIVEN = ("in_channels", "classes", "weights")
@@ -112,6 +119,8 @@ def _residual_unet_resnet18(
 ) -> PretrainedResidualUNet:
     return PretrainedResidualUNet(in_channels, classes, encoder="resnet18", widths=widths)
 
+
+_MOBILE = Encoder("mobilenet_v2", left_out=("features.18.",))
 
 SEGMENTERS: dict[str, SegmenterArchitecture] = {
     "unet_resnet18": _from_smp(
@@ -158,12 +167,20 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
     ),
     "deeplabv3plus_mobilenet": _from_smp(
         libraries.deeplabv3plus_mobilenet,
-        Encoder("mobilenet_v2", left_out=("features.18.",)),
+        _MOBILE,
         what="the same on MobileNetV2 with ordinary convolutions; separable_aspp makes the three dilated ones separable, as 003",
         paper="Chen et al. 2018; Sandler et al. 2018",
         made_from="smp DeepLabV3Plus, its ASPP on MobileNetV2's 320 channels and its separable 3×3 made ordinary",
         published=5.81,
         published_in="usual PyTorch version with two ordinary 3×3 convolutions of 256 channels in its decoder",
+    ),
+    "mobile_deeplab": _own(
+        MobileDeepLab,
+        what="003's improved DeepLabV3+: separable ASPP beside PPM, attention, three fusions; every part is a switch",
+        paper="paper 003; Chen et al. 2018; Zhao et al. 2017; Woo et al. 2018",
+        made_from="this package, on smp's encoders",
+        encoder=_MOBILE,
+        backbones={"mobilenet_v2": _MOBILE, **{name: Encoder(BACKBONES[name]) for name in ("resnet50", "xception")}},
     ),
     "pspnet": _from_smp(
         libraries.pspnet,

@@ -77,6 +77,13 @@ class Segmenter(nn.Module):
             raise ValueError(f"{self.name}: images of {height}×{width} pixels are empty; its minimum is 1×1")
 
 
+def check_numbers(name: str, in_channels: int, classes: int) -> None:
+    """Raise ValueError unless both are whole numbers from 1."""
+    for what, number in (("in_channels", in_channels), ("classes", classes)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"model {name}: {what} must be a whole number from 1; found {number!r}")
+
+
 def build_segmenter(
     name: str, *, in_channels: int = 3, classes: int = 1, weights: str | Path = "none", **options: Any
 ) -> Segmenter:
@@ -97,10 +104,8 @@ def build_segmenter(
         ValueError: an unknown model or option (the nearest name is given), or a number out of range.
         WeightsError: weights that are missing, damaged or of another model.
     """
-    for what, number in (("in_channels", in_channels), ("classes", classes)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"model {name}: {what} must be a whole number from 1; found {number!r}")
-    check_weights(name, weights)
+    check_numbers(name, in_channels, classes)
+    check_weights(name, weights, options=options)
     model = Segmenter(name, in_channels, classes, options)
     load_weights(model, weights, name)
     return model

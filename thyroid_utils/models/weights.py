@@ -30,7 +30,7 @@ from thyroid_utils import paths
 from thyroid_utils.files import atomic_path, file_hash
 from thyroid_utils.models import segmentation_libraries
 from thyroid_utils.models.architectures import architecture, timm_module
-from thyroid_utils.models.segmenter_architectures import SegmenterArchitecture, any_architecture
+from thyroid_utils.models.segmenter_architectures import Encoder, SegmenterArchitecture, any_architecture
 
 Progress = Callable[[int, int], None]
 
@@ -63,9 +63,9 @@ def checkpoints_dir() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def imagenet_file(name: str) -> ImageNetFile:
+def imagenet_file(name: str, options: Mapping[str, Any] | None = None) -> ImageNetFile:
     """The published ImageNet weights of a classifier or of a segmenter's encoder: torchvision's IMAGENET1K_V1, or what smp or
-    timm names.
+    timm names. options: the model's own; one of them may choose the encoder.
 
     Raises:
         ValueError: no such model.
@@ -73,16 +73,16 @@ def imagenet_file(name: str) -> ImageNetFile:
     """
     facts = any_architecture(name)
     if isinstance(facts, SegmenterArchitecture):
-        return _encoder_file(name, facts)
+        return _encoder_file(name, facts.encoder_of(options))
     if facts.imagenet is not None:
         return _torchvision_file(facts.imagenet.url)
     return _timm_file(name, name.removeprefix("timm:"))
 
 
-def _encoder_file(name: str, facts: SegmenterArchitecture) -> ImageNetFile:
-    if facts.encoder is None:
+def _encoder_file(name: str, part: Encoder | None) -> ImageNetFile:
+    if part is None:
         raise WeightsError(f"{name}: has no encoder with published ImageNet weights; use weights: none or a file")
-    encoder = facts.encoder.name
+    encoder = part.name
     if encoder.startswith("tu-"):
         return _timm_file(name, encoder.removeprefix("tu-"), hub_cache=True)
     url = segmentation_libraries.torchvision_weights_url(encoder)
@@ -120,7 +120,9 @@ def _torchvision_file(url: str) -> ImageNetFile:
     return ImageNetFile(filename, url, digits[1] if digits else "")
 
 
-def check_weights(name: str, weights: str | Path, progress: Progress | None = None) -> Path | None:
+def check_weights(
+    name: str, weights: str | Path, progress: Progress | None = None, options: Mapping[str, Any] | None = None
+) -> Path | None:
     """Make sure that a model's weights are at hand, before anything slow begins.
 
     An ImageNet file that is not there yet is downloaded; without a connection that fails within seconds.
@@ -129,6 +131,7 @@ def check_weights(name: str, weights: str | Path, progress: Progress | None = No
         name: a classifier's or segmenter's name.
         weights: "imagenet", "none" or a file; a relative path is seen from the project root.
         progress: called with (bytes done, bytes in all) during a download.
+        options: the model's own, where one of them chooses the encoder (`backbone` of mobile_deeplab).
 
     Returns:
         the file, None for "none".
@@ -142,7 +145,7 @@ def check_weights(name: str, weights: str | Path, progress: Progress | None = No
         return None
     if str(weights) != "imagenet":
         return _own_file(weights)
-    wanted = imagenet_file(name)
+    wanted = imagenet_file(name, options)
     if not wanted.path.is_file():
         if wanted.cached is not None:
             return wanted.cached
@@ -192,12 +195,13 @@ def _download(name: str, wanted: ImageNetFile, progress: Progress | None) -> Non
         ) from None
 
 
-def weights_tag(weights: str | Path, name: str | None = None) -> str:
+def weights_tag(weights: str | Path, name: str | None = None, options: Mapping[str, Any] | None = None) -> str:
     """What a model started from, short enough for a table.
 
     Args:
         weights: "imagenet", "none" or a file, as for `check_weights`.
         name: the model's name; needed to tell timm's many pretrainings from torchvision's ImageNet one.
+        options: the model's own, as for `check_weights`.
 
     Returns:
         "ImageNet", "from scratch", "timm a1_in1k", the first and third with "encoder" behind for a segmenter's, or the file's
@@ -210,8 +214,9 @@ def weights_tag(weights: str | Path, name: str | None = None) -> str:
         return f"{path.name} {file_hash(path)[:8]}"
     facts = None if name is None else any_architecture(name)
     segmenter = isinstance(facts, SegmenterArchitecture)
-    of_timm = facts.encoder.name.startswith("tu-") if segmenter and facts.encoder else bool(name) and name.startswith("timm:")
-    tag = f"timm {imagenet_file(name).filename.partition('.')[2].rpartition('.')[0]}" if of_timm else "ImageNet"
+    encoder = facts.encoder_of(options) if segmenter else None
+    of_timm = encoder.name.startswith("tu-") if encoder else bool(name) and name.startswith("timm:")
+    tag = f"timm {imagenet_file(name, options).filename.partition('.')[2].rpartition('.')[0]}" if of_timm else "ImageNet"
     return f"{tag} encoder" if segmenter else tag
 
 
@@ -234,7 +239,7 @@ def load_weights(model: nn.Module, weights: str | Path, name: str) -> None:
     Raises:
         WeightsError: as `check_weights`; a file that holds more than tensors; names or shapes of another architecture.
     """
-    path = check_weights(name, weights)
+    path = check_weights(name, weights, options=model.options)
     if path is None:
         return
     facts = any_architecture(name)
@@ -248,7 +253,7 @@ def load_weights(model: nn.Module, weights: str | Path, name: str) -> None:
         kept = _unfit_head(model.network, state, facts.head)
     if kept:
         state = {key: value for key, value in state.items() if not key.startswith(facts.head)}
-    tag = weights_tag(weights, name)
+    tag = weights_tag(weights, name, model.options)
     _fill(model.network, state, kept, f"{name}: {path.name} does not fit")
     if kept and str(weights) != "imagenet":
         tag += ", new head"
@@ -285,7 +290,7 @@ def _for_channels(filters: torch.Tensor, channels: int) -> torch.Tensor:
 
 def _encoder_state(model: nn.Module, facts: SegmenterArchitecture, path: Path) -> dict[str, torch.Tensor]:
     """Published values of a segmenter's encoder under the names of the segmenter's own parameters."""
-    encoder = facts.encoder
+    encoder = facts.encoder_of(model.options)
     timm_name = encoder.name.removeprefix("tu-") if encoder.name.startswith("tu-") else None
     source = None if timm_name is None else _timm_source(model.name, timm_name, path)
     if source is not None and not encoder.own:

@@ -29,7 +29,7 @@ from thyroid_utils.files import file_hash, write_text
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 _HERE = Path(__file__).parent
 _CODE = [Path(images.__file__), Path(overlays.__file__)]
-_CODE += [_HERE / f"{name}.py" for name in ("base", "filters", "geometry", "pipeline", "steps")]
+_CODE += [_HERE / f"{name}.py" for name in ("base", "filters", "geometry", "nodule_crop", "pipeline", "steps")]
 
 
 def store_root() -> Path:

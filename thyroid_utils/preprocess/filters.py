@@ -17,6 +17,13 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return image
 
 
+def laid_into(array: np.ndarray, shape: tuple[int, int], top: int, left: int) -> np.ndarray:
+    """An array (height, width, ...) at (top, left) of a larger one of `shape`, which is 0 or False elsewhere."""
+    whole = np.zeros((*shape, *array.shape[2:]), array.dtype)
+    whole[top : top + array.shape[0], left : left + array.shape[1]] = array
+    return whole
+
+
 def lee(gray: np.ndarray, window: int, noise: float | None = None) -> np.ndarray:
     """Lee's local-statistics filter for additive noise.
 

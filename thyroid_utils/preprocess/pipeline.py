@@ -23,6 +23,7 @@ from thyroid_utils.files import write_text
 from thyroid_utils.preprocess.base import STEPS, Sample, Step
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.nodule_crop import NoduleCrop
 from thyroid_utils.preprocess.presets import PRESETS
 from thyroid_utils.preprocess.steps import Resize, Zscore
 from thyroid_utils.threads import Progress, in_threads
@@ -48,6 +49,11 @@ class Pipeline:
     def needs_fit(self) -> bool:
         """Whether a step takes its numbers from the training images."""
         return any(isinstance(step, Zscore) and step.by == "train" for step in self.steps)
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a step reads the mask, so that an image without one cannot be preprocessed."""
+        return any(isinstance(step, NoduleCrop) for step in self.steps)
 
     @property
     def fitted(self) -> bool:
@@ -142,14 +148,14 @@ class Pipeline:
             )
         before = self.steps[: next(i for i, step in enumerate(self.steps) if isinstance(step, Zscore))]
 
-        key = self._fit_key(before, train)
+        key = self._fit_key(before, train, self.needs_mask)
         record = store_root() / "fits" / f"{key}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):  # absent or damaged: computed below
             self.mean, self.deviation = map(float, json.loads(record.read_text(encoding="utf-8")))
             return self
 
         def sums(case: pd.Series) -> tuple[int, float, float]:
-            sample = _started(read_image(case["image"]), None)
+            sample = _started(*_read(case)) if self.needs_mask else _started(read_image(case["image"]), None)
             for step in before:
                 sample = step(sample)
             values = sample.image.astype(np.float64)
@@ -167,13 +173,13 @@ class Pipeline:
         return self
 
     @staticmethod
-    def _fit_key(before: Sequence[Step], train: pd.DataFrame) -> str:
-        hashes = file_hashes(train["image"])
-        content = (
-            [[step.name, step.parameters()] for step in before],
-            code_hash(),
-            sorted(hashes[path] for path in train["image"]),
-        )
+    def _fit_key(before: Sequence[Step], train: pd.DataFrame, with_masks: bool) -> str:
+        hashes = file_hashes([*train["image"], *(train["mask"].dropna() if with_masks else ())])
+        images = [hashes[path] for path in train["image"]]
+        if with_masks:
+            masks = [None if pd.isna(path) else hashes[path] for path in train["mask"]]
+            images = [f"{image} {mask}" for image, mask in zip(images, masks, strict=True)]
+        content = [[step.name, step.parameters()] for step in before], code_hash(), sorted(images)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _apply(self, step: Step, sample: Sample) -> Sample:
@@ -246,11 +252,13 @@ def _parsed(entry: str | Mapping[str, Mapping[str, Any] | None]) -> Step:
 
 def _check_order(steps: Sequence[Step]) -> None:
     names = [step.name for step in steps]
-    for only_once in ("gray", "resize", "scale", "zscore", "three_channels"):
+    for only_once in ("gray", "nodule_crop", "resize", "scale", "zscore", "three_channels"):
         if names.count(only_once) > 1:
             raise DataError(f"preprocessing: {only_once} occurs {names.count(only_once)} times; keep one")
     if "resize" not in names:
         raise DataError("preprocessing: no resize among the steps; a network needs images of one size: add resize")
+    if "nodule_crop" in names[names.index("resize") :]:
+        raise DataError("preprocessing: nodule_crop behind resize makes images of different sizes; put it in front of resize")
     if "scale" in names and "zscore" in names and names.index("scale") > names.index("zscore"):
         raise DataError("preprocessing: scale behind zscore divides z-scores by 255; put it in front or drop it")
     ends = [position for position, name in enumerate(names) if name in ("scale", "zscore", "three_channels")]

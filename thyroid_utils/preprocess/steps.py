@@ -19,7 +19,7 @@ from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import resize_mask
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess.base import STEPS, Sample, Step, luma, register
-from thyroid_utils.preprocess.filters import lee, resample, srad
+from thyroid_utils.preprocess.filters import laid_into, lee, resample, srad
 
 MAX_SIDE = 4096  # pixels; a larger network input is a slip of the pen
 
@@ -125,17 +125,10 @@ class Resize(Step):
         geometry = sample.geometry.resized(inner)
         if inner != self.size:
             top, left = (self.size[0] - inner[0]) // 2, (self.size[1] - inner[1]) // 2
-            image, mask = _laid_into(image, self.size, top, left), _laid_into(mask, self.size, top, left)
+            image = laid_into(image, self.size, top, left)
+            mask = None if mask is None else laid_into(mask, self.size, top, left)
             geometry = geometry.padded(top, left, self.size)
         return Sample(image, mask, geometry)
-
-
-def _laid_into(array: np.ndarray | None, shape: tuple[int, int], top: int, left: int) -> np.ndarray | None:
-    if array is None:
-        return None
-    whole = np.zeros((*shape, *array.shape[2:]), array.dtype)
-    whole[top : top + array.shape[0], left : left + array.shape[1]] = array
-    return whole
 
 
 @register

@@ -38,6 +38,7 @@ from thyroid_utils.statistics.estimates import (
     seed_summary,
 )
 from thyroid_utils.statistics.groups import GroupComparison, compare_means, mann_whitney_patients
+from thyroid_utils.statistics.power import paired_power, patients_needed, power_simulation
 from thyroid_utils.statistics.randomisation import randomisation_test
 from thyroid_utils.statistics.subsets import corrected_error, subset_comparison, subset_estimate
 
@@ -57,8 +58,11 @@ __all__ = [
     "mann_whitney_patients",
     "mcnemar_test",
     "paired_patient_bootstrap",
+    "paired_power",
     "patient_bootstrap",
     "patient_bootstrap_scores",
+    "patients_needed",
+    "power_simulation",
     "pr_band",
     "proportion_interval",
     "randomisation_test",

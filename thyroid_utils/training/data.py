@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from thyroid_utils import paths
-from thyroid_utils.config import RunConfig, SplitConfig
+from thyroid_utils.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.data import audit, recovery, splits
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import read_mask
@@ -64,8 +64,8 @@ def split_data(config: RunConfig) -> SplitData:
     in the cache folder.
 
     Raises:
-        DataError: the data cannot be read; a side without images, with one class only (classification) or with empty masks only
-            (segmentation).
+        DataError: the data cannot be read; a side without images, with one class only (classification, joint) or with empty masks
+            only (segmentation, joint).
     """
     task = TASKS[config.task]
     # Rows in the order of their ids: the draws of a run must not depend on the order of a manifest or a folder.
@@ -155,11 +155,15 @@ def input_pipeline(config: RunConfig) -> Pipeline:
     """The preprocessing of a config, to the size of the network's input; not fitted.
 
     Raises:
-        ConfigError: a network or loss of another task.
+        ConfigError: a network or loss of another task, or images cut to the mask that the network is to find.
         ValueError: an unknown network or preprocessing.
     """
-    TASKS[config.task].check_names(config)
-    return build_pipeline(config.preprocessing, config.size or input_size(config.model.name))
+    task = TASKS[config.task]
+    task.check_names(config)
+    pipeline = build_pipeline(config.preprocessing, config.size or input_size(config.model.name))
+    if pipeline.needs_mask and task.with_masks:
+        raise ConfigError("preprocessing", f"must be without nodule_crop with task {config.task}, whose answer is that mask")
+    return pipeline
 
 
 def open_arrays(config: RunConfig, cases: pd.DataFrame, progress: Progress | None = None) -> ArrayStore:

@@ -56,7 +56,8 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
         ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
     """
     task, pipeline = TASKS[config.task], input_pipeline(config)
-    check_weights(config.model.name, config.model.weights, progress_bar(f"Weights of {config.model.name}"))
+    model = config.model
+    check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"), model.options)
     check_steps(config, len(data.positions("train")))
     build_augmentation(config.augmentation)
     positions = {split: data.positions(split) for split in ("train", "val", "test")}

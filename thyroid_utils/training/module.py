@@ -226,6 +226,6 @@ class NetworkTraining(pl.LightningModule):
 
 
 def label(config: RunConfig) -> str:
-    """A run's name in a line: network, seed, and the loss of a segmenter, as those are compared by their losses too."""
-    loss = f", {config.loss.name}" if config.task == "segmentation" else ""
+    """A run's name in a line: network, seed, and the loss of masks, as segmenters are compared by their losses too."""
+    loss = f", {config.loss.name}" if config.task != "classification" else ""
     return f"{config.model.name}{loss}, seed {config.seed}"

@@ -1,6 +1,7 @@
-"""What classifiers and segmenters do differently in training: which cases count, what is compared, how a set is scored.
+"""What classifiers, segmenters and networks that are both do differently in training: which cases count, what is compared,
+how a set is scored.
 
-Everything else (splits, batches, epochs, states, the ledger) is one path for both and asks the task here.
+Everything else (splits, batches, epochs, states, the ledger) is one path for all and asks the task here.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Scores(ABC):
     """What a network says about the images of a set, gathered batch after batch and in their order."""
 
     @abstractmethod
-    def add(self, logits: torch.Tensor, batch: Batch) -> None:
+    def add(self, logits: torch.Tensor | models.JointLogits, batch: Batch) -> None:
         """Take the logits of a batch, with its truth, on whatever device they are."""
 
     @abstractmethod
@@ -58,7 +59,7 @@ class Task(ABC):
 
     score: what is followed from epoch to epoch beside the loss; the higher the better. score_name: as it is printed.
     history: scores in a row of the history. left_out: what `data.json` calls the number of cases that do not count.
-    with_masks: whether the truth is masks. needs_classes: whether each side of a split has to hold both classes.
+    with_masks: whether masks are learnt, and maps kept. needs_classes: whether each side of a split has to hold both classes.
     """
 
     name: ClassVar[str]
@@ -102,7 +103,7 @@ class Task(ABC):
         """The loss of a config; `labels` of the training images decide class weights, None leaves them out."""
 
     @abstractmethod
-    def targets(self, batch: Batch) -> torch.Tensor:
+    def targets(self, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """What the logits of a batch are compared with."""
 
     @abstractmethod
@@ -277,7 +278,63 @@ class SegmentationScores(Scores):
         return torch.cat(self._counts).cpu().numpy()
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+class Joint(Segmentation):
+    """Labels and masks from `JointLogits`: a segmenter's network with a second head, and the sum of both losses."""
+
+    name = "joint"
+    history, left_out, needs_classes = ("auc", *Segmentation.history), "without_label_or_mask", True
+
+    def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        cases = table[table["mask"].notna() & table["label"].notna()]
+        if cases.empty:
+            raise DataError(
+                f"{dataset}: none of {len(table)} cases has both a label (0 benign, 1 malignant) and a mask; "
+                "add what is missing, or train task classification or segmentation"
+            )
+        return cases
+
+    def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
+        Classification().check(cases, None)
+        super().check(cases, empty)
+
+    def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
+        return models.build_joint(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
+
+    def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
+        balanced = config.training.class_balance == "weights" and labels is not None
+        weights = class_weights(labels) if balanced else None
+        return losses.build_loss(self.name, config.loss.name, class_weights=weights, **config.loss.options)
+
+    def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch.masks, batch.labels
+
+    def scores(self, criterion: nn.Module, write_maps: WriteMaps | None = None) -> Scores:
+        return JointScores(criterion, write_maps)
+
+
+class JointScores(Scores):
+    """Those of both tasks; the loss is their losses' weighted sum."""
+
+    def __init__(self, criterion: losses.JointLoss, write_maps: WriteMaps | None = None):
+        self.image = ClassificationScores(criterion.classification)
+        self.pixels = SegmentationScores(criterion.segmentation, write_maps)
+        self.weight = criterion.classification_weight
+
+    def add(self, logits: models.JointLogits, batch: Batch) -> None:
+        self.image.add(logits.image, batch)
+        self.pixels.add(logits.pixels, batch)
+
+    def loss(self) -> float:
+        return self.pixels.loss() + self.weight * self.image.loss()
+
+    def values(self) -> dict[str, float]:
+        return self.image.values() | self.pixels.values()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return self.image.columns() | self.pixels.columns()
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Joint())}
 
 
 def nodule_probability(logits: torch.Tensor) -> torch.Tensor:

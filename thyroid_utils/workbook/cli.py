@@ -49,6 +49,27 @@ def run(
     raise typer.Exit(run_workbook(request, Display()))
 
 
+@app.command()
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM.", show_default=False)
+    ],
+    classifier: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one.")],
+    segmenter: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new, empty or of an earlier prediction.")],
+    spacing: Annotated[
+        float | None, typer.Option(metavar="MM", help="Millimetres a pixel, for images whose file gives none.")
+    ] = None,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Name results as the files; they must not be named after patients.")
+    ] = False,
+) -> None:
+    """Find and judge the nodules of images: a table, masks, a page of cards. For research only, not a medical device."""
+    from thyroid_utils.workbook.predict import predict as predict_images
+
+    raise typer.Exit(predict_images(images, classifier, segmenter, out, spacing, keep_names))
+
+
 @data_app.command("check")
 def check_data(
     dataset: Annotated[
@@ -120,7 +141,8 @@ def refresh(numbers: Annotated[list[str] | None, typer.Argument(metavar="NN...",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script.
 
-    Returns the exit code: 0 fine, 1 a notebook failed or data are wrong, 2 wrong use, 130 interrupted.
+    Returns the exit code: 0 fine, 1 a notebook failed, data are wrong or an image could not be predicted, 2 wrong use, 130
+    interrupted.
     """
     command = typer.main.get_command(app)
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,7 +43,7 @@ READERS: Mapping[str, Callable[..., pd.DataFrame]] = MappingProxyType(
 )
 
 
-def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.DataFrame:
+def load_cases(dataset: str, root: str | Path | None = None, *, having: Sequence[str] | None = None, **options) -> pd.DataFrame:
     """The case table of a data set (see `thyroid_utils.data.table`).
 
     Beyond the required columns every reader fills `patient_known` (False where the set gives no patient ids, so that each
@@ -53,6 +53,8 @@ def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.Da
         dataset: one of `READERS`.
         root: the set's folder or its parent, for `manifest` also the CSV file; relative paths are seen from the project root.
             `phantom` makes no use of it.
+        having: columns that a case must have a value in, such as label and mask: networks of different tasks can only be
+            asked about the same test images if they were split from the same cases. None keeps all.
         options: what the reader takes: `fold` (tn3k), `patient_pattern` and `target` (folders), the settings of
             `phantom_cases` (phantom).
 
@@ -64,17 +66,34 @@ def load_cases(dataset: str, root: str | Path | None = None, **options) -> pd.Da
     check_options(dataset, options)
     if root is None and dataset != "phantom":
         raise DataError(f"{dataset}: no folder given; name the one that holds the data (DATA_ROOT, --data-root)")
-    return READERS[dataset](None if root is None else paths.resolve_in_project(root), **options)
+    cases = READERS[dataset](None if root is None else paths.resolve_in_project(root), **options)
+    return cases if having is None else _having(cases, having, dataset)
+
+
+def _having(cases: pd.DataFrame, columns: Sequence[str], dataset: str) -> pd.DataFrame:
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    absent = [column for column in columns if column not in cases]
+    if absent:
+        raise DataError(
+            f"{dataset}: having names the column {absent[0]!r}, which is not there{_nearest(absent[0], cases.columns)}; "
+            f"known: {', '.join(cases.columns)}"
+        )
+    kept = cases[cases[columns].notna().all(axis=1)]
+    if kept.empty:
+        raise DataError(f"{dataset}: none of {len(cases)} cases has {' and '.join(columns)}; ask for less in having")
+    return kept
+
+
+_OF_ALL = ("having",)  # options of `load_cases` itself
 
 
 def check_options(dataset: str, options: Mapping[str, object]) -> None:
     """Raise DataError where a reader does not take one of these options; the nearest one that it takes is named."""
     takes = inspect.signature(_phantom_cases() if dataset == "phantom" else READERS[dataset]).parameters
-    valid = [name for name in takes if name not in ("root", "progress", "workers")]
-    unknown = [name for name in options if name not in takes or name == "root"]
+    valid = [*(name for name in takes if name not in ("root", "progress", "workers")), *_OF_ALL]
+    unknown = [name for name in options if name not in (*takes, *_OF_ALL) or name == "root"]
     if unknown:
-        known = f"known: {', '.join(valid)}" if valid else "it takes none"
-        raise DataError(f"{dataset}: unknown option {unknown[0]!r}{_nearest(unknown[0], valid)}; {known}")
+        raise DataError(f"{dataset}: unknown option {unknown[0]!r}{_nearest(unknown[0], valid)}; known: {', '.join(valid)}")
 
 
 def _nearest(name: str, known) -> str:

@@ -1,0 +1,76 @@
+"""Tiny trained runs of every kind on discs: the smooth bright ones benign, the darker jagged ones malignant."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from joint_project import register_tiny_joint
+from segmentation_project import register_tiny_segmenter
+from training_project import register_tiny
+
+from thyroid_utils.data import make_cases, write_png
+from thyroid_utils.dual_stage_study import variant_configs
+from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+from thyroid_utils.runs import Run
+from thyroid_utils.training import fit_or_load
+
+STEPS = ["gray", "resize", "scale"]
+
+
+def disc(random: np.random.Generator, shape: tuple[int, int], malignant: int) -> tuple[np.ndarray, np.ndarray]:
+    """A frame, uint8, and its mask."""
+    row, column, radius = random.uniform(30, 50), random.uniform(30, 60), random.uniform(10, 20)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    bumps = 1 + 0.25 * malignant * np.cos(7 * np.arctan2(y - row, x - column))
+    mask = np.hypot(y - row, x - column) <= radius * bumps
+    gray = random.normal(80, 20, shape) + (70 - 25 * malignant) * mask
+    return np.clip(gray, 0, 255).astype(np.uint8), mask
+
+
+def disc_cases(folder: Path, images: int = 64) -> pd.DataFrame:
+    """Two frames of two sizes a patient."""
+    random, rows = np.random.default_rng(0), []
+    for number in range(images):
+        label = (number // 2) % 2
+        for kind, pixels in zip(("image", "mask"), disc(random, (80, 112) if number % 2 else (96, 96), label), strict=True):
+            write_png(folder / f"{number}-{kind}.png", pixels)
+        paths = {kind: str(folder / f"{number}-{kind}.png") for kind in ("image", "mask")}
+        rows.append({"case": f"{number:03d}", **paths, "patient": f"p{number // 2}", "label": label, "dataset": "discs",
+                     "spacing_mm": 0.1 + 0.001 * number})  # fmt: skip
+    return make_cases(rows)
+
+
+@contextmanager
+def project(temporary: pytest.TempPathFactory, seeds: list[int], epochs: int = 4) -> Iterator[dict[str, list[Run]]]:
+    """Runs of `variant_configs`, in a ledger and a cache that the test files of a session share."""
+    folder = temporary.getbasetemp() / "dual_stage"
+    (folder / "discs").mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CACHE", "RUNS"):
+            patch.setenv(f"THYROID_WORKBOOK_{name}", str(folder / name.lower()))
+        patch.setenv("THYROID_REPORT_DIR", str(folder))
+        register_tiny(functools.partial(patch.setitem, CLASSIFIERS))
+        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
+        register_tiny_joint(functools.partial(patch.setitem, SEGMENTERS))
+        cases = disc_cases(folder / "discs")
+        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        training = {"batch_size": 8, "device": "cpu", "epochs": epochs}
+        common = {"size": 64, "optimiser": {"learning_rate": 0.02}, "training": training, "split": {"ratios": (0.5, 0.25, 0.25)}}
+        configs = variant_configs(
+            common,
+            seeds,
+            classifier={"model": {"name": "tiny", "options": {"dropout": 0.0}}, "preprocessing": [*STEPS, "three_channels"]},
+            segmenter={"model": {"name": "tiny_segmenter"}, "loss": {"name": "bce_dice"}, "preprocessing": STEPS},
+            joint={"model": {"name": "tiny_joint"}},
+        )
+        yield {role: [fit_or_load(config) for config in several] for role, several in configs.items()}
+        torch.set_num_threads(threads)

@@ -1,0 +1,236 @@
+"""The framework's study: variants against their runs' own numbers, and tables of small cases by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from dual_stage_project import STEPS, project
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+
+from thyroid_utils.data.errors import DataError
+from thyroid_utils.data.images import read_mask
+from thyroid_utils.dual_stage import STAGES, DualStage, Findings
+from thyroid_utils.dual_stage_study import (
+    VARIANTS,
+    DualStageStudy,
+    agreement,
+    dice_by_decision,
+    examples,
+    findings_on_test,
+    stage_seconds,
+    variant_configs,
+    variants,
+    with_crop,
+)
+from thyroid_utils.metrics import choose_threshold, segmentation_scores
+from thyroid_utils.plots import dual_stage as plots
+from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.statistics import delong_test, holm
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with project(tmp_path_factory, seeds=[0, 1]) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def study(runs):
+    return DualStageStudy.of(runs)
+
+
+@pytest.fixture(scope="module")
+def found(runs) -> Findings:
+    return findings_on_test(DualStage(runs["frame"][0], runs["segmenter"][0]), keep=2)
+
+
+def table(**columns) -> pd.DataFrame:
+    """Of `findings_on_test`, by hand: a patient an image unless said otherwise."""
+    size = len(columns["wrong"])
+    given = {"error": [""] * size, "warnings": [""] * size, "patient": [f"p{at}" for at in range(size)], "entropy": [0.5] * size}
+    return pd.DataFrame({**given, **columns}, index=pd.Index([f"c{at}" for at in range(size)], name="case")).assign(
+        wrong=pd.array(columns["wrong"], dtype="boolean")
+    )
+
+
+def test_a_crop_stands_in_front_of_resize():
+    crop = {"nodule_crop": {"margin": 0.3}}
+    assert with_crop(["gray", "resize", "scale"], 0.3) == ["gray", crop, "resize", "scale"]
+    assert [step.name for step in build_pipeline(with_crop("paper_004")).steps] == ["gray", "scale", "nodule_crop", "resize"]
+    with pytest.raises(DataError, match="no preset"):
+        with_crop("paper_00")
+    with pytest.raises(DataError, match="no resize"):
+        with_crop(["gray", "scale"])
+
+
+def test_the_variants_differ_in_what_they_are_said_to(runs):
+    fields = {"model": {"name": "tiny"}, "preprocessing": STEPS}, {"model": {"name": "tiny_joint"}, "loss": {"name": "dice"}}
+    configs = variant_configs({"size": 64}, [3, 4], classifier=fields[0], segmenter=fields[1], joint={})
+    assert [config.seed for config in configs["crop"]] == [3, 4]
+    same = configs["frame"][0].model_copy(update={"preprocessing": configs["crop"][0].preprocessing})
+    assert same == configs["crop"][0] != configs["frame"][0]
+    assert configs["joint"][0] == configs["segmenter"][0].model_copy(update={"task": "joint"})
+    assert set(variant_configs({"size": 64}, [3], classifier=fields[0], segmenter=fields[1])) == {"frame", "crop", "segmenter"}
+
+
+def test_each_variant_says_what_its_runs_say(study, runs):
+    assert study.variants == list(VARIANTS) and study.left_out == 0
+    order = study.truth.index
+    for variant, role in (("frame", "frame"), ("crop_true", "crop"), ("joint", "joint")):
+        told = [run.predictions.loc[order, "probability"] for run in runs[role]]
+        np.testing.assert_array_equal(study.probabilities[variant], told)
+    for seed in (0, 1):
+        stage = DualStage(runs["crop"][seed], runs["segmenter"][seed])
+        crops = stage.predict(stage.classifier.cases.loc[order, "image"]).table["uncalibrated"]
+        # A mask kept in steps of 1/255 may differ by a pixel at its border, and move the crop by one.
+        assert np.abs(study.probabilities["crop_predicted"][seed] - crops).max() < 0.05
+    assert np.ptp(study.probabilities["crop_predicted"]) > 0.05
+
+
+def test_a_perfect_segmenter_costs_nothing(runs, monkeypatch):
+    def true_mask(predictor, split, case):
+        return read_mask(predictor.cases.at[case, "mask"])
+
+    monkeypatch.setattr(variants, "predicted_mask", true_mask)
+    study = DualStageStudy.of({role: runs[role] for role in ("frame", "crop", "segmenter")})
+    np.testing.assert_allclose(study.probabilities["crop_predicted"], study.probabilities["crop_true"], atol=1e-5)
+    assert study.variants == ["frame", "crop_true", "crop_predicted"]
+    assert study.dice["segmenter"].eq(1).all()
+
+
+def test_no_nodule_means_the_whole_frame_and_is_counted(runs, monkeypatch):
+    def empty_mask(predictor, split, case):
+        return np.zeros_like(read_mask(predictor.cases.at[case, "mask"]))
+
+    monkeypatch.setattr(variants, "predicted_mask", empty_mask)
+    study = DualStageStudy.of({role: runs[role][:1] for role in ("frame", "crop", "segmenter")})
+    estimates = study.estimates(["auc"], resamples=50)
+    assert estimates.at["crop_predicted", "without_nodule"] == len(study.truth)
+    assert np.isfinite(study.probabilities["crop_predicted"]).all()
+
+
+def test_scores_and_differences(study):
+    estimates, label = study.estimates(resamples=100), study.truth["label"]
+    for variant in VARIANTS:
+        areas = [roc_auc_score(label, seed) for seed in study.probabilities[variant]]
+        assert estimates.at[variant, "auc"].value == pytest.approx(np.mean(areas))
+        assert estimates.at[variant, "seeds"] == 2
+    val = study.runs["frame"][1].predictions.query("split == 'val'")
+    assert study.thresholds["frame"][1] == choose_threshold(val["label"], val["probability"])
+    pairs = study.comparisons()
+    assert list(zip(pairs["first"], pairs["second"], strict=True))[2] == ("crop_predicted", "crop_true")
+    for row in pairs.itertuples():
+        expected = delong_test(label, study.probabilities[row.first], study.probabilities[row.second], study.truth["patient"])
+        assert row.auc == expected
+    np.testing.assert_array_equal(pairs["p_holm"], holm([each.p_value for each in pairs["auc"]]))
+
+
+def test_both_masks_are_scored(study, runs):
+    case = study.truth.index[0]
+    predictors = [variants.Predictor(run) for run in runs["joint"]]
+    truth = read_mask(predictors[0].cases.at[case, "mask"])
+    masks = [variants.predicted_mask(predictor, "test", case) for predictor in predictors]
+    assert study.dice.at[case, "joint"] == pytest.approx(np.mean([segmentation_scores(truth, mask)["dice"] for mask in masks]))
+    rows = study.dice_table()
+    assert rows.at["segmenter", "difference"] is None
+    difference = rows.at["joint", "dice"].value - rows.at["segmenter", "dice"].value
+    assert rows.at["joint", "difference"].difference == pytest.approx(difference)
+
+
+def test_runs_that_cannot_be_compared_are_refused(runs, monkeypatch):
+    with pytest.raises(DataError, match="expected frame, crop, segmenter"):
+        DualStageStudy.of({"frame": runs["frame"]})
+    with pytest.raises(DataError, match="different seeds"):
+        DualStageStudy.of({**runs, "crop": runs["crop"][:1]})
+    cases = variants.Predictor(runs["segmenter"][0]).cases
+    first = cases.index[cases["split"] == "test"][0]
+    monkeypatch.setattr(variants.Predictor, "cases", cases.assign(split=cases["split"].where(cases.index != first, "train")))
+    with pytest.raises(DataError, match=r"1 of \d+ test patients are on the training or validation side of the runs of frame"):
+        DualStageStudy.of(runs)
+
+
+def test_findings_meet_the_truth(found, runs):
+    cases = variants.Predictor(runs["frame"][0]).cases
+    rows = found.table
+    assert list(rows.index) == list(cases.index[cases["split"] == "test"]) and rows.attrs["left_out"] == 0
+    assert (rows["label"] == cases.loc[rows.index, "label"]).all() and (rows["patient"] == cases.loc[rows.index, "patient"]).all()
+    assert (rows["wrong"] == (rows["called"] != rows["label"].map({0: "benign", 1: "malignant"}))).all()
+    assert len(found.kept) == 2
+    for case, finding in found.kept.items():
+        truth = read_mask(cases.at[case, "mask"])
+        assert rows.at[case, "dice"] == pytest.approx(segmentation_scores(truth, finding.mask)["dice"])
+        assert rows.at[case, "area_mm2"] == pytest.approx(rows.at[case, "area_px"] * float(cases.at[case, "spacing_mm"]) ** 2)
+    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
+    assert list(findings_on_test(stage, cases=list(rows.index[1:3])).table.index) == list(rows.index[1:3])
+    with pytest.raises(DataError, match="no test image of both runs"):
+        findings_on_test(stage, cases=[cases.index[cases["split"] == "train"][0]])
+
+
+def test_a_segmenter_that_saw_the_patients_is_refused(runs, monkeypatch):
+    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
+    cases = stage.segmenter.cases
+    first = cases.index[cases["split"] == "test"][0]
+    monkeypatch.setattr(stage.segmenter, "cases", cases.assign(split=cases["split"].where(cases.index != first, "train")))
+    with pytest.raises(DataError, match="trained on 1 of the test patients"):
+        findings_on_test(stage)
+    monkeypatch.setattr(stage.segmenter, "cases", cases.assign(split="train"))
+    with pytest.raises(DataError, match="no test image in common"):
+        findings_on_test(stage)
+
+
+def test_dice_by_decision_by_hand():
+    rows = table(
+        wrong=[False] * 6 + [True] * 5 + [None, False],
+        label=[0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 0, 0],
+        called=["benign"] * 3 + ["malignant"] * 3 + ["malignant"] * 2 + ["benign"] * 3 + ["", "benign"],
+        dice=[0.9, 0.8, 0.7, 0.95, 0.85, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, np.nan, np.nan],
+    )
+    result = dice_by_decision(rows, resamples=200)
+    means = {name: value.value for name, value in result.table["dice"].items()}
+    assert means == pytest.approx(
+        {"right": 0.8, "wrong": 0.3, "benign, called benign": 0.8, "benign, called malignant": 0.45,
+         "malignant, called malignant": 0.8, "malignant, called benign": 0.2}
+    )  # fmt: skip
+    assert result.comparison.effect == -1 and result.comparison.p_value == pytest.approx(2 / 462)  # of 11 choose 5 orders
+    assert result.left_out == 2 and result.table.at["wrong", "patients"] == 5
+    assert isinstance(plots.dice_by_decision(rows, result), Figure)
+    with pytest.raises(DataError, match="no image has both"):
+        dice_by_decision(rows.assign(dice=np.nan))
+
+
+def test_agreement_by_hand():
+    rows = table(
+        wrong=[False, False, False, True, True, False, None],
+        attention_inside=[0.8, 0.6, 0.2, 0.1, 0.05, np.nan, 0.9],
+        attention_by_chance=[0.2, 0.3, 0.1, 0.1, 0.1, np.nan, 0.1],
+        dice=[0.9, 0.8, 0.7, 0.2, 0.4, 0.0, np.nan],
+    )
+    result = agreement(rows, resamples=100)
+    assert result.table["images"].to_dict() == {"inside": 3, "outside": 2, "undefined": 1}
+    assert [value.value for value in result.table["accuracy"]] == [1, 0, 1]
+    assert result.table["wrong"].tolist() == [0, 2, 0] and result.table.at["outside", "dice"].value == pytest.approx(0.3)
+    assert result.detection.value == 1 and "1 of 6 images left out" in result.detection.note
+
+
+def test_seconds_by_hand():
+    spent = {f"seconds_{stage}": [0.001 * (at + 1), 0.003 * (at + 1), 9.0] for at, stage in enumerate(STAGES)}
+    rows = pd.DataFrame({"error": ["", "", "bad"], **spent})
+    result = stage_seconds(rows)
+    assert result.at["read", "median_ms"] == pytest.approx(2) and result.at["all", "mean_ms"] == pytest.approx(2 * 28)
+    assert result.at["measure", "share"] == pytest.approx(7 / 28) and list(result.index) == [*STAGES, "all"]
+    assert isinstance(plots.stage_bars(result), Figure)
+
+
+def test_examples_show_each_kind_once():
+    rows = table(
+        wrong=[False, False, True, False, False, None],
+        label=[0, 1, 1, 0, 0, 0],
+        entropy=[0.1, 0.2, 0.9, 0.3, 0.4, np.nan],
+        dice=[0.9, 0.9, 0.9, 0.9, 0.1, np.nan],
+        warnings=["", "", "", "no nodule found", "", ""],
+        error=["", "", "", "", "", "damaged"],
+    )
+    assert examples(rows) == ["c0", "c1", "c2", "c3", "c4"]
+    assert examples(rows.iloc[:1], each=3) == ["c0"]

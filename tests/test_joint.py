@@ -1,0 +1,289 @@
+"""One network for both questions: its heads, its loss, its training, and what can be asked of a finished run."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from joint_project import joint_config, register_tiny_joint
+from segmentation_project import register_tiny_segmenter, segmentation_config
+from torch.nn import functional
+from training_fixtures import one_cache, own_runs  # noqa: F401
+from training_project import Killed, batches_of, elsewhere, killed_at, same_results, tiny_config
+
+from thyroid_utils.classifier_comparison import ClassifierComparison
+from thyroid_utils.config import ConfigError
+from thyroid_utils.data import DataError, load_cases
+from thyroid_utils.explain.cam import cam_maps
+from thyroid_utils.explain.layers import target_layer
+from thyroid_utils.inference import Predictor
+from thyroid_utils.losses import build_loss
+from thyroid_utils.metrics import classification_scores
+from thyroid_utils.models import JOINT_MODELS, SEGMENTERS, JointLogits, OneAnswer, build_joint, build_segmenter
+from thyroid_utils.runs import list_runs
+from thyroid_utils.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training import fit_or_load
+from thyroid_utils.training.data import Arrays, open_arrays, split_data
+from thyroid_utils.training.module import derived_seed
+from thyroid_utils.training.tasks import TASKS
+from thyroid_utils.uncertainty import augmented_views, mc_dropout
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+    register = functools.partial(monkeypatch.setitem, SEGMENTERS)
+    register_tiny_segmenter(register)
+    register_tiny_joint(register)
+
+
+# The network
+
+
+def test_the_second_head_reads_the_mean_of_the_deepest_map():
+    torch.manual_seed(0)
+    network = build_joint("tiny_joint", in_channels=1).eval()
+    images = torch.rand(2, 1, 32, 48)
+    found = network(images)
+    assert found.image.shape == (2, 2) and found.pixels.shape == (2, 1, 32, 48)
+    deepest = network.network.encoder(images)[-1]
+    by_hand = functional.linear(deepest.mean(dim=(2, 3)), network.head[-1].weight, network.head[-1].bias)
+    torch.testing.assert_close(found.image, by_hand)
+    torch.testing.assert_close(found.pixels, network.network(images))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus_mobilenet", "segformer", "residual_unet_resnet18", "smp:fpn:resnet18"])
+def test_segmenters_on_smps_encoders_become_joint(name):
+    """The pixels are those of the segmenter alone, and a size that the network does not take is mirrored as ever."""
+    torch.manual_seed(0)
+    joint = build_joint(name, in_channels=1)
+    torch.manual_seed(0)
+    alone = build_segmenter(name, in_channels=1)
+    images = torch.rand(2, 1, 64, 50)
+    with torch.no_grad():
+        found, expected = joint.eval()(images), alone.eval()(images)
+    torch.testing.assert_close(found.pixels, expected)
+    assert found.image.shape == (2, 2) and name in (*JOINT_MODELS, "smp:fpn:resnet18")
+    assert len(joint.state_dict()) == len(alone.state_dict()) + 2
+
+
+def test_nothing_of_a_batch_is_held_and_a_copy_is_its_own():
+    network = build_joint("tiny_joint").eval()
+    twin = copy.deepcopy(network)
+    images = torch.rand(1, 3, 16, 16)
+    expected = network(images).image
+    torch.nn.init.zeros_(network.head[-1].weight)
+    torch.testing.assert_close(twin(images).image, expected)
+    assert network._deepest is None and twin._deepest is None
+
+
+def test_weights_go_into_the_segmenter_and_the_class_head_begins_at_random(tmp_path):
+    torch.manual_seed(1)
+    source = build_segmenter("tiny_joint")
+    torch.save(source.network.state_dict(), tmp_path / "whole.pt")
+    joint = build_joint("tiny_joint", weights=tmp_path / "whole.pt")
+    for name, value in source.network.state_dict().items():
+        torch.testing.assert_close(joint.network.state_dict()[name], value)
+    assert joint.weights.startswith("whole.pt")
+
+
+@pytest.mark.parametrize("name", ["unet", "tiny_segmenter"])
+def test_networks_without_such_an_encoder_are_refused(name):
+    assert name not in JOINT_MODELS
+    with pytest.raises(ValueError, match=f"{name}: has no encoder .*unet_resnet18"):
+        build_joint(name)
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="head_dropout must be"):
+        build_joint("tiny_joint", head_dropout=1)
+    with pytest.raises(ValueError, match="in_channels must be"):
+        build_joint("tiny_joint", in_channels=0)
+    with pytest.raises(ValueError, match="no option 'widht'; did you mean width"):
+        build_joint("tiny_joint", widht=3)
+    with pytest.raises(ValueError, match="image or pixels"):
+        OneAnswer(build_joint("tiny_joint"), "class")
+
+
+def test_compiled_it_gives_the_same():
+    network = build_joint("tiny_joint").eval()
+    compiled, images = torch.compile(network, backend="eager"), torch.rand(2, 3, 16, 16)
+    for found in (compiled(images), compiled(images)):
+        torch.testing.assert_close(found.image, network(images).image)
+        torch.testing.assert_close(found.pixels, network(images).pixels)
+
+
+# The loss
+
+
+def test_the_loss_is_the_weighted_sum():
+    torch.manual_seed(0)
+    logits = JointLogits(torch.randn(3, 2), torch.randn(3, 1, 8, 8))
+    masks, labels = torch.rand(3, 8, 8) > 0.5, torch.tensor([0, 1, 1])
+    loss = build_loss("joint", "tversky", alpha=0.4, beta=0.6, classification_weight=0.5, class_weights=[1.5, 0.75])
+    expected = build_loss("segmentation", "tversky", alpha=0.4, beta=0.6)(logits.pixels, masks)
+    entropy = functional.cross_entropy(logits.image, labels, weight=torch.tensor([1.5, 0.75]))
+    torch.testing.assert_close(loss(logits, (masks, labels)), expected + 0.5 * entropy)
+    assert build_loss("joint", "dice").classification_weight == 1
+
+
+def test_a_loss_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="classification_weight must be"):
+        build_loss("joint", "dice", classification_weight=-1)
+    with pytest.raises(ValueError, match="no option 'clasification_weight'; did you mean classification_weight"):
+        build_loss("joint", "dice", clasification_weight=1)
+    with pytest.raises(ValueError, match="no option 'classification_weight'"):
+        build_loss("segmentation", "dice", classification_weight=1)
+    with pytest.raises(ValueError, match="joint loss 'focal_loss' is unknown"):
+        build_loss("joint", "focal_loss")
+
+
+# Training
+
+
+def test_a_finished_run_holds_both_tasks():
+    run = fit_or_load(joint_config(training__class_balance="weights", loss__options={"classification_weight": 0.5}))
+    assert {"val_auc", "val_dice", "val_iou", "val_pixel_accuracy"} <= set(run.history)
+    assert run.data["without_label_or_mask"] == 0
+    table, scores = run.predictions, run.metrics["test"]
+    test = table[table["split"] == "test"]
+    assert scores["auc"] == pytest.approx(classification_scores(test["label"], test["probability"])["auc"])
+    hit, missed = test["true_positives"], test["false_positives"] + test["false_negatives"]
+    assert scores["dice"] == pytest.approx(float((2 * hit / (2 * hit + missed)).mean()))
+    names, maps = run.maps("test")
+    assert list(names) == list(test.index) and maps.shape == (len(test), 64, 64)
+    np.testing.assert_array_equal((maps >= 0.5).sum(axis=(1, 2)), test["true_positives"] + test["false_positives"])
+    listed = list_runs().loc[run.name]
+    assert (listed["task"], listed["score"], listed["state"]) == ("joint", "Dice", "finished")
+    assert listed["test_score"] == scores["dice"]
+
+
+def test_the_loss_of_an_epoch_is_that_of_both():
+    run = fit_or_load(joint_config(training__epochs=1, loss__options={"classification_weight": 3.0}))
+    predictor = Predictor(run)
+    table = run.predictions[run.predictions["split"] == "val"]
+    odds, truth = (torch.tensor(table[name].to_numpy(float)) for name in ("log_odds", "label"))
+    entropy = functional.binary_cross_entropy_with_logits(odds, truth)
+    positions = predictor.cases.index.get_indexer(table.index)
+    inputs, masks = predictor.inputs(table.index), torch.from_numpy(predictor.store.masks[positions])
+    with torch.no_grad():
+        pixels = predictor.network(torch.from_numpy(inputs)).pixels
+    segmentation = build_loss("segmentation", "bce_dice")(pixels, masks)
+    assert run.metrics["val"]["loss"] == pytest.approx(float(segmentation + 3 * entropy), rel=1e-4)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "auc", "dice"])
+def test_any_of_the_scores_decides(monitor):
+    run = fit_or_load(joint_config(training__monitor=monitor))
+    values = run.history[f"val_{monitor}"]
+    assert run.best_epoch == (values.idxmin() if monitor == "loss" else values.idxmax())
+
+
+def test_a_weight_of_0_leaves_the_class_head_as_it_began():
+    heads = {}
+    for weight in (0.0, 1.0):
+        config = joint_config(loss__options={"classification_weight": weight})
+        heads[weight] = fit_or_load(config).load_model().head[-1].weight
+    torch.manual_seed(derived_seed(config.seed))
+    began = TASKS["joint"].network(config, 1, "none").head[-1].weight
+    torch.testing.assert_close(heads[0.0], began, rtol=0, atol=0)
+    assert (heads[1.0] - began).abs().max() > 1e-3
+
+
+def test_it_learns_both(monkeypatch):
+    """The nodule is what is bright, and malignant is where the rest is dark: found on patients it has not seen."""
+    config = joint_config(training__epochs=12, optimiser__learning_rate=0.03, augmentation=["horizontal_flip"])
+    data = split_data(config)
+    arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
+    noise = np.random.default_rng(0).normal(size=arrays.images.shape).astype(np.float32)
+    arrays.images = 0.2 * noise + np.where(arrays.masks[:, None], 2, -arrays.labels[:, None, None, None]).astype(np.float32)
+    monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
+    run = fit_or_load(config)
+    assert run.metrics["test"]["dice"] > 0.7
+    assert classification_scores(run.predictions["label"], run.predictions["probability"])["auc"] > 0.99
+
+
+def test_a_run_that_died_ends_as_it_would_have(monkeypatch, tmp_path):
+    config = joint_config(optimiser__schedule="one_cycle")
+    whole = fit_or_load(config).folder
+    elsewhere(monkeypatch, tmp_path / "other")
+    with pytest.raises(Killed):
+        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
+    resumed = fit_or_load(config).folder
+    assert resumed.name == whole.name
+    same_results(whole, resumed)
+    assert (whole / "maps.safetensors").read_bytes() == (resumed / "maps.safetensors").read_bytes()
+
+
+def test_it_shares_its_split_with_the_other_tasks():
+    tasks = [tiny_config, segmentation_config, joint_config]
+    assert len({fit_or_load(made(training__epochs=1)).data["split_hash"] for made in tasks}) == 1
+
+
+def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
+    cases = load_cases("phantom", **joint_config().data.options)
+    without_label, without_mask = cases.index[0], cases.index[5]
+    cases.loc[without_label, "label"], cases.loc[without_mask, "mask"] = pd.NA, pd.NA
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    run = fit_or_load(joint_config(training__epochs=1))
+    assert run.data["without_label_or_mask"] == 2
+    assert not set(Predictor(run).cases.index) & {without_label, without_mask}
+
+
+def test_data_without_both_truths_are_refused(monkeypatch):
+    cases = load_cases("phantom", **joint_config().data.options)
+    cases = cases.assign(label=pd.array([pd.NA] * len(cases), "Int8"))
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with pytest.raises(DataError, match=r"cases has both a label .* and a mask"):
+        fit_or_load(joint_config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__name": "resnet18"}, "model.name must name a segmenter with task joint"),
+        ({"loss__name": "cross_entropy"}, "loss.name must name a segmentation loss with task joint"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        joint_config(**changes)
+
+
+def test_a_classifier_is_refused():
+    with pytest.raises(ConfigError, match=r"model.name must be for task joint; found 'vgg16', which is for classification"):
+        fit_or_load(joint_config(model__name="vgg16"))
+    with pytest.raises(ValueError, match="tiny_segmenter: has no encoder"):
+        fit_or_load(joint_config(model__name="tiny_segmenter"))
+
+
+# A finished run that is asked
+
+
+def test_a_joint_run_answers_both_questions():
+    run = fit_or_load(joint_config(training__epochs=1))
+    predictor, test = Predictor(run, batch_size=3), run.predictions[run.predictions["split"] == "test"]
+    inputs = predictor.inputs(test.index)
+    np.testing.assert_allclose(predictor.log_odds(inputs), test["log_odds"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(predictor.maps(inputs), run.maps("test")[1], rtol=0, atol=0.51 / 255)
+    assert test["log_odds"].std() > 1e-4
+    assert augmented_views(predictor, inputs).shape == (10, len(test))
+    network = predictor.network
+    for task, shape in (("classification", ()), ("segmentation", (64, 64))):
+        assert mc_dropout(predictor.answering(task), inputs[:2], 3).shape == (3, 2, *shape)
+    found = cam_maps(predictor.answering("classification"), inputs[:2], layer=target_layer(network))
+    assert found.maps.shape == (2, 64, 64) and found.grid == (16, 16)
+    with pytest.raises(ValueError, match="is one of joint; this needs one of detection"):
+        predictor.answering("detection")
+
+
+def test_comparisons_take_it_for_a_classifier_only():
+    runs = [fit_or_load(joint_config(training__epochs=1, seed=seed)) for seed in (0, 1)]
+    comparison = ClassifierComparison.of(runs)
+    assert comparison.models == ["tiny_joint"] and len(comparison.predictions("tiny_joint")) == 2
+    with pytest.raises(DataError, match="all of task segmentation"):
+        SegmenterComparison.of(runs)

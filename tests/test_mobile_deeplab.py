@@ -1,0 +1,275 @@
+"""003's improved DeepLabV3+: parameters by hand, parts against other implementations, switches, pretrained encoders, stages."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import timm
+import torch
+import torchvision
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP as TheirASPP
+from segmentation_project import segmentation_config
+from torch import nn
+from torch.nn import functional
+
+from thyroid_utils.engine import run_all
+from thyroid_utils.models import WeightsError, build_segmenter, check_weights, network_stages, parameter_count, weights
+from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention, convolution
+from thyroid_utils.models.weights import ImageNetFile, imagenet_file, weights_tag
+from thyroid_utils.training import fit_or_load
+
+PLAIN = {"attention": False, "multi_skip": False, "ppm": False}
+SWITCHES = ("attention", "multi_skip", "ppm", "separable_aspp", "separable_decoder")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def on_meta(name: str = "mobile_deeplab", **options):
+    with torch.device("meta"):
+        return build_segmenter(name, **options)
+
+
+def count(**options) -> int:
+    return parameter_count(on_meta(**options))
+
+
+def test_all_on_has_the_parameters_of_the_papers_size():
+    """12.4 MB of float32 are 3.10 million parameters, 12.4 MiB 3.25 million."""
+    assert 3.0e6 <= count() <= 3.3e6
+    assert count() == 3_178_574
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_all_off_has_as_many_parameters_as_the_stock_network(separable):
+    """That one is smp's, and its 5.81 million with ordinary convolutions are published."""
+    stock = parameter_count(on_meta("deeplabv3plus_mobilenet", separable_aspp=separable))
+    assert count(**PLAIN, separable_aspp=separable) == stock
+
+
+def test_separable_convolutions_save_what_the_paper_says():
+    assert 0.60 <= count(**PLAIN) / count(**PLAIN, separable_aspp=False) <= 0.69  # the paper: 0.642
+    assert 0.80 <= count() / count(**PLAIN) <= 0.90  # the paper: 0.85
+    saved = 3 * (9 * 320 * 256 - (9 * 320 + 320 * 256))
+    assert count(separable_aspp=False) - count() == saved == count(**PLAIN, separable_aspp=False) - count(**PLAIN)
+    assert count(backbone="resnet50") / count() == pytest.approx(125 / 12.4, rel=0.05)
+
+
+def test_parameters_of_each_switch_by_hand():
+    attention = 2 * 320 * 20 + 20 + 320 + 3 * (2 * 49 + 1)
+    assert count() - count(attention=False) == attention
+    # Four levels of 80 channels; 1×1 of PPM and of ASPP; their fusion; each with its normalisation.
+    levels = 4 * (320 * 80 + 2 * 80)
+    ppm = levels + (640 * 256 + 512) + (256 * 256 + 512) + (512 * 256 + 512)
+    assert count() - count(ppm=False) == ppm == count(**{**PLAIN, "ppm": True}) - count(**PLAIN)
+    fusions = [(320 + 32, 128), (128 + 48, 128), (256 + 128, 128), (128 + 32, 64)]  # vertical, vertical, horizontal, secondary
+    ordinary, separable = sum(9 * i * o for i, o in fusions), sum(9 * i + i * o for i, o in fusions)
+    assert count(separable_decoder=False) - count() == ordinary - separable
+    assert count(**PLAIN) == count(**PLAIN, separable_decoder=False), "the stock decoder's are ordinary anyway"
+
+
+@pytest.mark.parametrize(("size", "inputs", "outputs"), [(3, 320, 256), (3, 16, 3), (5, 12, 7)])
+def test_a_separable_convolution_has_the_share_that_figure_3_should_say(size, inputs, outputs):
+    def kernels(separable: bool) -> int:
+        return sum(parameter_count(part) for part in convolution(inputs, outputs, size, separable) if isinstance(part, nn.Conv2d))
+
+    assert kernels(True) / kernels(False) == pytest.approx(1 / outputs + 1 / size**2)
+
+
+def test_dilation_is_the_published_one_and_keeps_the_size():
+    network = on_meta().network
+    convolutions = [part for part in network.context.modules() if isinstance(part, nn.Conv2d)]
+    assert [part.dilation[0] for part in convolutions if part.dilation[0] > 1] == [6, 12, 18]
+    assert network.context.aspp(torch.zeros(2, 320, 5, 7, device="meta")).shape == (2, 256, 5, 7)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_the_aspp_is_smps(separable):
+    torch.manual_seed(0)
+    ours = ASPP(24, 16, (2, 3, 4), separable, dropout=0.5).eval()
+    theirs = TheirASPP(24, 16, (2, 3, 4), separable=separable, dropout=0.5).eval()
+    values = list(ours.state_dict().values())  # in the same order
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    maps = torch.randn(2, 24, 9, 6)
+    torch.testing.assert_close(ours(maps), theirs(maps))
+
+
+def test_the_ppm_is_pytorchs_pooling_and_interpolation():
+    torch.manual_seed(0)
+    ours, maps = PPM(16, (1, 2, 3, 6)).eval(), torch.randn(2, 16, 7, 9)
+    expected = [maps]
+    for side, (_, reduce) in zip((1, 2, 3, 6), ours.levels, strict=True):
+        pooled = reduce(functional.adaptive_avg_pool2d(maps, side))
+        assert pooled.shape == (2, 4, side, side)
+        expected.append(functional.interpolate(pooled, size=(7, 9), mode="bilinear"))
+    torch.testing.assert_close(ours(maps), torch.cat(expected, dim=1), atol=1e-6, rtol=1e-5)
+
+
+def test_channel_attention_by_hand():
+    """Two channels, r = 2: one hidden unit that adds them; weights sigmoid(max part + mean part)."""
+    module = ChannelAttention(2, 2)
+    with torch.no_grad():
+        module.shared[0].weight.copy_(torch.tensor([[1.0, 1.0]]))
+        module.shared[2].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        for layer in (module.shared[0], module.shared[2]):
+            layer.bias.zero_()
+    maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]])  # maxima 3 and 2, means 2 and 1: hidden 5 and 3
+    expected = maps * torch.tensor([8.0, -8.0]).sigmoid()[None, :, None, None]
+    torch.testing.assert_close(module(maps), expected)
+
+
+def test_spatial_attention_by_hand():
+    module = SpatialAttention()
+    with torch.no_grad():
+        module.convolution.weight.zero_()
+        module.convolution.weight[0, :, 3, 3] = torch.tensor([1.0, -2.0])  # of each place's own maximum and mean
+        module.convolution.bias.fill_(0.5)
+    maps = torch.tensor([[[[4.0, 1.0]], [[0.0, 3.0]]]])
+    expected = maps * torch.tensor([[4 - 2 * 2 + 0.5, 3 - 2 * 2 + 0.5]]).sigmoid()
+    torch.testing.assert_close(module(maps), expected)
+
+
+def test_a_fusion_is_interpolation_join_and_convolution():
+    torch.manual_seed(0)
+    module = Fusion(5, 4, separable=True).eval()
+    deep, shallow = torch.randn(2, 3, 4, 6), torch.randn(2, 2, 8, 12)
+    joined = torch.cat([functional.interpolate(deep, scale_factor=2, mode="bilinear"), shallow], dim=1)
+    depthwise, pointwise, normalise, _ = module.convolution
+    maps = functional.conv2d(functional.conv2d(joined, depthwise.weight, padding=1, groups=5), pointwise.weight)
+    torch.testing.assert_close(module(deep, shallow), functional.relu(normalise(maps)), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", list(itertools.product([False, True], repeat=3)))
+def test_every_combination_of_switches_runs_on_any_size(setting):
+    model = on_meta(**dict(zip(SWITCHES, setting, strict=False))).eval()
+    assert model(torch.zeros(1, 3, 45, 61, device="meta")).shape == (1, 1, 45, 61)
+    kinds = {type(part) for part in model.modules()}
+    assert (ChannelAttention in kinds) == (SpatialAttention in kinds) == setting[0]
+    assert (PPM in kinds) == setting[2]
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "xception"])
+def test_backbones_give_maps_at_the_four_sizes(backbone):
+    model = on_meta(backbone=backbone, in_channels=2, classes=3).eval()
+    maps = model.network.encoder(torch.zeros(1, 2, 64, 96, device="meta"))
+    assert [tuple(maps[level].shape[2:]) for level in (1, 2, 3, -1)] == [(32, 48), (16, 24), (8, 12), (4, 6)]
+    assert model(torch.zeros(1, 2, 40, 50, device="meta")).shape == (1, 3, 40, 50)
+    assert model.input_rule.multiple == model.input_rule.minimum == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet5"}, "backbone 'resnet5' is unknown; did you mean resnet50"),
+        ({"atention": True}, "model mobile_deeplab: no option 'atention'; did you mean attention"),
+        ({"bins": []}, "ppm needs bins"),
+        ({"reduction": 0}, "reduction 1 or more"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_segmenter("mobile_deeplab", **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty folder for downloaded weights, and no connection."""
+    for name in ("TORCH_HOME", "THYROID_WORKBOOK_CACHE", "THYROID_WORKBOOK_RUNS"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+    def no_connection(url: str, timeout: float):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", no_connection)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "filename", "tag"),
+    [
+        ("mobilenet_v2", "mobilenet_v2-b0353104.pth", "ImageNet encoder"),
+        ("resnet50", "resnet50-0676ba61.pth", "ImageNet encoder"),
+        ("xception", "xception65.tf_in1k.safetensors", "timm tf_in1k encoder"),
+    ],
+)
+def test_the_backbone_decides_the_file_of_the_encoder(backbone, filename, tag, hub):
+    options = {"backbone": backbone}
+    assert imagenet_file("mobile_deeplab", options).filename == filename
+    assert weights_tag("imagenet", "mobile_deeplab", options) == tag
+    for attempt in (
+        lambda: check_weights("mobile_deeplab", "imagenet", options=options),
+        lambda: build_segmenter("mobile_deeplab", weights="imagenet", **options),
+    ):
+        with pytest.raises(WeightsError, match=f"the ImageNet weights {filename} are not in"):
+            attempt()
+    assert imagenet_file("mobile_deeplab").filename == "mobilenet_v2-b0353104.pth"
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "xception"])
+def test_published_values_go_into_the_encoder_alone(backbone, tmp_path, monkeypatch):
+    with torch.device("meta"):
+        source = timm.create_model("xception65") if backbone == "xception" else torchvision.models.get_model(backbone)
+    state = {
+        key: torch.tensor(number, dtype=value.dtype).expand(value.shape)
+        for number, (key, value) in enumerate(source.state_dict().items())
+    }
+    torch.save(state, tmp_path / "made.pth")
+    file = ImageNetFile("made.pth", "https://example.org", cached=tmp_path / "made.pth")
+    monkeypatch.setattr(weights, "imagenet_file", lambda name, options=None: file)
+    torch.manual_seed(0)
+    model = build_segmenter("mobile_deeplab", weights="imagenet", backbone=backbone)
+    torch.manual_seed(0)
+    scratch = build_segmenter("mobile_deeplab", backbone=backbone).network.state_dict()
+    own = model.network.state_dict()
+    left_out = ("classifier.", "features.18.", "fc.", "head.")
+    expected = {float(value.flatten()[0]) for key, value in state.items() if not key.startswith(left_out)}
+    assert {float(value.flatten()[0]) for key, value in own.items() if key.startswith("encoder.")} == expected
+    assert all(torch.equal(own[key], scratch[key]) for key in own if key.startswith(("context.", "decoder.", "head.")))
+
+
+def test_stages_are_those_of_the_network_itself():
+    model = build_segmenter("mobile_deeplab")
+    found = network_stages(model, 64).set_index("stage")
+    assert list(found.index) == [
+        "mobilenet_v2", "ASPP", "1×1 of ASPP", "PPM", "1×1 of PPM", "F", "CAM 1/16", "SAM 1/8", "vertical 1/8", "SAM 1/4",
+        "1×1 at 1/4", "vertical 1/4 = V", "horizontal", "SAM 1/2", "1×1 at 1/2", "secondary", "head", "logits",
+    ]  # fmt: skip
+    assert found["parameters"].sum() == parameter_count(model)
+    shapes = found[["channels", "height", "width"]]
+    assert tuple(shapes.loc["F"]) == (256, 4, 4) and tuple(shapes.loc["secondary"]) == (64, 32, 32)
+    assert tuple(shapes.loc["logits"]) == (1, 64, 64)
+    assert found.at["horizontal", "inputs"] == (("F", 256, 4, 4), ("vertical 1/4 = V", 128, 16, 16))
+    assert found.at["SAM 1/8", "inputs"] == (("mobilenet_v2", 32, 8, 8),)
+    assert found.at["mobilenet_v2", "inputs"] == (("image", 3, 64, 64),)
+    assert all(name for inputs in found["inputs"] for name, *_ in inputs), "every map read is some part's"
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+
+
+def test_stages_leave_out_what_is_switched_off():
+    found = network_stages(build_segmenter("mobile_deeplab", **PLAIN, in_channels=1), 32)
+    assert list(found["stage"]) == ["mobilenet_v2", "ASPP = F", "1×1 at 1/4", "join at 1/4", "3×3 at 1/4", "head", "logits"]
+    join = found.set_index("stage").at["join at 1/4", "inputs"]
+    assert join == (("ASPP = F", 256, 2, 2), ("1×1 at 1/4", 48, 8, 8))
+
+
+def test_stages_of_any_network_are_its_direct_parts():
+    found = network_stages(build_segmenter("residual_unet", widths=(4, 8), in_channels=1), 16)
+    assert list(found["stage"]) == ["body", "head", "logits"]
+    assert found["inputs"][1] == (("body", 4, 16, 16),)
+
+
+def test_training_asks_for_the_weights_of_the_backbone(hub):
+    """Before anything is trained, and the file of the backbone that was asked for."""
+    config = segmentation_config(model={"name": "mobile_deeplab", "weights": "imagenet", "options": {"backbone": "resnet50"}})
+    for train in (fit_or_load, lambda config: run_all([config])):
+        with pytest.raises(WeightsError, match=r"the ImageNet weights resnet50-0676ba61\.pth are not in"):
+            train(config)

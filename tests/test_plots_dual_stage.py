@@ -1,0 +1,79 @@
+"""Cards and forests: what they say, and that every kind of finding can be drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from thyroid_utils.dual_stage import RESEARCH_ONLY, UNCERTAINTY, Finding
+from thyroid_utils.nodule_measures import nodule_measures
+from thyroid_utils.plots.dual_stage import finding_cards, measure_lines, variants_forest
+from thyroid_utils.statistics import Comparison, Estimate
+
+
+def finding(case="a", mask=None, shape=(40, 60), spacing=None, **changes) -> Finding:
+    frame = np.random.default_rng(0).integers(60, 120, shape).astype(np.uint8)
+    if mask is None:
+        mask = np.zeros(shape, bool)
+        mask[10:22, 20:44] = True
+    known = {"frame": frame, "probability": 0.83, "uncalibrated": 0.9, "threshold": 0.4, "called": True, "labels": ("malignant",),
+             "map": mask.astype(np.float32), "mask": mask, "attention": np.ones(shape, np.float32), "spacing": spacing,
+             "uncertainty": dict.fromkeys(UNCERTAINTY, 0.25), "measures": nodule_measures(mask, frame, spacing)}  # fmt: skip
+    return Finding(case, **{**known, **changes})
+
+
+def texts(figure: Figure) -> str:
+    found = [*figure.texts, *(text for axes in figure.axes for text in (*axes.texts, axes.title, axes.xaxis.label))]
+    return " ".join(text.get_text() for text in found)
+
+
+def test_a_card_says_what_was_found():
+    cards = finding_cards([finding(warnings=("two of them",))], {"a": (0, finding().mask)})
+    said = texts(cards)
+    for part in ("a", "p(malignant) 0.83: called malignant", "set: malignant; threshold 0.40", "truth: benign", "px",
+                 "entropy 0.25 bit", "Dice 0.75", "! two of them", RESEARCH_ONLY):  # fmt: skip
+        assert part in said, part
+    assert "truth" not in texts(finding_cards([finding()]))
+
+
+def test_cards_of_every_kind_are_drawn(tmp_path):
+    nothing, everything = np.zeros((40, 60), bool), np.ones((40, 60), bool)
+    kinds = [
+        finding("bad", error="damaged", frame=None),
+        finding("seen but bad", error="cannot be prepared " * 6),
+        finding("none", nothing, attention=np.zeros((40, 60), np.float32), labels=()),
+        finding("all", everything),
+        finding("tall", shape=(300, 50), mask=np.zeros((300, 50), bool)),
+        finding("colour", frame=np.zeros((40, 60, 3), np.uint8)),
+    ]
+    figure = finding_cards(kinds)
+    figure.savefig(tmp_path / "cards.png")
+    said = texts(figure)
+    assert said.count("could not be used") == 2 and "damaged" in said and "set: neither" in said and "blank map" in said
+    with pytest.raises(ValueError, match="no finding to draw"):
+        finding_cards([])
+
+
+def test_measures_are_read_in_millimetres_where_known():
+    lines = measure_lines(finding(spacing=0.5))
+    assert lines[0] == "13.2 × 6.0 mm, area 72.0 mm²"
+    assert lines[1] == "height / width 0.50 (not taller than wide)"
+    assert measure_lines(finding())[0].endswith("area 288 px")
+    assert measure_lines(finding(mask=np.zeros((40, 60), bool))) == []
+
+
+def test_the_forest_has_a_row_a_variant_and_a_pair(tmp_path):
+    value = Estimate(0.8, 0.7, 0.9, 50, 20)
+    sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all resamples agree")
+    estimates = pd.DataFrame({"what": ["whole frame (the paper)", "crop by the true mask"], "auc": [value, sure]},
+                             index=["frame", "crop_true"])  # fmt: skip
+    difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")
+    pairs = pd.DataFrame({"first": ["crop_true"], "second": ["frame"], "auc": [difference], "p_holm": [np.nan], "differs": False})
+    figure = variants_forest(estimates, pairs)
+    figure.savefig(tmp_path / "forest.png")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(estimates["what"])
+    assert [label.get_text() for label in right.get_yticklabels()] == ["crop by the true mask\n− whole frame"]
+    assert "no test" in texts(figure) and "0.800" in texts(figure)

@@ -1,0 +1,152 @@
+"""Power by simulation against closed forms, statsmodels' among them, and what it must say where a gain cannot be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from thyroid_utils.statistics import paired_power, patients_needed, power_simulation
+
+
+def spread(patients: int, sd: float, images: int = 1) -> tuple[np.ndarray, list[str]]:
+    """Normal differences whose SD over patients is exactly `sd`; all images of a patient are alike."""
+    values = np.random.default_rng(1).normal(size=patients)
+    values = (values - values.mean()) / values.std() * sd
+    return np.repeat(values, images), [f"p{number}" for number in range(patients) for _ in range(images)]
+
+
+@pytest.mark.parametrize(("effect", "patients"), [(0.2, 20), (0.5, 20), (0.5, 40), (0.1, 500), (0.0, 10)])
+def test_the_formula_is_that_of_the_paired_t_test(effect, patients):
+    expected = TTestPower().power(effect_size=effect, nobs=patients, alpha=0.05) if effect else 0.05
+    assert paired_power(effect, 1.0, patients) == pytest.approx(expected, abs=1e-6)
+    assert paired_power(-effect, 1.0, patients) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_formula_with_seeds_alone_is_a_z_test():
+    """No spread over patients: d / (τ / √seeds) is normal around 0.8 · 2 / 1 = 1.6 for four seeds."""
+    assert paired_power(0.8, 0.0, 5, seeds=4, seed_sd=1.0) == pytest.approx(0.3595 + 0.0002, abs=5e-4)
+
+
+def test_simulation_is_the_formula_within_its_error():
+    """Differences are drawn from 2,000 normal ones. Of eight cells each lies within 4 simulation errors."""
+    differences, patients = spread(2000, 0.05)
+    found = power_simulation(differences, patients, 0.01, (20, 50, 100, 300), (1, 5), 0.004, simulations=4000, seed=3)
+    expected = [paired_power(0.01, 0.05, row.patients, row.seeds, 0.004) for row in found.itertuples()]
+    error = np.sqrt(np.array(expected) * (1 - np.array(expected)) / 4000)
+    assert (np.abs(found["power"] - expected) < 4 * error).all(), found.assign(expected=expected)
+    assert ((found["low"] <= found["power"]) & (found["power"] <= found["high"])).all()
+    assert found["power"].max() > 0.8 and found["power"].min() < 0.2
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.02])
+def test_no_gain_is_found_as_rarely_as_the_level_says(seed_sd):
+    """Also where chance of training moves all patients at once, which a test over patients alone would take for a gain."""
+    differences, patients = spread(500, 0.05)
+    found = power_simulation(differences, patients, 0.0, (30, 300), (1, 4), seed_sd, simulations=4000)
+    assert (np.abs(found["power"] - 0.05) < 0.015).all(), found  # 4 simulation errors are 0.014
+
+
+def test_more_patients_do_not_outweigh_the_chance_of_training():
+    """With τ = 2 effects one seed reaches at most the power of a z-test at 0.5 standard errors, 7.9 %."""
+    differences, patients = spread(200, 0.05)
+    found = power_simulation(differences, patients, 0.01, (10_000,), (1, 100), 0.02, simulations=1000)
+    assert found["power"][0] < 0.12 and found["power"][1] > 0.95
+
+
+def test_patients_are_the_unit():
+    """Three images alike a patient are no more than one."""
+    one, three = (power_simulation(*spread(100, 0.05, images), 0.01, (50, 100), (1,), 0.0) for images in (1, 3))
+    pd.testing.assert_frame_equal(one, three)
+
+
+def test_rows_of_seeds_give_the_spread_of_seeds():
+    """By hand: two seeds at ±0.01 around the patients' own values have an SD of 0.01 √2; patients answer all alike."""
+    own, patients = spread(50, 0.03)
+    rows = np.stack([own + 0.01, own - 0.01])
+    measured = power_simulation(rows, patients, 0.02, (20, 80), (1, 6), simulations=500)
+    told = power_simulation(own, patients, 0.02, (20, 80), (1, 6), 0.01 * np.sqrt(2), simulations=500)
+    assert np.abs(measured["power"] - told["power"]).max() < 0.1  # two simulations of 500
+    given = power_simulation(rows, patients, 0.02, (20, 80), (1, 6), 0.0, simulations=500)
+    assert (given["power"] >= measured["power"]).all()
+
+
+def test_own_answers_to_the_seed_blur_less_with_more_seeds():
+    random = np.random.default_rng(0)
+    rows = random.normal(0, 0.1, (5, 200))
+    found = power_simulation(rows, [str(n) for n in range(200)], 0.01, (200,), (1, 20), 0.0, simulations=1000)
+    assert found["power"][1] > found["power"][0] + 0.1
+
+
+def test_undefined_images_are_left_out_and_the_same_seed_gives_the_same_table():
+    differences, patients = spread(60, 0.05)
+    with_gap = np.append(differences, np.nan), [*patients, "nobody"]
+    told = []
+    one = power_simulation(*with_gap, 0.02, (30,), (1, 2), 0.01, progress=lambda *step: told.append(step))
+    pd.testing.assert_frame_equal(one, power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01))
+    assert told == [(1, 2), (2, 2)]
+    assert not one.equals(power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01, seed=1))
+
+
+def test_differences_that_are_all_zero_find_nothing():
+    found = power_simulation(np.zeros(10), [str(n) for n in range(10)], 0.0, (5,), (1,), 0.0, simulations=10)
+    assert found["power"][0] == 0
+
+
+def powers(*reached: float, seeds: int = 1) -> pd.DataFrame:
+    return pd.DataFrame({"patients": [100, 400, 900, 1600][: len(reached)], "seeds": seeds, "power": reached})
+
+
+def test_patients_needed_by_hand():
+    """Half the way from 0.7 at √400 = 20 to 0.9 at √900 = 30 is 25² patients."""
+    table = pd.concat([powers(0.3, 0.7, 0.9), powers(0.85, 0.9, seeds=3), powers(0.1, 0.2, 0.79, seeds=5)])
+    found = patients_needed(table)
+    assert list(found["text"]) == ["about 625", "100 or fewer", "not within 900"]
+    assert found.at[1, "patients"] == 625 and found.at[3, "patients"] == 100 and np.isnan(found.at[5, "patients"])
+    assert found.at[5, "highest"] == 0.79
+
+
+def test_a_crossing_that_does_not_last_is_simulation_error():
+    assert patients_needed(powers(0.81, 0.79, 0.9, 0.95)).at[1, "patients"] > 400
+    assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"
+
+
+def test_patients_needed_is_the_formulas_number():
+    """Normal differences, no seeds: statsmodels needs 199 for 0.2 standard deviations and 80 %."""
+    needed = TTestPower().solve_power(effect_size=0.2, power=0.8, alpha=0.05)
+    grid = (100, 150, 200, 250, 300)
+    found = patients_needed(power_simulation(*spread(2000, 1.0), 0.2, grid, (1,), 0.0, simulations=4000))
+    assert found.at[1, "patients"] == pytest.approx(needed, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patients": ["a"] * 3}, "0-d|patients have shape"),
+        ({"patients": ["a"] * 4}, "1 patients have a difference"),
+        ({"patients": ["a", "b", None, "c"]}, "have no patient"),
+        ({"differences": np.full(4, np.nan)}, "0 patients have a difference"),
+        ({"seed_sd": None}, "seed_sd cannot be measured from one row"),
+        ({"seed_sd": -1.0}, "seed_sd is -1.0"),
+        ({"effect": np.nan}, "effect nan"),
+        ({"patients_grid": (1, 20)}, "patients_grid must hold whole numbers from 2"),
+        ({"patients_grid": ()}, "patients_grid must hold"),
+        ({"seeds_grid": (0,)}, "seeds_grid must hold whole numbers from 1"),
+        ({"simulations": 0}, "0 simulations"),
+        ({"level": 95}, "level is 95"),
+    ],
+)
+def test_impossible_questions_are_refused(change, message):
+    question = {"differences": [0.1, 0.2, 0.3, 0.1], "patients": list("abcd"), "effect": 0.1, "seed_sd": 0.0, **change}
+    with pytest.raises(ValueError, match=message) as caught:
+        power_simulation(**question)
+    assert "\n" not in str(caught.value)
+
+
+def test_impossible_formulas_are_refused():
+    for wrong in ({"patients": 1}, {"sd": 0.0}, {"seeds": 0}, {"seed_sd": -1.0}):
+        with pytest.raises(ValueError, match="paired_power"):
+            paired_power(**{"effect": 0.1, "sd": 1.0, "patients": 10, **wrong})
+    with pytest.raises(ValueError, match="power is 80"):
+        patients_needed(powers(0.5), 80)

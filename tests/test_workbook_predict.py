@@ -1,0 +1,384 @@
+"""`thyroid-workbook predict` with real runs on files of every kind: what is written, the exit codes, and that nobody is named."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import logging
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import region, write_dicom
+from PIL import Image, PngImagePlugin
+from segmentation_project import register_tiny_segmenter, segmentation_config
+from torch import nn
+from training_fixtures import one_cache  # noqa: F401
+from training_project import register_tiny, tiny_config
+
+from thyroid_utils.data.errors import ImageError
+from thyroid_utils.data.images import read_mask, write_png
+from thyroid_utils.inference import Predictor
+from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+from thyroid_utils.training import fit_or_load
+from thyroid_utils.workbook import predict_inputs
+from thyroid_utils.workbook.cli import main
+from thyroid_utils.workbook.predict_inputs import anonymous, case_images, find_sources
+from thyroid_utils.workbook.predict_page import Card, Pages, heat_picture, outline_picture
+
+
+def calls_dark(in_channels: int, classes: int) -> nn.Module:
+    """Calls nodule what is darker than most on average: a segmenter that finds something without being trained for long."""
+    network = nn.Sequential(nn.AvgPool2d(9, 1, 4), nn.Conv2d(in_channels, classes, 1))
+    nn.init.constant_(network[1].weight, -20 / in_channels)
+    nn.init.constant_(network[1].bias, 20 * 0.2)
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(one_cache, tmp_path_factory):  # noqa: F811
+    """Names of a classifier's and a segmenter's run, and some frames."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setenv("THYROID_REPORT_DIR", str(tmp_path_factory.mktemp("report")))
+        register_tiny(functools.partial(patch.setitem, CLASSIFIERS))
+        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
+        patch.setitem(SEGMENTERS, "tiny_segmenter", replace(SEGMENTERS["tiny_segmenter"], build=calls_dark, head=("1.",)))
+        classifier = fit_or_load(tiny_config(training__epochs=1))
+        segmenter = fit_or_load(segmentation_config(training__epochs=1, optimiser__learning_rate=1e-6))
+        frames = [np.asarray(Image.open(path).convert("L")) for path in Predictor(classifier).cases["image"][:5]]
+        yield classifier.name, segmenter.name, frames
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A folder of five PNG files."""
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(trained[2]):
+        write_png(tmp_path / f"in/scan{number}.png", frame)
+    return tmp_path / "in"
+
+
+def run(trained, out, *arguments):
+    return main(["predict", *map(str, arguments), "--classifier", trained[0][:12], "--segmenter", trained[1], "--out", str(out)])
+
+
+def table(out):
+    return pd.read_csv(out / "findings.csv", keep_default_na=False, index_col="case")
+
+
+def test_a_folder_becomes_a_table_masks_and_a_page(trained, folder, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert run(trained, out, folder, "--spacing", "0.5") == 0
+    assert sorted(entry.name for entry in out.iterdir()) == ["findings.csv", "index.html", "masks"]
+    found = table(out)
+    assert list(found.index) == [f"image-000{number}" for number in range(1, 6)]
+    assert (found["error"] == "").all() and found["probability"].between(0, 1).all()
+    for case, row in found.iterrows():
+        mask = read_mask(out / row["mask"])
+        assert mask.shape == trained[2][0].shape and row["mask"] == f"masks/{case}.png"
+        if mask.any():
+            assert float(row["area_mm2"]) == pytest.approx(0.25 * float(row["area_px"]), rel=1e-4)
+            assert float(row["area_px"]) <= mask.sum()
+    assert any(read_mask(out / name).any() for name in found["mask"]), "the test needs a nodule"
+    page = (out / "index.html").read_text()
+    assert page.count('<li class="card"') == 5 and "For research only, not a medical device" in page
+    shown = capsys.readouterr().out
+    assert "5 images" in shown and "For research only, not a medical device" in shown
+
+
+def test_one_bad_image_is_an_error_row_and_exit_code_1(trained, folder, tmp_path):
+    (folder / "scan1.png").write_bytes(b"not at all")
+    (folder / "scan3.png").write_bytes((folder / "scan0.png").read_bytes()[:200])
+    assert run(trained, tmp_path / "out", folder) == 1
+    found = table(tmp_path / "out")
+    assert list(found.index[found["error"] != ""]) == ["image-0002", "image-0004"]
+    assert (found.loc[["image-0002", "image-0004"], "mask"] == "").all()
+    assert len(list((tmp_path / "out/masks").iterdir())) == 3
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count('<li class="card failed"') == 2 and page.count("Not predicted.") == 2
+
+
+def test_the_same_images_give_the_same_findings(trained, folder, tmp_path):
+    columns = ["called", "labels", "probability", "area_px", "warnings"]
+    assert run(trained, tmp_path / "a", folder) == run(trained, tmp_path / "b", *sorted(folder.iterdir())) == 0
+    pd.testing.assert_frame_equal(table(tmp_path / "a")[columns], table(tmp_path / "b")[columns])
+
+
+def test_an_earlier_result_is_replaced_and_anything_else_is_refused(trained, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(trained, out, folder) == 0
+    assert run(trained, out, folder / "scan0.png") == 0
+    assert len(table(out)) == len(list((out / "masks").iterdir())) == 1
+    (out / "mine.txt").write_text("keep")
+    assert run(trained, out, folder) == 2
+    assert "no earlier result" in capsys.readouterr().err and (out / "mine.txt").read_text() == "keep"
+    assert run(trained, folder / "scan0.png", folder) == 2
+
+
+def test_an_interruption_leaves_what_was_there(trained, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(trained, out, folder) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
+
+    def killed(*arguments, **values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pages, "close", killed)
+    assert run(trained, out, folder / "scan0.png") != 0
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
+    assert sorted(entry.name for entry in tmp_path.iterdir() if "out" in entry.name) == ["out"]
+
+
+def test_results_below_the_images_are_not_images_again(trained, folder):
+    assert run(trained, folder / "out", folder) == run(trained, folder / "out", folder) == 0
+    assert len(table(folder / "out")) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda parts: [*parts[:-1], "nothing"], "no such run"),
+        (lambda parts: [parts[1], parts[0]], "other way round"),
+        (lambda parts: [parts[0], ""], "no such run"),
+    ],
+    ids=["unknown", "swapped", "empty"],
+)
+def test_runs_that_do_not_serve_are_refused(trained, folder, tmp_path, capsys, change, told):
+    classifier, segmenter = change(list(trained[:2]))
+    arguments = ["predict", str(folder), "--classifier", classifier, "--segmenter", segmenter, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_use(trained, folder, tmp_path, capsys):
+    (tmp_path / "DOE_JANE").mkdir()
+    (tmp_path / "DOE_JANE/letter.txt").write_text("no image")
+    for images in (tmp_path / "DOE_JANE", tmp_path / "DOE_JANE/none.png"):
+        assert run(trained, tmp_path / "out", images) == 2
+    assert run(trained, tmp_path / "out", folder, "--spacing", "0") == 2
+    assert run(trained, tmp_path / "out", folder, "--spacing", "nan") == 2
+    told = capsys.readouterr()
+    assert "hold no image" in told.err and "number 1 is no file" in told.err and "--spacing" in told.err
+    assert "DOE" not in told.err + told.out and not (tmp_path / "out").exists()
+    assert main(["predict", str(folder)]) == 2
+
+
+def test_files_are_found_in_order_and_others_counted(tmp_path):
+    for name in ("b/2.PNG", "b/10.jpg", "a.tiff", ".hidden.png", "b/.git/x.png", "note.txt", "DICOMDIR"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    write_dicom(tmp_path / "IM0001", np.zeros((1, 8, 8), np.uint8))
+    sources, others = find_sources([tmp_path, tmp_path / "note.txt"])
+    assert [(source.case, source.path.name) for source in sources] == [
+        ("image-0001", "IM0001"), ("image-0002", "a.tiff"), ("image-0003", "10.jpg"), ("image-0004", "2.PNG"),
+        ("image-0005", "note.txt"),
+    ]  # fmt: skip
+    assert others == 1
+
+
+def test_kept_names_are_safe_and_differ(tmp_path):
+    for name in ("a/Nodule 1.png", "b/nodule 1.png", "b/=1+1.png", "b/!!.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [source.case for source in find_sources([tmp_path], keep_names=True)[0]]
+    assert sorted(names) == ["1-1", "Nodule-1", "image", "nodule-1-2"]
+
+
+class ThreeFrames:
+    """What `read_dicom` gives."""
+
+    frame_count, spacing, burned_in = 3, (0.1, 0.2), True
+
+    def iter_frames(self):
+        yield np.zeros((8, 8), np.uint8)
+        yield np.tile(np.array([200, 0, 0], np.uint8), (8, 8, 1))
+        raise ImageError("/in/DOE_JANE.dcm: 2 frames of 3 can be read; export it again")
+
+
+def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_inputs, "read_dicom", lambda path: ThreeFrames())
+    notes, counted = {}, []
+    (source,) = [predict_inputs.Source("image-0001", tmp_path / "DOE_JANE.dcm")]
+    found = list(case_images([source], 0.5, notes, counted.append))
+    assert [image.case for image in found] == ["image-0001-frame-0001", "image-0001-frame-0002", "image-0001"]
+    assert [image.spacing for image in found] == [(0.1, 0.2), (0.1, 0.2), None]
+    assert str(found[2].image) == "2 frames of 3 can be read; export it again" or "DOE" not in str(found[2].image)
+    assert notes == {
+        "image-0001-frame-0001": [predict_inputs.BURNED_IN],
+        "image-0001-frame-0002": [predict_inputs.BURNED_IN, predict_inputs.COLOUR],
+    }
+    assert counted == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("{path}: empty (0 bytes); download it", "empty; download it"),
+        ("{path}: not a PNG (starts with b'DOE)J(N'); convert it", "not a PNG; convert it"),
+        ("{path}: no image, {name} is a text", "no image, the file is a text"),
+        ("{path}: damaged; export it", "damaged; export it"),
+    ],
+)
+def test_errors_lose_names_and_quotations(tmp_path, error, told):
+    path = tmp_path / "DOE^JANE 1961.png"
+    assert anonymous(ImageError(error.format(path=path, name=path.name)), path) == told
+
+
+SECRETS = {
+    "name": "Zwicky^Hedwig", "id": "PID7731905", "birth": "18990704", "date": "18991123", "accession": "ACC5550199",
+    "institution": "Spital am Quellhof", "private": "PRIVAT8842", "other": "OTHER4471", "file": "zwicky_hedwig_1899",
+}  # fmt: skip
+
+
+def planted():
+    """Elements that name a patient, in the public groups and in a private one."""
+    s = SECRETS
+    return [
+        (0x08, 0x20, "DA", s["date"]), (0x08, 0x50, "SH", s["accession"]), (0x08, 0x80, "LO", s["institution"]),
+        (0x08, 0x90, "PN", s["name"]), (0x08, 0x1030, "LO", s["other"]), (0x09, 0x10, "LO", s["private"]),
+        (0x09, 0x1001, "LO", s["private"] + s["name"]), (0x10, 0x10, "PN", s["name"]), (0x10, 0x20, "LO", s["id"]),
+        (0x10, 0x30, "DA", s["birth"]), (0x10, 0x4000, "LT", s["name"]), (0x20, 0x10, "SH", s["id"]),
+        (0x20, 0x4000, "LT", s["name"] + s["accession"]), (0x7FDF, 0x10, "LO", s["private"]),
+    ]  # fmt: skip
+
+
+def phi_folder(root, frame):
+    """Files of every kind whose names, tags and text chunks name a patient, good and bad ones."""
+    root = root / SECRETS["file"] / SECRETS["id"]
+    root.mkdir(parents=True)
+    said = " ".join(SECRETS.values())
+    picture, chunks = Image.fromarray(frame), PngImagePlugin.PngInfo()
+    chunks.add_text("Description", said)
+    exif = Image.Exif()
+    exif[270] = exif[315] = said
+    picture.save(root / f"{SECRETS['name']}.png", pnginfo=chunks)
+    picture.save(root / f"{SECRETS['accession']}.jpg", exif=exif, comment=said)
+    picture.save(root / f"{SECRETS['birth']}.tif", exif=exif)
+    (root / f"{SECRETS['file']}_text.png").write_text(said)
+    (root / f"{SECRETS['file']}_cut.png").write_bytes((root / f"{SECRETS['name']}.png").read_bytes()[:120])
+    frames, regions = np.stack([frame, 255 - frame]), [region(0.01, 0.01)]
+    write_dicom(root / f"{SECRETS['file']}.dcm", frames, more=planted(), regions=regions)
+    write_dicom(root / SECRETS["name"], frames[:1], "MONOCHROME1", more=planted())
+    bad = {(0x28, 0x10): None, (0x28, 0x1050): b"\x28\x00\x50\x10DS\x0e\x00" + SECRETS["name"].ljust(14).encode()}
+    write_dicom(root / f"{SECRETS['id']}-a.dcm", frames, more=planted(), change=bad)
+    whole = (root / f"{SECRETS['file']}.dcm").read_bytes()
+    (root / f"{SECRETS['id']}-b.dcm").write_bytes(whole[:400])
+    (root / f"{SECRETS['id']}-c.dcm").write_bytes(whole[:-900])
+    (root / f"{SECRETS['id']}-d.dcm").write_text(said)
+    return root
+
+
+def everything_in(out):
+    """Names and bytes of all that was written, pictures inside a page taken out of their base64."""
+    content = b""
+    for path in out.rglob("*"):
+        content += str(path.relative_to(out)).encode() + (path.read_bytes() if path.is_file() else b"")
+    pictures = re.findall(rb"base64,([A-Za-z0-9+/=]+)", content)
+    assert pictures or not (out / "index.html").is_file()
+    return content + b"".join(base64.b64decode(picture) for picture in pictures)
+
+
+def found_secrets(content):
+    """Secrets in any spelling: capitals, 16 bits a character, dashes, points, carets and blanks or not, family name alone."""
+    plain = re.sub(rb"[\0-./ ^_]", b"", content).lower()
+    parts = [(name, part) for name, secret in SECRETS.items() for part in (secret, secret.split("^")[0])]
+    return [name for name, part in parts if re.sub(r"[-./ ^_]", "", part).lower().encode() in plain]
+
+
+def test_nothing_of_a_patient_is_written_or_told(trained, tmp_path, capfd, caplog, recwarn):
+    root, out = phi_folder(tmp_path / "in", trained[2][0]), tmp_path / "out"
+    assert found_secrets(b"".join(path.read_bytes() for path in root.iterdir())), "the search finds what was planted"
+    with caplog.at_level(logging.DEBUG):
+        assert run(trained, out, tmp_path / "in") == 1
+    found, told = table(out), capfd.readouterr()
+    assert (found["error"] == "").sum() >= 3 and (found["error"] != "").sum() >= 5
+    printed = told.out + told.err + caplog.text + "".join(str(warning.message) for warning in recwarn)
+    assert found_secrets(printed.encode()) == []
+    assert found_secrets(everything_in(out)) == []
+    assert str(tmp_path).encode() not in everything_in(out)
+
+
+def test_dicom_frames_are_predicted_with_their_own_scale(trained, tmp_path):
+    root, out = phi_folder(tmp_path / "in", trained[2][0]), tmp_path / "out"
+    for path in root.iterdir():
+        if path.name not in (f"{SECRETS['file']}.dcm", SECRETS["name"]):
+            path.unlink()
+    shutil.copy(root / SECRETS["name"], root / "0.dcm")
+    assert run(trained, out, root, "--spacing", "0.5") == 0
+    found = table(out)
+    assert list(found.index) == ["image-0001", "image-0002", "image-0003-frame-0001", "image-0003-frame-0002"]
+    assert found.loc["image-0001", "probability"] == found.loc["image-0002", "probability"]
+    upside_down = found.loc["image-0003-frame-0002", "probability"]
+    assert found.loc["image-0001", "probability"] == pytest.approx(upside_down, abs=1e-5), "MONOCHROME1 shows 255 − value"
+    for case, side in (("image-0001", 0.5), ("image-0003-frame-0001", 0.1)):
+        if found.loc[case, "area_px"] != "":
+            assert float(found.loc[case, "area_mm2"]) == pytest.approx(side**2 * float(found.loc[case, "area_px"]), rel=1e-4)
+
+
+def decoded(picture):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["source"].partition(",")[2]))).convert("RGB")).astype(int)
+
+
+def test_pictures_leave_out_what_stands_around_the_echo_image():
+    frame = np.zeros((240, 320), np.uint8)
+    frame[60:220, 40:280] = np.random.default_rng(0).integers(40, 200, (160, 240))
+    frame[10:20, 10:120:3] = 255  # letters in the border
+    mask = np.zeros(frame.shape, bool)
+    mask[100:140, 100:160] = True
+    shown = decoded(outline_picture(frame, mask))
+    assert abs(shown.shape[0] - 160) <= 8 and abs(shown.shape[1] - 240) <= 8
+    yellow = (shown[..., 0] > 180) & (shown[..., 2] < 90) & (shown[..., 1] > 150)
+    assert 150 < yellow.sum() < 450, "the outline of 40 × 60"
+    assert outline_picture(frame, None)["alt"] == "Frame; no nodule was found"
+    heat = np.zeros(frame.shape)
+    heat[100:140, 100:160] = 1
+    laid = decoded(heat_picture(frame, heat, None)) - decoded(outline_picture(frame, None))
+    assert np.abs(laid[45:75, 65:115]).mean() > 20 > 5 > np.abs(laid[100:]).mean()
+    assert heat_picture(frame, 0 * heat, None)["title"] == "Grad-CAM: blank"
+
+
+def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path):
+    pages = Pages(tmp_path, cards_a_page=2)
+    for number in range(5):
+        pages.add(Card(f"image-{number}", error="<b>bad</b>"))
+    hardware = {"processor": "x", "cores": 1, "memory_gb": None, "gpus": [], "system": "Linux"}
+    made = {"commit": None, "hardware": hardware, "versions": {"python": "3"}}
+    written = pages.close(counts={"images": 5}, alpha=0.1, notes=(), networks={}, made=made, duration=1.0)
+    assert [path.name for path in written] == ["index.html", "page-2.html", "page-3.html"]
+    texts = [path.read_text() for path in written]
+    assert [text.count('<li class="card failed"') for text in texts] == [2, 2, 1]
+    assert 'href="page-2.html"' in texts[0] and 'href="index.html"' in texts[2] and "<b>bad" not in texts[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written), "no parts are left"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_page_in_a_browser(trained, folder, tmp_path, width, scheme):
+    """Nothing is asked for, nothing hangs out to the side, every picture is to be seen, and the dark page is dark."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("no Chromium or Chrome on the PATH: apt-get install chromium")
+    (folder / "bad.png").write_bytes(b"x")
+    assert run(trained, tmp_path / "out", folder) == 1
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked, told = [], []
+        page.on("request", lambda request: asked.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+        page.on("console", lambda message: told.append(message.text))
+        page.goto((tmp_path / "out/index.html").as_uri())
+        assert (asked, told) == ([], [])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        pictures = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])")
+        assert len(pictures) == 10 and all(natural > 30 and shown > 100 and words for natural, shown, words in pictures)
+        assert page.is_visible("text=For research only, not a medical device.") and page.is_visible("text=Not predicted.")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in background[4:-1].split(",")) < 180) == (scheme == "dark")
+        browser.close()

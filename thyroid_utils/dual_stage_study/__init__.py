@@ -1,0 +1,27 @@
+"""The dual-stage framework on the test split: against other orders of its stages, and what its two answers say together."""
+
+from thyroid_utils.dual_stage_study.outcomes import (
+    Agreement,
+    DecisionDice,
+    agreement,
+    dice_by_decision,
+    examples,
+    findings_on_test,
+    stage_seconds,
+)
+from thyroid_utils.dual_stage_study.variants import VARIANTS, DualStageStudy, predicted_mask, variant_configs, with_crop
+
+__all__ = [
+    "VARIANTS",
+    "Agreement",
+    "DecisionDice",
+    "DualStageStudy",
+    "agreement",
+    "dice_by_decision",
+    "examples",
+    "findings_on_test",
+    "predicted_mask",
+    "stage_seconds",
+    "variant_configs",
+    "with_crop",
+]

@@ -1,0 +1,168 @@
+"""The pages of cards that `thyroid-workbook predict` writes: a card an image, its pictures inside the page.
+
+Cards are written to disk as they come, a page's worth at a time, so that memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from thyroid_utils.data.overlays import echo_mask, mask_box
+from thyroid_utils.dual_stage import Finding
+from thyroid_utils.files import write_text
+from thyroid_utils.preprocess.base import luma
+from thyroid_utils.workbook.pages import number_text, render_page
+
+CARDS_A_PAGE = 100
+PICTURE_BYTES = 60_000  # of one picture; as base64 a third more
+_PICTURE_WIDTH = 720  # pixels: twice the width of a picture on a card, for sharp screens
+_OUTLINE = (255, 214, 10)  # yellow, as outlines have in the figures
+_HEAT_SHARE = 0.45  # of a Grad-CAM map where it is strongest
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one card says. Numbers are not defined where they are NaN, and left out then.
+
+    case: the id. calls: labels of the conformal set; empty where both are strange. probability: calibrated, of malignant.
+    measures: label → text, in the order shown. error: why there is nothing to say; everything else is then empty.
+    """
+
+    case: str
+    probability: float = math.nan
+    calls: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    pictures: Sequence[Mapping[str, str]] = ()
+    error: str | None = None
+
+
+def card(finding: Finding, warnings: Sequence[str]) -> Card:
+    """A finding as its card shows it."""
+    if finding.error:
+        return Card(finding.case, error=finding.error)
+    height, width = finding.frame.shape[:2]
+    called = f"{finding.called_name} (malignant from {100 * finding.threshold:.0f} %)"
+    facts = {"called": called, "frame": f"{width}×{height}", "entropy": f"{number_text(finding.uncertainty['entropy'])} bits"}
+    disagreement = finding.uncertainty.get("map_disagreement", math.nan)
+    if math.isfinite(disagreement):
+        facts["mask between views, Dice"] = f"{1 - disagreement:.2f}"
+    if math.isfinite(finding.attention_inside):
+        facts["attention inside"] = f"{100 * finding.attention_inside:.0f} %"
+    pictures = [outline_picture(finding.frame, finding.mask), heat_picture(finding.frame, finding.attention, finding.mask)]
+    return Card(finding.case, finding.probability, finding.labels, facts, _measures(finding.measures), warnings, pictures)
+
+
+def _measures(found: dict[str, float]) -> dict[str, str]:
+    """Those measures that a reader looks for, in mm where that is known, as text; what is not defined is left out."""
+    unit, square = ("mm", "mm²") if math.isfinite(found["area_mm2"]) else ("px", "px")
+    area = found["area_mm2"] if unit == "mm" else found["area_px"]
+    long_axis, short_axis = (found[f"{name}_axis_{unit}"] for name in ("long", "short"))
+    if not math.isfinite(area):
+        return {}
+    digits = 1 if unit == "mm" else 0
+    shown = {
+        "long × short axis": f"{long_axis:.{digits}f}\u202f×\u202f{short_axis:.{digits}f}\u202f{unit}",
+        "area": f"{area:,.0f} {square}",
+    }
+    if math.isfinite(found["height_over_width"]):
+        taller = ", taller than wide" if found["taller_than_wide"] else ""
+        shown["height / width"] = f"{found['height_over_width']:.2f}{taller}"
+    for name, label, form in (("circularity", "circularity", "{:.2f}"), ("margin_irregularity", "margin irregularity", "{:.2f}"),
+                              ("echo_difference", "gray level against surroundings", "{:+.0f}")):  # fmt: skip
+        if math.isfinite(found[name]):
+            shown[label] = form.format(round(found[name], 2) + 0.0).replace("-", "−")  # + 0.0 makes a zero of −0.0
+    return shown
+
+
+def outline_picture(frame: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
+    """The frame's echo image with the nodule outlined, as an embedded picture: dict of `source` and `alt`.
+
+    frame: uint8 (height, width) or (height, width, 3). mask: bool (height, width), or None.
+    """
+    nodule = mask is not None and bool(mask.any())
+    picture = {"source": _embedded(_drawn(_shown(frame), mask), _echo(frame)), "title": "Nodule"}
+    return picture | {"alt": "Frame with the predicted nodule outlined" if nodule else "Frame; no nodule was found"}
+
+
+def heat_picture(frame: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
+    """The same with a Grad-CAM map laid over it. heat: float (height, width) in [0, 1], 0 where nothing speaks for the class."""
+    levels = (255 * np.clip(np.nan_to_num(heat), 0, 1) + 0.5).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    share = _HEAT_SHARE * (levels[..., None] / 255) ** 0.5  # the frame stays to be seen where the map is weak
+    mixed = ((1 - share) * _shown(frame) + share * colours + 0.5).astype(np.uint8)
+    title = "Grad-CAM" if levels.any() else "Grad-CAM: blank"
+    picture = {"source": _embedded(_drawn(mixed, mask), _echo(frame)), "title": title}
+    return picture | {"alt": "Where the classifier looked, as a heat map over the frame"}
+
+
+def _shown(frame: np.ndarray) -> np.ndarray:
+    return np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
+
+
+def _echo(frame: np.ndarray) -> np.ndarray:
+    """Where the echo image is; the border around it, where scanners write names and dates, is not shown."""
+    return echo_mask(np.ascontiguousarray(luma(frame)))
+
+
+def _drawn(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    if mask is None or not mask.any():
+        return picture
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    width = max(1, round(picture.shape[1] / 300))
+    return cv2.drawContours(np.ascontiguousarray(picture).copy(), outlines, -1, _OUTLINE, width)
+
+
+def _embedded(picture: np.ndarray, echo: np.ndarray) -> str:
+    """A data URI of a JPEG of at most `PICTURE_BYTES`, cropped to the echo image and black around it."""
+    cropped = mask_box(echo).crop(np.where(echo[..., None], picture, 0))
+    image = Image.fromarray(np.ascontiguousarray(cropped).astype(np.uint8))
+    image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH), Image.Resampling.LANCZOS)
+    for quality in (85, 75, 60, 45, 30, 15):
+        stream = io.BytesIO()
+        image.save(stream, "jpeg", quality=quality, optimize=True, subsampling=0)  # thin coloured lines stay thin
+        if stream.tell() <= PICTURE_BYTES:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+class Pages:
+    """Takes card after card and writes `index.html`, `page-2.html`, … into a folder when it is closed.
+
+    Until then the cards lie in the folder as `.cards-N`, one file a page.
+    """
+
+    def __init__(self, folder: Path, cards_a_page: int = CARDS_A_PAGE) -> None:
+        self.folder, self.cards_a_page = folder, cards_a_page
+        self.cards = 0
+
+    def add(self, card: Card) -> None:
+        page, self.cards = self.cards // self.cards_a_page + 1, self.cards + 1
+        with (self._part(page)).open("a", encoding="utf-8") as part:
+            part.write(render_page("predict_card.html.j2", card=card, known=math.isfinite(card.probability)))
+
+    def close(self, **summary: Any) -> list[Path]:
+        """Write the pages, each with the same summary (the values of `predict.html.j2`), and return their paths."""
+        count = max(1, math.ceil(self.cards / self.cards_a_page))
+        names = ["index.html", *(f"page-{number}.html" for number in range(2, count + 1))]
+        for number, name in enumerate(names, start=1):
+            part = self._part(number)
+            cards = Markup(part.read_text(encoding="utf-8")) if part.is_file() else Markup("")
+            write_text(self.folder / name, render_page("predict.html.j2", cards=cards, number=number, names=names, **summary))
+            part.unlink(missing_ok=True)
+        return [self.folder / name for name in names]
+
+    def _part(self, page: int) -> Path:
+        return self.folder / f".cards-{page}"
