@@ -52,7 +52,10 @@ def test_cases_can_be_asked_to_have_labels_and_masks(tmp_path):
     settings = {"patients": 6, "size": 64, "seed": 3}
     every = load_cases("phantom", **settings)
     assert load_cases("phantom", having=["label", "mask"], **settings).equals(every)
-    rows = [{"image": case.image, "mask": case.mask, "label": case.label} for case in every.head(3).itertuples()]
+    rows = [{"image": f"{name}.png", "mask": f"{name}_mask.png", "label": 1} for name in "abc"]
+    for row, case in zip(rows, every.itertuples(), strict=False):
+        for column in ("image", "mask"):
+            (tmp_path / row[column]).write_bytes(Path(getattr(case, column)).read_bytes())
     rows[0]["mask"], rows[1]["label"] = None, None
     pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
     assert len(load_cases("manifest", tmp_path)) == 3
