@@ -53,6 +53,24 @@ def test_what_cannot_be_asked_is_refused():
         Predictor(run, batch_size=0)
 
 
+def test_new_images_need_no_training_images(monkeypatch):
+    """µ and σ of the training images are in the run; one of an older version reads the images again."""
+    run = fit_or_load(tiny_config(training__epochs=1, preprocessing="paper_001"))
+    predictor = Predictor(run)
+    frames = [read_gray(image) for image in predictor.cases["image"].head(2)]
+    expected = predictor.prepare(frames)
+    mean, deviation = run.data["fitted"]
+    assert deviation > 0 and (predictor.pipeline.mean, predictor.pipeline.deviation) == (mean, deviation)
+    with monkeypatch.context() as away:
+        away.setattr("thyroid_utils.inference.split_data", None)
+        np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
+        del run.data["fitted"]
+        with pytest.raises(TypeError):
+            Predictor(run).prepare(frames)
+    np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
+    assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
+
+
 def test_other_data_are_refused():
     run = fit_or_load(tiny_config(training__epochs=1))
     predictor = Predictor(run)

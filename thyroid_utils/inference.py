@@ -74,9 +74,12 @@ class Predictor:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """Its preprocessing, fitted on its training images where it has anything to fit."""
+        """Its preprocessing, with µ and σ of its training images where it takes them, which need not be at hand."""
         pipeline = input_pipeline(self.config)
-        return pipeline.fit(self.cases) if pipeline.needs_fit else pipeline
+        if not pipeline.needs_fit:
+            return pipeline
+        known = self.run.data.get("fitted")  # runs of older versions hold none
+        return pipeline.refitted(*known) if known else pipeline.fit(self.cases)
 
     def inputs(self, cases: Sequence[str]) -> np.ndarray:
         """What the network sees of some of its cases, float32 (n, channels, height, width)."""

@@ -58,7 +58,8 @@ class DualStage:
 
     Raises:
         DataError: runs given the other way round or of another task; a run trained on other preprocessing or channels than the
-            images get (the difference is named); training images, whose µ and σ a run's preprocessing needs, that are not there.
+            images get (the difference is named); training images that are not there, where a run of an older version
+            holds no µ and σ of them.
         ValueError: an impossible alpha or batch_size, or a classifier that has no layer known to Grad-CAM.
     """
 

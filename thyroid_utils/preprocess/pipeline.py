@@ -172,6 +172,11 @@ class Pipeline:
             write_text(record, json.dumps([self.mean, self.deviation]))
         return self
 
+    def refitted(self, mean: float, deviation: float) -> Pipeline:
+        """The pipeline with numbers that `fit` has found before, for images far from those it was fitted on."""
+        self.mean, self.deviation = float(mean), float(deviation)
+        return self
+
     @staticmethod
     def _fit_key(before: Sequence[Step], train: pd.DataFrame, with_masks: bool) -> str:
         hashes = file_hashes([*train["image"], *(train["mask"].dropna() if with_masks else ())])

@@ -31,7 +31,7 @@ from thyroid_utils.runs import (
 )
 from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, read_checkpoint
-from thyroid_utils.training.data import Batches, SplitData, in_order, split_data
+from thyroid_utils.training.data import Batches, SplitData, in_order, input_pipeline, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable
 from thyroid_utils.training.distributed import fit_on_several
 from thyroid_utils.training.errors import TrainingError
@@ -128,8 +128,18 @@ def _described(config: RunConfig, data: SplitData, assembly: Assembly) -> dict[s
         "images": {split: len(positions) for split, positions in assembly.fit.positions.items()},
         TASKS[config.task].left_out: data.left_out,
         "input": list(assembly.input_shape),
+        "fitted": _fitted_numbers(config, data),
         "weights": assembly.network.weights,
     }
+
+
+def _fitted_numbers(config: RunConfig, data: SplitData) -> list[float] | None:
+    """µ and σ of the training images where the preprocessing has them, so that other images can be asked about without those."""
+    pipeline = input_pipeline(config)
+    if not pipeline.needs_fit:
+        return None
+    pipeline.fit(data.cases)
+    return [pipeline.mean, pipeline.deviation]
 
 
 def _kept_state(resume: Path) -> Checkpoint | None:
