@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from thyroid_utils.models import Classifier, Segmenter, last_conv_layer
+from thyroid_utils.models.architectures import architecture
+from thyroid_utils.models.segmenter_architectures import segmenter_architecture
 from thyroid_utils.models.unet import UNet
 
 Reshape = Callable[[torch.Tensor], torch.Tensor]
@@ -32,34 +34,6 @@ class Covered(NamedTuple):
     left: int
 
 
-# Transformers: where the tokens are (in front of the last block's attention: behind it only the class token is read, and the
-# gradient of every other token is zero) and the side of a patch in pixels.
-_TOKENS = {"vit_b_16": ("encoder.layers.-1.ln_1", 16), "resnet18_transformer": ("encoder.-1.norm1", 32)}
-
-# Segmenters: the coarsest map, at the end of the encoder or behind what follows it there without a way around. A layer close to
-# the output would repeat the predicted mask.
-_SEGMENTER_LAYERS = {
-    "unet_resnet18": "encoder.layer4",
-    "unet_resnet50": "encoder.layer4",
-    "unet_vgg16": "decoder.center",
-    "unet_vgg19": "decoder.center",
-    "deeplabv3plus": "encoder.layer4",
-    "deeplabv3plus_xception": "encoder.model.blocks_20",
-    "deeplabv3plus_mobilenet": "encoder.features.-1",
-    "mobile_deeplab": "encoder.features.-1",
-    "pspnet": "encoder.layer4",
-    "unetpp": "encoder.layer4",
-    "segformer": "encoder.norm4",
-    "unet": "encoder.-1",
-    "attention_unet": "encoder.-1",
-    "residual_unet": "body.encoder.-1",
-    "residual_unet_resnet18": "encoder.layer4",
-    "segnet": "encoder.42",
-    "fcn8s": "encoder.29",
-    "transunet": "bridge",
-}
-
-
 def target_layer(network: nn.Module, shape: tuple[int, int] | None = None) -> TargetLayer:
     """The layer whose map explains a network: the last before the places are pooled, or a segmenter's coarsest one.
 
@@ -77,9 +51,9 @@ def target_layer(network: nn.Module, shape: tuple[int, int] | None = None) -> Ta
         return TargetLayer(_segmenter_layer(network))
     if not isinstance(network, Classifier):
         raise ValueError(f"{type(network).__name__}: no layer is known for it; name one of its modules as layer")
-    if network.name in _TOKENS:
-        path, patch = _TOKENS[network.name]
-        return TargetLayer(named_layer(network.network, path), _Tokens(patch, shape))
+    tokens = architecture(network.name).tokens
+    if tokens is not None:
+        return TargetLayer(named_layer(network.network, tokens.module), _Tokens(tokens.patch, shape))
     try:
         return TargetLayer(last_conv_layer(network))
     except ValueError as error:
@@ -119,8 +93,8 @@ class _Tokens:
 
 
 def _segmenter_layer(network: Segmenter) -> nn.Module:
-    path = _SEGMENTER_LAYERS.get(network.name)
-    if path is not None:
+    path = segmenter_architecture(network.name).explained
+    if path:
         try:
             return named_layer(network.network, path)
         except ValueError:  # built with options that give it other parts
@@ -189,6 +163,6 @@ def covered(network: nn.Module, shape: tuple[int, int], grid: tuple[int, int]) -
             taken = network.input_rule.side(height), network.input_rule.side(width)
         return Covered(*taken, -((taken[0] - height) // 2), -((taken[1] - width) // 2))
     if isinstance(network, Classifier) and network.name == "vit_b_16":  # filled up to whole patches at the bottom and right
-        patch = _TOKENS["vit_b_16"][1]
+        patch = architecture(network.name).tokens.patch
         return Covered(height + -height % patch, width + -width % patch, 0, 0)
     return Covered(height, width, 0, 0)

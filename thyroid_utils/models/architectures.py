@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torchvision import models
@@ -15,6 +15,17 @@ from torchvision import models
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
 from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
 from thyroid_utils.preprocess.pipeline import nearest
+
+
+class Tokens(NamedTuple):
+    """Where a transformer holds an image as tokens, the class token first.
+
+    module: its path (-1: the last child), in front of the last block's attention: behind it only the class token is read, and the
+    gradient of every other token is zero. patch: side of what a token stands for, in pixels.
+    """
+
+    module: str
+    patch: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class Architecture:
     None for timm models. first: the convolution that reads the image. head: what makes the logits, as beginnings of parameter
     names. last_map: the module that puts out the last feature map, None where there is none. minimum: smallest side in
     pixels. size: side of the square images it was published with, in pixels. backbone: where ImageNet weights belong, as the
-    beginning of parameter names.
+    beginning of parameter names. tokens: where Grad-CAM looks in a transformer; in all other networks it is `last_map`.
     """
 
     build: Callable[..., nn.Module]
@@ -37,6 +48,7 @@ class Architecture:
     minimum: int = 32
     size: int = 224
     backbone: str = ""
+    tokens: Tokens | None = None
 
     def __call__(self, name: str, in_channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
         """The network with random values, its first convolution made for `in_channels`."""
@@ -162,14 +174,28 @@ CLASSIFIERS: dict[str, Architecture] = {
         size=299,
     ),
     "resnet18_transformer": _torchvision(
-        ResNet18Transformer, models.ResNet18_Weights, "backbone.conv1", "head", "backbone.layer4", backbone="backbone."
+        ResNet18Transformer,
+        models.ResNet18_Weights,
+        "backbone.conv1",
+        "head",
+        "backbone.layer4",
+        backbone="backbone.",
+        tokens=Tokens("encoder.-1.norm1", 32),
     ),
     "mobilenet_v2": _torchvision(_mobilenet_v2, models.MobileNet_V2_Weights, "features.0.0", "classifier.1", "features.18"),
     "efficientnet_b0": _torchvision(
         _efficientnet_b0, models.EfficientNet_B0_Weights, "features.0.0", "classifier.1", "features.8"
     ),
     "convnext_tiny": _torchvision(_convnext_tiny, models.ConvNeXt_Tiny_Weights, "features.0.0", "classifier.2", "features.7"),
-    "vit_b_16": _torchvision(_vit_b_16, models.ViT_B_16_Weights, "conv_proj", "heads.head", None, minimum=16),
+    "vit_b_16": _torchvision(
+        _vit_b_16,
+        models.ViT_B_16_Weights,
+        "conv_proj",
+        "heads.head",
+        None,
+        minimum=16,
+        tokens=Tokens("encoder.layers.-1.ln_1", 16),
+    ),
     "swin_t": _torchvision(_swin_t, models.Swin_T_Weights, "features.0.0", "head", "permute"),
 }
 

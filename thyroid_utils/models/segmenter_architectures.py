@@ -62,7 +62,9 @@ class SegmenterArchitecture:
     `published_in` prints it, None where there is none; built with the settings `published_with` the network has as many.
     encoder: what takes ImageNet weights, None where nothing does; backbones: the same for each value of the option `backbone`
     where the network has one. head: what makes the logits, as beginnings of parameter
-    names. size: side of the square images it gets where a run names none, in pixels.
+    names. size: side of the square images it gets where a run names none, in pixels. explained: where Grad-CAM looks, the path of
+    the module with the coarsest map, at the end of the encoder or behind what follows it there without a way around (-1: a
+    module's last child); a layer close to the output would repeat the predicted mask. "": found by a trial.
     """
 
     build: Callable[..., nn.Module]
@@ -77,6 +79,7 @@ class SegmenterArchitecture:
     backbones: Mapping[str, Encoder] = field(default_factory=dict)
     head: tuple[str, ...] = ("segmentation_head.",)
     size: int = 256
+    explained: str = ""
 
     def __call__(self, name: str, in_channels: int, classes: int, options: Mapping[str, Any]) -> nn.Module:
         """The network with random values."""
@@ -129,6 +132,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="U-Net's decoder on ResNet18",
         paper="Ronneberger et al. 2015; He et al. 2016",
         made_from="smp Unet",
+        explained="encoder.layer4",
     ),
     "unet_resnet50": _from_smp(
         libraries.unet_resnet50,
@@ -136,6 +140,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="U-Net's decoder on ResNet50; 000's chosen one",
         paper="Ronneberger et al. 2015; He et al. 2016",
         made_from="smp Unet",
+        explained="encoder.layer4",
     ),
     "unet_vgg16": _from_smp(
         libraries.unet_vgg16,
@@ -143,6 +148,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="U-Net's decoder on VGG16",
         paper="Ronneberger et al. 2015; Simonyan and Zisserman 2015",
         made_from="smp Unet",
+        explained="decoder.center",
     ),
     "unet_vgg19": _from_smp(
         libraries.unet_vgg19,
@@ -150,6 +156,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="U-Net's decoder on VGG19",
         paper="Ronneberger et al. 2015; Simonyan and Zisserman 2015",
         made_from="smp Unet",
+        explained="decoder.center",
     ),
     "deeplabv3plus": _from_smp(
         libraries.deeplabv3plus,
@@ -157,6 +164,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="ASPP on ResNet50 at stride 16, decoder with one skip from stride 4; separable convolutions",
         paper="Chen et al. 2018",
         made_from="smp DeepLabV3Plus, rates 6, 12, 18",
+        explained="encoder.layer4",
     ),
     "deeplabv3plus_xception": _from_smp(
         libraries.deeplabv3plus_xception,
@@ -164,6 +172,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="the same on the aligned Xception-65",
         paper="Chen et al. 2018",
         made_from="smp DeepLabV3Plus on timm's xception65, rates 6, 12, 18 (smp's own Xception refuses dilation)",
+        explained="encoder.model.blocks_20",
     ),
     "deeplabv3plus_mobilenet": _from_smp(
         libraries.deeplabv3plus_mobilenet,
@@ -173,6 +182,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         made_from="smp DeepLabV3Plus, its ASPP on MobileNetV2's 320 channels and its separable 3×3 made ordinary",
         published=5.81,
         published_in="usual PyTorch version with two ordinary 3×3 convolutions of 256 channels in its decoder",
+        explained="encoder.features.-1",
     ),
     "mobile_deeplab": _own(
         MobileDeepLab,
@@ -181,6 +191,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         made_from="this package, on smp's encoders",
         encoder=_MOBILE,
         backbones={"mobilenet_v2": _MOBILE, **{name: Encoder(BACKBONES[name]) for name in ("resnet50", "xception")}},
+        explained="encoder.features.-1",
     ),
     "pspnet": _from_smp(
         libraries.pspnet,
@@ -188,6 +199,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="pyramid pooling (1, 2, 3, 6) on ResNet50 at stride 8",
         paper="Zhao et al. 2017",
         made_from="smp PSPNet on all of a dilated ResNet50; behind the pyramid smp has 1×1 where the paper has 3×3",
+        explained="encoder.layer4",
     ),
     "unetpp": _from_smp(
         libraries.unetpp,
@@ -195,6 +207,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         what="U-Net++: nested skips, on ResNet34, without deep supervision",
         paper="Zhou et al. 2018",
         made_from="smp UnetPlusPlus",
+        explained="encoder.layer4",
     ),
     "segformer": _from_smp(
         libraries.segformer,
@@ -205,6 +218,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         published=3.8,
         published_in="Xie et al. 2021, Table 1, B0: ADE20K's 150 classes",
         published_with={"classes": 150},
+        explained="encoder.norm4",
     ),
     "unet": _own(
         UNet,
@@ -213,12 +227,14 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         published=7.76,
         published_in="Zhou et al. 2018, Table 2: half the channels, no normalisation",
         published_with={"widths": (32, 64, 128, 256, 512), "batch_norm": False},
+        explained="encoder.-1",
     ),
     "attention_unet": _own(
         AttentionUNet,
         what="the classic U-Net with additive attention gates on its skips",
         paper="Oktay et al. 2018",
         made_from="this package (MONAI's differs from the paper in five ways; its gate agrees with ours)",
+        explained="encoder.-1",
     ),
     "residual_unet": _own(
         ResidualUNet,
@@ -227,6 +243,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         made_from="this package; with design monai MONAI's UNet",
         published=7.8,
         published_in="Zhang et al. 2018: without the 1×1 convolutions of the added inputs",
+        explained="body.encoder.-1",
     ),
     "residual_unet_resnet18": _own(
         _residual_unet_resnet18,
@@ -234,6 +251,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         paper="Zhang et al. 2018; He et al. 2016",
         made_from="this package, on smp's encoder",
         encoder=Encoder("resnet18"),
+        explained="encoder.layer4",
     ),
     "segnet": _own(
         SegNet,
@@ -243,6 +261,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         published=29.45,
         published_in="comparisons on CamVid: 12 classes",
         published_with={"classes": 12},
+        explained="encoder.42",
     ),
     "fcn8s": _own(
         FCN8s,
@@ -253,6 +272,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         published=134,
         published_in="Long et al. 2015, Table 1: PASCAL VOC's 21 classes",
         published_with={"classes": 21},
+        explained="encoder.29",
     ),
     "transunet": _own(
         TransUNet,
@@ -263,6 +283,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         published=105.28,
         published_in="comparisons at 224 pixels: Synapse's 9 classes",
         published_with={"classes": 9},
+        explained="bridge",
     ),
 }
 
