@@ -11,6 +11,7 @@ from hypothesis import strategies
 from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn import metrics as reference
+from sklearn.calibration import _sigmoid_calibration
 
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import (
@@ -20,6 +21,7 @@ from thyroid_utils.metrics import (
     classification_scores,
     confusion_counts,
     expected_calibration_error,
+    fit_platt,
     fit_temperature,
     logit,
     pr_curve,
@@ -290,6 +292,34 @@ def test_temperature_minimises_the_log_loss():
     # The same number is the inverse slope of a logistic regression without a constant.
     slope = sm.Logit(labels, logit(probabilities)).fit(disp=0).params[0]
     assert best == pytest.approx(1 / slope, rel=1e-5)
+
+
+def test_platt_agrees_with_scikit_learn_and_mends_a_shifted_prior():
+    random = np.random.default_rng(4)
+    truth = random.random(4000)
+    labels = (random.random(4000) < truth).astype(int)
+    shifted = (logit(truth) - 1.5) * 2  # trained as if malignant were rarer, and too sure
+    found = fit_platt(labels, shifted)
+    assert found.slope == pytest.approx(0.5, abs=0.05) and found.intercept == pytest.approx(1.5, abs=0.15)  # 3 standard errors
+    slope, intercept = _sigmoid_calibration(shifted, labels)
+    assert (found.slope, found.intercept) == pytest.approx((-slope, -intercept), rel=1e-3)
+    after = found(shifted)
+    assert expected_calibration_error(labels, after) < 0.03 < expected_calibration_error(labels, expit(shifted))
+    assert after.mean() == pytest.approx(labels.mean(), abs=1e-3)
+    scaled = expit(shifted / fit_temperature(labels, shifted))
+    assert abs(scaled.mean() - labels.mean()) > 0.1, "a temperature cannot"
+
+
+def test_platt_is_never_certain_nor_turned_round():
+    apart = fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2])
+    assert apart(np.array([-2.0, 2.0])) == pytest.approx([0.25, 0.75], abs=0.05) and apart.slope > 0
+    turned = fit_platt([1, 1, 0, 0, 0], [-2.0, -1, 1, 2, 3])
+    assert turned.slope == 0 and turned(np.array([-5.0, 5.0])) == pytest.approx([(2 * 3 / 4 + 3 / 5) / 5] * 2)
+    assert fit_platt([0, 1, 1], [1.0, 1.0, 1.0])(1.0) == pytest.approx((1 / 3 + 2 * 3 / 4) / 3)
+    with pytest.raises(DataError, match="fit_platt"):
+        fit_platt([1, 1], [0.3, 2])
+    with pytest.raises(ValueError, match="finite"):
+        fit_platt([0, 1], [0.3, np.inf])
 
 
 def test_temperature_at_its_bounds_and_bad_input():

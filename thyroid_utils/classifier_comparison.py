@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from thyroid_utils.comparisons import check_recipes, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.config import RunConfig
 from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import choose_threshold, classification_scores, fit_temperature
+from thyroid_utils.metrics import choose_threshold, classification_scores, fit_platt, fit_temperature
 from thyroid_utils.models import parameter_count
 from thyroid_utils.runs import Run
 from thyroid_utils.statistics import (
@@ -317,10 +317,11 @@ class ClassifierComparison:
 
     def decisions(self, model: str) -> pd.DataFrame:
         """The first run's test images: `patient`, `label`, `probability`, `called` (1 malignant), `right`, the threshold, and
-        `calibrated`, the probability after the temperature fitted on validation."""
+        `calibrated`, the probability by slope and intercept fitted on validation (`fit_platt`), as training may weigh classes."""
         found, threshold = self.predictions(model)[0], self.thresholds[model][0]
         called = (found["probability"] >= threshold).astype(int)
-        calibrated = expit(found["log_odds"] / self.temperatures[model][0])
+        known = self.predictions(model, "val")[0]
+        calibrated = fit_platt(known["label"], known["log_odds"])(found["log_odds"])
         return found.assign(called=called, right=called == found["label"], threshold=threshold, calibrated=calibrated)
 
     def costs(self) -> pd.DataFrame:

@@ -1,8 +1,10 @@
 """How well predictions agree with the truth: labels (decisions, ranking, calibration) and masks (overlap, outline, nodules)."""
 
 from thyroid_utils.metrics.calibration import (
+    Platt,
     apply_temperature,
     expected_calibration_error,
+    fit_platt,
     fit_temperature,
     logit,
     recalibration,
@@ -43,6 +45,7 @@ __all__ = [
     "SCORES",
     "SEGMENTATION_SCORES",
     "SURFACE_SCORES",
+    "Platt",
     "apply_temperature",
     "aurc",
     "benefit_values",
@@ -55,6 +58,7 @@ __all__ = [
     "expected_calibration_error",
     "faulty_002_labels",
     "faulty_002_scores",
+    "fit_platt",
     "fit_temperature",
     "lesion_scores",
     "logit",

@@ -1,12 +1,13 @@
-"""Whether a probability means what it says, and how to mend it by one number, the temperature."""
+"""Whether a probability means what it says, and how to mend it: by one number, the temperature, or by slope and intercept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
 from thyroid_utils.metrics.inputs import checked, checked_labels, need_both_classes
@@ -171,6 +172,60 @@ def fit_temperature(labels: Sequence[int], logits: np.ndarray) -> float:
         bounds=(1 / high, 1 / low), method="bounded", options={"xatol": 1e-9, "maxiter": 500},
     )  # fmt: skip
     return float(1 / found.x)
+
+
+@dataclass(frozen=True)
+class Platt:
+    """P(malignant) = σ(intercept + slope · logit). slope: at least 0, so that no order is turned round; 0 tells nothing apart."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities of malignancy in [0, 1], of logits of any shape."""
+        return expit(self.intercept + self.slope * np.asarray(logits, dtype=float))
+
+
+def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
+    """Slope and intercept that minimise the log-loss, to be fitted on validation and used on new images.
+
+    A temperature can only make probabilities more or less sure. Where training weighed or drew the classes otherwise than they
+    occur, all are too high or too low besides, which takes an intercept.
+
+    Args:
+        labels: 0 benign, 1 malignant, shape (n,).
+        logits: of malignant against benign, shape (n,).
+
+    Returns:
+        Platt. The truth is taken as (m + 1) / (m + 2) and 1 / (b + 2) of m malignant and b benign images, as Platt has it, so
+        that few or separated images give no certainty.
+
+    Raises:
+        DataError: one class only.
+        ValueError: logits of another shape, or not finite.
+
+    Reference:
+        Platt, in: Advances in Large Margin Classifiers, MIT Press (2000) 61-74.
+    """
+    truth, values = checked_labels(labels, "fit_platt"), np.asarray(logits, dtype=float)
+    if values.shape != truth.shape or not np.isfinite(values).all():
+        raise ValueError(f"fit_platt: logits of shape {values.shape}; expected finite ones of shape ({len(truth)},)")
+    need_both_classes(truth, "fit_platt")
+    goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
+    middle, spread = values.mean(), values.std() or 1.0  # the search is well conditioned for a spread of 1
+    held = (values - middle) / spread
+
+    def loss(terms: np.ndarray) -> tuple[float, np.ndarray]:
+        linear = terms[0] * held + terms[1]
+        excess = expit(linear) - goal
+        return float((np.logaddexp(0, linear) - goal * linear).mean()), np.array([(excess * held).mean(), excess.mean()])
+
+    start = [1.0, float(np.log(goal.mean() / (1 - goal.mean())))]
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)], options={"ftol": 1e-14, "gtol": 1e-9}
+    )
+    slope = float(found.x[0] / spread)
+    return Platt(slope, float(found.x[1] - slope * middle))
 
 
 def apply_temperature(probabilities: Sequence[float], temperature: float) -> np.ndarray:
