@@ -18,7 +18,7 @@ from thyroid_utils.dual_stage import STAGES, CaseImage, DualStage, stages
 from thyroid_utils.dual_stage_study import predicted_mask
 from thyroid_utils.explain import cam_maps, target_layer
 from thyroid_utils.inference import Predictor
-from thyroid_utils.metrics import fit_temperature
+from thyroid_utils.metrics import Platt, fit_platt
 from thyroid_utils.nodule_measures import nodule_measures
 
 NUMBERS = ["probability", "attention_inside", "entropy", "sd", "map_disagreement", "area_px", "long_axis_px"]
@@ -63,8 +63,8 @@ def test_findings_are_what_the_runs_say(stage, runs, tested):
     findings = list(stage.findings(tested["image"]))
     known = runs["frame"].predictions
     val = known.query("split == 'val'")
-    temperature = fit_temperature(val["label"], val["log_odds"].to_numpy())
-    calibrated = expit(known["log_odds"] / temperature)
+    calibration = fit_platt(val["label"], val["log_odds"])
+    calibrated = pd.Series(calibration(known["log_odds"]), known.index)
     sets = conformal_sets(calibrated[val.index], val["label"], calibrated[tested.index], stage.alpha, val_patients=val["patient"])
     assert known["log_odds"].std() > 1e-2 and sets["malignant"].any()
     for case, finding in zip(tested.index, findings, strict=True):
@@ -231,7 +231,7 @@ def test_a_joint_run_is_both_stages(runs, tested):
 def test_uncertainty_is_of_the_calibrated_probability(stage, frame, runs):
     raw = DualStage(runs["frame"], runs["segmenter"], calibrate=False, shift=0)
     (one,), (other,) = stage.findings([frame]), raw.findings([frame])
-    assert raw.temperature == 1 and other.probability == other.uncalibrated and one.probability != one.uncalibrated
+    assert raw.calibration == Platt(1.0, 0.0) and other.probability == other.uncalibrated and one.probability != one.uncalibrated
     p = one.probability
     assert one.uncertainty["entropy"] == pytest.approx(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
     mirrored = expit(raw.classifier.log_odds(raw.classifier.prepare([frame, np.ascontiguousarray(frame[:, ::-1])])))

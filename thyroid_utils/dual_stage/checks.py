@@ -76,7 +76,7 @@ def run_notes(classifier: Predictor, segmenter: Predictor) -> list[str]:
             said.append(f"the {role} was trained on a split by image: its own test scores, and thresholds, are too good")
     if classifier.pipeline.needs_mask:
         said.append(
-            "the classifier was trained on crops around true masks, as were its threshold, temperature and conformal sets made; "
+            "the classifier was trained on crops around true masks, as were its threshold, calibration and conformal sets made; "
             "here it sees crops around predicted ones"
         )
     return said

@@ -24,8 +24,7 @@ from thyroid_utils.dual_stage.finding import Finding, Findings
 from thyroid_utils.dual_stage.items import Clock, Item, left_whole, read_item
 from thyroid_utils.explain import cam_maps, target_layer
 from thyroid_utils.inference import Predictor
-from thyroid_utils.metrics import binarise, choose_threshold, fit_temperature
-from thyroid_utils.metrics.calibration import TEMPERATURES, apply_temperature
+from thyroid_utils.metrics import Platt, binarise, choose_threshold, fit_platt, logit
 from thyroid_utils.nodule_measures import nodule_measures
 from thyroid_utils.preprocess.base import luma
 from thyroid_utils.preprocess.pipeline import Spec
@@ -50,7 +49,7 @@ class DualStage:
     Args:
         classifier: finished run of task classification or joint.
         segmenter: finished run of task segmentation or joint.
-        calibrate: scale the log-odds by the temperature that fits the validation images best.
+        calibrate: by slope and intercept of the log-odds that fit the validation images best (`fit_platt`).
         alpha: share of conformal sets that may miss the truth, in (0, 1).
         batch_size: images in memory at once.
         shift: pixels of a network's input that views are shifted by, for the uncertainty; 0 takes the mirrored view alone.
@@ -91,8 +90,8 @@ class DualStage:
         self.alpha, self.batch_size, self.shift = alpha, batch_size, shift
         known = runs[0].predictions.query("split == 'val'")
         odds, self._truth = known["log_odds"].to_numpy(float), known["label"].to_numpy(int)
-        self.temperature = fit_temperature(self._truth, odds) if calibrate else 1.0
-        self._known, self._patients = expit(odds / self.temperature), known["patient"].to_numpy(object)
+        self.calibration = fit_platt(self._truth, odds) if calibrate else Platt(1.0, 0.0)
+        self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
         self.threshold = choose_threshold(self._truth, self._known)
         few = self._sets(np.array([0.5])).attrs["note"]
         self.notes = (*run_notes(self.classifier, self.segmenter), *self._calibration_note(), *([few] if few else []))
@@ -172,7 +171,7 @@ class DualStage:
         inputs = _inputs(CLASSIFIER, items)
         with clock("classify"):
             odds = self.classifier.log_odds(inputs)
-            probabilities = expit(odds / self.temperature)
+            probabilities = self.calibration(odds)
             called, sets = probabilities >= self.threshold, self._sets(probabilities)
         with clock("explain"):
             attention = self._attention(inputs, called, items)
@@ -213,7 +212,7 @@ class DualStage:
 
     def _uncertainty(self, probabilities: np.ndarray, inputs: np.ndarray, pixels: np.ndarray) -> list[dict[str, float]]:
         """Entropy of what is told, and how far mirrored and shifted views of each network's input disagree."""
-        views = apply_temperature(augmented_views(_as(self.classifier, CLASSIFIER), inputs, self.shift), self.temperature)
+        views = self.calibration(logit(augmented_views(_as(self.classifier, CLASSIFIER), inputs, self.shift)))
         labels = label_uncertainty(views, self.threshold)
         labels["entropy"] = binary_entropy(probabilities)
         maps = map_uncertainty(augmented_views(_as(self.segmenter, SEGMENTER), pixels, self.shift))
@@ -244,12 +243,9 @@ class DualStage:
         return tuple(said)
 
     def _calibration_note(self) -> list[str]:
-        if not np.isclose(self.temperature, TEMPERATURES, rtol=1e-3).any():
+        if self.calibration.slope > 0:
             return []
-        why = "separate the classes" if self.temperature < 1 else "are ranked no better than by chance"
-        return [
-            f"the temperature is at its bound, {self.temperature:.3g}: validation images {why}, and probabilities mean little"
-        ]
+        return ["the classifier ranks its validation images no better than chance: every image gets one probability"]
 
 
 def _inputs(role: str, items: Sequence[Item]) -> np.ndarray:
