@@ -316,6 +316,8 @@ def test_platt_is_never_certain_nor_turned_round():
     turned = fit_platt([1, 1, 0, 0, 0], [-2.0, -1, 1, 2, 3])
     assert turned.slope == 0 and turned(np.array([-5.0, 5.0])) == pytest.approx([(2 * 3 / 4 + 3 / 5) / 5] * 2)
     assert fit_platt([0, 1, 1], [1.0, 1.0, 1.0])(1.0) == pytest.approx((1 / 3 + 2 * 3 / 4) / 3)
+    alike = fit_platt([0, 1] * 30, [0.1] * 60)  # whose SD is not 0 but for rounding
+    assert alike(np.array([0.0999, 0.1, 0.100001])) == pytest.approx([0.5] * 3)
     with pytest.raises(DataError, match="fit_platt"):
         fit_platt([1, 1], [0.3, 2])
     with pytest.raises(ValueError, match="finite"):

@@ -91,6 +91,9 @@ def test_sign_flips_by_hand_and_against_scipy():
     assert sign_flip_test(np.array([1.0, 2.0, 3.0])) == 2 / 8, "of eight flips two reach 6"
     assert sign_flip_test(np.array([1.0, -1.0, 0.0])) == 1
     assert sign_flip_test(np.zeros(30)) == 1
+    assert sign_flip_test(1e-13 * np.ones(20)) == sign_flip_test(np.ones(20)) < 0.001, "whatever the unit"
+    with pytest.raises(ValueError, match="NaN"):
+        sign_flip_test(np.array([1.0, np.nan]))
     sums = np.random.default_rng(2).normal(0.4, 1, 10)
     exact = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
     assert sign_flip_test(sums) == pytest.approx(exact.pvalue)

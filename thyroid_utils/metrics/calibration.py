@@ -212,8 +212,10 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
         raise ValueError(f"fit_platt: logits of shape {values.shape}; expected finite ones of shape ({len(truth)},)")
     need_both_classes(truth, "fit_platt")
     goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
-    middle, spread = values.mean(), values.std() or 1.0  # the search is well conditioned for a spread of 1
-    held = (values - middle) / spread
+    middle, spread = values.mean(), values.std()
+    if spread <= 1e-9 * max(1.0, float(np.abs(values).max())):  # equal but for rounding: they tell nothing apart
+        return Platt(0.0, float(np.log(goal.mean() / (1 - goal.mean()))))
+    held = (values - middle) / spread  # the search is well conditioned for a spread of 1
 
     def loss(terms: np.ndarray) -> tuple[float, np.ndarray]:
         linear = terms[0] * held + terms[1]

@@ -92,10 +92,15 @@ def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:
         flips: how many are drawn; up to 12 patients all are taken instead, so that n patients give 2 / 2ⁿ at least.
         seed: same seed, same flips.
 
+    Raises:
+        ValueError: a sum that is NaN or infinite.
+
     Reference:
         Fisher, The Design of Experiments (1935), section 21.
     """
-    seen = abs(sums.sum()) * (1 - 1e-9) - 1e-12
+    if not np.isfinite(sums).all():
+        raise ValueError("sign_flip_test: a sum is NaN or infinite; expected numbers, patients without a difference left out")
+    seen = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # sums in another order differ by rounding
     if len(sums) <= _MOST_FLIPPED_IN_FULL:
         signs = 1 - 2.0 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
         return float((np.abs(signs @ sums) >= seen).mean())
