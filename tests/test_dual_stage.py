@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from dataclasses import replace
 
@@ -89,6 +90,20 @@ def test_attention_is_grad_cam_of_the_class_that_is_called(stage, tested):
         back = stage.classifier.pipeline(finding.frame).geometry.to_original(found, smooth=True)
         np.testing.assert_allclose(finding.attention, back, atol=1e-4)
     assert both == {False, True}
+
+
+def test_another_layer_can_be_asked_for_attention(runs, stage, tested):
+    other = DualStage(runs["frame"], runs["segmenter"], layer="0")
+    (finding,) = other.predict(tested["image"][:1], keep=1).kept.values()
+    inputs = other.classifier.prepare([finding.frame])
+    found = cam_maps(other.classifier.network, inputs, target=int(finding.called), layer="0").maps[0]
+    back = other.classifier.pipeline(finding.frame).geometry.to_original(found, smooth=True)
+    np.testing.assert_allclose(finding.attention, back, atol=1e-4)
+    pairs = list(zip(other.findings(tested["image"]), stage.findings(tested["image"]), strict=True))
+    assert max(np.abs(one.attention - two.attention).max() for one, two in pairs) > 0.1, "some maps may be blank in both"
+    assert all(one.probability == pytest.approx(two.probability) for one, two in pairs)
+    with pytest.raises(ValueError, match="no layer 'layer9'"):
+        DualStage(runs["frame"], runs["segmenter"], layer="layer9")
 
 
 def test_batches_decide_nothing_and_frames_equal_files(stage, runs, tested):
@@ -281,3 +296,24 @@ def test_what_is_missing_is_said_before_the_first_image(runs, monkeypatch):
     monkeypatch.setattr(Predictor, "pipeline", property(gone))
     with pytest.raises(DataError, match="the training images are gone"):
         DualStage(runs["frame"], runs["segmenter"])
+
+
+def test_a_nodule_where_the_classifier_does_not_look_is_told(runs, monkeypatch):
+    stage = DualStage(runs["crop"], runs["segmenter"])
+    bright(stage, monkeypatch)
+    cropped = stage.pipelines[stages.CLASSIFIER]
+    monkeypatch.setitem(stage.pipelines, stages.CLASSIFIER, lambda image, mask: cropped(image, np.zeros_like(mask)))
+    (found,) = stage.findings([two_discs(15)])
+    assert found.mask.any() and any("outside what the classifier's preprocessing keeps" in warning for warning in found.warnings)
+    monkeypatch.undo()
+    bright(stage, monkeypatch)
+    (found,) = stage.findings([two_discs(15)])
+    assert not any("preprocessing keeps" in warning for warning in found.warnings)
+
+
+def test_reading_counts_where_images_are_read_as_they_are_asked_for(stage, frame):
+    def slow():
+        time.sleep(0.3)
+        yield frame
+
+    assert stage.predict(slow()).table["seconds_read"].iloc[0] >= 0.25

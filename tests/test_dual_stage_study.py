@@ -19,6 +19,7 @@ from thyroid_utils.dual_stage_study import (
     dice_by_decision,
     examples,
     findings_on_test,
+    outcome_table,
     stage_seconds,
     variant_configs,
     variants,
@@ -198,6 +199,26 @@ def test_dice_by_decision_by_hand():
     assert isinstance(plots.dice_by_decision(rows, result), Figure)
     with pytest.raises(DataError, match="no image has both"):
         dice_by_decision(rows.assign(dice=np.nan))
+
+
+def test_outcomes_by_hand():
+    rows = table(
+        wrong=[False, False, False, True, True, None, False],
+        label=[0, 0, 1, 1, 0, 0, 1],
+        probability=[0.1, 0.2, 0.9, 0.2, 0.8, np.nan, 0.9],
+        dice=[0.9, 0.7, 0.2, 0.8, 0.1, 0.9, np.nan],
+        patient=["a", "a", "b", "c", "d", "e", "f"],
+    )
+    result = outcome_table(rows, 0.7, resamples=100)
+    assert result["images"].to_dict() == {
+        "both right": 2, "class wrong, mask right": 1, "class right, mask wrong": 1, "both wrong": 1,
+    }  # fmt: skip
+    assert result.at["both right", "patients"] == 1 and result.at["both right", "share"].value == pytest.approx(0.4)
+    assert result["if_unrelated"].tolist() == pytest.approx([0.36, 0.24, 0.24, 0.16])
+    drawn = plots.doubt_and_dice(rows, 0.7).axes[0].collections
+    assert [len(points.get_offsets()) for points in drawn] == [2, 1, 1, 1]
+    with pytest.raises(DataError, match="outcome_table: no image has both"):
+        outcome_table(rows.assign(dice=np.nan))
 
 
 def test_agreement_by_hand():

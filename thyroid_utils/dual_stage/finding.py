@@ -65,7 +65,7 @@ class Finding:
         map: probability of nodule, float32 (height, width). mask: bool, where that is at least 0.5.
         attention: Grad-CAM of the class that is called, float32 (height, width) in [0, 1]; 0 where the classifier does not look.
         attention_inside: share of its sum inside the mask; attention_by_chance: that of a map that is the same wherever the
-            classifier looks. NaN for a blank map, and where no nodule was found.
+            classifier looks. NaN for a blank map, and where no nodule was found or none of it is where the classifier looks.
         uncertainty: name of `UNCERTAINTY` → value. measures: of `nodule_measures`.
         warnings: what a reader should know, each a few words.
         seconds: stage of `STAGES` → seconds; each batch's are shared equally among its images.

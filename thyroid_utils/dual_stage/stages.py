@@ -22,7 +22,8 @@ from thyroid_utils.data.errors import DataError
 from thyroid_utils.dual_stage.checks import check_input, check_roles, run_notes
 from thyroid_utils.dual_stage.finding import Finding, Findings
 from thyroid_utils.dual_stage.items import Clock, Item, left_whole, read_item
-from thyroid_utils.explain import cam_maps, target_layer
+from thyroid_utils.explain import TargetLayer, cam_maps, target_layer
+from thyroid_utils.explain.layers import named_layer
 from thyroid_utils.inference import Predictor
 from thyroid_utils.metrics import Platt, binarise, choose_threshold, fit_platt, logit
 from thyroid_utils.nodule_measures import nodule_measures
@@ -53,13 +54,16 @@ class DualStage:
         alpha: share of conformal sets that may miss the truth, in (0, 1).
         batch_size: images in memory at once.
         shift: pixels of a network's input that views are shifted by, for the uncertainty; 0 takes the mirrored view alone.
+        layer: path of the classifier's module whose map is its attention, such as "layer3" of a ResNet; None or "" takes the last
+            one, which has few places on small images.
         preprocessing, size: what images are to get, where that is decided elsewhere; None: whatever each run got.
 
     Raises:
         DataError: runs given the other way round or of another task; a run trained on other preprocessing or channels than the
             images get (the difference is named); training images that are not there, where a run of an older version
             holds no µ and σ of them.
-        ValueError: an impossible alpha or batch_size, or a classifier that has no layer known to Grad-CAM.
+        ValueError: an impossible alpha or batch_size, no module of that path, or a classifier that has no layer known to
+            Grad-CAM.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class DualStage:
         *,
         batch_size: int = 8,
         shift: int = 4,
+        layer: str | None = None,
         preprocessing: Spec | None = None,
         size: int | None = None,
     ):
@@ -86,7 +91,9 @@ class DualStage:
         )
         # Fitted now, so that what is missing is said before the first image.
         self.pipelines = {CLASSIFIER: left_whole(self.classifier.pipeline), SEGMENTER: self.segmenter.pipeline}
-        self._layer = target_layer(self.classifier.network, tuple(runs[0].data["input"][1:]))
+        network = self.classifier.network
+        own = TargetLayer(named_layer(network.network, layer)) if layer else None
+        self._layer = own or target_layer(network, tuple(runs[0].data["input"][1:]))
         self.alpha, self.batch_size, self.shift = alpha, batch_size, shift
         known = runs[0].predictions.query("split == 'val'")
         odds, self._truth = known["log_odds"].to_numpy(float), known["label"].to_numpy(int)
@@ -125,10 +132,12 @@ class DualStage:
             progress: called with (images done, images in all), or with (done, done) where their number is not known.
         """
         total, done, numbered = length_hint(images), 0, iter(enumerate(images, 1))
-        while batch := list(islice(numbered, self.batch_size)):
+        while True:
             clock = Clock()
-            with clock("read"):
-                items = [read_item(number, image) for number, image in batch]
+            with clock("read"):  # an iterator may read its files as it is asked for them
+                items = [read_item(number, image) for number, image in islice(numbered, self.batch_size)]
+            if not items:
+                return
             for finding in self._found(items, clock):
                 done += 1
                 yield finding
@@ -226,6 +235,8 @@ class DualStage:
         measures, said = found["measures"], []
         if not found["mask"].any():
             said.append(f"{NO_NODULE}, so the classifier saw the whole frame" if self.crops else NO_NODULE)
+        elif self.crops and not item.samples[CLASSIFIER].mask.any():
+            said.append("the nodule lies outside what the classifier's preprocessing keeps, so it saw all of that")
         elif measures["nodules"] > 1:
             said.append(f"{measures['nodules']:.0f} nodules found, the largest is measured")
         if measures["touches_border"] == 1:
@@ -245,7 +256,7 @@ class DualStage:
     def _calibration_note(self) -> list[str]:
         if self.calibration.slope > 0:
             return []
-        return ["the classifier ranks its validation images no better than chance: every image gets one probability"]
+        return ["the classifier ranks its validation images no better than chance: all get one probability, and one call"]
 
 
 def _inputs(role: str, items: Sequence[Item]) -> np.ndarray:
@@ -265,6 +276,6 @@ def _share_inside(attention: np.ndarray, item: Item) -> tuple[float, float]:
     """Share of the attention's sum inside the mask, and the mask's share of what the classifier looks at."""
     sample = item.samples[CLASSIFIER]
     seen = sample.geometry.to_original(np.ones(sample.image.shape[1:], bool))
-    if not item.mask.any() or not attention.any():
+    if not (item.mask & seen).any() or not attention.any():
         return float("nan"), float("nan")
     return float(attention[item.mask].sum() / attention.sum()), float((item.mask & seen).sum() / seen.sum())

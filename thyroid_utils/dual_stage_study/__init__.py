@@ -7,6 +7,7 @@ from thyroid_utils.dual_stage_study.outcomes import (
     dice_by_decision,
     examples,
     findings_on_test,
+    outcome_table,
     stage_seconds,
 )
 from thyroid_utils.dual_stage_study.variants import VARIANTS, DualStageStudy, predicted_mask, variant_configs, with_crop
@@ -20,6 +21,7 @@ __all__ = [
     "dice_by_decision",
     "examples",
     "findings_on_test",
+    "outcome_table",
     "predicted_mask",
     "stage_seconds",
     "variant_configs",

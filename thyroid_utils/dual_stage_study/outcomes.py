@@ -16,6 +16,13 @@ from thyroid_utils.statistics import Estimate, GroupComparison, mann_whitney_pat
 from thyroid_utils.threads import Progress
 from thyroid_utils.uncertainty import error_detection
 
+# Whether the class is wrong and whether the mask is poor → name of the outcome, in the order of a table.
+OUTCOMES = {
+    (False, False): "both right",
+    (True, False): "class wrong, mask right",
+    (False, True): "class right, mask wrong",
+    (True, True): "both wrong",
+}
 # Class and call of an image, in the order of a table.
 DECISIONS = ("benign, called benign", "benign, called malignant", "malignant, called malignant", "malignant, called benign")
 
@@ -96,6 +103,44 @@ def examples(table: pd.DataFrame, each: int = 1) -> list[str]:
     return chosen
 
 
+def outcome_table(table: pd.DataFrame, enough: float = 0.7, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """How often both stages are right on one image, against what their separate rates would give.
+
+    Args:
+        table: of `findings_on_test`; images without a call or a Dice are left out.
+        enough: Dice from which a mask counts as right, in [0, 1].
+        resamples, seed: of the intervals.
+
+    Returns:
+        index `outcome` (of `OUTCOMES`): `images`, `patients` that have one, `share` of the images (`Estimate`), and
+        `if_unrelated`, the share that the two stages' own rates would give if the errors of one had nothing to do with those of
+        the other.
+
+    Raises:
+        DataError: no image has both a call and a Dice.
+    """
+    known = _with_both(table, "outcome_table")
+    wrong, poor = known["wrong"].astype(bool).to_numpy(), (known["dice"] < enough).to_numpy()
+    rows = {}
+    for (of_class, of_mask), name in OUTCOMES.items():
+        members = (wrong == of_class) & (poor == of_mask)
+        rows[name] = {
+            "images": int(members.sum()),
+            "patients": known.loc[members, "patient"].nunique(),
+            "share": _share(members, known["patient"], resamples, seed),
+            "if_unrelated": float((wrong == of_class).mean() * (poor == of_mask).mean()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
+
+
+def _with_both(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The images that have a call and a Dice."""
+    known = table[table["wrong"].notna() & table["dice"].notna()]
+    if known.empty:
+        raise DataError(f"{where}: no image has both a call and a Dice; give test images with masks")
+    return known
+
+
 @dataclass(frozen=True)
 class DecisionDice:
     """Dice where the class is right and where it is wrong.
@@ -120,9 +165,7 @@ def dice_by_decision(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 
     Raises:
         DataError: no image has both a call and a Dice.
     """
-    known = table[table["wrong"].notna() & table["dice"].notna()]
-    if known.empty:
-        raise DataError("dice_by_decision: no image has both a call and a Dice; give test images with masks")
+    known = _with_both(table, "dice_by_decision")
     wrong, malignant = known["wrong"].astype(bool), known["label"].eq(1)
     groups = {"right": ~wrong, "wrong": wrong}
     groups |= dict(zip(DECISIONS, (~malignant & ~wrong, ~malignant & wrong, malignant & ~wrong, malignant & wrong), strict=True))

@@ -260,8 +260,9 @@ class DualStageStudy:
                     seen = []
                     for case in names[start : start + _BLOCK]:
                         mask = predicted_mask(outlined, split, case)
-                        seen.append(pipeline(read_image(asked.cases.at[case, "image"]), mask).image)
-                        missing += not mask.any()
+                        sample = pipeline(read_image(asked.cases.at[case, "image"]), mask)
+                        seen.append(sample.image)
+                        missing += not sample.mask.any()
                     odds.append(asked.log_odds(np.stack(seen)))
                     done += len(seen)
                     bar(done, total)

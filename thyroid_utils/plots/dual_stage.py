@@ -171,6 +171,34 @@ def dice_by_decision(table: pd.DataFrame, found: DecisionDice) -> Figure:
     return figure
 
 
+@styled
+def doubt_and_dice(table: pd.DataFrame, enough: float) -> Figure:
+    """Each test image by how sure the class is and how good the mask is; wrong calls are crosses.
+
+    Args:
+        table: of `findings_on_test`.
+        enough: Dice from which a mask counts as right, drawn as a line.
+    """
+    known = table[table["wrong"].notna() & table["dice"].notna()]
+    figure, axes = new_figure(1, 1, 3.9, 7.6)
+    place, wrong = axes[0, 0], known["wrong"].astype(bool)
+    for label, name in enumerate(("benign", "malignant")):
+        for members, marker in ((~wrong, "o"), (wrong, "x")):
+            own = known[members & known["label"].eq(label)]
+            size = {"s": 18, "linewidths": 0} if marker == "o" else {"s": 30, "linewidths": 1.4}
+            place.scatter(own["probability"], own["dice"], c=CLASS_COLOURS[name], marker=marker, alpha=0.65, **size)
+    place.axhline(enough, color=NEUTRAL, linewidth=0.9, linestyle=":")
+    place.annotate(f"right from {enough:g}", (1, enough), (4, 0), xycoords=place.get_yaxis_transform(), va="center",
+                   textcoords="offset points", fontsize=8.5, color=NEUTRAL, annotation_clip=False)  # fmt: skip
+    place.set(xlabel="probability of malignancy, calibrated", ylabel="Dice", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    place.grid(axis="x", visible=True)
+    handles = [Line2D([], [], marker="o", linestyle="", color=CLASS_COLOURS[name], label=f"{name} image") for name in
+               ("benign", "malignant")]  # fmt: skip
+    handles.append(Line2D([], [], marker="x", linestyle="", color=INK, label="class wrong"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    return figure
+
+
 def _told(found: DecisionDice) -> str:
     """The comparison, or why there is none."""
     if np.isnan(found.comparison.p_value):
