@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,25 +16,36 @@ from torch import nn
 
 from thyroid_utils.config import ConfigError
 from thyroid_utils.data import DataError
-from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
+from thyroid_utils.models import SEGMENTERS, build_segmenter, network_stages, parameter_count
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
 from thyroid_utils.module_ablation import (
     SWITCHES,
     TABLES,
     AblationRow,
+    AblationStudy,
     AblationTable,
     ablation_comparison,
     ablation_configs,
+    ablation_findings,
     ablation_table,
+    cost_table,
+    count_table,
     gain_by_seed,
+    gain_power,
     parameter_counts,
     pareto_front,
+    power_table,
+    reading_table,
+    stage_table,
+    study_configs,
+    sums_table,
     sums_that_do_not_add_up,
 )
 from thyroid_utils.module_ablation.sums import PixelTable
 from thyroid_utils.papers import reported_scores
 from thyroid_utils.runs import runs_dir
-from thyroid_utils.statistics import holm, patient_bootstrap, power_simulation, wilcoxon_test
+from thyroid_utils.statistics import Estimate, holm, paired_power, patient_bootstrap, power_simulation
+from thyroid_utils.statistics.power import seed_components
 from thyroid_utils.training import fit_or_load
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}
@@ -117,6 +130,18 @@ def test_one_network_in_several_tables_is_one_run():
     assert len(configs) == 18 and len({config.to_json() for config in configs}) == 14
 
 
+def test_configs_of_a_study_hold_each_network_once():
+    configs = study_configs(list(TABLES), [0, 1], COMMON)
+    assert len(configs) == len({config.to_json() for config in configs}) == 28
+    assert study_configs(["aspp"], [0], COMMON) == ablation_configs("aspp", [0], COMMON)
+
+
+def test_a_network_has_one_name_and_a_name_one_network():
+    rows = [row for table in TABLES.values() for row in table.rows]
+    names = {(row.key, row.network or row.name) for row in rows}
+    assert len(names) == len({key for key, _ in names}) == len({name for _, name in names}) == 14
+
+
 def test_networks_without_an_encoder_start_from_scratch():
     configs = ablation_configs("method", [0], COMMON, weights="imagenet", options={"unet": {"widths": [4, 8]}})
     assert {config.model.name: config.model.weights for config in configs} == {
@@ -131,6 +156,8 @@ def test_impossible_tables_are_refused():
         ablation_configs("asp", [0], COMMON)
     with pytest.raises(ConfigError, match="of mobile_deeplab must not name ppm, which the rows of the table decide"):
         ablation_configs("modules", [0], COMMON, options={"mobile_deeplab": {"ppm": True, "width": 8}})
+    with pytest.raises(ConfigError, match="are given for mobile_deplab, which is in no table; known: deeplab"):
+        ablation_configs("aspp", [0], COMMON, options={"mobile_deplab": {"width": 8}})
     with pytest.raises(DataError, match=r"no run of attended, pooled \(tiny\)"):
         ablation_comparison(TINY, tiny_runs()[:2])
 
@@ -162,7 +189,8 @@ def test_costs_and_claims_of_each_row():
 
 
 def test_differences_to_the_reference_by_another_road():
-    """From the scores image by image; Holm's two p-values by hand: the smaller doubled, the larger no smaller than that."""
+    """From the scores image by image, and patients' signs flipped one by one (few enough for all flips); Holm's two p-values by
+    hand: the smaller doubled, the larger no smaller than that."""
     table, comparison = tiny_table(), ablation_comparison(TINY, tiny_runs())
     scores = {
         row: np.nanmean([part[part["resolution"] == "own"]["iou"] for part in comparison.tables[row]], axis=0)
@@ -177,7 +205,10 @@ def test_differences_to_the_reference_by_another_road():
         assert found.difference == pytest.approx(gap.mean()) == found.first - found.second
         interval = patient_bootstrap(gap, patients[known], resamples=2000)
         assert (found.low, found.high, found.images) == (interval.low, interval.high, known.sum())
-        p_values.append(wilcoxon_test(scores[row][known], scores["small"][known], patients[known]).p_value)
+        sums = pd.Series(gap).groupby(patients[known]).sum().to_numpy()
+        assert 2 <= len(sums) <= 12
+        flipped = [abs(np.dot(signs, sums)) >= abs(sums.sum()) * (1 - 1e-9) for signs in product((-1, 1), repeat=len(sums))]
+        p_values.append(float(np.mean(flipped)))
         assert found.p_value == p_values[-1]
     smaller, larger = sorted(p_values)
     by_hand = {smaller: min(1, 2 * smaller), larger: min(1, max(2 * smaller, larger))}
@@ -202,6 +233,109 @@ def test_gains_by_seed_feed_the_power():
     assert len(powers) == 4 and powers["power"].between(0, 1).all()
 
 
+def tiny_study(seeds: int = 2) -> AblationStudy:
+    """Two tables that share two networks, one of them under another name."""
+    rows = replace(TINY.rows[2], name="complete", network="pooled"), replace(TINY.rows[0], name="bare", network="small")
+    removed = AblationTable("removed", rows, "complete")
+    return AblationStudy.of({"modules": TINY, "removed": removed}, [run for run in tiny_runs() if run.config.seed < seeds])
+
+
+def test_a_study_scores_and_times_each_network_once():
+    study = tiny_study()
+    assert study.whole.models == ["small", "attended", "pooled"] and study.seeds == 2
+    modules, removed = study.results["modules"], study.results["removed"]
+    assert list(removed.index) == ["complete", "bare"] and list(removed["network"]) == ["pooled", "small"]
+    assert removed.at["bare", "latency_ms"] == modules.at["small", "latency_ms"]
+    assert removed.at["bare", "difference"].difference == pytest.approx(-modules.at["pooled", "difference"].difference)
+    unmeasured = [column for column in modules if column != "latency_ms"]
+    pd.testing.assert_frame_equal(modules[unmeasured], tiny_table()[unmeasured])
+    assert list(study.networks.index) == ["small", "attended", "pooled"]
+    titled = study.titled(0.01)
+    assert list(titled) == ["tiny", "removed"] and np.isnan(titled["tiny"].at["small", "wide_low"])
+    ends = titled["tiny"].loc["attended", ["wide_low", "wide_high"]]
+    assert tuple(ends) == study.with_seeds(0.01)["modules", "attended"]
+    shown = cost_table(study)
+    assert list(shown.index) == ["small", "attended", "pooled"]  # by rising size
+    assert list(shown["on the front by"].str.contains("parameters")) == [row in study.front("parameters") for row in shown.index]
+
+
+def test_all_together_against_the_sum_of_single_gains():
+    """pooled − small − (attended − small), image by image."""
+    study = tiny_study()
+    scores = study.whole.by_image(["iou"]).pivot(index="case", columns="model", values="iou").loc[study.whole.truth.index]
+    excess = 100 * (scores["pooled"] - scores["attended"])
+    expected = patient_bootstrap(excess, study.whole.truth["patient"], resamples=2000)
+    found = study.together()
+    assert isinstance(found, Estimate)
+    np.testing.assert_allclose([found.value, found.low, found.high], [expected.value, expected.low, expected.high])
+    assert study.together("aspp") is None
+
+
+def test_the_spread_over_seeds_is_pooled_over_rows():
+    study = tiny_study()
+    squares = [seed_components(gain, patients)[0] for _, _, gain, patients in study.gains()]
+    assert len(squares) == 3 and study.seed_sd == pytest.approx(np.sqrt(max(0.0, np.mean(squares))))
+    means = study.whole.by_run(["iou"]).pivot(index="seed", columns="model", values="iou")
+    assert study.seed_sd <= np.sqrt((means["attended"] - means["small"]).var(ddof=1) * 3), "less than the means' own spread"
+    assert np.isnan(tiny_study(1).seed_sd)
+
+
+def test_power_of_a_study_and_patients_for_each_gain():
+    study = tiny_study()
+    powers = gain_power(study, gain=2.0, patients_grid=(5, 50), seeds_grid=(1, 4), simulations=50)
+    assert list(powers.table.index) == [("modules", "attended"), ("modules", "pooled"), ("removed", "bare")]
+    assert list(powers.table["gain"]) == [0.29, 2.0, 2.0] and list(powers.table["whose"]) == ["paper", "asked", "asked"]
+    assert powers.measured and powers.seed_sd == pytest.approx(100 * study.seed_sd)
+    assert "measured, pooled over all rows" in powers.basis
+    assert list(powers.curves) == ["attended: 0.29 points"] and len(powers.curves["attended: 0.29 points"]) == 4
+    gains, patients = gain_by_seed(study.comparison("modules"), "pooled", "small")
+    spread = pd.Series(100 * gains.mean(axis=0)).groupby(patients.to_numpy()).mean().std(ddof=1)
+    count = patients.nunique()
+    row = powers.table.loc[("modules", "pooled")]
+    assert row["patient_sd"] == pytest.approx(spread)
+    assert row["power"] == pytest.approx(paired_power(2.0, spread, count, 2, powers.seed_sd))
+    assert paired_power(row["smallest"], spread, count, 2, powers.seed_sd) == pytest.approx(0.8)
+    shown = power_table(powers)
+    assert list(shown.columns[2:4]) == ["patients, 1 seed", "patients, 4 seeds"]
+    assert shown.iloc[:, 2:4].map(lambda text: text[0] in "≤>" or text.isdigit()).all(axis=None)
+
+
+def test_one_seed_takes_the_spread_that_is_given():
+    study = tiny_study(1)
+    powers = gain_power(study, seed_sd=0.7, patients_grid=(5, 50), seeds_grid=(1,), simulations=20)
+    assert powers.seed_sd == 0.7 and not powers.measured and "assumed" in powers.basis
+    assert any("trained once" in line for line in ablation_findings(study, powers))
+    with pytest.raises(ValueError, match="gain is 0, seed_sd"):
+        gain_power(study, gain=0)
+
+
+def test_tables_as_they_are_read():
+    study = tiny_study()
+    shown = reading_table(study, "modules", 1.0)
+    assert shown.at["small", "difference, points"] == "reference" and shown.at["small", "with seeds"] == ""
+    found = study.results["modules"].loc["attended"]
+    gap = found["difference"]
+    text = f"{100 * gap.difference:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
+    assert shown.at["attended", "difference, points"].replace("\u00a0", " ") == text
+    assert list(shown["paper, points"]) == ["", "+0.29", ""] and shown.at["attended", "remark"] == "as told"
+    low, high = study.with_seeds(0.01)["modules", "attended"]
+    assert low < gap.low and high > gap.high  # a point of luck in two trainings is more than these patients' spread
+    assert (low + high) / 2 == pytest.approx(gap.difference)
+    assert not {"remark", "paper, ×", "paper, points"} & set(reading_table(study, "removed", 1.0)), "columns that say nothing"
+    assert reading_table(study, "aspp", 1.0).empty
+    sentences = ablation_findings(study, gain_power(study, patients_grid=(5, 50), seeds_grid=(1,), simulations=20))
+    assert len(sentences) == 5 and "**tiny**: " in sentences[0] and not any("trained once" in line for line in sentences)
+
+
+def test_parts_of_a_network_as_they_are_read():
+    network = build_segmenter("mobile_deeplab", in_channels=1)
+    shown = stage_table(network_stages(network, 64))
+    assert shown["parameters"].sum() == parameter_count(network) and shown["share, %"].sum() == pytest.approx(100, abs=1)
+    assert shown.at["horizontal", "reads"] == "F, vertical 1/4 = V" and shown.at["F", "output"] == "256×4×4"
+    stages = network_stages(network, 64).assign(inputs=[(("", 3, 8, 8), ("", 4, 8, 8))] * len(shown))
+    assert set(stage_table(stages)["reads"]) == {"between"}
+
+
 def test_pareto_front_by_hand():
     cost = pd.Series({"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.0, "e": 4.0, "f": np.nan, "g": 1.0})
     score = pd.Series({"a": 0.5, "b": 0.7, "c": 0.6, "d": 0.6, "e": 0.7, "f": 0.9, "g": 0.5})
@@ -217,6 +351,7 @@ def test_parameter_counts_are_near_the_papers():
     assert (table["share"] / table["reported_share"])[told].between(0.96, 1.04).all() and told.sum() == 5
     ours = table.loc[("Backbone (Table 6)", "MobileNetV2")]
     assert 3.0 <= ours["parameters"] <= 3.3 and ours["mebibytes"] == pytest.approx(12.4, rel=0.03)
+    assert list(count_table().columns) == ["parameters, M", "float32, MiB", "× reference", "paper, ×"]
     assert list(parameter_counts("aspp").index.get_level_values("row")) == ["ordinary", "separable"]
 
 
@@ -230,19 +365,31 @@ def test_the_papers_gains_are_those_that_its_text_quotes():
 
 def test_sums_that_do_and_do_not_add_up():
     table = sums_that_do_not_add_up().set_index("claim")
-    assert list(table.columns) == ["paper", "computed", "how", "agrees"]
+    assert list(table.columns) == ["table", "paper", "computed", "how", "agrees"]
     wrong = [claim for claim, agrees in table["agrees"].items() if not agrees]
     assert wrong == [
-        "gains of the three modules, points of IoU",
-        "separable over ordinary convolution, weights",
         "accuracy with Tversky, %",
         "nodule pixels in the images of both losses, %",
         "specificity with Tversky, %",
+        "separable over ordinary convolution, weights",
+        "gains of the three modules, points of IoU",
         "energy consumption",
     ]
-    assert table.at[wrong[0], "computed"] == "0.80" and table.at[wrong[1], "computed"] == "0.115"
-    assert table.at[wrong[2], "paper"] == "98.17" and table.at[wrong[2], "computed"] == "98.37 to 98.59"
+    assert list(table.loc[wrong, "table"]) == ["loss", "loss", "loss", "aspp", "modules", "text"]
+    assert table.at[wrong[4], "computed"] == "0.80" and table.at[wrong[3], "computed"] == "0.115"
+    assert table.at[wrong[0], "paper"] == "98.17" and table.at[wrong[0], "computed"] == "98.37 to 98.59"
     assert table.at[wrong[5], "computed"] == "24 mJ an image"
+
+
+def test_sums_of_one_place_are_those_of_the_whole():
+    whole = sums_that_do_not_add_up()
+    for place in ("loss", *TABLES, "text"):
+        part = sums_that_do_not_add_up(place)
+        assert part.equals(whole[whole["table"] == place].reset_index(drop=True)) and (len(part) > 0) == (place != "removed")
+    with pytest.raises(ValueError, match="table is 'asp'; expected one of loss, aspp"):
+        sums_that_do_not_add_up("asp")
+    shown = sums_table("aspp")
+    assert list(shown.columns) == ["paper", "computed", "how", "agrees"] and list(shown["agrees"]) == ["no", "yes"]
 
 
 def test_pixel_shares_by_hand():

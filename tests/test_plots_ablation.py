@@ -87,6 +87,15 @@ def test_gains_stand_beside_the_papers(table):
     assert texts(axes) == ["p = 0.2", "p = 0.01", "no test"]
 
 
+def test_gains_may_show_the_spread_of_training_as_well(table):
+    wide = table.assign(wide_low=-0.1, wide_high=0.1)
+    for shown, expected in ((table, []), (wide, [(-10, 10)] * 3)):
+        figure = ablation.ablation_gains({"Modules": shown})
+        thin = [tuple(line.get_xdata()) for line in figure.axes[0].lines if line.get_linewidth() == 0.8]
+        assert thin == [pytest.approx(ends) for ends in expected]
+        assert ("95 % over patients and seeds" in [text.get_text() for text in figure.legends[0].get_texts()]) == bool(expected)
+
+
 def test_gains_without_a_compared_row_are_an_empty_figure(table):
     (axes,) = ablation.ablation_gains({"alone": table.iloc[:1]}).axes
     assert not list(axes.get_yticklabels())

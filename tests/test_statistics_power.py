@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 from statsmodels.stats.power import TTestPower
 
 from thyroid_utils.statistics import paired_power, patients_needed, power_simulation
+from thyroid_utils.statistics.power import patients_and_seeds_interval, seed_components, smallest_gain
 
 
 def spread(patients: int, sd: float, images: int = 1) -> tuple[np.ndarray, list[str]]:
@@ -150,3 +152,75 @@ def test_impossible_formulas_are_refused():
             paired_power(**{"effect": 0.1, "sd": 1.0, "patients": 10, **wrong})
     with pytest.raises(ValueError, match="power is 80"):
         patients_needed(powers(0.5), 80)
+
+
+@pytest.mark.parametrize(("sd", "patients", "seeds", "seed_sd"), [(5.0, 30, 1, 0.0), (5.0, 30, 3, 1.0), (0.0, 30, 2, 1.0)])
+def test_the_smallest_gain_is_the_one_with_that_power(sd, patients, seeds, seed_sd):
+    for power in (0.5, 0.8, 0.99):
+        gain = smallest_gain(sd, patients, seeds, seed_sd, power=power)
+        assert paired_power(gain, sd, patients, seeds, seed_sd) == pytest.approx(power, abs=1e-6)
+
+
+def test_a_smallest_gain_needs_a_power_above_chance():
+    with pytest.raises(ValueError, match=r"power is 0\.05; expected a number between 0\.05 and 1"):
+        smallest_gain(5.0, 30, power=0.05)
+    with pytest.raises(ValueError, match="1 patients"):
+        smallest_gain(5.0, 1)
+
+
+def test_without_seeds_the_interval_is_students():
+    values = np.array([0.4, -0.1, 0.3, 0.2, np.nan])
+    low, high = patients_and_seeds_interval(values, list("abcde"), 0.0)
+    expected = ttest_1samp(values[:4], 0).confidence_interval()
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_widen_the_interval_and_more_of_them_less():
+    values, patients = np.random.default_rng(0).normal(1, 2, 400), [f"p{number}" for number in range(400)]
+    widths = [np.diff(patients_and_seeds_interval(values, patients, 1.0, seeds))[0] for seeds in (1, 4)]
+    error = np.sqrt(values.var(ddof=1) / 400 + np.array([1, 1 / 4]))
+    np.testing.assert_allclose(widths, 2 * 1.96 * error, rtol=0.003)  # many degrees of freedom: near the normal's
+
+
+def test_several_images_of_a_patient_count_as_one():
+    """Each image thrice is no more than once; the centre is the mean over images, as where it is shown."""
+    values, patients = [0.4, -0.1, 0.3, 0.2], list("abcd")
+    once, thrice = (patients_and_seeds_interval(np.repeat(values, n), np.repeat(patients, n), 0.1) for n in (1, 3))
+    assert once == pytest.approx(thrice)
+    low, high = patients_and_seeds_interval([0.0, 0.0, 0.9], ["a", "a", "b"], 0.0)
+    assert (low + high) / 2 == pytest.approx(0.3)
+
+
+def test_no_interval_of_one_patient_or_an_unknown_spread():
+    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "a"], 0.0)).all()
+    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "b"], np.nan)).all()
+    with pytest.raises(ValueError, match=r"0 seeds, seed_sd 1\.0"):
+        patients_and_seeds_interval([0.1, 0.2], ["a", "b"], 1.0, 0)
+
+
+def drawn(patients, seeds, own, shared, inner, random):
+    """Differences (seeds, patients) with these SDs over patients, over seeds, and of each patient's answer to each seed."""
+    noise = shared * random.normal(size=(seeds, 1)) + inner * random.normal(size=(seeds, patients))
+    return own * random.normal(size=patients) + noise
+
+
+def test_components_of_the_seeds_spread_are_unbiased():
+    random, names = np.random.default_rng(6), [f"p{number}" for number in range(40)]
+    found = np.array([seed_components(drawn(40, 3, 0.05, 0.02, 0.06, random), names) for _ in range(2000)])
+    error = found.std(axis=0) / np.sqrt(len(found))
+    np.testing.assert_array_less(np.abs(found.mean(axis=0) - [0.02**2, 0.06**2]), 4 * error)
+    with pytest.raises(ValueError, match="two seeds or more"):
+        seed_components([[0.1, 0.2]], ["a", "b"])
+
+
+def test_a_patients_answer_to_the_seed_counts_once():
+    """With no spread that patients share, a study of S seeds has the SD √(own² + inner² / S) over patients."""
+    random = np.random.default_rng(7)
+    own, inner, effect, names = 0.03, 0.06, 0.006, [f"p{number}" for number in range(2000)]
+    rows = drawn(2000, 3, own, 0.0, inner, random)
+    found = power_simulation(rows, names, effect, (150,), (1, 3, 10), simulations=4000).set_index("seeds")["power"]
+    for seeds in (1, 3, 10):
+        expected = paired_power(effect, np.sqrt(own**2 + inner**2 / seeds), 150)
+        # 0.008 of the simulation, and what 2,000 patients leave open of the components
+        assert found[seeds] == pytest.approx(expected, abs=0.06), seeds
+    assert found[10] > found[1] + 0.2

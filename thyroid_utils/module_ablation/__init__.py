@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from thyroid_utils.module_ablation.gain_power import GainPower, gain_power
+from thyroid_utils.module_ablation.reading import (
+    ablation_findings,
+    cost_table,
+    count_table,
+    power_table,
+    reading_table,
+    stage_table,
+    sums_table,
+)
 from thyroid_utils.module_ablation.results import ablation_comparison, ablation_table, gain_by_seed, pareto_front
+from thyroid_utils.module_ablation.study import AblationStudy, study_configs
 from thyroid_utils.module_ablation.sums import sums_that_do_not_add_up
 from thyroid_utils.module_ablation.tables import (
     OURS,
@@ -20,13 +31,24 @@ __all__ = [
     "SWITCHES",
     "TABLES",
     "AblationRow",
+    "AblationStudy",
     "AblationTable",
+    "GainPower",
     "ablation_comparison",
     "ablation_configs",
+    "ablation_findings",
     "ablation_table",
     "ablation_table_named",
+    "cost_table",
+    "count_table",
     "gain_by_seed",
+    "gain_power",
     "parameter_counts",
     "pareto_front",
+    "power_table",
+    "reading_table",
+    "stage_table",
+    "study_configs",
+    "sums_table",
     "sums_that_do_not_add_up",
 ]

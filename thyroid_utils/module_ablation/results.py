@@ -13,7 +13,7 @@ from thyroid_utils.data.errors import DataError
 from thyroid_utils.module_ablation.tables import SWITCHES, AblationRow, AblationTable, ablation_table_named
 from thyroid_utils.runs import Run
 from thyroid_utils.segmenter_comparison import SegmenterComparison
-from thyroid_utils.statistics import Comparison, holm, patient_bootstrap, wilcoxon_test
+from thyroid_utils.statistics import compare_means, holm
 
 
 def ablation_comparison(table: str | AblationTable, runs: Sequence[Run], root: str | Path | None = None) -> SegmenterComparison:
@@ -44,7 +44,12 @@ def _belongs(run: Run, row: AblationRow) -> bool:
 
 
 def ablation_table(
-    table: str | AblationTable, comparison: SegmenterComparison, *, score: str = "iou", resamples: int = 2000
+    table: str | AblationTable,
+    comparison: SegmenterComparison,
+    *,
+    score: str = "iou",
+    resamples: int = 2000,
+    costs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A table of the paper on these data.
 
@@ -53,25 +58,32 @@ def ablation_table(
         comparison: of `ablation_comparison`.
         score: of `metrics.SEGMENTATION_SCORES`, per image at the image's own resolution.
         resamples: of the bootstrap over patients.
+        costs: the rows' `SegmenterComparison.costs` where they are measured already; None measures them.
 
     Returns:
-        index `row`: `parameters` (millions), `share` (of the reference's), `training_seconds` (mean over seeds, as measured where
-        each run was trained), `latency_ms` (one image on this CPU), `weights` (what it started from); the score's `Estimate` over
-        patients of the mean over seeds; `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, a `Comparison` of
-        row and reference on the images that define the score for both: means, their difference with its 95 % interval over
-        patients, p of Wilcoxon's test over patients; None for the reference; `p_holm`, adjusted for the rows of this table, and
-        `differs`, below 0.05; `reported_points` and `reported_share`, the paper's, with its `remark`.
+        index `row`: `network` (its name beyond this table), `seeds` (number), `parameters` (millions), `share` (of the
+        reference's), `training_seconds` (mean over seeds, as measured where each run was trained), `latency_ms` (one
+        image on this CPU), `weights` (what it started from); the score's `Estimate` over patients of the mean over seeds;
+        `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, a `Comparison` of row and reference on the
+        images that define the score for both (`statistics.compare_means`: interval and p-value over patients, both of the
+        mean); None for the reference; `p_holm`, adjusted for the rows of this table, and `differs`, below 0.05;
+        `reported_points` and `reported_share`, the paper's, with its `remark`.
     """
     chosen = ablation_table_named(table)
-    costs = comparison.costs
+    costs = comparison.costs if costs is None else costs
     estimates = comparison.estimates([score], resamples=resamples)[score]
     means = comparison.by_run([score]).groupby("model")[score]
-    wide = _by_row(comparison, score)
+    wide, patients = _by_row(comparison, score), comparison.truth["patient"]
     reference, rows = chosen.reference, {}
     for row in chosen.rows:
-        compared = None if row.name == reference else _difference(comparison, wide[row.name], wide[reference], resamples)
+        if row.name == reference:
+            compared = None
+        else:
+            compared = compare_means(wide[row.name], wide[reference], patients, resamples=resamples)
         seconds = [run.environment["seconds"] for run in comparison.runs[row.name]]
         rows[row.name] = {
+            "network": row.network or row.name,
+            "seeds": len(seconds),
             "parameters": costs.at[row.name, "parameters"],
             "share": costs.at[row.name, "parameters"] / costs.at[reference, "parameters"],
             "training_seconds": float(np.mean(seconds)),
@@ -95,18 +107,6 @@ def ablation_table(
 def _by_row(comparison: SegmenterComparison, score: str) -> pd.DataFrame:
     """The score of each test image, the mean over seeds: a column a row of the table."""
     return comparison.by_image([score]).pivot(index="case", columns="model", values=score).loc[comparison.truth.index]
-
-
-def _difference(comparison: SegmenterComparison, one: pd.Series, two: pd.Series, resamples: int) -> Comparison:
-    both = (one.notna() & two.notna()).to_numpy()
-    patients = comparison.truth["patient"][both]
-    one, two = one[both].to_numpy(), two[both].to_numpy()
-    if not len(one):
-        return Comparison(*[np.nan] * 6, 0, 0, note="no image defines the score for both")
-    found = patient_bootstrap(one - two, patients, resamples=resamples)
-    test = wilcoxon_test(one, two, patients)
-    return Comparison(float(one.mean()), float(two.mean()), found.value, found.low, found.high, test.p_value, len(one),
-                      patients.nunique())  # fmt: skip
 
 
 def pareto_front(cost: pd.Series, score: pd.Series) -> list[str]:

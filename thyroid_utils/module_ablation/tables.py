@@ -6,6 +6,7 @@ each network, scored on the validation split.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +29,8 @@ class AblationRow:
     """A row of a table: its name, the network, and those of `SWITCHES` that are not at their default.
 
     reported_iou: points of IoU that the paper has it ahead of the table's reference row; reported_share: its parameters divided
-    by the reference's; NaN where the text quotes neither. remark: what the text does not settle.
+    by the reference's; NaN where the text quotes neither. remark: what the text does not settle. network: what to call it where
+    rows of several tables stand together; empty takes the row's name.
     """
 
     name: str
@@ -37,6 +39,12 @@ class AblationRow:
     reported_iou: float = np.nan
     reported_share: float = np.nan
     remark: str = ""
+    network: str = ""
+
+    @property
+    def key(self) -> str:
+        """The network, in one way for all rows that are the same one."""
+        return json.dumps([self.model, dict(self.switches)], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -51,23 +59,35 @@ class AblationTable:
         return next(row for row in self.rows if row.name == name)
 
 
-_ALL_ON = AblationRow("all three")
+_ALL_ON = AblationRow("all three", network="ours")
 TABLES: dict[str, AblationTable] = {
     "aspp": AblationTable(
         "ASPP convolution (Table 4)",
         (
-            AblationRow("ordinary", switches={**_PLAIN, "separable_aspp": False}, remark="stock MobileNetV2 DeepLabV3+"),
-            AblationRow("separable", switches=_PLAIN, reported_iou=-0.31, reported_share=0.642, remark="training time −5 %"),
+            AblationRow(
+                "ordinary",
+                switches={**_PLAIN, "separable_aspp": False},
+                remark="stock MobileNetV2 DeepLabV3+",
+                network="stock, ordinary ASPP",
+            ),
+            AblationRow(
+                "separable",
+                switches=_PLAIN,
+                reported_iou=-0.31,
+                reported_share=0.642,
+                remark="paper: training time −5 %",
+                network="stock, separable ASPP",
+            ),
         ),
         "ordinary",
     ),
     "modules": AblationTable(
         "Modules one by one and together (Table 5)",
         (
-            AblationRow("none", switches=_PLAIN),
-            AblationRow("attention", switches={"multi_skip": False, "ppm": False}, reported_iou=0.29),
-            AblationRow("skips", switches={"attention": False, "ppm": False}, reported_iou=0.29),
-            AblationRow("PPM", switches={"attention": False, "multi_skip": False}, reported_iou=0.22),
+            AblationRow("none", switches=_PLAIN, network="stock, separable ASPP"),
+            AblationRow("attention", switches={"multi_skip": False, "ppm": False}, reported_iou=0.29, network="attention alone"),
+            AblationRow("skips", switches={"attention": False, "ppm": False}, reported_iou=0.29, network="skips alone"),
+            AblationRow("PPM", switches={"attention": False, "multi_skip": False}, reported_iou=0.22, network="PPM alone"),
             replace(_ALL_ON, reported_iou=0.76, reported_share=0.85),
         ),
         "none",
@@ -75,16 +95,22 @@ TABLES: dict[str, AblationTable] = {
     "backbone": AblationTable(
         "Backbone (Table 6)",
         (
-            AblationRow("MobileNetV2"),
-            AblationRow("ResNet50", switches={"backbone": "resnet50"}, reported_share=125 / 12.4, remark="125 MB against 12.4"),
-            AblationRow("Xception", switches={"backbone": "xception"}),
+            AblationRow("MobileNetV2", network="ours"),
+            AblationRow(
+                "ResNet50",
+                switches={"backbone": "resnet50"},
+                reported_share=125 / 12.4,
+                remark="paper: 125 MB against 12.4",
+                network="ours on ResNet50",
+            ),
+            AblationRow("Xception", switches={"backbone": "xception"}, network="ours on Xception"),
         ),
         "MobileNetV2",
     ),
     "method": AblationTable(
         "Method (Table 7)",
         (
-            AblationRow("improved DeepLabV3+"),
+            AblationRow("improved DeepLabV3+", network="ours"),
             AblationRow(
                 "DeepLabV3+",
                 "deeplabv3plus_xception",
@@ -92,6 +118,7 @@ TABLES: dict[str, AblationTable] = {
                 reported_iou=-0.17,
                 reported_share=1 / 0.06,
                 remark="backbone and convolutions not told; with an ordinary ASPP on Xception the parameters fit",
+                network="DeepLabV3+ on Xception",
             ),
             AblationRow("U-Net", "unet", reported_iou=-0.65, reported_share=10, remark="from scratch in every case"),
             AblationRow("FCN-8s", "fcn8s", reported_iou=-4.47),
@@ -101,13 +128,19 @@ TABLES: dict[str, AblationTable] = {
     "removed": AblationTable(
         "Components removed (Table 9)",
         (
-            AblationRow("complete"),
-            AblationRow("without attention", switches={"attention": False}),
-            AblationRow("without fusion", switches={"multi_skip": False}, remark="the stock decoder instead"),
+            AblationRow("complete", network="ours"),
+            AblationRow("without attention", switches={"attention": False}, network="ours without attention"),
+            AblationRow(
+                "without fusion",
+                switches={"multi_skip": False},
+                remark="the stock decoder instead",
+                network="ours without fusion",
+            ),
             AblationRow(
                 "without separable",
                 switches={"separable_aspp": False, "separable_decoder": False},
                 remark="read as every separable convolution behind the backbone",
+                network="ours without separable",
             ),
         ),
         "complete",
@@ -143,12 +176,17 @@ def ablation_configs(
         seeds: of the training.
         common: the other fields of `RunConfig`.
         weights: what encoders start from; a network without an encoder starts at random in every case.
-        options: model → more options of its builder, such as fewer channels; none of `SWITCHES`.
+        options: model → more options of its builder, such as fewer channels; none of `SWITCHES`. Those of a model that only
+            other tables have are left aside.
 
     Raises:
-        ConfigError: no such table, a field that cannot be, or an option that a row decides.
+        ConfigError: no such table, a field that cannot be, options of a model that is in no table, or one that a row decides.
     """
     configs = []
+    known = {row.model for entry in [*TABLES.values(), ablation_table_named(table)] for row in entry.rows}
+    for name in options or {}:
+        if name not in known:
+            raise ConfigError("options", f"are given for {name}, which is in no table; known: {', '.join(sorted(known))}")
     for row in ablation_table_named(table).rows:
         more = dict((options or {}).get(row.model, {}))
         decided = [name for name in more if name in SWITCHES]

@@ -27,7 +27,7 @@ _KINDS = {
     "PPM": SPLIT_COLOURS["test"],
     "Fusion": ACCENT,
 }  # other parts are gray
-_STEP, _BOX, _HIGH = 1.0, 0.8, 0.74  # between columns, width of a box, its height where lanes are 1 apart
+_STEP, _BOX, _HIGH = 1.0, 0.84, 0.78  # between columns, width of a box, its height where lanes are 1 apart
 
 
 @styled
@@ -122,7 +122,7 @@ def _box(axes: Axes, places: _Layout, stage) -> None:
         first, last = places.span(stage.stage)
         _background(axes, centre, (first + last) / 2, last - first + _HIGH, colour)
         axes.text(centre - 0.3 * _BOX, (first + last) / 2, f"{stage.stage}, {told}", rotation=90, ha="center", va="center",
-                  fontsize=8, fontweight="bold", color=INK)  # fmt: skip
+                  fontsize=8.2, fontweight="bold", color=INK)  # fmt: skip
         return
     shape = _size(stage.channels, stage.height, stage.width)
     _labelled_box(axes, centre, places.lane[stage.stage], _HIGH, colour, stage.stage, shape, told)
@@ -131,8 +131,8 @@ def _box(axes: Axes, places: _Layout, stage) -> None:
 def _labelled_box(axes: Axes, x: float, y: float, height: float, colour: str, name: str, *lines: str) -> None:
     _background(axes, x, y, height, colour)
     told = [line for line in lines if line]
-    axes.text(x, y - 0.07 - 0.08 * len(told), name, ha="center", va="center", fontsize=7.4, fontweight="bold", color=INK)
-    axes.text(x, y + 0.12, "\n".join(told), ha="center", va="center", fontsize=6.8, color=INK, linespacing=1.1)
+    axes.text(x, y - 0.06 - 0.09 * len(told), name, ha="center", va="center", fontsize=8.2, fontweight="bold", color=INK)
+    axes.text(x, y + 0.12, "\n".join(told), ha="center", va="center", fontsize=7.8, color=INK, linespacing=1.1)
 
 
 def _background(axes: Axes, x: float, y: float, height: float, colour: str) -> None:
@@ -152,7 +152,7 @@ def _arrow(axes: Axes, places: _Layout, source: str, shape: tuple[int, int, int]
     end = places.middle if target in places.high else places.lane[target]
     if source in places.high:
         begin = end
-        axes.text(left - 0.03, end, _size(*shape), fontsize=6.8, color=INK, va="center", ha="right")
+        axes.text(left - 0.03, end, _size(*shape), fontsize=7.8, color=INK, va="center", ha="right")
     else:
         begin = places.middle if source == "image" else places.lane[source]
     turn = right - 0.3 * (_STEP - _BOX)
@@ -170,7 +170,8 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame], label: str = "points of I
     """Each row's difference to its table's reference in points, with its 95 % interval, and the paper's figure as a hollow mark.
 
     Args:
-        tables: title → `module_ablation.ablation_table`; one without a row beside the reference is left out.
+        tables: title → `module_ablation.ablation_table`, or with the wider intervals of `AblationStudy.titled`, thin lines; one
+            without a row beside the reference is left out.
         label: of the axis.
     """
     shown = {title: table[table["difference"].notna()] for title, table in tables.items()}
@@ -198,14 +199,18 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame], label: str = "points of I
         Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),
         Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="paper 003"),
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    if any("wide_low" in table for table in shown.values()):
+        handles.insert(2, Line2D([], [], color=NEUTRAL, linewidth=0.8, label="95 % over patients and seeds"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=4)
     return figure
 
 
 def _gain(axes: Axes, height: float, row) -> None:
     found: Comparison = row.difference
     colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-    axes.plot([100 * found.low, 100 * found.high], [height] * 2, color=colour, linewidth=1.8)
+    if hasattr(row, "wide_low"):
+        axes.plot([100 * row.wide_low, 100 * row.wide_high], [height] * 2, color=colour, linewidth=0.8)
+    axes.plot([100 * found.low, 100 * found.high], [height] * 2, color=colour, linewidth=2.6)
     axes.plot([100 * found.difference], [height], "o", color=colour, markersize=5.5)
     axes.plot([row.reported_points], [height], "D", color=INK, markersize=5.5, markerfacecolor="white")
     told = "no test" if np.isnan(row.p_holm) else p_told(row.p_holm)
@@ -242,8 +247,9 @@ def pareto(table: pd.DataFrame, score: str = "iou", label: str = "IoU", costs: M
         place.xaxis.set_minor_locator(NullLocator())
         if len(known):
             low, high = table.loc[known, column].min(), table.loc[known, column].max()
-            ticks = np.geomspace(low, high, 4) if high > 1.2 * low else [low]
-            place.set_xticks(ticks, [f"{tick:.2g}" if tick < 100 else f"{tick:.0f}" for tick in ticks])
+            ticks = np.geomspace(low, high, 4) if high > 1.03 * low else [low]
+            digits = 2 if high > 2 * low else 3
+            place.set_xticks(ticks, [f"{tick:.{digits}g}" if tick < 100 else f"{tick:.0f}" for tick in ticks])
         place.margins(x=0.12)
     axes[0, 0].set_ylabel(label)
     handles = [Line2D([], [], color=colours[row], marker="o", linestyle="none", label=row) for row in table.index]
@@ -261,7 +267,7 @@ def power_curves(tables: pd.DataFrame | Mapping[str, pd.DataFrame], power: float
         power: the level that is marked.
     """
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
-    columns = min(3, max(1, len(named)))
+    columns = 2 if len(named) == 4 else min(3, max(1, len(named)))
     figure, axes = new_figure(-(-len(named) // columns), columns, 0.4 + 2.9 * -(-len(named) // columns), sharey=True)
     seeds = sorted({int(number) for table in named.values() for number in table["seeds"]})
     shades = [str(shade) for shade in np.linspace(0.72, 0.0, max(2, len(seeds)))] if len(seeds) != 1 else [INK]

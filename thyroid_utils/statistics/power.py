@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
 
@@ -51,13 +52,14 @@ def power_simulation(
     Args:
         differences: first − second of each image, shape (n,), best with each model's mean over seeds; or (seeds, n), a row a
             seed. Images with NaN (in every row) are left out. With rows, a patient's own answer to the seed is drawn anew for
-            each simulated seed, on top of what his mean holds of it, which makes the power a little too small; without rows it
-            stays as it was measured.
+            each simulated seed, and taken out of his mean and of the seeds' spread (`seed_components`); without rows it stays in
+            his mean as it was measured.
         patients: the patient of each image, shape (n,).
         effect: the true gain to be found, in the unit of the differences.
         patients_grid: numbers of patients, each 2 or more.
         seeds_grid: numbers of training seeds, each 1 or more.
-        seed_sd: SD over seeds of the mean difference; None takes it from the rows of `differences`, of which there must be two.
+        seed_sd: SD over seeds of a difference that all patients share; None takes it from the rows of `differences`, of which
+            there must be two (`seed_components`).
         simulations: studies for each cell.
         level: 1 − level is the significance level.
         seed: same seed, same table.
@@ -77,17 +79,18 @@ def power_simulation(
     if seed_sd is None:
         if len(rows) < 2:
             raise ValueError(f"{where}: seed_sd cannot be measured from one row of differences; give it, or a row a seed")
-        seed_sd = float(np.std(answers.mean(axis=1), ddof=1))
+        seed_sd = float(np.sqrt(max(0.0, _components(answers)[0])))
     if not (seed_sd >= 0 and np.isfinite(seed_sd) and np.isfinite(effect)):
         raise ValueError(f"{where}: seed_sd is {seed_sd}, effect {effect}; expected a number from 0, and a number")
     _check_grid(patients_grid, 2, "patients_grid")
     _check_grid(seeds_grid, 1, "seeds_grid")
     if simulations < 1:
         raise ValueError(f"{where}: {simulations} simulations; expected 1 or more, 1000 for two digits")
-    own = own - own.mean() + effect
-    answers = answers - answers.mean(axis=1, keepdims=True) - (answers.mean(axis=0) - answers.mean())
-    if len(rows) > 1:  # deviations from a mean of k are smaller than those from the truth
-        answers = answers * np.sqrt(len(rows) / (len(rows) - 1))
+    own = own - own.mean()
+    if len(rows) > 1:
+        own *= _share_of_patients(own, _components(answers)[1] / len(rows))
+    own += effect
+    answers = _answers(answers)
     random = np.random.default_rng(seed)
     cells, found = [(count, seeds) for seeds in seeds_grid for count in patients_grid], []
     for done, (count, seeds) in enumerate(cells, start=1):
@@ -154,6 +157,67 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
     return float(nct.sf(limit, freedom, effect / error) + nct.cdf(-limit, freedom, effect / error))
 
 
+def smallest_gain(
+    sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0, *, power: float = POWER, level: float = 0.95
+) -> float:
+    """The smallest gain that a study of this size finds with this power, in the unit of the SDs: `paired_power` turned round.
+
+    Raises:
+        ValueError: as for `paired_power`, or a power that is not between 1 − level and 1.
+    """
+    if not 1 - level < power < 1:
+        raise ValueError(f"smallest_gain: power is {power}; expected a number between {1 - level:g} and 1, such as 0.8")
+    error = np.sqrt(sd**2 / patients + seed_sd**2 / seeds) if patients > 0 and seeds > 0 else np.nan
+    most = error
+    while paired_power(most, sd, patients, seeds, seed_sd, level) < power:
+        most *= 2
+    return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd, level) - power, 0.0, most))
+
+
+def patients_and_seeds_interval(
+    differences: Sequence[float],
+    patients: Sequence[str],
+    seed_sd: float,
+    seeds: int = 1,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a mean difference for other patients and other trainings: d ± t · √(s² / patients + seed_sd² / seeds).
+
+    An interval over patients alone holds the trained models fixed and tells of these trainings only. d is the mean over images;
+    s / √patients its standard error when patients are drawn; t has Satterthwaite's degrees of freedom, as in `power_simulation`.
+
+    Args:
+        differences: first − second of each image, each model's mean over seeds, shape (n,); NaN is left out.
+        patients: the patient of each image, shape (n,).
+        seed_sd: SD over seeds of the mean difference, taken as known; NaN gives no interval.
+        seeds: trainings that the differences are the mean of.
+        level: coverage, in (0, 1).
+
+    Returns:
+        low and high; NaN for fewer than two patients with a difference, or without seed_sd.
+
+    Raises:
+        ValueError: shapes that differ, a patient missing, no seeds, or an SD below 0.
+    """
+    where = "patients_and_seeds_interval"
+    check_level(level, where)
+    if seeds < 1 or seed_sd < 0:
+        raise ValueError(f"{where}: {seeds} seeds, seed_sd {seed_sd}; expected 1 or more, and a number from 0")
+    values = np.asarray(differences, dtype=float)
+    patient_codes(patients, len(values), where)
+    known = ~np.isnan(values)
+    codes, count = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), where)
+    if np.isnan(seed_sd) or count < 2:
+        return np.nan, np.nan
+    values = values[known]
+    influence = np.bincount(codes, values - values.mean(), count) * count / len(values)
+    of_patients = influence.var(ddof=1) / count
+    variance = of_patients + seed_sd**2 / seeds
+    freedom = min(1e6, (count - 1) * (variance / of_patients) ** 2) if of_patients else 1e6
+    half = student.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Each patient's mean difference (patients,), and the same of each seed (seeds, patients)."""
     if rows.ndim != 2:
@@ -169,6 +233,53 @@ def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> tuple[
     images = np.bincount(codes, minlength=count)
     of_seeds = np.stack([np.bincount(codes, row, count) / images for row in rows])
     return of_seeds.mean(axis=0), of_seeds
+
+
+def seed_components(differences: Sequence[Sequence[float]], patients: Sequence[str]) -> tuple[float, float]:
+    """What the spread over seeds is made of, by the two-way analysis of variance with one value a cell.
+
+    Args:
+        differences: first − second, (seeds, n), two rows or more; NaN as in `power_simulation`.
+        patients: the patient of each image, shape (n,).
+
+    Returns:
+        τ², the variance over seeds of what all patients share, and σ², that of a patient's own answer to a seed. The variance of
+        the seeds' means holds τ² + σ² / patients; τ² is that less σ² / patients, unbiased and therefore below 0 at times.
+
+    Raises:
+        ValueError: one row, shapes that differ, a patient missing, or fewer than two patients with a difference.
+
+    Reference:
+        Searle, Casella and McCulloch, Variance Components (1992), section 4.3.
+    """
+    rows = np.asarray(differences, dtype=float)
+    if rows.ndim != 2 or len(rows) < 2:
+        raise ValueError(f"seed_components: differences have shape {rows.shape}; expected (seeds, n) with two seeds or more")
+    return _components(_by_patient(rows, patients, "seed_components")[1])
+
+
+def _components(of_seeds: np.ndarray) -> tuple[float, float]:
+    """`seed_components` of (seeds, patients)."""
+    seeds, count = of_seeds.shape
+    inner = float((_centred(of_seeds) ** 2).sum() / ((seeds - 1) * (count - 1)))
+    return float(of_seeds.mean(axis=1).var(ddof=1)) - inner / count, inner
+
+
+def _centred(of_seeds: np.ndarray) -> np.ndarray:
+    """What neither the seed nor the patient explains."""
+    return of_seeds - of_seeds.mean(axis=1, keepdims=True) - of_seeds.mean(axis=0) + of_seeds.mean()
+
+
+def _answers(of_seeds: np.ndarray) -> np.ndarray:
+    """The patients' own answers, of the size they have about the truth instead of about the means of what was measured."""
+    seeds, count = of_seeds.shape
+    return _centred(of_seeds) * (np.sqrt(seeds * count / ((seeds - 1) * (count - 1))) if seeds > 1 else 0.0)
+
+
+def _share_of_patients(own: np.ndarray, noise: float) -> float:
+    """What patients' means over seeds shrink by so that the seeds' noise in them (a variance) is out."""
+    spread = float(own.var(ddof=1))
+    return float(np.sqrt(max(0.0, 1 - noise / spread))) if spread > 0 else 1.0
 
 
 def _check_grid(grid: Sequence[int], least: int, name: str) -> None:
