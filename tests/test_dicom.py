@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, JPEG, LOSSLESS_JPEG, MPEG4, element, region, write_dicom
 
-from thyroid_utils.data.dicom import _Pixels, is_dicom, read_dicom, shows_colour, spacing_of, window_share
+from thyroid_utils.data.dicom import _Pixels, is_dicom, read_dicom, scales_differ, shows_colour, spacing_of, window_share
 from thyroid_utils.data.errors import ImageError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -57,6 +57,22 @@ def test_the_window_comes_behind_the_rescale():
     assert gray([0, 77, 255], WindowCenter=128, WindowWidth=256) == [0, 77, 255], "the whole range changes nothing"
 
 
+def test_the_headers_extremes_are_black_and_white_where_they_hold():
+    told = {"SmallestImagePixelValue": 100, "LargestImagePixelValue": 4100}
+    assert gray([100, 2100, 4100], bits=16, **told) == [0, 128, 255]
+    assert gray([100, 2100, 4100], "MONOCHROME1", bits=16, **told) == [255, 128, 0]
+    assert gray([100, 2100, 4100], bits=16, RescaleSlope=-2, RescaleIntercept=7, **told) == [255, 128, 0]
+    assert gray([0, 32896, 65535], bits=16, **told) == [0, 128, 255], "the frame goes beyond them: they are wrong"
+    assert gray([800, 1000], bits=16, WindowCenter=1000, WindowWidth=401, **told) == [0, 128], "a window comes first"
+    assert gray([0, 10, 20], SmallestImagePixelValue=0, LargestImagePixelValue=20) == [0, 10, 20], "8 bits as they are"
+    assert gray([0, 65535], bits=16, SmallestImagePixelValue=0, LargestImagePixelValue=0) == [0, 255]
+
+
+def test_a_window_without_a_first_number_is_none():
+    for centre, width in (("", 400), (["", 40], [400, 80]), ([], []), (None, 400), ([None, 40], [400, 80])):
+        assert gray([0, 32896, 65535], bits=16, WindowCenter=centre, WindowWidth=width) == [0, 128, 255], (centre, width)
+
+
 def test_a_negative_slope_turns_the_range_over():
     assert gray([0, 255], RescaleSlope=-1, RescaleIntercept=255) == [255, 0]
 
@@ -87,6 +103,21 @@ def test_scale_of_ultrasound_regions():
 )
 def test_no_scale_where_none_is_sure(header):
     assert spacing_of(Header(header)) is None
+
+
+def test_scales_that_differ_are_told_from_none():
+    two = [flat_region(0.005, 0.005), flat_region(0.007, 0.007)]
+    assert scales_differ(Header(SequenceOfUltrasoundRegions=two))
+    assert scales_differ(Header(SequenceOfUltrasoundRegions=[*two, flat_region(0.005, 0)]))
+    for regions in (
+        (),
+        two[:1],
+        [two[0], two[0]],
+        [flat_region(0.005, 0), two[0]],
+        [two[0], flat_region(0.5, 0.5, RegionDataType=3)],
+    ):
+        assert not scales_differ(Header(SequenceOfUltrasoundRegions=regions)), regions
+    assert not scales_differ(Header(PixelSpacing=[0.1, 0.2]))
 
 
 def test_pixel_spacing_serves_where_there_are_no_regions():
@@ -145,6 +176,10 @@ def test_monochrome1_sixteen_bits_and_a_window_of_a_file(tmp_path):
     np.testing.assert_array_equal(read_dicom(write_dicom(tmp_path / "b", wide)).frames, RAMP)
     twelve = np.array([[[0, 2048, 4095, 4095]]], np.uint16)
     assert read_dicom(write_dicom(tmp_path / "c", twelve, bits=12)).frames.tolist() == [[[0, 128, 255, 255]]]
+    empty = [(0x28, 0x1050, "DS", "\\1000"), (0x28, 0x1051, "DS", "401\\80")]
+    assert read_dicom(write_dicom(tmp_path / "e", wide, more=empty)).frames.tolist() == RAMP.tolist()
+    extremes = [(0x28, 0x106, "US", 0), (0x28, 0x107, "US", 4095)]
+    assert read_dicom(write_dicom(tmp_path / "f", twelve, more=extremes)).frames.tolist() == [[[0, 128, 255, 255]]]
     window = [(0x28, 0x1050, "DS", "1000"), (0x28, 0x1051, "DS", "401")]
     stored = np.array([[[800, 900, 1000, 1200]]], np.uint16)
     assert read_dicom(write_dicom(tmp_path / "d", stored, more=window)).frames.tolist() == [[[0, 64, 128, 255]]]

@@ -16,10 +16,12 @@ from thyroid_utils.data.errors import DataError, ImageError
 from thyroid_utils.data.images import (
     MAX_PIXELS,
     image_size,
+    is_deep,
     read_gray,
     read_image,
     read_mask,
     resize_mask,
+    uses_little_range,
     write_png,
 )
 
@@ -393,6 +395,17 @@ def test_no_resize_adds_foreground(height, width, rows, columns, seed):
     tall, wide = np.flatnonzero(mask.any(axis=1)).size, np.flatnonzero(mask.any(axis=0)).size
     most_rows, most_columns = tall * rows / height + 1, wide * columns / width + 1
     assert resized.any(axis=1).sum() <= most_rows and resized.any(axis=0).sum() <= most_columns
+
+
+def test_depth_and_used_range_of_a_file(tmp_path):
+    wide = GRAY.astype(np.uint16) * 257
+    for suffix in ("png", "tiff"):
+        Image.fromarray(wide).save(tmp_path / f"wide.{suffix}")
+        Image.fromarray(GRAY).save(tmp_path / f"narrow.{suffix}")
+        assert is_deep(tmp_path / f"wide.{suffix}") and not is_deep(tmp_path / f"narrow.{suffix}")
+    with pytest.raises(ImageError, match="no such file"):
+        is_deep(tmp_path / "none.png")
+    assert uses_little_range(np.array([[100, 131]], np.uint8)) and not uses_little_range(np.array([[100, 132]], np.uint8))
 
 
 def test_repeated_shrinking_does_not_dilate_where_a_nonzero_rule_would():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.integrate import quad
 from scipy.spatial.distance import pdist
-from skimage.measure import find_contours
+from skimage.measure import find_contours, regionprops
 
+from thyroid_utils import nodule_measures as measured
 from thyroid_utils.nodule_measures import MEASURES, nodule_measures
 
 COUNTS = ("nodules", "specks")
@@ -96,6 +98,41 @@ def test_pixels_that_are_not_square_do_not_bend_a_disc():
     assert found["circularity"] > 0.92 and abs(found["margin_irregularity"]) < 0.05
     assert nodule_measures(ellipse(20, 40))["circularity"] < 0.9
     assert found["area_mm2"] == pytest.approx(np.pi * 16, rel=0.02)
+
+
+def test_a_line_too_thin_for_its_pixels_has_no_margin():
+    line = np.zeros((80, 9), bool)
+    line[5:75, 4] = True
+    for mask, spacing in ((line, (0.1, 0.15)), (line.T, (0.15, 0.1)), (np.eye(80, dtype=bool), (0.2, 0.1))):
+        found = nodule_measures(mask, spacing=spacing)
+        assert np.isnan(found["circularity"]) and np.isnan(found["margin_irregularity"])
+        assert found["area_mm2"] == pytest.approx(mask.sum() * np.prod(spacing)) and found["long_axis_mm"] > 6.9
+    assert nodule_measures(line, spacing=0.1)["circularity"] < 0.5, "square pixels are counted as they are"
+
+
+def test_of_a_part_that_falls_apart_in_square_pixels_the_larger_half_is_measured():
+    """Two blocks on a slanted line of one pixel, which smoothing removes; the larger block alone has the same outline."""
+    larger = np.zeros((90, 90), bool)
+    larger[5:35, 10:40] = True
+    blocks = larger.copy()
+    blocks[60:80, 65:85] = blocks[np.arange(35, 60), np.arange(40, 65)] = True
+    found, alone = (nodule_measures(mask, spacing=(0.2, 0.1)) for mask in (blocks, larger))
+    assert found["area_px"] == 900 + 400 + 25 and found["nodules"] == 1
+    for name in ("circularity", "margin_irregularity"):
+        assert found[name] == pytest.approx(alone[name], abs=0.03), name
+
+
+def test_a_mask_of_noise_is_measured_at_once_and_as_by_hand(monkeypatch):
+    """Properties are asked for of one region, however many there are."""
+    mask = np.random.default_rng(0).random((300, 400)) < 0.2
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())[1:]
+    asked = []
+    monkeypatch.setattr(measured, "regionprops", lambda labels: asked.append(labels.max()) or regionprops(labels))
+    found = nodule_measures(mask)
+    assert count > 5000 and found["area_px"] == areas.max()
+    assert found["nodules"] == (areas >= 0.05 * areas.max()).sum() and found["specks"] == count - found["nodules"]
+    assert set(asked) <= {1}
 
 
 def test_brightness_against_the_ring_alone():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.overlays import Box, echo_mask, find_echo_area, find_overlays
+from thyroid_utils.data.overlays import Box, echo_mask, find_echo, find_echo_area, find_overlays
 
 WHITE = 255
 
@@ -97,6 +97,15 @@ def test_a_cyst_and_a_shadow_inside_belong_to_the_echo_image():
 def test_a_frame_without_border_and_an_empty_frame_are_whole():
     assert find_echo_area(speckle((200, 260), 1)) == Box(0, 200, 0, 260)
     assert find_echo_area(np.zeros((64, 80), np.uint8)) == Box(0, 64, 0, 80)
+
+
+def test_that_no_echo_image_is_found_is_said():
+    page = np.zeros((360, 480), np.uint8)
+    cv2.putText(page, "DOE JANE 1961", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.0, WHITE, 2, cv2.LINE_AA)
+    assert find_echo(page) is None and echo_mask(page).all()
+    drawn, _ = frame(fan())
+    np.testing.assert_array_equal(find_echo(drawn), echo_mask(drawn))
+    assert not echo_mask(drawn).all()
 
 
 def test_a_light_border_is_recognised():

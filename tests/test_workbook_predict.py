@@ -10,6 +10,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,13 +23,17 @@ from training_project import register_tiny, tiny_config
 
 from thyroid_utils.data.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png
+from thyroid_utils.data.overlays import mask_box
+from thyroid_utils.dual_stage import Finding
 from thyroid_utils.inference import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
 from thyroid_utils.training import fit_or_load
 from thyroid_utils.workbook import predict_inputs
 from thyroid_utils.workbook.cli import main
+from thyroid_utils.workbook.errors import ParameterError
+from thyroid_utils.workbook.predict import _check_out
 from thyroid_utils.workbook.predict_inputs import anonymous, case_images, find_sources
-from thyroid_utils.workbook.predict_page import Card, Pages, heat_picture, outline_picture
+from thyroid_utils.workbook.predict_page import Card, Pages, heat_picture, outline_picture, showable
 
 
 def calls_dark(in_channels: int, classes: int) -> nn.Module:
@@ -81,7 +86,7 @@ def test_a_folder_becomes_a_table_masks_and_a_page(trained, folder, tmp_path, ca
     for case, row in found.iterrows():
         mask = read_mask(out / row["mask"])
         assert mask.shape == trained[2][0].shape and row["mask"] == f"masks/{case}.png"
-        if mask.any():
+        if mask.any():  # in some of them, as is asserted below
             assert float(row["area_mm2"]) == pytest.approx(0.25 * float(row["area_px"]), rel=1e-4)
             assert float(row["area_px"]) <= mask.sum()
     assert any(read_mask(out / name).any() for name in found["mask"]), "the test needs a nodule"
@@ -114,10 +119,38 @@ def test_an_earlier_result_is_replaced_and_anything_else_is_refused(trained, fol
     assert run(trained, out, folder) == 0
     assert run(trained, out, folder / "scan0.png") == 0
     assert len(table(out)) == len(list((out / "masks").iterdir())) == 1
-    (out / "mine.txt").write_text("keep")
-    assert run(trained, out, folder) == 2
-    assert "no earlier result" in capsys.readouterr().err and (out / "mine.txt").read_text() == "keep"
+    for name in ("mine.txt", "masks/mine.png", "masks/deep/mine.png", "page-2.html"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("keep")
+        assert run(trained, out, folder) == 2
+        assert "no earlier result" in capsys.readouterr().err and (out / name).read_text() == "keep", name
+        (out / name).unlink()
+        shutil.rmtree(out / "masks/deep", ignore_errors=True)
+    assert run(trained, out, folder) == 0, "nothing else stood in its way"
     assert run(trained, folder / "scan0.png", folder) == 2
+
+
+@pytest.mark.parametrize("names", [["masks/1.png"], ["index.html"], ["page-2.html"], ["findings.csv", "masks/1.png"]])
+def test_a_folder_of_ones_own_is_not_an_earlier_result(trained, folder, tmp_path, capsys, names):
+    """Names alone make no result: what counts is the table, and that it speaks of all that is there."""
+    out = tmp_path / "out"
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("case,mask\n1,masks/1.png\n")
+    assert run(trained, out, folder) == 2
+    assert "no earlier result" in capsys.readouterr().err
+    assert all((out / name).read_text() == "case,mask\n1,masks/1.png\n" for name in names)
+
+
+def test_the_pages_of_a_long_result_belong_to_it(tmp_path):
+    rows = [Finding(case=f"image-{number}").row() | {"mask": ""} for number in range(101)]
+    pd.DataFrame(rows).to_csv(tmp_path / "findings.csv", index=False)
+    for name in ("index.html", "page-2.html"):
+        (tmp_path / name).write_text("")
+    _check_out(tmp_path)
+    (tmp_path / "page-3.html").write_text("")
+    with pytest.raises(ParameterError, match="no earlier result"):
+        _check_out(tmp_path)
 
 
 def test_an_interruption_leaves_what_was_there(trained, folder, tmp_path, monkeypatch):
@@ -195,26 +228,73 @@ class ThreeFrames:
     """What `read_dicom` gives."""
 
     frame_count, spacing, burned_in = 3, (0.1, 0.2), True
+    scales_differ = says_colour_doppler = deep_without_window = False
+
+    def __init__(self, path):
+        self.path = path
 
     def iter_frames(self):
         yield np.zeros((8, 8), np.uint8)
         yield np.tile(np.array([200, 0, 0], np.uint8), (8, 8, 1))
-        raise ImageError("/in/DOE_JANE.dcm: 2 frames of 3 can be read; export it again")
+        raise ImageError(f"{self.path}: 2 frames of 3 can be read; export it again")
 
 
 def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_inputs, "read_dicom", lambda path: ThreeFrames())
+    monkeypatch.setattr(predict_inputs, "read_dicom", ThreeFrames)
     notes, counted = {}, []
     (source,) = [predict_inputs.Source("image-0001", tmp_path / "DOE_JANE.dcm")]
     found = list(case_images([source], 0.5, notes, counted.append))
     assert [image.case for image in found] == ["image-0001-frame-0001", "image-0001-frame-0002", "image-0001"]
     assert [image.spacing for image in found] == [(0.1, 0.2), (0.1, 0.2), None]
-    assert str(found[2].image) == "2 frames of 3 can be read; export it again" or "DOE" not in str(found[2].image)
+    assert str(found[2].image) == "2 frames of 3 can be read; export it again"
     assert notes == {
         "image-0001-frame-0001": [predict_inputs.BURNED_IN],
         "image-0001-frame-0002": [predict_inputs.BURNED_IN, predict_inputs.COLOUR],
     }
     assert counted == [1]
+
+
+def noted(path, spacing=0.5):
+    """Spacing and notes of a file's only frame."""
+    notes = {}
+    (image,) = case_images([predict_inputs.Source("a", path)], spacing, notes)
+    assert not isinstance(image.image, ImageError), image.image
+    return image.spacing, notes["a"]
+
+
+SMALL = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+
+
+def test_the_option_gives_no_scale_to_a_file_of_several(tmp_path):
+    two = write_dicom(tmp_path / "two.dcm", SMALL, regions=[region(0.005, 0.005), region(0.01, 0.01)])
+    assert noted(two) == noted(two, None) == (None, [predict_inputs.SCALES_DIFFER])
+    same = write_dicom(tmp_path / "same.dcm", SMALL, regions=[region(0.005, 0.005), region(0.005, 0.005)])
+    assert noted(same) == ((0.05, 0.05), [])
+    assert noted(write_dicom(tmp_path / "none.dcm", SMALL)) == (0.5, [])
+
+
+def test_colour_doppler_is_told_by_the_header_or_by_the_frame(tmp_path):
+    said = write_dicom(tmp_path / "said.dcm", SMALL, regions=[region(0.005, 0.005, data_type=2)])
+    assert noted(said)[1] == noted(write_dicom(tmp_path / "flag.dcm", SMALL, more=[(0x28, 0x14, "US", 1)]))[1]
+    assert noted(said)[1] == [predict_inputs.COLOUR]
+    red = np.tile(np.array([200, 0, 0], np.uint8), (1, 16, 16, 1))
+    assert noted(write_dicom(tmp_path / "seen.dcm", red, "RGB"))[1] == [predict_inputs.COLOUR]
+    assert noted(write_dicom(tmp_path / "gray.dcm", SMALL))[1] == []
+
+
+def test_sixteen_bits_that_are_hardly_used_are_warned_of(tmp_path):
+    """12-bit values in 16 bits: 4095 of 65535 is gray level 16 of 255."""
+    twelve = SMALL.astype(np.uint16) * 16
+    window = [(0x28, 0x1050, "DS", "2048"), (0x28, 0x1051, "DS", "4096")]
+    extremes = [(0x28, 0x106, "US", 0), (0x28, 0x107, "US", 4080)]
+    assert noted(write_dicom(tmp_path / "a.dcm", twelve))[1] == [predict_inputs.LITTLE_RANGE]
+    for name, values, more, bits in (("b", twelve, window, 16), ("c", twelve, (), 12), ("d", twelve, extremes, 16),
+                                     ("e", 16 * twelve, (), 16), ("f", SMALL // 16, (), 8)):  # fmt: skip
+        assert noted(write_dicom(tmp_path / f"{name}.dcm", values, more=more, bits=bits))[1] == [], name
+    for name, values, told in (("g", twelve, [predict_inputs.LITTLE_RANGE]), ("h", 16 * twelve, []), ("i", SMALL // 16, [])):
+        for suffix in ("png", "tiff"):
+            Image.fromarray(values[0]).save(tmp_path / f"{name}.{suffix}")
+            assert noted(tmp_path / f"{name}.{suffix}")[1] == told, (name, suffix)
 
 
 @pytest.mark.parametrize(
@@ -318,8 +398,8 @@ def test_dicom_frames_are_predicted_with_their_own_scale(trained, tmp_path):
     upside_down = found.loc["image-0003-frame-0002", "probability"]
     assert found.loc["image-0001", "probability"] == pytest.approx(upside_down, abs=1e-5), "MONOCHROME1 shows 255 − value"
     for case, side in (("image-0001", 0.5), ("image-0003-frame-0001", 0.1)):
-        if found.loc[case, "area_px"] != "":
-            assert float(found.loc[case, "area_mm2"]) == pytest.approx(side**2 * float(found.loc[case, "area_px"]), rel=1e-4)
+        assert found.loc[case, "area_px"] != "", "the test needs a nodule"
+        assert float(found.loc[case, "area_mm2"]) == pytest.approx(side**2 * float(found.loc[case, "area_px"]), rel=1e-4)
 
 
 def decoded(picture):
@@ -332,16 +412,95 @@ def test_pictures_leave_out_what_stands_around_the_echo_image():
     frame[10:20, 10:120:3] = 255  # letters in the border
     mask = np.zeros(frame.shape, bool)
     mask[100:140, 100:160] = True
-    shown = decoded(outline_picture(frame, mask))
+    seen = showable(frame)
+    shown = decoded(outline_picture(frame, mask, seen))
     assert abs(shown.shape[0] - 160) <= 8 and abs(shown.shape[1] - 240) <= 8
     yellow = (shown[..., 0] > 180) & (shown[..., 2] < 90) & (shown[..., 1] > 150)
     assert 150 < yellow.sum() < 450, "the outline of 40 × 60"
-    assert outline_picture(frame, None)["alt"] == "Frame; no nodule was found"
+    assert outline_picture(frame, None, seen)["alt"] == "Frame; no nodule was found"
     heat = np.zeros(frame.shape)
     heat[100:140, 100:160] = 1
-    laid = decoded(heat_picture(frame, heat, None)) - decoded(outline_picture(frame, None))
+    laid = decoded(heat_picture(frame, heat, None, seen)) - decoded(outline_picture(frame, None, seen))
     assert np.abs(laid[45:75, 65:115]).mean() > 20 > 5 > np.abs(laid[100:]).mean()
-    assert heat_picture(frame, 0 * heat, None)["title"] == "Grad-CAM: blank"
+    assert heat_picture(frame, 0 * heat, None, seen)["title"] == "Grad-CAM: blank"
+
+
+def letters(frame, scale, place, colour=255):
+    """Write a name into the frame; the pixels that it changes."""
+    before = frame.copy()
+    cv2.putText(frame, "DOE JANE 1961", place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1 if scale < 0.8 else 2, cv2.LINE_AA)
+    written = (frame != before).reshape(*frame.shape[:2], -1).any(axis=2)
+    assert written.sum() > 300
+    return written
+
+
+def both_pictures(frame, seen):
+    """Gray levels (height, width) of the picture with the outline and of the one with the heat map, without either of them."""
+    nothing = np.zeros(frame.shape[:2])
+    return [decoded(picture).max(axis=2) for picture in (outline_picture(frame, None, seen),
+                                                         heat_picture(frame, nothing, None, seen))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0.4, (360, 480)), (0.8, (360, 480)), (1.5, (600, 700))])
+@pytest.mark.parametrize("colour", [255, (255, 60, 255)], ids=["white", "coloured"])
+def test_letters_inside_the_echo_image_are_not_to_be_read(scale, size, colour):
+    rng = np.random.default_rng(0)
+    frame = np.zeros(size, np.uint8)
+    noise = cv2.GaussianBlur(rng.normal(size=(size[0] - 60, size[1] - 60)), (0, 0), 1.5)
+    frame[30:-30, 30:-30] = np.clip(90 + 20 * noise / noise.std(), 30, 150)
+    frame = frame if isinstance(colour, int) else np.repeat(frame[..., None], 3, axis=2)
+    written = letters(frame, scale, (60, size[0] // 2), colour)
+    rows, columns = np.flatnonzero(written.any(1)), np.flatnonzero(written.any(0))
+    block = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    seen = showable(frame)
+    assert not seen[block].any(), "black letters on tissue could be read as well as white ones"
+    box = mask_box(seen)
+    for picture in both_pictures(frame, seen):
+        assert picture.shape == box.shape, "no picture was made smaller"
+        whole = np.zeros(size, int)
+        whole[box.top : box.bottom, box.left : box.right] = picture
+        assert whole[block].max() <= 25, "what JPEG leaves of the block's edge"
+        assert whole[block][3:-3, 3:-3].max() <= 5
+        assert np.median(whole[40 : rows[0] - 20, 40:-40]) > 60, "the tissue is still shown"
+
+
+@pytest.mark.parametrize("paper", [0, 255], ids=["black", "white"])
+def test_of_a_page_of_text_nothing_is_shown(paper):
+    frame = np.full((480, 640), paper, np.uint8)
+    for line in range(1, 10):
+        letters(frame, 0.8, (10, 45 * line), 255 - paper)
+    assert showable(frame) is None
+    for picture in both_pictures(frame, None):
+        assert picture.shape == frame.shape and picture.max() == 0
+
+
+def test_a_frame_that_may_not_be_shown_leaves_its_mask_and_heat():
+    frame = np.random.default_rng(0).integers(40, 200, (240, 320)).astype(np.uint8)
+    mask = np.zeros(frame.shape, bool)
+    mask[100:140, 100:160] = True
+    picture = outline_picture(frame, mask, None)
+    shown = decoded(picture)
+    assert shown[110:130, 110:150].mean() == pytest.approx(90, abs=3) and shown[:90].max() == shown[150:].max() == 0
+    assert picture["title"] == "Nodule; frame not shown"
+    heat = decoded(heat_picture(frame, mask.astype(float), mask, None))
+    assert heat[110:130, 110:150].mean() > 40 and heat[:90].max() <= 5
+
+
+def test_a_file_that_says_it_has_letters_is_predicted_and_not_shown(trained, tmp_path):
+    """Its pictures are those of a black frame with the same mask."""
+    frame, shown = trained[2][0], {}
+    for said in ("NO", "YES"):
+        (tmp_path / said).mkdir()
+        write_dicom(tmp_path / said / "a.dcm", frame[None], more=[(0x28, 0x301, "CS", said)])
+        assert run(trained, tmp_path / f"out-{said}", tmp_path / said) == 0
+        page = (tmp_path / f"out-{said}/index.html").read_text()
+        shown[said] = re.findall(r'src="(data:image/jpeg[^"]+)"', page)
+        assert (predict_inputs.BURNED_IN in page) == (said == "YES")
+    mask = read_mask(tmp_path / "out-YES/masks/image-0001.png")
+    assert mask.any() and not mask.all() and [len(pictures) for pictures in shown.values()] == [2, 2]
+    assert shown["YES"][0] == outline_picture(0 * frame, mask, None)["source"]
+    assert shown["NO"][0] == outline_picture(frame, mask, showable(frame))["source"] != shown["YES"][0]
+    assert shown["NO"][1] != shown["YES"][1]
 
 
 def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path):

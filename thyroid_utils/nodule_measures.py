@@ -13,7 +13,7 @@ import numpy as np
 from skimage.measure import label, regionprops
 
 from thyroid_utils.data.measure import ring_around
-from thyroid_utils.data.overlays import echo_mask
+from thyroid_utils.data.overlays import echo_mask, mask_box
 from thyroid_utils.metrics.masks import checked_spacing
 
 # Name in code → name in a table, with its unit. In this order they are reported.
@@ -69,7 +69,8 @@ def nodule_measures(
 
     Returns:
         name of `MEASURES` → value. NaN: millimetres without spacing, brightness without `gray` or with an empty ring, circularity
-        and irregularity of parts under 50 pixels; of an empty mask everything but `nodules` and `specks`, which are 0.
+        and irregularity of parts under 50 pixels or too thin for pixels that are not square; of an empty mask everything but
+        `nodules` and `specks`, which are 0.
 
     Raises:
         ValueError: not a bool mask, gray levels of another size or type, or an impossible spacing.
@@ -85,32 +86,38 @@ def nodule_measures(
         raise ValueError(f"nodule_measures: gray is {gray.dtype} {gray.shape}; expected uint8 {mask.shape} as the mask")
     rows, columns = checked_spacing(spacing, "nodule_measures")
     found = dict.fromkeys(MEASURES, float("nan")) | {"nodules": 0.0, "specks": 0.0}
-    parts = sorted(regionprops(label(mask)), key=lambda part: part.area, reverse=True)
-    if not parts:
+    own, areas = _largest(mask)
+    if not len(areas):
         return found
-    part = parts[0]
-    top, left, bottom, right = part.bbox
+    area = float(areas.max())
+    top, bottom, left, right = box = mask_box(own)
+    part = box.crop(own)
     height, width = rows * (bottom - top), columns * (right - left)
     found |= {
-        "area_px": float(part.area),
+        "area_px": area,
         "height_over_width": height / width,
         "taller_than_wide": float(height > width * (1 + 1e-9)),
-        "nodules": float(sum(other.area >= SPECK * part.area for other in parts)),
+        "nodules": float(np.count_nonzero(areas >= SPECK * area)),
         "touches_border": float(top == 0 or left == 0 or bottom == mask.shape[0] or right == mask.shape[1]),
     }
-    found["specks"] = len(parts) - found["nodules"]
-    outline = _outline(part.image)
+    found["specks"] = len(areas) - found["nodules"]
+    outline = _outline(part)
     found["long_axis_px"], found["short_axis_px"] = _axes(outline)
     if spacing is not None:
-        found["area_mm2"] = float(part.area) * rows * columns
+        found["area_mm2"] = area * rows * columns
         found["long_axis_mm"], found["short_axis_mm"] = _axes(outline * (rows, columns))
-    if part.area >= MIN_PIXELS:
-        found["circularity"], found["margin_irregularity"] = _margin(part.image, rows / columns)
+    if area >= MIN_PIXELS:
+        found["circularity"], found["margin_irregularity"] = _margin(part, rows / columns)
     if gray is not None:
-        own = np.zeros(mask.shape, bool)
-        own[top:bottom, left:right] = part.image
         found |= _brightness(own, mask, gray)
     return found
+
+
+def _largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest part of a bool mask, as such a mask, and the areas of all parts in pixels; of an empty mask no area."""
+    labels = label(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    return (labels == areas.argmax() + 1 if len(areas) else mask), areas
 
 
 def _outline(part: np.ndarray) -> np.ndarray:
@@ -134,10 +141,12 @@ def _axes(points: np.ndarray) -> tuple[float, float]:
 
 
 def _margin(part: np.ndarray, row_over_column: float) -> tuple[float, float]:
-    """Circularity and irregularity of a bool part whose pixels are so many times as high as wide."""
+    """Circularity and irregularity of a bool part whose pixels are so many times as high as wide; NaN where it is too thin."""
     part = np.pad(part, 1)
     if abs(row_over_column - 1) > 1e-6:  # Crofton's formula wants square pixels: those of the finer side
-        part = _squared(part, max(row_over_column, 1), max(1 / row_over_column, 1))
+        part, areas = _largest(_squared(part, max(row_over_column, 1), max(1 / row_over_column, 1)))
+        if areas.max(initial=0) < MIN_PIXELS:
+            return float("nan"), float("nan")
     (region,) = regionprops(part.astype(np.uint8))
     perimeter = float(region.perimeter_crofton)
     a, b = region.axis_major_length / 2, region.axis_minor_length / 2

@@ -26,7 +26,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
              "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
              "PixelSpacing", "SequenceOfUltrasoundRegions", "UltrasoundColorDataPresent", "BurnedInAnnotation",
-             "ModalityLUTSequence", "VOILUTSequence")  # fmt: skip
+             "ModalityLUTSequence", "VOILUTSequence", "SmallestImagePixelValue", "LargestImagePixelValue")  # fmt: skip
 _PALETTE = tuple(
     f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")
 )
@@ -49,13 +49,15 @@ class DicomImage:
     """What `read_dicom` found in the header; pixels are decoded when they are asked for.
 
     shape: (height, width) in pixels. spacing: (row, column) in mm a pixel, None where the file gives none or regions of several
-    scales. photometric: as stored, "MONOCHROME1" for one. frame_count: at least 1. burned_in: whether the file says that letters
-    are burned into its pixels, None where it does not say. path: may itself name a patient and is left out of the repr.
+    scales. scales_differ: whether it is None for the second reason, so that no one scale holds for the whole frame. photometric:
+    as stored, "MONOCHROME1" for one. frame_count: at least 1. burned_in: whether the file says that letters are burned into its
+    pixels, None where it does not say. path: may itself name a patient and is left out of the repr.
     """
 
     path: Path
     shape: tuple[int, int]
     spacing: tuple[float, float] | None
+    scales_differ: bool
     photometric: str
     frame_count: int
     burned_in: bool | None
@@ -94,10 +96,20 @@ class DicomImage:
             frames = [frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=2) for frame in frames]
         return np.stack(frames)
 
+    @property
+    def says_colour_doppler(self) -> bool:
+        """Whether the header says that the file holds colour flow, whatever its frames show."""
+        return self._pixels.colour_flow
+
+    @property
+    def deep_without_window(self) -> bool:
+        """Whether gray levels are stored with more than 8 bits and no window, so that frames may use little of the range."""
+        return self.photometric in _GRAY and self._pixels.bits > 8 and self._pixels.window is None
+
     @cached_property
     def has_colour_doppler(self) -> bool:
         """Whether the file says that it holds colour flow, or its first frame shows it (`shows_colour`)."""
-        return self._pixels.colour_flow or shows_colour(next(self.iter_frames()))
+        return self.says_colour_doppler or shows_colour(next(self.iter_frames()))
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -132,7 +144,7 @@ def read_dicom(path: str | Path) -> DicomImage:
         photometric = str(header.PhotometricInterpretation)
         frame_count = int(header.get("NumberOfFrames") or 1)
         burned_in = {"YES": True, "NO": False}.get(header.get("BurnedInAnnotation"))
-        spacing = spacing_of(header)
+        spacing, differ = spacing_of(header), scales_differ(header)
         pixels = _Pixels.of(header)
         tables = bool(header.get("ModalityLUTSequence")) or (bool(header.get("VOILUTSequence")) and pixels.window is None)
     if min(shape) < 1 or frame_count < 1:
@@ -144,12 +156,27 @@ def read_dicom(path: str | Path) -> DicomImage:
     if tables:
         raise ImageError(f"{path}: shown through a table of gray levels, which is not done here; export it with a window")
     _check_codec(path, syntax)
-    return DicomImage(path, shape, spacing, photometric, frame_count, burned_in, pixels)
+    return DicomImage(path, shape, spacing, differ, photometric, frame_count, burned_in, pixels)
 
 
 def spacing_of(header: Any) -> tuple[float, float] | None:
     """(row, column) in mm a pixel of a DICOM header's 2-D ultrasound regions in centimetres, else of its PixelSpacing; None where
     it has neither, or regions of scales that differ by more than a hundredth."""
+    scales = _scales(header)
+    if not len(scales) or not _usable(scales).all() or _differ(scales):
+        return None
+    row, column = scales[0]
+    return float(row), float(column)
+
+
+def scales_differ(header: Any) -> bool:
+    """Whether a DICOM header's 2-D ultrasound regions have scales that differ by more than a hundredth."""
+    scales = _scales(header)
+    return _differ(scales[_usable(scales)])
+
+
+def _scales(header: Any) -> np.ndarray:
+    """Whatever (row, column) in mm a pixel the header gives, (scales, 2); values may be impossible."""
     found = []
     for region in header.get("SequenceOfUltrasoundRegions") or ():
         flat = region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL and region.get("RegionDataType") in (_TISSUE, _COLOUR_FLOW)
@@ -157,16 +184,15 @@ def spacing_of(header: Any) -> tuple[float, float] | None:
             found.append([10 * abs(float(region.get(f"PhysicalDelta{axis}") or 0)) for axis in "YX"])
     if not found and header.get("PixelSpacing"):
         found.append([float(value) for value in header.PixelSpacing])
-    scales = np.array(found)
-    if (
-        not len(scales)
-        or not np.isfinite(scales).all()
-        or (scales <= 0).any()
-        or np.ptp(scales, 0).max() > _SAME_SCALE * scales.min()
-    ):
-        return None
-    row, column = scales[0]
-    return float(row), float(column)
+    return np.array(found, float).reshape(-1, 2)
+
+
+def _usable(scales: np.ndarray) -> np.ndarray:
+    return (np.isfinite(scales) & (scales > 0)).all(axis=1)
+
+
+def _differ(scales: np.ndarray) -> bool:
+    return len(scales) > 1 and bool(np.ptp(scales, axis=0).max() > _SAME_SCALE * scales.min())
 
 
 def shows_colour(frame: np.ndarray) -> bool:
@@ -187,6 +213,7 @@ class _Pixels:
     slope: float
     intercept: float
     window: tuple[float, float, str] | None  # centre, width, function
+    extremes: tuple[int, int] | None  # least and greatest stored value, where the header tells them
     colour_flow: bool
     palette: Any  # a data set of the six palette elements alone, None without
 
@@ -206,6 +233,7 @@ class _Pixels:
             float(header.get("RescaleSlope") or 1),
             float(header.get("RescaleIntercept") or 0),
             window,
+            _extremes(header),
             flow or header.get("UltrasoundColorDataPresent") == 1,
             _palette(header) if photometric == "PALETTE COLOR" else None,
         )
@@ -227,8 +255,10 @@ class _Pixels:
         return cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY) if _chroma(levels).max() <= _CHROMA_NOISE else levels
 
     def _gray(self, stored: np.ndarray) -> np.ndarray:
-        """Rescaled, then seen through the window, or over the range that the stored bits can hold."""
+        """Rescaled, then seen through the window, or over the file's range of values, or over that which its bits can hold."""
         low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+        if self._fits(stored):
+            low, high = self.extremes
         values = np.clip(stored.astype(np.float32), low, high) * self.slope + self.intercept
         if self.window is None:
             ends = sorted((low * self.slope + self.intercept, high * self.slope + self.intercept))
@@ -238,6 +268,13 @@ class _Pixels:
         if self.photometric == "MONOCHROME1":  # its lowest value is white
             share = 1 - share
         return (255 * share + 0.5).astype(np.uint8)
+
+    def _fits(self, stored: np.ndarray) -> bool:
+        """Whether the header's extremes decide what is black and white: 8 bits are shown as they are, and extremes that a frame
+        goes beyond are wrong."""
+        if self.window is not None or self.bits <= 8 or self.extremes is None:
+            return False
+        return bool(stored.min() >= self.extremes[0] and stored.max() <= self.extremes[1])
 
 
 def window_share(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -252,6 +289,11 @@ def window_share(values: np.ndarray, centre: float, width: float, function: str 
     if width <= 1:  # a threshold
         return (values > centre - 0.5).astype(np.float32)
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _extremes(header: Any) -> tuple[int, int] | None:
+    low, high = _first(header.get("SmallestImagePixelValue")), _first(header.get("LargestImagePixelValue"))
+    return None if low is None or high is None or low >= high else (int(low), int(high))
 
 
 def _palette(header: Any) -> Any:
@@ -270,10 +312,10 @@ def _chroma(frame: np.ndarray) -> np.ndarray:
 
 
 def _first(value: Any) -> float | None:
-    """The first of one or several numbers; a file with several windows shows the first."""
-    if value is None or value == "":
-        return None
-    return float(value[0]) if isinstance(value, list | tuple) or hasattr(value, "append") else float(value)
+    """The first of one or several numbers, None where it is empty; a file with several windows shows the first."""
+    if isinstance(value, list | tuple) or hasattr(value, "append"):
+        value = value[0] if len(value) else None
+    return None if value is None or value == "" else float(value)
 
 
 def _pydicom(path: Path) -> Any:

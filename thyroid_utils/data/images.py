@@ -18,6 +18,7 @@ from thyroid_utils.files import write_bytes
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes
 _LOSSLESS = {"PNG", "BMP", "GIF", "TIFF"}
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for gray levels of 16 bits or more
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
@@ -80,7 +81,7 @@ def _decode(path: Path) -> tuple[np.ndarray, str]:
     with _open(path) as image, _reported(path):
         kind = image.format
         image = ImageOps.exif_transpose(image)
-        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        if image.mode in _DEEP_MODES:
             pixels = np.asarray(image).astype(np.int64)
             if pixels.min() < 0 or pixels.max() > 65535:
                 raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
@@ -134,6 +135,17 @@ def image_size(path: str | Path) -> tuple[int, int]:
     if kind == "TIFF" and turned:  # Pillow's versions disagree on whether the size of such a header is turned already
         return read_image(path).shape[:2]
     return (width, height) if turned else (height, width)
+
+
+def is_deep(path: str | Path) -> bool:
+    """Whether an image file holds gray levels of more than 8 bits, from its header alone. Raises ImageError as `read_image`."""
+    with _open(Path(path)) as image:
+        return image.mode in _DEEP_MODES
+
+
+def uses_little_range(frame: np.ndarray) -> bool:
+    """Whether a frame (uint8, any shape) fills less than an eighth of the gray levels."""
+    return int(frame.max()) - int(frame.min()) < 255 / 8
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -68,6 +68,12 @@ def echo_mask(gray: np.ndarray) -> np.ndarray:
 
     Dark areas inside the echo image (cysts, shadows) belong to it. The whole frame where nothing stands out of the border.
     """
+    echo = find_echo(gray)
+    return np.ones(gray.shape, bool) if echo is None else echo
+
+
+def find_echo(gray: np.ndarray) -> np.ndarray | None:
+    """As `echo_mask`, but None where nothing stands out of the border: an empty frame, or a page of text."""
     _check(gray)
     size = _odd(min(gray.shape) / 20, at_least=7)
     height, width = gray.shape
@@ -75,7 +81,7 @@ def echo_mask(gray: np.ndarray) -> np.ndarray:
     seed = _opened(_dense(contrast > 8, size, 0.6), size)
     seed = _large_parts(seed, 0.01 * height * width)
     if seed.mean() < 0.02:
-        return np.ones(gray.shape, bool)
+        return None
     region = _hull(seed)
     weak = _dense((contrast > 0) & ~region, size, 0.3) & ~region
     region |= _calm_neighbours(_opened(weak, size), region, contrast, size)

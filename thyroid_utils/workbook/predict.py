@@ -5,10 +5,10 @@ What is printed or written tells of files by their place in the list alone, unle
 
 from __future__ import annotations
 
+import csv
 import errno
 import math
 import os
-import re
 import secrets
 import shutil
 import time
@@ -24,18 +24,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import write_png
-from thyroid_utils.dual_stage import RESEARCH_ONLY, DualStage
+from thyroid_utils.dual_stage import RESEARCH_ONLY, DualStage, Finding
 from thyroid_utils.files import NO_SPACE, write_text
 from thyroid_utils.runs import Run, RunDamaged, find_run, runs_dir
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.errors import ParameterError
 from thyroid_utils.workbook.pages import duration_text
-from thyroid_utils.workbook.predict_inputs import Source, case_images, find_sources
-from thyroid_utils.workbook.predict_page import Pages, card
+from thyroid_utils.workbook.predict_inputs import BURNED_IN, Source, case_images, find_sources
+from thyroid_utils.workbook.predict_page import Pages, card, page_names
 
 FINE, SOME_FAILED = 0, 1
 TABLE, MASKS, INDEX = "findings.csv", "masks", "index.html"
-_OWN = re.compile(rf"{re.escape(TABLE)}|{MASKS}|{INDEX}|page-\d+\.html")  # what an earlier call has written
+MASK = "mask"  # the table's last column: the mask's place in the folder
 _STEP = 15.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -118,11 +118,12 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
     pages, rows = Pages(folder), []
     counts = Counter({"images": 0, "not predicted": 0, "without a nodule": 0, "undecided": 0, "with a warning": 0})
     for finding in stage.findings(case_images(sources, spacing, notes, progress)):
-        warnings = [*finding.warnings, *notes.pop(finding.case, ())]
+        noted = notes.pop(finding.case, [])
+        warnings = [*finding.warnings, *noted]
         mask_file = "" if finding.error else f"{MASKS}/{finding.case}.png"
         if mask_file:
             write_png(folder / mask_file, finding.mask)
-        rows.append(finding.row() | {"warnings": "; ".join(warnings), "mask": mask_file})
+        rows.append(finding.row() | {"warnings": "; ".join(warnings), MASK: mask_file})
         counts.update(
             {
                 "images": 1,
@@ -132,7 +133,7 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
                 "with a warning": bool(warnings),
             }
         )
-        pages.add(card(finding, warnings))
+        pages.add(card(finding, warnings, letters=BURNED_IN in noted))
     write_text(folder / TABLE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     made = environment.describe()
     pages.close(
@@ -162,8 +163,23 @@ def _facts(run: Run) -> dict[str, str]:
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ParameterError("predict: --out is a file; give a folder")
-    if out.is_dir() and any(not _OWN.fullmatch(entry.name) for entry in out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and not _is_result(out):
         raise ParameterError("predict: --out holds files that are no earlier result; give a new or an empty folder")
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder holds a table of findings and nothing but what that table speaks of, so that it may be replaced."""
+    try:
+        with (folder / TABLE).open(encoding="utf-8", newline="") as stream:
+            lines = csv.DictReader(stream)
+            rows = list(lines) if lines.fieldnames == [*Finding(case="").row(), MASK] else None
+    except (OSError, ValueError, csv.Error):
+        return False
+    if rows is None:
+        return False
+    own = {TABLE, *page_names(len(rows)), *(row[MASK] for row in rows)}
+    files = [path for path in folder.rglob("*") if path != folder / MASKS or path.is_symlink() or not path.is_dir()]
+    return all(path.is_file() and not path.is_symlink() and path.relative_to(folder).as_posix() in own for path in files)
 
 
 @contextmanager

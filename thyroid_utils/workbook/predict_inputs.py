@@ -11,14 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
+import numpy as np
+
+from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.errors import ImageError
-from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image
+from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range
 from thyroid_utils.dual_stage import CaseImage
 from thyroid_utils.workbook.errors import ParameterError
 
 COLOUR = "colour Doppler; the networks learnt from gray images"
 BURNED_IN = "the file says that letters are burned into its pixels"
+SCALES_DIFFER = "the file's regions differ in scale; no millimetres are given"
+LITTLE_RANGE = (
+    "fills less than an eighth of the range of gray levels that its file can hold; export it with a window or with 8 bits"
+)
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,28 @@ def case_images(
                 image = read_dicom(source.path)
                 for frame_number, frame in enumerate(image.iter_frames(), 1):
                     case = f"{source.case}-frame-{frame_number:04d}" if image.frame_count > 1 else source.case
-                    notes[case] = [BURNED_IN] * bool(image.burned_in) + [COLOUR] * shows_colour(frame)
-                    yield CaseImage(case, frame, image.spacing or spacing)
+                    notes[case] = _told(image) + _seen(
+                        frame, image.says_colour_doppler or shows_colour(frame), image.deep_without_window
+                    )
+                    yield CaseImage(case, frame, None if image.scales_differ else image.spacing or spacing)
             else:
                 frame = read_image(source.path)
-                notes[source.case] = [COLOUR] * shows_colour(frame)
+                notes[source.case] = _seen(frame, shows_colour(frame), is_deep(source.path))
                 yield CaseImage(source.case, frame, spacing)
         except ImageError as error:
             yield CaseImage(source.case, ImageError(anonymous(error, source.path)))
         if progress is not None:
             progress(number)
+
+
+def _told(image: DicomImage) -> list[str]:
+    """Notes on what the header says of all its frames."""
+    return [BURNED_IN] * bool(image.burned_in) + [SCALES_DIFFER] * image.scales_differ
+
+
+def _seen(frame: np.ndarray, colour: bool, deep: bool) -> list[str]:
+    """Notes on a frame. deep: whether its gray levels come from more than 8 bits and without a window."""
+    return [COLOUR] * colour + [LITTLE_RANGE] * (deep and uses_little_range(frame))
 
 
 def anonymous(error: ImageError, path: Path) -> str:

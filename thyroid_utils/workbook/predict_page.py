@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from thyroid_utils.data.overlays import echo_mask, mask_box
+from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
 from thyroid_utils.dual_stage import Finding
 from thyroid_utils.files import write_text
 from thyroid_utils.preprocess.base import luma
@@ -28,6 +28,7 @@ CARDS_A_PAGE = 100
 PICTURE_BYTES = 60_000  # of one picture; as base64 a third more
 _PICTURE_WIDTH = 720  # pixels: twice the width of a picture on a card, for sharp screens
 _OUTLINE = (255, 214, 10)  # yellow, as outlines have in the figures
+_MASK_LEVEL = 90  # gray level of a mask that is shown without its frame
 _HEAT_SHARE = 0.45  # of a Grad-CAM map where it is strongest
 
 
@@ -49,8 +50,9 @@ class Card:
     error: str | None = None
 
 
-def card(finding: Finding, warnings: Sequence[str]) -> Card:
-    """A finding as its card shows it."""
+def card(finding: Finding, warnings: Sequence[str], letters: bool) -> Card:
+    """A finding as its card shows it. letters: whether the file says that letters are burned into its pixels; the frame itself is
+    not shown then, because nothing finds all of them."""
     if finding.error:
         return Card(finding.case, error=finding.error)
     height, width = finding.frame.shape[:2]
@@ -61,7 +63,11 @@ def card(finding: Finding, warnings: Sequence[str]) -> Card:
         facts["mask between views, Dice"] = f"{1 - disagreement:.2f}"
     if math.isfinite(finding.attention_inside):
         facts["attention inside"] = f"{100 * finding.attention_inside:.0f} %"
-    pictures = [outline_picture(finding.frame, finding.mask), heat_picture(finding.frame, finding.attention, finding.mask)]
+    seen = None if letters else showable(finding.frame)
+    pictures = [
+        outline_picture(finding.frame, finding.mask, seen),
+        heat_picture(finding.frame, finding.attention, finding.mask, seen),
+    ]
     return Card(finding.case, finding.probability, finding.labels, facts, _measures(finding.measures), warnings, pictures)
 
 
@@ -87,34 +93,73 @@ def _measures(found: dict[str, float]) -> dict[str, str]:
     return shown
 
 
-def outline_picture(frame: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
-    """The frame's echo image with the nodule outlined, as an embedded picture: dict of `source` and `alt`.
+def showable(frame: np.ndarray) -> np.ndarray | None:
+    """Which pixels of a frame may be shown: bool (height, width), the echo image without the blocks of letters found in it.
 
-    frame: uint8 (height, width) or (height, width, 3). mask: bool (height, width), or None.
+    The border around it is left out, because scanners write names and dates there. None where no echo image is found: such a
+    frame is a page of text, or a photograph of one.
+
+    frame: uint8 (height, width) or (height, width, 3).
+    """
+    echo = find_echo(np.ascontiguousarray(luma(frame)))
+    if echo is None:
+        return None
+    brightest = np.ascontiguousarray(frame if frame.ndim == 2 else frame.max(axis=2))  # coloured letters are dark as luma
+    seen = echo & ~_blocks(_letters(brightest, echo) & echo)
+    return seen if seen.any() else None
+
+
+def _letters(gray: np.ndarray, echo: np.ndarray) -> np.ndarray:
+    """What is drawn into a frame, looked for at its size and at half of it, where letters of up to 48 pixels are found too."""
+    drawn = find_overlays(gray, echo=echo).mask
+    size = max(1, gray.shape[1] // 2), max(1, gray.shape[0] // 2)
+    small_echo = cv2.resize(echo.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    if not small_echo.any():
+        return drawn
+    small = find_overlays(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), echo=small_echo).mask
+    return drawn | cv2.resize(small.astype(np.uint8), gray.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _blocks(drawn: np.ndarray) -> np.ndarray:
+    """The upright boxes around neighbouring drawn pixels: letters that are blacked out one by one can still be read."""
+    joined = cv2.dilate(drawn.astype(np.uint8), np.ones((7, 13), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(joined)
+    covered = np.zeros(drawn.shape, bool)
+    for left, top, width, height, _ in boxes[1:]:
+        covered[top : top + height, left : left + width] = True
+    return covered
+
+
+def outline_picture(frame: np.ndarray, mask: np.ndarray | None, seen: np.ndarray | None) -> dict[str, str]:
+    """The frame's echo image with the nodule outlined, as an embedded picture: dict of `source`, `title` and `alt`.
+
+    frame: uint8 (height, width) or (height, width, 3). mask: bool (height, width), or None. seen: of `showable`; None draws the
+    mask alone on black.
     """
     nodule = mask is not None and bool(mask.any())
-    picture = {"source": _embedded(_drawn(_shown(frame), mask), _echo(frame)), "title": "Nodule"}
-    return picture | {"alt": "Frame with the predicted nodule outlined" if nodule else "Frame; no nodule was found"}
+    base = _shown(frame, seen)
+    if nodule and seen is None:
+        base[mask] = _MASK_LEVEL
+    found = "the predicted nodule outlined" if nodule else "no nodule was found"
+    title, alt = ("Nodule; frame not shown", "Frame not shown") if seen is None else ("Nodule", "Frame")
+    return {"source": _embedded(_drawn(base, mask), seen), "title": title, "alt": f"{alt}; {found}"}
 
 
-def heat_picture(frame: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
+def heat_picture(frame: np.ndarray, heat: np.ndarray, mask: np.ndarray | None, seen: np.ndarray | None) -> dict[str, str]:
     """The same with a Grad-CAM map laid over it. heat: float (height, width) in [0, 1], 0 where nothing speaks for the class."""
     levels = (255 * np.clip(np.nan_to_num(heat), 0, 1) + 0.5).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     share = _HEAT_SHARE * (levels[..., None] / 255) ** 0.5  # the frame stays to be seen where the map is weak
-    mixed = ((1 - share) * _shown(frame) + share * colours + 0.5).astype(np.uint8)
+    mixed = ((1 - share) * _shown(frame, seen) + share * colours + 0.5).astype(np.uint8)
     title = "Grad-CAM" if levels.any() else "Grad-CAM: blank"
-    picture = {"source": _embedded(_drawn(mixed, mask), _echo(frame)), "title": title}
-    return picture | {"alt": "Where the classifier looked, as a heat map over the frame"}
+    alt = "Where the classifier looked, as a heat map over " + ("black; frame not shown" if seen is None else "the frame")
+    return {"source": _embedded(_drawn(mixed, mask), seen), "title": title, "alt": alt}
 
 
-def _shown(frame: np.ndarray) -> np.ndarray:
-    return np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
-
-
-def _echo(frame: np.ndarray) -> np.ndarray:
-    """Where the echo image is; the border around it, where scanners write names and dates, is not shown."""
-    return echo_mask(np.ascontiguousarray(luma(frame)))
+def _shown(frame: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+    """The frame as RGB, black where it may not be seen."""
+    colour = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
+    return np.zeros_like(colour) if seen is None else np.where(seen[..., None], colour, 0).astype(np.uint8)
 
 
 def _drawn(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -125,10 +170,10 @@ def _drawn(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return cv2.drawContours(np.ascontiguousarray(picture).copy(), outlines, -1, _OUTLINE, width)
 
 
-def _embedded(picture: np.ndarray, echo: np.ndarray) -> str:
-    """A data URI of a JPEG of at most `PICTURE_BYTES`, cropped to the echo image and black around it."""
-    cropped = mask_box(echo).crop(np.where(echo[..., None], picture, 0))
-    image = Image.fromarray(np.ascontiguousarray(cropped).astype(np.uint8))
+def _embedded(picture: np.ndarray, seen: np.ndarray | None) -> str:
+    """A data URI of a JPEG of at most `PICTURE_BYTES`, cropped to what may be seen of the frame."""
+    cropped = picture if seen is None else mask_box(seen).crop(picture)
+    image = Image.fromarray(np.ascontiguousarray(cropped))
     image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH), Image.Resampling.LANCZOS)
     for quality in (85, 75, 60, 45, 30, 15):
         stream = io.BytesIO()
@@ -136,6 +181,12 @@ def _embedded(picture: np.ndarray, echo: np.ndarray) -> str:
         if stream.tell() <= PICTURE_BYTES:
             break
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def page_names(cards: int, cards_a_page: int = CARDS_A_PAGE) -> list[str]:
+    """Names of the pages that so many cards take; one at least."""
+    count = max(1, math.ceil(cards / cards_a_page))
+    return ["index.html", *(f"page-{number}.html" for number in range(2, count + 1))]
 
 
 class Pages:
@@ -155,8 +206,7 @@ class Pages:
 
     def close(self, **summary: Any) -> list[Path]:
         """Write the pages, each with the same summary (the values of `predict.html.j2`), and return their paths."""
-        count = max(1, math.ceil(self.cards / self.cards_a_page))
-        names = ["index.html", *(f"page-{number}.html" for number in range(2, count + 1))]
+        names = page_names(self.cards, self.cards_a_page)
         for number, name in enumerate(names, start=1):
             part = self._part(number)
             cards = Markup(part.read_text(encoding="utf-8")) if part.is_file() else Markup("")
