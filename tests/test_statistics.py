@@ -206,7 +206,7 @@ def test_resamples_of_one_class_are_left_out_and_counted():
 
 def test_one_class_one_patient_and_no_spread():
     one_class = patient_bootstrap_scores([1, 1], [0.3, 0.8], ["a", "b"], ("auc", "sensitivity"), resamples=200)
-    assert one_class["auc"].text() == "no data" and one_class["auc"].undefined == 1
+    assert one_class["auc"].text() == "undefined in 100% of resamples" and one_class["auc"].undefined == 1
     assert one_class["sensitivity"].value == 0.5
     lone = patient_bootstrap_scores([0, 1], [0.3, 0.8], ["a", "a"], "auc")["auc"]
     assert lone.text() == "1.00 [no interval: 1 patient]"
