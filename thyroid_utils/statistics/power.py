@@ -95,6 +95,7 @@ def power_simulation(
     cells, found = [(count, seeds) for seeds in seeds_grid for count in patients_grid], []
     for done, (count, seeds) in enumerate(cells, start=1):
         values = own[:, None] + _seed_means(answers, seeds, random)
+        values += effect - values.mean()  # what was drawn is the whole population here, and its gain is `effect`
         hits = _rejections(values, count, seed_sd / np.sqrt(seeds), simulations, level, random)
         low, high = proportion_interval(hits, simulations)
         found.append({"patients": count, "seeds": seeds, "power": hits / simulations, "low": low, "high": high})
