@@ -17,3 +17,14 @@ def real_data() -> Path:
     if not (folder / "ddti" / "labels.csv").is_file():
         pytest.skip("no real data: set THYROID_WORKBOOK_DATA to a folder with ddti/ and tg3k/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """The same sums in the same order on every machine."""
+    import torch  # the fixture alone needs it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

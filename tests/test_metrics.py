@@ -16,7 +16,6 @@ from sklearn.calibration import _sigmoid_calibration
 from thyroid_utils.data.errors import DataError
 from thyroid_utils.metrics import (
     SCORES,
-    apply_temperature,
     choose_threshold,
     classification_scores,
     confusion_counts,
@@ -275,7 +274,7 @@ def test_temperature_is_the_one_that_made_them_too_sure():
     assert fit_temperature(labels, 2.5 * right) == pytest.approx(2.5, abs=0.1)  # standard error about 0.04
     two = np.column_stack([np.full(20_000, 7.0), 7 + 2.5 * right])
     assert fit_temperature(labels, two) == pytest.approx(fit_temperature(labels, 2.5 * right), rel=1e-6)
-    before, after = expit(2.5 * right), apply_temperature(expit(2.5 * right), fit_temperature(labels, 2.5 * right))
+    before, after = expit(2.5 * right), expit(2.5 * right / fit_temperature(labels, 2.5 * right))
     assert expected_calibration_error(labels, after) < 0.3 * expected_calibration_error(labels, before)
     assert (np.argsort(before) == np.argsort(after)).all()
 
@@ -285,7 +284,7 @@ def test_temperature_minimises_the_log_loss():
     best = fit_temperature(labels, logit(probabilities))
 
     def loss(temperature):
-        return reference.log_loss(labels, apply_temperature(probabilities, temperature))
+        return reference.log_loss(labels, expit(logit(probabilities) / temperature))
 
     assert best > 1.2
     assert loss(best) < min(loss(best * 1.01), loss(best / 1.01), loss(1.0))
@@ -333,8 +332,6 @@ def test_temperature_at_its_bounds_and_bad_input():
         fit_temperature([0, 1], [0.3, np.inf])
     with pytest.raises(ValueError, match="shape \\(2, 3\\)"):
         fit_temperature([0, 1], np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="temperature is 0"):
-        apply_temperature([0.3], 0)
 
 
 cases = strategies.lists(strategies.tuples(strategies.integers(0, 1), strategies.integers(0, 8)), min_size=1, max_size=30)

@@ -19,16 +19,10 @@ from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fus
 from thyroid_utils.models.weights import ImageNetFile, imagenet_file, weights_tag
 from thyroid_utils.training import fit_or_load
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = {"attention": False, "multi_skip": False, "ppm": False}
 SWITCHES = ("attention", "multi_skip", "ppm", "separable_aspp", "separable_decoder")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def on_meta(name: str = "mobile_deeplab", **options):

@@ -32,6 +32,8 @@ from thyroid_utils.models.any_size import (
 )
 from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAPERS = ("alexnet", "vgg16", "vgg19", "resnet18", "resnet34", "inception_v3", "resnet18_transformer")
 BEYOND = ("mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
 TIMM = ("timm:test_resnet", "timm:test_vit")
@@ -56,15 +58,6 @@ LEARNING = {
     "timm:test_resnet": (32, {"zero_init_last": False}, 1e-3, 20),
     "timm:test_vit": (32, {}, 1e-3, 25),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same sums in the same order on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

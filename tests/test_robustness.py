@@ -6,6 +6,7 @@ import functools
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from segmentation_project import register_tiny_segmenter, segmentation_config
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -16,7 +17,8 @@ from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference import Predictor
 from thyroid_utils.metrics import segmentation_scores
 from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.robustness import PERTURBATIONS, perturb, perturb_mask, robustness_curve
+from thyroid_utils.robustness import PERTURBATIONS, change_table, perturb, perturb_mask, robustness_curve
+from thyroid_utils.statistics import Estimate
 from thyroid_utils.training import fit_or_load
 
 
@@ -246,3 +248,18 @@ def test_refused_curves():
         robustness_curve(segmenter, frames, masks[:4], list("abcde"))
     with pytest.raises(ValueError, match="no patient"):
         robustness_curve(segmenter, frames, masks, ["a", None, "b", "b", "b"])
+
+
+def test_the_table_of_changes_leaves_the_undisturbed_rows_out():
+    score, change = Estimate(0.8, 0.7, 0.9, 10, 5), Estimate(-0.1, -0.2, 0.0, 10, 5)
+    rows = [("gain", 0.0, Estimate(0.9, 0.8, 1.0, 10, 5)), ("gain", 6.0, score), ("jpeg", 50.0, score)]
+    curve = pd.DataFrame(
+        [
+            {"perturbation": name, "level": level, "measure": "auc", "score": found, "change": change}
+            for name, level, found in rows
+        ]
+    )
+    table = change_table(curve)
+    assert table["disturbance"].tolist() == [PERTURBATIONS[name].label for name in ("gain", "jpeg")]
+    assert table["strength"].tolist() == [6.0, 50.0] and table["score"].tolist() == [score] * 2
+    assert table["change"].tolist() == [change] * 2

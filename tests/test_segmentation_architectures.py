@@ -19,6 +19,8 @@ from thyroid_utils.models.segnet import SegNet, unpooled
 from thyroid_utils.models.transunet import TransUNet
 from thyroid_utils.models.unet import UNet, cropped, mirrored, valid_sizes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Small ones; dropout off where it would leave parameters without a gradient by chance.
 NETWORKS = {
     "unet": partial(UNet, widths=(4, 8, 8)),
@@ -37,15 +39,6 @@ NETWORKS = {
 
 # Operations whose gradient on a GPU adds in no fixed order unless PyTorch is told otherwise, by autograd's names.
 UNORDERED = ("Upsample", "ReflectionPad", "ReplicationPad", "AdaptiveAvgPool", "AdaptiveMaxPool", "MaxUnpool", "ScaledDotProduct")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same sums in the same order on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def built(name: str, *, in_channels: int = 3, classes: int = 1, seed: int = 0) -> nn.Module:

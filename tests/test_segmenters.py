@@ -29,6 +29,8 @@ from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.segmentation_libraries import smp_module
 from thyroid_utils.models.segmenter_architectures import InputRule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LIBRARIES = (
     "unet_resnet18",
     "unet_resnet50",
@@ -84,15 +86,6 @@ LEARNING = {
     "transunet": (32, SMALL["transunet"], 2e-3, 20),
     "mobile_deeplab": (48, WITHOUT_DROPOUT, 3e-3, 32),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same sums in the same order on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

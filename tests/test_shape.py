@@ -15,6 +15,7 @@ from thyroid_utils.explain.shape import (
     MIN_PIXELS,
     compare_shapes,
     highlighted,
+    mask_shapes,
     region_shape,
     shape_table,
     threshold_sweep,
@@ -312,3 +313,16 @@ def test_a_sweep_without_thresholds_is_refused_and_gray_gives_entropy():
         threshold_sweep(maps, labels, codes, [])
     sweep = threshold_sweep(maps, labels, codes, [0.4], grays=list(maps), resamples=10)
     assert sweep.set_index("feature").at["entropy", "images"] == len(maps)
+
+
+def test_predicted_masks_of_labelled_cases_are_compared():
+    y, x = np.ogrid[:40, :40]
+    masks = [np.hypot(y - 20, (x - 20) * (1.0 if number % 2 else 2.0)) < 12 for number in range(12)]
+    cases = pd.DataFrame({"patient": [f"p{number}" for number in range(12)], "label": [number % 2 for number in range(12)]})
+    cases["label"] = cases["label"].astype("Int64")
+    cases.loc[0, "label"] = pd.NA
+    found = mask_shapes(masks, cases)
+    expected = compare_shapes(shape_table(masks[1:]), cases["label"][1:].astype(int), cases["patient"][1:], features=["area"])
+    assert "entropy" not in found.index and found.at["area", "effect"] == expected.at["area", "effect"] == 1
+    assert (found["images"] == 11).all() and found.at["eccentricity", "malignant"] < found.at["eccentricity", "benign"]
+    assert mask_shapes(masks, cases.assign(label=pd.array([1] * 12, dtype="Int64"))).empty

@@ -187,10 +187,11 @@ def robustness_curve(
         for level in levels:
             found = untouched if level == 0 else ask(name, level)
             for measure in measures:
-                settings = (measure, patients, threshold, resamples, seed)
-                estimates = (
-                    _of_maps(found, untouched, *settings) if segmenting else _of_labels(labels, found, untouched, *settings)
-                )
+                settings = {"resamples": resamples, "seed": seed}
+                if segmenting:
+                    estimates = _of_maps(found, untouched, measure, patients, settings)
+                else:
+                    estimates = _of_labels(labels, found, untouched, measure, patients, threshold, settings)
                 rows.append({"perturbation": name, "level": float(level), "measure": measure, **estimates})
     return pd.DataFrame(rows)
 
@@ -253,10 +254,8 @@ def _of_labels(
     measure: str,
     patients: Sequence[str],
     threshold: float,
-    resamples: int,
-    seed: int,
+    settings: Mapping[str, int],
 ) -> dict[str, Estimate]:
-    settings = {"resamples": resamples, "seed": seed}
     score = patient_bootstrap_scores(labels, found, patients, measure, threshold, **settings)[measure]
     compared = paired_patient_bootstrap(labels, found, untouched, patients, measure, threshold, **settings)[measure]
     change = Estimate(
@@ -266,16 +265,9 @@ def _of_labels(
 
 
 def _of_maps(
-    found: np.ndarray,
-    untouched: np.ndarray,
-    measure: str,
-    patients: Sequence[str],
-    threshold: float,
-    resamples: int,
-    seed: int,
+    found: np.ndarray, untouched: np.ndarray, measure: str, patients: Sequence[str], settings: Mapping[str, int]
 ) -> dict[str, Estimate]:
     now, before = (overlap_scores(*counts.T)[measure] for counts in (found, untouched))
-    settings = {"resamples": resamples, "seed": seed}
     return {
         "score": patient_bootstrap(now, patients, **settings),
         "change": patient_bootstrap(now - before, patients, **settings),

@@ -2,7 +2,6 @@
 
 from thyroid_utils.metrics.calibration import (
     Platt,
-    apply_temperature,
     expected_calibration_error,
     fit_platt,
     fit_temperature,
@@ -46,7 +45,6 @@ __all__ = [
     "SEGMENTATION_SCORES",
     "SURFACE_SCORES",
     "Platt",
-    "apply_temperature",
     "aurc",
     "benefit_values",
     "binarise",

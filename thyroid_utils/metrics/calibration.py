@@ -228,14 +228,3 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
     )
     slope = float(found.x[0] / spread)
     return Platt(slope, float(found.x[1] - slope * middle))
-
-
-def apply_temperature(probabilities: Sequence[float], temperature: float) -> np.ndarray:
-    """σ(logit(p) / T): probabilities of malignancy at another temperature, same shape; their order stays.
-
-    Probabilities within 1e-7 of 0 and 1 are taken as 1e-7 away from them (`logit`), where a network's own log-odds tell more:
-    scale those where they are at hand.
-    """
-    if not temperature > 0:
-        raise ValueError(f"apply_temperature: temperature is {temperature}; expected a number above 0")
-    return expit(logit(probabilities) / temperature)
