@@ -281,7 +281,7 @@ def test_numbers_out_of_range_are_refused(runs):
 
 def test_other_code_leaks_and_few_validation_patients_are_noted(runs, monkeypatch):
     assert not any("code" in note or "by image" in note for note in DualStage(runs["frame"], runs["segmenter"]).notes)
-    monkeypatch.setitem(runs["frame"].data, "code_version", "older")
+    monkeypatch.setitem(runs["frame"].data, "recipe", 0)
     monkeypatch.setitem(runs["segmenter"].data, "leaky", True)
     notes = DualStage(runs["frame"], runs["segmenter"], alpha=0.01).notes
     assert "the classifier was trained by another version of the code" in notes[0]

@@ -226,10 +226,10 @@ def test_an_own_scheduler_gives_what_the_serial_engine_gives(scheduler, tmp_path
         same_results(one.folder, other.folder)
 
 
-def test_a_worker_with_other_sources_is_told(scheduler, monkeypatch):
-    monkeypatch.setattr(dask_cluster, "code_version", iter(["mine", "its"]).__next__)
-    with pytest.raises(RunsFailed, match="other sources of thyroid_utils"):
-        run_all(seeds(1), "dask", scheduler)
+def test_a_worker_of_another_recipe_says_so():
+    (config,) = seeds(1)
+    state, message, _ = dask_cluster._train_here(config.to_json(), variables={}, recipe=dask_cluster.RECIPE + 1)
+    assert state == "failed" and "other sources of thyroid_utils" in message
 
 
 def test_a_worker_with_another_folder_of_runs_is_told(monkeypatch):

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from thyroid_utils import files
-from thyroid_utils.files import atomic_path, file_hash, write_bytes, write_text
+from thyroid_utils.files import atomic_path, file_hash, source_hash, write_bytes, write_text
 
 
 def test_text_and_bytes_are_written_and_the_path_returned(tmp_path):
@@ -119,3 +119,13 @@ def test_file_hash_is_sha_256(tmp_path):
     content = os.urandom(100_000)
     (tmp_path / "a").write_bytes(content)
     assert file_hash(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_source_hash_changes_with_code_and_not_with_words(tmp_path):
+    def hashed(text: str) -> str:
+        (tmp_path / "a.py").write_text(text)
+        return source_hash([tmp_path / "a.py"])
+
+    plain = hashed("def double(x):\n    return 2 * x\n")
+    assert hashed('"""Twice."""\n\ndef double(x):\n    """2 x."""\n    return (2 * x)  # said\n') == plain
+    assert hashed("def double(x):\n    return 3 * x\n") != plain

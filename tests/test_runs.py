@@ -47,7 +47,7 @@ def made(name: str, code: str | None = None, complete: bool = True, **changes) -
     folder = runs_dir() / name
     folder.mkdir(parents=True)
     metrics = {"best_epoch": 2, "epochs": 3, "val": {"auc": 0.75, "loss": 0.5}, "test": {"auc": 0.625, "loss": 0.6}}
-    data = {"code_version": code or runs.code_version(), "input": [3, 64, 64]}
+    data = {"recipe": code or runs.RECIPE, "input": [3, 64, 64]}
     contents = {
         "config.json": tiny_config(**changes).to_json(),
         "data.json": json.dumps(data),
@@ -112,51 +112,10 @@ def test_the_datas_folder_is_not_in_the_name_but_its_content_is():
     assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
 
 
-def test_the_code_is_in_the_name(monkeypatch):
+def test_the_recipe_number_is_in_the_name(monkeypatch):
     before = hashed()
-    monkeypatch.setattr(runs, "code_version", lambda: "another")
+    monkeypatch.setattr(runs, "RECIPE", runs.RECIPE + 1)
     assert hashed() != before
-
-
-def test_every_room_that_decides_is_in_the_code_version(monkeypatch, tmp_path):
-    package = tmp_path / "package"  # a room is a folder or a file
-    for room in (
-        "models/a.py",
-        "losses.py",
-        "training/sub/b.py",
-        "preprocess/c.py",
-        "augment.py",
-        "augment_batch.py",
-        "config.py",
-        "data/images.py",
-        "data/overlays.py",
-        "data/table.py",
-        "plots.py",
-    ):
-        path = package / room
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("pass")
-    monkeypatch.setattr(runs, "_PACKAGE", package)
-    version = runs.code_version.__wrapped__
-    before = version()
-    deciding = ("models/a.py", "losses.py", "training/sub/b.py", "preprocess/c.py", "augment.py", "augment_batch.py")
-    for room in (*deciding, "config.py", "data/images.py", "data/overlays.py"):
-        (package / room).write_text("None")
-        assert version() != before, room
-        (package / room).write_text("pass")
-    (package / "plots.py").write_text("None"), (package / "data/table.py").write_text("None")
-    assert version() == before
-
-
-def test_whatever_makes_a_preprocessed_image_is_in_the_code_version(monkeypatch):
-    read = []
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
-    runs.code_version.__wrapped__()
-    assert {Path(config.__file__), *content._CODE} <= set(read)
-
-
-def test_the_rooms_are_there():
-    assert all((runs._PACKAGE / room).is_dir() or (runs._PACKAGE / f"{room}.py").is_file() for room in runs._CODE)
 
 
 def test_a_weights_file_counts_by_its_bytes(tmp_path):
@@ -270,7 +229,7 @@ def test_a_lock_is_held_by_one_and_freed_by_death():
 def several() -> None:
     """One of every state."""
     made(NAMES["whole"], model__name="tiny")
-    made(NAMES["old"], code="0" * 64, seed=1)
+    made(NAMES["old"], code=runs.RECIPE + 1, seed=1)
     begun = made(NAMES["begun"], complete=False, seed=2)
     (begun.folder / "resume").mkdir()
     (begun.folder / "resume" / "last.json").write_text(json.dumps({"body": {"progress": {"epoch": 2}}}))

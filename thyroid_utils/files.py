@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,3 +54,15 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_hash(modules: Iterable[str | Path]) -> str:
+    """SHA-256 of what Python files compute, in hexadecimal: of their syntax trees, so that comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse(Path(module).read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()

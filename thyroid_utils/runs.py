@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `config.json` | the config, every field |
-| `data.json` | fingerprint of the data, hash of the split, where the patients come from, images a split, code version, input |
+| `data.json` | fingerprint of the data, hash of the split, where the patients come from, images a split, recipe, input |
 | `history.csv` | a row an epoch |
 | `weights.safetensors` | the weights of the best epoch |
 | `predictions.csv` | every validation and test image |
@@ -25,7 +25,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,10 @@ MAPS_TENSOR = "maps"
 _LARGE = ("weights.safetensors", MAPS)
 RESUME = "resume"
 FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
-_PACKAGE = Path(__file__).parent
-_CODE = ("config", "models", "losses", "training", "preprocess", "augment", "augment_batch", "data/images", "data/overlays")
+# Raised by hand where a change to networks, losses, training or preprocessing moves the numbers of a run: `tests/test_pinned_numbers.py`
+# holds some runs' numbers and notices. Docstrings, names and moves leave it alone. Versions of libraries are not in a run's name
+# either: an update of PyTorch would make every finished run one to be trained anew for a last digit; `environment.json` names them.
+RECIPE = 1
 
 
 class RunBusy(RuntimeError):
@@ -64,22 +66,6 @@ def runs_dir() -> Path:
     """Where runs are kept: `THYROID_WORKBOOK_RUNS` when set, else `runs/` in the project."""
     configured = os.environ.get("THYROID_WORKBOOK_RUNS")
     return Path(configured).resolve() if configured else paths.project_root() / "runs"
-
-
-@cache
-def code_version() -> str:
-    """SHA-256 over the sources of the rooms and modules that decide a run's result.
-
-    What reads and splits the data is left to the fingerprint and the split's hash. Versions of libraries are left out too: an
-    update of PyTorch, OpenCV or NumPy would make every finished run one that has to be trained again, for a last digit.
-    `environment.json` names them. Arrays preprocessed by different versions of OpenCV or NumPy are not mixed up for that: those
-    versions are in the name of the array store (`preprocess.content.code_hash`).
-    """
-    digest = hashlib.sha256()
-    for room in _CODE:
-        for path in sorted((_PACKAGE / room).rglob("*.py")) or [_PACKAGE / f"{room}.py"]:
-            digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -103,14 +89,14 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
-    """The name of a run: 32 hexadecimal digits over config, data, split and code version.
+    """The name of a run: 32 hexadecimal digits over config, data, split and `RECIPE`.
 
     Args:
         config: what is to be trained.
         fingerprint: of the data (`data.data_fingerprint`).
         split_hash: of the split (`data.split_hash`).
     """
-    content = [identity(config), fingerprint, split_hash, code_version()]
+    content = [identity(config), fingerprint, split_hash, RECIPE]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -133,7 +119,7 @@ class Run:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """`fingerprint`, `split_hash`, `code_version`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
+        """`fingerprint`, `split_hash`, `recipe`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
         `unlabelled`, `without_mask` or `without_label_or_mask` left out, `input` (channels, height, width), `weights` it started
         from."""
         return self._json("data.json")
@@ -327,7 +313,7 @@ def list_runs() -> pd.DataFrame:
         index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
         asked for again) or "damaged"; task, model, weights, loss, dataset, seed; `epochs` trained; best_epoch; `score` ("AUC"
         or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN where not finished); `code`:
-        "current", or "older" where the rooms have changed since and the run will not be used again; megabytes; `note`: what is
+        "current", or "older" where `RECIPE` has been raised since and the run will not be used again; megabytes; `note`: what is
         wrong with a damaged one.
     """
     folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
@@ -368,7 +354,7 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
         row |= {"task": config.task, "score": score_name}
         row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
         row |= {"dataset": config.data.dataset, "seed": config.seed}
-        row["code"] = "current" if run.data["code_version"] == code_version() else "older"
+        row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
         if not (folder / MARK).is_file():
             busy = not held and _is_busy(run.name)
             return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}

@@ -7,7 +7,7 @@ from thyroid_utils.inference import Predictor
 from thyroid_utils.preprocess import Pipeline, build_pipeline
 from thyroid_utils.preprocess.pipeline import Spec
 from thyroid_utils.preprocess.steps import Resize
-from thyroid_utils.runs import Run, code_version
+from thyroid_utils.runs import RECIPE, Run
 from thyroid_utils.training.data import input_pipeline
 
 _TASKS = {"classifier": ("classification", "joint"), "segmenter": ("segmentation", "joint")}
@@ -70,7 +70,7 @@ def run_notes(classifier: Predictor, segmenter: Predictor) -> list[str]:
     """What a reader should know of two runs, as sentences without a full stop."""
     said = []
     for role, predictor in (("classifier", classifier), ("segmenter", segmenter)):
-        if predictor.run.data["code_version"] != code_version():
+        if predictor.run.data["recipe"] != RECIPE:
             said.append(f"the {role} was trained by another version of the code, which may have preprocessed images otherwise")
         if predictor.run.data["leaky"]:
             said.append(f"the {role} was trained on a split by image: its own test scores, and thresholds, are too good")

@@ -15,7 +15,7 @@ from thyroid_utils import paths
 from thyroid_utils.config import RunConfig
 from thyroid_utils.engine.outcome import Done, Failure, attempt, torch_threads
 from thyroid_utils.engine.workers import local_workers, plan_workers
-from thyroid_utils.runs import Run, RunDamaged, code_version, find_run, runs_dir
+from thyroid_utils.runs import RECIPE, Run, RunDamaged, find_run, runs_dir
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -59,7 +59,7 @@ def _hand_out(
         "THYROID_WORKBOOK_RUNS": str(runs_dir()),
         "THYROID_WORKBOOK_CACHE": str(paths.cache_dir()),
     }
-    task = {**task, "variables": variables, "version": code_version()}
+    task = {**task, "variables": variables, "recipe": RECIPE}
     again: set[str] = set()
     pending: dict[Future, str] = {}
     busy: dict[str, float] = {}  # runs that another process trains, and when to ask again: no worker waits for them
@@ -130,14 +130,14 @@ _ALONE = threading.Lock()
 
 
 def _train_here(
-    config: str, *, variables: dict[str, str], version: str, threads: int | None = None, most_threads: int = 1
+    config: str, *, variables: dict[str, str], recipe: int, threads: int | None = None, most_threads: int = 1
 ) -> tuple[str, ...]:
     """What a worker does: train one run. Plain text goes back, as an exception may not survive the way.
 
     Args:
         config: as JSON.
         variables: of the environment, which say where the folders are.
-        version: of the caller's code.
+        recipe: `RECIPE` of the caller's code.
         threads: of PyTorch; None takes what this machine has, up to `most_threads`.
 
     Returns:
@@ -145,7 +145,7 @@ def _train_here(
     """
     from dask.system import CPU_COUNT
 
-    if code_version() != version:
+    if recipe != RECIPE:
         return "failed", "the worker has other sources of thyroid_utils; install the same and start it again", ""
     with _ALONE, _environment(variables), torch_threads(threads or min(CPU_COUNT, most_threads)):
         outcome = attempt(RunConfig.from_json(config), wait=False, progress=lambda done, total: None)

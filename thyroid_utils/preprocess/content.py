@@ -9,7 +9,6 @@ On a file system that keeps no such dates a change of equal length can be missed
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -24,7 +23,7 @@ from filelock import FileLock
 from thyroid_utils import paths
 from thyroid_utils.data import images, overlays
 from thyroid_utils.data.errors import DataError
-from thyroid_utils.files import file_hash, write_text
+from thyroid_utils.files import file_hash, source_hash, write_text
 
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 _HERE = Path(__file__).parent
@@ -39,11 +38,8 @@ def store_root() -> Path:
 
 @cache
 def code_hash() -> str:
-    """SHA-256 of the modules that compute a preprocessed image, and of the versions of OpenCV and NumPy."""
-    digest = hashlib.sha256(f"{cv2.__version__} {np.__version__}".encode())
-    for path in _CODE:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Hash of the modules that compute a preprocessed image, and the versions of OpenCV and NumPy."""
+    return f"{source_hash(_CODE)} {cv2.__version__} {np.__version__}"
 
 
 _remembered: dict[str, list] = {}  # path → [size, inode, mtime_ns, ctime_ns, hash]

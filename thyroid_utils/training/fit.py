@@ -18,10 +18,10 @@ from thyroid_utils.files import write_bytes, write_text
 from thyroid_utils.progress import progress_bar
 from thyroid_utils.runs import (
     MAPS,
+    RECIPE,
     Run,
     RunBusy,
     RunDamaged,
-    code_version,
     find_run,
     left_behind,
     mark_complete,
