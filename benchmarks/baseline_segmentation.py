@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.transforms import v2
 
 from thyroid_utils.data import load_cases, read_gray, read_mask, split_cases
-from thyroid_utils.statistics import patient_bootstrap
+from thyroid_utils.scores.statistics import patient_bootstrap
 
 BATCH = 16
 CHANGES = v2.Compose(

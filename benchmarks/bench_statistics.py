@@ -18,9 +18,9 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.metrics import SCORES
-from thyroid_utils.statistics import patient_bootstrap_scores
-from thyroid_utils.statistics.resampling import Ranked, drawn_patients
+from thyroid_utils.scores.metrics import SCORES
+from thyroid_utils.scores.statistics import patient_bootstrap_scores
+from thyroid_utils.scores.statistics.resampling import Ranked, drawn_patients
 
 SECONDS = 5
 GIGABYTES = 1

@@ -23,7 +23,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from thyroid_utils.config import RunConfig
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.training.data import Batch, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable
 from thyroid_utils.training.loop import _quiet, assemble

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 
 
 @pytest.fixture(scope="session")

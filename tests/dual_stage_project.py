@@ -16,10 +16,10 @@ from segmentation_project import register_tiny_segmenter
 from training_project import register_tiny
 
 from thyroid_utils.data import make_cases, write_png
-from thyroid_utils.dual_stage_study import variant_configs
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
-from thyroid_utils.runs import Run
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.studies.dual_stage import variant_configs
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import Run
 
 STEPS = ["gray", "resize", "scale"]
 

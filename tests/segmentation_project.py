@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 from training_project import tiny_config
 
-from thyroid_utils.config import RunConfig
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.models import SEGMENTERS
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.data.agreement import outline_agreement
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
+from thyroid_utils.studies.data_exploration.agreement import outline_agreement
 
 
 def test_hand_computed(tmp_path):

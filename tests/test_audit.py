@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import audit_cases, connected_groups, pixel_hash, pixel_hashes
 from thyroid_utils.data.audit.similar import components, near_pairs, perceptual_hash, thumbnail
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import find_overlays
 from thyroid_utils.data.table import make_cases

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import recover_videos, video_recovery_quality, videos_as_patients
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import make_cases

@@ -7,17 +7,17 @@ import pytest
 import torch
 from scipy import ndimage
 
-from thyroid_utils.augment import (
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_gray, read_mask, write_png
+from thyroid_utils.data.splits import split_cases
+from thyroid_utils.data.table import make_cases
+from thyroid_utils.preprocess.augment import (
     AUGMENTATION_PRESETS,
     AUGMENTATIONS,
     augmentation_leak,
     augmented_copies,
     build_augmentation,
 )
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.data.splits import split_cases
-from thyroid_utils.data.table import make_cases
 
 
 @pytest.fixture(autouse=True)

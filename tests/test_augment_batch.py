@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from thyroid_utils.augment import AUGMENTATION_PRESETS, AUGMENTATIONS, build_augmentation
-from thyroid_utils.augment_batch import BATCHED, affine_batch, augment_batch
+from thyroid_utils.preprocess.augment import AUGMENTATION_PRESETS, AUGMENTATIONS, build_augmentation
+from thyroid_utils.preprocess.augment_batch import BATCHED, affine_batch, augment_batch
 
 
 def batch(count: int = 4, channels: int = 1, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:

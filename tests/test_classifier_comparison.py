@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from thyroid_utils.classifier_comparison import ClassifierComparison, comparison_configs
-from thyroid_utils.config import ConfigError, RunConfig
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import SCORES, choose_threshold
+from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classification
 from thyroid_utils.plots.comparison import cost_and_score, model_colours, score_dots
-from thyroid_utils.tables import different_from, estimate_table
+from thyroid_utils.scores.metrics import SCORES, choose_threshold
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison, comparison_configs
+from thyroid_utils.studies.tables import different_from, estimate_table
 
 
 def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from thyroid_utils.data import DataError
-from thyroid_utils.data.comparison import simulated_and_real
 from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.studies.data_exploration.comparison import simulated_and_real
 
 
 def test_phantoms_stand_alone_without_real_frames_and_beside_any_others(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path))
     cases = phantom_cases(patients=1, size=64)
     assert simulated_and_real("phantom", "", cases) == (cases, None)
-    monkeypatch.setattr("thyroid_utils.data.comparison.phantom_cases", lambda patients: f"{patients} phantoms")
+    monkeypatch.setattr(
+        "thyroid_utils.studies.data_exploration.comparison.phantom_cases", lambda patients: f"{patients} phantoms"
+    )
     assert simulated_and_real("folders", tmp_path, cases) == ("16 phantoms", cases)
 
 

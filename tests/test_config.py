@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from thyroid_utils.config import ConfigError, ModelConfig, OptimiserConfig, RunConfig
+from thyroid_utils.common.config import ConfigError, ModelConfig, OptimiserConfig, RunConfig
 
 RATIOS = "split.ratios must be three numbers above 0 (train, validation, test) that sum to 1; found "
 

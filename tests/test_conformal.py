@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.conformal import conformal_quantile, conformal_sets, coverage
+from thyroid_utils.inference.conformal import conformal_quantile, conformal_sets, coverage
 
 
 def test_the_quantile_by_hand():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, JPEG, LOSSLESS_JPEG, MPEG4, element, region, write_dicom
 
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.dicom import _Pixels, is_dicom, read_dicom, scales_differ, shows_colour, spacing_of, window_share
-from thyroid_utils.data.errors import ImageError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 

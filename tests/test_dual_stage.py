@@ -12,15 +12,16 @@ import pytest
 from dual_stage_project import disc, project
 from scipy.special import expit
 
-from thyroid_utils.conformal import conformal_sets
-from thyroid_utils.data.errors import DataError, ImageError
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.images import read_image, write_png
-from thyroid_utils.dual_stage import STAGES, CaseImage, DualStage, stages
-from thyroid_utils.dual_stage_study import predicted_mask
-from thyroid_utils.explain import cam_maps, target_layer
-from thyroid_utils.inference import Predictor
-from thyroid_utils.metrics import Platt, fit_platt
-from thyroid_utils.nodule_measures import nodule_measures
+from thyroid_utils.inference.cam import cam_maps
+from thyroid_utils.inference.conformal import conformal_sets
+from thyroid_utils.inference.dual_stage import STAGES, CaseImage, DualStage, stages
+from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.inference.nodule_measures import nodule_measures
+from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.scores.metrics import Platt, fit_platt
+from thyroid_utils.studies.dual_stage import predicted_mask
 
 NUMBERS = ["probability", "attention_inside", "entropy", "sd", "map_disagreement", "area_px", "long_axis_px"]
 

@@ -9,10 +9,14 @@ from dual_stage_project import STEPS, project
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.dual_stage import STAGES, DualStage, Findings
-from thyroid_utils.dual_stage_study import (
+from thyroid_utils.inference.dual_stage import STAGES, DualStage, Findings
+from thyroid_utils.plots import dual_stage as plots
+from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.scores.metrics import choose_threshold, segmentation_scores
+from thyroid_utils.scores.statistics import delong_test, holm
+from thyroid_utils.studies.dual_stage import (
     VARIANTS,
     DualStageStudy,
     agreement,
@@ -25,10 +29,6 @@ from thyroid_utils.dual_stage_study import (
     variants,
     with_crop,
 )
-from thyroid_utils.metrics import choose_threshold, segmentation_scores
-from thyroid_utils.plots import dual_stage as plots
-from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.statistics import delong_test, holm
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,15 @@ import torch
 from distributed import Client, KilledWorker, LocalCluster
 from training_project import register_tiny, same_results, tiny_config
 
-from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.data import DataError
-from thyroid_utils.engine import RunsFailed, dask_cluster, run_all, scheduling
-from thyroid_utils.engine.outcome import Failure
-from thyroid_utils.engine.workers import local_workers, plan_workers
 from thyroid_utils.models import CLASSIFIERS
-from thyroid_utils.runs import MARK, list_runs, run_hash, run_lock, runs_dir
-from thyroid_utils.training import fit_or_load
 from thyroid_utils.training.data import split_data
+from thyroid_utils.training.engine import RunsFailed, dask_cluster, run_all, scheduling
+from thyroid_utils.training.engine.outcome import Failure
+from thyroid_utils.training.engine.workers import local_workers, plan_workers
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import MARK, list_runs, run_hash, run_lock, runs_dir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -315,7 +315,7 @@ def test_local_workers_have_their_gpus_and_end_with_an_interrupt():
 
 _CALLER = """
 import time
-from thyroid_utils.engine.workers import local_workers
+from thyroid_utils.training.engine.workers import local_workers
 with local_workers([{}], threads=1) as (client, are_alive):
     client.wait_for_workers(1, timeout=60)
     print("ready", flush=True)

@@ -12,8 +12,11 @@ from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
-from thyroid_utils.classifier_comparison import ClassifierComparison
-from thyroid_utils.error_analysis import (
+from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.scores.metrics import segmentation_table
+from thyroid_utils.scores.statistics import patient_bootstrap, proportion_interval
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.error_analysis.error_analysis import (
     classifier_errors,
     decision_errors,
     failure_modes,
@@ -22,12 +25,9 @@ from thyroid_utils.error_analysis import (
     mask_row,
     segmenter_errors,
 )
-from thyroid_utils.mask_errors import LOST_PARTS, MODES, lost_dice
-from thyroid_utils.metrics import segmentation_table
-from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.segmenter_comparison import SegmenterComparison
-from thyroid_utils.statistics import patient_bootstrap, proportion_interval
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, MODES, lost_dice
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training.fit import fit_or_load
 
 
 def decisions_of(probabilities: list[float], labels: list[int], threshold: float = 0.5, images: int = 1) -> pd.DataFrame:

@@ -19,9 +19,8 @@ from torch import nn
 from torch.nn import functional
 from training_project import register_tiny
 
-from thyroid_utils.explain import CAM_METHODS, TargetLayer, cam_maps, target_layer
-from thyroid_utils.explain.cam import _enlarged
-from thyroid_utils.explain.layers import Covered, covered
+from thyroid_utils.inference.cam import CAM_METHODS, _enlarged, cam_maps
+from thyroid_utils.inference.layers import Covered, TargetLayer, covered, target_layer
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from thyroid_utils.explain import MEASURES, attention_scores, attention_table, centre_prior
-from thyroid_utils.statistics import patient_bootstrap
+from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.studies.grad_cam import MEASURES, attention_scores, attention_table, centre_prior
 
 # The nodule is the upper left quarter.
 MASK = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)

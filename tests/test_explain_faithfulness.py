@@ -11,9 +11,10 @@ from segmentation_project import register_tiny_segmenter
 from torch import nn
 from training_project import register_tiny
 
-from thyroid_utils.explain import cam_maps, deletion_insertion, deletion_insertion_curves, road
-from thyroid_utils.explain.faithfulness import curve_areas
+from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
+from thyroid_utils.studies.grad_cam import deletion_insertion, deletion_insertion_curves, road
+from thyroid_utils.studies.grad_cam.faithfulness import curve_areas
 
 
 class Corner(nn.Module):

@@ -13,9 +13,10 @@ from segmentation_project import register_tiny_segmenter
 from torch import nn
 from training_project import register_tiny
 
-from thyroid_utils.explain import cam_maps, compare_maps, randomisation_curve, randomisation_table, randomised, stages
+from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
-from thyroid_utils.statistics import patient_bootstrap
+from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.studies.grad_cam import compare_maps, randomisation_curve, randomisation_table, randomised, stages
 
 
 @pytest.fixture(autouse=True)

@@ -12,26 +12,26 @@ import torch
 from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils.classifier_comparison import ClassifierComparison
 from thyroid_utils.data import load_cases, read_gray
-from thyroid_utils.error_analysis import classifier_errors, decision_errors, segmenter_errors
-from thyroid_utils.explain import attention_scores, cam_maps, claim_answer, study_maps
-from thyroid_utils.explain.attention import attention_table
-from thyroid_utils.explain.cam import CamMaps
-from thyroid_utils.explain.faithfulness import deletion_insertion_curves
-from thyroid_utils.explain.sanity import randomisation_curve, randomisation_table
-from thyroid_utils.explain.shape import compare_shapes, highlighted, shape_table, threshold_sweep
-from thyroid_utils.explain.study import MapStudy
-from thyroid_utils.inference import Predictor
+from thyroid_utils.inference.cam import CamMaps, cam_maps
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
 from thyroid_utils.plots import errors as error_plots
 from thyroid_utils.plots import explain as plots
 from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.segmenter_comparison import SegmenterComparison
-from thyroid_utils.statistics import Comparison, Estimate
-from thyroid_utils.tables import estimate_table
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.error_analysis.error_analysis import classifier_errors, decision_errors, segmenter_errors
+from thyroid_utils.studies.grad_cam import attention_scores, claim_answer, study_maps
+from thyroid_utils.studies.grad_cam.attention import attention_table
+from thyroid_utils.studies.grad_cam.faithfulness import deletion_insertion_curves
+from thyroid_utils.studies.grad_cam.sanity import randomisation_curve, randomisation_table
+from thyroid_utils.studies.grad_cam.shape import compare_shapes, highlighted, shape_table, threshold_sweep
+from thyroid_utils.studies.grad_cam.study import MapStudy
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.studies.tables import estimate_table
+from thyroid_utils.training.fit import fit_or_load
 
 LAYER = "4"  # the second normalisation of the tiny classifier
 

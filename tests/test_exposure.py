@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from thyroid_utils.data.exposure import seen_in_training
 from thyroid_utils.data.table import make_cases
+from thyroid_utils.studies.data_exploration.exposure import seen_in_training
 
 
 def test_hand_counted():

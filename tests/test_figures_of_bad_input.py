@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.conformal import conformal_sets, coverage
-from thyroid_utils.error_analysis import decision_errors, failure_modes, map_errors, mask_row
-from thyroid_utils.label_errors import rank_label_errors
-from thyroid_utils.mask_errors import lost_dice, nodule_frame_errors, outliers_of
-from thyroid_utils.metrics import decision_curve, risk_coverage
+from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import errors
-from thyroid_utils.subgroups import overall_estimate, subgroup_calibration, subgroup_table
-from thyroid_utils.uncertainty import detection_table
+from thyroid_utils.scores.metrics import decision_curve, risk_coverage
+from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, failure_modes, map_errors, mask_row
+from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors
+from thyroid_utils.studies.error_analysis.mask_errors import lost_dice, nodule_frame_errors, outliers_of
+from thyroid_utils.studies.error_analysis.subgroups import overall_estimate, subgroup_calibration, subgroup_table
+from thyroid_utils.studies.error_analysis.uncertainty import detection_table
 
 COUNT = 60
 CASES = pd.Index([f"drawn/{number}" for number in range(COUNT)], name="case")

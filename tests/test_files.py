@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from thyroid_utils import files
-from thyroid_utils.files import atomic_path, file_hash, source_hash, write_bytes, write_text
+from thyroid_utils.common import files
+from thyroid_utils.common.files import atomic_path, file_hash, source_hash, write_bytes, write_text
 
 
 def test_text_and_bytes_are_written_and_the_path_returned(tmp_path):
@@ -65,7 +65,7 @@ def test_other_errors_pass_unchanged(tmp_path):
 
 WRITER = """
 import sys
-from thyroid_utils.files import write_bytes
+from thyroid_utils.common.files import write_bytes
 try:
     write_bytes(sys.argv[1], bytes(3_000_000))
 except OSError as error:

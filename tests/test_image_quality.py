@@ -11,7 +11,7 @@ from scipy import stats
 
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.phantom import RAYLEIGH_SNR
-from thyroid_utils.image_quality import (
+from thyroid_utils.studies.preprocessing.image_quality import (
     contrast_to_noise,
     decompress,
     edge_strength,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.transform import downscale_local_mean, resize_local_mean
 
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data import images
-from thyroid_utils.data.errors import DataError, ImageError
 from thyroid_utils.data.images import (
     MAX_PIXELS,
     image_size,

@@ -10,11 +10,11 @@ from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.inference import Predictor
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.training.fit import fit_or_load
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_new_images_need_no_training_images(monkeypatch):
     mean, deviation = run.data["fitted"]
     assert deviation > 0 and (predictor.pipeline.mean, predictor.pipeline.deviation) == (mean, deviation)
     with monkeypatch.context() as away:
-        away.setattr("thyroid_utils.inference.split_data", None)
+        away.setattr("thyroid_utils.inference.predictor.split_data", None)
         np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
         del run.data["fitted"]
         with pytest.raises(TypeError):

@@ -16,22 +16,22 @@ from torch.nn import functional
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import Killed, batches_of, elsewhere, killed_at, same_results, tiny_config
 
-from thyroid_utils.classifier_comparison import ClassifierComparison
-from thyroid_utils.config import ConfigError
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.data import DataError, load_cases
-from thyroid_utils.explain.cam import cam_maps
-from thyroid_utils.explain.layers import target_layer
-from thyroid_utils.inference import Predictor
-from thyroid_utils.losses import build_loss
-from thyroid_utils.metrics import classification_scores
+from thyroid_utils.inference.cam import cam_maps
+from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.uncertainty_samples import augmented_views, mc_dropout
 from thyroid_utils.models import JOINT_MODELS, SEGMENTERS, JointLogits, OneAnswer, build_joint, build_segmenter
-from thyroid_utils.runs import list_runs
-from thyroid_utils.segmenter_comparison import SegmenterComparison
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.models.losses import build_loss
+from thyroid_utils.scores.metrics import classification_scores
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import Arrays, open_arrays, split_data
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.training.module import derived_seed
 from thyroid_utils.training.tasks import TASKS
-from thyroid_utils.uncertainty import augmented_views, mc_dropout
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from thyroid_utils.label_errors import class_thresholds, confident_classes, confident_joint, rank_label_errors
+from thyroid_utils.studies.error_analysis.label_errors import (
+    class_thresholds,
+    confident_classes,
+    confident_joint,
+    rank_label_errors,
+)
 
 # benign: probabilities of malignancy 0.1, 0.2, 0.9 → mean P(benign) (0.9 + 0.8 + 0.1) / 3 = 0.6
 # malignant: 0.8, 0.6, 0.3, 0.7 → mean P(malignant) 0.6

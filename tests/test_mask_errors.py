@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.mask_errors import (
+from thyroid_utils.scores.metrics import lesion_scores, segmentation_table, surface_scores
+from thyroid_utils.studies.error_analysis.mask_errors import (
     LOST_PARTS,
     MODES,
     failure_mode,
@@ -16,7 +17,6 @@ from thyroid_utils.mask_errors import (
     where_lost,
     without_extra,
 )
-from thyroid_utils.metrics import lesion_scores, segmentation_table, surface_scores
 
 SIDE = 60
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.data.errors import ImageError
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.measure import GRID, measure_cases, ring_around
 from thyroid_utils.data.table import label_names, make_cases

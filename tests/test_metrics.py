@@ -13,8 +13,8 @@ from scipy.special import expit
 from sklearn import metrics as reference
 from sklearn.calibration import _sigmoid_calibration
 
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import (
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.scores.metrics import (
     SCORES,
     choose_threshold,
     classification_scores,

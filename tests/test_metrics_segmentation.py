@@ -15,16 +15,13 @@ from hypothesis import strategies
 from scipy import ndimage
 from sklearn import metrics as reference
 
-from thyroid_utils.metrics import (
+from thyroid_utils.scores.metrics import (
     COUNTS,
     LESION_SCORES,
     OVERLAP_SCORES,
     PRESENCE,
     SEGMENTATION_SCORES,
     binarise,
-    compare_with_faulty_002,
-    faulty_002_labels,
-    faulty_002_scores,
     lesion_scores,
     overlap_scores,
     pixel_counts,
@@ -34,6 +31,7 @@ from thyroid_utils.metrics import (
     segmentation_table,
     surface_scores,
 )
+from thyroid_utils.studies.faulty_002 import compare_with_faulty_002, faulty_002_labels, faulty_002_scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies
 from scipy import ndimage
 
-from thyroid_utils.metrics import surface, surface_distances, surface_scores
+from thyroid_utils.scores.metrics import surface, surface_distances, surface_scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

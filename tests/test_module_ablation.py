@@ -14,11 +14,13 @@ from segmentation_project import segmentation_config
 from test_segmenter_comparison import discs
 from torch import nn
 
-from thyroid_utils.config import ConfigError
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.data import DataError
-from thyroid_utils.models import SEGMENTERS, build_segmenter, network_stages, parameter_count
+from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
-from thyroid_utils.module_ablation import (
+from thyroid_utils.scores.statistics import Estimate, holm, paired_power, patient_bootstrap, power_simulation
+from thyroid_utils.scores.statistics.power import seed_components
+from thyroid_utils.studies.module_ablation import (
     SWITCHES,
     TABLES,
     AblationRow,
@@ -32,6 +34,7 @@ from thyroid_utils.module_ablation import (
     count_table,
     gain_by_seed,
     gain_power,
+    network_stages,
     parameter_counts,
     pareto_front,
     power_table,
@@ -41,12 +44,10 @@ from thyroid_utils.module_ablation import (
     sums_table,
     sums_that_do_not_add_up,
 )
-from thyroid_utils.module_ablation.sums import PixelTable
-from thyroid_utils.papers import reported_scores
-from thyroid_utils.runs import runs_dir
-from thyroid_utils.statistics import Estimate, holm, paired_power, patient_bootstrap, power_simulation
-from thyroid_utils.statistics.power import seed_components
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.studies.module_ablation.sums import PixelTable
+from thyroid_utils.studies.papers import reported_scores
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import runs_dir
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}
 TINY = AblationTable(

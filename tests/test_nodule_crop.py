@@ -10,15 +10,15 @@ from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
-from thyroid_utils.config import ConfigError
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.config import ConfigError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.inference import Predictor
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import SEGMENTERS
 from thyroid_utils.preprocess import build_pipeline, preprocessed
 from thyroid_utils.preprocess.nodule_crop import NoduleCrop
 from thyroid_utils.preprocess.pipeline import _started
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.training.fit import fit_or_load
 
 CROPPED = ["gray", {"nodule_crop": {"margin": 0.25, "minimum": 8}}, {"resize": {"size": 64}}, "scale", "three_channels"]
 

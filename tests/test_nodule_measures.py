@@ -9,8 +9,8 @@ from scipy.integrate import quad
 from scipy.spatial.distance import pdist
 from skimage.measure import find_contours, regionprops
 
-from thyroid_utils import nodule_measures as measured
-from thyroid_utils.nodule_measures import MEASURES, nodule_measures
+from thyroid_utils.inference import nodule_measures as measured
+from thyroid_utils.inference.nodule_measures import MEASURES, nodule_measures
 
 COUNTS = ("nodules", "specks")
 

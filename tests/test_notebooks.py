@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 from thyroid_utils.workbook.cli import main
 from thyroid_utils.workbook.parameters import declared_parameters, read_parameter_file
 

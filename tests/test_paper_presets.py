@@ -14,11 +14,11 @@ import cv2
 import pandas as pd
 import pytest
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 from thyroid_utils.data import write_png
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers.own import read_manifest
-from thyroid_utils.runs import list_runs
+from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.workbook.cli import main
 
 SMALL = ["SEEDS=[0]", "EPOCHS=1", "SIZE=32", "BATCH_SIZE=8", "WEIGHTS=none", "THREADS=1"]

@@ -17,8 +17,8 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.phantom import (
     RAYLEIGH_SNR,

@@ -11,8 +11,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from thyroid_utils import tables
-from thyroid_utils.augment import augmented_copies, build_augmentation
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.measure import measure_cases
@@ -21,7 +19,9 @@ from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases
 from thyroid_utils.plots import exploration, findings, panels, phantoms, preprocessing, segmentation
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.preprocess.measures import measure_stages
+from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation
+from thyroid_utils.studies import tables
+from thyroid_utils.studies.preprocessing.measures import measure_stages
 
 
 @pytest.fixture(scope="module")

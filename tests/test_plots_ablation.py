@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.models import build_segmenter, network_stages
+from thyroid_utils.models import build_segmenter
 from thyroid_utils.plots import ablation
-from thyroid_utils.statistics import Comparison, Estimate
+from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.studies.module_ablation import network_stages
 
 
 def texts(axes) -> list[str]:

@@ -12,19 +12,19 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from thyroid_utils.conformal import conformal_sets, coverage
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.error_analysis import decision_errors, map_errors, mask_row
-from thyroid_utils.label_errors import rank_label_errors
-from thyroid_utils.mask_errors import LOST_PARTS, lost_dice, nodule_frame_errors
-from thyroid_utils.metrics.decisions import decision_curve, risk_coverage
+from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import errors
 from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.robustness import PERTURBATIONS
-from thyroid_utils.statistics import Estimate
-from thyroid_utils.subgroups import overall_estimate, subgroup_calibration, subgroup_table
+from thyroid_utils.scores.metrics.decisions import decision_curve, risk_coverage
+from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, map_errors, mask_row
+from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors
+from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, lost_dice, nodule_frame_errors
+from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
+from thyroid_utils.studies.error_analysis.subgroups import overall_estimate, subgroup_calibration, subgroup_table
 
 COUNT = 48
 CASES = pd.Index([f"drawn/{number}" for number in range(COUNT)], name="case")

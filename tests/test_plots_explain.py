@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thyroid_utils.explain.attention import attention_scores, attention_table
-from thyroid_utils.explain.marks import MarkPairs
-from thyroid_utils.explain.sanity import randomisation_table
-from thyroid_utils.explain.shape import FEATURES, compare_shapes, highlighted, shape_table, threshold_sweep
-from thyroid_utils.explain.shortcut import text_attention
 from thyroid_utils.plots import errors, explain
 from thyroid_utils.plots.maps import MAP_COLOURS, Explained
 from thyroid_utils.plots.style import TRUTH
+from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
+from thyroid_utils.studies.grad_cam.marks import MarkPairs
+from thyroid_utils.studies.grad_cam.sanity import randomisation_table
+from thyroid_utils.studies.grad_cam.shape import FEATURES, compare_shapes, highlighted, shape_table, threshold_sweep
+from thyroid_utils.studies.grad_cam.shortcut import text_attention
 
 CASES = [f"drawn/{number}" for number in range(8)]
 PATIENTS = [f"patient-{number // 2}" for number in range(8)]

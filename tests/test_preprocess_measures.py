@@ -7,7 +7,7 @@ import pytest
 
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.preprocess.measures import measure_stages, patch_snr, timed_stages
+from thyroid_utils.studies.preprocessing.measures import measure_stages, patch_snr, timed_stages
 
 
 @pytest.fixture(scope="module")

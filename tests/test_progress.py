@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thyroid_utils.progress import progress_bar
+from thyroid_utils.common.progress import progress_bar
 
 
 def test_a_person_sees_the_label_and_the_count(monkeypatch, capsys):
@@ -25,7 +25,7 @@ def test_an_unattended_run_is_silent(monkeypatch, capsys):
 def test_long_work_in_a_report_says_now_and_then_what_it_waits_for(monkeypatch, capsys):
     monkeypatch.setenv("THYROID_REPORT_DIR", "somewhere")
     clock = iter([0.0, 19.0, 20.5, 50.0, 81.0, 200.0])
-    monkeypatch.setattr("thyroid_utils.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("thyroid_utils.common.progress.time.monotonic", lambda: next(clock))
     progress = progress_bar("Reading")
     for done in range(1, 6):
         progress(done, 5)

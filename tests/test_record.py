@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thyroid_utils import record as recording
-from thyroid_utils.record import html_table, latex_table, record, record_figure, record_table
+from thyroid_utils.workbook import record as recording
+from thyroid_utils.workbook.record import html_table, latex_table, record, record_figure, record_table
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH: apt-get install chromium")
 
 WIDE = """import numpy as np, pandas as pd
-from thyroid_utils.record import record_table
+from thyroid_utils.workbook.record import record_table
 record_table(pd.DataFrame(np.ones((3, 40))), "wide", "A table wider than any phone.")
 print("x" * 400)
 from IPython.display import HTML, Markdown, Math, display

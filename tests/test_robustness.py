@@ -14,12 +14,12 @@ from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.inference import Predictor
-from thyroid_utils.metrics import segmentation_scores
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.robustness import PERTURBATIONS, change_table, perturb, perturb_mask, robustness_curve
-from thyroid_utils.statistics import Estimate
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.scores.metrics import segmentation_scores
+from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS, change_table, perturb, perturb_mask, robustness_curve
+from thyroid_utils.training.fit import fit_or_load
 
 
 @pytest.fixture(autouse=True)

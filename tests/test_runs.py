@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils import config, files, runs
-from thyroid_utils.config import ConfigError
+from thyroid_utils.common import files
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.models import CLASSIFIERS
-from thyroid_utils.preprocess import content
-from thyroid_utils.runs import (
+from thyroid_utils.training import ledger as runs
+from thyroid_utils.training.ledger import (
     RUN_FILES,
     Run,
     RunDamaged,
@@ -213,10 +213,10 @@ def test_a_copied_run_is_not_another_run():
 
 def test_a_lock_is_held_by_one_and_freed_by_death():
     with run_lock("x"):
-        code = "from thyroid_utils.runs import run_lock; run_lock('x', wait=False).__enter__()"
+        code = "from thyroid_utils.training.ledger import run_lock; run_lock('x', wait=False).__enter__()"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "RunBusy: run x: another process is training it" in result.stderr
-    code = "import os\nfrom thyroid_utils.runs import run_lock\nrun_lock('x').__enter__()\nos.kill(os.getpid(), 9)"
+    code = "import os\nfrom thyroid_utils.training.ledger import run_lock\nrun_lock('x').__enter__()\nos.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     with run_lock("x", wait=False):
         pass
@@ -365,5 +365,5 @@ def test_prune_says_what_it_removes(several, capsys):
 
 
 def test_the_ledger_is_read_without_torch():
-    code = "import sys, thyroid_utils.runs, thyroid_utils.workbook.runs_command; sys.exit('torch' in sys.modules)"
+    code = "import sys, thyroid_utils.training.ledger, thyroid_utils.workbook.runs_command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,16 +13,16 @@ from scipy.ndimage import map_coordinates
 from scipy.stats import wilcoxon
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
-from thyroid_utils import map_scores
-from thyroid_utils.config import ConfigError
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.data import DataError, make_cases, read_mask, write_png
-from thyroid_utils.metrics import SEGMENTATION_SCORES, segmentation_scores
+from thyroid_utils.inference import map_scores
 from thyroid_utils.models import SEGMENTERS, parameter_count
 from thyroid_utils.plots import segmentation
-from thyroid_utils.segmenter_comparison import MAIN_SCORES, SegmenterComparison, segmentation_configs
-from thyroid_utils.statistics import holm, patient_bootstrap
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.scores.metrics import SEGMENTATION_SCORES, segmentation_scores
+from thyroid_utils.scores.statistics import holm, patient_bootstrap
+from thyroid_utils.studies.segmenter_comparison import MAIN_SCORES, SegmenterComparison, segmentation_configs
 from thyroid_utils.training.data import split_data
+from thyroid_utils.training.fit import fit_or_load
 
 WIDE = {"tiny_segmenter": {"width": 12}}
 

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from thyroid_utils.files import file_hash
+from thyroid_utils.common.files import file_hash
 from thyroid_utils.models import SEGMENTERS, WeightsError, build_segmenter, check_weights, weights, weights_tag
 from thyroid_utils.models.segmentation_libraries import published_encoder
 from thyroid_utils.models.weights import ImageNetFile, imagenet_file

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ellipe
 
-from thyroid_utils.explain.shape import (
+from thyroid_utils.scores.statistics import holm
+from thyroid_utils.studies.grad_cam.shape import (
     FEATURES,
     MIN_PIXELS,
     compare_shapes,
@@ -20,8 +21,7 @@ from thyroid_utils.explain.shape import (
     shape_table,
     threshold_sweep,
 )
-from thyroid_utils.explain.shape_claim import claim_answer
-from thyroid_utils.statistics import holm
+from thyroid_utils.studies.grad_cam.shape_claim import claim_answer
 
 
 def ellipse(across: float, deep: float, *, angle: float = 0.0, side: int = 128, centre: float = 63.5) -> np.ndarray:

@@ -15,13 +15,13 @@ from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import Box, echo_mask, find_echo_area
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.explain.marks import any_part, mark_pairs
-from thyroid_utils.explain.shortcut import shortcut_answer, shortcut_scores, shortcut_table, text_attention
-from thyroid_utils.inference import Predictor
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.steps import RemoveOverlays
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.studies.grad_cam.marks import any_part, mark_pairs
+from thyroid_utils.studies.grad_cam.shortcut import shortcut_answer, shortcut_scores, shortcut_table, text_attention
+from thyroid_utils.training.fit import fit_or_load
 
 SHOWN = ["gray", {"resize": {"size": 96}}, "scale"]
 CROPPED = ["gray", "crop_echo", {"resize": {"size": 96}}, {"zscore": {"by": "image"}}]

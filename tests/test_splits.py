@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import pixel_groups
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.splits import (
     assert_disjoint,

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import SCORES, classification_scores, roc_curve
-from thyroid_utils.statistics import (
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.scores.metrics import SCORES, classification_scores, roc_curve
+from thyroid_utils.scores.statistics import (
     delong_test,
     mcnemar_test,
     paired_patient_bootstrap,
@@ -23,7 +23,7 @@ from thyroid_utils.statistics import (
     resampling,
     roc_band,
 )
-from thyroid_utils.statistics.resampling import Scorer, drawn_patients
+from thyroid_utils.scores.statistics.resampling import Scorer, drawn_patients
 
 
 def test_one_image_a_patient_is_the_ordinary_bootstrap():

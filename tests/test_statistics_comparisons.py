@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.statistics import (
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.scores.statistics import (
     auc_covariance,
     compare_models,
     delong_test,

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import file_hash
 from thyroid_utils.data.images import read_image, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.files import file_hash
 from thyroid_utils.preprocess import build_pipeline, content, preprocessed, store
 
 SPEC = ["gray", {"resize": {"size": 32}}, "scale"]

@@ -9,9 +9,9 @@ from scipy.stats import PermutationMethod, ttest_ind
 
 from thyroid_utils.data import DataError, load_cases
 from thyroid_utils.data.measure import measure_cases
-from thyroid_utils.metrics import classification_scores
-from thyroid_utils.statistics import holm, mcnemar_test, patient_bootstrap, proportion_interval
-from thyroid_utils.subgroups import (
+from thyroid_utils.scores.metrics import classification_scores
+from thyroid_utils.scores.statistics import holm, mcnemar_test, patient_bootstrap, proportion_interval
+from thyroid_utils.studies.error_analysis.subgroups import (
     COLUMNS,
     mean_estimate,
     overall_estimate,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.table import REQUIRED_COLUMNS, data_fingerprint, make_cases, malignant_share, validate_cases
 
 

@@ -17,10 +17,10 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import Killed, batches_of, elsewhere, killed_at, same_results, tiny_config
 
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.runs import runs_dir
-from thyroid_utils.training import fit_or_load
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, open_arrays, split_data
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import runs_dir
 
 # A finished run
 
@@ -180,7 +180,7 @@ def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(monkeypatch,
             replace(source, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr("thyroid_utils.files.os.replace", dying)
+            patch.setattr("thyroid_utils.common.files.os.replace", dying)
             try:
                 fit_or_load(config)
             except Killed:
@@ -265,8 +265,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads(1)
 from training_project import forked, register_tiny
-from thyroid_utils.config import RunConfig
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.training.fit import fit_or_load
 
 register_tiny()
 config = RunConfig.from_json({config.to_json()!r})
@@ -316,9 +316,10 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads(1)
 from training_project import forked, register_tiny
-from thyroid_utils.config import RunConfig
-from thyroid_utils.runs import RunBusy
-from thyroid_utils.training import fit, fit_or_load
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.training.ledger import RunBusy
+from thyroid_utils.training import fit
+from thyroid_utils.training.fit import fit_or_load
 
 register_tiny()
 config = RunConfig.from_json({config.to_json()!r})

@@ -12,16 +12,17 @@ import torch
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config
 
-from thyroid_utils.config import ConfigError
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.data import DataError, load_cases
-from thyroid_utils.engine import run_all
-from thyroid_utils.losses import CrossEntropy
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
-from thyroid_utils.runs import runs_dir
-from thyroid_utils.training import TrainingError, fit_or_load
+from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
+from thyroid_utils.training.engine import run_all
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import runs_dir
 
 # Bad input
 
@@ -175,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
     straight = fit_or_load(config)
     elsewhere(monkeypatch, tmp_path / "other")
     with monkeypatch.context() as patch:
-        patch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(batches_of(config) + 1))
+        patch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Failing(batches_of(config) + 1))
         with pytest.raises(TrainingError) as caught:
             fit_or_load(config)
     folder = tmp_path / "other" / straight.name
@@ -188,7 +189,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
 
 
 def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
-    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(0, validation=True))
+    monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Failing(0, validation=True))
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1, validation; no epoch was finished"):
         fit_or_load(tiny_config())
 
@@ -205,7 +206,7 @@ def test_a_validation_loss_that_is_no_number_stops(monkeypatch):
     ids=["GPU", "torch's CPU allocator", "Python", "cuBLAS", "cuDNN"],
 )
 def test_out_of_memory_says_what_to_lower(error, monkeypatch):
-    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(1, error))
+    monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Failing(1, error))
     with pytest.raises(TrainingError) as caught:
         fit_or_load(tiny_config())
     assert str(caught.value) == (
@@ -215,6 +216,6 @@ def test_out_of_memory_says_what_to_lower(error, monkeypatch):
 
 
 def test_another_error_stays_what_it_is(monkeypatch):
-    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Failing(1, RuntimeError("a bug")))
+    monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Failing(1, RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         fit_or_load(tiny_config())

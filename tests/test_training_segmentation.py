@@ -21,17 +21,17 @@ from torch.nn import functional
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import Killed, batches_of, elsewhere, forked, killed_at, tiny_config
 
-from thyroid_utils import losses
-from thyroid_utils.config import ConfigError, RunConfig
+from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.data import DataError, load_cases, read_mask, split_hash, write_png
-from thyroid_utils.engine import run_all
-from thyroid_utils.metrics import segmentation_table
-from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.models import SEGMENTERS, losses
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.runs import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
-from thyroid_utils.training import TrainingError, fit_or_load
+from thyroid_utils.scores.metrics import segmentation_table
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data
+from thyroid_utils.training.engine import run_all
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
 from thyroid_utils.training.maps import maps_file
 from thyroid_utils.training.tasks import COUNTS, TASKS, nodule_probability
 
@@ -192,7 +192,7 @@ def test_masks_follow_their_images(monkeypatch):
                 seen.append(masks)
             return (logits[:, 0] - masks.float()).square().mean()
 
-    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Watching())
+    monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Watching())
     monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
     inputs = []
     monkeypatch.setattr("thyroid_utils.training.module.network_input", lambda images, *_: inputs.append(images) or images)
@@ -280,7 +280,7 @@ def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(monkeypatch,
             replace(source, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr("thyroid_utils.files.os.replace", dying)
+            patch.setattr("thyroid_utils.common.files.os.replace", dying)
             try:
                 fit_or_load(config)
             except Killed:

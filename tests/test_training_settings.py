@@ -20,16 +20,18 @@ from torch import nn
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_config, tiny_network
 
-from thyroid_utils.config import ConfigError, OptimiserConfig, TrainingConfig
+from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.data import load_cases
-from thyroid_utils.losses import CrossEntropy
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
-from thyroid_utils.training import TrainingError, distributed, fit_or_load
+from thyroid_utils.models.losses import CrossEntropy
+from thyroid_utils.training import distributed
 from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint, text_hash, write_checkpoint
 from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
 from thyroid_utils.training.device import choose_device, choose_precision
 from thyroid_utils.training.distributed import fit_on_several
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.module import NetworkTraining
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, class_weights, step_after_epoch
 
@@ -218,7 +220,7 @@ def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
             seen.append((torch.is_grad_enabled(), float(loss.detach())))
             return loss
 
-    monkeypatch.setattr("thyroid_utils.losses.build_loss", lambda *_, **__: Spy())
+    monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Spy())
     config = tiny_config(training__epochs=1, training__batch_size=64)  # one batch: the epoch's loss is that batch's
     run = fit_or_load(config)
     auxiliary, main = [loss for training, loss in seen if training][:2]
@@ -304,7 +306,7 @@ def change_fingerprint(body: dict, _) -> None:
 def test_an_edited_record_of_a_split_is_not_believed(by, edit, forged, monkeypatch, tmp_path):
     given = split_data(tiny_config()).cases
     monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: given)
-    monkeypatch.setattr("thyroid_utils.paths.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("thyroid_utils.common.paths.cache_dir", lambda: tmp_path)
     config = tiny_config(split__by=by)
     first = split_data(config)
     (record,) = (tmp_path / "splits").iterdir()

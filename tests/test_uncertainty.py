@@ -16,26 +16,20 @@ from torchvision.ops import StochasticDepth
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config, tiny_network
 
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.metrics import segmentation_scores
-from thyroid_utils.metrics.decisions import aurc
-from thyroid_utils.models import SEGMENTERS, build_classifier
-from thyroid_utils.training import fit_or_load
-from thyroid_utils.uncertainty import (
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.inference.uncertainty_samples import augmented_views, has_dropout, mc_dropout, seed_ensemble
+from thyroid_utils.inference.uncertainty_scores import (
     LABEL_SCORES,
     MAP_SCORES,
-    ask_all,
-    augmented_views,
     binary_entropy,
-    detection_table,
-    error_detection,
-    has_dropout,
     label_uncertainty,
     map_uncertainty,
-    mc_dropout,
-    seed_ensemble,
-    selective_risk,
 )
+from thyroid_utils.models import SEGMENTERS, build_classifier
+from thyroid_utils.scores.metrics import segmentation_scores
+from thyroid_utils.scores.metrics.decisions import aurc
+from thyroid_utils.studies.error_analysis.uncertainty import ask_all, detection_table, error_detection, selective_risk
+from thyroid_utils.training.fit import fit_or_load
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from thyroid_utils import paths
-from thyroid_utils.files import file_hash
+from thyroid_utils.common import paths
+from thyroid_utils.common.files import file_hash
 from thyroid_utils.models import CLASSIFIERS, WeightsError, build_classifier, check_weights, weights, weights_tag
 from thyroid_utils.models.weights import ImageNetFile, checkpoints_dir, imagenet_file
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import thyroid_utils.data.check as data_check
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.workbook.cli import _spread_only, main
 
 COLUMNS = ["severity", "case", "file", "problem", "remedy"]

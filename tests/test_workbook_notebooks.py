@@ -72,7 +72,7 @@ def test_clean_check_names_what_would_change_and_changes_nothing(tmp_path, monke
 
 
 REFRESHED = """import pandas as pd
-from thyroid_utils.record import record, record_table
+from thyroid_utils.workbook.record import record, record_table
 record("images", 2)
 record_table(pd.DataFrame({"images": [SIZE, 2]}), "counts", "Counts")
 pd.DataFrame({"a": [1, 2]})"""

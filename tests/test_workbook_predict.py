@@ -21,13 +21,13 @@ from torch import nn
 from training_fixtures import one_cache  # noqa: F401
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils.data.errors import ImageError
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.overlays import mask_box
-from thyroid_utils.dual_stage import Finding
-from thyroid_utils.inference import Predictor
+from thyroid_utils.inference.dual_stage import Finding
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
-from thyroid_utils.training import fit_or_load
+from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.workbook import predict_inputs
 from thyroid_utils.workbook.cli import main
 from thyroid_utils.workbook.errors import ParameterError

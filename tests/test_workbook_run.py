@@ -18,7 +18,7 @@ import psutil
 import pytest
 from workbook_project import FIGURES, PROSE, notebook, read_json, write_project
 
-from thyroid_utils import files
+from thyroid_utils.common import files
 from thyroid_utils.workbook.cli import main
 
 WAITS = """import os, pathlib, subprocess, sys, time
@@ -28,7 +28,7 @@ time.sleep(300)"""
 MENTIONS_PATHS = """import os, sys, warnings
 from pathlib import Path
 import thyroid_utils
-from thyroid_utils.record import record
+from thyroid_utils.workbook.record import record
 warnings.warn(f"read {DATA_ROOT}/ddti/1.png")
 print(DATA_ROOT, sys.prefix, Path.home() / "x", os.getcwd(), thyroid_utils.__file__, os.environ["THYROID_REPORT_DIR"], sep="\\n")
 record("folder", DATA_ROOT + "/ddti")
@@ -58,7 +58,9 @@ def finished(tmp_path_factory):
         "title: A test\ndescription: What it is.\ncommon: {SIZE: 128}\n03_last: {SEEDS: [1, 2]}\n",
         n01_first=notebook("01. The first", FIGURES, prose=PROSE),
         n02_fails=notebook("Second", MENTIONS_PATHS, "print('never')"),
-        n03_last=notebook("Third", "from thyroid_utils.record import record\nrecord('seeds', len(SEEDS))\nprint(SIZE, LIMIT)"),
+        n03_last=notebook(
+            "Third", "from thyroid_utils.workbook.record import record\nrecord('seeds', len(SEEDS))\nprint(SIZE, LIMIT)"
+        ),
         case_review=notebook("An app, which no run executes"),
     )
     before = digest(root / "notebooks")
@@ -113,7 +115,7 @@ def test_no_path_of_the_machine_is_in_any_output(finished):
         "confidential",
         str(Path.home()) + "/",
         sys.prefix,
-        str(Path(files.__file__).parents[1]) + "/thyroid",
+        str(Path(files.__file__).parents[2]) + "/thyroid",
     ]
     for path in out.rglob("*"):
         if path.is_file() and path.suffix not in (".png", ".pdf"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from thyroid_utils.config import RunConfig
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
 from thyroid_utils.training.data import epoch_batches, split_data

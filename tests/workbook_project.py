@@ -17,7 +17,7 @@ LIMIT = None  # images, 1 to 100; None takes all"""
 
 FIGURES = """import pandas as pd
 from matplotlib.figure import Figure
-from thyroid_utils.record import record, record_figure, record_table
+from thyroid_utils.workbook.record import record, record_figure, record_table
 figure = Figure(figsize=(8, 4))
 figure.subplots().plot([1, 3, 2, 5, 4], marker="o")
 record_figure(figure, "curve", "A curve <that> rises & falls.")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dask_jobqueue import SLURMCluster
 
-from thyroid_utils.config import RunConfig
-from thyroid_utils.engine import run_all
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.training.engine import run_all
 
 CONFIGS = [
     RunConfig(

@@ -1,7 +1,7 @@
 """What is on disk: the case table, its readers, images and masks, splits and checks."""
 
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.check import CheckReport, check_dataset
-from thyroid_utils.data.errors import DataError, ImageError
 from thyroid_utils.data.images import image_size, read_gray, read_image, read_mask, resize_mask, write_png
 from thyroid_utils.data.measure import measure_cases
 from thyroid_utils.data.readers import READERS, load_cases

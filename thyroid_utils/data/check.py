@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError, ImageError
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.common.threads import in_threads
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.listing import entries, first_few
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import shared_groups
-from thyroid_utils.threads import in_threads
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")

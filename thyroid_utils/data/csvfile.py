@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 
 BLANK = {"", "na", "n/a", "nan", "none", "null", "unknown", "?"}
 _BENIGN = {"0", "0.0", "benign"}

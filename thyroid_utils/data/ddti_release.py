@@ -21,8 +21,8 @@ import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError, ImageError, cache_errors
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError, ImageError, cache_errors
 from thyroid_utils.data.images import image_size, write_png
 from thyroid_utils.data.listing import entries, images_by_stem, natural_order
 from thyroid_utils.data.table import make_cases

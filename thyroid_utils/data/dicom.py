@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from thyroid_utils.data.errors import ImageError
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import MAX_PIXELS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")

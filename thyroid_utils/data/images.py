@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from thyroid_utils.data.errors import ImageError
-from thyroid_utils.files import write_bytes
+from thyroid_utils.common.errors import ImageError
+from thyroid_utils.common.files import write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import IMAGE_SUFFIXES
 
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini"}

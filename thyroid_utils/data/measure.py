@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.threads import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.threads import Progress, in_threads
 
 GRID = 64  # side of the position maps, in cells
 

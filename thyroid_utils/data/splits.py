@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.threads import Progress
 from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups, pixel_groups
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.table import SPLITS
-from thyroid_utils.threads import Progress
 
 SPLIT_BY = ("patient", "image", "official")
 CLASS_NAMES = ("benign", "malignant", "unlabelled")

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.files import file_hash
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import file_hash
 
 SPLITS = ("train", "val", "test")
 LABEL_NAMES = {0: "benign", 1: "malignant", None: "unlabelled"}

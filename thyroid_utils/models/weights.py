@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from thyroid_utils import paths
-from thyroid_utils.files import atomic_path, file_hash
+from thyroid_utils.common import paths
+from thyroid_utils.common.files import atomic_path, file_hash
 from thyroid_utils.models import segmentation_libraries
 from thyroid_utils.models.architectures import architecture, timm_module
 from thyroid_utils.models.segmenter_architectures import Encoder, SegmenterArchitecture, any_architecture

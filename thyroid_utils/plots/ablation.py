@@ -13,12 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import NullLocator
 
-from thyroid_utils.module_ablation import pareto_front
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.intervals import INK, p_told
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, new_figure, styled
-from thyroid_utils.statistics import Comparison, Estimate
-from thyroid_utils.statistics.estimates import POWER
+from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.scores.statistics.estimates import POWER
+from thyroid_utils.studies.module_ablation import pareto_front
 
 _KINDS = {
     "ChannelAttention": CLASS_COLOURS["malignant"],

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.dual_stage import RESEARCH_ONLY, Finding
-from thyroid_utils.dual_stage_study import VARIANTS, DecisionDice
+from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, Finding
 from thyroid_utils.plots.intervals import INK, interval, p_told
 from thyroid_utils.plots.maps import MAP_COLOURS, draw_map
 from thyroid_utils.plots.panels import Panel, draw_panel
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled
 from thyroid_utils.preprocess.base import luma
-from thyroid_utils.statistics import Comparison, Estimate
+from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
 
 _PICTURES = ("frame and outlines", "probability of nodule", "attention for the class called")
 _STAGE_COLOUR = CLASS_COLOURS["benign"]

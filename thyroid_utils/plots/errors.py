@@ -11,8 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.explain.study import MapStudy
-from thyroid_utils.mask_errors import MODES, FrameErrors
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.intervals import (
     INK,
@@ -29,9 +27,11 @@ from thyroid_utils.plots.maps import MAP_LABEL, Explained, draw_examples, mask_c
 from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, new_figure, styled
 from thyroid_utils.preprocess.base import luma
-from thyroid_utils.robustness import PERTURBATIONS
-from thyroid_utils.segmenter_comparison import SegmenterComparison
-from thyroid_utils.statistics import Estimate
+from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
+from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
+from thyroid_utils.studies.grad_cam.study import MapStudy
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 _FEWEST_KEPT = 0.05  # coverage from which a risk is drawn: the first images swing between 0 and 1
 _TICKS = (-1, -0.5, 0, 0.5, 1)

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import file_hash, source_hash, write_text
 from thyroid_utils.data import images, overlays
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.files import file_hash, source_hash, write_text
 
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 _HERE = Path(__file__).parent

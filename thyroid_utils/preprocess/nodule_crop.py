@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.overlays import Box, mask_box
 from thyroid_utils.preprocess.base import Sample, Step, register
 from thyroid_utils.preprocess.filters import laid_into

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import write_text
+from thyroid_utils.common.threads import Progress, in_threads
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.files import write_text
 from thyroid_utils.preprocess.base import STEPS, Sample, Step
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.nodule_crop import NoduleCrop
 from thyroid_utils.preprocess.presets import PRESETS
 from thyroid_utils.preprocess.steps import Resize, Zscore
-from thyroid_utils.threads import Progress, in_threads
 
 Spec = str | Sequence[str | Mapping[str, Mapping[str, Any] | None]]
 

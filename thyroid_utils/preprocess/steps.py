@@ -15,7 +15,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import resize_mask
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess.base import STEPS, Sample, Step, luma, register

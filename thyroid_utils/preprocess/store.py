@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from thyroid_utils.data.errors import DataError, cache_errors
-from thyroid_utils.files import write_text
+from thyroid_utils.common.errors import DataError, cache_errors
+from thyroid_utils.common.files import write_text
+from thyroid_utils.common.threads import Progress
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
-from thyroid_utils.threads import Progress
 
 _FORMAT = 1
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from thyroid_utils.files import write_bytes, write_text
+from thyroid_utils.common.files import write_bytes, write_text
 from thyroid_utils.training.optimisers import Schedule
 
 LAST = "last.json"

@@ -17,21 +17,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thyroid_utils import paths
-from thyroid_utils.config import ConfigError, RunConfig, SplitConfig
+from thyroid_utils.common import paths
+from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
+from thyroid_utils.common.files import file_hash, write_text
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.threads import Progress
 from thyroid_utils.data import audit, recovery, splits
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.recovery import recover_patients
 from thyroid_utils.data.table import data_fingerprint
-from thyroid_utils.files import file_hash, write_text
 from thyroid_utils.models import input_size
 from thyroid_utils.preprocess import ArrayStore, Pipeline, build_pipeline, preprocessed
 from thyroid_utils.preprocess.content import file_hashes
 from thyroid_utils.preprocess.pipeline import for_each_case
-from thyroid_utils.progress import progress_bar
-from thyroid_utils.threads import Progress
 from thyroid_utils.training.checkpoint import text_hash
 from thyroid_utils.training.tasks import TASKS
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from thyroid_utils.config import ConfigError, TrainingConfig
+from thyroid_utils.common.config import ConfigError, TrainingConfig
 
 
 def choose_device(config: TrainingConfig) -> torch.device:

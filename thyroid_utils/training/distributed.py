@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from thyroid_utils.config import RunConfig
-from thyroid_utils.files import write_text
-from thyroid_utils.runs import FAILURE, RESUME
-from thyroid_utils.threads import Progress
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.files import write_text
+from thyroid_utils.common.threads import Progress
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.device import choose_device, repeatable
 from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.ledger import FAILURE, RESUME
 from thyroid_utils.training.loop import assemble, fit_epochs
 
 _MARK = "\x1eprogress "

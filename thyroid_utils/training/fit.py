@@ -13,10 +13,16 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from thyroid_utils.config import RunConfig
-from thyroid_utils.files import write_bytes, write_text
-from thyroid_utils.progress import progress_bar
-from thyroid_utils.runs import (
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.files import write_bytes, write_text
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.threads import Progress
+from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, read_checkpoint
+from thyroid_utils.training.data import Batches, SplitData, in_order, input_pipeline, split_data
+from thyroid_utils.training.device import choose_device, choose_precision, repeatable
+from thyroid_utils.training.distributed import fit_on_several
+from thyroid_utils.training.errors import TrainingError
+from thyroid_utils.training.ledger import (
     MAPS,
     RECIPE,
     Run,
@@ -29,12 +35,6 @@ from thyroid_utils.runs import (
     run_lock,
     runs_dir,
 )
-from thyroid_utils.threads import Progress
-from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, read_checkpoint
-from thyroid_utils.training.data import Batches, SplitData, in_order, input_pipeline, split_data
-from thyroid_utils.training.device import choose_device, choose_precision, repeatable
-from thyroid_utils.training.distributed import fit_on_several
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.loop import Assembly, assemble, fit_epochs
 from thyroid_utils.training.maps import maps_file
 from thyroid_utils.training.module import network_input
@@ -122,7 +122,7 @@ def _described(config: RunConfig, data: SplitData, assembly: Assembly) -> dict[s
     return {
         "fingerprint": data.fingerprint,
         "split_hash": data.split_hash,
-        "code_version": code_version(),
+        "recipe": RECIPE,
         "leaky": bool(data.cases["split_by"].eq("image").any()),
         "patients": data.patients,
         "images": {split: len(positions) for split, positions in assembly.fit.positions.items()},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from thyroid_utils.files import atomic_path
-from thyroid_utils.runs import MAPS_TENSOR
+from thyroid_utils.common.files import atomic_path
+from thyroid_utils.training.ledger import MAPS_TENSOR
 from thyroid_utils.training.tasks import WriteMaps
 
 

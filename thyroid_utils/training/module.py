@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from thyroid_utils.augment import build_augmentation
-from thyroid_utils.augment_batch import augment_batch
-from thyroid_utils.config import RunConfig
-from thyroid_utils.threads import Progress
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.threads import Progress
+from thyroid_utils.preprocess.augment import build_augmentation
+from thyroid_utils.preprocess.augment_batch import augment_batch
 from thyroid_utils.training.checkpoint import Checkpoint, TrainingProgress, restore_optimiser, write_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, Batches, epoch_batches, in_order
 from thyroid_utils.training.errors import TrainingError

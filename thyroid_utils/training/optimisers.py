@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.optim import lr_scheduler
 
-from thyroid_utils.config import OptimiserConfig
+from thyroid_utils.common.config import OptimiserConfig
 
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
 

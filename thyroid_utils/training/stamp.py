@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 from thyroid_utils.training.checkpoint import TrainingProgress
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn", "opencv-python-headless")

@@ -17,10 +17,11 @@ from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from thyroid_utils import losses, models
-from thyroid_utils.config import ConfigError, RunConfig
-from thyroid_utils.data.errors import DataError
+from thyroid_utils import models
+from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.table import SPLITS
+from thyroid_utils.models import losses
 from thyroid_utils.training.optimisers import class_weights
 
 if TYPE_CHECKING:

@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _data_error() -> type[ValueError]:
-    from thyroid_utils.data.errors import DataError  # loads the whole room, which most commands do not need
+    from thyroid_utils.common.errors import DataError  # loads the whole room, which most commands do not need
 
     return DataError
 

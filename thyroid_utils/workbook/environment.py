@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 
 _PACKAGES = ("thyroid-utils", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless",
              "segmentation-models-pytorch", "matplotlib", "papermill")  # fmt: skip

@@ -22,11 +22,11 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import NO_SPACE, write_text
 from thyroid_utils.data.images import write_png
-from thyroid_utils.dual_stage import RESEARCH_ONLY, DualStage, Finding
-from thyroid_utils.files import NO_SPACE, write_text
-from thyroid_utils.runs import Run, RunDamaged, find_run, runs_dir
+from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, DualStage, Finding
+from thyroid_utils.training.ledger import Run, RunDamaged, find_run, runs_dir
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.errors import ParameterError
 from thyroid_utils.workbook.pages import duration_text

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
-from thyroid_utils.data.errors import ImageError
 from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range
-from thyroid_utils.dual_stage import CaseImage
+from thyroid_utils.inference.dual_stage import CaseImage
 from thyroid_utils.workbook.errors import ParameterError
 
 COLOUR = "colour Doppler; the networks learnt from gray images"

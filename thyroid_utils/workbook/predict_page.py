@@ -18,9 +18,9 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from thyroid_utils.common.files import write_text
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
-from thyroid_utils.dual_stage import Finding
-from thyroid_utils.files import write_text
+from thyroid_utils.inference.dual_stage import Finding
 from thyroid_utils.preprocess.base import luma
 from thyroid_utils.workbook.pages import number_text, render_page
 

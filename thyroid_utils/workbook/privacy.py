@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import thyroid_utils
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 
 _LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # base64, which could hold a path only by accident
 

@@ -18,7 +18,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from thyroid_utils import paths
+from thyroid_utils.common import paths
 from thyroid_utils.workbook.pages import formula, inline_markdown, markdown, render_page, safe_tree
 
 _LARGE_PICTURE = 200_000  # bytes of PNG above which a page embeds WebP, which is a fifth of the size for speckle

@@ -21,8 +21,8 @@ from typing import Any
 import filelock
 import nbformat
 
-from thyroid_utils import paths
-from thyroid_utils.files import write_text
+from thyroid_utils.common import paths
+from thyroid_utils.common.files import write_text
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.errors import RunError
 from thyroid_utils.workbook.execute import Failure, execute_notebook

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thyroid_utils.runs import Run, RunDamaged, list_runs, prune_runs, runs_dir
+from thyroid_utils.training.ledger import Run, RunDamaged, list_runs, prune_runs, runs_dir
 from thyroid_utils.workbook.errors import ParameterError
 
 _COLOURS = {"damaged": "red", "training": "cyan", "unfinished": "yellow"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.audit.masks import MaskProblem, mask_problems
 from thyroid_utils.data.audit.pixels import pixel_hash
 from thyroid_utils.data.audit.similar import HASH_BITS, SIDE, perceptual_hash, thumbnail
-from thyroid_utils.data.errors import ImageError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 

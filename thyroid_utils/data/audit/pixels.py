@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from thyroid_utils.data.errors import DataError, ImageError
+from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.common.threads import Progress, in_threads
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.threads import Progress, in_threads
 
 
 def pixel_hash(gray: np.ndarray) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.threads import Progress, in_threads
 from thyroid_utils.data.audit.examine import VIEWS, Findings, examine, optional_text
 from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups
 from thyroid_utils.data.audit.similar import HASH_BITS, NEAR_CORRELATION, SIDE, components, near_pairs
-from thyroid_utils.data.errors import DataError
-from thyroid_utils.threads import Progress, in_threads
 
 MASK_PROBLEMS = (
     "unreadable", "size mismatch", "empty", "full", "holes", "specks", "several parts", "touches border",

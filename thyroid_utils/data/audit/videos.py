@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.threads import Progress, in_threads
 from thyroid_utils.data.audit.similar import SIDE, components, thumbnail
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.threads import Progress, in_threads
 
 NEIGHBOUR_CORRELATION = 0.5
 ANY_CORRELATION = 0.7

@@ -13,15 +13,15 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import write_bytes, write_text
 from thyroid_utils.data.phantom.patients import Patient, View, sample_patient, sample_view, spacing_of
 from thyroid_utils.data.phantom.png import stored_png, stored_png_size
 from thyroid_utils.data.phantom.scanners import SCANNERS, find_scanners
 from thyroid_utils.data.phantom.simulate import check_settings, frame_of
 from thyroid_utils.data.phantom.traits import malignancy_posterior, tirads_level
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.files import write_bytes, write_text
 
 _KINDS = {"image": 8, "nodule": 1, "gland": 1}  # folder → bits a pixel
 _WORTH_A_PROCESS = 250  # frames that take longer to make than another process to start

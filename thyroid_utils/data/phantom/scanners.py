@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom.font import draw_text, text_width
 
 FRAME = 256  # the layouts below are in pixels of a 256 × 256 frame and scale with its size

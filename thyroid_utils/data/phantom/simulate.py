@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom import patients
 from thyroid_utils.data.phantom.anatomy import build_scene
 from thyroid_utils.data.phantom.draws import Draws

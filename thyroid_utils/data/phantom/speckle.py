@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom.draws import Draws
 from thyroid_utils.data.phantom.physics import USUAL_ATTENUATION, Tissue, echo_signal, envelope_of
 from thyroid_utils.data.phantom.scanners import find_scanner

@@ -13,8 +13,8 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from thyroid_utils import paths
-from thyroid_utils.data.errors import DataError
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers.own import read_folders, read_manifest
 from thyroid_utils.data.readers.published import read_ddti, read_tg3k, read_tn3k, read_tnscui
 

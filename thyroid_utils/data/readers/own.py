@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.csvfile import BLANK, Row, read_rows, require_columns
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.listing import (
     entries,
     first_few,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.csvfile import Row, read_rows, require_columns
 from thyroid_utils.data.ddti_release import holds_release, read_release
-from thyroid_utils.data.errors import DataError
 from thyroid_utils.data.listing import (
     entries,
     first_few,

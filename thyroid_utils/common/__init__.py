@@ -1,0 +1,1 @@
+"""What every room uses: configuration, places, files, threads, progress and errors."""

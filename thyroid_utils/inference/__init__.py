@@ -1,0 +1,1 @@
+"""Finished networks asked: predictions, explanations, uncertainty, and both stages together."""

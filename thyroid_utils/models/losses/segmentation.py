@@ -1,0 +1,275 @@
+"""Losses on the logits of an image's pixels.
+
+All take logits of one class (sigmoid) or two (softmax; class 1 is the nodule). The softmax of two logits is the sigmoid of
+their difference, so that each loss is written once, on that difference; both forms give the same number. Region losses are
+computed image by image and averaged, unless `per_image` is False: a small nodule then counts as much as a large one, as in the
+mean Dice that is reported.
+
+Where a library's loss does what its name says it is used; what decided against the others is said at each loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from segmentation_models_pytorch.losses import LovaszLoss
+from torch import nn
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from thyroid_utils.models.losses.borders import SIGMA, WEIGHT, border_weights
+from thyroid_utils.models.losses.options import number
+
+
+class SegmentationLoss(nn.Module):
+    """What the losses share: checks, one or two classes, float32.
+
+    Logits (batch, C, height, width), C 1 or 2, float of any precision; masks bool (batch, height, width). The result is a
+    scalar, computed in float32, or in float64 where the logits are.
+    """
+
+    def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        _check(logits, masks)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        margin = logits[:, :1] if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+        # (batch, 1, height, width) both
+        return self.on_margin(margin, masks[:, None].to(margin.dtype))
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """The loss of the nodule's log-odds against the truth, 0 or 1, both (batch, 1, height, width)."""
+        raise NotImplementedError
+
+
+class BinaryCrossEntropy(SegmentationLoss):
+    """BCE (papers 000 and 004): mean over pixels of −w·y log p − (1 − y) log(1 − p). PyTorch's.
+
+    Args:
+        nodule_weight: w, above 0; 1 in the papers.
+    """
+
+    def __init__(self, nodule_weight: float = 1.0):
+        super().__init__()
+        self.nodule_weight = _above_zero("nodule_weight", nodule_weight)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy_with_logits(margin, truth, pos_weight=margin.new_tensor(self.nodule_weight))
+
+
+class Tversky(SegmentationLoss):
+    """Tversky loss (Salehi et al. 2017; paper 003): 1 − (TP + s) / (TP + α·FP + β·FN + s). MONAI's.
+
+    TP = Σ p·y, FP = Σ p·(1 − y), FN = Σ (1 − p)·y over the pixels of an image, then the mean over images; over the pixels of
+    the whole batch with per_image=False. segmentation_models_pytorch's sums over the batch always, and drops images without a
+    nodule from value and gradient. With s a false alarm on an empty truth costs 1 − s / (α·FP + s) and is pushed down; an
+    empty prediction for it costs 0, a full one for a full truth too.
+
+    Args:
+        alpha: α, of false positives; 0.3 in paper 003.
+        beta: β, of false negatives; 0.7 in paper 003.
+        smooth: s in pixels, above 0.
+        per_image: whether images are averaged, or their pixels pooled.
+    """
+
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, per_image: bool = True):
+        super().__init__()
+        self._loss = _tversky(alpha, beta, smooth, per_image)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return self._loss(margin, truth).mean()
+
+
+class Dice(SegmentationLoss):
+    """Soft Dice (Milletari et al. 2016): 1 − (2·Σ p·y + s) / (Σ p + Σ y + s). MONAI's, and otherwise as `Tversky`.
+
+    Args:
+        smooth: s in pixels, above 0.
+        per_image: whether images are averaged, or their pixels pooled.
+    """
+
+    def __init__(self, smooth: float = 1.0, per_image: bool = True):
+        super().__init__()
+        from monai.losses import DiceLoss  # a second's import, which other losses need not wait for
+
+        smooth = _above_zero("smooth", smooth)
+        self._loss = DiceLoss(sigmoid=True, smooth_nr=smooth, smooth_dr=smooth, batch=not per_image)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return self._loss(margin, truth)
+
+
+class BinaryCrossEntropyDice(SegmentationLoss):
+    """BCE + dice_weight · (1 − Dice); 1:1 in paper 000's Eq. 21, whose abstract says Dice alone.
+
+    Args:
+        dice_weight: 0 or more.
+        smooth, per_image: as for `Dice`.
+    """
+
+    def __init__(self, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
+        super().__init__()
+        self.dice_weight = number("dice_weight", dice_weight, 0, math.inf, below=True)
+        self._cross_entropy, self._dice = BinaryCrossEntropy(), Dice(smooth, per_image)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return self._cross_entropy.on_margin(margin, truth) + self.dice_weight * self._dice.on_margin(margin, truth)
+
+
+class FocalPixels(SegmentationLoss):
+    """Focal loss (Lin et al. 2017): mean over pixels of −α_y (1 − p_y)^γ log p_y, α of the nodule and 1 − α of the rest.
+
+    torchvision's. Lin divides by the number of positives, which images without a nodule do not have.
+
+    Args:
+        alpha: in [0, 1]; None for no weights. 0.25 is Lin's, right together with γ = 2.
+        gamma: γ, 0 or at least 1: between them the gradient at a pixel that is surely right is not finite.
+    """
+
+    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0):
+        super().__init__()
+        self.alpha = -1.0 if alpha is None else number("alpha", alpha, 0, 1)
+        self.gamma = number("gamma", gamma, 0, math.inf, below=True)
+        if 0 < self.gamma < 1:
+            raise ValueError(f"gamma must be 0 or at least 1 for a gradient that is finite everywhere; found {gamma!r}")
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return sigmoid_focal_loss(margin, truth, self.alpha, self.gamma, reduction="mean")
+
+
+class FocalTversky(SegmentationLoss):
+    """Focal Tversky loss (Abraham and Khan 2019): mean over images of T^(1/γ), T the Tversky loss of an image.
+
+    On MONAI's Tversky loss; segmentation_models_pytorch raises the mean over the batch, and to γ instead.
+
+    Args:
+        alpha, beta, smooth, per_image: as for `Tversky`; the paper's 0.7 of false negatives and 0.3 of false positives.
+        gamma: γ, at least 1; 4/3 in the paper. An image that is all but right pulls the stronger the larger γ is.
+    """
+
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0, per_image: bool = True):
+        super().__init__()
+        self._loss = _tversky(alpha, beta, smooth, per_image)
+        self.gamma = number("gamma", gamma, 1, math.inf, below=True)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        # The slope of T^(1/γ) has no bound at 0, where an image is surely right: below the floor it is 0.
+        return self._loss(margin, truth).clamp(min=1e-6).pow(1 / self.gamma).mean()
+
+
+class BorderCrossEntropy(SegmentationLoss):
+    """Cross-entropy with U-Net's border weights (Ronneberger et al. 2015; paper 002): Σ w·ℓ / Σ w over the batch's pixels.
+
+    ℓ is the cross-entropy of a pixel and w as in `losses.borders.border_weights`. The division, which U-Net does not have,
+    keeps the size of the loss, and with it the learning rate, that of plain cross-entropy. The weights are computed from the
+    masks at every call, on the CPU: masks are augmented anew each time, so that nothing is gained by keeping them.
+
+    Args:
+        weight: w0, 0 or more; 10 in the paper.
+        sigma: σ in pixels of the network's input, above 0; 5 in the paper.
+        nodule_weight: w_c of the nodule, above 0; the background's is 1.
+        separation_only: weigh what lies between nodules and not every outline, as U-Net does.
+    """
+
+    def __init__(self, weight: float = WEIGHT, sigma: float = SIGMA, nodule_weight: float = 1.0, separation_only: bool = False):
+        super().__init__()
+        if not isinstance(separation_only, bool):
+            raise ValueError(f"separation_only must be true or false; found {separation_only!r}")
+        self.separation_only = separation_only
+        self.weight = number("weight", weight, 0, math.inf, below=True)
+        self.sigma, self.nodule_weight = _above_zero("sigma", sigma), _above_zero("nodule_weight", nodule_weight)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        maps = [
+            torch.from_numpy(border_weights(mask, self.weight, self.sigma, self.nodule_weight, self.separation_only))
+            for mask in (truth[:, 0] > 0.5).cpu().numpy()
+        ]
+        weights = torch.stack(maps)[:, None].to(margin)
+        return functional.binary_cross_entropy_with_logits(margin, truth, weight=weights, reduction="sum") / weights.sum()
+
+
+class Lovasz(SegmentationLoss):
+    """Lovász hinge (Berman et al. 2018), the convex surrogate of 1 − IoU on log-odds. segmentation_models_pytorch's.
+
+    With an empty truth it is the hinge of the worst pixel alone, with a full truth the mean hinge of all.
+
+    Args:
+        per_image: whether images are averaged, or their pixels pooled.
+    """
+
+    def __init__(self, per_image: bool = True):
+        super().__init__()
+        self._loss = LovaszLoss("binary", per_image=per_image)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        # The library's weights of the sorted errors are float32 whatever comes in.
+        return self._loss(margin[:, 0].float(), truth[:, 0].float())
+
+
+class HausdorffDistance(SegmentationLoss):
+    """Hausdorff-distance loss (Karimi and Salcudean 2020): log(1 + mean of (p − y)²·(d_p^α + d_y^α)) + dice_weight · (1 − Dice).
+
+    d_p and d_y are each pixel's distance to the border of the predicted (p > 0.5) and of the true mask, in pixels; 0 everywhere
+    where a mask is empty or full. MONAI's LogHausdorffDTLoss: without the logarithm the first epochs, wrong far from the nodule,
+    outweigh all others a hundredfold. As in the paper Dice is added: without a border the distance term alone has no gradient.
+
+    Args:
+        alpha: α, 1 or more; 2 in the paper.
+        dice_weight: 0 or more.
+        smooth, per_image: of Dice.
+    """
+
+    def __init__(self, alpha: float = 2.0, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
+        super().__init__()
+        from monai.losses import LogHausdorffDTLoss
+
+        alpha = number("alpha", alpha, 1, math.inf, below=True)
+        self._distance = LogHausdorffDTLoss(alpha=alpha, include_background=True, sigmoid=True)
+        self.dice_weight = number("dice_weight", dice_weight, 0, math.inf, below=True)
+        self._dice = Dice(smooth, per_image)
+
+    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return self._distance(margin, truth) + self.dice_weight * self._dice.on_margin(margin, truth)
+
+
+SEGMENTATION_LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
+    "bce": BinaryCrossEntropy,
+    "dice": Dice,
+    "bce_dice": BinaryCrossEntropyDice,
+    "tversky": Tversky,
+    "focal": FocalPixels,
+    "focal_tversky": FocalTversky,
+    "border_cross_entropy": BorderCrossEntropy,
+    "lovasz": Lovasz,
+    "hausdorff_dt": HausdorffDistance,
+}
+
+
+def _check(logits: torch.Tensor, masks: torch.Tensor) -> None:
+    fits = logits.ndim == 4 and logits.shape[1] in (1, 2) and masks.shape == (len(logits), *logits.shape[2:])
+    if not fits or masks.dtype != torch.bool or not logits.numel() or not logits.is_floating_point():
+        raise ValueError(
+            "expected logits (batch, 1 or 2, height, width) and masks bool (batch, height, width); "
+            f"found {_described(logits)} and {_described(masks)}"
+        )
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _above_zero(name: str, value: float) -> float:
+    if number(name, value, 0, math.inf, below=True) == 0:
+        raise ValueError(f"{name} must be a number above 0; found {value!r}")
+    return float(value)
+
+
+def _tversky(alpha: float, beta: float, smooth: float, per_image: bool) -> nn.Module:
+    """(log-odds, truth) → one Tversky loss an image, or a single one for the batch."""
+    from monai.losses import TverskyLoss
+
+    alpha, beta = (number(name, value, 0, math.inf, below=True) for name, value in (("alpha", alpha), ("beta", beta)))
+    smooth = _above_zero("smooth", smooth)
+    return TverskyLoss(
+        sigmoid=True, alpha=alpha, beta=beta, smooth_nr=smooth, smooth_dr=smooth, batch=not per_image, reduction="none"
+    )

@@ -1,0 +1,1 @@
+"""Metrics and statistics: numbers from labels, probabilities and masks."""

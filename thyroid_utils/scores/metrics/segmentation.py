@@ -1,0 +1,235 @@
+"""A predicted mask against its truth: overlap, outline, area and lesions, per image and pooled.
+
+Per image, then averaged: every image counts the same, however small its nodule. Pooled: the pixels of all images are counted
+together and scored once, so that large nodules decide. The two differ by points; a table says which one it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.scores.metrics.lesions import LESION_SCORES, OVERLAP, lesion_scores
+from thyroid_utils.scores.metrics.masks import checked_masks, checked_spacing
+from thyroid_utils.scores.metrics.surface import SURFACE_SCORES, TOLERANCE, check_tolerance, surface_scores
+
+# Name in code → name in a table. In this order they are reported.
+OVERLAP_SCORES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "pixel_accuracy": "pixel accuracy",
+    "b_iou": "b_IoU (background)",
+    "n_iou": "n_IoU (nodule)",
+    "miou": "mIoU",
+    "class_mean_f1": "class-mean F1",
+}
+TOLERANCE_MM = 1.0
+SEGMENTATION_SCORES = {
+    **OVERLAP_SCORES,
+    "hd95": "HD95 (px)",
+    "assd": "ASSD (px)",
+    "nsd": f"surface Dice at {TOLERANCE:g} px",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "ASSD (mm)",
+    "nsd_mm": f"surface Dice at {TOLERANCE_MM:g} mm",
+    "area_error": "area error",
+    **LESION_SCORES,
+}
+COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+PRESENCE = ("both", "missed", "false alarm", "neither")
+
+
+def segmentation_scores(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing: float | Sequence[float] | None = None,
+    tolerance: float = TOLERANCE,
+    *,
+    tolerance_mm: float = TOLERANCE_MM,
+    overlap: float = OVERLAP,
+) -> dict[str, float]:
+    """Every score of `SEGMENTATION_SCORES` of one pair of masks.
+
+    With TP, FP, FN and TN pixels: dice = 2TP / (2TP+FP+FN); iou = TP / (TP+FP+FN); sensitivity = TP / (TP+FN);
+    specificity = TN / (TN+FP); precision = TP / (TP+FP); pixel_accuracy = (TP+TN) / all. Paper 002's: n_iou is iou;
+    b_iou = TN / (TN+FP+FN); miou their mean; class_mean_f1 the mean of the nodule's Dice and the background's
+    2TN / (2TN+FP+FN). A class that neither mask holds stays out of these two means.
+    hd95, assd, nsd as in `surface_scores`, in pixels, and with `_mm` in millimetres; area_error = (predicted area − true
+    area) / true area, signed; lesions as in `lesion_scores`.
+
+    An image has one of four cases:
+
+    | truth | prediction | dice, iou, n_iou | hd95, assd | nsd | sensitivity | precision | area_error | the rest | lesions |
+    |---|---|---|---|---|---|---|---|---|---|
+    | nodule | nodule | formula | formula | formula | formula | formula | formula | formula | counted |
+    | nodule | empty: missed | 0 | image diagonal | 0 | 0 | NaN | −1 | formula | all missed |
+    | empty | nodule: false alarm | 0 | image diagonal | 0 | NaN | 0 | NaN | formula | all false |
+    | empty | empty | NaN | NaN | NaN | NaN | NaN | NaN | NaN | none |
+
+    The last case is left out of every mean and counted (`segmentation_summary`). NaN elsewhere is a share of nothing:
+    specificity has none where the truth fills the image, either.
+
+    Args:
+        truth, prediction: bool (height, width), or 0 and 1.
+        spacing: (row, column) in mm of the pixels of these very masks, or one number for both; None where unknown.
+        tolerance: for nsd, in pixels.
+        tolerance_mm: for nsd_mm, in millimetres.
+        overlap: for the lesions, see `lesion_scores`.
+
+    Returns:
+        name → value. The scores in millimetres are NaN without spacing.
+
+    Raises:
+        ValueError: masks of different shapes or of more than two levels, or an impossible spacing, tolerance or overlap.
+    """
+    where = "segmentation_scores"
+    truth, prediction = checked_masks(truth, prediction, where)
+    if spacing is not None:
+        checked_spacing(spacing, where)
+    check_tolerance(tolerance_mm, where)
+    counts = pixel_counts(truth, prediction)
+    scores = {name: float(value) for name, value in overlap_scores(**counts).items()}
+    scores |= surface_scores(truth, prediction, None, tolerance)
+    in_mm = dict.fromkeys(SURFACE_SCORES, float("nan"))
+    if spacing is not None:
+        in_mm = surface_scores(truth, prediction, spacing, tolerance_mm)
+    scores |= {f"{name}_mm": value for name, value in in_mm.items()}
+    area = counts["true_positives"] + counts["false_negatives"]
+    excess = counts["false_positives"] - counts["false_negatives"]
+    scores["area_error"] = excess / area if area else float("nan")
+    return scores | lesion_scores(truth, prediction, overlap)
+
+
+def pixel_counts(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
+    """true_positives, false_positives, false_negatives and true_negatives; positive is nodule.
+
+    Raises ValueError for masks, bool (height, width), of different shapes or of more than two levels.
+    """
+    truth, prediction = checked_masks(truth, prediction, "pixel_counts")
+    hits = int(np.count_nonzero(truth & prediction))
+    area, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(prediction))
+    return dict(zip(COUNTS, (hits, predicted - hits, area - hits, truth.size - area - predicted + hits), strict=True))
+
+
+def overlap_scores(
+    true_positives: np.ndarray, false_positives: np.ndarray, false_negatives: np.ndarray, true_negatives: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The scores of `OVERLAP_SCORES` of pixel counts: numbers, or arrays of one shape holding many images or resamples.
+
+    Formulas and the four cases as in `segmentation_scores`; all NaN where neither mask has a nodule.
+    """
+    tables = (true_positives, false_positives, false_negatives, true_negatives)
+    tp, fp, fn, tn = (np.asarray(count, dtype=float) for count in tables)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dice, background_dice = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
+        iou, background_iou = tp / (tp + fp + fn), tn / (tn + fp + fn)
+        scores = {
+            "dice": dice,
+            "iou": iou,
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "precision": tp / (tp + fp),
+            "pixel_accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "b_iou": background_iou,
+            "n_iou": iou,
+            "miou": np.where(np.isnan(background_iou), iou, (iou + background_iou) / 2),
+            "class_mean_f1": np.where(np.isnan(background_dice), dice, (dice + background_dice) / 2),
+        }
+    neither = tp + fp + fn == 0
+    return {name: np.where(neither, np.nan, value) for name, value in scores.items()}
+
+
+def pooled_scores(
+    true_positives: np.ndarray, false_positives: np.ndarray, false_negatives: np.ndarray, true_negatives: np.ndarray
+) -> dict[str, float]:
+    """The scores of `OVERLAP_SCORES` of all pixels of all images together.
+
+    Args:
+        true_positives, false_positives, false_negatives, true_negatives: one number an image, shape (n,).
+
+    Returns:
+        name → value. Images without a nodule in either mask add their background, which dice and iou do not see.
+
+    Raises:
+        ValueError: no image.
+    """
+    counts = [np.asarray(count, dtype=float) for count in (true_positives, false_positives, false_negatives, true_negatives)]
+    if any(count.ndim != 1 or not len(count) or len(count) != len(counts[0]) for count in counts):
+        shapes = ", ".join(str(count.shape) for count in counts)
+        raise ValueError(f"pooled_scores: counts have shapes {shapes}; expected four times (n,) with at least one image")
+    return {name: float(value) for name, value in overlap_scores(*(count.sum() for count in counts)).items()}
+
+
+def segmentation_table(
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    *,
+    cases: Sequence[str] | None = None,
+    spacings: Sequence[float | Sequence[float] | None] | None = None,
+    tolerance: float = TOLERANCE,
+    tolerance_mm: float = TOLERANCE_MM,
+    overlap: float = OVERLAP,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """One row an image: its scores, its pixel counts and which of the four cases it is.
+
+    Args:
+        truths, predictions: bool (height, width) each, one pair an image; sizes may differ between images.
+        cases: index of the result; None for 0, 1, …
+        spacings: one an image as for `segmentation_scores`; None where all are unknown.
+        tolerance, tolerance_mm, overlap: as for `segmentation_scores`.
+        progress: called with (done, total).
+
+    Returns:
+        columns of `SEGMENTATION_SCORES`, then `COUNTS`, then `presence`, one of `PRESENCE`: a nodule in both masks, in the
+        truth alone (missed), in the prediction alone (false alarm) or in neither.
+
+    Raises:
+        ValueError: no image, lengths that differ, or masks that are refused, with the image's case in front.
+    """
+    total = len(truths)
+    cases, spacings = range(total) if cases is None else cases, [None] * total if spacings is None else spacings
+    lengths = total, len(predictions), len(cases), len(spacings)
+    if not total or len(set(lengths)) > 1:
+        raise ValueError(
+            "segmentation_table: {} truths, {} predictions, {} cases, {} spacings; expected one of each an image".format(*lengths)
+        )
+    rows = []
+    for done, (truth, prediction, spacing, case) in enumerate(zip(truths, predictions, spacings, cases, strict=True), 1):
+        try:
+            scores = segmentation_scores(truth, prediction, spacing, tolerance, tolerance_mm=tolerance_mm, overlap=overlap)
+            counts = pixel_counts(truth, prediction)
+        except ValueError as error:
+            raise ValueError(f"{case}: {error}") from None
+        rows.append({**scores, **counts, "presence": _presence(**counts)})
+        if progress:
+            progress(done, total)
+    return pd.DataFrame(rows, index=pd.Index(cases, name="case"))
+
+
+def _presence(true_positives: int, false_positives: int, false_negatives: int, true_negatives: int) -> str:
+    if true_positives + false_negatives:
+        return "both" if true_positives + false_positives else "missed"
+    return "false alarm" if false_positives else "neither"
+
+
+def segmentation_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Per-image means beside pooled scores.
+
+    Args:
+        table: of `segmentation_table`.
+
+    Returns:
+        one row a score of `SEGMENTATION_SCORES`: `label`; `mean` over the images that define it; `images`, how many these
+        are; `pooled`, from all pixels together, for lesions the sum, NaN for outlines and area, which have no pooled form.
+        Images with a nodule in neither mask are in none of the means but the lesions': `table["presence"]` counts them.
+    """
+    scores = table[list(SEGMENTATION_SCORES)]
+    pooled = pooled_scores(*(table[name] for name in COUNTS)) | table[list(LESION_SCORES)].sum().to_dict()
+    columns = {"label": pd.Series(SEGMENTATION_SCORES), "mean": scores.mean(), "images": scores.notna().sum()}
+    return pd.DataFrame(columns).assign(pooled=pd.Series(pooled, dtype=float)).rename_axis("score").loc[list(SEGMENTATION_SCORES)]

@@ -1,0 +1,74 @@
+"""Intervals and tests that respect that images of one patient are not independent.
+
+Which to use for a comparison of models on one test set:
+
+- a score's interval: `patient_bootstrap_scores`; a curve's band: `roc_band`, `pr_band`, `benefit_curve`;
+- every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
+  signs for McNemar's) and adjusts by Holm;
+- another score of a pair: `paired_patient_bootstrap`;
+- a value an image (Dice) of a pair: `wilcoxon_test` with patients;
+- patients of two groups: `mann_whitney_patients`; a score inside and outside a subgroup: `randomisation_test`;
+- scores over repeated random subsets: `subset_estimate`, `subset_comparison`.
+
+`delong_test`, `mcnemar_test` and `wilcoxon_test` without patients are the textbook tests. They take images as independent and
+call differences significant too readily where a patient has several: leave patients out only where each has one image.
+
+All hold the trained models fixed: they say how another sample of patients could differ, not another training. The latter is what
+`seed_summary` shows. Where a model was trained several times, its probabilities go in as (seeds, images): scores are averaged
+over seeds, and images stay the sample.
+"""
+
+from thyroid_utils.scores.statistics.benefit import benefit_curve
+from thyroid_utils.scores.statistics.bootstrap import paired_patient_bootstrap, patient_bootstrap_scores, pr_band, roc_band
+from thyroid_utils.scores.statistics.comparisons import (
+    McNemar,
+    auc_covariance,
+    compare_models,
+    delong_test,
+    holm,
+    mcnemar_test,
+    wilcoxon_test,
+)
+from thyroid_utils.scores.statistics.estimates import (
+    Comparison,
+    Estimate,
+    SeedSummary,
+    patient_bootstrap,
+    proportion_interval,
+    seed_summary,
+)
+from thyroid_utils.scores.statistics.groups import GroupComparison, compare_means, mann_whitney_patients
+from thyroid_utils.scores.statistics.power import paired_power, patients_needed, power_simulation
+from thyroid_utils.scores.statistics.randomisation import randomisation_test
+from thyroid_utils.scores.statistics.subsets import corrected_error, subset_comparison, subset_estimate
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "GroupComparison",
+    "McNemar",
+    "SeedSummary",
+    "auc_covariance",
+    "benefit_curve",
+    "compare_means",
+    "compare_models",
+    "corrected_error",
+    "delong_test",
+    "holm",
+    "mann_whitney_patients",
+    "mcnemar_test",
+    "paired_patient_bootstrap",
+    "paired_power",
+    "patient_bootstrap",
+    "patient_bootstrap_scores",
+    "patients_needed",
+    "power_simulation",
+    "pr_band",
+    "proportion_interval",
+    "randomisation_test",
+    "roc_band",
+    "seed_summary",
+    "subset_comparison",
+    "subset_estimate",
+    "wilcoxon_test",
+]

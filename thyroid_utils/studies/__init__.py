@@ -1,0 +1,1 @@
+"""One module or folder a notebook: what it computes and concludes."""

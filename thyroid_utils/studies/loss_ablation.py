@@ -1,0 +1,47 @@
+"""Every segmentation loss on one small mask, for a table that can be checked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+
+_SURE = 1e-4  # how far the sure answers are from 0 and 1
+
+
+def loss_values(truth: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """What each loss of `SEGMENTATION_LOSSES`, with its defaults, pays for an answer and for three extreme ones.
+
+    Args:
+        truth: bool (height, width).
+        probabilities: of nodule, (height, width), inside (0, 1).
+
+    Returns:
+        DataFrame, index the loss: `this answer`, and with probabilities of 0.0001 and 0.9999 `perfect`, `no nodule`,
+        `all nodule`.
+
+    Raises:
+        ValueError: shapes that differ, or probabilities that are not inside (0, 1).
+    """
+    if truth.shape != probabilities.shape or not ((probabilities > 0) & (probabilities < 1)).all():
+        raise ValueError(
+            f"loss_values: shapes {truth.shape} and {probabilities.shape}, probabilities from {probabilities.min():g} to "
+            f"{probabilities.max():g}; expected equal shapes and values inside (0, 1)"
+        )
+    answers = {
+        "this answer": probabilities,
+        "perfect": np.where(truth, 1 - _SURE, _SURE),
+        "no nodule": np.full(truth.shape, _SURE),
+        "all nodule": np.full(truth.shape, 1 - _SURE),
+    }
+    masks = torch.from_numpy(truth)[None]
+    rows = {}
+    for name, loss in SEGMENTATION_LOSSES.items():
+        criterion = loss()
+        rows[name] = {
+            answer: float(criterion(torch.from_numpy(np.log(values / (1 - values))).float()[None, None], masks))
+            for answer, values in answers.items()
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")

@@ -1,0 +1,218 @@
+"""Tables as they are read: a row a thing, a column a quantity with its unit, intervals beside estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.data.measure import Measures
+from thyroid_utils.data.splits import patient_class
+from thyroid_utils.data.table import LABEL_NAMES, label_names
+from thyroid_utils.preprocess import Pipeline
+from thyroid_utils.scores.statistics import Comparison, Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.studies.data_exploration.exposure import seen_in_training
+from thyroid_utils.studies.preprocessing.measures import MEASURES
+
+CLASSES = tuple(LABEL_NAMES.values())
+TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
+
+
+def class_counts(cases: pd.DataFrame) -> pd.DataFrame:
+    """Images, patients and masks of each class present, and of all; a patient counts at its most severe label."""
+    classes, of_patient = label_names(cases), patient_class(cases)
+    rows = {
+        name: {
+            "images": int((classes == name).sum()),
+            "patients": int((of_patient == name).sum()),
+            "with mask": int(cases.loc[classes == name, "mask"].notna().sum()),
+        }
+        for name in CLASSES
+        if (classes == name).any()
+    }
+    rows["all"] = {"images": len(cases), "patients": cases["patient"].nunique(), "with mask": int(cases["mask"].notna().sum())}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+
+
+def measures_by_class(measures: Measures, cases: pd.DataFrame) -> pd.DataFrame:
+    """Median area, gray levels and shape by class, each with its 95 % interval by bootstrap over patients.
+
+    Columns carry their units; the cells are text, `median [low, high]`.
+    """
+    table, classes = measures.table, label_names(cases)
+    quantities = {
+        "area, % of frame": 100 * table["area_share"],
+        "height / width": table["taller"],
+        "gray inside": table["inside"],
+        "gray around": table["around"],
+        "inside − around": table["inside"] - table["around"],
+    }
+    rows = {}
+    for name in CLASSES:
+        members = table.index[(classes == name) & (table["area_share"] > 0)]
+        if len(members):
+            estimates = {
+                quantity: patient_bootstrap(values[members], cases.loc[members, "patient"], np.median)
+                for quantity, values in quantities.items()
+            }
+            n = estimates["height / width"]
+            rows[name] = {"images": n.images, "patients": n.patients}
+            rows[name] |= {
+                quantity: estimate.text(1 if "gray" in quantity or "−" in quantity else 2)
+                for quantity, estimate in estimates.items()
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+
+
+def malignant_by_trait(cases: pd.DataFrame) -> pd.DataFrame:
+    """Labelled patients with each value of each nodule trait present, and the share of them that is malignant.
+
+    Args:
+        cases: case table; of the columns `composition`, `echogenicity`, `shape`, `margin`, `foci` those present are used. A
+            patient counts once, with the traits of its first image.
+
+    Returns:
+        DataFrame, index (trait, value): patients, malignant (count), malignant, % with its 95 % Wilson interval as text.
+    """
+    first = cases[cases["label"].notna()].drop_duplicates("patient")
+    rows = {}
+    for trait in [trait for trait in TRAITS if trait in first]:
+        for value, members in first.groupby(first[trait].astype("string"), sort=True):
+            malignant, total = int(members["label"].sum()), len(members)
+            rows[trait, value] = {"patients": total, "malignant": malignant, "malignant, %": _percentage(malignant, total)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["patients", "malignant", "malignant, %"])
+    table.index = pd.MultiIndex.from_tuples(rows, names=["trait", "value"])
+    return table
+
+
+def marks_by_class(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Burned-in marks by class, as text: patients with callipers in any image (%, 95 % Wilson interval) and mean text regions an
+    image (95 % interval over patients).
+
+    Args:
+        cases: case table.
+        images: one row a case with the counts `callipers` and `text_regions` (`Audit.images`).
+    """
+    classes, rows = label_names(cases), {}
+    marked = images["callipers"].fillna(0) > 0
+    text = images["text_regions"].astype("Float64")
+    for name in CLASSES:
+        members = cases.index[classes == name]
+        if len(members):
+            patients = cases.loc[members, "patient"]
+            rows[name] = {
+                "images": len(members),
+                "patients": patients.nunique(),
+                "with callipers, %": _percentage(patients[marked[members]].nunique(), patients.nunique()),
+                "text regions an image": patient_bootstrap(text[members].to_numpy(float, na_value=np.nan), patients).text(1),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+
+
+def _percentage(count: int, total: int) -> str:
+    """`25 [16, 34]`: a share of independent units in percent, with its 95 % Wilson interval."""
+    low, high = proportion_interval(count, total)
+    return f"{100 * count / total:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def exposure(splits: dict[str, list[pd.DataFrame]], clusters: pd.Series) -> pd.DataFrame:
+    """Share of the test images that training has already met, by rule of splitting.
+
+    Args:
+        splits: name of the rule → case tables split by it, one a seed.
+        clusters: case → cluster of identical and near-identical images (`Audit.clusters`).
+
+    Returns:
+        one row a rule and kind: `split by`, `training holds`, `mean`, `lowest`, `highest` (shares over the seeds, 0 to 1),
+        `seeds`, `mean test images`.
+    """
+    rows = []
+    for rule, tables in splits.items():
+        seen = [seen_in_training(table, clusters) for table in tables]
+        for kind in seen[0].columns:
+            shares = [float(table[kind].mean()) for table in seen]
+            row = {
+                "split by": rule,
+                "training holds": kind,
+                "mean": np.mean(shares),
+                "lowest": min(shares),
+                "highest": max(shares),
+            }
+            rows.append(row | {"seeds": len(shares), "mean test images": np.mean([len(table) for table in seen])})
+    return pd.DataFrame(rows)
+
+
+def stage_estimates(stages: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every quality measure after every step, with its 95 % interval by bootstrap over patients.
+
+    Args:
+        stages: of `preprocess.measures.measure_stages`.
+
+    Returns:
+        one row a pipeline and step whose result is gray levels: `pipeline`, `position`, `step`, and an `Estimate` a measure.
+    """
+    measured = stages.dropna(subset=["edge", "cnr"], how="all")
+    rows = []
+    for (pipeline, position, step), members in measured.groupby(["pipeline", "position", "step"], sort=False):
+        row = {"pipeline": pipeline, "position": position, "step": step}
+        rows.append(row | {name: patient_bootstrap(members[name], members["patient"]) for name in MEASURES})
+    return pd.DataFrame(rows)
+
+
+def stage_table(estimates: pd.DataFrame) -> pd.DataFrame:
+    """`stage_estimates` for a reader: measures by their names, estimates as text."""
+    return estimates.drop(columns="position").rename(columns=MEASURES)
+
+
+def step_costs(stages: pd.DataFrame) -> pd.DataFrame:
+    """Median milliseconds an image of every step: `pipeline`, `step`, `ms`, in the order of the pipelines."""
+    medians = stages.groupby(["pipeline", "position", "step"], sort=False)["ms"].median().reset_index()
+    return medians[medians["position"] > 0].drop(columns="position").reset_index(drop=True)
+
+
+def recipes(pipelines: list[Pipeline]) -> pd.DataFrame:
+    """One row a pipeline: its name, its steps with their parameters in order, and other pipelines that come to the same."""
+    rows = []
+    for pipeline in pipelines:
+        described = pipeline.describe()
+        steps = [f"{row.step} ({row.parameters})" if row.parameters else row.step for row in described.itertuples()]
+        same = [other.name for other in pipelines if other.hash == pipeline.hash and other is not pipeline]
+        rows.append({"pipeline": pipeline.name, "steps": " → ".join(steps), "same as": ", ".join(same) or "–"})
+    return pd.DataFrame(rows)
+
+
+def augmentation_leaks(orders: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What training has seen of the test images, by the order in which images were augmented and split.
+
+    Args:
+        orders: name of the order → table of originals and copies with its split filled (`augment.augmented_copies`).
+    """
+    from thyroid_utils.preprocess.augment import augmentation_leak  # torch is loaded only where images are augmented
+
+    names = {
+        "test_images": "test images",
+        "with_sibling": "copy in training",
+        "with_patient": "patient in training",
+        "nearest_correlation": "nearest in training, r",
+    }
+    table = pd.DataFrame({order: augmentation_leak(cases) for order, cases in orders.items()}).T
+    return table.astype({"test_images": int}).rename(columns=names).rename_axis("order of work")
+
+
+def different_from(pairs: pd.DataFrame, models: Sequence[str], column: str = "differs") -> pd.Series:
+    """Model → the models that differ from it after Holm, as text; "none" where there is none.
+
+    pairs: of a comparison's `pairs`, with `first`, `second` and the bool `column`; empty for a single model.
+    """
+    found: dict[str, list[str]] = {model: [] for model in models}
+    for row in pairs[pairs[column]].itertuples() if len(pairs) else ():
+        found[row.first].append(row.second)
+        found[row.second].append(row.first)
+    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="differs from")
+
+
+def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str], digits: int = 3) -> pd.DataFrame:
+    """A table of `Estimate`s and `Comparison`s as text, `value [low, high]`, its columns named by `names`."""
+    kinds = (Estimate, Comparison)
+    return estimates.map(lambda value: value.text(digits) if isinstance(value, kinds) else value).rename(columns=dict(names))

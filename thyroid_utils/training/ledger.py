@@ -1,0 +1,425 @@
+"""The ledger of training runs: a folder a run, named by everything that decides its result.
+
+| file | holds |
+|---|---|
+| `config.json` | the config, every field |
+| `data.json` | fingerprint of the data, hash of the split, where the patients come from, images a split, recipe, input |
+| `history.csv` | a row an epoch |
+| `weights.safetensors` | the weights of the best epoch |
+| `predictions.csv` | every validation and test image |
+| `maps.safetensors` | probability maps (segmentation, joint), in the order of `predictions.csv` |
+| `metrics.json` | loss and AUC, Dice and IoU, or all of these, on validation and test |
+| `environment.json` | versions, device, threads, commit, time |
+| `complete.json` | written last: the SHA-256 of each file above |
+
+The name leaves out what says where and how fast, not what: the data's folder, the device, channels-last and torch.compile
+(arithmetic in another order; `environment.json` tells). A run on a GPU and the same on a CPU are one run, made once.
+While it is being trained a folder has `resume/` instead of the mark; locks lie in `.locks/` beside the runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from thyroid_utils.common import paths
+from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.files import file_hash, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+MARK = "complete.json"
+RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
+             "environment.json")  # fmt: skip
+MAPS = "maps.safetensors"  # of segmentation and joint runs
+MAPS_TENSOR = "maps"
+_LARGE = ("weights.safetensors", MAPS)
+RESUME = "resume"
+FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
+# Raised by hand where a change to networks, losses, training or preprocessing moves the numbers of a run; the runs in
+# `tests/test_pinned_numbers.py` notice one. Docstrings, names and moves leave it alone. Versions of libraries are not in a run's
+# name either: an update of PyTorch would train every finished run anew for a last digit; `environment.json` names them.
+RECIPE = 1
+
+
+class RunBusy(RuntimeError):
+    """Another process is training this run."""
+
+
+class RunDamaged(RuntimeError):
+    """A file of a finished run is missing or is not what was written."""
+
+
+def runs_dir() -> Path:
+    """Where runs are kept: `THYROID_WORKBOOK_RUNS` when set, else `runs/` in the project."""
+    configured = os.environ.get("THYROID_WORKBOOK_RUNS")
+    return Path(configured).resolve() if configured else paths.project_root() / "runs"
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that decides the result, as plain values. A weights file counts by its bytes.
+
+    Raises:
+        ConfigError: a weights file that cannot be read.
+    """
+    values = config.model_dump(mode="json")
+    del values["data"]["root"]
+    for name in ("device", "channels_last", "compile"):
+        del values["training"][name]
+    if config.model.weights not in ("none", "imagenet"):
+        path = paths.resolve_in_project(config.model.weights)
+        try:
+            values["model"]["weights"] = file_hash(path)
+        except OSError as error:
+            problem = f"must be imagenet, none or a file; {path} cannot be read ({error.strerror})"
+            raise ConfigError("model.weights", problem) from None
+    return values
+
+
+def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
+    """The name of a run: 32 hexadecimal digits over config, data, split and `RECIPE`.
+
+    Args:
+        config: what is to be trained.
+        fingerprint: of the data (`data.data_fingerprint`).
+        split_hash: of the split (`data.split_hash`).
+    """
+    content = [identity(config), fingerprint, split_hash, RECIPE]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Run:
+    """A finished run, read from its folder as it is asked. Made by `find_run` and `fit_or_load`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}: {self.config.model.name}, seed {self.config.seed})"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig.from_json((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """`fingerprint`, `split_hash`, `recipe`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
+        `unlabelled`, `without_mask` or `without_label_or_mask` left out, `input` (channels, height, width), `weights` it started
+        from."""
+        return self._json("data.json")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Index `epoch` (from 1): learning_rate, train_loss, val_loss and val_auc, or val_dice, val_iou and val_pixel_accuracy,
+        or all of these (joint).
+
+        Dice and IoU are means over the images with a nodule in truth or prediction (a false alarm scores 0), pixel accuracy,
+        (TP + TN) / all, over all images; all in [0, 1] and at the network's resolution."""
+        return _read_csv(self.folder / "history.csv").set_index("epoch")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Index `case`: patient, split ("val" or "test"), label (0 or 1) and, by the best weights, probability (of malignant) and
+        log_odds (its logit, which does not saturate). Of a segmenter: label (Int8, may be <NA>), true_positives, false_positives,
+        false_negatives and true_negatives: pixels at the network's resolution, called nodule from a probability of 0.5. A joint
+        run has the columns of both."""
+        types = {"case": "string", "patient": "string", "split": "string"}
+        if self.config.task != "segmentation":  # every case has a label
+            return _read_csv(self.folder / "predictions.csv", **types).set_index("case")
+        table = _read_csv(self.folder / "predictions.csv", label="string", **types).set_index("case")
+        return table.assign(label=pd.to_numeric(table["label"].replace("", pd.NA)).astype("Int8"))
+
+    def maps(self, split: str = "test", cases: Sequence[str] | None = None) -> tuple[pd.Index, np.ndarray]:
+        """Probability maps of a segmentation or joint run, at the network's resolution.
+
+        Args:
+            split: "val" or "test".
+            cases: only these, in this order; None takes all of the split. Only what is asked for is read.
+
+        Returns:
+            case ids (n,), and float32 (n, height, width) in [0, 1], in steps of 1/255 and with the same pixels at or above 0.5 as
+            were counted in `predictions`.
+
+        Raises:
+            ValueError: a classifier's run, or another split.
+            KeyError: a case that is not in the split.
+        """
+        from safetensors import safe_open
+
+        if MAPS not in run_files(self.config) or split not in ("val", "test"):
+            raise ValueError(f"run {self.name}: maps are kept of segmentation runs, for val and test; asked for {split!r}")
+        rows = np.flatnonzero(self.predictions["split"].eq(split).to_numpy(bool))  # one run of rows, as they were written
+        names = self.predictions.index[rows]
+        with safe_open(self.folder / MAPS, framework="numpy") as file:
+            kept = file.get_slice(MAPS_TENSOR)
+            if cases is None:
+                maps = kept[int(rows[0]) : int(rows[-1]) + 1]
+            else:
+                chosen = [int(rows[names.get_loc(case)]) for case in cases]
+                names, maps = (
+                    pd.Index(cases, dtype=names.dtype, name="case"),
+                    np.concatenate([kept[at : at + 1] for at in chosen]),
+                )
+        return names, maps.astype(np.float32) / np.float32(255)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`best_epoch`, `epochs` trained, and for `val` and `test`: loss (the one trained with), images, and log_loss and auc, or
+        dice, iou and pixel_accuracy as in `history`, or all of them (joint), with `scored`, the number of images that dice and
+        iou are means over: all but those that are empty in truth and prediction."""
+        return self._json("metrics.json")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, precision, threads, commit, seconds of training and images per second; `stretches`: device, torch's
+        version, first and last epoch, an entry for each change of device or version in a run that was resumed."""
+        return self._json("environment.json")
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """File → SHA-256 of its bytes, as they were when the run had finished."""
+        return self._json(MARK)["files"]
+
+    @property
+    def best_epoch(self) -> int:
+        return int(self.metrics["best_epoch"])
+
+    def load_model(self) -> torch.nn.Module:
+        """The network with the weights of the best epoch, on the CPU and in evaluation mode."""
+        from safetensors.torch import load_file
+
+        from thyroid_utils.training.tasks import TASKS
+
+        network = TASKS[self.config.task].network(self.config, self.data["input"][0], "none")
+        network.load_state_dict(load_file(self.folder / "weights.safetensors"))
+        return network.eval()
+
+    def check(self, weights: bool = True) -> None:
+        """Raise RunDamaged, naming the file, unless every file is the one that was written.
+
+        weights: also read the weights and the maps, the large files.
+        """
+        try:
+            mark = self._json(MARK)
+            hashes, name = mark["files"], mark["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunDamaged(f"run {self.name}: {MARK} cannot be read") from None
+        if name != self.name or set(hashes) not in (set(RUN_FILES), {*RUN_FILES, MAPS}):
+            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
+        for file, expected in hashes.items():
+            if not (self.folder / file).is_file():
+                raise RunDamaged(f"run {self.name}: {file} is missing")
+            if (weights or file not in _LARGE) and self._hash(file) != expected:
+                raise RunDamaged(f"run {self.name}: {file} was changed after the run had finished")
+        if set(hashes) != set(run_files(self.config)):
+            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
+
+    def _hash(self, file: str) -> str:
+        try:
+            return file_hash(self.folder / file)
+        except OSError as error:  # removed meanwhile, or the disk fails
+            raise RunDamaged(f"run {self.name}: {file} cannot be read ({error.strerror})") from None
+
+    def _json(self, file: str) -> dict[str, Any]:
+        return json.loads((self.folder / file).read_text(encoding="utf-8"))
+
+
+def run_files(config: RunConfig) -> tuple[str, ...]:
+    """The files of a finished run, beside its mark."""
+    return RUN_FILES if config.task == "classification" else (*RUN_FILES, MAPS)
+
+
+def _read_csv(path: Path, **types: str) -> pd.DataFrame:
+    """By the Python parser, whose numbers are those that were written in every version of pandas."""
+    return pd.read_csv(path, dtype=types, engine="python", keep_default_na=False)
+
+
+def mark_complete(folder: Path) -> Run:
+    """Write the mark of a run whose files are all there, and drop what was kept to resume it."""
+    hashes = {name: file_hash(folder / name) for name in run_files(Run(folder).config)}
+    write_text(folder / MARK, json.dumps({"run": folder.name, "files": hashes}, indent=2))
+    shutil.rmtree(folder / RESUME, ignore_errors=True)
+    return Run(folder)
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """What a process that was killed has left in the folder of an unfinished run, temporary files included.
+
+    Not what is kept to resume it, and nothing that is not a run's, such as the folders of a file browser.
+    """
+    names = [Path(name) for name in (*RUN_FILES, MAPS, MARK, FAILURE)]
+    temporary = [f".{name.stem}-{'[0-9a-f]' * 12}{name.suffix}" for name in names]  # as `files.atomic_path` calls them
+    found = [path for pattern in (*map(str, names), *temporary) for path in folder.glob(pattern)]
+    return [path for path in found if not path.is_dir()]
+
+
+def find_run(name: str) -> Run | None:
+    """The finished run of that name, or None where there is none.
+
+    Raises:
+        RunDamaged: it is there and damaged; the message names the file.
+    """
+    run = Run(runs_dir() / name)
+    if not (run.folder / MARK).is_file():
+        return None
+    run.check()
+    if (run.folder / RESUME).is_dir():  # its process was killed behind the mark
+        with suppress(RunBusy, OSError), run_lock(name, wait=False):
+            if (run.folder / MARK).is_file():
+                shutil.rmtree(run.folder / RESUME)
+    return run
+
+
+@contextmanager
+def run_lock(name: str, wait: bool = True) -> Iterator[None]:
+    """Hold a run for oneself. The operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        RunBusy: another process holds it and `wait` is false.
+    """
+    folder = runs_dir() / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise RunBusy(f"run {name}: another process is training it; wait for it or go on with the next") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def list_runs() -> pd.DataFrame:
+    """Every run that is there, the newest first, without reading weights.
+
+    Returns:
+        index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
+        asked for again) or "damaged"; task, model, weights, loss, dataset, seed; `epochs` trained; best_epoch; `score` ("AUC"
+        or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN where not finished); `code`:
+        "current", or "older" where `RECIPE` has been raised since and the run will not be used again; megabytes; `note`: what is
+        wrong with a damaged one.
+    """
+    folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
+    rows = [_listed(folder) for folder in sorted(folders, key=_changed, reverse=True)]
+    rows = [row for row in rows if (runs_dir() / row["run"]).is_dir()]  # others may be pruned or trained again meanwhile
+    return pd.DataFrame(rows, columns=_LISTED).set_index("run")
+
+
+_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
+           "test_score", "code", "megabytes", "note"]  # fmt: skip
+_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice"), "joint": ("dice", "Dice")}
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _megabytes(folder: Path) -> float:
+    """Of the files below a folder; those that a training process replaces meanwhile do not count."""
+    size = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(parent, file)).st_size
+    return size / 1e6
+
+
+def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
+    """The row of a run. held: this process holds its lock, so that no other one trains it."""
+    run = Run(folder)
+    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder)}
+    try:
+        config = run.config
+        score, score_name = _SCORES[config.task]
+        row |= {"task": config.task, "score": score_name}
+        row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
+        row |= {"dataset": config.data.dataset, "seed": config.seed}
+        row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
+        if not (folder / MARK).is_file():
+            busy = not held and _is_busy(run.name)
+            return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}
+        run.check(weights=False)
+        metrics = run.metrics
+        row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
+        row |= {"val_score": metrics["val"][score], "test_score": metrics["test"][score]}
+    except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
+        if not held and not (folder / MARK).is_file() and _is_busy(run.name):  # its first files are being written
+            return row | {"state": "training"}
+        note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
+        return row | {"state": "damaged", "note": note}
+    return row | {"state": "finished"}
+
+
+def _epochs_so_far(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / RESUME / "last.json").read_text(encoding="utf-8"))["body"]["progress"]["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _is_busy(name: str) -> bool:
+    try:
+        with run_lock(name, wait=False):
+            return False
+    except RunBusy:
+        return True
+
+
+def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: bool = False) -> list[str]:
+    """Remove runs that are of no use: damaged ones, and what else is named. A run being trained is never touched.
+
+    Args:
+        unfinished: also runs that could be resumed.
+        outdated: also runs made by another version of the code, which are not used again.
+        dry_run: remove nothing.
+
+    Returns:
+        names of the runs removed, or that would be.
+    """
+    chosen = []
+    for name, row in list_runs().iterrows():
+        folder = runs_dir() / name
+        if not _is_useless(folder, row, unfinished, outdated):
+            continue
+        try:
+            with run_lock(name, wait=False):
+                # Until now another process may have finished it, mended it or removed it.
+                if not folder.is_dir() or not _is_useless(folder, _listed(folder, held=True), unfinished, outdated):
+                    continue
+                if not dry_run:
+                    shutil.rmtree(folder)
+        except RunBusy:
+            continue
+        chosen.append(name)
+    return chosen
+
+
+def _is_useless(folder: Path, row: Mapping[str, Any] | pd.Series, unfinished: bool, outdated: bool) -> bool:
+    if row["state"] == "damaged" or (outdated and row.get("code") == "older"):
+        return True
+    if row["state"] == "finished":
+        try:
+            Run(folder).check()
+        except RunDamaged:
+            return True
+    return unfinished and row["state"] == "unfinished"

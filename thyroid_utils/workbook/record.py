@@ -1,0 +1,249 @@
+"""What a notebook leaves behind: key numbers, figures and tables, as files beside its report.
+
+The runner names the output folder in `THYROID_REPORT_DIR` and the notebook in `THYROID_NOTEBOOK`. Without them (JupyterLab,
+nbval) everything is checked and displayed in the same way, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thyroid_utils.common.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FIGURE_DPI = 150
+_SCREEN_DPI = 96  # CSS pixels an inch: a figure is shown at its true size on an ordinary screen
+
+
+def record(name: str, value: Any, label: str | None = None, unit: str | None = None) -> None:
+    """Keep one of the notebook's key numbers in `metrics.json`; the same name recorded again replaces the earlier value.
+
+    name: snake_case, unique in the notebook. value: number, text, bool, None, or lists and dicts of these; numpy scalars and
+    arrays are converted; NaN and infinity become null with a note. A dict with `low`, `high` and `value` is shown as an interval.
+    label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `split_hash` or `data_fingerprint` are
+    shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError for another type of value.
+    """
+    _check_name(name)
+    notes: list[str] = []
+    entry = {"value": _plain(value, name, notes), "label": label, "unit": unit}
+    if notes:
+        entry["note"] = ", ".join(dict.fromkeys(notes))
+    folder = _folder()
+    if folder is None:
+        return
+    target = folder / "metrics.json"
+    metrics = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    metrics.setdefault(_notebook(), {})[name] = entry
+    write_text(target, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def record_figure(figure: Figure | None, name: str, caption: str, *, cover: bool = False, otherwise: str | None = None) -> None:
+    """Show a figure with its caption, keep it as `figures/NN_name.png` (150 dpi) and `.pdf` (vector), and close it.
+
+    name: snake_case. caption: one plain sentence or two, also the text for readers who cannot see the picture. cover: use this
+    figure as the notebook's thumbnail on the index instead of its first. otherwise: the sentence shown where `figure` is None
+    because there is nothing to draw. Raises ValueError for a bad name, an empty caption, or None without `otherwise`.
+    """
+    import matplotlib.pyplot as plt
+
+    _check_name(name)
+    _check_caption(name, caption)
+    if figure is None:
+        if not otherwise:
+            raise ValueError(f"{name}: there is no figure; say in `otherwise` what that means")
+        _display({"text/markdown": otherwise, "text/plain": otherwise}, {})
+        return
+    image = _rendered(figure, "png", dpi=FIGURE_DPI)
+    folder = _folder()
+    file = f"figures/{_number()}_{name}"
+    if folder is not None:
+        write_bytes(folder / f"{file}.png", image)
+        write_bytes(folder / f"{file}.pdf", _rendered(figure, "pdf", dpi=FIGURE_DPI, metadata={"CreationDate": None}))
+    plt.close(figure)  # otherwise the inline backend shows it a second time, and open figures pile up
+    width, height = (int.from_bytes(image[start : start + 4], "big") for start in (16, 20))  # the PNG header
+    scale = _SCREEN_DPI / FIGURE_DPI
+    _display(
+        {"image/png": image, "text/plain": f"Figure: {caption}"},
+        {
+            "image/png": {"alt": caption, "width": round(width * scale), "height": round(height * scale)},
+            "thyroid": {"figure": file, "caption": caption, "cover": cover},
+        },
+    )
+    _display_caption(caption)
+
+
+def record_table(
+    table: pd.DataFrame, name: str, caption: str, *, digits: int = 3, index: bool = True, otherwise: str | None = None
+) -> None:
+    """Show a table with its caption and keep it as `tables/NN_name.csv` (unrounded) and `.tex` (numbers rounded to `digits`).
+
+    name: snake_case. digits: decimals of the shown and the LaTeX numbers. index: whether the row names belong to the table.
+    otherwise: the sentence shown in place of a table without rows. All text of the table is escaped. Raises ValueError for a bad
+    name or an empty caption.
+    """
+    _check_name(name)
+    _check_caption(name, caption)
+    if table.empty and otherwise:
+        _display({"text/markdown": otherwise, "text/plain": otherwise}, {})
+        return
+    folder = _folder()
+    file = f"tables/{_number()}_{name}"
+    if folder is not None:
+        write_text(folder / f"{file}.csv", table.to_csv(index=index, lineterminator="\n"))
+        write_text(folder / f"{file}.tex", latex_table(table, caption, digits=digits, index=index))
+    shown = table.map(lambda value: _rounded(value, digits))
+    _display(
+        {"text/html": html_table(table, digits=digits, index=index), "text/plain": shown.to_string(index=index)},
+        {"thyroid": {"table": file, "caption": caption}},
+    )
+    _display_caption(caption)
+
+
+def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
+    """A plain HTML table: numbers rounded to `digits` and in cells of class `number`, everything escaped."""
+    head = [_join(name) for name in table.columns]
+    if index:
+        head = [_join(name or "") for name in table.index.names] + head
+    numeric = [_is_numeric(table.iloc[:, column]) for column in range(table.shape[1])]
+    lines = ["<table>", "<thead><tr>"]
+    skipped = len(head) - len(numeric)
+    lines += [_cell("th", text, position >= skipped and numeric[position - skipped]) for position, text in enumerate(head)]
+    lines += ["</tr></thead>", "<tbody>"]
+    for row in range(table.shape[0]):
+        names = table.index[row] if isinstance(table.index[row], tuple) else (table.index[row],)
+        cells = [_cell("th", _rounded(name, digits), False) for name in names] if index else []
+        cells += [_cell("td", _rounded(table.iat[row, column], digits), numeric[column]) for column in range(table.shape[1])]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody>", "</table>"])
+
+
+def latex_table(table: pd.DataFrame, caption: str, *, digits: int = 3, index: bool = True) -> str:
+    """A LaTeX table (booktabs), numbers rounded to `digits`, special characters escaped."""
+    names = [_latex(_join(name or "")) for name in table.index.names] if index else []
+    columns = "l" * len(names) + "".join("r" if _is_numeric(table.iloc[:, column]) else "l" for column in range(table.shape[1]))
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [" & ".join([*names, *(_latex(_join(name)) for name in table.columns)]) + r" \\", r"\midrule"]
+    for row in range(table.shape[0]):
+        key = table.index[row] if isinstance(table.index[row], tuple) else (table.index[row],)
+        values = [*(key if index else ()), *(table.iat[row, column] for column in range(table.shape[1]))]
+        lines.append(" & ".join(_latex(_rounded(value, digits)) for value in values) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _folder() -> Path | None:
+    configured = os.environ.get("THYROID_REPORT_DIR")
+    return Path(configured) if configured else None
+
+
+def _notebook() -> str:
+    return os.environ.get("THYROID_NOTEBOOK", "notebook")
+
+
+def _number() -> str:
+    return _notebook().split("_")[0]
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", name):
+        raise ValueError(f"name {name!r}: expected snake_case like mean_dice (it becomes a key and a file name)")
+
+
+def _check_caption(name: str, caption: str) -> None:
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError(f"{name}: the caption is empty; say what is to be seen (it is also the text for who cannot see it)")
+
+
+def _plain(value: Any, name: str, notes: list[str]) -> Any:
+    """`value` as JSON holds it; appends to `notes` what JSON cannot say."""
+    if hasattr(value, "tolist") and not isinstance(value, dict):  # numpy scalars and arrays, pandas Series, torch tensors
+        value = value.tolist()
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        notes.append("not a number" if math.isnan(value) else "infinite")
+        return None
+    if isinstance(value, list | tuple):
+        return [_plain(element, name, notes) for element in value]
+    if isinstance(value, dict):
+        return {str(_plain(key, name, notes)): _plain(element, name, notes) for key, element in value.items()}
+    if type(value).__name__ in ("NAType", "NaTType"):
+        notes.append("missing")
+        return None
+    raise TypeError(
+        f"record {name!r}: cannot keep a {type(value).__name__}; give a number, text, bool, None, list or dict of these"
+    )
+
+
+def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, bbox_inches="tight", facecolor="white", **options)
+    return stream.getvalue()
+
+
+def _display(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is not None:  # a plain script has nowhere to show it
+        display(data, raw=True, metadata=metadata)
+
+
+def _display_caption(caption: str) -> None:
+    """The caption for JupyterLab; the report sets its own below the figure or above the table."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>$|#])", r"\\\1", " ".join(caption.split()))
+    _display({"text/markdown": f"*{escaped}*", "text/plain": caption}, {"thyroid": {"repeats_caption": True}})
+
+
+def _rounded(value: Any, digits: int) -> str:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return "–"
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "–"
+        return f"{value:.1e}" if 0 < abs(value) < 10**-digits else f"{value:.{digits}f}"
+    return str(value)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    return is_numeric_dtype(column) and not is_bool_dtype(column)
+
+
+def _join(name: Any) -> str:
+    """A column's name as it is read: several levels in a row, a name from the code with spaces for its underscores."""
+    parts = name if isinstance(name, tuple) else (name,)
+    words = (str(part).replace("_", " ") if _SNAKE_CASE.fullmatch(str(part)) else str(part) for part in parts)
+    return " · ".join(word for word in words if word) if isinstance(name, tuple) else next(words)
+
+
+_SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
+
+
+def _cell(tag: str, text: str, number: bool) -> str:
+    kind = ' class="number"' if number else ""
+    return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
