@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress, in_threads
+from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.table import LABEL_NAMES
 

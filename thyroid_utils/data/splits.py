@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups, pixel_groups
 from thyroid_utils.data.table import SPLITS
 

@@ -19,7 +19,7 @@ from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, Score
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.layers import Covered, TargetLayer, covered, named_layer, restore_modes, target_layer
 from thyroid_utils.inference.targets import Target, image_targets
 

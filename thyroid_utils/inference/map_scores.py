@@ -15,8 +15,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import write_text
-from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.preprocess import ArrayStore

@@ -13,7 +13,7 @@ from scipy.special import expit
 from torch import nn
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.training.tasks import log_odds, nodule_probability

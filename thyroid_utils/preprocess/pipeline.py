@@ -19,7 +19,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import write_text
-from thyroid_utils.common.threads import Progress, in_threads
+from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.preprocess.base import STEPS, Sample, Step
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root

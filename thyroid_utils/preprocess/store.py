@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from thyroid_utils.common.errors import DataError, cache_errors
 from thyroid_utils.common.files import write_text
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case

@@ -20,8 +20,7 @@ import torch
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.files import file_hash, write_text
-from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import audit, recovery, splits
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import read_mask

@@ -20,7 +20,7 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.files import write_text
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.device import choose_device, repeatable

@@ -15,8 +15,7 @@ from safetensors.torch import save
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.files import write_bytes, write_text
-from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, read_checkpoint
 from thyroid_utils.training.data import Batches, SplitData, in_order, input_pipeline, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable

@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models import check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.checkpoint import Checkpoint

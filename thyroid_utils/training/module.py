@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.augment_batch import augment_batch
 from thyroid_utils.training.checkpoint import Checkpoint, TrainingProgress, restore_optimiser, write_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress, in_threads
+from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.audit.examine import VIEWS, Findings, examine, optional_text
 from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups
 from thyroid_utils.data.audit.similar import HASH_BITS, NEAR_CORRELATION, SIDE, components, near_pairs

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress, in_threads
+from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.audit.similar import SIDE, components, thumbnail
 from thyroid_utils.data.images import read_gray
 

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
 from thyroid_utils.inference.dual_stage.checks import check_input, check_roles, run_notes

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.dual_stage import STAGES, CaseImage, DualStage, Findings
 from thyroid_utils.inference.map_scores import spacing_of
 from thyroid_utils.scores.statistics import (

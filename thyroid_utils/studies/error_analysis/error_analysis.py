@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.scores.metrics.masks import binarise
 from thyroid_utils.scores.statistics import Estimate, proportion_interval

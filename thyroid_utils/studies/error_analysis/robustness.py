@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from thyroid_utils.common.threads import Progress, in_threads
+from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.metrics import OVERLAP_SCORES, binarise, overlap_scores, pixel_counts
 from thyroid_utils.scores.metrics.inputs import checked_labels

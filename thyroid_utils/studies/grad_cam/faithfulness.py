@@ -12,7 +12,7 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import as_images, checked_inputs
 from thyroid_utils.inference.layers import restore_modes
 from thyroid_utils.inference.targets import Target, image_targets

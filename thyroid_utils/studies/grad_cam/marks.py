@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess import Pipeline

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import cam_maps, checked_inputs
 from thyroid_utils.inference.layers import trial
 from thyroid_utils.models import Classifier, Segmenter

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from skimage.measure import label, regionprops
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.scores.statistics.comparisons import holm
 from thyroid_utils.scores.statistics.estimates import check_level
 from thyroid_utils.scores.statistics.groups import GroupComparison, mann_whitney_patients

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import expit
 from torch import nn
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import CamMaps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.statistics.estimates import check_level

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import Run, RunBusy
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models import check_weights, input_size
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.data import input_pipeline, split_data

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from thyroid_utils.common.threads import Progress
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty_samples import (
     augmented_views,
