@@ -29,7 +29,7 @@ from thyroid_utils.scores.statistics import (
     subset_comparison,
     subset_estimate,
 )
-from thyroid_utils.studies.comparisons import check_recipes, leak_mark, options_of, short_labels, started_from
+from thyroid_utils.studies.compare import check_recipes, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.training.ledger import Run
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")

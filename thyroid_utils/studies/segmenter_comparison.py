@@ -25,7 +25,7 @@ from thyroid_utils.scores.metrics import OVERLAP_SCORES, PRESENCE, SEGMENTATION_
 from thyroid_utils.scores.statistics import Estimate, holm, patient_bootstrap, seed_summary, wilcoxon_test
 from thyroid_utils.scores.statistics.estimates import patient_codes
 from thyroid_utils.scores.statistics.resampling import drawn_patients
-from thyroid_utils.studies.comparisons import check_recipes, latency, leak_mark, options_of, short_labels, started_from
+from thyroid_utils.studies.compare import check_recipes, latency, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.ledger import Run
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from thyroid_utils.training.ledger import Run
+
 FIGURE_DPI = 150
 _SCREEN_DPI = 96  # CSS pixels an inch: a figure is shown at its true size on an ordinary screen
 
@@ -29,7 +31,7 @@ def record(name: str, value: Any, label: str | None = None, unit: str | None = N
     """Keep one of the notebook's key numbers in `metrics.json`; the same name recorded again replaces the earlier value.
 
     name: snake_case, unique in the notebook. value: number, text, bool, None, or lists and dicts of these; numpy scalars and
-    arrays are converted; NaN and infinity become null with a note. A dict with `low`, `high` and `value` is shown as an interval.
+    arrays are converted; NaN and infinity become null with a note. An `Estimate` is shown with its interval.
     label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `split_hash` or `data_fingerprint` are
     shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError for another type of value.
     """
@@ -45,6 +47,13 @@ def record(name: str, value: Any, label: str | None = None, unit: str | None = N
     metrics = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     metrics.setdefault(_notebook(), {})[name] = entry
     write_text(target, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def record_provenance(run: Run) -> None:
+    """Keep the names of a run's split and data; that no patient is on two of its sides was checked when the split was made, and
+    runs of a split by image are marked leaky."""
+    record("split_hash", run.data["split_hash"])
+    record("data_fingerprint", run.data["fingerprint"])
 
 
 def record_figure(figure: Figure | None, name: str, caption: str, *, cover: bool = False, otherwise: str | None = None) -> None:
@@ -167,6 +176,8 @@ def _plain(value: Any, name: str, notes: list[str]) -> Any:
     """`value` as JSON holds it; appends to `notes` what JSON cannot say."""
     if hasattr(value, "tolist") and not isinstance(value, dict):  # numpy scalars and arrays, pandas Series, torch tensors
         value = value.tolist()
+    if hasattr(value, "low") and hasattr(value, "high"):  # an Estimate
+        value = {"value": value.value, "low": value.low, "high": value.high}
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):

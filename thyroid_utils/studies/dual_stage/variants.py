@@ -33,7 +33,7 @@ from thyroid_utils.scores.statistics import (
     patient_bootstrap,
     patient_bootstrap_scores,
 )
-from thyroid_utils.studies.comparisons import check_recipes
+from thyroid_utils.studies.compare import check_recipes
 from thyroid_utils.training.ledger import Run
 
 # Name in code → name in a table.

@@ -1,4 +1,4 @@
-"""What comparisons of classifiers and of segmenters share: options by name, labels of runs, what models started from."""
+"""What studies share that train networks and compare them: settings from the parameters of a notebook, labels of runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,56 @@ import torch
 from thyroid_utils.common.config import ConfigError, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.training.ledger import Run
+
+# Parameter of a notebook → the field of `RunConfig` that it decides.
+_FIELDS = {
+    "DATASET": ("data", "dataset"),
+    "DATA_ROOT": ("data", "root"),
+    "DATA_OPTIONS": ("data", "options"),
+    "SPLIT_BY": ("split", "by"),
+    "RATIOS": ("split", "ratios"),
+    "PREPROCESSING": ("preprocessing",),
+    "SIZE": ("size",),
+    "AUGMENTATION": ("augmentation",),
+    "LOSS": ("loss", "name"),
+    "LOSS_OPTIONS": ("loss", "options"),
+    "OPTIMISER": ("optimiser", "name"),
+    "LEARNING_RATE": ("optimiser", "learning_rate"),
+    "SCHEDULE": ("optimiser", "schedule"),
+    "EPOCHS": ("training", "epochs"),
+    "BATCH_SIZE": ("training", "batch_size"),
+    "PATIENCE": ("training", "patience"),
+    "PRECISION": ("training", "precision"),
+    "CLASS_BALANCE": ("training", "class_balance"),
+}
+_PREFIXED = {"DATA_OPTIONS": "DATA", "BATCH_SIZE": "BATCH"}  # SEGMENTER_DATA, SEGMENTER_BATCH
+_OF_ONE_TASK = ("LOSS", "LOSS_OPTIONS", "CLASS_BALANCE")
+_MONITORED = {"classification": "auc", "segmentation": "dice", "joint": "loss"}
+
+
+def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", **other: Any) -> dict[str, Any]:
+    """What all runs of a notebook share: the fields of `RunConfig` that its parameters decide, for `comparison_configs` and its
+    like. A field without a parameter keeps its default; an empty DATA_ROOT and a PATIENCE of 0 mean None.
+
+    Args:
+        parameters: the notebook's names, `globals()`.
+        task: "classification" (the epoch is chosen by AUC), "segmentation" (by Dice) or "joint" (by loss).
+        prefix: of a part with parameters of its own, "SEGMENTER_": these win over those without it. What belongs to one task
+            (loss, class balance) is then not taken over; a segmentation loss is `bce_dice` where none is named.
+        other: parameters that are given here instead of in the notebook's cell.
+    """
+    known = {**parameters, **other}
+    settings: dict[str, Any] = {"task": task, "split": {"seed": known["SEEDS"][0]}, "training": {"monitor": _MONITORED[task]}}
+    if task != "classification":
+        settings["loss"] = {"name": "bce_dice"}
+    for name, (*group, field) in _FIELDS.items():
+        own = [prefix + name, prefix + _PREFIXED.get(name, name)] if prefix else []
+        taken_over = not prefix or name in other or name not in _OF_ONE_TASK
+        given = [known[found] for found in [*own, *[name] * taken_over] if found in known]
+        if given:
+            place = settings.setdefault(group[0], {}) if group else settings
+            place[field] = given[0] or None if name in ("DATA_ROOT", "PATIENCE") else given[0]
+    return settings
 
 
 def options_of(models: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
