@@ -1,0 +1,573 @@
+"""What fixed inputs give: a number that moves while code is moved or rewritten is found here.
+
+The values are in `pinned_numbers.json`, by section and entry. Where numbers are meant to change, rewrite the sections (or single
+entries) that do, and no others, in a commit that says why:
+
+    python tests/test_pinned_numbers.py --write bootstrap metrics/roc_curve
+
+All functions are named in `WHERE`, so that moving a module means editing one line. Texts that only explain are not compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+WHERE = {
+    "thyroid_utils.scores.metrics": "aurc benefit_values binarise choose_threshold classification_scores "
+    "confusion_counts decision_curve expected_calibration_error fit_platt fit_temperature "
+    "lesion_scores logit overlap_scores pixel_counts pooled_scores pr_curve recalibration reliability_table risk_coverage "
+    "roc_curve scores_from_counts segmentation_scores segmentation_summary segmentation_table surface_distances surface_scores",
+    "thyroid_utils.scores.statistics": "auc_covariance benefit_curve compare_means compare_models corrected_error delong_test "
+    "holm "
+    "mann_whitney_patients mcnemar_test paired_patient_bootstrap paired_power patient_bootstrap patient_bootstrap_scores "
+    "patients_needed power_simulation pr_band proportion_interval randomisation_test roc_band seed_summary subset_comparison "
+    "subset_estimate wilcoxon_test",
+    "thyroid_utils.scores.statistics.power": "patients_and_seeds_interval seed_components smallest_gain",
+    "thyroid_utils.scores.statistics.randomisation": "Area Mean sign_flip_test",
+    "thyroid_utils.common.config": "RunConfig",
+    "thyroid_utils.training.fit": "fit_or_load",
+    "thyroid_utils.data": "load_cases make_cases split_cases split_hash split_table",
+    "thyroid_utils.data.splits": "kfold_splits patient_class repeated_splits",
+    "thyroid_utils.data.audit.videos": "recover_videos videos_as_patients",
+    "thyroid_utils.data.audit.pixels": "pixel_groups",
+    "thyroid_utils.data.table": "data_fingerprint",
+    "thyroid_utils.preprocess": "PRESETS STEPS build_pipeline",
+    "thyroid_utils.studies.faulty_002": "compare_with_faulty_002 faulty_002_labels faulty_002_scores",
+}
+_MODULE_OF = {name: module for module, names in WHERE.items() for name in names.split()}
+STORED = Path(__file__).with_name("pinned_numbers.json")
+
+# Relative; another CPU sums in another order, which training and networks carry on from step to step.
+TOLERANCE = {"trained": 1e-4, "trained_augmented": 1e-4}
+# Found by iteration, which ends within a tolerance of its own.
+LOOSER = {"metrics/fit_temperature": 1e-6, "metrics/fit_platt": 1e-6, "statistics/smallest_gain": 1e-9}
+LONGEST = 24  # numbers that are written one by one; of longer arrays sums are kept, and five of the numbers
+DRAWN = {"low", "high", "p_value", "undefined", "detectable", "low_benefit", "high_benefit"}  # what depends on random draws
+
+
+class _Functions:
+    def __getattr__(self, name: str):
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+f = _Functions()  # f.delong_test is imported when it is asked for
+Entries = dict[str, Callable[[], object]]
+
+
+# Inputs, from whole numbers alone: no generator's distribution, and no phantom, decides them
+
+
+@functools.cache
+def people() -> pd.DataFrame:
+    """72 images of 30 patients: `label`, probabilities `one` and `two` with ties, 0 and 1 among them, and `patient`."""
+    random = np.random.default_rng(20)
+    patient = np.sort(np.concatenate([np.arange(30), random.integers(0, 30, 42)]))
+    label = (random.integers(0, 5, 30) < 2).astype(int)[patient]
+    one, two = (np.clip(38 + lift * label + random.integers(-42, 43, 72), 0, 100) / 100 for lift in (30, 18))
+    return pd.DataFrame({"patient": [f"p{number:02d}" for number in patient], "label": label, "one": one, "two": two})
+
+
+def column(name: str) -> np.ndarray:
+    return people()[name].to_numpy()
+
+
+def blob(height: int, width: int, row: float, col: float, rows: float, cols: float) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return ((y - row) / rows) ** 2 + ((x - col) / cols) ** 2 <= 1
+
+
+def mask_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Truth and prediction: what can happen to a mask."""
+    nodule, moved, empty = blob(40, 48, 18, 20, 9, 13), blob(40, 48, 20, 24, 8, 12), np.zeros((40, 48), bool)
+    other, dot = blob(40, 48, 31, 41, 4, 4), empty.copy()
+    dot[3, 5] = True
+    return {
+        "moved": (nodule, moved),
+        "same": (nodule, nodule),
+        "elsewhere": (nodule, other),
+        "two, one found": (nodule | other, moved),
+        "one, two called": (nodule, moved | other | dot),
+        "missed": (nodule, empty),
+        "false alarm": (empty, moved),
+        "neither": (empty, empty),
+        "everything": (nodule, ~empty),
+        "a pixel": (dot, dot | nodule),
+        "at the border": (blob(40, 48, 0, 0, 12, 15), blob(40, 48, 2, 0, 12, 13)),
+    }
+
+
+@functools.cache
+def frame() -> tuple[np.ndarray, np.ndarray]:
+    """A frame with a black border, a bright caption and a dark nodule in grained tissue, uint8 (120, 160), and its mask."""
+    gray = np.random.default_rng(21).integers(40, 160, (120, 160))
+    mask = blob(120, 160, 62, 85, 18, 26)
+    gray[mask] //= 2
+    gray[:12], gray[-10:], gray[:, :15], gray[:, -20:] = 0, 0, 0, 0
+    gray[4:8, 30:60:2] = 250
+    gray[20:26, 140:143] = 255
+    return gray.astype(np.uint8), mask
+
+
+# Sections
+
+
+def metrics() -> Entries:
+    y, p, q = column("label"), column("one"), column("two")
+    ones, sure = np.ones(6, int), np.array([0.1, 0.2, 0.2, 0.6, 0.7, 0.9])
+    odd = np.array([0.3, np.nan, 0.1, 0.3, 0.9, 0.5]), np.array([0, 1, 0.5, np.nan, 1, 0])
+    pairs, gray = mask_pairs(), np.random.default_rng(22).integers(0, 2, (6, 7, 3)).astype(np.uint8) * 255
+    truths, founds = zip(*pairs.values(), strict=True)
+    counts = {name: np.array([3, 0, 0, 5, 0]) + at for at, name in enumerate(("true_positives", "false_positives"))}
+    counts |= {"false_negatives": np.array([2, 0, 4, 0, 0]), "true_negatives": np.array([9, 6, 0, 0, 0])}
+    tables = [f.pixel_counts, f.surface_scores, f.lesion_scores, f.segmentation_scores]
+    rules = ("accuracy", "f1", "mcc", ("sensitivity", 0.9), ("specificity", 0.8))
+    spaced = functools.partial(f.segmentation_table, truths, founds, spacings=[None, 0.1, (0.1, 0.2)] * 3 + [None, 0.07])
+    return {
+        "classification_scores": lambda: [
+            f.classification_scores(y, p),
+            f.classification_scores(y, q, 0.37),
+            f.classification_scores(ones, sure),
+            f.classification_scores(1 - ones, sure),
+            f.classification_scores(sure > 0.5, sure),
+            f.classification_scores(sure > 0.5, 1 - sure),
+            f.classification_scores(y, np.full(72, 0.5)),
+        ],
+        "confusion_counts": lambda: [f.confusion_counts(y, p), f.confusion_counts(y, q, 0.38), f.confusion_counts(ones, sure)],
+        "scores_from_counts": lambda: f.scores_from_counts(**counts),
+        "roc_curve": lambda: [f.roc_curve(y, p), f.roc_curve(sure > 0.3, sure)],
+        "pr_curve": lambda: [f.pr_curve(y, p), f.pr_curve(sure > 0.3, sure)],
+        "choose_threshold": lambda: [f.choose_threshold(y, p), f.choose_threshold(y, q), f.choose_threshold(sure > 0.3, sure)],
+        "choose_threshold by other rules": lambda: [
+            f.choose_threshold(y, p, *(rule if isinstance(rule, tuple) else (rule,))) for rule in rules
+        ],
+        "logit": lambda: f.logit([0, 1e-9, 0.2, 0.5, 0.99, 1]),
+        "reliability_table": lambda: [f.reliability_table(y, p), f.reliability_table(y, p, 6, equal="count")],
+        "expected_calibration_error": lambda: [f.expected_calibration_error(y, p), f.expected_calibration_error(y, q, 4)],
+        "recalibration": lambda: [f.recalibration(y, f.logit(p)), f.recalibration(ones, f.logit(sure))],
+        "fit_temperature": lambda: [f.fit_temperature(y, f.logit(p)), f.fit_temperature(y, f.logit(q))],
+        "fit_platt": lambda: [f.fit_platt(y, f.logit(p)), f.fit_platt(y, f.logit(q))(np.array([-2, 0, 0.5, 3]))],
+        "risk_coverage": lambda: [f.risk_coverage(p * (1 - p), (p >= 0.5) != y), f.risk_coverage(*odd)],
+        "aurc": lambda: [f.aurc(p * (1 - p), (p >= 0.5) != y), f.aurc(*odd)],
+        "benefit_values": lambda: [f.benefit_values(y, p, 0.2), f.benefit_values(y, p, 0.75)],
+        "decision_curve": lambda: f.decision_curve(y, p),
+        "binarise": lambda: [f.binarise(sure), f.binarise(np.array([[0.2, 0.7], [0.31, 0.3]]), 0.3)],
+        "overlap_scores": lambda: f.overlap_scores(**counts),
+        "pooled_scores": lambda: f.pooled_scores(**counts),
+        **{tell.__name__: lambda tell=tell: {name: tell(*pair) for name, pair in pairs.items()} for tell in tables},
+        "segmentation_scores in mm": lambda: f.segmentation_scores(*pairs["moved"], (0.1, 0.2)),
+        "surface_scores in mm": lambda: f.surface_scores(*pairs["one, two called"], 0.08, 1.0),
+        "surface_distances": lambda: [f.surface_distances(*pairs["moved"]), f.surface_distances(*pairs["at the border"], 0.3)],
+        "segmentation_table": lambda: spaced(cases=list(pairs)),
+        "segmentation_summary": lambda: f.segmentation_summary(spaced(cases=list(pairs))),
+        "faulty_002_scores": lambda: f.faulty_002_scores(
+            truths[:3], [np.kron(founds[0], np.ones((2, 2), bool))[:64, :64]] * 3, 64
+        ),
+        "compare_with_faulty_002": lambda: f.compare_with_faulty_002(truths, founds),
+        "faulty_002_labels": lambda: f.faulty_002_labels(gray),
+    }
+
+
+def statistics() -> Entries:
+    y, p, q, who = (column(name) for name in ("label", "one", "two", "patient"))
+    dice, other = np.round(p / 2 + 0.4, 2), np.round(q / 2 + 0.35, 2)
+    gap = np.where(np.arange(72) % 9 == 4, np.nan, dice)
+    seeds = np.stack([dice - other, dice - other + 0.01, np.roll(dice, 1) - other])
+    twice = {"one": np.stack([p, (p + q) / 2]), "two": np.stack([q, np.roll(q, 1)]), "both": np.stack([p, q])}
+    first, second = np.array([0.81, 0.84, 0.79, 0.88, 0.83]), np.array([0.80, 0.81, 0.80, 0.84, 0.80])
+    exact = {
+        "delong_test": lambda: [
+            f.delong_test(y, p, q, who),
+            f.delong_test(y, p, q),
+            f.delong_test(y, twice["one"], twice["two"], who),
+        ],
+        "auc_covariance": lambda: [f.auc_covariance(y, [p, q], who), f.auc_covariance(y, [p, q])],
+        "mcnemar_test": lambda: [
+            f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y, who),
+            f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y),
+            f.mcnemar_test(y == 1, y == 1, who),
+        ],
+        "wilcoxon_test": lambda: [
+            f.wilcoxon_test(dice, other, who),
+            f.wilcoxon_test(gap, other, who),
+            f.wilcoxon_test(p, p, who),
+        ],
+        "wilcoxon_test of images": lambda: f.wilcoxon_test(dice, other),
+        "holm": lambda: f.holm([0.04, 0.001, np.nan, 0.03, 0.03, 0.9]),
+        "compare_models": lambda: [
+            f.compare_models(y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),
+            f.compare_models(y, twice, who, {name: [0.5, 0.45] for name in twice}),
+        ],
+        "seed_summary": lambda: [f.seed_summary(first), f.seed_summary([0.8, np.nan]), f.seed_summary([np.nan])],
+        "proportion_interval": lambda: [f.proportion_interval(*pair) for pair in ((3, 17), (0, 9), (9, 9), (0, 0))],
+        "corrected_error": lambda: [f.corrected_error(np.stack([first, second]).T, 50, 22), f.corrected_error(first[:1], 5, 2)],
+        "subset_estimate": lambda: [f.subset_estimate(first, 50, 22, 9), f.subset_estimate(first[:1], 50, 22, 9)],
+        "subset_comparison": lambda: [
+            f.subset_comparison(first, second, 50, 22, 9),
+            f.subset_comparison(first, first, 50, 22, 9),
+        ],
+        "paired_power": lambda: [f.paired_power(0.01, 0.05, 80, 3, 0.004), f.paired_power(0.02, 0.05, 20)],
+        "smallest_gain": lambda: [f.smallest_gain(0.05, 80, 3, 0.004), f.smallest_gain(0.05, 20)],
+        "patients_and_seeds_interval": lambda: [
+            f.patients_and_seeds_interval(gap - other, who, 0.01, 3),
+            f.patients_and_seeds_interval(gap - other, who, np.nan, 3),
+        ],
+        "seed_components": lambda: f.seed_components(seeds, who),
+        "sign_flip_test of all signs": lambda: f.sign_flip_test(np.array([3, -1, 2.5, 0.5, 4, -0.5, 1, 2])),
+    }
+    # Of what is drawn, the estimates are kept here and the intervals in `bootstrap`.
+    return exact | {name: lambda make=make: estimates(plain(make())) for name, make in drawn().items() if name[0] != "_"}
+
+
+def bootstrap() -> Entries:
+    return drawn()
+
+
+def drawn() -> Entries:
+    """What rests on random draws; a name that begins with _ is nothing but drawn."""
+    y, p, q, who = (column(name) for name in ("label", "one", "two", "patient"))
+    dice, other, wrong = np.round(p / 2 + 0.4, 2), np.round(q / 2 + 0.35, 2), ((p >= 0.5) != y).astype(int)
+    gap = np.where(np.arange(72) % 9 == 4, np.nan, dice)
+    seeds, fewer = np.stack([p, (p + q) / 2]), {"resamples": 300}
+    codes = pd.factorize(who)[0]
+    inside, known = (codes % 3 == 0) | (np.arange(72) % 11 == 0), np.arange(72) % 13 > 0
+    gains = 100 * np.stack([dice - other, dice - other + 0.01, np.roll(dice, 1) - other])
+    powers = functools.partial(f.power_simulation, gains, who, 2.0, (10, 50, 300), (1, 5), 0.4, simulations=300)
+    return {
+        "patient_bootstrap": lambda: [f.patient_bootstrap(dice, who), f.patient_bootstrap(gap, who, np.median, resamples=300)],
+        "patient_bootstrap_scores": lambda: [
+            f.patient_bootstrap_scores(y, p, who, **fewer),
+            f.patient_bootstrap_scores(y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45], **fewer),
+            f.patient_bootstrap_scores(np.ones(72, int), np.ones(72), who, "accuracy", **fewer),
+        ],
+        "paired_patient_bootstrap": lambda: [
+            f.paired_patient_bootstrap(y, p, q, who, ("auc", "accuracy", "brier"), 0.5, **fewer),
+            f.paired_patient_bootstrap(y, p, p, who, "auc", **fewer),
+        ],
+        "roc_band": lambda: f.roc_band(y, p, who),
+        "pr_band": lambda: f.pr_band(y, p, who),
+        "benefit_curve": lambda: f.benefit_curve(y, p, who),
+        "compare_means": lambda: [f.compare_means(dice, other, who, **fewer), f.compare_means(gap, other, who, **fewer)],
+        "mann_whitney_patients": lambda: [
+            f.mann_whitney_patients(dice, wrong, who, **fewer),
+            f.mann_whitney_patients(gap, y, who, **fewer),
+        ],
+        "_sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
+        "_randomisation_test": lambda: [
+            f.randomisation_test(score, inside & known, known, codes, 499, 0) for score in (f.Mean(dice), f.Area(y == 1, p))
+        ],
+        "_power_simulation": lambda: powers(),
+        "_patients_needed": lambda: f.patients_needed(powers()),
+    }
+
+
+def preprocess() -> Entries:
+    gray, mask = frame()
+    colour = np.stack([gray, gray // 2, 255 - gray], 2)
+
+    def through(spec, size=None, image=gray) -> list:
+        pipeline = f.build_pipeline(spec, size)
+        if pipeline.needs_fit:
+            pipeline.refitted(0.31, 0.17)
+        sample = pipeline(image, mask)
+        geometry, soft = sample.geometry, (np.arange(sample.mask.size) % 97 / 96).reshape(sample.mask.shape)
+        there = [geometry.to_original(sample.mask, gray.shape), geometry.to_original(soft.astype(np.float32), smooth=True)]
+        return [sample.image, sample.mask, geometry, *there]
+
+    small = {"resize": {"size": 64}}
+    steps = {
+        **{
+            name: ["gray", name, small] for name in f.STEPS if name not in ("gray", "resize", "scale", "zscore", "three_channels")
+        },
+        **{name: ["gray", small, name] for name in ("scale", "zscore", "three_channels")},
+        "resize": ["gray", {"resize": {"size": (200, 90)}}],
+        "gray": [small],
+    }
+    return {
+        **{f"preset {name}": lambda name=name: through(name, 64) for name in f.PRESETS},
+        **{f"step {name}": lambda spec=spec: through(spec) for name, spec in steps.items()},
+        "colour": lambda: through("plain", 64, colour),
+        "stages": lambda: [list(stage) for stage in f.build_pipeline("paper_002", (48, 80)).stages(gray, mask)],
+        **{
+            f"resize {mode}": lambda mode=mode: through(["gray", {"resize": {"size": (64, 96), "mode": mode}}])
+            for mode in ("stretch", "letterbox")
+        },
+        "hash": lambda: {name: f.build_pipeline(name).hash for name in f.PRESETS if not f.build_pipeline(name).needs_fit},
+    }
+
+
+def made_cases(unlabelled: bool) -> pd.DataFrame:
+    random = np.random.default_rng(23)
+    rows = []
+    for patient in range(40):
+        label = None if unlabelled and patient % 8 == 0 else int(random.integers(0, 3) == 0)
+        rows += [{"case": f"c{patient:02d}-{view}", "image": f"{patient}-{view}.png", "patient": f"p{patient}", "label": label,
+                  "dataset": "made"} for view in range(random.integers(1, 6))]  # fmt: skip
+    return f.make_cases(rows)
+
+
+def told(cases: pd.DataFrame) -> list:
+    return [f.split_hash(cases), f.split_table(cases)]
+
+
+def splits() -> Entries:
+    cases, partly = made_cases(False), made_cases(True)
+    unread = {"check_pixels": False}
+    return {
+        "split_cases": lambda: [
+            told(f.split_cases(cases, **unread)),
+            told(f.split_cases(cases, (0.6, 0.2, 0.2), by="patient", seed=1, **unread)),
+            told(f.split_cases(cases, (0.5, 0.25, 0.25), by="image", seed=2)),
+            told(f.split_cases(partly, (0.7, 0.3), seed=3, **unread)),
+            told(f.split_cases(partly, {"train": 0.8, "test": 0.2}, by="patient", seed=0, **unread)),
+        ],
+        "repeated_splits": lambda: [told(found) for found in f.repeated_splits(cases, (0.6, 0.2, 0.2), 3, seed=4, **unread)],
+        "kfold_splits": lambda: [
+            [told(found) for found in f.kfold_splits(cases, 5, seed=1, **unread)],
+            [told(found) for found in f.kfold_splits(partly, 3, by="image", val_ratio=0.2, **unread)],
+        ],
+        "official_split": lambda: told(f.split_cases(f.split_cases(cases, seed=5, **unread), by="official")),
+        "patient_class": lambda: f.patient_class(partly).value_counts().sort_index(),
+    }
+
+
+def real_data() -> Entries:
+    """Of people only hashes and counts are kept."""
+    root = Path(os.environ.get("THYROID_WORKBOOK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (root / "ddti" / "labels.csv").is_file():
+        pytest.skip("no real data: set THYROID_WORKBOOK_DATA to a folder with ddti/ and tg3k/")
+    ddti, tg3k = (functools.cache(lambda name=name: f.load_cases(name, root / name)) for name in ("ddti", "tg3k"))
+    return {
+        "ddti": lambda: [f.data_fingerprint(ddti()), len(ddti()), ddti()["patient"].nunique(), sorted(ddti().columns)],
+        "ddti split": lambda: [told(f.split_cases(ddti(), (0.6, 0.2, 0.2), by="patient", seed=seed)) for seed in (0, 1)],
+        "ddti folds": lambda: [told(found) for found in f.kfold_splits(ddti(), 5, check_pixels=False)],
+        "tg3k": lambda: [f.data_fingerprint(tg3k()), len(tg3k()), tg3k()["patient"].nunique(), sorted(tg3k().columns)],
+        "tg3k videos": lambda: [
+            f.recover_videos(tg3k()).sort_index().value_counts(sort=False),
+            told(f.split_cases(f.videos_as_patients(tg3k(), f.recover_videos(tg3k())), (0.6, 0.2, 0.2), by="patient", seed=0)),
+        ],
+        "ddti pixel groups": lambda: f.pixel_groups(ddti()).nunique(),
+        "tg3k split": lambda: [
+            told(f.split_cases(tg3k(), (0.6, 0.2, 0.2), by="patient", seed=0, check_pixels=False)),
+            told(f.split_cases(tg3k(), (0.7, 0.3), by="image", seed=1)),
+        ],
+    }
+
+
+def made_images(folder: Path) -> str:
+    """26 patients of one to three frames of 72 × 64 pixels with a bright disc, dark and jagged where malignant; a manifest."""
+    random, rows = np.random.default_rng(24), ["case,image,mask,patient,label"]
+    for patient in range(26):
+        malignant = patient % 2
+        for view in range(random.integers(1, 4)):
+            y, x = np.mgrid[:64, :72]
+            row, col, radius = random.integers(24, 40), random.integers(24, 48), random.integers(8, 17)
+            jagged = 1 + 0.25 * malignant * np.cos(7 * np.arctan2(y - row, x - col))
+            mask = np.hypot(y - row, x - col) <= radius * jagged
+            gray = random.integers(50, 110, (64, 72)) + (75 - 30 * malignant) * mask
+            name = f"{patient:02d}-{view}"
+            cv2.imwrite(str(folder / f"{name}.png"), gray.astype(np.uint8))
+            cv2.imwrite(str(folder / f"{name}-mask.png"), 255 * mask.astype(np.uint8))
+            rows.append(f"{name},{name}.png,{name}-mask.png,p{patient:02d},{malignant}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return str(folder)
+
+
+def trained_run(task: str, augmentation: str = "none") -> list:
+    """History, predictions and scores of three epochs of a tiny network; time is left out."""
+    model = {"classification": "tiny", "segmentation": "tiny_segmenter", "joint": "tiny_joint"}[task]
+    with tempfile.TemporaryDirectory() as folder:
+        run = f.fit_or_load(
+            f.RunConfig(
+                task=task,
+                data={"dataset": "manifest", "root": made_images(Path(folder))},
+                split={"by": "patient", "ratios": [0.5, 0.25, 0.25], "seed": 0},
+                preprocessing="paper_001" if task == "classification" else "plain",
+                size=64,
+                augmentation=augmentation,
+                model={"name": model},
+                loss={"name": "cross_entropy" if task == "classification" else "bce_dice"},
+                optimiser={"learning_rate": 0.01},
+                training={"epochs": 3, "batch_size": 8, "device": "cpu", "monitor": "loss"},
+                seed=0,
+            )
+        )
+        history = run.history.drop(columns=[name for name in run.history if "second" in name])
+        predictions = run.predictions.drop(columns="patient")
+        maps = [] if task == "classification" else [run.maps("test")[1]]
+        return [history, predictions, run.metrics, run.data["fitted"], *maps]
+
+
+def trained() -> Entries:
+    return {task: lambda task=task: trained_run(task) for task in ("classification", "segmentation", "joint")}
+
+
+def trained_augmented() -> Entries:
+    return {"classification": lambda: trained_run("classification", "default"), "joint": lambda: trained_run("joint", "default")}
+
+
+SECTIONS = {make.__name__: make for make in (metrics, statistics, bootstrap, preprocess, splits, real_data, trained)}
+SECTIONS |= {make.__name__: make for make in (trained_augmented,)}
+
+
+# From results to JSON, and back to a verdict
+
+
+def plain(value) -> object:
+    """Numbers, texts, lists and dicts; tables and records become dicts, and of long arrays sums remain."""
+    if isinstance(value, pd.DataFrame):
+        index = {} if isinstance(value.index, pd.RangeIndex) else {"index": plain(value.index.to_numpy(object))}
+        return index | {str(name): plain(value[name].to_numpy()) for name in value.columns if name not in ("note", "text")}
+    if isinstance(value, pd.Series):
+        return plain(value.to_frame(value.name or "values"))
+    if hasattr(value, "detach"):
+        return plain(value.detach().cpu().numpy())
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.name != "note"}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, pd.api.extensions.ExtensionArray):
+        value = np.asarray(value)
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return shortened([plain(entry) for entry in value])
+    if isinstance(value, np.ndarray) and value.ndim:
+        return array_told(value)
+    if value is None or value is pd.NA:
+        return None
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def shortened(entries: list) -> list | dict:
+    """Long lists of texts by their hash."""
+    if len(entries) <= LONGEST or not all(entry is None or isinstance(entry, str) for entry in entries):
+        numbers = len(entries) > LONGEST and all(isinstance(entry, (int, float)) for entry in entries)
+        return array_told(np.array(entries, float)) if numbers else entries
+    return {"texts": len(entries), "sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest()}
+
+
+def array_told(array: np.ndarray) -> list | dict:
+    if array.size <= LONGEST or array.dtype.kind in "OUS":
+        return [plain(entry) for entry in array.tolist()] if array.ndim < 2 else [array_told(row) for row in array]
+    if array.dtype.kind == "b":
+        return {"shape": list(array.shape), "true": int(array.sum()), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+    values = array.astype(float).ravel()
+    known = np.where(np.isfinite(values), values, 0)
+    some = values[np.linspace(0, len(values) - 1, 5).astype(int)]
+    sums = {"sum": known, "places": known * np.linspace(-1, 1, len(known)), "size": np.abs(known)}
+    return {
+        "shape": list(array.shape),
+        "not finite": int((~np.isfinite(values)).sum()),
+        "some": plain(some),
+        **{name: math.fsum(parts) for name, parts in sums.items()},
+    }
+
+
+def estimates(value):
+    """Without what random draws decide."""
+    if isinstance(value, dict):
+        return {name: estimates(entry) for name, entry in value.items() if name not in DRAWN}
+    return [estimates(entry) for entry in value] if isinstance(value, list) else value
+
+
+def moved(stored, found, tolerance: float, place: str, slack: float = 0.1) -> Iterator[str]:
+    """What differs, and where. slack: what counts as nothing, in units of the tolerance."""
+    if isinstance(stored, dict) and isinstance(found, dict):
+        if stored.keys() != found.keys():
+            yield f"{place}: {sorted(stored.keys() ^ found.keys())} on one side only"
+        slack = stored["size"] + 1e-3 if {"sum", "places", "size"} <= stored.keys() else slack
+        for name in stored.keys() & found.keys():
+            yield from moved(stored[name], found[name], tolerance, f"{place}.{name}", 0.1 if name == "some" else slack)
+    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
+        for at, (one, other) in enumerate(zip(stored, found, strict=True)):
+            yield from moved(one, other, tolerance, f"{place}[{at}]", slack)
+    elif isinstance(stored, (int, float)) and isinstance(found, (int, float)):
+        if not math.isclose(stored, found, rel_tol=tolerance, abs_tol=slack * tolerance):
+            yield f"{place}: {stored!r} is now {found!r}"
+    elif stored != found:
+        yield f"{place}: {stored!r} is now {found!r}"
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A cache and a ledger of their own, the tiny networks of the tests, one thread."""
+    import torch
+    from joint_project import register_tiny_joint
+    from segmentation_project import register_tiny_segmenter
+    from training_project import register_tiny
+
+    from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for name in ("THYROID_WORKBOOK_CACHE", "THYROID_WORKBOOK_RUNS", "THYROID_REPORT_DIR"):
+            patch.setenv(name, str(Path(folder) / name.lower()))
+        register_tiny(functools.partial(patch.setitem, CLASSIFIERS))
+        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
+        register_tiny_joint(functools.partial(patch.setitem, SEGMENTERS))
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_numbers_are_those_that_were_written_down(section):
+    stored, differences = json.loads(STORED.read_text(encoding="utf-8"))[section], []
+    with apart():
+        entries = SECTIONS[section]()
+        if stored.keys() != entries.keys():
+            differences.append(f"{section}: {sorted(stored.keys() ^ entries.keys())} on one side only")
+        for name in stored.keys() & entries.keys():
+            place = f"{section}/{name}"
+            tolerance = LOOSER.get(place, TOLERANCE.get(section, 1e-12))
+            try:
+                differences += moved(stored[name], plain(entries[name]()), tolerance, place)
+            except Exception as error:
+                differences.append(f"{place}: {type(error).__name__}: {error}")
+    assert not differences, f"{len(differences)} moved:\n" + "\n".join(sorted(differences)[:40])
+
+
+def write(chosen: list[str]) -> None:
+    """Rewrite these sections, or `section/entry`; entries that are gone are dropped with their section."""
+    content = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+    for name in chosen:
+        section, _, entry = name.partition("/")
+        with apart():
+            entries = SECTIONS[section]()
+            kept = content.get(section, {}) if entry else {}
+            content[section] = kept | {one: plain(make()) for one, make in entries.items() if entry in ("", one)}
+    ordered = {section: content[section] for section in SECTIONS if section in content}
+    lines = [
+        f"{json.dumps(section)}: {{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in rows.items())
+        + "\n}"
+        for section, rows in ordered.items()
+    ]
+    STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["--write"] or not sys.argv[2:]:
+        sys.exit(f"usage: python {sys.argv[0]} --write SECTION[/ENTRY] ...; sections: {', '.join(SECTIONS)}")
+    write(sys.argv[2:])
