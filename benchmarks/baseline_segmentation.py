@@ -20,7 +20,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.transforms import v2
 
-from thyroid_utils.data import load_cases, read_gray, read_mask, split_cases
+from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.splits import split_cases
 from thyroid_utils.scores.statistics import patient_bootstrap
 
 BATCH = 16

@@ -15,7 +15,8 @@ from joint_project import register_tiny_joint
 from segmentation_project import register_tiny_segmenter
 from training_project import register_tiny
 
-from thyroid_utils.data import make_cases, write_png
+from thyroid_utils.data.images import write_png
+from thyroid_utils.data.table import make_cases
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
 from thyroid_utils.studies.dual_stage import variant_configs
 from thyroid_utils.training.fit import fit_or_load

@@ -24,7 +24,7 @@ def test_hand_computed(tmp_path):
 
 
 def test_ddti_outlines_of_the_same_picture_differ(real_data):
-    from thyroid_utils.data import load_cases
+    from thyroid_utils.data.readers import load_cases
 
     found = outline_agreement(load_cases("ddti", real_data), pd.DataFrame({"cases": [["ddti/332", "ddti/389"]]}))
     assert 0.5 < found.at[0, "dice"] < 0.99

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thyroid_utils.data import CheckReport, check_dataset, write_png
-from thyroid_utils.data.check import COLUMNS
+from thyroid_utils.data.check import COLUMNS, CheckReport, check_dataset
+from thyroid_utils.data.images import write_png
 
 FRAME = np.full((30, 40), 90, np.uint8)
 SPOT = np.zeros((30, 40), bool)

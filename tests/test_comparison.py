@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thyroid_utils.data import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.studies.data_exploration.comparison import simulated_and_real
 

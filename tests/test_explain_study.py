@@ -12,7 +12,8 @@ import torch
 from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils.data import load_cases, read_gray
+from thyroid_utils.data.images import read_gray
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS

@@ -17,7 +17,8 @@ from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import Killed, batches_of, elsewhere, killed_at, same_results, tiny_config
 
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.data import DataError, load_cases
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.inference.predictor import Predictor

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from thyroid_utils.common.errors import ImageError
-from thyroid_utils.data.images import write_png
-from thyroid_utils.data.measure import GRID, measure_cases, ring_around
-from thyroid_utils.data.table import label_names, make_cases
+from thyroid_utils.data.images import ring_around, write_png
+from thyroid_utils.data.table import GRID, label_names, make_cases, measure_cases
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from test_segmenter_comparison import discs
 from torch import nn
 
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.data import DataError
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
 from thyroid_utils.scores.statistics import Estimate, holm, paired_power, patient_bootstrap, power_simulation

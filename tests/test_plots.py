@@ -13,10 +13,9 @@ from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.measure import measure_cases
 from thyroid_utils.data.phantom import homogeneous_phantom, phantom_cases, rayleigh_fit, simulation_stages
 from thyroid_utils.data.splits import split_cases
-from thyroid_utils.data.table import label_names, make_cases
+from thyroid_utils.data.table import label_names, make_cases, measure_cases
 from thyroid_utils.plots import exploration, findings, panels, phantoms, preprocessing, segmentation
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation

@@ -111,7 +111,7 @@ def test_a_module_imports_only_from_its_room_or_from_rooms_below(module):
     assert not upward, f"{room} (floor {FLOORS[room]}) imports {upward}"
 
 
-@pytest.mark.parametrize("module", ["thyroid_utils.data", "thyroid_utils.preprocess", "thyroid_utils.workbook.cli"])
+@pytest.mark.parametrize("module", ["thyroid_utils.data.check", "thyroid_utils.preprocess", "thyroid_utils.workbook.cli"])
 def test_torch_is_not_loaded_where_it_is_not_needed(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

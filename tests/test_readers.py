@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.data import READERS, DataError, load_cases, read_image, read_mask, validate_cases, write_png
-from thyroid_utils.data.csvfile import read_rows
-from thyroid_utils.data.listing import natural_order
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_image, read_mask, write_png
+from thyroid_utils.data.readers import READERS, load_cases
+from thyroid_utils.data.readers.listing import natural_order, read_rows
+from thyroid_utils.data.table import validate_cases
 
 FRAME = np.full((6, 8), 90, np.uint8)
 SPOT = np.zeros((6, 8), bool)

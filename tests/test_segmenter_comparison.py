@@ -14,7 +14,9 @@ from scipy.stats import wilcoxon
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.data import DataError, make_cases, read_mask, write_png
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_mask, write_png
+from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
 from thyroid_utils.models import SEGMENTERS, parameter_count
 from thyroid_utils.plots import segmentation

@@ -13,7 +13,8 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config
 
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.data import DataError, load_cases
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
 from thyroid_utils.models.losses import CrossEntropy

@@ -22,7 +22,10 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import Killed, batches_of, elsewhere, forked, killed_at, tiny_config
 
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.data import DataError, load_cases, read_mask, split_hash, write_png
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_mask, write_png
+from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.splits import split_hash
 from thyroid_utils.models import SEGMENTERS, losses
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.scores.metrics import segmentation_table

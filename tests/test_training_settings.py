@@ -21,7 +21,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_config, tiny_network
 
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
-from thyroid_utils.data import load_cases
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
 from thyroid_utils.models.losses import CrossEntropy

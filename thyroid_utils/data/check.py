@@ -13,8 +13,8 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import in_threads
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
-from thyroid_utils.data.listing import entries, first_few
 from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.readers.listing import entries, first_few
 from thyroid_utils.data.splits import shared_groups
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from skimage.measure import label, regionprops
 
-from thyroid_utils.data.measure import ring_around
+from thyroid_utils.data.images import ring_around
 from thyroid_utils.data.overlays import echo_mask, mask_box
 from thyroid_utils.scores.metrics.masks import checked_spacing
 
@@ -53,7 +53,7 @@ def nodule_measures(
       oval, 0.1 where bumps and notches make the outline a tenth longer. P is Crofton's estimate in four directions, so that ovals
       lie within ±0.02 of 0, and an upright square at 0.02 to 0.04 where 0.10 is true.
     - `echo_inside`, `echo_around`: mean gray level, 0 to 255, of the part and of a ring around it (a quarter of its diameter
-      wide, `data.measure.ring_around`), without other parts of the mask and inside the echo image; `echo_difference`: the first
+      wide, `data.images.ring_around`), without other parts of the mask and inside the echo image; `echo_difference`: the first
       less the second, below 0 for a hypoechoic nodule. A scanner's gray levels are logarithms of echoes, so that their difference
       is a ratio of echoes: in decibels it is difference · dynamic range / 255, with a dynamic range that image files do not tell.
       Gain and offset leave the difference as it is; a gray map or a filter does not.

@@ -8,9 +8,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thyroid_utils.data.measure import Measures
 from thyroid_utils.data.splits import patient_class
-from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
+from thyroid_utils.data.table import LABEL_NAMES, SPLITS, Measures, label_names
 from thyroid_utils.plots.style import CLASS_COLOURS, NEUTRAL, bare, integer_ticks, new_figure, styled
 
 CLASSES = tuple(LABEL_NAMES.values())

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.data.measure import Measures
 from thyroid_utils.data.splits import patient_class
-from thyroid_utils.data.table import LABEL_NAMES, label_names
+from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names
 from thyroid_utils.preprocess import Pipeline
 from thyroid_utils.scores.statistics import Comparison, Estimate, patient_bootstrap, proportion_interval
 from thyroid_utils.studies.data_exploration.exposure import seen_in_training

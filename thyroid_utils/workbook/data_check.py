@@ -16,8 +16,8 @@ _COLOURS = {"error": "red", "warning": "yellow"}
 
 def show_check(dataset: str, root: Path, console: Console | None = None) -> int:
     """Check a data set and print what was found; returns the exit code, 1 where something is an error and 0 otherwise."""
-    from thyroid_utils.data import READERS
     from thyroid_utils.data.check import check_dataset
+    from thyroid_utils.data.readers import READERS
 
     if dataset not in READERS:
         raise ParameterError(f"data check {dataset}: no such reader; there are {', '.join(READERS)}")

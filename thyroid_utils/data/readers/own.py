@@ -10,14 +10,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.csvfile import BLANK, Row, read_rows, require_columns
-from thyroid_utils.data.listing import (
+from thyroid_utils.data.readers.listing import (
+    BLANK,
+    Row,
     entries,
     first_few,
     images_by_stem,
     masks_without_image,
     missing_data,
     path_or_na,
+    read_rows,
+    require_columns,
     subfolder,
 )
 from thyroid_utils.data.table import SPLITS, make_cases

@@ -8,15 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.csvfile import Row, read_rows, require_columns
-from thyroid_utils.data.ddti_release import holds_release, read_release
-from thyroid_utils.data.listing import (
+from thyroid_utils.data.readers.ddti_release import holds_release, read_release
+from thyroid_utils.data.readers.listing import (
+    Row,
     entries,
     first_few,
     images_by_stem,
     masks_without_image,
     missing_data,
     path_or_na,
+    read_rows,
+    require_columns,
     set_folder,
     stem_key,
     subfolder,
@@ -34,7 +36,7 @@ def read_ddti(root: Path) -> pd.DataFrame:
     """DDTI, in either of its layouts; case ids `ddti/NAME`, patient `ddti-CASE`.
 
     Frames with a table: `image/`, `mask/` and `labels.csv` with columns file, case, frame, pane, tirads, label. The original
-    release: `NNN.xml` beside `NNN_K.jpg` (see `thyroid_utils.data.ddti_release`).
+    release: `NNN.xml` beside `NNN_K.jpg` (see `thyroid_utils.data.readers.ddti_release`).
     """
     expected = "image/, mask/ and labels.csv, or NNN.xml beside NNN_K.jpg (the original release)"
     folder = set_folder("ddti", root, lambda here: _has_images_and_csv(here) or holds_release(here), expected, DDTI_SOURCE)

@@ -57,7 +57,7 @@ def subgroup_columns(
         cases: split case table, best the whole of it and not its test side alone: tertiles are cut on training and validation
             images, so that they are the same whatever is tested; on all images where these give fewer than three values.
         areas: case → area of the mask as a share of the frame, 0 to 1; NaN where there is none. Zero counts as unknown.
-        images: further columns by case, as `data.measure.measure_cases(...).table` or `Audit.images` have them: `area_share`
+        images: further columns by case, as `data.table.measure_cases(...).table` or `Audit.images` have them: `area_share`
             (taken where `areas` is None), `inside` and `around` (gray levels, for the contrast), `width` and `height` (pixels:
             where no device is told, the frame's size stands for it), `callipers` (count or bool).
         also: further columns of the case table, such as "margin"; numbers are cut at their tertiles.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from thyroid_utils.data.measure import ring_around
+from thyroid_utils.data.images import ring_around
 from thyroid_utils.data.overlays import Box, echo_mask
 
 

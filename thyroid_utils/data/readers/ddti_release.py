@@ -24,7 +24,7 @@ from defusedxml.ElementTree import fromstring
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError, cache_errors
 from thyroid_utils.data.images import image_size, write_png
-from thyroid_utils.data.listing import entries, images_by_stem, natural_order
+from thyroid_utils.data.readers.listing import entries, images_by_stem, natural_order
 from thyroid_utils.data.table import make_cases
 
 TIRADS_LABEL = {"2": 0, "3": 0, "4a": 1, "4b": 1, "4c": 1, "5": 1}
