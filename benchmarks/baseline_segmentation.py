@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_cases
-from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_bootstrap
 
 BATCH = 16
 CHANGES = v2.Compose(

@@ -18,9 +18,8 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.scores.metrics import SCORES
-from thyroid_utils.scores.statistics import patient_bootstrap_scores
-from thyroid_utils.scores.statistics.resampling import Ranked, drawn_patients
+from thyroid_utils.scores.estimates import drawn_patients, patient_bootstrap_scores
+from thyroid_utils.scores.labels import SCORES, Ranked
 
 SECONDS = 5
 GIGABYTES = 1

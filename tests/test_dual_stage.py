@@ -20,7 +20,7 @@ from thyroid_utils.inference.dual_stage import STAGES, CaseImage, DualStage, sta
 from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.metrics import Platt, fit_platt
+from thyroid_utils.scores.probabilities import Platt, fit_platt
 from thyroid_utils.studies.dual_stage import predicted_mask
 
 NUMBERS = ["probability", "attention_inside", "entropy", "sd", "map_disagreement", "area_px", "long_axis_px"]

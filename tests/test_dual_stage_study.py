@@ -14,8 +14,9 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.dual_stage import STAGES, DualStage, Findings
 from thyroid_utils.plots import dual_stage as plots
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.scores.metrics import choose_threshold, segmentation_scores
-from thyroid_utils.scores.statistics import delong_test, holm
+from thyroid_utils.scores.comparisons import delong_test, holm
+from thyroid_utils.scores.labels import choose_threshold
+from thyroid_utils.scores.masks import segmentation_scores
 from thyroid_utils.studies.dual_stage import (
     VARIANTS,
     DualStageStudy,

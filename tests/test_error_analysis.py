@@ -13,8 +13,8 @@ from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
 from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.scores.metrics import segmentation_table
-from thyroid_utils.scores.statistics import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.error_analysis import (
     classifier_errors,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.grad_cam import MEASURES, attention_scores, attention_table, centre_prior
 
 # The nodule is the upper left quarter.

@@ -21,7 +21,7 @@ from thyroid_utils.plots import errors as error_plots
 from thyroid_utils.plots import explain as plots
 from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.error_analysis import classifier_errors, decision_errors, segmenter_errors
 from thyroid_utils.studies.grad_cam import attention_scores, claim_answer, study_maps

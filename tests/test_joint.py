@@ -25,7 +25,7 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty_samples import augmented_views, mc_dropout
 from thyroid_utils.models import JOINT_MODELS, SEGMENTERS, JointLogits, OneAnswer, build_joint, build_segmenter
 from thyroid_utils.models.losses import build_loss
-from thyroid_utils.scores.metrics import classification_scores
+from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import Arrays, open_arrays, split_data

@@ -14,20 +14,22 @@ from sklearn import metrics as reference
 from sklearn.calibration import _sigmoid_calibration
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.metrics import (
+from thyroid_utils.scores.labels import (
     SCORES,
     choose_threshold,
     classification_scores,
     confusion_counts,
+    pr_curve,
+    roc_curve,
+    scores_from_counts,
+)
+from thyroid_utils.scores.probabilities import (
     expected_calibration_error,
     fit_platt,
     fit_temperature,
     logit,
-    pr_curve,
     recalibration,
     reliability_table,
-    roc_curve,
-    scores_from_counts,
 )
 
 ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", "sensitivity_at_specificity", *list(SCORES)[-2:]}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thyroid_utils.scores.metrics.classification import confusion_counts
-from thyroid_utils.scores.metrics.decisions import aurc, benefit_values, decision_curve, risk_coverage
-from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.labels import confusion_counts
+from thyroid_utils.scores.probabilities import aurc, benefit_values, decision_curve, risk_coverage
 
 
 def test_five_cases_by_hand():

@@ -15,7 +15,7 @@ from hypothesis import strategies
 from scipy import ndimage
 from sklearn import metrics as reference
 
-from thyroid_utils.scores.metrics import (
+from thyroid_utils.scores.masks import (
     COUNTS,
     LESION_SCORES,
     OVERLAP_SCORES,
@@ -29,8 +29,8 @@ from thyroid_utils.scores.metrics import (
     segmentation_scores,
     segmentation_summary,
     segmentation_table,
-    surface_scores,
 )
+from thyroid_utils.scores.surface import surface_scores
 from thyroid_utils.studies.faulty_002 import compare_with_faulty_002, faulty_002_labels, faulty_002_scores
 
 with warnings.catch_warnings():

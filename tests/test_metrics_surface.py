@@ -13,7 +13,8 @@ import torch
 from hypothesis import strategies
 from scipy import ndimage
 
-from thyroid_utils.scores.metrics import surface, surface_distances, surface_scores
+from thyroid_utils.scores import surface
+from thyroid_utils.scores.surface import surface_distances, surface_scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

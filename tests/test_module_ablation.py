@@ -18,8 +18,9 @@ from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
-from thyroid_utils.scores.statistics import Estimate, holm, paired_power, patient_bootstrap, power_simulation
-from thyroid_utils.scores.statistics.power import seed_components
+from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
+from thyroid_utils.scores.power import paired_power, power_simulation, seed_components
 from thyroid_utils.studies.module_ablation import (
     SWITCHES,
     TABLES,

@@ -7,8 +7,8 @@ import pytest
 
 from thyroid_utils.models import SEGMENTERS
 from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES
-from thyroid_utils.scores.metrics import SCORES, scores_from_counts
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.labels import SCORES, scores_from_counts
 from thyroid_utils.studies.papers import PAPERS, beside_reported, reported_scores, whole_counts
 
 RANGE = {"images": range(600, 720), "prevalence": (0.35, 0.65)}

@@ -8,7 +8,7 @@ import pytest
 
 from thyroid_utils.models import build_segmenter
 from thyroid_utils.plots import ablation
-from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.module_ablation import network_stages
 
 

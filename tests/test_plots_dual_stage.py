@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, UNCERTAINTY, Finding
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.plots.dual_stage import finding_cards, measure_lines, variants_forest
-from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate
 
 
 def finding(case="a", mask=None, shape=(40, 60), spacing=None, **changes) -> Finding:

@@ -18,8 +18,8 @@ from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import errors
 from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.scores.metrics.decisions import decision_curve, risk_coverage
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.probabilities import decision_curve, risk_coverage
 from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, map_errors, mask_row
 from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors
 from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, lost_dice, nodule_frame_errors

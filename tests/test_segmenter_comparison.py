@@ -20,8 +20,9 @@ from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
 from thyroid_utils.models import SEGMENTERS, parameter_count
 from thyroid_utils.plots import segmentation
-from thyroid_utils.scores.metrics import SEGMENTATION_SCORES, segmentation_scores
-from thyroid_utils.scores.statistics import holm, patient_bootstrap
+from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.studies.segmenter_comparison import MAIN_SCORES, SegmenterComparison, segmentation_configs
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ellipe
 
-from thyroid_utils.scores.statistics import holm
+from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.studies.grad_cam.shape import (
     FEATURES,
     MIN_PIXELS,

@@ -11,19 +11,18 @@ from scipy import stats
 from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.metrics import SCORES, classification_scores, roc_curve
-from thyroid_utils.scores.statistics import (
-    delong_test,
-    mcnemar_test,
+from thyroid_utils.scores import estimates
+from thyroid_utils.scores.comparisons import delong_test, mcnemar_test
+from thyroid_utils.scores.estimates import (
+    drawn_patients,
     paired_patient_bootstrap,
     patient_bootstrap,
     patient_bootstrap_scores,
     pr_band,
     proportion_interval,
-    resampling,
     roc_band,
 )
-from thyroid_utils.scores.statistics.resampling import Scorer, drawn_patients
+from thyroid_utils.scores.labels import SCORES, Scorer, classification_scores, roc_curve
 
 
 def test_one_image_a_patient_is_the_ordinary_bootstrap():
@@ -134,7 +133,7 @@ def test_same_seed_same_interval_whatever_the_block(monkeypatch):
     once = patient_bootstrap_scores(labels, probabilities, patients, ("auc", "f1"), resamples=300, seed=5)
     assert once == patient_bootstrap_scores(labels, probabilities, patients, ("auc", "f1"), resamples=300, seed=5)
     assert once != patient_bootstrap_scores(labels, probabilities, patients, ("auc", "f1"), resamples=300, seed=6)
-    monkeypatch.setattr(resampling, "BLOCK_VALUES", 17 * len(labels))
+    monkeypatch.setattr(estimates, "BLOCK_VALUES", 17 * len(labels))
     assert once == patient_bootstrap_scores(labels, probabilities, patients, ("auc", "f1"), resamples=300, seed=5)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thyroid_utils.scores.metrics import benefit_values, decision_curve
-from thyroid_utils.scores.statistics import benefit_curve, patient_bootstrap
+from thyroid_utils.scores.estimates import benefit_curve, patient_bootstrap
+from thyroid_utils.scores.probabilities import benefit_values, decision_curve
 
 
 def test_the_interval_is_that_of_the_values_over_patients():

@@ -13,15 +13,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.statistics import (
-    auc_covariance,
-    compare_models,
-    delong_test,
-    holm,
-    mcnemar_test,
-    seed_summary,
-    wilcoxon_test,
-)
+from thyroid_utils.scores.comparisons import auc_covariance, compare_models, delong_test, holm, mcnemar_test, wilcoxon_test
+from thyroid_utils.scores.estimates import seed_summary
 
 
 def example(patients: int = 50, each: int = 3, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from thyroid_utils.scores.statistics.groups import compare_means, mann_whitney_patients
+from thyroid_utils.scores.comparisons import compare_means
+from thyroid_utils.scores.groups import mann_whitney_patients
 
 
 def grouped(first: list[float], second: list[float]) -> tuple[list[float], list[int], list[str]]:

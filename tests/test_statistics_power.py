@@ -8,8 +8,14 @@ import pytest
 from scipy.stats import ttest_1samp
 from statsmodels.stats.power import TTestPower
 
-from thyroid_utils.scores.statistics import paired_power, patients_needed, power_simulation
-from thyroid_utils.scores.statistics.power import patients_and_seeds_interval, seed_components, smallest_gain
+from thyroid_utils.scores.power import (
+    paired_power,
+    patients_and_seeds_interval,
+    patients_needed,
+    power_simulation,
+    seed_components,
+    smallest_gain,
+)
 
 
 def spread(patients: int, sd: float, images: int = 1) -> tuple[np.ndarray, list[str]]:

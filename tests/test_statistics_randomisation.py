@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.scores.statistics import auc_covariance
-from thyroid_utils.scores.statistics.randomisation import Area, Mean, randomisation_test, sign_flip_test
+from thyroid_utils.scores.comparisons import auc_covariance, sign_flip_test
+from thyroid_utils.scores.groups import Area, Mean, randomisation_test
 
 
 def test_scores_of_parts_are_those_of_their_images():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from thyroid_utils.scores.statistics import corrected_error, subset_comparison, subset_estimate
+from thyroid_utils.scores.comparisons import corrected_error, subset_comparison, subset_estimate
 
 
 def test_the_corrected_error_by_hand():

@@ -10,8 +10,9 @@ from scipy.stats import PermutationMethod, ttest_ind
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import measure_cases
-from thyroid_utils.scores.metrics import classification_scores
-from thyroid_utils.scores.statistics import holm, mcnemar_test, patient_bootstrap, proportion_interval
+from thyroid_utils.scores.comparisons import holm, mcnemar_test
+from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.error_analysis.subgroups import (
     COLUMNS,
     mean_estimate,

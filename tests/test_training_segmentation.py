@@ -28,7 +28,7 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_hash
 from thyroid_utils.models import SEGMENTERS, losses
 from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.scores.metrics import segmentation_table
+from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data
 from thyroid_utils.training.engine import run_all

@@ -26,8 +26,8 @@ from thyroid_utils.inference.uncertainty_scores import (
     map_uncertainty,
 )
 from thyroid_utils.models import SEGMENTERS, build_classifier
-from thyroid_utils.scores.metrics import segmentation_scores
-from thyroid_utils.scores.metrics.decisions import aurc
+from thyroid_utils.scores.masks import segmentation_scores
+from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis.uncertainty import ask_all, detection_table, error_detection, selective_risk
 from thyroid_utils.training.fit import fit_or_load
 

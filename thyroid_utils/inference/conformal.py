@@ -21,9 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.metrics.inputs import checked, checked_labels
-from thyroid_utils.scores.statistics import Estimate, patient_bootstrap, patient_bootstrap_scores
-from thyroid_utils.scores.statistics.estimates import patient_codes
+from thyroid_utils.scores.checks import checked, checked_labels, patient_codes
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 
 CLASSES = ("benign", "malignant")
 _ROUNDING = 1e-9  # of a sum of weights, and of 1 − p; what it lets in besides keeps the promise

@@ -19,8 +19,8 @@ from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.preprocess import ArrayStore
-from thyroid_utils.scores import metrics
-from thyroid_utils.scores.metrics import SEGMENTATION_SCORES, binarise, segmentation_table
+from thyroid_utils.scores import checks, masks, surface
+from thyroid_utils.scores.masks import SEGMENTATION_SCORES, binarise, segmentation_table
 from thyroid_utils.training.data import open_arrays
 from thyroid_utils.training.ledger import MAPS, Run
 
@@ -43,7 +43,7 @@ def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progr
         progress: called with (images done, images in all), each image counting twice.
 
     Returns:
-        index `case`; `resolution` ("network", then "own"); the columns of `metrics.segmentation_table`. Lengths in millimetres
+        index `case`; `resolution` ("network", then "own"); the columns of `masks.segmentation_table`. Lengths in millimetres
         are given at the image's own resolution where the set tells the spacing (column `spacing_mm`), and NaN elsewhere.
 
     Raises:
@@ -135,6 +135,6 @@ def _key(run: Run, tested: pd.DataFrame) -> str:
 def _code() -> str:
     """SHA-256 of the modules that turn a run's maps into a table."""
     digest = hashlib.sha256()
-    for path in [*sorted(Path(metrics.__file__).parent.glob("*.py")), Path(images.__file__), Path(__file__)]:
+    for path in [*(Path(module.__file__) for module in (checks, masks, surface, images)), Path(__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from skimage.measure import label, regionprops
 
 from thyroid_utils.data.images import ring_around
 from thyroid_utils.data.overlays import echo_mask, mask_box
-from thyroid_utils.scores.metrics.masks import checked_spacing
+from thyroid_utils.scores.checks import checked_spacing
 
 # Name in code → name in a table, with its unit. In this order they are reported.
 MEASURES: dict[str, str] = {

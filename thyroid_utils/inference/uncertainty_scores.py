@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import entr
 
-from thyroid_utils.scores.metrics.calibration import logit
-from thyroid_utils.scores.metrics.inputs import checked_probabilities
+from thyroid_utils.scores.checks import checked_probabilities
+from thyroid_utils.scores.probabilities import logit
 
 # Name in code → name in a table. The higher, the less certain.
 LABEL_SCORES = {

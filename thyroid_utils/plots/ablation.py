@@ -16,8 +16,7 @@ from matplotlib.ticker import NullLocator
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.intervals import INK, p_told
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, new_figure, styled
-from thyroid_utils.scores.statistics import Comparison, Estimate
-from thyroid_utils.scores.statistics.estimates import POWER
+from thyroid_utils.scores.estimates import POWER, Comparison, Estimate
 from thyroid_utils.studies.module_ablation import pareto_front
 
 _KINDS = {
@@ -263,7 +262,7 @@ def power_curves(tables: pd.DataFrame | Mapping[str, pd.DataFrame], power: float
     """Power against the number of patients, a line a number of seeds, a panel an effect; bands are the simulation's error.
 
     Args:
-        tables: of `statistics.power.power_simulation`; one, or title → table.
+        tables: of `scores.power.power_simulation`; one, or title → table.
         power: the level that is marked.
     """
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, integer_ticks, new_figure, styled
-from thyroid_utils.scores.metrics import confusion_counts, reliability_table
+from thyroid_utils.scores.labels import confusion_counts
+from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 
 

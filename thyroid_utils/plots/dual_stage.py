@@ -17,7 +17,7 @@ from thyroid_utils.plots.maps import MAP_COLOURS, draw_map
 from thyroid_utils.plots.panels import Panel, draw_panel
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled
 from thyroid_utils.preprocess.base import luma
-from thyroid_utils.scores.statistics import Comparison, Estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
 
 _PICTURES = ("frame and outlines", "probability of nodule", "attention for the class called")

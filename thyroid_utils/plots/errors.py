@@ -27,7 +27,7 @@ from thyroid_utils.plots.maps import MAP_LABEL, Explained, draw_examples, mask_c
 from thyroid_utils.plots.panels import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, new_figure, styled
 from thyroid_utils.preprocess.base import luma
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
 from thyroid_utils.studies.grad_cam.study import MapStudy
@@ -212,7 +212,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame], risk: str = "share of erro
     Drawn from a coverage of 5 % on; the areas in the legend are of whole curves.
 
     Args:
-        curves: name in the legend → `metrics.decisions.risk_coverage`.
+        curves: name in the legend → `scores.probabilities.risk_coverage`.
         risk: label of what `risk` is the mean of.
     """
     curves = defined(curves)
@@ -239,7 +239,7 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figu
     """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability; None for no curve.
 
     Args:
-        curves: model → `metrics.decisions.decision_curve`, all of the same images; intervals are drawn as bands.
+        curves: model → `scores.probabilities.decision_curve`, all of the same images; intervals are drawn as bands.
         tested: stands above, such as `ClassifierComparison.tested`.
     """
     curves = defined(curves)

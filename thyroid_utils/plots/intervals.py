@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.style import CLASS_COLOURS, NEUTRAL, new_figure, styled
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
 
 INK = "#2b323a"
 _DIFFERS, _FAINT = CLASS_COLOURS["malignant"], "#767d86"

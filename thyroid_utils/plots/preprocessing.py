@@ -15,7 +15,7 @@ from thyroid_utils.plots.findings import BOX, PROBLEM
 from thyroid_utils.plots.panels import Panel, case_panel, draw_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, TRUTH, WIDTH, new_figure, styled
 from thyroid_utils.preprocess import Pipeline, build_pipeline
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
 
 if TYPE_CHECKING:
     from thyroid_utils.preprocess.augment import Augmentation

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from thyroid_utils.plots.comparison import model_colours
 from thyroid_utils.plots.panels import Panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, integer_ticks, new_figure, styled
-from thyroid_utils.scores.statistics import Estimate
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 _FALSE, _MISSED = "#D55E00", "#0072B2"

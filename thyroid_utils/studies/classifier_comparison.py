@@ -16,19 +16,10 @@ from scipy.stats import t as student
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import parameter_count
-from thyroid_utils.scores.metrics import choose_threshold, classification_scores, fit_platt, fit_temperature
-from thyroid_utils.scores.statistics import (
-    Estimate,
-    compare_models,
-    corrected_error,
-    holm,
-    patient_bootstrap_scores,
-    pr_band,
-    roc_band,
-    seed_summary,
-    subset_comparison,
-    subset_estimate,
-)
+from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap_scores, pr_band, roc_band, seed_summary
+from thyroid_utils.scores.labels import choose_threshold, classification_scores
+from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.studies.compare import check_recipes, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.training.ledger import Run
 
@@ -187,7 +178,7 @@ class ClassifierComparison:
         with Nadeau and Bengio's interval.
 
         Args:
-            scores: names of `metrics.SCORES`.
+            scores: names of `scores.labels.SCORES`.
             fixed: True scores decisions at 0.5 instead of the threshold chosen on validation.
             resamples: of the bootstrap.
         """
@@ -247,7 +238,7 @@ class ClassifierComparison:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
     def pairs(self) -> pd.DataFrame:
-        """Every pair of models compared, after Holm: over patients as `statistics.compare_models` describes, on random subsets
+        """Every pair of models compared, after Holm: over patients as `compare_models` describes, on random subsets
         by the corrected resampled t-test (the same columns, without counts of images). No row for a single model."""
         if len(self.runs) < 2:
             return pd.DataFrame()

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.metrics.segmentation import COUNTS, pixel_counts, pooled_scores
+from thyroid_utils.scores.masks import COUNTS, pixel_counts, pooled_scores
 
 PAPER_SIZE = 512
 _CHANNELS = 3

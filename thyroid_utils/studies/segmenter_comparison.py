@@ -21,10 +21,10 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.map_scores import COUNTS, RESOLUTIONS, map_scores, pictures, spacing_of
 from thyroid_utils.models import parameter_count
-from thyroid_utils.scores.metrics import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
-from thyroid_utils.scores.statistics import Estimate, holm, patient_bootstrap, seed_summary, wilcoxon_test
-from thyroid_utils.scores.statistics.estimates import patient_codes
-from thyroid_utils.scores.statistics.resampling import drawn_patients
+from thyroid_utils.scores.checks import patient_codes
+from thyroid_utils.scores.comparisons import holm, wilcoxon_test
+from thyroid_utils.scores.estimates import Estimate, drawn_patients, patient_bootstrap, seed_summary
+from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.studies.compare import check_recipes, latency, leak_mark, options_of, short_labels, started_from
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.ledger import Run
@@ -190,7 +190,7 @@ class SegmenterComparison:
         """Each score of each model on test, an `Estimate` over patients of the mean over seeds; best Dice first.
 
         Args:
-            scores: names of `metrics.SEGMENTATION_SCORES`; with `pooled` those of `metrics.OVERLAP_SCORES`.
+            scores: names of `scores.masks.SEGMENTATION_SCORES`; with `pooled` those of `scores.masks.OVERLAP_SCORES`.
             resolution: "own" or "network"; the latter is one and the same only for models trained at one size.
             pooled: False is the mean over images (those with an empty truth and an empty prediction left out); True scores all
                 pixels together.
@@ -264,7 +264,7 @@ class SegmenterComparison:
         return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
 
     def every_score(self, model: str) -> pd.DataFrame:
-        """All that is measured of a model: a row a score of `metrics.SEGMENTATION_SCORES`, `Estimate`s over patients of the mean
+        """All that is measured of a model: a row a score of `masks.SEGMENTATION_SCORES`, `Estimate`s over patients of the mean
         over seeds in four columns, per image and pooled at the images' own resolution and at the network's.
 
         Outlines, area and counts of nodules have no pooled form, and lengths in millimetres none at the network's resolution or

@@ -10,7 +10,7 @@ import pandas as pd
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names
 from thyroid_utils.preprocess import Pipeline
-from thyroid_utils.scores.statistics import Comparison, Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import Comparison, Estimate, patient_bootstrap, proportion_interval
 from thyroid_utils.studies.data_exploration.exposure import seen_in_training
 from thyroid_utils.studies.preprocessing.measures import MEASURES
 

@@ -229,7 +229,7 @@ class SegmentationScores(Scores):
     """Counts of pixels an image, so that a set of any size fits in memory; they stay on the device until they are asked for.
 
     The loss is the mean over batches, each weighing as much as it has images. Dice and IoU are means over the images that have a
-    nodule in truth or prediction, as in `metrics.segmentation_table`: a false alarm scores 0, and only images that are rightly
+    nodule in truth or prediction, as in `masks.segmentation_table`: a false alarm scores 0, and only images that are rightly
     left empty count for nothing. Pixel accuracy is the mean over all images. All at the network's resolution.
     """
 

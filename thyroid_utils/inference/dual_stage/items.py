@@ -15,7 +15,7 @@ from thyroid_utils.data.images import read_image
 from thyroid_utils.inference.dual_stage.finding import STAGES, CaseImage
 from thyroid_utils.preprocess import Pipeline, Sample
 from thyroid_utils.preprocess.nodule_crop import NoduleCrop
-from thyroid_utils.scores.metrics.masks import checked_spacing
+from thyroid_utils.scores.checks import checked_spacing
 
 
 @dataclass

@@ -12,13 +12,8 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.dual_stage import STAGES, CaseImage, DualStage, Findings
 from thyroid_utils.inference.map_scores import spacing_of
-from thyroid_utils.scores.statistics import (
-    Estimate,
-    GroupComparison,
-    mann_whitney_patients,
-    patient_bootstrap,
-    patient_bootstrap_scores,
-)
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 from thyroid_utils.studies.dual_stage.variants import dice_of
 from thyroid_utils.studies.error_analysis.uncertainty import error_detection
 

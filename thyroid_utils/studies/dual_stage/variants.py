@@ -23,16 +23,10 @@ from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference.dual_stage.items import left_whole
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.presets import PRESETS
-from thyroid_utils.scores.metrics import binarise, choose_threshold
-from thyroid_utils.scores.metrics.segmentation import overlap_scores, pixel_counts
-from thyroid_utils.scores.statistics import (
-    Comparison,
-    compare_means,
-    delong_test,
-    holm,
-    patient_bootstrap,
-    patient_bootstrap_scores,
-)
+from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
+from thyroid_utils.scores.estimates import Comparison, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.labels import choose_threshold
+from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.studies.compare import check_recipes
 from thyroid_utils.training.ledger import Run
 
@@ -165,7 +159,7 @@ class DualStageStudy:
         """Each variant's scores on test, the mean over seeds with its interval over patients.
 
         Returns:
-            index `variant`; `what` (its name for a reader), an `Estimate` a score (names of `metrics.SCORES`), `seeds`, and
+            index `variant`; `what` (its name for a reader), an `Estimate` a score (names of `scores.labels.SCORES`), `seeds`, and
             `without_nodule`: images, the mean over seeds, in which the segmenter found nothing to crop to, so that the classifier
             saw the whole frame (NaN for the other variants).
         """

@@ -13,8 +13,8 @@ import pandas as pd
 
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.scores.metrics.masks import binarise
-from thyroid_utils.scores.statistics import Estimate, proportion_interval
+from thyroid_utils.scores.estimates import Estimate, proportion_interval
+from thyroid_utils.scores.masks import binarise
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, WHISKER, failure_mode, outliers_of, where_lost
 from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, mean_estimate, subgroup_table
@@ -216,7 +216,7 @@ def map_errors(
     """`segmenter_errors` of any images.
 
     rows: index case; `patient`, `label` (may be NA), `dice` (NaN where neither mask has a nodule: that is right), `iou`, `hd95`,
-    `presence` (of `metrics.segmentation_table`) and what `mask_row` gives, its `wrong` renamed to `wrong_pixels` in the result.
+    `presence` (of `masks.segmentation_table`) and what `mask_row` gives, its `wrong` renamed to `wrong_pixels` in the result.
 
     Raises:
         ValueError: `enough` outside [0, 1].

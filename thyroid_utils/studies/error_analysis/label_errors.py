@@ -19,8 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.metrics.inputs import checked_labels, checked_probabilities
-from thyroid_utils.scores.statistics.estimates import patient_codes
+from thyroid_utils.scores.checks import checked_labels, checked_probabilities, patient_codes
 
 CLASSES = ("benign", "malignant")
 

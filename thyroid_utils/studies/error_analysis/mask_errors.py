@@ -1,7 +1,7 @@
 """Where a predicted mask differs from its truth: which pixels are wrong, and in which part of the nodule.
 
 Every wrong pixel belongs to one part of `LOST_PARTS`. A nodule counts as found and a called region as false by the rule of
-`metrics.lesion_scores`: an 8-connected part of which at least a tenth lies on the other mask is found, or not false.
+`scores.masks.lesion_scores`: an 8-connected part of which at least a tenth lies on the other mask is found, or not false.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.metrics import surface_scores
-from thyroid_utils.scores.metrics.lesions import OVERLAP
-from thyroid_utils.scores.metrics.masks import checked_masks
-from thyroid_utils.scores.statistics import Estimate, patient_bootstrap
+from thyroid_utils.scores.checks import checked_masks
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
+from thyroid_utils.scores.masks import OVERLAP
+from thyroid_utils.scores.surface import surface_scores
 
 # Name in code → name in a table.
 LOST_PARTS = {
@@ -237,7 +237,7 @@ def outliers_of(
     """The images whose outline is far off somewhere, and why.
 
     Args:
-        scores: index case; `patient`, `dice`, `hd95` (pixels) and `presence` (of `metrics.segmentation_table`).
+        scores: index case; `patient`, `dice`, `hd95` (pixels) and `presence` (of `scores.masks.segmentation_table`).
         masks: gives a case's truth and called mask, bool (height, width); asked for outliers alone.
         whisker: outliers lie above the third quartile by more than so many interquartile ranges, both of the images that have a
             nodule in truth and prediction.

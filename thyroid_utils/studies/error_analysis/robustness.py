@@ -17,10 +17,9 @@ from scipy.special import expit
 
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.metrics import OVERLAP_SCORES, binarise, overlap_scores, pixel_counts
-from thyroid_utils.scores.metrics.inputs import checked_labels
-from thyroid_utils.scores.statistics import Estimate, paired_patient_bootstrap, patient_bootstrap, patient_bootstrap_scores
-from thyroid_utils.scores.statistics.estimates import patient_codes
+from thyroid_utils.scores.checks import checked_labels, patient_codes
+from thyroid_utils.scores.estimates import Estimate, paired_patient_bootstrap, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.masks import OVERLAP_SCORES, binarise, overlap_scores, pixel_counts
 
 DYNAMIC_RANGE_DB = 60.0  # that a scanner is taken to show in 255 gray levels
 
@@ -147,7 +146,7 @@ def robustness_curve(
         truth: labels (0 benign, 1 malignant) of a classifier; masks of a segmenter, bool, each of its frame's size.
         patients: the patient of each, shape (n,).
         perturbations: names of `PERTURBATIONS`, or name → levels; None takes all. Level 0 is always among them, and asked once.
-        measures: of a classifier, names of `metrics.SCORES`, by default auc; of a segmenter, names of `metrics.OVERLAP_SCORES`,
+        measures: of a classifier, names of `scores.labels.SCORES`, by default auc; of a segmenter, of `masks.OVERLAP_SCORES`,
             by default dice, at the network's resolution.
         threshold: at or above it an image is called malignant, or a pixel nodule.
         resamples, seed: of the bootstrap over patients; `seed` also draws the speckle.

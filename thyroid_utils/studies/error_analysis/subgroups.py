@@ -1,6 +1,6 @@
 """Does a model do worse in some patients: its scores by nodule, device and picture, each part against the rest.
 
-The test of a subgroup is the randomisation test over patients of `statistics.randomisation`: exact however few patients there
+The test of a subgroup is the randomisation test over patients of `scores.groups`: exact however few patients there
 are, for levels that images of one patient share and for those they do not, and for a subgroup without a single error. It is made
 for numbers an image, for the scores that are a mean over images (`MEANS`) and for the AUC. Holm's adjustment is over all the
 tests of a table. Intervals are of each score alone, by patients' bootstrap, and not adjusted.
@@ -19,11 +19,11 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.table import label_names
-from thyroid_utils.scores.metrics import SCORES
-from thyroid_utils.scores.metrics.inputs import checked
-from thyroid_utils.scores.statistics import Estimate, holm, patient_bootstrap, patient_bootstrap_scores, proportion_interval
-from thyroid_utils.scores.statistics.estimates import patient_codes
-from thyroid_utils.scores.statistics.randomisation import Area, Mean, randomisation_test
+from thyroid_utils.scores.checks import checked, patient_codes
+from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores, proportion_interval
+from thyroid_utils.scores.groups import Area, Mean, randomisation_test
+from thyroid_utils.scores.labels import SCORES
 
 NOT_KNOWN = "not known"  # the level of images whose factor the set does not tell
 FEWEST_PATIENTS = 10  # below it a subgroup is shown and marked, and no test is made
@@ -209,7 +209,7 @@ def subgroup_table(
             with `label` (0, 1) and `probability` of malignancy.
         groups: of `subgroup_columns`: index case, a column a factor. Cases that it lacks are unknown in every factor.
         patients: index case, the patient of each.
-        statistic: "mean" for numbers; for a table a name of `metrics.SCORES`, of which `MEANS` and "auc" are tested.
+        statistic: "mean" for numbers; for a table a name of `scores.labels.SCORES`, of which `MEANS` and "auc" are tested.
         threshold: at or above it an image is called malignant, for scores that need it.
         deals: random deals of a test; no p-value is below 1 / (deals + 1).
         level: 1 − level is the significance level.

@@ -18,8 +18,9 @@ import pandas as pd
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
-from thyroid_utils.scores.statistics import compare_means, patient_bootstrap
-from thyroid_utils.scores.statistics.estimates import patient_codes
+from thyroid_utils.scores.checks import patient_codes
+from thyroid_utils.scores.comparisons import compare_means
+from thyroid_utils.scores.estimates import patient_bootstrap
 
 # name → whether more is better
 MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_distance": False}

@@ -22,7 +22,7 @@ from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import cam_maps, checked_inputs
 from thyroid_utils.inference.layers import trial
 from thyroid_utils.models import Classifier, Segmenter
-from thyroid_utils.scores.statistics import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_bootstrap
 
 TRAINED = "as trained"
 SIMILARITIES = ("spearman", "ssim")

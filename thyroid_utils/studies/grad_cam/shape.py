@@ -23,9 +23,9 @@ import pandas as pd
 from skimage.measure import label, regionprops
 
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.scores.statistics.comparisons import holm
-from thyroid_utils.scores.statistics.estimates import check_level
-from thyroid_utils.scores.statistics.groups import GroupComparison, mann_whitney_patients
+from thyroid_utils.scores.checks import check_level
+from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 
 # Below it outlines are made of pixels: of discs of 50 pixels and more, measured circularity is within 0.12 of 1.
 MIN_PIXELS = 50

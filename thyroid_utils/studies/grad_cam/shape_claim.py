@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.statistics.estimates import check_level
+from thyroid_utils.scores.checks import check_level
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from torch import nn
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import CamMaps
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.statistics.estimates import check_level
-from thyroid_utils.scores.statistics.groups import compare_means
+from thyroid_utils.scores.checks import check_level
+from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.studies.grad_cam.marks import mark_pairs
 
 # What `shortcut_table` compares: row → the two columns, as `_measures` makes them.
@@ -130,10 +130,10 @@ def shortcut_table(
         scores: of `shortcut_scores`.
         patients: the patient of each row.
         threshold: at or above this probability an image is called malignant.
-        level, resamples, seed: of the intervals, as in `statistics.groups.compare_means`.
+        level, resamples, seed: of the intervals, as in `scores.comparisons.compare_means`.
 
     Returns:
-        DataFrame, index `measure` (`COMPARED`): `comparison` (`statistics.Comparison` of the two means), `images` compared,
+        DataFrame, index `measure` (`COMPARED`): `comparison` (`scores.estimates.Comparison` of the two means), `images` compared,
         `patients`, and `left_out` (images without marks or placebo, or with a blank map). The probability moved is |difference|.
 
     Raises:

@@ -13,7 +13,8 @@ from torch import nn
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.statistics import compare_means, patient_bootstrap
+from thyroid_utils.scores.comparisons import compare_means
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
 from thyroid_utils.studies.grad_cam.faithfulness import curve_areas, deletion_insertion_curves
 from thyroid_utils.studies.grad_cam.sanity import SIMILARITIES, compare_maps, randomisation_curve, randomisation_table

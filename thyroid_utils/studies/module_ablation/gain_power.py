@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.statistics import paired_power, patients_needed, power_simulation
-from thyroid_utils.scores.statistics.power import PATIENTS_GRID, SEEDS_GRID, smallest_gain
+from thyroid_utils.scores.power import PATIENTS_GRID, SEEDS_GRID, paired_power, patients_needed, power_simulation, smallest_gain
 from thyroid_utils.studies.module_ablation.study import AblationStudy
 
 

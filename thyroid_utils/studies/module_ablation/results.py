@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.statistics import compare_means, holm
+from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, ablation_table_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.ledger import Run
@@ -56,7 +56,7 @@ def ablation_table(
     Args:
         table: the one that `comparison` was made for.
         comparison: of `ablation_comparison`.
-        score: of `metrics.SEGMENTATION_SCORES`, per image at the image's own resolution.
+        score: of `scores.masks.SEGMENTATION_SCORES`, per image at the image's own resolution.
         resamples: of the bootstrap over patients.
         costs: the rows' `SegmenterComparison.costs` where they are measured already; None measures them.
 
@@ -65,7 +65,7 @@ def ablation_table(
         reference's), `training_seconds` (mean over seeds, as measured where each run was trained), `latency_ms` (one
         image on this CPU), `weights` (what it started from); the score's `Estimate` over patients of the mean over seeds;
         `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, a `Comparison` of row and reference on the
-        images that define the score for both (`statistics.compare_means`: interval and p-value over patients, both of the
+        images that define the score for both (`scores.comparisons.compare_means`: interval and p-value over patients, both of the
         mean); None for the reference; `p_holm`, adjusted for the rows of this table, and `differs`, below 0.05;
         `reported_points` and `reported_share`, the paper's, with its `remark`.
     """
@@ -128,7 +128,7 @@ def pareto_front(cost: pd.Series, score: pd.Series) -> list[str]:
 
 
 def gain_by_seed(comparison: SegmenterComparison, row: str, reference: str, score: str = "iou") -> tuple[np.ndarray, pd.Series]:
-    """A row's score less the reference's, for `statistics.power.power_simulation`.
+    """A row's score less the reference's, for `scores.power.power_simulation`.
 
     Returns:
         float (seeds, n), NaN where one of the two is undefined, and the patient of each of the n test images.

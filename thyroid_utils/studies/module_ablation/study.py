@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.scores.statistics import Estimate, patient_bootstrap
-from thyroid_utils.scores.statistics.power import patients_and_seeds_interval, seed_components
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
+from thyroid_utils.scores.power import patients_and_seeds_interval, seed_components
 from thyroid_utils.studies.module_ablation.results import ablation_comparison, ablation_table, gain_by_seed, pareto_front
 from thyroid_utils.studies.module_ablation.tables import AblationRow, AblationTable, ablation_configs, ablation_table_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison

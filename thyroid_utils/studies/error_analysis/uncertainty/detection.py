@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from thyroid_utils.inference.uncertainty_scores import LABEL_SCORES, MAP_SCORES
-from thyroid_utils.scores.metrics.decisions import aurc
-from thyroid_utils.scores.statistics import Estimate, patient_bootstrap, patient_bootstrap_scores
-from thyroid_utils.scores.statistics.estimates import patient_codes
+from thyroid_utils.scores.checks import patient_codes
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.probabilities import aurc
 
 
 def error_detection(
@@ -58,7 +58,7 @@ def error_detection(
 def selective_risk(
     uncertainty: Sequence[float], errors: Sequence[float], patients: Sequence[str], *, resamples: int = 500, seed: int = 0
 ) -> Estimate:
-    """Area under the risk-coverage curve (`metrics.decisions.aurc`) with its interval over patients; arguments as there."""
+    """Area under the risk-coverage curve (`scores.probabilities.aurc`) with its interval over patients; arguments as there."""
     values, losses = np.asarray(uncertainty, dtype=float), np.asarray(errors, dtype=float)
     rows = np.where(np.isnan(values) | np.isnan(losses), np.nan, np.arange(len(values), dtype=float))
 
@@ -83,7 +83,7 @@ def detection_table(
     Args:
         scores: way → table of `label_uncertainty` or `map_uncertainty`, all of the same images in the same order.
         wrong, patients: as for `error_detection`.
-        errors: as for `metrics.decisions.risk_coverage`; None takes `wrong`.
+        errors: as for `scores.probabilities.risk_coverage`; None takes `wrong`.
 
     Returns:
         a row a way and score that is defined for some image: `method`, `score`, `auroc` (`Estimate`), `aurc` (`Estimate`),

@@ -1,4 +1,9 @@
-"""Whether a score of some images differs from that of the others, or two values of the same images: randomisation over patients.
+"""Whether two groups of patients differ in a value, and whether two values of the same images do.
+
+Patients are the unit: their images are averaged first, so that a patient with ten images weighs as much as one with one.
+
+
+Whether a score of some images differs from that of the others, or two values of the same images: randomisation over patients.
 
 Were a patient's results unrelated to what tells the two parts apart, the parts could be dealt out anew: patients whose images are
 all in one part swap places among themselves, and a patient with images in both has its own images shuffled. The p-value is the
@@ -17,14 +22,155 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
+from scipy.stats import mannwhitneyu, norm, rankdata
+
+from thyroid_utils.scores.checks import check_level, checked_labels, patient_codes
+from thyroid_utils.scores.estimates import POWER, patient_bootstrap_scores
 
 MOST_UNDEFINED = 0.1  # share of deals without a score above which there is no p-value
-_BLOCK_VALUES = 2**18  # images × deals held at once
-_MOST_FLIPPED_IN_FULL = 12  # patients
+BLOCK_VALUES = 2**18  # images × deals held at once
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """A value of two groups of patients, how far apart the groups lie, and whether chance explains it.
+
+    Attributes:
+        first, second: medians over the patients of group 0 and of group 1; NaN for a group without patients.
+        effect: rank-biserial correlation in [-1, 1], P(second > first) − P(second < first) for a patient drawn from each group;
+            0 where the groups lie alike, 1 where every patient of group 1 lies above every one of group 0.
+        low, high: interval of the effect over patients; NaN where `note` says why.
+        p_value: of the two-sided Mann-Whitney test; NaN with one group only.
+        detectable: the effect that a single such test at 1 − level finds with a power of 80 % at these numbers of patients, above
+            1 where no effect is large enough.
+        images: that have a value and count. first_patients, second_patients: that they come from.
+        left_out: images without a value (NaN). mixed: images of group 0 left out because their patient counts in group 1.
+        undefined: share of the resamples, in [0, 1], that drew one group only.
+    """
+
+    first: float
+    second: float
+    effect: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
+    images: int
+    first_patients: int
+    second_patients: int
+    left_out: int = 0
+    mixed: int = 0
+    undefined: float = 0.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 2) -> str:
+        """`effect +0.31 [+0.10, +0.49], p = 0.004`; the note where there is no test."""
+        if np.isnan(self.p_value):
+            return f"no test: {self.note}"
+        interval = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if not np.isnan(self.low) else ""
+        chance = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
+        return f"effect {self.effect:+.{digits}f}{interval}, {chance}"
+
+
+def mann_whitney_patients(
+    values: Sequence[float],
+    groups: Sequence[int],
+    patients: Sequence[str],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> GroupComparison:
+    """Mann-Whitney's test of two groups of patients, with the rank-biserial effect and its interval.
+
+    A patient's value is the mean over its images. A patient with images of both groups counts in group 1, with its images of
+    group 1 only: as in the project's other counts, a patient is as severe as the most severe image. The test is exact for a group
+    of up to 8 patients without ties, and asymptotic with corrections for ties and continuity otherwise, as scipy chooses.
+
+    The interval is the percentile bootstrap of `patient_bootstrap_scores` over patients. At a nominal 95 % and an effect of 0.52
+    it was measured to hold the truth in 95 % of simulated studies of 90 and 60 patients, 94 % of 35 and 25, and 91 % of 10 and 8.
+    There is none where more than a tenth of the resamples miss a group, or at an effect of ±1.
+
+    Args:
+        values: one an image, shape (n,); NaN is left out and counted.
+        groups: 0 or 1 (benign, malignant), shape (n,).
+        patients: the patient of each image, shape (n,).
+        level: coverage of the interval, in (0, 1); 1 − level is the test's level in `detectable`.
+        resamples: sets of patients drawn for the interval.
+        seed: same seed, same interval.
+
+    Raises:
+        ValueError: shapes that differ, infinite values, groups other than 0 and 1, a patient missing, or `level` outside (0, 1).
+
+    Reference:
+        Mann and Whitney, Ann. Math. Stat. 18 (1947) 50-60; Kerby, Comprehensive Psychology 3 (2014) 1 (rank-biserial); Noether,
+        J. Am. Stat. Assoc. 82 (1987) 645-647 (power).
+    """
+    where = "mann_whitney_patients"
+    check_level(level, where)
+    second = checked_labels(groups, where)
+    numbers = np.asarray(values, dtype=float)
+    if numbers.shape != second.shape:
+        raise ValueError(f"{where}: values have shape {numbers.shape}, groups {second.shape}; expected two equal (n,)")
+    if np.isinf(numbers).any():
+        raise ValueError(
+            f"{where}: {int(np.isinf(numbers).sum())} of {len(numbers)} values are infinite; expected numbers or NaN"
+        )
+    codes, _ = patient_codes(patients, len(numbers), where)
+    known = ~np.isnan(numbers)
+    mixed = known & ~second & np.isin(codes, codes[known & second])
+    used = known & ~mixed
+    by_patient = pd.DataFrame({"value": numbers, "group": second})[used].groupby(codes[used], sort=False)
+    means, group = by_patient["value"].mean().to_numpy(), by_patient["group"].first().to_numpy()
+    one, two = means[~group], means[group]
+    counts = {
+        "images": int(used.sum()),
+        "first_patients": len(one),
+        "second_patients": len(two),
+        "left_out": int((~known).sum()),
+        "mixed": int(mixed.sum()),
+    }
+    medians = float(np.median(one)) if len(one) else np.nan, float(np.median(two)) if len(two) else np.nan
+    if not (len(one) and len(two)):
+        absent = " and ".join(name for name, found in (("0", one), ("1", two)) if not len(found))
+        nothing = dict.fromkeys(("effect", "low", "high", "p_value", "detectable"), np.nan)
+        return GroupComparison(*medians, **nothing, **counts, note=f"no patient with a value in group {absent}")
+    ranks = _ranks(means)
+    test = mannwhitneyu(ranks[group], ranks[~group])
+    # The rank-biserial correlation is 2·AUC − 1, so that the AUC's bootstrap over patients is its bootstrap.
+    area = patient_bootstrap_scores(
+        group, ranks / ranks.max(), np.arange(len(ranks)), "auc", resamples=resamples, level=level, seed=seed
+    )["auc"]
+    return GroupComparison(
+        *medians,
+        effect=2 * float(test.statistic) / (len(one) * len(two)) - 1,
+        low=2 * area.low - 1,
+        high=2 * area.high - 1,
+        p_value=1.0 if ranks.max() == 1 else float(test.pvalue),  # all alike: scipy divides 0 by 0
+        detectable=_detectable(len(one), len(two), level),
+        undefined=area.undefined,
+        note=area.note,
+        **counts,
+    )
+
+
+def _ranks(means: np.ndarray) -> np.ndarray:
+    """1, 2, 3 … by size, equal for values that differ by rounding alone: means of the same values in another order."""
+    return rankdata([float(f"{mean:.12g}") for mean in means], method="dense").astype(float)
+
+
+def _detectable(one: int, two: int, level: float) -> float:
+    """Rank-biserial effect found with `POWER`, by the normal approximation with the variance of no effect and no ties."""
+    return float((norm.ppf((1 + level) / 2) + norm.ppf(POWER)) * np.sqrt((one + two + 1) / (3 * one * two)))
 
 
 class Score(Protocol):
@@ -77,40 +223,6 @@ class Area:
         counts = np.empty_like(chosen)
         counts[self.order] = ((through + before) / 2)[self.ties]
         return counts
-
-
-def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value of a mean difference of 0 between two values of the same images, over patients.
-
-    Were the two values alike, each patient's difference could as well have the other sign. The p-value is the share of such flips
-    whose mean over all images is at least as far from 0 as the one seen: it asks of the mean that is shown, where Wilcoxon's asks
-    of ranks. Exact where differences are symmetric; as all flips have one sum of squares, dividing by the standard error would
-    change nothing.
-
-    Args:
-        sums: the sum of a patient's differences, one a patient, float (n,).
-        flips: how many are drawn; up to 12 patients all are taken instead, so that n patients give 2 / 2ⁿ at least.
-        seed: same seed, same flips.
-
-    Raises:
-        ValueError: a sum that is NaN or infinite.
-
-    Reference:
-        Fisher, The Design of Experiments (1935), section 21.
-    """
-    if not np.isfinite(sums).all():
-        raise ValueError("sign_flip_test: a sum is NaN or infinite; expected numbers, patients without a difference left out")
-    seen = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # sums in another order differ by rounding
-    if len(sums) <= _MOST_FLIPPED_IN_FULL:
-        signs = 1 - 2.0 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
-        return float((np.abs(signs @ sums) >= seen).mean())
-    random = np.random.default_rng(seed)
-    block = int(np.clip(_BLOCK_VALUES // len(sums), 1, flips))
-    rare = 0
-    for start in range(0, flips, block):
-        signs = random.integers(0, 2, (min(block, flips - start), len(sums))) * 2.0 - 1
-        rare += int((np.abs(signs @ sums) >= seen).sum())
-    return (rare + 1) / (flips + 1)
 
 
 def randomisation_test(
@@ -175,7 +287,7 @@ def _deals(
     # A patient with images of several strata is of a kind of its own.
     swapping = [np.flatnonzero(whole & (kinds == kind)) for kind in np.unique(kinds[whole])]
     mixed = [np.flatnonzero(known & (codes == code)) for code in np.flatnonzero((members > 0) & (members < images))]
-    block = int(np.clip(_BLOCK_VALUES // len(codes), 8, deals))
+    block = int(np.clip(BLOCK_VALUES // len(codes), 8, deals))
     for start in range(0, deals, block):
         columns = min(block, deals - start)
         of_patient = np.zeros((patients, columns))

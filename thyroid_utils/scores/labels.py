@@ -2,18 +2,25 @@
 
 An image is called malignant where its probability is at or above the threshold. A score that its data do not define is NaN,
 never 0 or 1: an average or a comparison must not mistake "cannot be said" for "bad".
+
+
+Scores of many resamples at once: a resample is a column that says how often each patient was drawn.
+
+Whatever is a sum over images (counts at a threshold, squared errors, calibration gaps) is one matrix product of patients' sums
+and draws. What depends on the order of the probabilities (AUC, curves) needs that order once: drawing patients changes how often
+an image counts, not where it ranks, so that a cumulative sum down the sorted images serves every column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from sklearn import metrics as reference
 
-from thyroid_utils.scores.metrics.calibration import expected_calibration_error, logit, recalibration
-from thyroid_utils.scores.metrics.inputs import checked, need_both_classes
+from thyroid_utils.scores.checks import checked, need_both_classes
+from thyroid_utils.scores.probabilities import bin_index, expected_calibration_error, logit, recalibration
 
 # Name in code → name in a table. In this order they are reported.
 SCORES = {
@@ -34,6 +41,9 @@ SCORES = {
 }
 # A rate read off a curve may miss a wanted one by rounding only: 1 - 0.9 is a little below 0.1.
 ROUNDING = 1e-9
+RANKING = ("auc", "pr_auc", "sensitivity_at_specificity")
+CALIBRATION = ("calibration_slope", "calibration_intercept")
+TABLE = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 
 
 def classification_scores(
@@ -53,7 +63,7 @@ def classification_scores(
 
     Returns:
         name → value. pr_auc is the average precision Σ (R_k − R_{k−1})·P_k; brier the mean of (p − y)²; ece, slope and
-        intercept as in `thyroid_utils.scores.metrics.calibration`. NaN where undefined:
+        intercept as in `scores.probabilities`. NaN where undefined:
 
         - sensitivity without a malignant image, specificity without a benign one, precision where nothing is called malignant,
           f1 where there is no malignant image and none is called so;
@@ -188,3 +198,114 @@ def choose_threshold(
         quality = np.where(scores[rule] >= target - ROUNDING, scores[other], -1.0)
     best = quality >= quality.max() - ROUNDING
     return float(min(thresholds[best], key=lambda threshold: abs(threshold - 0.5)))
+
+
+class Ranked:
+    """Images of one model by falling probability, ready to be counted with any weights.
+
+    Args:
+        truth: bool (n,), True for malignant.
+        probabilities: of malignancy, (n,).
+        codes: the patient of each image, int (n,).
+    """
+
+    def __init__(self, truth: np.ndarray, probabilities: np.ndarray, codes: np.ndarray) -> None:
+        order = np.argsort(-probabilities, kind="stable")
+        self.codes = codes[order]
+        self.truth = truth[order].astype(float)[:, None]
+        # Images of equal probability cross a threshold together: the curve has a point only at the last of each such run.
+        self.ends = np.flatnonzero(np.append(np.diff(probabilities[order]) != 0, True))
+
+    def curve(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """True and false positives at each distinct probability as threshold, (distinct, m), for counts (patients, m)."""
+        weights = counts[self.codes]
+        true_positives = np.cumsum(weights * self.truth, axis=0)
+        false_positives = np.cumsum(weights, axis=0, out=weights)
+        false_positives -= true_positives
+        if len(self.ends) < len(self.codes):
+            return true_positives[self.ends], false_positives[self.ends]
+        return true_positives, false_positives
+
+    def scores(self, counts: np.ndarray, names: Iterable[str], specificity: float) -> dict[str, np.ndarray]:
+        """Those of the scores `RANKING` that `names` holds, each (m,); NaN where a column has one class only."""
+        true_positives, false_positives = self.curve(counts)
+        malignant, benign = true_positives[-1], false_positives[-1]
+        found = {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if "auc" in names:
+                # Trapezoids between the points are the Mann-Whitney statistic with half for ties.
+                widths, heights = np.diff(false_positives, axis=0), true_positives[1:] + true_positives[:-1]
+                area = (np.einsum("ij,ij->j", widths, heights) + false_positives[0] * true_positives[0]) / 2
+                found["auc"] = area / (malignant * benign)
+            if "pr_auc" in names:
+                called = true_positives + false_positives
+                precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
+                gains = np.diff(true_positives, axis=0, prepend=0)
+                found["pr_auc"] = np.einsum("ij,ij->j", gains, precision) / malignant
+            if "sensitivity_at_specificity" in names:
+                allowed = false_positives <= (1 - specificity + ROUNDING) * benign
+                found["sensitivity_at_specificity"] = (true_positives * allowed).max(axis=0) / malignant
+        both = (malignant > 0) & (benign > 0)
+        return {name: np.where(both, values, np.nan) for name, values in found.items()}
+
+
+class Scorer:
+    """The scores of one model for any number of times that each patient counts.
+
+    Args:
+        truth: bool (n,), True for malignant.
+        probabilities: of malignancy, (n,).
+        codes: the patient of each image, int (n,), below `patients`.
+        names: some of `SCORES`.
+        threshold, specificity, bins: as in `classification_scores`.
+    """
+
+    def __init__(
+        self,
+        truth: np.ndarray,
+        probabilities: np.ndarray,
+        codes: np.ndarray,
+        patients: int,
+        names: tuple[str, ...],
+        threshold: float,
+        specificity: float,
+        bins: int,
+    ) -> None:
+        self.names, self.specificity, self.codes, self.truth = names, specificity, codes, truth
+        self.ranked = Ranked(truth, probabilities, codes) if set(names) & set(RANKING) else None
+        self.logits = logit(probabilities) if set(names) & set(CALIBRATION) else None
+        called = probabilities >= threshold
+        table = np.column_stack([truth & called, ~truth & called, truth & ~called, ~truth & ~called])
+        gap = probabilities - truth
+        gaps = np.zeros((len(truth), bins))
+        gaps[np.arange(len(truth)), bin_index(probabilities, np.arange(1, bins) / bins)] = gap
+        by_image = np.column_stack([table, gap**2, gaps])
+        self.sums = np.zeros((patients, by_image.shape[1]))
+        np.add.at(self.sums, codes, by_image)
+
+    def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Score name → values (m,), for counts (patients, m); NaN where `classification_scores` has NaN."""
+        sums = counts.T @ self.sums
+        images = sums[:, :4].sum(axis=1)
+        found = scores_from_counts(**dict(zip(TABLE, sums[:, :4].T, strict=True)))
+        found["brier"] = sums[:, 4] / images
+        found["ece"] = np.abs(sums[:, 5:]).sum(axis=1) / images
+        if self.ranked is not None:
+            found |= self.ranked.scores(counts, self.names, self.specificity)
+        if self.logits is not None:
+            found |= dict(zip(CALIBRATION, recalibration(self.truth, self.logits, counts[self.codes]), strict=True))
+        return {name: found[name] for name in self.names}
+
+    def patients_behind(self, name: str) -> int:
+        """Patients with an image in the denominator of a proportion; 0 for a score that is no proportion of images."""
+        columns = {"accuracy": [0, 1, 2, 3], "sensitivity": [0, 2], "specificity": [1, 3], "precision": [0, 1]}.get(name)
+        return int((self.sums[:, columns].sum(axis=1) > 0).sum()) if columns else 0
+
+
+def checked_names(names: str | tuple[str, ...], where: str) -> tuple[str, ...]:
+    """Names of scores as a tuple. Raises ValueError for one that is not in `SCORES`."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    unknown = [name for name in names if name not in SCORES]
+    if unknown or not names:
+        raise ValueError(f"{where}: no score {', '.join(map(repr, unknown)) or 'named'}; expected some of {', '.join(SCORES)}")
+    return names

@@ -8,19 +8,18 @@ edge. Distances run between pixel centres, Euclidean. MONAI has the same convent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot, inf
+from math import hypot
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from thyroid_utils.scores.metrics.masks import checked_masks, checked_spacing
+from thyroid_utils.scores.checks import check_tolerance, checked_masks, checked_spacing
 
 # Name in code → name in a table, without the unit. In this order they are reported.
 SURFACE_SCORES = {"hd95": "HD95", "assd": "ASSD", "nsd": "surface Dice"}
 TOLERANCE = 2.0
-
 # Above this many pairs of points trees are faster than all pairs; up to it the pairs take 4 MB.
 _PAIRS = 1_000_000
 # In a box of this side coordinates differ by 180 at most, and the sum of two such squares is below 2^16.
@@ -101,12 +100,6 @@ def surface_distances(
         raise ValueError(f"surface_distances: {empty} is empty and has no outline; surface_scores has a rule for that")
     distances = _nearest(outlines, rows, columns)
     return distances[: outlines.of_truth], distances[outlines.of_truth :]
-
-
-def check_tolerance(tolerance: float, where: str) -> None:
-    """Raises ValueError for a tolerance that is no length, naming `where`."""
-    if not 0 <= tolerance < inf:
-        raise ValueError(f"{where}: tolerance is {tolerance}; expected a length, 0 or more")
 
 
 class _Outlines(NamedTuple):

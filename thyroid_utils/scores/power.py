@@ -20,7 +20,8 @@ from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
 
-from thyroid_utils.scores.statistics.estimates import POWER, check_level, patient_codes, proportion_interval
+from thyroid_utils.scores.checks import check_level, patient_codes
+from thyroid_utils.scores.estimates import POWER, proportion_interval
 
 PATIENTS_GRID = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SEEDS_GRID = (1, 3, 10, 30, 100)

@@ -1,4 +1,12 @@
-"""Whether two models differ on the same images, and how many such questions were asked."""
+"""Whether two models differ on the same images, and how many such questions were asked.
+
+Scores over repeated random subsets are not independent, as their training and test sets overlap: their plain standard error,
+s/√k, would shrink to nothing by splitting the same patients over and over. Nadeau and Bengio's corrected one,
+s·√(1/k + test/train), does not.
+
+Reference:
+    Nadeau and Bengio, Machine Learning 52 (2003) 239-281.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +18,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.stats import binom, norm, rankdata, wilcoxon
+from scipy.stats import t as student
 
-from thyroid_utils.scores.metrics.inputs import checked_labels, checked_probabilities, need_both_classes
-from thyroid_utils.scores.statistics.estimates import POWER, Comparison, check_level, patient_codes
+from thyroid_utils.scores.checks import check_level, checked_labels, checked_probabilities, need_both_classes, patient_codes
+from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, patient_bootstrap
 
 ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
+_MOST_FLIPPED_IN_FULL = 12  # patients
+_SIGNS = 2**18  # held at once
 
 
 def delong_test(
@@ -338,3 +349,171 @@ def _right(
             f"compare_models: threshold of {name} is {threshold}; expected a number, or one for each of {len(rows)} seeds"
         )
     return (rows >= threshold.reshape(-1, 1)) == truth
+
+
+def compare_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    patients: Sequence[str],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Means of two values of the same images and their difference, with interval and p-value over patients.
+
+    Args:
+        first, second: one an image, shape (n,); a pair with NaN is left out of both means.
+        patients: the patient of each image, shape (n,).
+        resamples, level, seed: of the interval, as in `patient_bootstrap`.
+
+    Returns:
+        Comparison (first − second), of means over images. `images` counts the pairs that have both values, so that
+        `len(first) - images` were left out. Without any the numbers are NaN and `note` says so; a single patient has neither
+        interval nor p-value.
+
+    Raises:
+        ValueError: shapes that differ, or a patient missing.
+
+    Reference:
+        `patient_bootstrap`, `scores.comparisons.sign_flip_test`: both ask of the mean that is shown.
+    """
+    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.shape != two.shape or one.ndim != 1:
+        raise ValueError(f"compare_means: shapes {one.shape} and {two.shape}; expected two equal (n,)")
+    difference = patient_bootstrap(one - two, patients, resamples=resamples, level=level, seed=seed)
+    known = ~np.isnan(one - two)
+    if not known.any():
+        return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
+    means = float(one[known].mean()), float(two[known].mean())
+    single = difference.patients < 2
+    codes, _ = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), "compare_means")
+    p_value = np.nan if single else sign_flip_test(np.bincount(codes, (one - two)[known]), seed=seed)
+    note = "1 patient" if single else ""
+    counts = difference.images, difference.patients
+    return Comparison(*means, difference.value, difference.low, difference.high, p_value, *counts, note=note)
+
+
+def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value of a mean difference of 0 between two values of the same images, over patients.
+
+    Were the two values alike, each patient's difference could as well have the other sign. The p-value is the share of such flips
+    whose mean over all images is at least as far from 0 as the one seen: it asks of the mean that is shown, where Wilcoxon's asks
+    of ranks. Exact where differences are symmetric; as all flips have one sum of squares, dividing by the standard error would
+    change nothing.
+
+    Args:
+        sums: the sum of a patient's differences, one a patient, float (n,).
+        flips: how many are drawn; up to 12 patients all are taken instead, so that n patients give 2 / 2ⁿ at least.
+        seed: same seed, same flips.
+
+    Raises:
+        ValueError: a sum that is NaN or infinite.
+
+    Reference:
+        Fisher, The Design of Experiments (1935), section 21.
+    """
+    if not np.isfinite(sums).all():
+        raise ValueError("sign_flip_test: a sum is NaN or infinite; expected numbers, patients without a difference left out")
+    seen = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # sums in another order differ by rounding
+    if len(sums) <= _MOST_FLIPPED_IN_FULL:
+        signs = 1 - 2.0 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
+        return float((np.abs(signs @ sums) >= seen).mean())
+    random = np.random.default_rng(seed)
+    block = int(np.clip(_SIGNS // len(sums), 1, flips))
+    rare = 0
+    for start in range(0, flips, block):
+        signs = random.integers(0, 2, (min(block, flips - start), len(sums))) * 2.0 - 1
+        rare += int((np.abs(signs @ sums) >= seen).sum())
+    return (rare + 1) / (flips + 1)
+
+
+def corrected_error(values: np.ndarray, train: int, test: int) -> np.ndarray:
+    """Standard error of the mean over subsets (axis 0) of `values` (k, …): (…), NaN for fewer than two subsets.
+
+    Args:
+        train, test: images that one subset is trained and tested on.
+
+    Raises:
+        ValueError: a number of images below 1.
+    """
+    if train < 1 or test < 1:
+        raise ValueError(f"corrected_error: {train} training and {test} test images; expected at least one of each")
+    count = len(values)
+    if count < 2:
+        return np.full(values.shape[1:], np.nan)
+    return np.sqrt((1 / count + test / train) * values.var(axis=0, ddof=1))
+
+
+def subset_estimate(values: Sequence[float], train: int, test: int, patients: int, *, level: float = 0.95) -> Estimate:
+    """Mean of a score over repeated random subsets, with the interval of the corrected t distribution (k − 1 degrees of freedom).
+
+    Args:
+        values: one score a subset, shape (k,).
+        train, test: images that one subset is trained and tested on; `test` becomes the estimate's `images`.
+        patients: tested in one subset.
+        level: coverage of the interval, in (0, 1).
+
+    Returns:
+        Estimate, NaN where the score is undefined in a subset; one subset has no interval. It is not cut off at 0 or 1.
+
+    Raises:
+        ValueError: no value, a number of images below 1, or `level` outside (0, 1).
+    """
+    check_level(level, "subset_estimate")
+    scores = _checked(values, "subset_estimate")
+    low, high = _interval(scores, train, test, level)
+    return Estimate(float(scores.mean()), low, high, test, patients, note="" if len(scores) > 1 else "1 subset")
+
+
+def subset_comparison(
+    first: Sequence[float], second: Sequence[float], train: int, test: int, patients: int, *, level: float = 0.95
+) -> tuple[Comparison, float]:
+    """Corrected resampled t-test of two models' scores on the same subsets, and the difference that it detects.
+
+    Args:
+        first, second: one score a subset, the same subsets for both, shape (k,).
+        train, test, patients, level: as for `subset_estimate`.
+
+    Returns:
+        Comparison (first − second), its p-value NaN for one subset or where the differences do not vary and are not 0; and the
+        difference that a single two-sided test shows with a power of 80 %, NaN where there is no test.
+
+    Raises:
+        ValueError: as `subset_estimate`, or shapes that differ.
+    """
+    where = "subset_comparison"
+    check_level(level, where)
+    one, two = _checked(first, where), _checked(second, where)
+    if one.shape != two.shape:
+        raise ValueError(f"{where}: {len(one)} and {len(two)} scores; expected one of each model for every subset")
+    differences = one - two
+    low, high = _interval(differences, train, test, level)
+    error, freedom = float(corrected_error(differences, train, test)), len(one) - 1
+    difference, p_value, note = float(differences.mean()), np.nan, ""
+    if np.isnan(error):
+        note = "1 subset"
+    elif error > 0:
+        p_value = float(2 * student.sf(abs(difference) / error, freedom))
+    elif difference == 0:
+        p_value = 1.0
+    else:
+        note = "the difference is the same in every subset"
+    detectable = (student.ppf((1 + level) / 2, freedom) + student.ppf(POWER, freedom)) * error if freedom else np.nan
+    means = float(one.mean()), float(two.mean())
+    return Comparison(*means, difference, low, high, p_value, test, patients, note=note), float(detectable)
+
+
+def _checked(values: Sequence[float], where: str) -> np.ndarray:
+    scores = np.asarray(values, dtype=float)
+    if scores.ndim != 1 or not len(scores):
+        raise ValueError(f"{where}: scores of shape {scores.shape}; expected (subsets,), at least one")
+    return scores
+
+
+def _interval(values: np.ndarray, train: int, test: int, level: float) -> tuple[float, float]:
+    error = float(corrected_error(values, train, test))
+    if np.isnan(error):
+        return np.nan, np.nan
+    reach = float(student.ppf((1 + level) / 2, len(values) - 1)) * error
+    return float(values.mean()) - reach, float(values.mean()) + reach

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.metrics.lesions import LESION_SCORES, OVERLAP, lesion_scores
-from thyroid_utils.scores.metrics.masks import checked_masks, checked_spacing
-from thyroid_utils.scores.metrics.surface import SURFACE_SCORES, TOLERANCE, check_tolerance, surface_scores
+from thyroid_utils.scores.checks import check_tolerance, checked_masks, checked_spacing
+from thyroid_utils.scores.surface import SURFACE_SCORES, TOLERANCE, surface_scores
 
 # Name in code → name in a table. In this order they are reported.
 OVERLAP_SCORES = {
@@ -28,6 +28,8 @@ OVERLAP_SCORES = {
     "miou": "mIoU",
     "class_mean_f1": "class-mean F1",
 }
+LESION_SCORES = {"lesions_found": "nodules found", "lesions_missed": "nodules missed", "lesions_false": "false nodules"}
+OVERLAP = 0.1
 TOLERANCE_MM = 1.0
 SEGMENTATION_SCORES = {
     **OVERLAP_SCORES,
@@ -42,6 +44,30 @@ SEGMENTATION_SCORES = {
 }
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 PRESENCE = ("both", "missed", "false alarm", "neither")
+
+
+def binarise(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Masks from probability maps: True where the probability is at or above the threshold.
+
+    Args:
+        probabilities: in [0, 1], any shape.
+        threshold: in [0, 1]; chosen on validation or 0.5, never on the images that are scored.
+
+    Returns:
+        bool, the shape of `probabilities`.
+
+    Raises:
+        ValueError: NaN or values outside [0, 1] among the probabilities, or such a threshold.
+    """
+    values = np.asarray(probabilities)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"binarise: threshold is {threshold}; expected a number in [0, 1]")
+    missing = int(np.isnan(values).sum())
+    if missing:
+        raise ValueError(f"binarise: {missing} of {values.size} probabilities are NaN; the model's training has failed")
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise ValueError(f"binarise: probabilities span {values.min():.3g} to {values.max():.3g}; expected [0, 1], not logits")
+    return values >= threshold
 
 
 def segmentation_scores(
@@ -233,3 +259,43 @@ def segmentation_summary(table: pd.DataFrame) -> pd.DataFrame:
     pooled = pooled_scores(*(table[name] for name in COUNTS)) | table[list(LESION_SCORES)].sum().to_dict()
     columns = {"label": pd.Series(SEGMENTATION_SCORES), "mean": scores.mean(), "images": scores.notna().sum()}
     return pd.DataFrame(columns).assign(pooled=pd.Series(pooled, dtype=float)).rename_axis("score").loc[list(SEGMENTATION_SCORES)]
+
+
+def lesion_scores(truth: np.ndarray, prediction: np.ndarray, overlap: float = OVERLAP) -> dict[str, int]:
+    """How many nodules a mask finds, misses and invents.
+
+    A nodule is an 8-connected part of the truth. It is found where the prediction covers at least the share `overlap` of its
+    pixels, and missed otherwise. A part of the prediction is false where less than that share of its pixels lies on the truth.
+    One part may find two nodules, and two parts the same one.
+
+    Args:
+        truth, prediction: bool (height, width). Where one is empty, the other's parts are all false or all missed.
+        overlap: above 0, at most 1.
+
+    Returns:
+        name of `LESION_SCORES` → count; found + missed is the number of nodules. Counts add up over images: the sensitivity
+        of a set is Σ found / Σ (found + missed), and its false nodules an image Σ false / images.
+
+    Raises:
+        ValueError: masks of different shapes or of more than two levels, or an impossible overlap.
+    """
+    truth, prediction = checked_masks(truth, prediction, "lesion_scores")
+    if not 0 < overlap <= 1:
+        raise ValueError(f"lesion_scores: overlap is {overlap}; expected a share above 0 and at most 1")
+    truth, prediction = np.ascontiguousarray(truth), np.ascontiguousarray(prediction)
+    left, top, width, height = cv2.boundingRect((truth | prediction).view(np.uint8))
+    truth, prediction = (mask[top : top + height, left : left + width] for mask in (truth, prediction))
+    found, nodules = _covered(truth, prediction, overlap)
+    hits, parts = _covered(prediction, truth, overlap)
+    return {"lesions_found": found, "lesions_missed": nodules - found, "lesions_false": parts - hits}
+
+
+def _covered(mask: np.ndarray, other: np.ndarray, overlap: float) -> tuple[int, int]:
+    """How many parts of the mask have at least the share `overlap` of their pixels on the other one, and how many there are."""
+    if not mask.any():
+        return 0, 0
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    areas = np.bincount(labels[mask], minlength=count)[1:]
+    shared = np.bincount(labels[mask & other], minlength=count)[1:]
+    # A share may miss the wanted one by rounding only: 0.1 × 30 is a little above 3.
+    return int(np.count_nonzero(shared >= overlap * areas - 1e-9)), count - 1

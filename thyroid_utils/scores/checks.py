@@ -1,0 +1,118 @@
+"""Arrays, masks, spacings and levels that every score and test takes, checked once and in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.errors import DataError
+
+
+def checked_labels(labels: Sequence[int], where: str) -> np.ndarray:
+    """Labels as bool (n,), True for malignant. Raises ValueError where they are not a list of 0 and 1, naming `where`."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{where}: labels have shape {array.shape}; expected (n,) with at least one image")
+    unknown = int(pd.isna(array).sum())
+    if unknown:
+        raise ValueError(f"{where}: {unknown} of {len(array)} labels are unknown; leave these images out")
+    wrong = [label for label in array.tolist() if label not in (0, 1)]
+    if wrong:
+        raise ValueError(f"{where}: labels hold {wrong[0]!r}; expected 0 (benign) and 1 (malignant)")
+    return array.astype(bool)
+
+
+def checked_probabilities(probabilities: Sequence[float], images: int, where: str) -> np.ndarray:
+    """Probabilities as float64, (images,) or (seeds, images). Raises ValueError for another shape or values outside [0, 1]."""
+    array = np.asarray(probabilities, dtype=float)
+    if array.ndim not in (1, 2) or array.shape[-1] != images or not array.size:
+        raise ValueError(f"{where}: probabilities have shape {array.shape}; expected ({images},), one for each label")
+    missing = int(np.isnan(array).sum())
+    if missing:
+        raise ValueError(f"{where}: {missing} of {array.size} probabilities are NaN; the model's training has failed")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{where}: probabilities span {array.min():.3g} to {array.max():.3g}; expected [0, 1], not logits")
+    return array
+
+
+def checked(labels: Sequence[int], probabilities: Sequence[float], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as bool (n,) and probabilities of one model as float64 (n,)."""
+    truth = checked_labels(labels, where)
+    values = checked_probabilities(probabilities, len(truth), where)
+    if values.ndim != 1:
+        raise ValueError(f"{where}: probabilities have shape {values.shape}; expected ({len(truth)},), one for each label")
+    return truth, values
+
+
+def need_both_classes(truth: np.ndarray, where: str) -> None:
+    """Raises DataError where bool labels (n,) are all alike."""
+    if truth.all() or not truth.any():
+        only = "malignant" if truth.all() else "benign"
+        raise DataError(f"{where}: all {len(truth)} images are {only}; expected both classes, choose a split that has them")
+
+
+def checked_masks(truth: np.ndarray, prediction: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks as bool (height, width) of one shape. Raises ValueError where they are something else, naming `where`."""
+    truth, prediction = _checked_mask(truth, where, "truth"), _checked_mask(prediction, where, "prediction")
+    if truth.shape != prediction.shape:
+        raise ValueError(
+            f"{where}: truth is {truth.shape[0]} × {truth.shape[1]} pixels and prediction {prediction.shape[0]} × "
+            f"{prediction.shape[1]}; bring both to one size first, and say which in the table"
+        )
+    return truth, prediction
+
+
+def _checked_mask(mask: np.ndarray, where: str, name: str) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not mask.size:
+        raise ValueError(f"{where}: {name} has shape {mask.shape}; expected a mask, (height, width), with at least one pixel")
+    if mask.dtype == bool:
+        return mask
+    wrong = ~((mask == 0) | (mask == 1))
+    if wrong.any():
+        raise ValueError(f"{where}: {name} holds {mask[wrong][0]}; expected two levels, 0 and 1 (compare with a threshold first)")
+    return mask.astype(bool)
+
+
+def checked_spacing(spacing: float | Sequence[float] | None, where: str) -> tuple[float, float]:
+    """Millimetres a row and a column; (1, 1) for None, which leaves lengths in pixels. Raises ValueError naming `where`."""
+    if spacing is None:
+        return 1.0, 1.0
+    values = np.asarray(spacing, dtype=float)
+    if values.shape not in ((), (2,)) or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{where}: spacing is {spacing}; expected (row, column) in mm, both above 0, or None where unknown")
+    rows, columns = np.broadcast_to(values, 2).tolist()
+    return rows, columns
+
+
+def check_tolerance(tolerance: float, where: str) -> None:
+    """Raises ValueError for a tolerance that is no length, naming `where`."""
+    if not 0 <= tolerance < inf:
+        raise ValueError(f"{where}: tolerance is {tolerance}; expected a length, 0 or more")
+
+
+def check_level(level: float, where: str) -> None:
+    """Raises ValueError where a confidence level is not in (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"{where}: level is {level}; expected a number between 0 and 1, such as 0.95")
+
+
+def patient_codes(patients: Sequence[str], images: int, where: str) -> tuple[np.ndarray, int]:
+    """The patient of each image as a number from 0, int (n,), and how many patients there are.
+
+    Raises:
+        ValueError: not one patient for each image, or a patient is missing.
+    """
+    patients = np.asarray(patients, dtype=object)
+    if patients.shape != (images,):
+        raise ValueError(f"{where}: patients have shape {patients.shape}; expected ({images},), one for each image")
+    codes, names = pd.factorize(patients)
+    missing = int((codes < 0).sum())
+    if missing:
+        raise ValueError(
+            f"{where}: {missing} of {images} values have no patient; fill the column `patient`, with the case where unknown"
+        )
+    return codes, len(names)
