@@ -118,6 +118,20 @@ def test_the_recipe_number_is_in_the_name(monkeypatch):
     assert hashed() != before
 
 
+def test_the_code_of_ones_own_network_is_in_the_name_and_no_other_networks(monkeypatch):
+    def names() -> dict[str, str]:
+        segmenter = {"task": "segmentation", "loss__name": "dice", "training__monitor": "loss"}
+        segmenters = {name: hashed(model__name=name, **segmenter) for name in ("unet", "transunet", "unet_resnet18")}
+        return segmenters | {name: hashed(model__name=name) for name in ("vgg16", "timm:resnet18")}
+
+    before, read = names(), Path.read_bytes
+    for line, changed in (("# a comment", set()), ("WIDER = 2", {"unet"})):
+        added = functools.partial(lambda line, path: read(path) + line.encode() * (path.name == "unet.py"), line)
+        monkeypatch.setattr(Path, "read_bytes", lambda path, added=added: added(path))
+        after = names()
+        assert {name for name in after if after[name] != before[name]} == changed
+
+
 def test_a_weights_file_counts_by_its_bytes(tmp_path):
     one, same, other = tmp_path / "one.safetensors", tmp_path / "same.safetensors", tmp_path / "other.safetensors"
     one.write_bytes(b"1"), same.write_bytes(b"1"), other.write_bytes(b"2")

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.preprocess.pipeline import nearest
-
 
 class ResidualUnit(nn.Module):
     """Twice batch normalisation, ReLU, 3×3 convolution; their input is added to the result (Zhang et al. 2018, Figure 1b).
@@ -129,18 +127,17 @@ class PretrainedResidualUNet(nn.Module):
     """A decoder of residual units on an encoder that ImageNet weights exist for: 004's "pre-trained backbones".
 
     (batch, in_channels, height, width) → logits (batch, classes, height, width). The paper names the wish, not a network: the
-    encoder is one of segmentation-models-pytorch; the decoder doubles the coarsest map five times (values repeated), joins the
-    encoder's map of the same size where there is one, and has one `ResidualUnit` a level; then a 1×1 convolution. `encoder`
-    begins at random; its weights are loaded into that attribute. ResNet18 suits sets of some hundred images on two cores.
+    encoder is segmentation-models-pytorch's ResNet18, which suits sets of some hundred images on two cores; the decoder doubles
+    the coarsest map five times (values repeated), joins the encoder's map of the same size where there is one, and has one
+    `ResidualUnit` a level; then a 1×1 convolution. `encoder` begins at random; its weights are loaded into that attribute.
 
     Args:
         in_channels: channels of the images.
         classes: number of logits a pixel, 1 or 2.
-        encoder: a name in `segmentation_models_pytorch.encoders.get_encoder_names()` that halves images five times.
         widths: channels of the decoder's five levels, coarsest first (the library's own U-Net has the same).
 
     Raises:
-        ValueError: an unknown encoder (the nearest name is given), or another number of levels.
+        ValueError: another number of levels.
     """
 
     multiple = 32
@@ -150,17 +147,14 @@ class PretrainedResidualUNet(nn.Module):
         self,
         in_channels: int = 3,
         classes: int = 1,
-        encoder: str = "resnet18",
         widths: Sequence[int] = (256, 128, 64, 32, 16),
     ):
         super().__init__()
-        from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names  # takes seconds to import
+        from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
 
-        if encoder not in get_encoder_names():
-            raise ValueError(f"residual_unet: encoder {encoder!r} is unknown; {nearest(encoder, get_encoder_names())}")
         if len(widths) != 5:
             raise ValueError(f"residual_unet: widths must name the decoder's five levels; found {tuple(widths)}")
-        self.encoder = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None)
+        self.encoder = get_encoder("resnet18", in_channels=in_channels, depth=5, weights=None)
         coarsest, *skips = reversed(self.encoder.out_channels[1:])
         self.decoder = nn.ModuleList(
             ResidualUnit(before + skip, after)

@@ -7,11 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
+from thyroid_utils.common.files import source_hash
 from thyroid_utils.models import segmentation_libraries as libraries
 from thyroid_utils.models.architectures import CLASSIFIERS, Architecture, architecture
 from thyroid_utils.models.attention_unet import AttentionUNet
@@ -96,6 +98,7 @@ class SegmenterArchitecture:
 
 
 _GIVEN = ("in_channels", "classes", "weights")
+_SHARED = ("architectures.py", "segmentation_libraries.py")  # many networks in one file, all made by libraries
 
 
 def _smp_rule(network: nn.Module) -> InputRule:
@@ -115,12 +118,6 @@ def _own_rule(network: nn.Module) -> InputRule:
 
 def _own(build: Callable[..., nn.Module], made_from: str = "this package", **facts: Any) -> SegmenterArchitecture:
     return SegmenterArchitecture(build, made_from=made_from, input_rule=_own_rule, **{"head": ("head.",), **facts})
-
-
-def _residual_unet_resnet18(
-    in_channels: int, classes: int, widths: tuple[int, ...] = (256, 128, 64, 32, 16)
-) -> PretrainedResidualUNet:
-    return PretrainedResidualUNet(in_channels, classes, encoder="resnet18", widths=widths)
 
 
 _MOBILE = Encoder("mobilenet_v2", left_out=("features.18.",))
@@ -246,7 +243,7 @@ SEGMENTERS: dict[str, SegmenterArchitecture] = {
         explained="body.encoder.-1",
     ),
     "residual_unet_resnet18": _own(
-        _residual_unet_resnet18,
+        PretrainedResidualUNet,
         what="decoder of residual units on ResNet18, 004's wish for a pretrained backbone",
         paper="Zhang et al. 2018; He et al. 2016",
         made_from="this package, on smp's encoder",
@@ -317,6 +314,20 @@ def any_architecture(name: str) -> Architecture | SegmenterArchitecture:
     closest = difflib.get_close_matches(name, [*CLASSIFIERS, *SEGMENTERS], n=1, cutoff=0.5)
     of_segmenters = name.startswith(libraries.PREFIX) or (closest and closest[0] in SEGMENTERS)
     return segmenter_architecture(name) if of_segmenters and not name.startswith("timm:") else architecture(name)
+
+
+def network_source(name: str) -> str:
+    """Hash of the code of a network that has a file of its own in this folder; "" where a library builds it.
+
+    It is part of a run's name: who changes a network of their own is not handed the run of the old one. Comments, docstrings and
+    layout do not count, nor does what networks share.
+    """
+    if name.startswith((libraries.PREFIX, "timm:")):
+        return ""
+    build = any_architecture(name).build
+    file = Path(inspect.getfile(getattr(build, "func", build)))
+    own = file.parent == Path(__file__).parent and file.name not in _SHARED
+    return source_hash([file]) if own else ""
 
 
 def input_size(name: str) -> int:

@@ -89,14 +89,16 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
-    """The name of a run: 32 hexadecimal digits over config, data, split and `RECIPE`.
+    """The name of a run: 32 hexadecimal digits over config, data, split, `RECIPE` and the network's own code.
 
     Args:
         config: what is to be trained.
         fingerprint: of the data (`data.data_fingerprint`).
         split_hash: of the split (`data.split_hash`).
     """
-    content = [identity(config), fingerprint, split_hash, RECIPE]
+    from thyroid_utils.models import network_source  # with torch, which reading the ledger does not need
+
+    content = [identity(config), fingerprint, split_hash, RECIPE, network_source(config.model.name)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
