@@ -29,17 +29,20 @@ import pandas as pd
 import pytest
 
 WHERE = {
-    "thyroid_utils.scores.metrics": "aurc benefit_values binarise choose_threshold classification_scores "
-    "confusion_counts decision_curve expected_calibration_error fit_platt fit_temperature "
-    "lesion_scores logit overlap_scores pixel_counts pooled_scores pr_curve recalibration reliability_table risk_coverage "
-    "roc_curve scores_from_counts segmentation_scores segmentation_summary segmentation_table surface_distances surface_scores",
-    "thyroid_utils.scores.statistics": "auc_covariance benefit_curve compare_means compare_models corrected_error delong_test "
-    "holm "
-    "mann_whitney_patients mcnemar_test paired_patient_bootstrap paired_power patient_bootstrap patient_bootstrap_scores "
-    "patients_needed power_simulation pr_band proportion_interval randomisation_test roc_band seed_summary subset_comparison "
-    "subset_estimate wilcoxon_test",
-    "thyroid_utils.scores.statistics.power": "patients_and_seeds_interval seed_components smallest_gain",
-    "thyroid_utils.scores.statistics.randomisation": "Area Mean sign_flip_test",
+    "thyroid_utils.scores.comparisons": "auc_covariance compare_means compare_models corrected_error delong_test holm "
+    "mcnemar_test sign_flip_test subset_comparison subset_estimate wilcoxon_test",
+    "thyroid_utils.scores.estimates": "benefit_curve paired_patient_bootstrap patient_bootstrap patient_bootstrap_scores "
+    "pr_band proportion_interval roc_band seed_summary",
+    "thyroid_utils.scores.groups": "Area mann_whitney_patients Mean randomisation_test",
+    "thyroid_utils.scores.labels": "choose_threshold classification_scores confusion_counts pr_curve roc_curve "
+    "scores_from_counts",
+    "thyroid_utils.scores.masks": "binarise lesion_scores overlap_scores pixel_counts pooled_scores segmentation_scores "
+    "segmentation_summary segmentation_table",
+    "thyroid_utils.scores.power": "paired_power patients_and_seeds_interval patients_needed power_simulation "
+    "seed_components smallest_gain",
+    "thyroid_utils.scores.probabilities": "aurc benefit_values decision_curve expected_calibration_error fit_platt "
+    "fit_temperature logit recalibration reliability_table risk_coverage",
+    "thyroid_utils.scores.surface": "surface_distances surface_scores",
     "thyroid_utils.common.config": "RunConfig",
     "thyroid_utils.training.fit": "fit_or_load",
     "thyroid_utils.data": "load_cases make_cases split_cases split_hash split_table",

@@ -33,6 +33,16 @@ MOST_UNDEFINED = 0.1
 DEFAULT_SCORES = tuple(SCORES)
 
 
+def p_text(value: float) -> str:
+    """A p-value as it is read: `0.03`, `< 0.001`, or a dash where there is none."""
+    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def p_told(value: float) -> str:
+    """`p = 0.03` or `p < 0.001`."""
+    return f"p {'' if value < 0.001 else '= '}{p_text(value)}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval and what it rests on.
@@ -90,8 +100,7 @@ class Comparison:
         interval = "" if np.isnan(self.low) else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
         if np.isnan(self.p_value):
             return f"{self.difference:+.{digits}f}{interval}, no p-value: {self.note}"
-        chance = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
-        return f"{self.difference:+.{digits}f}{interval}, {chance}"
+        return f"{self.difference:+.{digits}f}{interval}, {p_told(self.p_value)}"
 
 
 @dataclass(frozen=True)

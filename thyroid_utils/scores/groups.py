@@ -31,7 +31,7 @@ import pandas as pd
 from scipy.stats import mannwhitneyu, norm, rankdata
 
 from thyroid_utils.scores.checks import check_level, checked_labels, patient_codes
-from thyroid_utils.scores.estimates import POWER, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import POWER, p_told, patient_bootstrap_scores
 
 MOST_UNDEFINED = 0.1  # share of deals without a score above which there is no p-value
 BLOCK_VALUES = 2**18  # images × deals held at once
@@ -77,8 +77,7 @@ class GroupComparison:
         if np.isnan(self.p_value):
             return f"no test: {self.note}"
         interval = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if not np.isnan(self.low) else ""
-        chance = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
-        return f"effect {self.effect:+.{digits}f}{interval}, {chance}"
+        return f"effect {self.effect:+.{digits}f}{interval}, {p_told(self.p_value)}"
 
 
 def mann_whitney_patients(
