@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from thyroid_utils.inference.conformal import conformal_sets, coverage
-from thyroid_utils.plots import errors
+from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.scores.probabilities import decision_curve, risk_coverage
 from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, failure_modes, map_errors, mask_row
 from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots import errors, explain
+from thyroid_utils.plots import error_analysis as errors
+from thyroid_utils.plots import grad_cam as explain
 from thyroid_utils.plots.maps import MAP_COLOURS, Explained
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table

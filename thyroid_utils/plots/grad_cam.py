@@ -317,7 +317,7 @@ def shortcut_examples(
     threshold: float = 0.5,
     count: int = 2,
 ) -> list[Explained]:
-    """Two cards an image: with its marks, and with them painted over. Draw them by `plots.errors.cards`.
+    """Two cards an image: with its marks, and with them painted over. Draw them by `plots.error_analysis.cards`.
 
     Args:
         predictor, make_maps: as for `explain.shortcut.shortcut_scores`.

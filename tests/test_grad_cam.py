@@ -17,8 +17,8 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
-from thyroid_utils.plots import errors as error_plots
-from thyroid_utils.plots import explain as plots
+from thyroid_utils.plots import error_analysis as error_plots
+from thyroid_utils.plots import grad_cam as plots
 from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.scores.estimates import Comparison, Estimate
