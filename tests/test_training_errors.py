@@ -13,7 +13,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config
 
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
@@ -21,7 +21,6 @@ from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import runs_dir
 

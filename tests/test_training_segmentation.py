@@ -22,7 +22,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import Killed, batches_of, elsewhere, forked, killed_at, tiny_config
 
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_hash
@@ -32,7 +32,6 @@ from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data
 from thyroid_utils.training.engine import run_all
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
 from thyroid_utils.training.maps import maps_file

@@ -21,6 +21,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of ev
 from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_config, tiny_network
 
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
+from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import CLASSIFIERS
 from thyroid_utils.models.architectures import Architecture
@@ -30,7 +31,6 @@ from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint,
 from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
 from thyroid_utils.training.device import choose_device, choose_precision
 from thyroid_utils.training.distributed import fit_on_several
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.module import NetworkTraining
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, class_weights, step_after_epoch

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from thyroid_utils.common.files import NO_SPACE
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
 class DataError(ValueError):
@@ -35,3 +43,7 @@ def cache_errors(folder: Path) -> Iterator[None]:
                 f"{folder}: the cache folder cannot be written ({error.strerror}); set THYROID_WORKBOOK_CACHE to one that can"
             ) from None
         raise
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message is one line: where, what was found, what to change."""

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from torch import nn
 from torchvision import models
 
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
 from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
-from thyroid_utils.preprocess.pipeline import nearest
 
 
 class Tokens(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.any_size import AdaptivePool, resampled
 from thyroid_utils.models.segmentation_libraries import XCEPTION, smp_module, without_classifying_convolution
-from thyroid_utils.preprocess.pipeline import nearest
 
 BACKBONES = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet50", "xception": XCEPTION}  # option → smp's encoder
 _SHALLOW = 48  # channels of DeepLabV3+'s skip from 1/4 of the size (Chen et al. 2018)

@@ -10,8 +10,8 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.any_size import AdaptivePool
-from thyroid_utils.preprocess.pipeline import nearest
 
 PREFIX = "smp:"
 _RATES = (6, 12, 18)  # of the ASPP at output stride 16, as DeepLab's papers and 003 have them; smp's own are those of stride 8

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.common.files import source_hash
 from thyroid_utils.models import segmentation_libraries as libraries
 from thyroid_utils.models.architectures import CLASSIFIERS, Architecture, architecture
@@ -23,7 +24,6 @@ from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualU
 from thyroid_utils.models.segnet import SegNet
 from thyroid_utils.models.transunet import TransUNet
 from thyroid_utils.models.unet import UNet
-from thyroid_utils.preprocess.pipeline import nearest
 
 
 @dataclass(frozen=True)

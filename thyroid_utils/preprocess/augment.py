@@ -27,13 +27,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.errors import DataError, cache_errors
+from thyroid_utils.common.errors import DataError, cache_errors, nearest
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.preprocess.content import file_hashes
-from thyroid_utils.preprocess.pipeline import for_each_case, nearest
+from thyroid_utils.preprocess.pipeline import for_each_case
 
 
 class Gain(v2.Transform):

@@ -6,7 +6,6 @@ The same object serves notebooks, training and the app, so that an image meets t
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_image, read_mask
@@ -227,12 +226,6 @@ def build_pipeline(spec: Spec, size: int | Sequence[int] | None = None) -> Pipel
         size = size if isinstance(size, int) else tuple(size)
         steps = [replace(step, size=size) if isinstance(step, Resize) else step for step in steps]
     return Pipeline(steps, name)
-
-
-def nearest(name: str, known: Mapping | Sequence[str]) -> str:
-    """The end of an error message about an unknown name: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
 def _parsed(entry: str | Mapping[str, Mapping[str, Any] | None]) -> Step:

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.device import choose_device, repeatable
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.ledger import FAILURE, RESUME
 from thyroid_utils.training.loop import assemble, fit_epochs
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save
 
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.checkpoint import Checkpoint, CheckpointDamaged, read_checkpoint
 from thyroid_utils.training.data import Batches, SplitData, in_order, input_pipeline, split_data
 from thyroid_utils.training.device import choose_device, choose_precision, repeatable
 from thyroid_utils.training.distributed import fit_on_several
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.ledger import (
     MAPS,
     RECIPE,

@@ -19,14 +19,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models import check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.checkpoint import Checkpoint
 from thyroid_utils.training.data import Arrays, SplitData, batch_starts, input_pipeline, open_arrays
 from thyroid_utils.training.device import choose_precision
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.ledger import RESUME
 from thyroid_utils.training.module import Fit, NetworkTraining, derived_seed
 from thyroid_utils.training.tasks import SIDES, TASKS

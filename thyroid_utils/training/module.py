@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.augment_batch import augment_batch
 from thyroid_utils.training.checkpoint import Checkpoint, TrainingProgress, restore_optimiser, write_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, Batches, epoch_batches, in_order
-from thyroid_utils.training.errors import TrainingError
 from thyroid_utils.training.optimisers import build_optimiser, build_schedule, step_after_batch, step_after_epoch
 from thyroid_utils.training.stamp import device_name
 from thyroid_utils.training.tasks import TASKS, Scores

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.losses.borders import border_weights
 from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES, ClassificationLoss, CrossEntropy, Focal
 from thyroid_utils.models.losses.joint import JointLoss
 from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES, SegmentationLoss
-from thyroid_utils.preprocess.pipeline import nearest
 
 _LOSSES = {"classification": CLASSIFICATION_LOSSES, "segmentation": SEGMENTATION_LOSSES, "joint": SEGMENTATION_LOSSES}
 
