@@ -12,7 +12,8 @@ import torch
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classification
-from thyroid_utils.plots.comparison import cost_and_score, model_colours, score_dots
+from thyroid_utils.plots.rows import cost_and_score, score_dots
+from thyroid_utils.plots.style import model_colours
 from thyroid_utils.scores.labels import SCORES, choose_threshold
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison, comparison_configs
 from thyroid_utils.studies.tables import different_from, estimate_table

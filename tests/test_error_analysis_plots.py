@@ -16,7 +16,7 @@ from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import error_analysis as errors
-from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
+from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.probabilities import decision_curve, risk_coverage

@@ -19,7 +19,7 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
 from thyroid_utils.plots import error_analysis as error_plots
 from thyroid_utils.plots import grad_cam as plots
-from thyroid_utils.plots.maps import FALSE, FOUND, MISSED
+from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison

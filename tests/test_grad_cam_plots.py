@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots import grad_cam as explain
-from thyroid_utils.plots.maps import MAP_COLOURS, Explained
+from thyroid_utils.plots.pictures import MAP_COLOURS, Explained
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
 from thyroid_utils.studies.grad_cam.marks import MarkPairs

@@ -16,7 +16,7 @@ from thyroid_utils.data.images import write_png
 from thyroid_utils.data.phantom import homogeneous_phantom, phantom_cases, rayleigh_fit, simulation_stages
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases
-from thyroid_utils.plots import exploration, findings, panels, phantoms, preprocessing, segmentation
+from thyroid_utils.plots import exploration, findings, phantoms, pictures, preprocessing, segmentation
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation
 from thyroid_utils.studies import tables
@@ -94,17 +94,17 @@ def test_sizes_areas_and_intensities(cases):
 
 
 def test_a_panel_carries_id_class_and_outline(cases):
-    panel = panels.case_panel(cases, "drawn/4")
+    panel = pictures.case_panel(cases, "drawn/4")
     assert panel.title == "drawn/4\nmalignant, TI-RADS 4a"
     assert "patient" not in panel.title
-    figure = panels.panel_grid([panel, panels.Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)})], 2)
+    figure = pictures.panel_grid([panel, pictures.Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)})], 2)
     assert len(figure.axes[0].collections) == 1  # the outline
     box = next(patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle))
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
 
 
 def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
-    figure = panels.gallery(cases, columns=3, each=2)
+    figure = pictures.gallery(cases, columns=3, each=2)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert sum("benign" in title for title in titles) == 2 and sum("malignant" in title for title in titles) == 2
     shown = [title.split("\n")[0] for title in titles if title]
@@ -113,7 +113,7 @@ def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
 
 def test_an_empty_grid_says_so():
     with pytest.raises(ValueError, match="no panel to draw"):
-        panels.panel_grid([])
+        pictures.panel_grid([])
 
 
 def test_the_same_data_gives_the_same_file_and_no_figure_stays_open(cases):

@@ -9,7 +9,7 @@ import pytest
 from thyroid_utils.models import build_segmenter
 from thyroid_utils.plots import ablation
 from thyroid_utils.scores.estimates import Comparison, Estimate
-from thyroid_utils.studies.module_ablation import network_stages
+from thyroid_utils.studies.module_ablation.network_stages import network_stages
 
 
 def texts(axes) -> list[str]:

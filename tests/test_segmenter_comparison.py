@@ -20,6 +20,7 @@ from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
 from thyroid_utils.models import SEGMENTERS, parameter_count
 from thyroid_utils.plots import segmentation
+from thyroid_utils.plots.curves import epochs
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
@@ -381,7 +382,7 @@ def test_masks_are_those_that_were_scored(comparison):
 def test_figures_show_what_was_compared(comparison):
     by_image = comparison.by_image(["dice"])
     models = comparison.models
-    figure = segmentation.epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
+    figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == models
     spread = segmentation.score_spread(by_image, "dice", "Dice", models).axes[0]
     points = [line for line in spread.lines if line.get_marker() == "."]

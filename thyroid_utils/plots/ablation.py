@@ -13,9 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import NullLocator
 
-from thyroid_utils.plots.comparison import model_colours
-from thyroid_utils.plots.intervals import INK, p_told
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, bare, new_figure, styled
+from thyroid_utils.plots.rows import p_told
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, model_colours, new_figure, styled
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate
 from thyroid_utils.studies.module_ablation import pareto_front
 

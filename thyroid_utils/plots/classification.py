@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots.comparison import model_colours
-from thyroid_utils.plots.panels import case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, integer_ticks, new_figure, styled
+from thyroid_utils.plots.pictures import case_panel, panel_grid
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, integer_ticks, model_colours, new_figure, styled
 from thyroid_utils.scores.labels import confusion_counts
 from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison

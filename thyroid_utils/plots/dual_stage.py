@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, Finding
-from thyroid_utils.plots.intervals import INK, interval, p_told
-from thyroid_utils.plots.maps import MAP_COLOURS, draw_map
-from thyroid_utils.plots.panels import Panel, draw_panel
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled
+from thyroid_utils.plots.pictures import MAP_COLOURS, Panel, draw_map, draw_panel
+from thyroid_utils.plots.rows import interval, p_told
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled
 from thyroid_utils.preprocess.base import luma
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice

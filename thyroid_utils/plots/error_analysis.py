@@ -11,21 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.plots.comparison import model_colours
-from thyroid_utils.plots.intervals import (
-    INK,
-    counted,
-    defined,
-    interval,
-    row_colour,
-    row_heights,
-    row_legend,
-    share_bars,
-    subgroup_axes,
-)
-from thyroid_utils.plots.maps import MAP_LABEL, Explained, draw_examples, mask_colours
-from thyroid_utils.plots.panels import case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, TRUTH, new_figure, styled
+from thyroid_utils.plots.pictures import MAP_LABEL, Explained, case_panel, draw_examples, mask_colours, panel_grid
+from thyroid_utils.plots.rows import counted, defined, interval, row_colour, row_legend, share_bars, subgroup_axes
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, model_colours, new_figure, styled
 from thyroid_utils.preprocess.base import luma
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
@@ -134,8 +122,8 @@ def forest(table: pd.DataFrame, overall: Estimate, label: str) -> Figure | None:
     """
     if table.empty:
         return None
-    figure, place = subgroup_axes(table, "estimate [95 %]")
-    for height, row in zip(row_heights(table), table.itertuples(), strict=True):
+    figure, place, heights = subgroup_axes(table, "estimate [95 %]")
+    for height, row in zip(heights, table.itertuples(), strict=True):
         interval(place, row.estimate, height, row_colour(row), hollow=row.marked)
     if not np.isnan(overall.value):
         place.axvline(overall.value, color=ACCENT, linestyle="--", linewidth=1.2, zorder=0)
@@ -156,8 +144,8 @@ def calibration_by_subgroup(table: pd.DataFrame) -> Figure | None:
     """
     if table.empty:
         return None
-    figure, place = subgroup_axes(table, "observed − predicted")
-    for height, row in zip(row_heights(table), table.itertuples(), strict=True):
+    figure, place, heights = subgroup_axes(table, "observed − predicted")
+    for height, row in zip(heights, table.itertuples(), strict=True):
         interval(place, row.observed, height, row_colour(row), hollow=row.marked)
         place.plot([row.predicted.value], [height], "|", color=INK, markersize=13, markeredgewidth=2)
     place.set(xlabel="share of images, dot: malignant, bar: mean probability predicted", xlim=(-0.02, 1.02))

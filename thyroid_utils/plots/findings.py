@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from thyroid_utils.data.audit import Audit, clean_mask
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
-from thyroid_utils.plots.panels import Panel, case_panel, panel_grid
+from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, new_figure, styled
 
 PROBLEM, BOX = "#ff3b6b", "#37d67a"

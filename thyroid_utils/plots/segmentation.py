@@ -8,36 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots.comparison import model_colours
-from thyroid_utils.plots.panels import Panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, integer_ticks, new_figure, styled
+from thyroid_utils.plots.pictures import Panel, panel_grid
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_figure, styled
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 _FALSE, _MISSED = "#D55E00", "#0072B2"
-
-
-@styled
-def epochs(history: pd.DataFrame, columns: dict[str, str]) -> Figure:
-    """Values by epoch, a line a model (mean over seeds) with a band from the lowest to the highest seed.
-
-    Args:
-        history: of `SegmenterComparison.history`: model, seed, epoch and the columns.
-        columns: column → axis label; one panel each.
-    """
-    figure, axes = new_figure(1, len(columns), 3.7)
-    models = list(dict.fromkeys(history["model"]))
-    colours = model_colours(models)
-    for place, (column, label) in zip(axes[0], columns.items(), strict=True):
-        for model in models:
-            seeds = history[history["model"] == model].pivot(index="epoch", columns="seed", values=column)
-            place.plot(seeds.index, seeds.mean(axis=1), color=colours[model], linewidth=1.7, label=model)
-            place.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colours[model], alpha=0.15, linewidth=0)
-        place.set(xlabel="epoch", ylabel=label)
-        integer_ticks(place, "x")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower left", ncols=4)
-    return figure
 
 
 @styled

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours stay apart for the colour-blind and in gray print.
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "unlabelled": "#8c8c8c"}
 SPLIT_COLOURS = {"train": "#5b7fa3", "val": "#e0a030", "test": "#7a4d8f"}
-TRUTH, ACCENT, NEUTRAL = "#ffd60a", "#009E73", "#4d5763"
+TRUTH, ACCENT, NEUTRAL, INK = "#ffd60a", "#009E73", "#4d5763", "#2b323a"
+_BRIGHT = [*list(CLASS_COLOURS.values())[:2], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL]
+# Where there are more models than these, darker and paler ones of each.
+_COLOURS = _BRIGHT + [to_hex(pale + 0.5 * np.array(to_rgb(colour))) for pale in (0, 0.5) for colour in _BRIGHT]
 WIDTH = 9.6  # inches of a figure that fills the text column
 
 _STYLE = {
@@ -29,9 +33,9 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#8a929c",
-    "axes.labelcolor": "#2b323a",
-    "xtick.color": "#4d5763",
-    "ytick.color": "#4d5763",
+    "axes.labelcolor": INK,
+    "xtick.color": NEUTRAL,
+    "ytick.color": NEUTRAL,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#e3e6ea",
@@ -74,3 +78,22 @@ def bare(axes: Axes) -> Axes:
 def integer_ticks(axes: Axes, axis: str = "y") -> None:
     """Counts have no halves."""
     getattr(axes, f"{axis}axis").set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=6))
+
+
+def across(axes: Axes) -> Axes:
+    """Axes whose values run from left to right, so that their grid stands upright."""
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
+    return axes
+
+
+def below(figure: Figure, axes: Axes | None = None, **more) -> None:
+    """The legend below the panels: of what is labelled on `axes`, else of `handles`."""
+    if axes is not None:
+        more["handles"], more["labels"] = axes.get_legend_handles_labels()
+    figure.legend(**{"loc": "outside lower left", "ncols": 4, **more})
+
+
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """The colour of each model, the same in every figure whatever the order it shows them in."""
+    return {model: _COLOURS[number % len(_COLOURS)] for number, model in enumerate(sorted(models))}

@@ -1,0 +1,230 @@
+"""Rows of estimates with their intervals: scores, costs, shares, subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+
+from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, across, below, model_colours, new_figure, styled
+from thyroid_utils.scores.estimates import Estimate
+
+_DIFFERS, _FAINT = CLASS_COLOURS["malignant"], "#767d86"
+_CELL = {"textcoords": "offset points", "fontsize": 8.5, "va": "center", "annotation_clip": False}
+
+
+def interval(
+    axes: Axes, value: Estimate, position: float, colour: str, *, upright: bool = False, hollow: bool = False, width: float = 1.8
+) -> None:
+    """An estimate as a dot with its interval, at a height, or `upright` at a place across; nothing where it is not defined."""
+    if np.isnan(value.value):
+        return
+    ends, dot = ([value.low, value.high], [position] * 2), ([value.value], [position])
+    axes.plot(*(ends[::-1] if upright else ends), color=colour, linewidth=width, solid_capstyle="butt")
+    axes.plot(*(dot[::-1] if upright else dot), "o", color=colour, markersize=5.5, markerfacecolor="white" if hollow else colour)
+
+
+def named_rows(axes: Axes, names: Sequence[str], **text) -> Axes:
+    """Axes with a name at each of the heights 0, 1, …, from top to bottom."""
+    axes.set_yticks(range(len(names)), names, **text)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return across(axes)
+
+
+def beside(axes: Axes, text: str, height: float, colour: str = INK, shift: float = 6, **more) -> None:
+    """Text at the right of a row, `shift` points from the axes."""
+    axes.annotate(text, (1, height), (shift, 0), xycoords=axes.get_yaxis_transform(), color=colour, **{**_CELL, **more})
+
+
+def counted(estimates: Sequence[Estimate]) -> str:
+    """`n = 58 images, 12 patients`: the most that any of the estimates rests on."""
+    largest = max(estimates, key=lambda value: value.images)
+    images, patients = (
+        f"{count} {unit}{'s' * (count != 1)}" for count, unit in ((largest.images, "image"), (largest.patients, "patient"))
+    )
+    return f"n = {images}, {patients}"
+
+
+def defined(tables: Mapping) -> dict:
+    """Those of several tables, lists or masks that have a row."""
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+@styled
+def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Scores with their 95 % intervals, a row a model (best first), a panel a score.
+
+    Args:
+        estimates: `Estimate`s, a row a model, a column a score.
+        names: score → axis label, for the columns to show.
+    """
+    figure, axes = new_figure(1, len(names), 1.1 + 0.34 * len(estimates), sharey=True)
+    colours = model_colours(estimates.index)
+    for place, (score, label) in zip(axes[0], names.items(), strict=True):
+        named_rows(place, estimates.index).set_xlabel(label)
+        for position, (model, value) in enumerate(estimates[score].items()):
+            interval(place, value, position, colours[model], width=2)
+    return figure
+
+
+@styled
+def cost_and_score(
+    costs: pd.DataFrame,
+    score: pd.Series,
+    label: str,
+    against: Mapping[str, str],
+    fronts: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """A score on test against what it costs, a panel a cost on a logarithmic axis; bars are 95 % intervals.
+
+    Args:
+        costs: a row a model. One without a positive cost or without a score is left out of a panel.
+        score: model → `Estimate`.
+        label: of the score's axis.
+        against: column of `costs` → label of its axis, with the unit.
+        fronts: column of `costs` → models that no other beats in both, by rising cost: they are filled and joined by a line, and
+            the names are in a legend instead of beside the dots.
+    """
+    figure, axes = new_figure(1, len(against), 3.1 if fronts is None else 3.6 + 0.2 * -(-len(costs) // 4), sharey=True)
+    colours = model_colours(costs.index)
+    values = score.map(lambda estimate: estimate.value).astype(float)
+    for place, (column, name) in zip(axes[0], against.items(), strict=True):
+        known = costs.index[(costs[column] > 0) & values.notna()]
+        front = list(known) if fronts is None else list(fronts[column])
+        if fronts is not None:
+            place.plot(costs.loc[front, column], values[front], color=INK, linewidth=1, linestyle="--", zorder=1)
+        for model in known:
+            cost = costs.at[model, column]
+            interval(place, score[model], cost, colours[model], upright=True, hollow=model not in front, width=1.6)
+            if fronts is None:
+                place.annotate(model, (cost, values[model]), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
+        place.set(xscale="log", xlabel=f"{name} (log scale)")
+        place.xaxis.set_minor_locator(NullLocator())
+        ticks = _apart(costs.loc[known, column])
+        place.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
+        place.margins(x=0.3 if fronts is None else 0.12)
+    axes[0, 0].set_ylabel(label)
+    if fronts is not None:
+        handles = [Line2D([], [], color=colours[model], marker="o", linestyle="none", label=model) for model in costs.index]
+        handles.append(Line2D([], [], color=INK, linestyle="--", label="front: no row is better and cheaper"))
+        below(figure, handles=handles)
+    return figure
+
+
+def _apart(values: pd.Series, ratio: float = 1.3) -> list[float]:
+    """Of positive numbers those that can stand beside each other on a logarithmic axis, from the smallest on."""
+    kept: list[float] = []
+    for value in np.sort(values):
+        if not kept or value >= ratio * kept[-1]:
+            kept.append(float(value))
+    return kept
+
+
+def box_and_points(axes: Axes, values: np.ndarray, position: float, colour: str, *, upright: bool = False) -> None:
+    """A box (quartiles, median) at a height, or `upright` at a place across, with every value as a point beside it."""
+    shift = -1 if upright else 1
+    random = np.random.default_rng(0)
+    axes.boxplot(
+        values, positions=[position - 0.14], orientation="vertical" if upright else "horizontal", widths=0.3,
+        manage_ticks=False, showfliers=False, patch_artist=True,
+        boxprops={"facecolor": colour, "alpha": 0.45, "linewidth": 0},
+        medianprops={"color": colour, "linewidth": 2.2}, whiskerprops={"color": NEUTRAL}, capprops={"color": NEUTRAL},
+    )  # fmt: skip
+    points = (values, position + 0.14 + random.uniform(0, 0.2, len(values)))
+    axes.plot(*points[::shift], ".", color=colour, markersize=3.5, alpha=0.65)
+
+
+@styled
+def share_bars(tables: Mapping[str, pd.DataFrame], label: str, column: str, names: str) -> Figure | None:
+    """Shares with their 95 % intervals over patients as bars, a group of bars a row, a colour a table; None for no row.
+
+    Args:
+        tables: model → table.
+        label: of the axis, without the percent sign.
+        column: of `Estimate`s in [0, 1].
+        names: column of what stands at the left, or "" for the index.
+    """
+    tables = defined(tables)
+    if not tables:
+        return None
+    rows = list(dict.fromkeys(name for table in tables.values() for name in (table[names] if names else table.index)))
+    figure, axes = new_figure(1, 1, 1.3 + len(rows) * (0.16 + 0.26 * len(tables)), 8.6)
+    place, colours, thick = axes[0, 0], model_colours(list(tables)), 0.8 / len(tables)
+    for number, (model, table) in enumerate(tables.items()):
+        for name, value in zip(table[names] if names else table.index, table[column], strict=True):
+            value: Estimate
+            if np.isnan(value.value):
+                continue
+            height, ends = rows.index(name) + (number - (len(tables) - 1) / 2) * thick, [value.low, value.high]
+            place.barh(height, 100 * value.value, 0.85 * thick, color=colours[model], alpha=0.85)
+            place.plot([100 * end for end in ends], [height] * 2, color=INK, linewidth=1.3)
+            place.annotate(f"{100 * value.value:.1f}", (100 * np.nanmax([value.value, *ends]), height), (5, 0), **_CELL)
+    named_rows(place, rows).set(ylim=(len(rows) - 0.4, -0.6), xlabel=label)
+    place.set_xlim(0, 1.1 * place.get_xlim()[1])
+    if len(tables) > 1:
+        below(figure, handles=[Rectangle((0, 0), 1, 1, color=colours[model], label=model) for model in tables])
+    return figure
+
+
+def grouped_rows(axes: Axes, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Names at the left of rows, those of a group below its bold heading; the height of each row."""
+    first = (~pd.Series(list(groups)).duplicated()).to_numpy()
+    heights = np.arange(len(first)) + first.cumsum()
+    texts = [*np.asarray(groups, object)[first], *names]
+    axes.set_yticks([*(heights[first] - 1), *heights], texts, fontsize=9)
+    for text in axes.get_yticklabels()[: first.sum()]:
+        text.set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    across(axes).set_ylim(max(heights, default=0) + 0.7, -0.7)
+    return heights
+
+
+def subgroup_axes(table: pd.DataFrame, heading: str) -> tuple[Figure, Axes, np.ndarray]:
+    """Axes with names of factors and levels at the left and the numbers of each row at the right, and the rows' heights."""
+    figure, axes = new_figure(1, 1, 1.35 + 0.235 * (len(table) + table["factor"].nunique()))
+    place = axes[0, 0]
+    heights = grouped_rows(place, table["factor"], table["level"])
+    place.set_ylim(top=-1.4)
+    columns = {"images": 6, "patients": 52, heading: 104, "p (Holm)": 222}
+    for name, offset in columns.items():
+        beside(place, name, -0.9, shift=offset, fontweight="bold")
+    for height, row in zip(heights, table.itertuples(), strict=True):
+        told = "too few" if row.marked else p_text(row.p_holm)
+        for cell, offset in zip((row.images, row.patients, _short(row.estimate), told), columns.values(), strict=True):
+            beside(place, str(cell), height, row_colour(row), offset)
+    return figure, place, heights
+
+
+def _short(value: Estimate) -> str:
+    """Why there is no interval does not fit into a column."""
+    return f"{value.value:.2f} [no interval]" if np.isnan(value.low) and not np.isnan(value.value) else value.text()
+
+
+def row_colour(row) -> str:
+    return _FAINT if row.marked else _DIFFERS if row.differs else NEUTRAL
+
+
+def p_text(value: float) -> str:
+    """A p-value as it is read: `0.03`, `< 0.001`, or a dash where there is none."""
+    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def p_told(value: float) -> str:
+    """`p = 0.03` or `p < 0.001`."""
+    return f"p {'' if value < 0.001 else '= '}{p_text(value)}"
+
+
+def row_legend(table: pd.DataFrame) -> list[Line2D]:
+    handles = []
+    if table["differs"].any():
+        handles.append(Line2D([], [], color=_DIFFERS, marker="o", label="differs from the rest (p < 0.05 after Holm)"))
+    if table["marked"].any():
+        label = "fewer than 10 patients: shown, not tested"
+        handles.append(Line2D([], [], color=_FAINT, marker="o", markerfacecolor="white", label=label))
+    return handles
