@@ -646,18 +646,18 @@ def test_numbers_are_those_that_were_written_down(section):
 
 
 def write(chosen: list[str]) -> None:
-    """Rewrite these sections, or `section/entry`; entries that are gone are dropped with their section."""
+    """Rewrite these sections, or single entries; what is named and no longer there is dropped."""
     content = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
     for name in chosen:
         section, _, entry = name.partition("/")
         with apart():
             entries = SECTIONS[section]()
-            kept = content.get(section, {}) if entry else {}
+            kept = {one: old for one, old in content.get(section, {}).items() if entry not in ("", one)}
             content[section] = kept | {one: plain(make()) for one, make in entries.items() if entry in ("", one)}
     ordered = {section: content[section] for section in SECTIONS if section in content}
     lines = [
         f"{json.dumps(section)}: {{\n"
-        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in rows.items())
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(rows.items()))
         + "\n}"
         for section, rows in ordered.items()
     ]
