@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG, LOSSLESS_JPEG, MPEG4 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.102"
 _LONG = ("OB", "OW", "SQ", "UN", "UT")
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "FD": "d"}
@@ -66,7 +67,7 @@ def write_dicom(
     explicit, size = syntax != IMPLICIT, pixels.dtype.itemsize
     samples, stored = (3 if pixels.ndim == 4 else 1), bits or 8 * size
     if syntax == JPEG and fragments is None:
-        fragments = [_jpeg(frame) for frame in pixels]
+        fragments = [encoded_jpeg(frame) for frame in pixels]
     elements: list[Element] = [
         (0x08, 0x16, "UI", "1.2.840.10008.5.1.4.1.1.3.1"),
         (0x28, 0x02, "US", samples),
@@ -111,7 +112,28 @@ def _encapsulated(fragments: Sequence[bytes]) -> bytes:
     return struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + body + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def _jpeg(frame: np.ndarray) -> bytes:
+def encoded_jpeg(frame: np.ndarray, marker: str = "JFIF") -> bytes:
+    """A frame as JPEG, in YCbCr unless `marker` is "ids". marker: what tells of the colours.
+
+    "JFIF", "Adobe" (transform 1, YCbCr), "none" (component ids 1, 2, 3) or "ids" (R, G, B without transform).
+    """
     stream = io.BytesIO()
-    Image.fromarray(frame).save(stream, "jpeg", quality=95)
-    return stream.getvalue()
+    rgb = marker == "ids"
+    Image.fromarray(frame).save(stream, "jpeg", quality=95, keep_rgb=rgb)
+    content = stream.getvalue()
+    if marker == "JFIF":
+        return content
+    first = 4 + int.from_bytes(content[4:6], "big")  # end of the first segment, which is JFIF's or, with keep_rgb, Adobe's
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1" if marker == "Adobe" else b""
+    return content[:2] + adobe + content[first:]
+
+
+def palette(tables: Sequence[np.ndarray], bits: int, segmented: bool = False) -> list[Element]:
+    """The elements of a palette of red, green and blue tables; segmented: as one discrete segment each."""
+    elements: list[Element] = []
+    for colour, table in enumerate(tables, 1):
+        values = [0, len(table), *table] if segmented and bits == 16 else [0, 128, *table[:128], 0, 128, *table[128:]]
+        content = np.array(values if segmented else table, np.uint16 if bits == 16 else np.uint8).tobytes()
+        elements.append((0x28, 0x1100 + colour, "US", [len(table), 0, bits]))
+        elements.append((0x28, 0x1200 + colour + 0x20 * segmented, "OW", content))
+    return elements

@@ -22,6 +22,7 @@ from thyroid_utils.workbook.errors import ParameterError
 COLOUR = "colour Doppler; the networks learnt from gray images"
 BURNED_IN = "the file says that letters are burned into its pixels"
 SCALES_DIFFER = "the file's regions differ in scale; no millimetres are given"
+NOT_SQUARE = "its pixels are not square and no spacing is given: heights and widths do not compare"
 LITTLE_RANGE = (
     "fills less than an eighth of the range of gray levels that its file can hold; export it with a window or with 8 bits"
 )
@@ -111,7 +112,7 @@ def case_images(
 
 def _told(image: DicomImage) -> list[str]:
     """Notes on what the header says of all its frames."""
-    return [BURNED_IN] * bool(image.burned_in) + [SCALES_DIFFER] * image.scales_differ
+    return [BURNED_IN] * bool(image.burned_in) + [SCALES_DIFFER] * image.scales_differ + [NOT_SQUARE] * (not image.square)
 
 
 def _seen(frame: np.ndarray, colour: bool, deep: bool) -> list[str]:
