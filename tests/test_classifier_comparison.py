@@ -14,9 +14,9 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classification
 from thyroid_utils.plots.rows import cost_and_score, score_dots
 from thyroid_utils.plots.style import model_colours
-from thyroid_utils.scores.labels import SCORES, choose_threshold
-from thyroid_utils.studies.classifier_comparison import ClassifierComparison, comparison_configs
-from thyroid_utils.studies.tables import different_from, estimate_table
+from thyroid_utils.scores.labels import SCORES, choose_threshold, classification_scores
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.compare import comparison_configs, different_from, estimate_table
 
 
 def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
@@ -32,6 +32,7 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", con
                 rows.append({"case": case, "patient": f"{split}{patient}", "split": split, "label": label, "log_odds": odds})
     predictions = pd.DataFrame(rows).set_index("case")
     predictions["probability"] = 1 / (1 + np.exp(-predictions["log_odds"]))
+    known = predictions[predictions["split"] == "val"]
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     return SimpleNamespace(
         config=RunConfig(model={"name": model}, seed=config_seed),
@@ -39,8 +40,10 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", con
             "split_hash": split_hash,
             "weights": "from scratch",
             "leaky": False,
+            "input": (3,),
             "images": {"train": 360, "val": 120, "test": 120},
         },
+        metrics={"val": {"auc": classification_scores(known["label"], known["probability"])["auc"]}},
         predictions=predictions,
         history=history,
         best_epoch=2,
@@ -115,10 +118,8 @@ def test_scaling_changes_probabilities_and_not_their_order(comparison):
 
 
 def test_spread_and_costs(comparison):
-    assert (
-        "± " in comparison.spread(["auc"]).at["strong", "auc"] and "(2 seeds)" in comparison.spread(["auc"]).at["strong", "auc"]
-    )
-    costs = comparison.costs()
+    assert "± " in comparison.spread().at["strong", "auc"] and "(2 seeds)" in comparison.spread().at["strong", "auc"]
+    costs = comparison.costs
     assert costs.at["weak", "parameters"] == 4 / 1e6 and costs.at["weak", "weights"] == "from scratch"
 
 
@@ -128,7 +129,7 @@ def test_models_of_different_splits_are_not_compared():
     subsets = ClassifierComparison.of([made_run("a", 1, 0, "x"), made_run("a", 1, 1, "y")])
     assert not subsets.one_split
     with pytest.raises(DataError, match="cannot be paired"):
-        subsets.truth()
+        _ = subsets.truth
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_runs_that_are_no_repetitions_of_one_recipe_are_not_averaged():
     other.config = RunConfig(model={"name": "a"}, loss={"name": "focal"})
     with pytest.raises(DataError, match="more than seed and split"):
         ClassifierComparison.of([one, other])
-    with pytest.raises(DataError, match="different seeds"):
+    with pytest.raises(DataError, match="the same seeds, each once"):
         ClassifierComparison.of([one, made_run("b", 1.0, 1, config_seed=1)])
 
 
@@ -213,9 +214,7 @@ def test_figures_show_every_model(comparison, subsets):
     assert [line.get_xdata()[0] for line in dots.lines if line.get_marker() == "o"] == [value.value for value in estimates["auc"]]
     assert (
         len(
-            cost_and_score(
-                comparison.costs(), estimates["auc"], "AUC", {"parameters": "millions", "images_per_second": "1/s"}
-            ).axes
+            cost_and_score(comparison.costs, estimates["auc"], "AUC", {"parameters": "millions", "images_per_second": "1/s"}).axes
         )
         == 2
     )

@@ -23,6 +23,7 @@ from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.compare import estimate_table
 from thyroid_utils.studies.error_analysis.error_analysis import classifier_errors, decision_errors, segmenter_errors
 from thyroid_utils.studies.grad_cam import attention_scores, claim_answer, study_maps
 from thyroid_utils.studies.grad_cam.attention import attention_table
@@ -31,7 +32,6 @@ from thyroid_utils.studies.grad_cam.sanity import randomisation_curve, randomisa
 from thyroid_utils.studies.grad_cam.shape import compare_shapes, highlighted, shape_table, threshold_sweep
 from thyroid_utils.studies.grad_cam.study import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
-from thyroid_utils.studies.tables import estimate_table
 from thyroid_utils.training.fit import fit_or_load
 
 LAYER = "4"  # the second normalisation of the tiny classifier

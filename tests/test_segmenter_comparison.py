@@ -24,7 +24,8 @@ from thyroid_utils.plots.curves import epochs
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
-from thyroid_utils.studies.segmenter_comparison import MAIN_SCORES, SegmenterComparison, segmentation_configs
+from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
 
@@ -64,39 +65,34 @@ def project(tmp_path_factory):
 
 def common() -> dict:
     config = segmentation_config(training__epochs=4, optimiser__learning_rate=0.02)
-    return config.model_dump(exclude={"task", "model", "seed"})
+    return config.model_dump(exclude={"model", "seed"})
 
 
 @pytest.fixture(scope="module")
 def comparison():
     configs = [
-        config
-        for options in (None, WIDE)
-        for config in segmentation_configs(["tiny_segmenter"], [0, 1], common(), options=options)
+        config for options in (None, WIDE) for config in comparison_configs(["tiny_segmenter"], [0, 1], common(), options=options)
     ]
     return SegmenterComparison.of([fit_or_load(config) for config in configs])
 
 
 def test_configs_differ_in_what_is_compared_alone():
-    shared = {"loss": {"name": "dice"}, "size": 32}
-    configs = segmentation_configs(["unet", "tiny_segmenter"], [3, 4], shared, weights="imagenet", options=WIDE)
+    shared = {"task": "segmentation", "loss": {"name": "dice"}, "size": 32}
+    configs = comparison_configs(["unet", "tiny_segmenter"], [3, 4], shared, weights="imagenet", options=WIDE)
     assert [(config.model.name, config.seed) for config in configs] == [
         ("unet", 3), ("unet", 4), ("tiny_segmenter", 3), ("tiny_segmenter", 4),
     ]  # fmt: skip
     assert {config.loss.name for config in configs} == {"dice"} and configs[2].model.options == {"width": 12}
     assert {(config.task, config.model.weights) for config in configs} == {("segmentation", "imagenet")}
     sweep = [("tversky", {"alpha": 0.3, "beta": 0.7}), ("tversky", {"alpha": 0.5, "beta": 0.5}), ("bce", {})]
-    found = segmentation_configs(["unet"], [0], {}, losses=sweep)
+    found = comparison_configs(["unet"], [0], shared, losses=sweep)
     assert [(config.loss.name, config.loss.options) for config in found] == sweep
-    assert [config.loss.name for config in segmentation_configs(["unet"], [0, 1], {}, losses={"bce": {}, "dice": {}})] == [
-        "bce", "bce", "dice", "dice",
-    ]  # fmt: skip
-    mixed = segmentation_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
+    mixed = comparison_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
     assert [config.model.weights for config in mixed] == ["none", "imagenet"]
     with pytest.raises(ConfigError, match="tiny_segmenter, which is not compared"):
-        segmentation_configs(["unet"], [0], shared, options=WIDE)
+        comparison_configs(["unet"], [0], shared, options=WIDE)
     with pytest.raises(ConfigError, match=r"loss\.name must name a segmentation loss"):
-        segmentation_configs(["unet"], [0], {})
+        comparison_configs(["unet"], [0], {"task": "segmentation"})
 
 
 def test_models_with_options_and_losses_have_names_of_their_own(comparison):
@@ -168,8 +164,8 @@ def own(comparison, model: str, score: str) -> list[pd.Series]:
 
 
 def test_estimates_are_means_over_images_and_seeds_with_intervals_over_patients(comparison):
-    estimates = comparison.estimates(resamples=4000)
-    assert list(estimates.columns) == list(MAIN_SCORES)
+    estimates = comparison.estimates(["hd95", "dice"], resamples=4000)
+    assert list(estimates.columns) == ["hd95", "dice"]
     dice = {model: np.mean([values.mean() for values in own(comparison, model, "dice")]) for model in comparison.models}
     assert list(estimates.index) == sorted(dice, key=dice.get, reverse=True)
     patients = comparison.truth["patient"]
@@ -361,12 +357,8 @@ def test_runs_that_cannot_be_compared_are_refused(comparison):
         SegmenterComparison.of([one, one])
     with pytest.raises(DataError, match="needs one or more runs"):
         SegmenterComparison.of([])
-    with pytest.raises(ValueError, match="key must be model or loss"):
-        SegmenterComparison.of([one], key="seed")
-    with pytest.raises(ValueError, match="resolution must be one of network, own"):
-        comparison.estimates(resolution="frame")
     changes = common() | {"split": {"seed": 1}}
-    elsewhere = fit_or_load(segmentation_configs(["tiny_segmenter"], [0], changes)[0])
+    elsewhere = fit_or_load(comparison_configs(["tiny_segmenter"], [0], changes)[0])
     with pytest.raises(DataError, match="different splits"):
         SegmenterComparison.of([one, elsewhere])
 

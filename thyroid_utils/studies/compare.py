@@ -5,12 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
 import torch
 
-from thyroid_utils.common.config import ConfigError, SplitConfig
+from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.models import parameter_count
+from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.training.ledger import Run
 
 # Parameter of a notebook → the field of `RunConfig` that it decides.
@@ -64,16 +70,46 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
     return settings
 
 
-def options_of(models: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """Model → options of its builder, in the order of `models`.
+def comparison_configs(
+    models: Sequence[str],
+    seeds: Sequence[int],
+    common: Mapping[str, Any],
+    *,
+    weights: str = "none",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    scratch: Sequence[str] = (),
+    losses: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
+    subsets: int = 0,
+) -> list[RunConfig]:
+    """One config a model, loss and seed, equal in all else.
+
+    Args:
+        models: names of `models.CLASSIFIERS` or `models.SEGMENTERS`, `timm:NAME` or `smp:ARCH:ENCODER`.
+        seeds: of the training; with `subsets` only the first is used.
+        common: the other fields of `RunConfig` (`shared_settings`), `loss` among them unless `losses` are given.
+        weights: what every model, or the encoder of every segmenter, starts from.
+        options: model → options of its builder.
+        scratch: models that start at random whatever `weights` says, such as those that have no published encoder.
+        losses: pairs of a loss and its options; a loss may occur several times (a sweep).
+        subsets: 0 for one fixed split; else so many repeated random subsets, each trained once.
 
     Raises:
-        ConfigError: options of a model that is not compared.
+        ConfigError: a field that cannot be, or options of a model that is not compared.
     """
-    for name in options or {}:
+    options = options or {}
+    for name in options:
         if name not in models:
             raise ConfigError("model.options", f"are given for {name}, which is not compared; known: {', '.join(models)}")
-    return {name: dict((options or {}).get(name, {})) for name in models}
+    named = [
+        {"name": name, "weights": "none" if name in scratch else weights, "options": dict(options.get(name, {}))}
+        for name in models
+    ]
+    changes = [{}] if losses is None else [{"loss": {"name": name, "options": dict(own)}} for name, own in losses]
+    split = dict(common.get("split", {}))
+    plans = [{"seed": seed, "split": split} for seed in seeds]
+    if subsets:
+        plans = [{"seed": seeds[0], "split": {**split, "repeat": repeat}} for repeat in range(subsets)]
+    return [RunConfig(**{**common, "model": model, **change, **plan}) for model in named for change in changes for plan in plans]
 
 
 def check_recipes(runs: Mapping[str, list[Run]]) -> None:
@@ -88,23 +124,107 @@ def check_recipes(runs: Mapping[str, list[Run]]) -> None:
             raise DataError(f"comparison: the runs of {name} differ in more than seed and split; compare them one by one")
 
 
-def short_labels(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
-    """Runs by label, options left out of a label ("tversky (alpha 0.3, beta 0.7)") where its name alone is unique."""
-    names = [label.partition(" (")[0] for label in runs]
-    return {name if names.count(name) == 1 else label: found for name, (label, found) in zip(names, runs.items(), strict=True)}
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Finished runs by model or by loss; "model" below means either.
 
+    `runs`: model → its runs, with the same seeds and splits in the same order for each model.
+    """
 
-def started_from(runs: Mapping[str, list[Run]]) -> str:
-    """What models started from, as text for a caption: `all from scratch`, or each by its name."""
-    weights = {model: found[0].data["weights"] for model, found in runs.items()}
-    kinds = set(weights.values())
-    return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
+    runs: dict[str, list[Run]]
 
+    task: ClassVar[str]
+    score: ClassVar[str]  # by which validation chooses
 
-def leak_mark(runs: Mapping[str, list[Run]]) -> str:
-    """What a caption says of scores that are too good: `, LEAKY: split by image`; nothing of a split by patient."""
-    leaky = any(run.data["leaky"] for found in runs.values() for run in found)
-    return ", LEAKY: split by image" if leaky else ""
+    @classmethod
+    def of(cls, runs: Sequence[Run], key: str = "model", **more: Any):
+        """Group finished runs by `key`, "model" or "loss"; `more`: the other fields of the class.
+
+        Raises:
+            DataError: no runs, runs of another task, models without the same seeds and splits, or runs of one model that differ
+                in more than these.
+        """
+        if not runs or any(run.config.task != cls.task for run in runs):
+            raise DataError(f"comparison: needs one or more runs, all of task {cls.task}")
+        grouped: dict[str, list[Run]] = {}
+        for run in runs:
+            grouped.setdefault(getattr(run.config, key).label, []).append(run)
+        check_recipes(grouped)
+        plans = {tuple((run.config.seed, run.data["split_hash"]) for run in found) for found in grouped.values()}
+        seeds = {tuple(seed for seed, _ in plan) for plan in plans}
+        if len(seeds) > 1 or any(len(set(plan)) < len(plan) for plan in plans):
+            raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
+        if len(plans) > 1:
+            raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
+        # "tversky (alpha 0.3, beta 0.7)" is short where "tversky" alone is unique
+        short = [label.partition(" (")[0] for label in grouped]
+        labels = [name if short.count(name) == 1 else label for name, label in zip(short, grouped, strict=True)]
+        return cls(dict(zip(labels, grouped.values(), strict=True)), **more)
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.runs)
+
+    @property
+    def first(self) -> Run:
+        return self.runs[self.models[0]][0]
+
+    @property
+    def one_split(self) -> bool:
+        """Whether all runs share one split, so that their test images are the same."""
+        return len({run.data["split_hash"] for found in self.runs.values() for run in found}) == 1
+
+    @cached_property
+    def validation(self) -> pd.Series:
+        """Model → mean score on validation over its runs, best first."""
+        scores = {model: np.mean([run.metrics["val"][self.score] for run in found]) for model, found in self.runs.items()}
+        return pd.Series(scores).sort_values(ascending=False, kind="stable")
+
+    @property
+    def chosen(self) -> str:
+        """The model with the highest mean score on validation: test images have no say in it."""
+        return self.validation.index[0]
+
+    @property
+    def plan(self) -> str:
+        """What the runs of a model differ in, as text for a caption: `3 training seeds` or `10 random subsets`."""
+        count = len(self.runs[self.models[0]])
+        kind = "training seed" if self.one_split else "random subset"
+        leaky = ", LEAKY: split by image" if self.first.data["leaky"] else ""
+        return f"{count} {kind}{'' if count == 1 else 's'}{leaky}"
+
+    @property
+    def started(self) -> str:
+        """What the models started from, as text for a caption: `all from scratch`, or each by its name."""
+        weights = {model: found[0].data["weights"] for model, found in self.runs.items()}
+        kinds = set(weights.values())
+        return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
+
+    @property
+    def sides(self) -> str:
+        """Images of the first run, as text: `48 train, 16 val, 16 test`."""
+        return ", ".join(f"{count} {side}" for side, count in self.first.data["images"].items())
+
+    def history(self) -> pd.DataFrame:
+        """The histories of all runs: `model`, `seed`, `epoch` and their columns."""
+        runs = [(model, run) for model, found in self.runs.items() for run in found]
+        tables = [run.history.reset_index().assign(model=model, seed=run.config.seed) for model, run in runs]
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """`parameters` (millions), `latency_ms` (of one image of the run's input on this machine's CPU), `images_per_second` in
+        training, `weights` it started from; a row a model."""
+        rows = {}
+        for model, found in self.runs.items():
+            network = found[0].load_model()
+            rows[model] = {
+                "parameters": parameter_count(network) / 1e6,
+                "latency_ms": latency(network, found[0].data["input"]),
+                "images_per_second": float(np.mean([run.environment.get("images_per_second") or np.nan for run in found])),
+                "weights": found[0].data["weights"],
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
 def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) -> float:
@@ -118,3 +238,21 @@ def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) ->
             network(image)
             spent.append(1000 * (time.perf_counter() - began))
     return statistics.median(spent[1:])
+
+
+def different_from(pairs: pd.DataFrame, models: Sequence[str], column: str = "differs") -> pd.Series:
+    """Model → the models that differ from it after Holm, as text; "none" where there is none.
+
+    pairs: of a comparison's `pairs`, with `first`, `second` and the bool `column`; empty for a single model.
+    """
+    found: dict[str, list[str]] = {model: [] for model in models}
+    for row in pairs[pairs[column]].itertuples() if len(pairs) else ():
+        found[row.first].append(row.second)
+        found[row.second].append(row.first)
+    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="differs from")
+
+
+def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A table of `Estimate`s and `Comparison`s as text, `value [low, high]`, its columns named by `names`."""
+    kinds = (Estimate, Comparison)
+    return estimates.map(lambda value: value.text(3) if isinstance(value, kinds) else value).rename(columns=dict(names or {}))

@@ -1,4 +1,4 @@
-"""Several segmenters, or one with several losses, on the same patients: which runs are needed, and what their maps say together.
+"""Several segmenters, or one with several losses, on the same patients: what their maps say together.
 
 Every score is there twice: at the network's resolution, where the maps were made, and at each image's own, where the maps are
 brought back and meet the mask file. The test split is only ever scored; what is chosen is chosen on validation.
@@ -6,12 +6,12 @@ brought back and meet the mask file. The test split is only ever scored; what is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,134 +19,55 @@ import pandas as pd
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.inference.map_scores import COUNTS, RESOLUTIONS, map_scores, pictures, spacing_of
-from thyroid_utils.models import parameter_count
+from thyroid_utils.inference.map_scores import COUNTS, map_scores, pictures, spacing_of
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.comparisons import holm, wilcoxon_test
 from thyroid_utils.scores.estimates import Estimate, drawn_patients, patient_bootstrap, seed_summary
 from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
-from thyroid_utils.studies.compare import check_recipes, latency, leak_mark, options_of, short_labels, started_from
+from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.ledger import Run
 
-MAIN_SCORES = ("dice", "iou", "sensitivity", "specificity", "precision", "hd95", "assd", "nsd")
+# How one and the same masks can be scored.
+PROTOCOLS = {
+    "per image, own": {"resolution": "own", "pooled": False},
+    "pooled, own": {"resolution": "own", "pooled": True},
+    "per image, network": {"resolution": "network", "pooled": False},
+    "pooled, network": {"resolution": "network", "pooled": True},
+}
 _MOST_UNDEFINED = 0.1  # share of resamples without a value above which there is no interval
 
 
-def segmentation_configs(
-    models: Sequence[str],
-    seeds: Sequence[int],
-    common: Mapping[str, Any],
-    *,
-    weights: str = "none",
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    scratch: Sequence[str] = (),
-    losses: Mapping[str, Mapping[str, Any]] | Sequence[tuple[str, Mapping[str, Any]]] | None = None,
-) -> list[RunConfig]:
-    """One config a model, loss and seed, equal in all else.
-
-    Args:
-        models: names of `models.SEGMENTERS` or `smp:ARCH:ENCODER`.
-        seeds: of the training.
-        common: the other fields of `RunConfig`, `loss` among them unless `losses` are given.
-        weights: what every model's encoder starts from.
-        options: model → options of its builder.
-        scratch: models that start at random whatever `weights` says, such as those that have no published encoder.
-        losses: loss → its options, or pairs of both where a loss occurs several times (a sweep).
-
-    Raises:
-        ConfigError: a field that cannot be, or options of a model that is not compared.
-    """
-    named = [
-        {"name": name, "weights": "none" if name in scratch else weights, "options": own}
-        for name, own in options_of(models, options).items()
-    ]
-    pairs = losses.items() if isinstance(losses, Mapping) else losses
-    changes = [{}] if pairs is None else [{"loss": {"name": name, "options": dict(options)}} for name, options in pairs]
-    return [
-        RunConfig(**{**common, "task": "segmentation", "model": model, **change, "seed": seed})
-        for model in named
-        for change in changes
-        for seed in seeds
-    ]
-
-
 @dataclass(frozen=True)
-class SegmenterComparison:
-    """The runs of a comparison, by model or by loss; "model" below means either.
+class SegmenterComparison(ComparedRuns):
+    """Runs of segmenters by model or loss, on one split. `root`: the data's folder, where it is another than in training."""
 
-    `runs`: model → its runs, with the same seeds in the same order for each model. `root`: the data's folder, where it is
-    another than when the runs were trained.
-    """
+    root: str | Path | None = None
 
-    runs: dict[str, list[Run]]
-    root: str | None = None
+    task: ClassVar[str] = "segmentation"
+    score: ClassVar[str] = "dice"
 
     @classmethod
     def of(cls, runs: Sequence[Run], key: str = "model", root: str | Path | None = None) -> SegmenterComparison:
-        """Group finished runs by `key`, "model" or "loss".
-
-        Raises:
-            DataError: no runs, runs of classifiers, of several splits, or of other seeds for one model than for another.
-        """
-        if key not in ("model", "loss"):
-            raise ValueError(f"comparison: key must be model or loss; found {key!r}")
-        grouped: dict[str, list[Run]] = {}
-        for run in runs:
-            grouped.setdefault(getattr(run.config, key).label, []).append(run)
-        if not grouped or any(run.config.task != "segmentation" for run in runs):
-            raise DataError("comparison: needs one or more runs, all of task segmentation")
-        if len({run.data["split_hash"] for run in runs}) > 1:
+        """As `ComparedRuns.of`. Raises DataError also for runs of several splits."""
+        found = super().of(runs, key, root=root)
+        if not found.one_split:
             raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
-        seeds = {tuple(run.config.seed for run in found) for found in grouped.values()}
-        if len(seeds) > 1 or len(set(next(iter(seeds)))) < len(next(iter(seeds))):
-            raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
-        check_recipes(grouped)
-        return cls(short_labels(grouped), None if root is None else str(root))
-
-    @property
-    def models(self) -> list[str]:
-        return list(self.runs)
-
-    @property
-    def started(self) -> str:
-        """What the models' encoders started from, as text for a caption: `all from scratch`, or each by its name."""
-        return started_from(self.runs)
-
-    @property
-    def plan(self) -> str:
-        """What the runs of a model differ in, as text for a caption: `3 training seeds`."""
-        count = len(self.runs[self.models[0]])
-        return f"{count} training seed{'' if count == 1 else 's'}{leak_mark(self.runs)}"
-
-    @cached_property
-    def validation(self) -> pd.Series:
-        """Model → mean Dice on validation over seeds, best first."""
-        scores = {model: np.mean([run.metrics["val"]["dice"] for run in found]) for model, found in self.runs.items()}
-        return pd.Series(scores, name="val_dice").rename_axis("model").sort_values(ascending=False, kind="stable")
-
-    @property
-    def chosen(self) -> str:
-        """The model with the highest mean Dice on validation: test images have no say in it."""
-        return self.validation.index[0]
+        return found
 
     @cached_property
     def _cases(self) -> pd.DataFrame:
         """The case table that the runs were split from."""
-        run = self._first
+        run = self.first
         data = split_data(self._here(run))
         if data.split_hash != run.data["split_hash"] or data.fingerprint != run.data["fingerprint"]:
             raise DataError(f"comparison: the data are not those that run {run.name} was trained on; give their folder as root")
         return data.cases
 
-    @property
-    def _first(self) -> Run:
-        return next(iter(self.runs.values()))[0]
-
     def _here(self, run: Run) -> RunConfig:
         if self.root is None:
             return run.config
-        return run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": self.root})})
+        return run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": str(self.root)})})
 
     @cached_property
     def truth(self) -> pd.DataFrame:
@@ -163,24 +84,24 @@ class SegmenterComparison:
     @cached_property
     def tables(self) -> dict[str, list[pd.DataFrame]]:
         """Model → a table a run, as `map_scores.map_scores` gives it."""
-        runs = [run for found in self.runs.values() for run in found]
-        images = [2 * run.metrics["test"]["images"] for run in runs]
-        bar, scored, before, total = progress_bar("Measuring maps"), {}, 0, sum(images)
-        for run, share in zip(runs, images, strict=True):
-            told = lambda done, _, before=before: bar(before + done, total)  # noqa: E731
-            scored[run.name] = map_scores(run, self._here(run), self._cases, told)
-            before += share
-            bar(before, total)
-        return {model: [scored[run.name] for run in found] for model, found in self.runs.items()}
+        bar, count, found = progress_bar("Measuring maps"), sum(map(len, self.runs.values())), {}
+        for model, runs in self.runs.items():
+            found[model] = []
+            for run in runs:
+                found[model].append(map_scores(run, self._here(run), self._cases))
+                bar(sum(map(len, found.values())), count)
+        return found
 
-    def _values(self, model: str, scores: Sequence[str], resolution: str, cases: Sequence[str] | None = None) -> np.ndarray:
+    def _values(
+        self, model: str, scores: Sequence[str], resolution: str = "own", cases: Sequence[str] | None = None
+    ) -> np.ndarray:
         """float (seeds, n, scores), NaN where a score is undefined."""
         tables = [table[table["resolution"] == resolution] for table in self.tables[model]]
         return np.stack([(table if cases is None else table.loc[list(cases)])[list(scores)].to_numpy(float) for table in tables])
 
     def estimates(
         self,
-        scores: Sequence[str] = MAIN_SCORES,
+        scores: Sequence[str],
         *,
         resolution: str = "own",
         pooled: bool = False,
@@ -197,14 +118,10 @@ class SegmenterComparison:
             cases: only these test images, such as `smallest()`.
             resamples: of the bootstrap over patients.
         """
-        if resolution not in RESOLUTIONS:
-            raise ValueError(f"resolution must be one of {', '.join(RESOLUTIONS)}; found {resolution!r}")
         names = list(dict.fromkeys([*scores, "dice"]))
         rows = {}
         for model in self.runs:
-            drawn, value, defined = self._drawn(model, names, resolution, pooled, cases, resamples)
-            patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
-            known = [patients[defined[:, at]] for at in range(len(names))]
+            value, drawn, known = self._drawn(model, names, resolution, pooled, cases, resamples)
             rows[model] = {
                 name: _estimate(value[at], drawn[:, at], len(known[at]), known[at].nunique()) for at, name in enumerate(names)
             }
@@ -213,10 +130,10 @@ class SegmenterComparison:
 
     def _drawn(
         self, model: str, names: Sequence[str], resolution: str, pooled: bool, cases: Sequence[str] | None, resamples: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores in resamples of patients (resamples, scores), scores of all patients (scores,), and which images define a score,
-        bool (n, scores). Equal patients give equal resamples, so that models can be subtracted."""
-        patients = (self.truth if cases is None else self.truth.loc[list(cases)])["patient"]
+    ) -> tuple[np.ndarray, np.ndarray, list[pd.Series]]:
+        """Scores of all patients (scores,), scores in resamples of patients (resamples, scores), and the patient of each image
+        that defines a score, one Series a score. Equal patients give equal resamples, so that models can be subtracted."""
+        patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
         codes, count = patient_codes(patients, len(patients), "estimates")
         values = self._values(model, COUNTS if pooled else names, resolution, cases)
         defined = ~np.isnan(values)
@@ -234,11 +151,12 @@ class SegmenterComparison:
             with np.errstate(invalid="ignore"):
                 return (totals[: len(names)] / totals[len(names) :]).mean(axis=2).T
 
-        drawn = [scored(weights) for weights in drawn_patients(count, resamples, len(patients), seed=0)] if count > 1 else []
-        seen = np.ones((len(patients), len(names)), bool) if pooled else defined.any(axis=0)
-        return np.concatenate(drawn) if drawn else np.empty((0, len(names))), scored(np.ones((count, 1)))[0], seen
+        weights = drawn_patients(count, resamples, len(patients), seed=0) if count > 1 else []
+        drawn = np.concatenate([np.empty((0, len(names))), *map(scored, weights)])
+        known = [patients] * len(names) if pooled else [patients[column] for column in defined.any(axis=0).T]
+        return scored(np.ones((count, 1)))[0], drawn, known
 
-    def pairs(self, score: str = "dice", *, resolution: str = "own", resamples: int = 2000) -> pd.DataFrame:
+    def pairs(self, score: str = "dice", *, resamples: int = 2000) -> pd.DataFrame:
         """Every pair of models on the test images that define the score for both, each image with its mean over seeds.
 
         An image that one model rightly leaves empty and the other raises a false alarm on is among them for neither; `presence`
@@ -249,7 +167,7 @@ class SegmenterComparison:
             interval by resampling patients; `p` of Wilcoxon's test over patients (each with the mean over its images), `p_holm`
             adjusted for all pairs, `differs`: adjusted p below 0.05; `images` that it rests on.
         """
-        by_image = {model: _nanmean(self._values(model, [score], resolution))[:, 0] for model in self.runs}
+        by_image = {model: _nanmean(self._values(model, [score]))[:, 0] for model in self.runs}
         rows = []
         for first, second in combinations(self.runs, 2):
             one, two = by_image[first], by_image[second]
@@ -264,50 +182,42 @@ class SegmenterComparison:
         return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
 
     def every_score(self, model: str) -> pd.DataFrame:
-        """All that is measured of a model: a row a score of `masks.SEGMENTATION_SCORES`, `Estimate`s over patients of the mean
-        over seeds in four columns, per image and pooled at the images' own resolution and at the network's.
+        """All that is measured of a model: a row a score of `scores.masks.SEGMENTATION_SCORES`, a column of `Estimate`s over
+        patients a protocol.
 
         Outlines, area and counts of nodules have no pooled form, and lengths in millimetres none at the network's resolution or
         where the spacing is unknown: NaN.
         """
-        columns = {}
-        for resolution in RESOLUTIONS[::-1]:
-            for pooled, how in ((False, "per image"), (True, "pooled")):
-                names = list(OVERLAP_SCORES if pooled else SEGMENTATION_SCORES)
-                found = replace(self, runs={model: self.runs[model]}).estimates(names, resolution=resolution, pooled=pooled)
-                column = found.loc[model]
-                columns[f"{how}, {resolution}"] = column[column.map(lambda estimate: estimate.images > 0)]
+        alone, columns = replace(self, runs={model: self.runs[model]}), {}
+        for name, how in PROTOCOLS.items():
+            column = alone.estimates(list(OVERLAP_SCORES if how["pooled"] else SEGMENTATION_SCORES), **how).loc[model]
+            columns[name] = column[column.map(lambda estimate: estimate.images > 0)]
         return pd.DataFrame(columns).reindex(list(SEGMENTATION_SCORES)).rename_axis("score")
 
     def protocols(self, score: str = "dice") -> pd.DataFrame:
-        """How far the protocol alone moves a score of `OVERLAP_SCORES`: per image and pooled, at both resolutions; model → four
-        `Estimate`s, in the order of the mean per image at the images' own resolution."""
-        columns = {}
-        for resolution in ("own", "network"):
-            for pooled in (False, True):
-                name = f"{'pooled' if pooled else 'per image'}, {resolution}"
-                columns[name] = self.estimates([score], resolution=resolution, pooled=pooled)[score]
-        first = next(iter(columns.values()))
-        return pd.DataFrame({name: column[first.index] for name, column in columns.items()})
+        """How far the protocol alone moves a score of `OVERLAP_SCORES`: model → an `Estimate` a protocol, in the order of the
+        mean per image at the images' own resolution."""
+        columns = {name: self.estimates([score], **how)[score] for name, how in PROTOCOLS.items()}
+        return pd.DataFrame(columns).loc[next(iter(columns.values())).index]
 
     def protocol_shift(self, score: str = "dice") -> float:
         """How far a score of one and the same masks moves between the four of `protocols`: the most over models."""
-        values = np.array([[estimate.value for estimate in row] for row in self.protocols(score).to_numpy()])
+        values = self.protocols(score).map(lambda estimate: estimate.value)
         return float((values.max(axis=1) - values.min(axis=1)).max())
 
-    def by_run(self, scores: Sequence[str] = MAIN_SCORES, *, resolution: str = "own") -> pd.DataFrame:
+    def by_run(self, scores: Sequence[str]) -> pd.DataFrame:
         """Each score of each run, the mean over its test images: `model`, `seed` and the scores."""
         rows = []
         for model, found in self.runs.items():
-            for run, values in zip(found, self._values(model, scores, resolution), strict=True):
+            for run, values in zip(found, self._values(model, scores), strict=True):
                 rows.append({"model": model, "seed": run.config.seed, **dict(zip(scores, _nanmean(values), strict=True))})
         return pd.DataFrame(rows)
 
-    def by_image(self, scores: Sequence[str] = ("dice",), *, resolution: str = "own") -> pd.DataFrame:
+    def by_image(self, scores: Sequence[str]) -> pd.DataFrame:
         """Each score of each test image, the mean over seeds: `model`, `case`, the columns of `truth` and the scores."""
         tables = []
         for model in self.runs:
-            values = _nanmean(self._values(model, scores, resolution))
+            values = _nanmean(self._values(model, scores))
             tables.append(self.truth.assign(model=model, **dict(zip(scores, values.T, strict=True))).reset_index())
         return pd.concat(tables, ignore_index=True)
 
@@ -317,21 +227,15 @@ class SegmenterComparison:
         size = outlined["diameter_mm"] if outlined["diameter_mm"].notna().all() else outlined["share"]
         return list(size.sort_values(kind="stable").index[: max(1, round(share * len(size)))])
 
-    def presence(self, resolution: str = "own") -> pd.DataFrame:
+    def presence(self) -> pd.DataFrame:
         """How many test images, summed over seeds, have a nodule in truth and prediction ("both"), in one of them ("missed",
         "false alarm") or in "neither", which are left out of all means; a row a model."""
-        counts = {}
-        for model, tables in self.tables.items():
-            table = pd.concat(tables)
-            counts[model] = table.loc[table["resolution"] == resolution, "presence"].value_counts()
-        table = pd.DataFrame.from_dict(counts, orient="index").reindex(columns=list(PRESENCE)).fillna(0).astype(int)
-        return table.rename_axis("model")
-
-    def history(self) -> pd.DataFrame:
-        """The histories of all runs: `model`, `seed`, `epoch` and their columns."""
-        runs = [(model, run) for model, found in self.runs.items() for run in found]
-        tables = [run.history.reset_index().assign(model=model, seed=run.config.seed) for model, run in runs]
-        return pd.concat(tables, ignore_index=True)
+        counts = {
+            model: pd.concat(tables).query("resolution == 'own'")["presence"].value_counts()
+            for model, tables in self.tables.items()
+        }
+        table = pd.DataFrame.from_dict(counts, orient="index").reindex(columns=list(PRESENCE))
+        return table.fillna(0).astype(int).rename_axis("model")
 
     def stability(self) -> pd.DataFrame:
         """How much chance and time move a model: `test_dice` (mean over seeds), `seed_sd`, its standard deviation over `seeds`
@@ -340,27 +244,12 @@ class SegmenterComparison:
         test = self.by_run(["dice"]).groupby("model")["dice"]
         rows = {}
         for model, found in self.runs.items():
-            summary = seed_summary(test.get_group(model))
-            changes = [np.abs(np.diff(run.history["val_dice"].to_numpy()[-_last_third(len(run.history)) :])) for run in found]
-            changes = np.concatenate(changes)
+            summary, changes = seed_summary(test.get_group(model)), []
+            for run in found:
+                dice = run.history["val_dice"].to_numpy()
+                changes += list(np.abs(np.diff(dice[-1 - max(1, round(len(dice) / 3)) :])))  # from the epoch before on
             rows[model] = {"test_dice": summary.mean, "seed_sd": summary.sd, "seeds": summary.seeds,
-                           "epoch_change": float(changes.mean()) if len(changes) else np.nan}  # fmt: skip
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """`parameters` (millions), `latency_ms` (median of a forward pass of one image of the run's input on this machine's CPU),
-        `images_per_second` in training, `weights` it started from; a row a model."""
-        rows = {}
-        for model, found in self.runs.items():
-            network = found[0].load_model()
-            rates = [run.environment["images_per_second"] or np.nan for run in found]
-            rows[model] = {
-                "parameters": parameter_count(network) / 1e6,
-                "latency_ms": latency(network, found[0].data["input"]),
-                "images_per_second": float(np.mean(rates)),
-                "weights": found[0].data["weights"],
-            }
+                           "epoch_change": np.mean(changes) if changes else np.nan}  # fmt: skip
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
     def examples(self, model: str, count: int = 3) -> pd.DataFrame:
@@ -394,10 +283,8 @@ class SegmenterComparison:
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is defined; NaN, and no warning, where nothing is."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(values).sum(axis=0) / defined.sum(axis=0)
+    """Mean over the first axis of what is defined; NaN where nothing is."""
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
 def _estimate(value: float, drawn: np.ndarray, images: int, patients: int) -> Estimate:
@@ -411,8 +298,3 @@ def _estimate(value: float, drawn: np.ndarray, images: int, patients: int) -> Es
         return Estimate(float(value), np.nan, np.nan, images, patients, undefined, "all resamples agree")
     low, high = np.quantile(known, [0.025, 0.975])
     return Estimate(float(value), float(low), float(high), images, patients, undefined)
-
-
-def _last_third(epochs: int) -> int:
-    """How many epochs the last third has, with the one before it, from which the first change is counted."""
-    return min(epochs, max(1, round(epochs / 3)) + 1)

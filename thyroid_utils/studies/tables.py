@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import pandas as pd
 
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names
 from thyroid_utils.preprocess import Pipeline
-from thyroid_utils.scores.estimates import Comparison, Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
 from thyroid_utils.studies.data_exploration.exposure import seen_in_training
 from thyroid_utils.studies.preprocessing.measures import MEASURES
 
@@ -197,21 +195,3 @@ def augmentation_leaks(orders: dict[str, pd.DataFrame]) -> pd.DataFrame:
     }
     table = pd.DataFrame({order: augmentation_leak(cases) for order, cases in orders.items()}).T
     return table.astype({"test_images": int}).rename(columns=names).rename_axis("order of work")
-
-
-def different_from(pairs: pd.DataFrame, models: Sequence[str], column: str = "differs") -> pd.Series:
-    """Model → the models that differ from it after Holm, as text; "none" where there is none.
-
-    pairs: of a comparison's `pairs`, with `first`, `second` and the bool `column`; empty for a single model.
-    """
-    found: dict[str, list[str]] = {model: [] for model in models}
-    for row in pairs[pairs[column]].itertuples() if len(pairs) else ():
-        found[row.first].append(row.second)
-        found[row.second].append(row.first)
-    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="differs from")
-
-
-def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str], digits: int = 3) -> pd.DataFrame:
-    """A table of `Estimate`s and `Comparison`s as text, `value [low, high]`, its columns named by `names`."""
-    kinds = (Estimate, Comparison)
-    return estimates.map(lambda value: value.text(digits) if isinstance(value, kinds) else value).rename(columns=dict(names))

@@ -17,7 +17,7 @@ import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
-from thyroid_utils.studies.segmenter_comparison import segmentation_configs
+from thyroid_utils.studies.compare import comparison_configs
 
 OURS = "mobile_deeplab"
 SWITCHES = ("attention", "multi_skip", "ppm", "separable_aspp", "separable_decoder", "backbone")
@@ -194,7 +194,7 @@ def ablation_configs(
             raise ConfigError("options", f"of {row.model} must not name {', '.join(decided)}, which the rows of the table decide")
         own = weights if SEGMENTERS[row.model].encoder is not None else "none"
         given = {row.model: {**more, **row.switches}}
-        configs += segmentation_configs([row.model], seeds, common, weights=own, options=given)
+        configs += comparison_configs([row.model], seeds, {**common, "task": "segmentation"}, weights=own, options=given)
     return configs
 
 
