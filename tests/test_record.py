@@ -152,7 +152,7 @@ def test_html_of_a_table_escapes_what_comes_from_data():
     table = pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b"], "n": [1, 2]})
     shown = html_table(table)
     assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown
-    assert '<th class="number">n</th>' in shown and '<td class="number">1</td>' in shown
+    assert "<td>1</td>" in shown
 
 
 def test_numbers_keep_small_values_and_say_what_is_missing():
@@ -164,5 +164,5 @@ def test_tables_with_several_levels_keep_them():
     table = pd.DataFrame(
         {("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
     )
-    assert "dice · mean" in html_table(table) and "<th>a</th><th>b</th>" in html_table(table)
+    assert "dice · mean" in html_table(table) and html_table(table).count("<td>") == 4
     assert r"a & b & 1.000 & 2.000 \\" in latex_table(table, "c")

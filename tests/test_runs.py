@@ -359,7 +359,7 @@ def test_an_empty_list_says_where_it_looked(capsys):
 def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
     assert cli.main(["runs", "show", "aa"]) == 0
     shown = capsys.readouterr().out
-    for text in (NAMES["whole"], "finished", "model.name", "tiny", "test.auc", "0.625", "versions.torch", "0.3", "history"):
+    for text in (NAMES["whole"], "finished", "model:", "name: tiny", "auc: 0.625", "torch:", "0.3", "history"):
         assert text in shown
     assert cli.main(["runs", "show", "f"]) == 1 and "damaged" in capsys.readouterr().out
     assert cli.main(["runs", "show", "e"]) == 1 and "unfinished" in capsys.readouterr().out
@@ -368,7 +368,7 @@ def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
 def test_a_name_that_fits_no_run_or_several_is_wrong_use(capsys):
     made(NAMES["whole"]), made(NAMES["other"])
     assert cli.main(["runs", "show", "a"]) == 2 and "2 runs begin so" in capsys.readouterr().err
-    assert cli.main(["runs", "show", "b"]) == 2 and "there is none" in capsys.readouterr().err
+    assert cli.main(["runs", "show", "b"]) == 2 and "there is no such run" in capsys.readouterr().err
 
 
 def test_prune_says_what_it_removes(several, capsys):
@@ -379,5 +379,5 @@ def test_prune_says_what_it_removes(several, capsys):
 
 
 def test_the_ledger_is_read_without_torch():
-    code = "import sys, thyroid_utils.training.ledger, thyroid_utils.workbook.runs_command; sys.exit('torch' in sys.modules)"
+    code = "import sys, thyroid_utils.training.ledger, thyroid_utils.workbook.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -24,15 +24,21 @@ from training_project import register_tiny, tiny_config
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.overlays import mask_box
-from thyroid_utils.inference.dual_stage import Finding
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.workbook import predict_inputs
+from thyroid_utils.workbook import predict
 from thyroid_utils.workbook.cli import main
-from thyroid_utils.workbook.errors import ParameterError
-from thyroid_utils.workbook.predict import _check_out
-from thyroid_utils.workbook.predict_inputs import anonymous, case_images, find_sources
+from thyroid_utils.workbook.predict import (
+    BURNED_IN,
+    COLOUR,
+    LITTLE_RANGE,
+    SCALES_DIFFER,
+    Source,
+    anonymous,
+    case_images,
+    find_sources,
+)
 from thyroid_utils.workbook.predict_page import Card, Pages, heat_picture, outline_picture, showable
 
 
@@ -114,62 +120,31 @@ def test_the_same_images_give_the_same_findings(trained, folder, tmp_path):
     pd.testing.assert_frame_equal(table(tmp_path / "a")[columns], table(tmp_path / "b")[columns])
 
 
-def test_an_earlier_result_is_replaced_and_anything_else_is_refused(trained, folder, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(trained, out, folder) == 0
-    assert run(trained, out, folder / "scan0.png") == 0
-    assert len(table(out)) == len(list((out / "masks").iterdir())) == 1
-    for name in ("mine.txt", "masks/mine.png", "masks/deep/mine.png", "page-2.html"):
-        (out / name).parent.mkdir(exist_ok=True)
-        (out / name).write_text("keep")
+def test_a_folder_that_holds_anything_is_refused(trained, folder, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    for out in (folder, tmp_path / "mine.txt"):
         assert run(trained, out, folder) == 2
-        assert "no earlier result" in capsys.readouterr().err and (out / name).read_text() == "keep", name
-        (out / name).unlink()
-        shutil.rmtree(out / "masks/deep", ignore_errors=True)
-    assert run(trained, out, folder) == 0, "nothing else stood in its way"
-    assert run(trained, folder / "scan0.png", folder) == 2
+        assert "not an empty folder" in capsys.readouterr().err
+    assert len(list(folder.iterdir())) == 5 and (tmp_path / "mine.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("names", [["masks/1.png"], ["index.html"], ["page-2.html"], ["findings.csv", "masks/1.png"]])
-def test_a_folder_of_ones_own_is_not_an_earlier_result(trained, folder, tmp_path, capsys, names):
-    """Names alone make no result: what counts is the table, and that it speaks of all that is there."""
-    out = tmp_path / "out"
-    for name in names:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text("case,mask\n1,masks/1.png\n")
-    assert run(trained, out, folder) == 2
-    assert "no earlier result" in capsys.readouterr().err
-    assert all((out / name).read_text() == "case,mask\n1,masks/1.png\n" for name in names)
-
-
-def test_the_pages_of_a_long_result_belong_to_it(tmp_path):
-    rows = [Finding(case=f"image-{number}").row() | {"mask": ""} for number in range(101)]
-    pd.DataFrame(rows).to_csv(tmp_path / "findings.csv", index=False)
-    for name in ("index.html", "page-2.html"):
-        (tmp_path / name).write_text("")
-    _check_out(tmp_path)
-    (tmp_path / "page-3.html").write_text("")
-    with pytest.raises(ParameterError, match="no earlier result"):
-        _check_out(tmp_path)
-
-
-def test_an_interruption_leaves_what_was_there(trained, folder, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    assert run(trained, out, folder) == 0
-    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
-
+def test_an_interruption_leaves_nothing(trained, folder, tmp_path, monkeypatch):
     def killed(*arguments, **values):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Pages, "close", killed)
-    assert run(trained, out, folder / "scan0.png") != 0
-    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
-    assert sorted(entry.name for entry in tmp_path.iterdir() if "out" in entry.name) == ["out"]
+    (tmp_path / "out").mkdir()
+    assert run(trained, tmp_path / "out", folder) != 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
-def test_results_below_the_images_are_not_images_again(trained, folder):
-    assert run(trained, folder / "out", folder) == run(trained, folder / "out", folder) == 0
-    assert len(table(folder / "out")) == 5
+def test_a_full_disk_is_told_with_a_remedy(trained, folder, tmp_path, monkeypatch, capsys):
+    def full(*arguments, **values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Pages, "close", full)
+    assert run(trained, tmp_path / "out", folder) == 2
+    assert "--out cannot be written (No space left on device)" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +204,7 @@ class ThreeFrames:
 
     frame_count, spacing, burned_in = 3, (0.1, 0.2), True
     scales_differ = says_colour_doppler = deep_without_window = False
+    square = True
 
     def __init__(self, path):
         self.path = path
@@ -240,24 +216,24 @@ class ThreeFrames:
 
 
 def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_inputs, "read_dicom", ThreeFrames)
+    monkeypatch.setattr(predict, "read_dicom", ThreeFrames)
     notes, counted = {}, []
-    (source,) = [predict_inputs.Source("image-0001", tmp_path / "DOE_JANE.dcm")]
-    found = list(case_images([source], 0.5, notes, counted.append))
+    (source,) = [Source("image-0001", tmp_path / "DOE_JANE.dcm")]
+    found = list(case_images([source], 0.5, notes, lambda done, total: counted.append((done, total))))
     assert [image.case for image in found] == ["image-0001-frame-0001", "image-0001-frame-0002", "image-0001"]
     assert [image.spacing for image in found] == [(0.1, 0.2), (0.1, 0.2), None]
     assert str(found[2].image) == "2 frames of 3 can be read; export it again"
     assert notes == {
-        "image-0001-frame-0001": [predict_inputs.BURNED_IN],
-        "image-0001-frame-0002": [predict_inputs.BURNED_IN, predict_inputs.COLOUR],
+        "image-0001-frame-0001": [BURNED_IN],
+        "image-0001-frame-0002": [BURNED_IN, COLOUR],
     }
-    assert counted == [1]
+    assert counted == [(1, 1)]
 
 
 def noted(path, spacing=0.5):
     """Spacing and notes of a file's only frame."""
     notes = {}
-    (image,) = case_images([predict_inputs.Source("a", path)], spacing, notes)
+    (image,) = case_images([Source("a", path)], spacing, notes)
     assert not isinstance(image.image, ImageError), image.image
     return image.spacing, notes["a"]
 
@@ -267,7 +243,7 @@ SMALL = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 
 def test_the_option_gives_no_scale_to_a_file_of_several(tmp_path):
     two = write_dicom(tmp_path / "two.dcm", SMALL, regions=[region(0.005, 0.005), region(0.01, 0.01)])
-    assert noted(two) == noted(two, None) == (None, [predict_inputs.SCALES_DIFFER])
+    assert noted(two) == noted(two, None) == (None, [SCALES_DIFFER])
     same = write_dicom(tmp_path / "same.dcm", SMALL, regions=[region(0.005, 0.005), region(0.005, 0.005)])
     assert noted(same) == ((0.05, 0.05), [])
     assert noted(write_dicom(tmp_path / "none.dcm", SMALL)) == (0.5, [])
@@ -276,9 +252,9 @@ def test_the_option_gives_no_scale_to_a_file_of_several(tmp_path):
 def test_colour_doppler_is_told_by_the_header_or_by_the_frame(tmp_path):
     said = write_dicom(tmp_path / "said.dcm", SMALL, regions=[region(0.005, 0.005, data_type=2)])
     assert noted(said)[1] == noted(write_dicom(tmp_path / "flag.dcm", SMALL, more=[(0x28, 0x14, "US", 1)]))[1]
-    assert noted(said)[1] == [predict_inputs.COLOUR]
+    assert noted(said)[1] == [COLOUR]
     red = np.tile(np.array([200, 0, 0], np.uint8), (1, 16, 16, 1))
-    assert noted(write_dicom(tmp_path / "seen.dcm", red, "RGB"))[1] == [predict_inputs.COLOUR]
+    assert noted(write_dicom(tmp_path / "seen.dcm", red, "RGB"))[1] == [COLOUR]
     assert noted(write_dicom(tmp_path / "gray.dcm", SMALL))[1] == []
 
 
@@ -287,11 +263,11 @@ def test_sixteen_bits_that_are_hardly_used_are_warned_of(tmp_path):
     twelve = SMALL.astype(np.uint16) * 16
     window = [(0x28, 0x1050, "DS", "2048"), (0x28, 0x1051, "DS", "4096")]
     extremes = [(0x28, 0x106, "US", 0), (0x28, 0x107, "US", 4080)]
-    assert noted(write_dicom(tmp_path / "a.dcm", twelve))[1] == [predict_inputs.LITTLE_RANGE]
+    assert noted(write_dicom(tmp_path / "a.dcm", twelve))[1] == [LITTLE_RANGE]
     for name, values, more, bits in (("b", twelve, window, 16), ("c", twelve, (), 12), ("d", twelve, extremes, 16),
                                      ("e", 16 * twelve, (), 16), ("f", SMALL // 16, (), 8)):  # fmt: skip
         assert noted(write_dicom(tmp_path / f"{name}.dcm", values, more=more, bits=bits))[1] == [], name
-    for name, values, told in (("g", twelve, [predict_inputs.LITTLE_RANGE]), ("h", 16 * twelve, []), ("i", SMALL // 16, [])):
+    for name, values, told in (("g", twelve, [LITTLE_RANGE]), ("h", 16 * twelve, []), ("i", SMALL // 16, [])):
         for suffix in ("png", "tiff"):
             Image.fromarray(values[0]).save(tmp_path / f"{name}.{suffix}")
             assert noted(tmp_path / f"{name}.{suffix}")[1] == told, (name, suffix)
@@ -495,7 +471,7 @@ def test_a_file_that_says_it_has_letters_is_predicted_and_not_shown(trained, tmp
         assert run(trained, tmp_path / f"out-{said}", tmp_path / said) == 0
         page = (tmp_path / f"out-{said}/index.html").read_text()
         shown[said] = re.findall(r'src="(data:image/jpeg[^"]+)"', page)
-        assert (predict_inputs.BURNED_IN in page) == (said == "YES")
+        assert (BURNED_IN in page) == (said == "YES")
     mask = read_mask(tmp_path / "out-YES/masks/image-0001.png")
     assert mask.any() and not mask.all() and [len(pictures) for pictures in shown.values()] == [2, 2]
     assert shown["YES"][0] == outline_picture(0 * frame, mask, None)["source"]

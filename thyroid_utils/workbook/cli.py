@@ -42,7 +42,7 @@ def run(
     show_code: Annotated[bool, typer.Option("--show-code", help="Show the code unfolded in the reports.")] = False,
 ) -> None:
     """Execute the notebooks with the parameters of a file and write their reports and an index."""
-    from thyroid_utils.workbook.progress import Display
+    from thyroid_utils.workbook.display import Display
     from thyroid_utils.workbook.run import Request, run_workbook
 
     request = Request(params, only or (), settings or (), data_root, out, show_code)
@@ -56,7 +56,7 @@ def predict(
     ],
     classifier: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one.")],
     segmenter: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new, empty or of an earlier prediction.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
     spacing: Annotated[
         float | None, typer.Option(metavar="MM", help="Millimetres a pixel, for images whose file gives none.")
     ] = None,
@@ -78,7 +78,7 @@ def check_data(
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],
 ) -> None:
     """Say what was found in a data set and what is wrong with it; exit code 1 where something is."""
-    from thyroid_utils.workbook.data_check import show_check
+    from thyroid_utils.workbook.commands import show_check
 
     raise typer.Exit(show_check(dataset, root))
 
@@ -86,7 +86,7 @@ def check_data(
 @runs_app.command("list")
 def list_runs() -> None:
     """List every run with its state, model and AUC, the newest first."""
-    from thyroid_utils.workbook.runs_command import show_list
+    from thyroid_utils.workbook.commands import show_list
 
     raise typer.Exit(show_list())
 
@@ -96,7 +96,7 @@ def show_run(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name, or the beginning of it.", show_default=False)],
 ) -> None:
     """Show one run: config, data, metrics, environment, history; exit code 1 where it is not whole."""
-    from thyroid_utils.workbook.runs_command import show_run as show
+    from thyroid_utils.workbook.commands import show_run as show
 
     raise typer.Exit(show(name))
 
@@ -108,7 +108,7 @@ def prune_runs(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would be.")] = False,
 ) -> None:
     """Remove damaged runs, and what the options name; one that is being trained is never touched."""
-    from thyroid_utils.workbook.runs_command import prune
+    from thyroid_utils.workbook.commands import prune
 
     raise typer.Exit(prune(unfinished=unfinished, outdated=outdated, dry_run=dry_run))
 

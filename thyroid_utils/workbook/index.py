@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from thyroid_utils.workbook.pages import PROVENANCE, is_interval, number_text, render_page, split_interval
+from thyroid_utils.workbook.pages import PROVENANCE, embedded_jpeg, is_interval, number_text, render_page, split_interval
 
 KEY_NUMBERS = 6
 _THUMBNAIL_SIZE = (640, 400)  # pixels: twice the width of a card, for sharp screens
@@ -70,13 +68,7 @@ def thumbnail(figures: list[dict[str, Any]], folder: Path) -> dict[str, str] | N
         return None
     with Image.open(folder / f"{chosen['file']}.png") as opened:
         picture = opened.convert("RGB")
-    picture.thumbnail(_THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
-    for quality in (85, 75, 60, 45, 30):
-        stream = io.BytesIO()
-        picture.save(stream, "jpeg", quality=quality, optimize=True)
-        if stream.tell() <= _THUMBNAIL_BYTES:
-            break
-    return {"source": f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}", "alt": chosen["caption"]}
+    return {"source": embedded_jpeg(picture, _THUMBNAIL_SIZE, _THUMBNAIL_BYTES), "alt": chosen["caption"]}
 
 
 def _shared_parameters(given: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +19,7 @@ import jinja2
 from latex2mathml.converter import convert as latex_to_mathml
 from markupsafe import Markup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from PIL import Image
 
 PROVENANCE = ("data_fingerprint", "split_hash")
 """Recorded names that start with one of these are shown with the provenance, not among the key numbers."""
@@ -94,6 +98,23 @@ def duration_text(seconds: float | None) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def seen_from_here(path: Path) -> str:
+    """A path as it is shortest in the current folder."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.path.join("..", "..")) else relative
+
+
+def embedded_jpeg(picture: Image.Image, size: tuple[int, int], most: int, **options: Any) -> str:
+    """A picture as a data address: a JPEG of at most `size` pixels, and of at most `most` bytes as far as quality allows."""
+    picture.thumbnail(size, Image.Resampling.LANCZOS)
+    for quality in (85, 75, 60, 45, 30, 15):
+        stream = io.BytesIO()
+        picture.save(stream, "jpeg", quality=quality, optimize=True, **options)
+        if stream.tell() <= most:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def number_text(value: Any) -> str:

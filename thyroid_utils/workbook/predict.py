@@ -1,42 +1,50 @@
 """`thyroid-workbook predict`: image files in, a table of findings, masks and a page of cards out, and nobody's name among them.
 
-What is printed or written tells of files by their place in the list alone, unless it is asked to keep their names.
+What is printed or written tells of files by their place in the list alone, unless it is asked to keep their names: results are
+called image-0001, image-0002, … in the order the files were given, a folder's by their path, because a file's name may be a
+patient's, and so may a folder's.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import math
-import os
-import secrets
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.files import NO_SPACE, write_text
-from thyroid_utils.data.images import write_png
-from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, DualStage, Finding
-from thyroid_utils.training.ledger import Run, RunDamaged, find_run, runs_dir
+from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
+from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
+from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, CaseImage, DualStage
+from thyroid_utils.training.ledger import Run, RunDamaged, find_run
 from thyroid_utils.workbook import environment
+from thyroid_utils.workbook.commands import full_name
 from thyroid_utils.workbook.errors import ParameterError
-from thyroid_utils.workbook.pages import duration_text
-from thyroid_utils.workbook.predict_inputs import BURNED_IN, Source, case_images, find_sources
-from thyroid_utils.workbook.predict_page import Pages, card, page_names
+from thyroid_utils.workbook.pages import duration_text, seen_from_here
+from thyroid_utils.workbook.predict_page import Pages, card
 
 FINE, SOME_FAILED = 0, 1
 TABLE, MASKS, INDEX = "findings.csv", "masks", "index.html"
-MASK = "mask"  # the table's last column: the mask's place in the folder
-_STEP = 15.0  # seconds between two lines of progress where there is no terminal
+
+COLOUR = "colour Doppler; the networks learnt from gray images"
+BURNED_IN = "the file says that letters are burned into its pixels"
+SCALES_DIFFER = "the file's regions differ in scale; no millimetres are given"
+NOT_SQUARE = "its pixels are not square and no spacing is given: heights and widths do not compare"
+LITTLE_RANGE = (
+    "fills less than an eighth of the range of gray levels that its file can hold; export it with a window or with 8 bits"
+)
 
 
 def predict(
@@ -50,13 +58,10 @@ def predict(
 ) -> int:
     """Find and judge the nodules of image files, write `findings.csv`, `masks/` and `index.html`, and say how it went.
 
-    The folder is written beside its place and put there when all is done; an earlier result is replaced, and kept where this one
-    is interrupted.
-
     Args:
         images: files and folders (searched with all below them) of PNG, JPEG, TIFF, BMP, GIF or DICOM, one or many frames.
         classifier, segmenter: names of finished runs, or their beginnings.
-        out: folder that does not exist, is empty or holds an earlier result.
+        out: folder that does not exist or is empty; removed again where the work is interrupted.
         spacing: mm a pixel of images whose file gives none.
         keep_names: call results by the files' names; for files that name nobody.
 
@@ -64,13 +69,12 @@ def predict(
         exit code: 0, or 1 where some images could not be used.
 
     Raises:
-        ParameterError: nothing to read, no such run, runs that do not serve, a folder that holds something else.
+        ParameterError: nothing to read, no such run, runs that do not serve, a folder that holds something.
     """
     console = console or Console(highlight=False)
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
-    _check_out(out)
-    sources, others = find_sources(images, out, keep_names)
+    sources, others = find_sources(images, keep_names)
     runs = [named_run(option, name) for option, name in (("classifier", classifier), ("segmenter", segmenter))]
     try:
         stage = DualStage(*runs)
@@ -79,11 +83,11 @@ def predict(
     if others:
         console.print(f"{others} file{'s' * (others != 1)} of another kind left out")
     began = time.monotonic()
-    with _staged(out) as folder, _progress(console, len(sources)) as progress:
-        counts = _write(folder, stage, sources, spacing, progress, began)
+    with _new_folder(out):
+        counts = _write(out, stage, sources, spacing, began)
     failed = counts["not predicted"]
     told = ", ".join(f"{number} {name}" for name, number in counts.items())
-    console.print(f"{told} in {duration_text(time.monotonic() - began)}: {_seen_from_here(out / INDEX)}", soft_wrap=True)
+    console.print(f"{told} in {duration_text(time.monotonic() - began)}: {seen_from_here(out / INDEX)}", soft_wrap=True)
     for note in stage.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     console.print(RESEARCH_ONLY)
@@ -96,26 +100,22 @@ def named_run(option: str, name: str) -> Run:
     Raises:
         ParameterError: none, several, unfinished or damaged.
     """
-    folder = runs_dir()
-    fitting = sorted(path.name for path in folder.glob("*") if path.is_dir() and path.name.startswith(name) and name)
-    fitting = [name] if name in fitting else [found for found in fitting if not found.startswith(".")]
-    if len(fitting) != 1:
-        found = f"{len(fitting)} runs begin so" if fitting else "there is no such run"
-        raise ParameterError(f"predict: --{option} {name}: {found}; thyroid-workbook runs list shows them all")
+    where = f"predict: --{option} {name}"
     try:
-        run = find_run(fitting[0])
+        run = find_run(full_name(name, where))
     except RunDamaged as damage:
-        raise ParameterError(f"predict: --{option} {name}: {damage}; train it again") from None
+        raise ParameterError(f"{where}: {damage}; train it again") from None
     if run is None:
-        raise ParameterError(f"predict: --{option} {name}: the run is not finished; train it to its end first")
+        raise ParameterError(f"{where}: the run is not finished; train it to its end first")
     return run
 
 
-def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float | None, progress: Any, began: float) -> Counter:
+def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float | None, began: float) -> Counter:
     """Write everything into the folder; returns what the counts on the page say."""
     (folder / MASKS).mkdir()
     notes: dict[str, list[str]] = {}
     pages, rows = Pages(folder), []
+    progress = progress_bar("Reading files")
     counts = Counter({"images": 0, "not predicted": 0, "without a nodule": 0, "undecided": 0, "with a warning": 0})
     for finding in stage.findings(case_images(sources, spacing, notes, progress)):
         noted = notes.pop(finding.case, [])
@@ -123,7 +123,7 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
         mask_file = "" if finding.error else f"{MASKS}/{finding.case}.png"
         if mask_file:
             write_png(folder / mask_file, finding.mask)
-        rows.append(finding.row() | {"warnings": "; ".join(warnings), MASK: mask_file})
+        rows.append(finding.row() | {"warnings": "; ".join(warnings), "mask": mask_file})
         counts.update(
             {
                 "images": 1,
@@ -160,80 +160,123 @@ def _facts(run: Run) -> dict[str, str]:
     return facts | {f"{name} on its test images": f"{value:.3f}" for name, value in scores.items() if value is not None}
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ParameterError("predict: --out is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not _is_result(out):
-        raise ParameterError("predict: --out holds files that are no earlier result; give a new or an empty folder")
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether a folder holds a table of findings and nothing but what that table speaks of, so that it may be replaced."""
-    try:
-        with (folder / TABLE).open(encoding="utf-8", newline="") as stream:
-            lines = csv.DictReader(stream)
-            rows = list(lines) if lines.fieldnames == [*Finding(case="").row(), MASK] else None
-    except (OSError, ValueError, csv.Error):
-        return False
-    if rows is None:
-        return False
-    own = {TABLE, *page_names(len(rows)), *(row[MASK] for row in rows)}
-    files = [path for path in folder.rglob("*") if path != folder / MASKS or path.is_symlink() or not path.is_dir()]
-    return all(path.is_file() and not path.is_symlink() and path.relative_to(folder).as_posix() in own for path in files)
-
-
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and is removed when it does not."""
-    out = out.resolve()
-    folder = out.with_name(f".{out.name}-{secrets.token_hex(6)}")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        _put_in_place(folder, out)
-    except OSError as error:
-        if error.errno not in (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise ParameterError(f"predict: --out cannot be written ({error.strerror}); free some space or give another") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _new_folder(out: Path) -> Iterator[None]:
+    """A new or empty folder; what is written into it goes again where the block does not end well.
 
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Let `folder` become `out`; what was there is removed once that is done, and put back where it fails."""
-    if not out.is_dir():
-        os.replace(folder, out)
-        return
-    earlier = folder.with_name(f"{folder.name}-earlier")
-    os.replace(out, earlier)
+    Raises:
+        ParameterError: something is there already, or it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ParameterError("predict: --out is there and not an empty folder; give a new or an empty one")
     try:
-        os.replace(folder, out)
-    except OSError:
-        os.replace(earlier, out)
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ParameterError(
+                f"predict: --out cannot be written ({error.strerror}); free some space or give another"
+            ) from None
         raise
-    shutil.rmtree(earlier)
 
 
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Any]:
-    """A function to call with the number of files read: a bar on a terminal, a line now and then elsewhere."""
-    if console.is_terminal:
-        columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()]
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("files", total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    told = time.monotonic()
+@dataclass(frozen=True)
+class Source:
+    """A file to be read, under the name that its results will have."""
 
-    def advance(done: int) -> None:
-        nonlocal told
-        if done == total or time.monotonic() - told >= _STEP:
-            told = time.monotonic()
-            console.print(f"{done} of {total} files read")
-
-    yield advance
+    case: str
+    path: Path
 
 
-def _seen_from_here(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith(os.path.join("..", "..")) else relative
+def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[Source], int]:
+    """The files to read in order, and how many files of other kinds the folders hold.
+
+    A folder's images are those with an image's or DICOM's suffix or DICOM's mark, sorted by path; hidden files and DICOMDIR are
+    passed over. A file that is named itself is taken whatever it is, and fails by itself where it is no image.
+
+    Raises:
+        ParameterError: something that is not there, or nothing to read; it tells of the place in the list, not the name.
+    """
+    paths, others = [], 0
+    for place, path in enumerate(given, 1):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and _counts(file.relative_to(path)))
+            chosen = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
+            paths, others = paths + chosen, others + len(inside) - len(chosen)
+        elif path.exists():
+            paths.append(path)
+        else:
+            raise ParameterError(f"predict: IMAGES number {place} is no file and no folder; check how it is written")
+    if not paths:
+        raise ParameterError("predict: the folders given hold no image; expected PNG, JPEG, TIFF, BMP, GIF or DICOM files")
+    return [Source(case, path) for case, path in zip(_names(paths, keep_names), paths, strict=True)], others
+
+
+def _counts(file: Path) -> bool:
+    return not any(part.startswith(".") for part in file.parts) and file.name != "DICOMDIR"
+
+
+def _names(paths: Sequence[Path], keep: bool) -> list[str]:
+    if not keep:
+        digits = max(4, len(str(len(paths))))
+        return [f"image-{number:0{digits}d}" for number in range(1, len(paths) + 1)]
+    names, taken = [], set()
+    for path in paths:
+        plain = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "image"
+        name, number = plain, 1
+        while name.lower() in taken:  # two masks must not fall into one file, whatever the file system makes of capitals
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def case_images(
+    sources: Sequence[Source], spacing: float | None, notes: dict[str, list[str]], progress: Progress | None = None
+) -> Iterator[CaseImage]:
+    """The frames of the files one after another, each with its name and spacing, or the error of a file that cannot be read.
+
+    Args:
+        notes: gets case → what the file says beside its pixels; the caller removes it again.
+        progress: called with (files read, files in all).
+    """
+    for number, source in enumerate(sources, 1):
+        try:
+            if is_dicom(source.path):
+                image = read_dicom(source.path)
+                for frame_number, frame in enumerate(image.iter_frames(), 1):
+                    case = f"{source.case}-frame-{frame_number:04d}" if image.frame_count > 1 else source.case
+                    notes[case] = _told(image) + _seen(
+                        frame, image.says_colour_doppler or shows_colour(frame), image.deep_without_window
+                    )
+                    yield CaseImage(case, frame, None if image.scales_differ else image.spacing or spacing)
+            else:
+                frame = read_image(source.path)
+                notes[source.case] = _seen(frame, shows_colour(frame), is_deep(source.path))
+                yield CaseImage(source.case, frame, spacing)
+        except ImageError as error:
+            yield CaseImage(source.case, ImageError(anonymous(error, source.path)))
+        if progress is not None:
+            progress(number, len(sources))
+
+
+def _told(image: DicomImage) -> list[str]:
+    """Notes on what the header says of all its frames."""
+    return [BURNED_IN] * bool(image.burned_in) + [SCALES_DIFFER] * image.scales_differ + [NOT_SQUARE] * (not image.square)
+
+
+def _seen(frame: np.ndarray, colour: bool, deep: bool) -> list[str]:
+    """Notes on a frame. deep: whether its gray levels come from more than 8 bits and without a window."""
+    return [COLOUR] * colour + [LITTLE_RANGE] * (deep and uses_little_range(frame))
+
+
+def anonymous(error: ImageError, path: Path) -> str:
+    """What is wrong and what to do, without the file's name and without what stands in brackets, which may quote its content."""
+    text = str(error).removeprefix(f"{path}: ")
+    before, bracket, rest = text.partition(" (")
+    text = before + rest.rpartition(")")[2] if bracket else text
+    for name in (str(path), path.name, path.stem):
+        text = text.replace(name, "the file") if len(name) > 2 else text
+    return text

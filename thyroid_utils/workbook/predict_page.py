@@ -5,8 +5,6 @@ Cards are written to disk as they come, a page's worth at a time, so that memory
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
 from thyroid_utils.inference.dual_stage import Finding
 from thyroid_utils.preprocess.base import luma
-from thyroid_utils.workbook.pages import number_text, render_page
+from thyroid_utils.workbook.pages import embedded_jpeg, number_text, render_page
 
 CARDS_A_PAGE = 100
 PICTURE_BYTES = 60_000  # of one picture; as base64 a third more
@@ -174,13 +172,8 @@ def _embedded(picture: np.ndarray, seen: np.ndarray | None) -> str:
     """A data URI of a JPEG of at most `PICTURE_BYTES`, cropped to what may be seen of the frame."""
     cropped = picture if seen is None else mask_box(seen).crop(picture)
     image = Image.fromarray(np.ascontiguousarray(cropped))
-    image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH), Image.Resampling.LANCZOS)
-    for quality in (85, 75, 60, 45, 30, 15):
-        stream = io.BytesIO()
-        image.save(stream, "jpeg", quality=quality, optimize=True, subsampling=0)  # thin coloured lines stay thin
-        if stream.tell() <= PICTURE_BYTES:
-            break
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    # Thin coloured lines stay thin without subsampling.
+    return embedded_jpeg(image, (_PICTURE_WIDTH, _PICTURE_WIDTH), PICTURE_BYTES, subsampling=0)
 
 
 def page_names(cards: int, cards_a_page: int = CARDS_A_PAGE) -> list[str]:

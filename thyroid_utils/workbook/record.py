@@ -6,7 +6,6 @@ nbval) everything is checked and displayed in the same way, and nothing is writt
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import math
@@ -110,43 +109,35 @@ def record_table(
     if folder is not None:
         write_text(folder / f"{file}.csv", table.to_csv(index=index, lineterminator="\n"))
         write_text(folder / f"{file}.tex", latex_table(table, caption, digits=digits, index=index))
-    shown = table.map(lambda value: _rounded(value, digits))
-    _display(
-        {"text/html": html_table(table, digits=digits, index=index), "text/plain": shown.to_string(index=index)},
-        {"thyroid": {"table": file, "caption": caption}},
-    )
+    shown = {
+        "text/html": html_table(table, digits=digits, index=index),
+        "text/plain": as_text(table, digits, index).to_string(index=False),
+    }
+    _display(shown, {"thyroid": {"table": file, "caption": caption}})
     _display_caption(caption)
 
 
-def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
-    """A plain HTML table: numbers rounded to `digits` and in cells of class `number`, everything escaped."""
-    head = [_join(name) for name in table.columns]
+def as_text(table: pd.DataFrame, digits: int = 3, index: bool = True) -> pd.DataFrame:
+    """A table as it is read: numbers rounded to `digits`, names with spaces for underscores, the row names as first columns."""
     if index:
-        head = [_join(name or "") for name in table.index.names] + head
-    numeric = [_is_numeric(table.iloc[:, column]) for column in range(table.shape[1])]
-    lines = ["<table>", "<thead><tr>"]
-    skipped = len(head) - len(numeric)
-    lines += [_cell("th", text, position >= skipped and numeric[position - skipped]) for position, text in enumerate(head)]
-    lines += ["</tr></thead>", "<tbody>"]
-    for row in range(table.shape[0]):
-        names = table.index[row] if isinstance(table.index[row], tuple) else (table.index[row],)
-        cells = [_cell("th", _rounded(name, digits), False) for name in names] if index else []
-        cells += [_cell("td", _rounded(table.iat[row, column], digits), numeric[column]) for column in range(table.shape[1])]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody>", "</table>"])
+        table = table.rename_axis(index=[name or "" for name in table.index.names]).reset_index(allow_duplicates=True)
+    return table.map(lambda value: _rounded(value, digits)).set_axis([_join(name) for name in table.columns], axis=1)
+
+
+def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
+    """A plain HTML table, numbers rounded to `digits`, everything escaped."""
+    import pandas as pd
+
+    with pd.option_context("display.max_colwidth", None):
+        return as_text(table, digits, index).to_html(index=False, border=0)
 
 
 def latex_table(table: pd.DataFrame, caption: str, *, digits: int = 3, index: bool = True) -> str:
     """A LaTeX table (booktabs), numbers rounded to `digits`, special characters escaped."""
-    names = [_latex(_join(name or "")) for name in table.index.names] if index else []
-    columns = "l" * len(names) + "".join("r" if _is_numeric(table.iloc[:, column]) else "l" for column in range(table.shape[1]))
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join([*names, *(_latex(_join(name)) for name in table.columns)]) + r" \\", r"\midrule"]
-    for row in range(table.shape[0]):
-        key = table.index[row] if isinstance(table.index[row], tuple) else (table.index[row],)
-        values = [*(key if index else ()), *(table.iat[row, column] for column in range(table.shape[1]))]
-        lines.append(" & ".join(_latex(_rounded(value, digits)) for value in values) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    names = "l" * table.index.nlevels * index
+    columns = names + "".join("r" if _is_numeric(table.iloc[:, column]) else "l" for column in range(table.shape[1]))
+    shown = as_text(table, digits, index).map(_latex).rename(columns=_latex)
+    return shown.to_latex(index=False, escape=False, caption=_latex(caption), column_format=columns)
 
 
 def _folder() -> Path | None:
@@ -243,11 +234,6 @@ def _join(name: Any) -> str:
 
 
 _SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
-
-
-def _cell(tag: str, text: str, number: bool) -> str:
-    kind = ' class="number"' if number else ""
-    return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
 
 
 _LATEX = {

@@ -24,13 +24,13 @@ import nbformat
 from thyroid_utils.common import paths
 from thyroid_utils.common.files import write_text
 from thyroid_utils.workbook import environment
+from thyroid_utils.workbook.display import Display
 from thyroid_utils.workbook.errors import RunError
 from thyroid_utils.workbook.execute import Failure, execute_notebook
 from thyroid_utils.workbook.index import provenance, render_index
 from thyroid_utils.workbook.interruption import Interruption
 from thyroid_utils.workbook.parameters import numbered_notebooks, parameters_by_notebook, read_parameter_file, select_notebooks
 from thyroid_utils.workbook.privacy import Scrubber
-from thyroid_utils.workbook.progress import Display
 from thyroid_utils.workbook.report import recorded_outputs, render_report, story
 
 _FORMAT = 2  # of run.json; raised when its entries change

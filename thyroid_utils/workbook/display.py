@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thyroid_utils.workbook.pages import duration_text
+from thyroid_utils.workbook.pages import duration_text, seen_from_here
 
 _MARKS = {"finished": "[green]✓[/]", "failed": "[red]✗[/]", "interrupted": "[yellow]■[/]"}
 
@@ -30,7 +29,7 @@ class Display:
         """Around the whole run."""
         if not self.console.is_terminal:
             counted = f"{len(stems)} notebook{'s' * (len(stems) != 1)}"
-            self.console.print(f"{counted} into {_seen_from_here(folder)}/", soft_wrap=True, markup=False)
+            self.console.print(f"{counted} into {seen_from_here(folder)}/", soft_wrap=True, markup=False)
             yield
             return
         columns = [
@@ -74,10 +73,5 @@ class Display:
     def summary(self, status: str, seconds: float, index: Path) -> None:
         """The last line: how it went, how long it took, where to look."""
         words = {"finished": "Done", "failed": "Done, with a notebook that failed", "interrupted": "Interrupted"}
-        line = f"{words[status]} in {duration_text(seconds)}: {_seen_from_here(index)}"
+        line = f"{words[status]} in {duration_text(seconds)}: {seen_from_here(index)}"
         self.console.print(line, soft_wrap=True, markup=False)
-
-
-def _seen_from_here(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith(os.path.join("..", "..")) else relative
