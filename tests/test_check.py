@@ -121,7 +121,7 @@ def test_an_error_of_the_reader_is_taken_apart(tmp_path, label, file, problem):
 
 
 def test_unknown_sets_and_options_are_errors_of_the_report(tmp_path):
-    assert "did you mean 'tg3k'" in check_dataset("tg3", tmp_path).table["problem"].iloc[0]
+    assert check_dataset("tg3", tmp_path).table["remedy"].tolist() == ["did you mean tg3k?"]
     assert not check_dataset("folders", folders(tmp_path), fold=1).ok
 
 

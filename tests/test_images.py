@@ -21,6 +21,7 @@ from thyroid_utils.data.images import (
     read_image,
     read_mask,
     resize_mask,
+    ring_around,
     uses_little_range,
     write_png,
 )
@@ -422,3 +423,12 @@ def test_written_masks_and_images_come_back(tmp_path):
     assert set(np.unique(read_gray(tmp_path / "new" / "m.png"))) == {0, 255}
     colour = np.dstack([GRAY, GRAY[::-1], GRAY])
     assert np.array_equal(read_image(write_png(tmp_path / "c.png", colour)), colour)
+
+
+def test_the_ring_lies_outside_and_has_the_stated_width():
+    mask = np.zeros((200, 200), bool)
+    mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 11.3 px wide, 2 px away
+    ring = ring_around(mask)
+    assert not (ring & mask).any()
+    assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
+    assert not ring_around(np.zeros((5, 5), bool)).any()

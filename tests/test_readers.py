@@ -11,7 +11,7 @@ import pytest
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_image, read_mask, write_png
 from thyroid_utils.data.readers import READERS, load_cases
-from thyroid_utils.data.readers.listing import natural_order, read_rows
+from thyroid_utils.data.readers.listing import natural_order, read_table
 from thyroid_utils.data.table import validate_cases
 
 FRAME = np.full((6, 8), 90, np.uint8)
@@ -46,8 +46,8 @@ def test_the_agreed_readers_are_there():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
-    assert "did you mean 'tn3k'?" in refusal("TNK3", tmp_path)
-    assert "known: phantom, ddti" in refusal("zebra", tmp_path)
+    assert "did you mean tn3k?" in refusal("TNK3", tmp_path)
+    assert "known: phantom, ddti" in refusal("xyz", tmp_path)
 
 
 def test_cases_can_be_asked_to_have_labels_and_masks(tmp_path):
@@ -63,15 +63,15 @@ def test_cases_can_be_asked_to_have_labels_and_masks(tmp_path):
     assert len(load_cases("manifest", tmp_path)) == 3
     assert len(load_cases("manifest", tmp_path, having="mask")) == 2
     assert list(load_cases("manifest", tmp_path, having=["label", "mask"]).index) == ["row-0003"]
-    assert "did you mean 'mask'" in refusal("manifest", tmp_path, having=["masks"])
+    assert "did you mean mask" in refusal("manifest", tmp_path, having=["masks"])
     pd.DataFrame(rows[:1]).to_csv(tmp_path / "manifest.csv", index=False)
     assert "none of 1 cases has mask" in refusal("manifest", tmp_path, having=["mask"])
 
 
 def test_unknown_options_are_refused_by_name(tmp_path):
-    assert "did you mean 'fold'?" in refusal("tn3k", tmp_path, folds=1)
+    assert "did you mean fold?" in refusal("tn3k", tmp_path, folds=1)
     assert "known: having" in refusal("ddti", tmp_path, fold=1)
-    assert "did you mean 'patients'?" in refusal("phantom", tmp_path, patiens=3)
+    assert "did you mean patients?" in refusal("phantom", tmp_path, patiens=3)
 
 
 @pytest.mark.parametrize("dataset", [name for name in READERS if name != "phantom"])
@@ -565,7 +565,7 @@ def test_manifest_faults(tmp_path):
         ("image,split\na.png,holdout\n", "expected train, val, test"),
         ("image,target\na.png,node\n", "expected nodule, gland"),
         ("image\na.png\n./a.png\n", "line 3: ./a.png is listed a second time (first in line 2)"),
-        ("image,case\na.png,x\nb.png,x\n", "line 3: case x is there already (line 2)"),
+        ("image,case\na.png,x\nb.png,x\n", "line 3: x is listed a second time (first in line 2)"),
         ("image,label\n,1\n", "no image named"),
         ("image,pateint\na.png,7\n", "did you mean 'patient'?"),
         ("images\na.png\n", "did you mean 'image'?"),
@@ -616,7 +616,7 @@ def test_no_message_shows_a_patient(tmp_path):
 
 def test_line_numbers_count_lines_and_not_rows(tmp_path):
     (tmp_path / "a.csv").write_text('a,b\n"two\nlines",1\n\nx,2\n')
-    assert [row.line for row in read_rows(tmp_path / "a.csv")] == [3, 5]
+    assert [place.rpartition(" ")[2] for place in read_table(tmp_path / "a.csv", ("a",)).index] == ["3", "5"]
 
 
 def test_the_spacing_of_a_manifest_is_a_number_above_0_or_nothing(tmp_path):

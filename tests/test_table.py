@@ -1,3 +1,5 @@
+"""The case table's types, refusals and fingerprint, and the numbers that describe images, on frames drawn so that they are known."""
+
 from __future__ import annotations
 
 import math
@@ -5,11 +7,21 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.table import REQUIRED_COLUMNS, data_fingerprint, make_cases, malignant_share, validate_cases
+from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.data.images import write_png
+from thyroid_utils.data.table import (
+    GRID,
+    REQUIRED_COLUMNS,
+    data_fingerprint,
+    label_names,
+    make_cases,
+    malignant_share,
+    measure_cases,
+    validate_cases,
+)
 
 
 def row(case: str, **values) -> dict:
@@ -23,34 +35,30 @@ def test_missing_columns_become_na_and_types_are_fixed():
     assert cases["mask"].isna().all() and cases["split"].isna().all()
     assert str(cases["label"].dtype) == "Int8" and str(cases["image"].dtype) == "string"
     assert cases["age"].tolist() == [40, 50]
+    assert make_cases([]).columns.tolist() == list(REQUIRED_COLUMNS)
 
 
-@pytest.mark.parametrize("value, expected", [(0, 0), (1, 1), (1.0, 1), ("0", 0), ("1", 1), (True, 1), (np.int64(0), 0)])
+@pytest.mark.parametrize("value, expected", [(0, 0), (1.0, 1), ("0", 0), ("1", 1), (True, 1), (np.int64(0), 0)])
 def test_labels_in_every_spelling_of_a_number(value, expected):
     assert make_cases([row("a", label=value)]).loc["a", "label"] == expected
 
 
-@pytest.mark.parametrize("value", [2, -1, 0.5, "malign", "", float("inf"), 257])
-def test_a_label_outside_0_and_1_is_refused(value):
+REFUSED = [
+    *(("label", value, "labels are not 0 (benign), 1 (malignant) or empty") for value in (2, -1, 0.5, "x", "", math.inf, 257)),
+    *(("spacing_mm", value, "spacing_mm are not a number above 0") for value in ("x", 0, -1, math.inf, "", "0", (0.1, 0.2))),
+    *((column, blank, f"values of {column} are missing") for column in ("image", "patient", "dataset") for blank in (None, " ")),
+    ("case", " ", "values of case are missing"),
+    ("split", "holdout", "splits are not train, val, test or empty"),
+]
+
+
+@pytest.mark.parametrize("column, value, words", REFUSED)
+def test_a_value_outside_its_domain_is_refused_by_case_and_value(column, value, words):
     with pytest.raises(DataError) as error:
-        make_cases([row("a", label=0), row("wrong", label=value)])
+        make_cases([row("a", split="val", spacing_mm=0.1), row("wrong") | {column: value}])
     text = str(error.value)
-    assert "wrong" in text and "0 (benign), 1 (malignant)" in text and "\n" not in text
-
-
-REFUSED_SPACINGS = {
-    "unknown": "'unknown'", 0: "0.0", -1: "-1.0", math.inf: "inf", "": "''", "0": "'0'", "inf": "'inf'", (0.1, 0.2): "(0.1, 0.2)"
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("value, shown", REFUSED_SPACINGS.items())
-def test_a_spacing_is_a_number_above_0(value, shown):
-    with pytest.raises(DataError) as error:
-        make_cases([row("a", spacing_mm=0.1), row("wrong", spacing_mm=value)])
-    assert str(error.value) == (
-        f"case table: 1 values of spacing_mm are not a number above 0 (wrong: {shown}); give the side of a pixel in "
-        "millimetres, or leave it missing (NA) where it is unknown"
-    )
+    assert text.startswith("case table: 1 ") and words in text and "\n" not in text and "; " in text
+    assert "wrong: " in text or column == "case"
 
 
 @pytest.mark.parametrize("missing", [None, pd.NA, math.nan])
@@ -59,58 +67,32 @@ def test_a_spacing_may_be_missing_and_comes_in_any_spelling_of_a_number(missing)
     assert str(spacing.dtype) == "float64"
     np.testing.assert_equal(spacing.to_numpy(), [0.08, math.nan, 1])
     assert make_cases([row("a", spacing_mm=missing)])["spacing_mm"].isna().all()
-    assert "spacing_mm" not in make_cases([row("a")])
 
 
-def test_case_ids_are_unique():
-    with pytest.raises(DataError) as error:
+def test_case_ids_are_unique_and_columns_must_be_there():
+    with pytest.raises(DataError, match=r"1 case ids occur more than once \(first: a\).*rename"):
         make_cases([row("a"), row("a"), row("b")])
-    assert "1 case ids occur more than once (first: a)" in str(error.value) and "rename" in str(error.value)
     with pytest.raises(DataError, match="occur more than once"):
         make_cases([row(None), row(None)])
+    with pytest.raises(DataError, match="no column patient"):
+        make_cases([{"case": "a", "image": "a.png", "dataset": "own"}])
 
 
-@pytest.mark.parametrize("column", ["image", "patient", "dataset"])
-def test_what_must_be_there_is_asked_for(column):
-    values = row("a")
-    del values[column]
-    with pytest.raises(DataError, match=f"no column {column}"):
-        make_cases([values])
-    for blank in (None, " "):
-        with pytest.raises(DataError) as error:
-            make_cases([row("b"), row("a", **{column: blank})])
-        assert column in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_split_is_train_val_or_test():
-    assert make_cases([row("a", split="val")]).loc["a", "split"] == "val"
-    with pytest.raises(DataError, match="split"):
-        make_cases([row("a", split="holdout")])
-
-
-def test_no_rows_make_an_empty_valid_table():
-    cases = make_cases([])
-    assert len(cases) == 0 and list(cases.columns) == list(REQUIRED_COLUMNS)
-
-
-def test_the_given_table_is_left_alone():
-    cases = make_cases([row("a", label=1)])
-    given_table = cases.assign(label=cases["label"].astype("float64"))
-    validate_cases(given_table)
-    assert str(given_table["label"].dtype) == "float64"
-
-
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([0, 1, None]), min_size=1, max_size=30))
-def test_validating_twice_changes_nothing(labels):
+def test_validating_twice_changes_nothing_and_leaves_the_given_table_alone(labels):
     spacing = [0.1, None]
     cases = make_cases([row(str(at), label=label, spacing_mm=spacing[at % 2]) for at, label in enumerate(labels)])
     pd.testing.assert_frame_equal(validate_cases(cases), cases)
+    given_table = cases.assign(label=cases["label"].astype("Float64"))
+    validate_cases(given_table)
+    assert str(given_table["label"].dtype) == "Float64"
 
 
-def test_malignant_share():
+def test_shares_and_names_of_the_classes():
     cases = make_cases([row("a", label=1), row("b", label=0), row("c", label=0), row("d")])
-    assert malignant_share(cases) == pytest.approx(1 / 3)
-    assert math.isnan(malignant_share(make_cases([row("a")])))
+    assert malignant_share(cases) == pytest.approx(1 / 3) and math.isnan(malignant_share(cases.tail(1)))
+    assert label_names(cases).tolist() == ["malignant", "benign", "benign", "unlabelled"]
 
 
 def test_the_fingerprint_follows_content_and_neither_order_nor_folder(tmp_path):
@@ -119,23 +101,58 @@ def test_the_fingerprint_follows_content_and_neither_order_nor_folder(tmp_path):
         for name in ("a", "b", "a-mask"):
             (tmp_path / folder / name).write_bytes(name.encode())
 
-    def table(folder: str, names: str = "ab", **values) -> pd.DataFrame:
-        rows = [row(name, label=1) | {"image": str(tmp_path / folder / name)} for name in names]
-        rows[0]["mask"] = str(tmp_path / folder / "a-mask") if names[0] == "a" else None
+    def table(folder: str, **values) -> pd.DataFrame:
+        rows = [row(name, label=1) | {"image": str(tmp_path / folder / name)} for name in "ab"]
+        rows[0]["mask"] = str(tmp_path / folder / "a-mask")
         rows[-1] |= values
         return make_cases(rows)
 
     first = data_fingerprint(table("one"))
     assert data_fingerprint(table("two")) == first == data_fingerprint(table("one").iloc[::-1])
-    assert data_fingerprint(table("one", label=0)) != first
-    assert data_fingerprint(table("one", label=None)) != first
-    assert data_fingerprint(table("one", patient="other")) != first
-    assert data_fingerprint(table("one", mask=str(tmp_path / "one" / "b"))) != first
+    for change in ({"label": 0}, {"label": None}, {"patient": "other"}, {"mask": str(tmp_path / "one" / "b")}):
+        assert data_fingerprint(table("one", **change)) != first, change
     (tmp_path / "two" / "a-mask").write_bytes(b"changed")
     assert data_fingerprint(table("two")) != first
+    (tmp_path / "two" / "b").unlink()
+    with pytest.raises(DataError, match=r"two.b: "):
+        data_fingerprint(table("two"))
 
 
-def test_a_missing_file_has_no_fingerprint(tmp_path):
-    cases = make_cases([{"case": "a", "image": str(tmp_path / "gone.png"), "patient": "1", "dataset": "drawn"}])
-    with pytest.raises(DataError, match=r"case a: .*gone\.png: No such file"):
-        data_fingerprint(cases)
+@pytest.fixture
+def drawn(tmp_path):
+    """A bright 20×10 box on a 100×80 frame (malignant), the same without a mask (benign), and an empty mask (unlabelled)."""
+    image, mask = np.full((80, 100), 40, np.uint8), np.zeros((80, 100), bool)
+    mask[30:50, 60:70] = True
+    image[mask] = 90
+    write_png(tmp_path / "image.png", image)
+    write_png(tmp_path / "mask.png", mask)
+    write_png(tmp_path / "empty.png", np.zeros_like(mask))
+    masks = {"a": str(tmp_path / "mask.png"), "b": None, "c": str(tmp_path / "empty.png")}
+    labels = {"a": 1, "b": 0, "c": None}
+    image = str(tmp_path / "image.png")
+    return make_cases([row(case, label=labels[case]) | {"image": image, "mask": mask} for case, mask in masks.items()])
+
+
+def test_measures_computed_by_hand(drawn):
+    seen = []
+    measures = measure_cases(drawn, progress=lambda done, total: seen.append((done, total)))
+    a = measures.table.loc["a"]
+    assert (a["width"], a["height"], a["parts"], a["taller"]) == (100, 80, 1, 2.0)
+    assert a["area_share"] == pytest.approx(200 / 8000)
+    assert (a["x"], a["y"]) == (pytest.approx(0.65), pytest.approx(0.5))
+    assert (a["inside"], a["around"]) == (90, 40)
+    assert a["gray"] == pytest.approx((90 * 200 + 40 * 7800) / 8000)
+    assert seen == [(1, 3), (2, 3), (3, 3)] and list(measures.table.index) == ["a", "b", "c"]
+    assert np.isnan(measures.table.loc["b", "area_share"]) and measures.table.loc["c", "area_share"] == 0
+    assert set(measures.positions) == set(measures.histograms) == {"malignant"}, "those with a nodule"
+    position = measures.positions["malignant"]
+    assert position.shape == (GRID, GRID) and position.mean() == pytest.approx(200 / 8000, rel=1e-5)
+    assert measures.histograms["malignant"][0, 90] == 1 and measures.histograms["malignant"][1, 40] == 1
+
+
+def test_what_cannot_be_measured_is_named(drawn, tmp_path):
+    write_png(tmp_path / "mask.png", np.ones((10, 10), bool))
+    with pytest.raises(ImageError, match=r"mask\.png: mask is 10×10, its image 100×80"):
+        measure_cases(drawn)
+    with pytest.raises(DataError, match="the case table is empty"):
+        measure_cases(drawn.iloc[:0])

@@ -29,6 +29,15 @@ class ImageError(DataError):
 
 
 @contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """A file or folder that cannot be read as a DataError that says why."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+@contextmanager
 def cache_errors(folder: Path) -> Iterator[None]:
     """A full disk or a cache folder that cannot be written as a DataError that says what to do."""
     try:

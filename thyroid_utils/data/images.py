@@ -201,19 +201,17 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
-def ring_around(mask: np.ndarray, width: float | None = None, gap: float = 2.0) -> np.ndarray:
+def ring_around(mask: np.ndarray) -> np.ndarray:
     """The surroundings of a mask, to compare its inside with: bool (height, width), disjoint from `mask`; empty for an empty one.
 
-    Args:
-        mask: bool (height, width).
-        width: of the ring in pixels; None takes a quarter of the diameter of a disc of the mask's area, at least 3.
-        gap: pixels left out next to the contour, which nobody draws to the pixel.
+    The ring begins beyond 2 pixels next to the contour, which nobody draws to the pixel, and is as wide as a quarter of the
+    diameter of a disc of the mask's area, at least 3.
     """
     if not mask.any():
         return np.zeros(mask.shape, bool)
-    width = max(3.0, 0.25 * np.sqrt(4 * mask.sum() / np.pi)) if width is None else width
+    width = max(3.0, 0.25 * np.sqrt(4 * mask.sum() / np.pi))
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return (distance > gap) & (distance <= gap + width)
+    return (distance > 2) & (distance <= 2 + width)
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> Path:

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import file_hash
@@ -32,35 +31,22 @@ from thyroid_utils.data.images import read_gray, read_mask, ring_around
 SPLITS = ("train", "val", "test")
 LABEL_NAMES = {0: "benign", 1: "malignant", None: "unlabelled"}
 REQUIRED_COLUMNS = ("image", "mask", "label", "patient", "dataset", "split")
-
-_text = pa.Check(lambda series: series.str.strip().str.len() > 0, error="an empty text")
-
-CASE_SCHEMA = pa.DataFrameSchema(
-    {
-        "image": pa.Column("string", _text),
-        "mask": pa.Column("string", nullable=True),
-        "label": pa.Column("Int8", pa.Check.isin([0, 1]), nullable=True),
-        "patient": pa.Column("string", _text),
-        "dataset": pa.Column("string", _text),
-        "split": pa.Column("string", pa.Check.isin(SPLITS), nullable=True),
-    },
-    index=pa.Index("string", _text, unique=True, name="case"),
-    strict=False,
-)
+GRID = 64  # side of the position maps, in cells
 
 
 def make_cases(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
     """Build and validate a case table from rows that each carry `case` and at least image, patient and dataset.
 
     Missing `mask`, `label` and `split` become NA. Raises DataError as `validate_cases` does.
+
+    >>> make_cases([{"case": "a", "image": "a.png", "patient": "p1", "dataset": "own", "label": 1}])["label"].to_list()
+    [1]
     """
     table = pd.DataFrame(rows)
     if table.empty:
         table = pd.DataFrame(columns=["case", *REQUIRED_COLUMNS])
-    for column in ("mask", "label", "split"):
-        if column not in table:
-            table[column] = pd.NA
-    table["case"] = table["case"].astype("string")
+    for column in {"mask", "label", "split"}.difference(table):
+        table[column] = pd.NA
     return validate_cases(table.set_index("case"))
 
 
@@ -84,37 +70,27 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
         )
     for column in ("image", "mask", "patient", "dataset", "split"):
         cases[column] = cases[column].astype("string")
+    for name, texts in {"case": cases.index.to_series(), **cases[["image", "patient", "dataset"]]}.items():
+        _refuse(texts, texts.fillna("").str.strip() == "", f"values of {name} are missing", "every case needs one")
+    _refuse(cases["split"], cases["split"].notna() & ~cases["split"].isin(SPLITS), "splits are not train, val, test or empty")
     labels = pd.to_numeric(cases["label"], errors="coerce")
     wrong = cases["label"].notna() & ~labels.isin([0, 1])
-    if wrong.any():
-        shown = ", ".join(f"{case}: {value!r}" for case, value in cases.loc[wrong, "label"].head(3).items())
-        raise DataError(f"case table: {wrong.sum()} labels are not 0 (benign), 1 (malignant) or empty ({shown}); correct them")
+    _refuse(cases["label"], wrong, "labels are not 0 (benign), 1 (malignant) or empty")
     cases["label"] = labels.astype("Int8")
     if "spacing_mm" in cases:
-        cases["spacing_mm"] = _spacings(cases["spacing_mm"])
-    try:
-        cases = CASE_SCHEMA.validate(cases, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        first = error.failure_cases.iloc[0]
-        raise DataError(
-            f"case table: {len(error.failure_cases)} values are not valid "
-            f"(first: column {first['column']}, row {first['index']}: {first['failure_case']!r}, {first['check']})"
-        ) from None
-    others = [column for column in cases if column not in REQUIRED_COLUMNS]
-    return cases[[*REQUIRED_COLUMNS, *others]]
+        spacing = pd.to_numeric(cases["spacing_mm"], errors="coerce").astype("Float64").astype(float)
+        wrong = cases["spacing_mm"].notna() & ~(np.isfinite(spacing) & (spacing > 0))
+        remedy = "give the side of a pixel in millimetres, or leave it missing (NA) where it is unknown"
+        _refuse(cases["spacing_mm"], wrong, "values of spacing_mm are not a number above 0", remedy)
+        cases["spacing_mm"] = spacing
+    return cases[[*REQUIRED_COLUMNS, *cases.columns.difference(REQUIRED_COLUMNS, sort=False)]]
 
 
-def _spacings(given: pd.Series) -> pd.Series:
-    """Millimetres a pixel, float64, NaN where missing. Raises DataError naming the first cases with something else."""
-    numbers = pd.to_numeric(given, errors="coerce").astype("Float64").to_numpy(float, na_value=np.nan)
-    wrong = given.notna().to_numpy() & ~(np.isfinite(numbers) & (numbers > 0))
+def _refuse(values: pd.Series, wrong: pd.Series, what: str, remedy: str = "correct them") -> None:
+    """Raise DataError naming the first of the wrong values, where there are any."""
     if wrong.any():
-        shown = ", ".join(f"{case}: {value!r}" for case, value in given[wrong].head(3).items())
-        raise DataError(
-            f"case table: {wrong.sum()} values of spacing_mm are not a number above 0 ({shown}); give the side of a pixel in "
-            "millimetres, or leave it missing (NA) where it is unknown"
-        )
-    return pd.Series(numbers, given.index)
+        shown = ", ".join(f"{case}: {value!r}" for case, value in values[wrong].head(3).items())
+        raise DataError(f"case table: {wrong.sum()} {what} ({shown}); {remedy}")
 
 
 def data_fingerprint(cases: pd.DataFrame) -> str:
@@ -150,9 +126,6 @@ def malignant_share(cases: pd.DataFrame) -> float:
     return float(labels.mean()) if len(labels) else float(np.nan)
 
 
-GRID = 64  # side of the position maps, in cells
-
-
 @dataclass(frozen=True)
 class Measures:
     """What `measure_cases` found.
@@ -172,12 +145,11 @@ class Measures:
     histograms: dict[str, np.ndarray]
 
 
-def measure_cases(cases: pd.DataFrame, workers: int | None = None, progress: Progress | None = None) -> Measures:
+def measure_cases(cases: pd.DataFrame, progress: Progress | None = None) -> Measures:
     """Read every image and mask of a case table once and measure them.
 
     Args:
         cases: case table.
-        workers: reading threads; None takes one a core, at most four.
         progress: called with (images done, images in all).
 
     Raises:
@@ -186,25 +158,19 @@ def measure_cases(cases: pd.DataFrame, workers: int | None = None, progress: Pro
     """
     if cases.empty:
         raise DataError("measure_cases: the case table is empty; nothing to measure")
-    pairs = list(zip(cases["image"], cases["mask"], strict=True))
-    found = in_threads(lambda pair: _measure(*pair), pairs, workers, progress)
-    rows, grids, histograms = (dict(zip(cases.index, part, strict=True)) for part in zip(*found, strict=True))
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(cases.index)
-    with_mask = table.index[table["area_share"] > 0]
-    members = {name: [case for case in with_mask if _same(cases.at[case, "label"], label)] for label, name in LABEL_NAMES.items()}
-    members = {name: found for name, found in members.items() if found}
-    return Measures(
-        table,
-        {name: np.mean([grids[case] for case in found], axis=0) for name, found in members.items()},
-        {name: np.mean([histograms[case] for case in found], axis=0) for name, found in members.items()},
-    )
+    found = in_threads(_measure, list(zip(cases["image"], cases["mask"], strict=True)), progress=progress)
+    table = pd.DataFrame([row for row, _, _ in found], cases.index)
+    classes, positions, histograms = label_names(cases), {}, {}
+    for name in LABEL_NAMES.values():
+        members = np.flatnonzero((classes == name) & (table["area_share"] > 0))
+        if len(members):
+            positions[name] = np.mean([found[member][1] for member in members], axis=0)
+            histograms[name] = np.mean([found[member][2] for member in members], axis=0)
+    return Measures(table, positions, histograms)
 
 
-def _same(label: object, wanted: int | None) -> bool:
-    return bool(pd.isna(label)) if wanted is None else bool(pd.notna(label) and label == wanted)
-
-
-def _measure(image: str, mask: str | None) -> tuple[dict, np.ndarray, np.ndarray]:
+def _measure(pair: tuple[str, str | None]) -> tuple[dict, np.ndarray, np.ndarray]:
+    image, mask = pair
     gray = read_gray(image)
     height, width = gray.shape
     row = {"width": width, "height": height, "area_share": np.nan, "x": np.nan, "y": np.nan, "taller": np.nan}

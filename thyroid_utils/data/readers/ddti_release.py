@@ -22,10 +22,10 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.errors import DataError, ImageError, cache_errors
+from thyroid_utils.common.cache import cached_folder
+from thyroid_utils.common.errors import DataError, ImageError, readable
 from thyroid_utils.data.images import image_size, write_png
-from thyroid_utils.data.readers.listing import entries, images_by_stem, natural_order
-from thyroid_utils.data.table import make_cases
+from thyroid_utils.data.readers.listing import case_table, entries, image_rows, images_by_stem, natural_order
 
 TIRADS_LABEL = {"2": 0, "3": 0, "4a": 1, "4b": 1, "4c": 1, "5": 1}
 TRAITS = ("sex", "composition", "echogenicity", "margins", "calcifications")
@@ -42,9 +42,15 @@ class _Case:
     broken: str = ""
 
 
-def holds_release(folder: Path) -> bool:
-    """Whether a folder holds at least one `NNN.xml`."""
-    return any(path.suffix.lower() == ".xml" and path.stem.isdecimal() for path in entries(folder))
+def case_files(folder: Path) -> dict[str, Path]:
+    """The files `NNN.xml` of a folder by NNN; DataError where there are two for one case."""
+    found: dict[str, Path] = {}
+    for path in entries(folder):
+        if path.suffix.lower() == ".xml" and path.stem.isdecimal():
+            if path.stem in found:
+                raise DataError(f"{folder}: two files for case {path.stem}, the second is {path.name}; keep one")
+            found[path.stem] = path
+    return found
 
 
 def read_release(folder: Path) -> pd.DataFrame:
@@ -57,95 +63,71 @@ def read_release(folder: Path) -> pd.DataFrame:
         DataError: an XML file that defines entities (never needed, and a way to exhaust memory), no frames, or a cache folder
             that cannot be written.
     """
-    cases: dict[str, _Case] = {}
     notes: list[dict[str, str]] = []
-    for path in entries(folder):
-        if path.suffix.lower() == ".xml" and path.stem.isdecimal():
-            if path.stem in cases:
-                raise DataError(f"{folder}: two files for case {path.stem}, the second is {path.name}; keep one")
-            cases[path.stem] = _read_xml(path, notes)
-    frames, others = {}, []
-    for stem, path in images_by_stem(folder).items():
-        if _FRAME_NAME.fullmatch(stem):
-            frames[stem] = path
-        else:
-            others.append(path)
+    cases = {number: _read_xml(path, notes) for number, path in case_files(folder).items()}
+    images = images_by_stem(folder)
+    frames = {stem: path for stem, path in images.items() if _FRAME_NAME.fullmatch(stem)}
+    others = [path for stem, path in images.items() if stem not in frames]
     notes += [{"file": str(path), "problem": "not named NNN_K; left out", "remedy": "rename it"} for path in others]
     if not frames:
         raise DataError(f"ddti: {folder} holds {len(cases)} XML files but no NNN_K.jpg; put the frames beside them")
-    used: set[str] = set()
-    rows, drawings = [], {}
+    rows, drawings = {}, {}
     for stem, image in frames.items():
-        number, frame = _FRAME_NAME.fullmatch(stem).groups()
-        used.add(number)
-        row, polygons = _frame_row(stem, image, number, int(frame), cases.get(number))
-        rows.append(row)
-        if polygons:
-            drawings[stem] = polygons
-    _note_frames_without_image(folder, cases, frames, used, notes)
-    masks = _draw_masks(frames, drawings)
-    for row in rows:
-        row["mask"] = masks.get(row["frame"], pd.NA)
-    table = make_cases(rows).astype(
-        {**dict.fromkeys(["frame", "pane", "tirads", *TRAITS, "mask_problem", "target"], "string"), "nodules": "Int16"}
-    )
-    table["age"] = table["age"].astype("Int16")
+        number, frame = stem.split("_")
+        rows[stem], drawings[stem] = _frame_row(image, number, int(frame), cases.get(number))
+    notes += _frames_without_image(folder, cases, set(frames))
+    columns = pd.DataFrame.from_dict(rows, orient="index").to_dict()
+    masks = _draw_masks(frames, {stem: polygons for stem, polygons in drawings.items() if polygons})
+    texts = ("frame", "pane", "tirads", *TRAITS, "mask_problem")
+    table = case_table([image_rows("ddti", "ddti/", frames, masks, pane="full", patient_known=True, **columns)], texts)
+    table[["nodules", "age"]] = table[["nodules", "age"]].astype("Int16")
     table.attrs["notes"] = notes
     return table
 
 
-def _frame_row(stem: str, image: Path, number: str, frame: int, case: _Case | None) -> tuple[dict, list[np.ndarray]]:
-    problems, polygons = [], []
+def _frame_row(image: Path, number: str, frame: int, case: _Case | None) -> tuple[dict, list[np.ndarray]]:
+    """What a frame's case says of it, and its polygons."""
+    polygons, nodules = [], pd.NA
     if case is None:
-        problems.append(f"no {number}.xml")
+        problems = [f"no {number}.xml"]
     elif case.broken:
-        problems.append(f"{number}.xml: {case.broken}")
+        problems = [f"{number}.xml: {case.broken}"]
     else:
         polygons, problems = _polygons(case.outlines.get(frame, []), image)
+        nodules = len(polygons)
     values = {} if case is None else case.values
-    tirads = values.get("tirads", pd.NA)
     row = {
-        "case": f"ddti/{stem}",
-        "image": str(image),
-        "label": pd.NA if tirads is pd.NA else TIRADS_LABEL[tirads],
+        "frame": image.stem,
         "patient": f"ddti-{number}",
-        "dataset": "ddti",
-        "frame": stem,
-        "pane": "full",
-        "tirads": tirads,
-        "age": values.get("age", pd.NA),
-        **{name: values.get(name, pd.NA) for name in TRAITS},
-        "nodules": len(polygons) if case is not None and not case.broken else pd.NA,
+        "label": TIRADS_LABEL.get(values.get("tirads"), pd.NA),
+        **{name: values.get(name, pd.NA) for name in ("tirads", "age", *TRAITS)},
+        "nodules": nodules,
         "mask_problem": "; ".join(dict.fromkeys(problems)) or pd.NA,
-        "patient_known": True,
-        "target": "nodule",
     }
     return row, polygons
 
 
 def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
+    with readable(path):
+        content = path.read_bytes()
     try:
-        root = fromstring(path.read_bytes())
+        root = fromstring(content)
     except DefusedXmlException:
         raise DataError(f"{path}: defines XML entities, which no DDTI file needs; download it again") from None
     except (ParseError, ValueError, LookupError) as error:
         return _Case(broken=f"not well-formed XML ({error})")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
     def note(problem: str, remedy: str) -> None:
         notes.append({"file": str(path), "problem": problem, "remedy": remedy})
 
     case = _Case({name: value for name in TRAITS if (value := _text(root, name))})
-    number = _text(root, "number")
+    number, age, tirads = _text(root, "number"), _text(root, "age"), _text(root, "tirads").lower()
     if number and number != path.stem:
         note(f"names case {number}; the file's name is used", "correct <number> or the file's name")
-    age = _text(root, "age")
     if _is_whole(age) and int(age) <= 120:
         case.values["age"] = int(age)
     elif age:
         note(f"age is {age!r}; left empty", "write whole years, or nothing")
-    tirads = _text(root, "tirads").lower()
     if tirads in TIRADS_LABEL:
         case.values["tirads"] = tirads
     elif tirads:
@@ -173,32 +155,27 @@ def _polygons(outlines: list[str], image: Path) -> tuple[list[np.ndarray], list[
         height, width = image_size(image)
     except ImageError as error:
         return [], [f"the frame cannot be read ({error})".replace(str(image), image.name)]
-    polygons, problems = [], []
-    for text in outlines:
-        if not text:
-            continue
+    polygons, problems, regions = [], [], []
+    for text in filter(None, outlines):
         try:
-            regions = json.loads(text)
+            found = json.loads(text)
+            regions += found if isinstance(found, list) else [found]
         except (ValueError, RecursionError):
             problems.append("svg is broken JSON")
-            continue
-        for region in regions if isinstance(regions, list) else [regions]:
-            points, unreadable = _points(region)
-            if unreadable:
-                problems.append(f"{unreadable} points of an outline have no x and y; drawn without them")
-            if len(points) < 3:
-                problems.append(f"an outline has {len(points)} points, at least 3 are needed; left out")
-                continue
-            outside = (points < 0).any(axis=1) | (points[:, 0] >= width) | (points[:, 1] >= height)
-            if not rasterise([points], (height, width)).any():
-                problems.append("an outline lies outside the frame; left out")
-                continue
+    for region in regions:
+        points, unreadable = _points(region)
+        outside = (points < 0).any(axis=1) | (points >= (width, height)).any(axis=1)
+        if unreadable:
+            problems.append(f"{unreadable} points of an outline have no x and y; drawn without them")
+        if len(points) < 3:
+            problems.append(f"an outline has {len(points)} points, at least 3 are needed; left out")
+        elif not rasterise([points], (height, width)).any():
+            problems.append("an outline lies outside the frame; left out")
+        else:
+            polygons.append(points)
             if outside.any():
                 problems.append(f"{int(outside.sum())} points of an outline lie outside the frame; cut at its edge")
-            polygons.append(points)
-    if not polygons and not problems:
-        problems.append("no outline drawn")
-    return polygons, problems
+    return polygons, problems or ([] if polygons else ["no outline drawn"])
 
 
 def _points(region: object) -> tuple[np.ndarray, int]:
@@ -224,37 +201,30 @@ def rasterise(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     return canvas.astype(bool)
 
 
-def _draw_masks(frames: dict[str, Path], drawings: dict[str, list[np.ndarray]]) -> dict[str, str]:
+def _draw_masks(frames: dict[str, Path], drawings: dict[str, list[np.ndarray]]) -> dict[str, Path]:
     """Mask files by frame, in a cache folder named by what is drawn, so that a changed outline never meets an old mask."""
     shapes = {stem: image_size(frames[stem]) for stem in drawings}
     digest = hashlib.sha256(_RASTER_VERSION.encode())
     for stem in sorted(drawings):
         digest.update(f"{stem} {shapes[stem]} {[polygon.tolist() for polygon in drawings[stem]]}\n".encode())
-    folder = paths.cache_dir() / "ddti-masks" / digest.hexdigest()[:16]
-    masks = {}
-    for stem, polygons in drawings.items():
-        path = folder / f"{stem}.png"
-        if not path.is_file():
-            with cache_errors(folder.parent):
-                write_png(path, rasterise(polygons, shapes[stem]))
-        masks[stem] = str(path)
-    return masks
+
+    def draw(folder: Path) -> None:
+        for stem, polygons in drawings.items():
+            write_png(folder / f"{stem}.png", rasterise(polygons, shapes[stem]))
+
+    folder = cached_folder(paths.cache_dir() / "ddti-masks" / digest.hexdigest()[:16], draw)
+    return {stem: folder / f"{stem}.png" for stem in drawings}
 
 
-def _note_frames_without_image(
-    folder: Path, cases: dict[str, _Case], frames: dict[str, Path], used: set[str], notes: list[dict[str, str]]
-) -> None:
+def _frames_without_image(folder: Path, cases: dict[str, _Case], frames: set[str]) -> list[dict[str, str]]:
+    notes = []
+    numbers = {stem.split("_")[0] for stem in frames}
     for number in sorted(cases, key=natural_order):
-        path = str(folder / f"{number}.xml")
-        if number not in used:
-            notes.append({"file": path, "problem": "no frame of this case is there", "remedy": f"restore {number}_1.jpg"})
-            continue
-        for frame in sorted(cases[number].outlines):
-            if f"{number}_{frame}" not in frames and any(cases[number].outlines[frame]):
-                notes.append(
-                    {
-                        "file": path,
-                        "problem": f"outlines frame {frame}, which is not there",
-                        "remedy": f"restore {number}_{frame}.jpg",
-                    }
-                )
+        drawn = [frame for frame, outlines in sorted(cases[number].outlines.items()) if any(outlines)]
+        missing = [f"{number}_{frame}" for frame in drawn if f"{number}_{frame}" not in frames]
+        problems = [(f"outlines frame {name.split('_')[1]}, which is not there", name) for name in missing]
+        if number not in numbers:
+            problems = [("no frame of this case is there", f"{number}_1")]
+        for problem, name in problems:
+            notes.append({"file": str(folder / f"{number}.xml"), "problem": problem, "remedy": f"restore {name}.jpg"})
+    return notes

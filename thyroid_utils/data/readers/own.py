@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -10,99 +11,83 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import IMAGE_SUFFIXES
 from thyroid_utils.data.readers.listing import (
-    BLANK,
-    Row,
+    LABELS,
+    case_table,
     entries,
     first_few,
+    image_rows,
     images_by_stem,
-    masks_without_image,
+    looked_up,
     missing_data,
-    path_or_na,
-    read_rows,
-    require_columns,
+    read_table,
     subfolder,
+    without_blanks,
 )
 from thyroid_utils.data.table import SPLITS, make_cases
 
 TARGETS = ("nodule", "gland")
 CLASS_FOLDERS = {
-    "benign": ("benign", "benigns", "benign_nodule", "benign_nodules", "benigno", "benigne", "b", "0"),
-    "malignant": (
-        "malignant",
-        "malignants",
-        "malignant_nodule",
-        "malignant_nodules",
-        "maligno",
-        "maligne",
-        "malign",
-        "malignancy",
-        "cancer",
-        "m",
-        "1",
-    ),
+    "benign": ("benign", "benigns", "benign_nodule", "benign_nodules", "b", "0"),
+    "malignant": ("malignant", "malignants", "malignant_nodule", "malignant_nodules", "cancer", "m", "1"),
 }
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-_MASK_WORDS = ("mask", "masks")
-_MASK_NAME = re.compile(r"(?P<image>.+)[_\-. ]mask(?:[_\-]?\d+)?", re.IGNORECASE)
+SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_EXPECTED = "benign/ and malignant/ (or train/, val/, test/ with these two in each)"
+_MASK = "mask|seg|segmentation|gt|label|roi|tumor"
+_MASK_NAME = re.compile(rf"(?P<image>.+)[_\-. ]({_MASK})([_\-]?\d+)?", re.IGNORECASE)
 _MANIFEST_COLUMNS = ("case", "mask", "label", "patient", "split", "target")
 
 
-def read_folders(root: Path, patient_pattern: str | None = None, target: str = "nodule") -> pd.DataFrame:
+def read_folders(
+    root: Path,
+    patient_pattern: str | None = None,
+    target: str = "nodule",
+    benign: str | None = None,
+    malignant: str | None = None,
+) -> pd.DataFrame:
     """Images sorted into `benign/` and `malignant/`, or into `train/benign/`, … `test/malignant/`, which fills `split`.
 
-    Case ids `benign/img_7` (`train/benign/img_7`). The usual spellings of the classes are known in upper and lower case.
-    The images lie in the class folder or in `images/` below it. A mask has its image's name, or that name and `_mask`; it
-    lies beside its image, in `benign/masks/`, in `benign_masks/` or in `masks/benign/`.
+    Case ids `benign/img_7` (`train/benign/img_7`). The images lie in the class folder or in `images/` below or above it. A mask
+    has its image's name, or that name and `_mask`, `_seg`, `_gt` or the like; it lies beside its image, in `benign/masks/`, in
+    `benign_masks/` or in `masks/benign/`.
 
     Args:
         root: the folder that holds the class folders.
         patient_pattern: regular expression with one group, searched in the file name without suffix; the group is the
             patient, for example `^(\\d+)_`. None counts each image as its own patient and sets `patient_known` to False.
         target: "nodule" or "gland", what the masks outline.
+        benign, malignant: what the class folders are called, where it is none of the usual spellings (`CLASS_FOLDERS`), in
+            upper or lower case.
     """
     if target not in TARGETS:
         raise DataError(f"folders: target is {target!r}; expected nodule or gland")
     pattern = _patient_pattern(patient_pattern)
-    expected = "benign/ and malignant/ (or train/, val/, test/ with these two in each)"
     if not root.is_dir():
-        raise missing_data("folders", root, expected)
+        raise missing_data("folders", root, _EXPECTED)
+    given = {"benign": benign, "malignant": malignant}
+    classes = {name: (_word(given[name]),) if given[name] else usual for name, usual in CLASS_FOLDERS.items()}
     found = {split: _only_folder([root], split, spellings) for split, spellings in SPLIT_FOLDERS.items()}
-    parents = {split: here for split, here in found.items() if here is not None}
-    if parents and any(_word(here.name) in spellings for here in entries(root) for spellings in CLASS_FOLDERS.values()):
+    parents = {split: folder for split, folder in found.items() if folder}
+    if parents and any(_word(here.name) in sum(classes.values(), ()) for here in entries(root)):
         raise DataError(f"{root}: class folders beside {first_few(parents)}/; move them into one of these, or these elsewhere")
-    rows, notes = [], _left_out([root], parents.values()) if parents else []
-    for split, parent in parents.items() if parents else [(None, root)]:
-        classes = _class_folders(parent, expected)
-        read = [place for folder in classes.values() for place in _folders_of_class(parent, folder)]
-        notes += _left_out([parent, *read], read)
-        for label, (name, folder) in enumerate(classes.items()):
-            images, masks = _images_and_masks(parent, folder)
-            notes += masks_without_image(masks, images)
-            prefix = f"{split}/{name}" if split else name
-            for stem, image in images.items():
-                case = f"{prefix}/{stem}"
-                rows.append(
-                    {
-                        "case": case,
-                        "image": str(image),
-                        "mask": path_or_na(masks.get(stem)),
-                        "label": label,
-                        "patient": _patient(pattern, image) if pattern else case,
-                        "dataset": "folders",
-                        "split": split or pd.NA,
-                        "patient_known": pattern is not None,
-                        "target": target,
-                    }
-                )
-    if not rows:
-        raise missing_data("folders", root, f"images in {expected}")
-    cases = make_cases(rows).astype({"target": "string"})
-    cases.attrs["notes"] = notes
+    parts, read = [], set()
+    for split, parent in parents.items() or [("", root)]:
+        for label, (name, spellings) in enumerate(classes.items()):
+            places = [place for place in (parent, subfolder(parent, "images", "image")) if place]
+            folder = _only_folder(places, name, spellings)
+            if folder is None:
+                raise missing_data("folders", parent, _EXPECTED)
+            images, masks, folders = _images_and_masks(parent, folder)
+            read |= folders
+            columns = {"label": label, "split": split or pd.NA, "patient_known": pattern is not None, "target": target}
+            if pattern:
+                columns["patient"] = {key: _patient(pattern, image) for key, image in images.items()}
+            parts.append(image_rows("folders", f"{split}/{name}/".lstrip("/"), images, masks, **columns))
+    if all(rows.empty for rows, _ in parts):
+        raise missing_data("folders", folder, "images in it")
+    cases = case_table(parts)
+    cases.attrs["notes"] += _left_out(root, read)
     return cases
 
 
@@ -124,59 +109,38 @@ def read_manifest(root: Path) -> pd.DataFrame:
     if not path.is_file():
         expected = "manifest.csv with a column image (and mask, label, patient, split, case, target as there are)"
         raise missing_data("manifest", path.parent if root.is_dir() else root, expected)
-    listed = read_rows(path)
-    require_columns(path, listed, ("image",), _MANIFEST_COLUMNS)
-    patients = [bool(row.given("patient")) for row in listed]
-    rows, seen, ids = [], {}, {}
-    for position, (row, patient_known) in enumerate(zip(listed, patients, strict=True), start=1):
-        image = _listed_file(path.parent, row, "image")
-        if image is None:
-            raise DataError(f"{row.place}: no image named; fill in the column image")
-        if image in seen:
-            raise DataError(f"{row.place}: {row.values['image']} is listed a second time (first in {seen[image]}); keep one row")
-        seen[image] = f"line {row.line}"
-        case = row.given("case") or f"row-{position:04d}"
-        if case in ids:
-            raise DataError(f"{row.place}: case {case} is there already (line {ids[case]}); give every image an id of its own")
-        ids[case] = row.line
-        rows.append(
-            {
-                "case": case,
-                "image": str(image),
-                "mask": path_or_na(_listed_file(path.parent, row, "mask")),
-                "label": row.label("label"),
-                "patient": row.values["patient"] if patient_known else case,
-                "dataset": "manifest",
-                "split": _one_of(row, "split", SPLITS, pd.NA),
-                "patient_known": patient_known,
-                "target": _one_of(row, "target", TARGETS, "nodule"),
-            }
-        )
-    table = pd.DataFrame(rows)
-    if "spacing_mm" in listed[0].values:
-        table["spacing_mm"] = pd.Series([row.given("spacing_mm") or pd.NA for row in listed], dtype="string")
-    for name in listed[0].values:
-        if name in ("dataset", "patient_known"):
+    listed = read_table(path, ("image",), _MANIFEST_COLUMNS)
+    told = listed.reindex(columns=["image", *_MANIFEST_COLUMNS]).astype("string")
+    if told["image"].isna().any():
+        raise DataError(f"{told.index[told['image'].isna()][0]}: no image named; fill in the column image")
+    images, masks = (
+        pd.Series([_listed_file(path.parent, place, name, text) for place, text in told[name].items()], told.index, "string")
+        for name in ("image", "mask")
+    )
+    _listed_once(images, told["image"], "keep one row")
+    case = told["case"].fillna(pd.Series([f"row-{number:04d}" for number in range(1, len(told) + 1)], told.index))
+    _listed_once(case, case, "give every image an id of its own")
+    columns = {
+        "case": case,
+        "image": images,
+        "mask": masks,
+        "label": looked_up(told["label"], LABELS),
+        "patient": told["patient"].map(_one_form, na_action="ignore").fillna(case),
+        "dataset": "manifest",
+        "split": looked_up(told["split"], dict(zip(SPLITS, SPLITS, strict=True))),
+        "patient_known": told["patient"].notna(),
+        "target": looked_up(told["target"], dict(zip(TARGETS, TARGETS, strict=True))).fillna("nodule"),
+    }
+    for name in listed.columns.difference(["", "image", *_MANIFEST_COLUMNS], sort=False):
+        if name in columns:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
-        if name and name not in table and name not in _MANIFEST_COLUMNS:
-            table[name] = _as_numbers(pd.Series([row.text(name) for row in listed], dtype="string"))
-    return make_cases(table).astype({"target": "string"})
+        columns[name] = without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
+    return make_cases(pd.DataFrame(columns)).astype({"target": "string"})
 
 
-def _class_folders(parent: Path, expected: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, spellings in CLASS_FOLDERS.items():
-        places = [place for place in (parent, subfolder(parent, "images", "image")) if place is not None]
-        folder = _only_folder(places, name, spellings)
-        if folder is None:
-            raise missing_data("folders", parent, expected)
-        found[name] = folder
-    return found
-
-
-def _only_folder(places: list[Path], name: str, spellings: tuple[str, ...]) -> Path | None:
+def _only_folder(places: list[Path], name: str, spellings: Iterable[str]) -> Path | None:
     """The folder in `places` that bears one of the spellings, None where there is none."""
-    matches = [here for place in places for here in entries(place) if here.is_dir() and _word(here.name) in spellings]
+    matches = [here for place in places for here in entries(place) if _word(here.name) in spellings and here.is_dir()]
     if len(matches) > 1:
         raise DataError(f"{places[0]}: two folders for {name}, {matches[0].name}/ and {matches[1].name}/; put them together")
     return matches[0] if matches else None
@@ -186,55 +150,45 @@ def _word(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
-def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    inner = subfolder(folder, "images", "image")
-    files = images_by_stem(inner or folder)
-    masks: dict[str, Path] = {}
-
-    def add(stem: str, mask: Path) -> None:
-        named = _MASK_NAME.fullmatch(stem)
-        key = stem if stem in images or not named else named["image"]
-        if key in masks:
-            raise DataError(f"{folder}: two masks for {key}, {masks[key].name} and {mask.name}; merge them into one file")
-        masks[key] = mask
-
-    beside = {stem for stem in files if (named := _MASK_NAME.fullmatch(stem)) and named["image"] in files}
-    images = {stem: path for stem, path in files.items() if stem not in beside}
-    for stem in files:
-        if stem in beside:
-            add(stem, files[stem])
-    for place in _mask_folders(parent, folder):
-        for stem, mask in images_by_stem(place).items():
-            add(stem, mask)
-    return images, masks
-
-
-def _mask_folders(parent: Path, folder: Path) -> list[Path]:
-    shared = [subfolder(place, *_MASK_WORDS) for place in {parent, folder.parent}]
-    candidates = [
-        subfolder(folder, *_MASK_WORDS),
-        *(subfolder(parent, f"{folder.name}{gap}{word}") for gap in "_- " for word in _MASK_WORDS),
-        *(subfolder(place, folder.name) for place in shared if place is not None),
+def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict[str, Path], set[Path]]:
+    """The images and masks of one class by key, and the folders that they were read from."""
+    place = subfolder(folder, "images", "image") or folder
+    words = ("mask", "masks")
+    shared = [subfolder(above, *words) for above in {parent, folder.parent}]
+    mask_folders = [
+        subfolder(folder, *words),
+        *(subfolder(parent, f"{folder.name}{gap}{word}") for gap in "_- " for word in words),
+        *(subfolder(above, folder.name) for above in shared if above),
     ]
-    return [place for place in candidates if place is not None]
+    mask_folders = [here for here in mask_folders if here]
+    files = images_by_stem(place)
+    images = {stem: path for stem, path in files.items() if _masked(stem) not in files}
+    found = [(stem, path) for stem, path in files.items() if stem not in images]
+    found += [item for here in mask_folders for item in images_by_stem(here).items()]
+    masks: dict[str, Path] = {}
+    for stem, path in found:
+        key = stem if stem in images else _masked(stem) or stem
+        if key in masks:
+            raise DataError(f"{folder}: two masks for {key}, {masks[key].name} and {path.name}; merge them into one file")
+        masks[key] = path
+    return images, masks, {place, *mask_folders}
 
 
-def _folders_of_class(parent: Path, folder: Path) -> list[Path]:
-    """Every folder from which the images and masks of one class are read, or which only holds such folders."""
-    inner = subfolder(folder, "images", "image")
-    masks = _mask_folders(parent, folder)
-    return [folder, *([inner] if inner else []), *masks, *(place.parent for place in (folder, *masks))]
+def _masked(stem: str) -> str | None:
+    """The image that a name such as img_7_mask belongs to; None where it is no mask's name."""
+    named = _MASK_NAME.fullmatch(stem)
+    return named["image"] if named else None
 
 
-def _left_out(folders: list[Path], read: Iterable[Path]) -> list[dict[str, str]]:
-    """Notes on images that lie loose in the first of `folders`, or in a folder within any of them that is not `read`."""
+def _left_out(root: Path, read: set[Path]) -> list[dict[str, str]]:
+    """Notes on images that lie in folders, however deep, which were not read."""
     notes = []
-    unread = {place for folder in folders for place in entries(folder) if place.is_dir()} - {*read}
-    for place in sorted({folders[0], *unread}):
-        images = len(images_by_stem(place))
-        if images:
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith((".", "__MACOSX")))
+        images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") for name in names)
+        if images and Path(folder) not in read:
             problem = f"{images} images outside the folders of benign and malignant ones; left out"
-            notes.append({"file": str(place), "problem": problem, "remedy": "move them, or list them in a manifest"})
+            notes.append({"file": folder, "problem": problem, "remedy": "move them, or list them in a manifest"})
     return notes
 
 
@@ -257,39 +211,44 @@ def _patient(pattern: re.Pattern, image: Path) -> str:
     return found[1]
 
 
-def _listed_file(folder: Path, row: Row, column: str) -> Path | None:
-    """The file that a row names, below `folder`; None where the column is blank."""
-    text = row.given(column)
-    if not text:
-        return None
+def _one_form(patient: str) -> str:
+    """One spelling of a patient's id: letters composed, and 7.0, which programs make of 7 beside an empty field, as 7."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFC", patient))
+
+
+def _listed_once(values: pd.Series, shown: pd.Series, remedy: str) -> None:
+    again = values[values.duplicated()]
+    if len(again):
+        place, first = again.index[0], values.index[values == again.iloc[0]][0]
+        line = first.rpartition(" line ")[2]
+        raise DataError(f"{place}: {shown[place]} is listed a second time (first in line {line}); {remedy}")
+
+
+def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
+    """The file that a row names, below `folder`; NA where it names none."""
+    if pd.isna(text):
+        return pd.NA
     relative = text.replace("\\", "/")
     if PurePosixPath(relative).is_absolute() or PureWindowsPath(text).drive:
-        raise DataError(f"{row.place}: {column} {text!r} is an absolute path; write it as seen from the CSV's folder")
+        raise DataError(f"{place}: {column} {text!r} is an absolute path; write it as seen from the CSV's folder")
     try:
-        top = folder.resolve()
         forms = [relative, *(unicodedata.normalize(form, relative) for form in ("NFC", "NFD"))]
         path = next((here for form in forms if (here := (folder / form)).is_file()), folder / relative)
-        inside = path.resolve().is_relative_to(top)
+        inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{row.place}: {column} {text!r} cannot be followed ({error}); correct the path") from None
+        raise DataError(f"{place}: {column} {text!r} cannot be followed ({error}); correct the path") from None
     if not inside:
-        raise DataError(f"{row.place}: {column} {text!r} leads out of {folder}; move the CSV to the folder that holds all files")
+        remedy = "move the CSV to the folder that holds all files"
+        raise DataError(f"{place}: {column} {text!r} leads out of {folder}, by itself or by a link; {remedy}")
     if not path.is_file():
-        raise DataError(f"{row.place}: no file {text!r} in {folder}; correct the {column}'s path or restore the file")
-    return path
-
-
-def _one_of(row: Row, column: str, allowed: tuple[str, ...], blank):
-    value = row.given(column)
-    if value and value.lower() not in allowed:
-        raise DataError(f"{row.place}: {column} is {value!r}; expected {', '.join(allowed)} or nothing: correct it")
-    return value.lower() if value else blank
+        raise DataError(f"{place}: no file {text!r} in {folder}; correct the {column}'s path or restore the file")
+    return str(path)
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
     """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
-    values = column[~column.str.lower().isin(BLANK)].dropna()
-    if values.empty or values.str.fullmatch(r"0\d+|\d{16,}").any():
+    values = without_blanks(column)
+    if values.isna().all() or values.str.fullmatch(r"0\d+|\d{16,}").any():
         return column
     numbers = pd.to_numeric(values, errors="coerce")
-    return column if numbers.isna().any() else pd.to_numeric(column.where(column.index.isin(values.index)))
+    return column if numbers[values.notna()].isna().any() else numbers

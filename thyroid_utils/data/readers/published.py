@@ -3,33 +3,110 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.readers.ddti_release import holds_release, read_release
+from thyroid_utils.common.errors import DataError, readable
+from thyroid_utils.data.readers.ddti_release import case_files, read_release
 from thyroid_utils.data.readers.listing import (
-    Row,
+    LABELS,
+    case_table,
     entries,
     first_few,
+    image_rows,
     images_by_stem,
-    masks_without_image,
+    looked_up,
     missing_data,
-    path_or_na,
-    read_rows,
-    require_columns,
-    set_folder,
+    read_table,
     stem_key,
     subfolder,
 )
-from thyroid_utils.data.table import make_cases
-
-DDTI_SOURCE = "cimalab.unal.edu.co (Pedraza et al. 2015, doi 10.1117/12.2073532)"
-TRFE_SOURCE = "github haifangong/TRFE-Net-for-thyroid-nodule-segmentation (Gong et al., TRFE-Net and TRFE+)"
-TNSCUI_SOURCE = "tn-scui2020.grand-challenge.org (TN-SCUI 2020 challenge, MICCAI 2020)"
 
 FOLDS = range(5)
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """Where a set is published, the tree that is expected, and the folder of images by which it is known."""
+
+    name: str
+    source: str
+    expected: str
+    images: str
+
+    def folder(self, root: Path, or_holding: Callable[[Path], Sized] | None = None) -> Path:
+        """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does."""
+        named = subfolder(root, self.name)
+        for folder in filter(None, (root, named)):
+            if folder.is_dir() and (_below(folder, self.images) or (or_holding and or_holding(folder))):
+                return folder
+        raise self.missing(named or root, self.expected)
+
+    def missing(self, folder: Path, expected: str) -> DataError:
+        """The error for a set, or a part of it, that is not there."""
+        return missing_data(self.name, folder, expected, self.source)
+
+    def files(self, folder: Path, images: str, masks: str) -> tuple[dict[str, Path], dict[str, Path]]:
+        """The images and masks of two folders of the set by key; DataError where there is no image."""
+        found = images_by_stem(_below(folder, images))
+        if not found:
+            raise self.missing(folder, f"images in {images}/")
+        return found, images_by_stem(_below(folder, masks))
+
+    def listed(
+        self, path: Path, images: dict[str, Path], label: str, required: Sequence[str], known: Sequence[str] = (), header=()
+    ) -> pd.DataFrame:
+        """The rows of a table by the key of the image that their first column names; `label` is read as 0, 1 or NA.
+
+        Raises:
+            DataError: an image listed twice, or a row without an image.
+        """
+        if not path.is_file():
+            raise self.missing(path.parent, f"{path.name} ({','.join(required)})")
+        rows = read_table(path, required, known, header)
+        rows = rows.reindex(columns=[*required, *known]).astype("string")
+        if header and str(rows[label].iloc[0]).lower() == label:  # published without a header; copies sometimes have one
+            rows = rows.iloc[1:]
+        keys = rows[required[0]].fillna("").map(stem_key)
+        if keys.duplicated().any():
+            place = keys.index[keys.duplicated()][0]
+            raise DataError(f"{place}: {rows.at[place, required[0]]} is listed a second time; keep one row")
+        absent = keys[~keys.isin(list(images))]
+        if len(absent):
+            remedy = "restore the files or drop the rows"
+            raise DataError(f"{path}: {len(absent)} rows have no image file ({first_few(absent)}); {remedy}")
+        return rows.assign(label=looked_up(rows[label], LABELS), place=rows.index).set_index(pd.Index(keys))
+
+    def table(self, folder: Path) -> Path:
+        """The one CSV file of a folder; `labels.csv` or `train.csv` where there are several."""
+        tables = [path for path in entries(folder) if path.suffix.lower() == ".csv"]
+        named = [path for path in tables if path.name.lower() in ("labels.csv", "train.csv")]
+        if len(tables) == 1 or len(named) == 1:
+            return (named or tables)[0]
+        if not tables:
+            raise self.missing(folder, self.expected)
+        raise DataError(f"{self.name}: {len(tables)} CSV files in {folder} ({first_few(p.name for p in tables)}); keep one")
+
+
+DDTI = PublishedSet(
+    "ddti",
+    "cimalab.unal.edu.co (Pedraza et al. 2015, doi 10.1117/12.2073532)",
+    "image/, mask/ and labels.csv, or NNN.xml beside NNN_K.jpg (the original release)",
+    "image",
+)
+_TRFE = "github haifangong/TRFE-Net-for-thyroid-nodule-segmentation (Gong et al., TRFE-Net and TRFE+)"
+_TN3K_TREE = "trainval-image/, trainval-mask/, test-image/, test-mask/, label4trainval.csv and label4test.csv"
+TN3K = PublishedSet("tn3k", _TRFE, _TN3K_TREE, "trainval-image")
+TG3K = PublishedSet("tg3k", _TRFE, "thyroid-image/ and thyroid-mask/", "thyroid-image")
+TNSCUI = PublishedSet(
+    "tnscui",
+    "tn-scui2020.grand-challenge.org (TN-SCUI 2020 challenge, MICCAI 2020)",
+    "image/, mask/ and a CSV with columns ID and CATE",
+    "image",
+)
 
 
 def read_ddti(root: Path) -> pd.DataFrame:
@@ -38,37 +115,20 @@ def read_ddti(root: Path) -> pd.DataFrame:
     Frames with a table: `image/`, `mask/` and `labels.csv` with columns file, case, frame, pane, tirads, label. The original
     release: `NNN.xml` beside `NNN_K.jpg` (see `thyroid_utils.data.readers.ddti_release`).
     """
-    expected = "image/, mask/ and labels.csv, or NNN.xml beside NNN_K.jpg (the original release)"
-    folder = set_folder("ddti", root, lambda here: _has_images_and_csv(here) or holds_release(here), expected, DDTI_SOURCE)
-    if not _has_images_and_csv(folder):
+    folder, texts = DDTI.folder(root, or_holding=case_files), ("frame", "pane", "tirads")
+    if not _below(folder, DDTI.images):
         return read_release(folder)
-    path = _table_of("ddti", folder, expected, DDTI_SOURCE)
-    listed = _listed_rows(path, "file", "case", known=("frame", "pane", "tirads", "label"))
-    images = images_by_stem(subfolder(folder, "image", "images"))
-    unlisted = [image.name for key, image in images.items() if key not in listed]
+    (images, masks), path = DDTI.files(folder, "image", "mask"), DDTI.table(folder)
+    listed = DDTI.listed(path, images, "label", ("file", "case"), (*texts, "label"))
+    unlisted = [image.name for key, image in images.items() if key not in listed.index]
     if unlisted:
         raise DataError(f"{path}: no row for {len(unlisted)} images ({first_few(unlisted)}); add their rows or remove the files")
-    _require_images(path, listed, images)
-    masks = _masks(folder)
-    rows = []
-    for key, image in images.items():
-        row = listed[key]
-        if not row.values["case"]:
-            raise DataError(f"{row.place}: no case number; a split by patient needs it: fill it in")
-        rows.append(
-            {
-                "case": f"ddti/{key}",
-                "image": str(image),
-                "mask": path_or_na(masks.get(key)),
-                "label": row.label("label"),
-                "patient": f"ddti-{row.values['case']}",
-                "dataset": "ddti",
-                "frame": row.text("frame"),
-                "pane": row.text("pane"),
-                "tirads": row.text("tirads"),
-            }
-        )
-    return _finished(rows, masks_without_image(masks, images), patient_known=True)
+    unknown = listed["place"][listed["case"].isna()]
+    if len(unknown):
+        raise DataError(f"{unknown.iloc[0]}: no case number; a split by patient needs it: fill it in")
+    columns = listed[["label", *texts]].to_dict()
+    patients = ("ddti-" + listed["case"]).to_dict()
+    return case_table([image_rows("ddti", "ddti/", images, masks, **columns, patient=patients, patient_known=True)], texts)
 
 
 def read_tnscui(root: Path) -> pd.DataFrame:
@@ -76,25 +136,10 @@ def read_tnscui(root: Path) -> pd.DataFrame:
 
     No patient ids are published. Images without a row have no label, images without a mask file have no mask.
     """
-    expected = "image/, mask/ and a CSV with columns ID and CATE"
-    folder = set_folder("tnscui", root, _has_images_and_csv, expected, TNSCUI_SOURCE)
-    path = _table_of("tnscui", folder, expected, TNSCUI_SOURCE)
-    listed = _listed_rows(path, "id", "cate")
-    images = images_by_stem(subfolder(folder, "image", "images"))
-    _require_images(path, listed, images)
-    masks = _masks(folder)
-    rows = [
-        {
-            "case": f"tnscui/{key}",
-            "image": str(image),
-            "mask": path_or_na(masks.get(key)),
-            "label": listed[key].label("cate") if key in listed else pd.NA,
-            "patient": f"tnscui/{key}",
-            "dataset": "tnscui",
-        }
-        for key, image in images.items()
-    ]
-    return _finished(rows, masks_without_image(masks, images))
+    folder = TNSCUI.folder(root)
+    images, masks = TNSCUI.files(folder, "image", "mask")
+    listed = TNSCUI.listed(TNSCUI.table(folder), images, "cate", ("id", "cate"))
+    return case_table([image_rows("tnscui", "tnscui/", images, masks, label=listed["label"].to_dict())])
 
 
 def read_tg3k(root: Path) -> pd.DataFrame:
@@ -103,25 +148,11 @@ def read_tg3k(root: Path) -> pd.DataFrame:
     The frames come from 16 videos whose bounds are not published: until they are recovered (`recover_videos`) each frame
     counts as its own patient, and a split of this table leaks.
     """
-    expected = "thyroid-image/ and thyroid-mask/"
-    folder = set_folder("tg3k", root, lambda here: subfolder(here, "thyroid-image") is not None, expected, TRFE_SOURCE)
-    images = images_by_stem(subfolder(folder, "thyroid-image"))
-    if not images:
-        raise missing_data("tg3k", folder / "thyroid-image", "NNNN.jpg in it", TRFE_SOURCE)
-    mask_folder = subfolder(folder, "thyroid-mask")
-    masks = images_by_stem(mask_folder) if mask_folder else {}
-    rows = [
-        {
-            "case": f"tg3k/{key}",
-            "image": str(image),
-            "mask": path_or_na(masks.get(key)),
-            "patient": f"tg3k/{key}",
-            "dataset": "tg3k",
-        }
-        for key, image in images.items()
-    ]
+    folder = TG3K.folder(root)
+    images, masks = TG3K.files(folder, "thyroid-image", "thyroid-mask")
     frames = [int(key) if key.isdecimal() else pd.NA for key in images]
-    return _finished(rows, masks_without_image(masks, images), target="gland").assign(frame=pd.array(frames, "Int64"))
+    cases = case_table([image_rows("tg3k", "tg3k/", images, masks, target="gland")])
+    return cases.assign(frame=pd.array(frames, "Int64"))
 
 
 def read_tn3k(root: Path, fold: int | None = None) -> pd.DataFrame:
@@ -132,66 +163,44 @@ def read_tn3k(root: Path, fold: int | None = None) -> pd.DataFrame:
             `label4test.csv` and `tn3k-trainval-fold0.json` … `fold4.json`, or its parent.
         fold: 0 to 4 takes `train` and `val` from that file; None makes all of trainval `train`.
     """
-    expected = "trainval-image/, trainval-mask/, test-image/, test-mask/, label4trainval.csv and label4test.csv"
-    folder = set_folder("tn3k", root, lambda here: subfolder(here, "trainval-image") is not None, expected, TRFE_SOURCE)
-    rows, notes = [], []
+    folder = TN3K.folder(root)
+    parts = []
     for part in ("trainval", "test"):
-        image_folder = subfolder(folder, f"{part}-image")
-        images = images_by_stem(image_folder) if image_folder else {}
-        if not images:
-            raise missing_data("tn3k", folder, f"images in {part}-image/", TRFE_SOURCE)
-        labels = _tn3k_labels(folder / f"label4{part}.csv", images)
-        split = dict.fromkeys(images, "test") if part == "test" else _tn3k_split(folder, images, fold)
-        mask_folder = subfolder(folder, f"{part}-mask")
-        masks = images_by_stem(mask_folder) if mask_folder else {}
-        notes += masks_without_image(masks, images)
-        rows += [
-            {
-                "case": f"tn3k/{part}/{key}",
-                "image": str(image),
-                "mask": path_or_na(masks.get(key)),
-                "label": labels.get(key, pd.NA),
-                "patient": f"tn3k/{part}/{key}",
-                "dataset": "tn3k",
-                "split": split.get(key, pd.NA),
-            }
-            for key, image in images.items()
-        ]
-    return _finished(rows, notes)
+        images, masks = TN3K.files(folder, f"{part}-image", f"{part}-mask")
+        names = ("name", "label")
+        labels = TN3K.listed(folder / f"label4{part}.csv", images, "label", names, header=names)["label"].to_dict()
+        split = "test" if part == "test" else "train"
+        if part == "trainval" and fold is not None:
+            split = _tn3k_sides(folder, list(images), fold)
+        parts.append(image_rows("tn3k", f"tn3k/{part}/", images, masks, label=labels, split=split))
+    return case_table(parts)
 
 
-def _tn3k_labels(path: Path, images: dict[str, Path]) -> dict:
-    if not path.is_file():
-        raise missing_data("tn3k", path.parent, f"{path.name} (name,label)", TRFE_SOURCE)
-    rows = read_rows(path, columns=("name", "label"))
-    if rows and rows[0].values["label"].lower() == "label":  # the published files have no header, copies sometimes do
-        rows = rows[1:]
-    listed = _by_stem(rows, "name")
-    _require_images(path, listed, images)
-    return {key: row.label("label") for key, row in listed.items()}
+def _below(folder: Path, name: str) -> Path | None:
+    return subfolder(folder, name, f"{name}s")
 
 
-def _tn3k_split(folder: Path, images: dict[str, Path], fold: int | None) -> dict[str, str]:
-    if fold is None:
-        return dict.fromkeys(images, "train")
+def _tn3k_sides(folder: Path, names: list[str], fold: int) -> dict[str, str]:
+    """Image → "train" or "val" of an official fold."""
     if fold not in FOLDS:
         raise DataError(f"tn3k: fold is {fold!r}; expected 0 to {max(FOLDS)}, or None for all of trainval")
     path = folder / f"tn3k-trainval-fold{fold}.json"
     if not path.is_file():
-        raise missing_data("tn3k", folder, f"{path.name} (or fold=None)", TRFE_SOURCE)
-    names = list(images)
+        raise TN3K.missing(folder, f"{path.name} (or fold=None)")
+    with readable(path):
+        content = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        sides = {name: {_frame_name(entry, names) for entry in content[name]} for name in ("train", "val")}
+        content = json.loads(content)
+        train, val = ({_frame_name(entry, names) for entry in content[side]} for side in ("train", "val"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f'{path}: not {{"train": [names], "val": [names]}} ({error!r}); download it again') from None
-    both = sides["train"] & sides["val"]
-    if both:
-        raise DataError(f"{path}: {len(both)} images are in train and in val ({first_few(sorted(both))}); correct the file")
-    absent = sorted((sides["train"] | sides["val"]) - set(images))
+    if train & val:
+        both = sorted(train & val)
+        raise DataError(f"{path}: {len(both)} images are in train and in val ({first_few(both)}); correct the file")
+    absent = sorted((train | val) - set(names))
     if absent:
         raise DataError(f"{path}: {len(absent)} names have no image in trainval-image/ ({first_few(absent)}); restore the images")
-    return {name: side for side, frames in sides.items() for name in frames}
+    return dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
 
 
 def _frame_name(entry: object, names: list[str]) -> str:
@@ -199,56 +208,3 @@ def _frame_name(entry: object, names: list[str]) -> str:
     if isinstance(entry, int):
         return names[entry] if 0 <= entry < len(names) else f"position {entry}"
     return stem_key(str(entry))
-
-
-def _has_images_and_csv(folder: Path) -> bool:
-    return subfolder(folder, "image", "images") is not None and any(path.suffix.lower() == ".csv" for path in entries(folder))
-
-
-def _table_of(dataset: str, folder: Path, expected: str, published: str) -> Path:
-    """The one CSV file of a folder; `labels.csv` or `train.csv` where there are several."""
-    tables = [path for path in entries(folder) if path.suffix.lower() == ".csv" and path.is_file()]
-    named = [path for path in tables if path.name.lower() in ("labels.csv", "train.csv")]
-    if len(tables) == 1 or len(named) == 1:
-        return (named or tables)[0]
-    if not tables:
-        raise missing_data(dataset, folder, expected, published)
-    raise DataError(f"{dataset}: {len(tables)} CSV files in {folder} ({first_few(path.name for path in tables)}); keep one")
-
-
-def _listed_rows(path: Path, *required: str, known: tuple[str, ...] = ()) -> dict[str, Row]:
-    rows = read_rows(path)
-    require_columns(path, rows, required, known)
-    return _by_stem(rows, required[0])
-
-
-def _by_stem(rows: list[Row], column: str) -> dict[str, Row]:
-    listed: dict[str, Row] = {}
-    for row in rows:
-        key = stem_key(row.values[column])
-        if key in listed:
-            raise DataError(f"{row.place}: {row.values[column]} is listed a second time; keep one row")
-        listed[key] = row
-    return listed
-
-
-def _require_images(path: Path, listed: dict[str, Row], images: dict[str, Path]) -> None:
-    absent = [key for key in listed if key not in images]
-    if absent:
-        raise DataError(
-            f"{path}: {len(absent)} rows have no image file ({first_few(absent)}); restore the files or drop the rows"
-        )
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    found = subfolder(folder, "mask", "masks")
-    return images_by_stem(found) if found else {}
-
-
-def _finished(
-    rows: list[dict], notes: list[dict[str, str]], *, patient_known: bool = False, target: str = "nodule"
-) -> pd.DataFrame:
-    cases = make_cases([{**row, "patient_known": patient_known, "target": target} for row in rows])
-    cases = cases.astype({name: "string" for name in ("frame", "pane", "tirads", "target") if name in cases})
-    cases.attrs["notes"] = notes
-    return cases
