@@ -1,4 +1,4 @@
-"""The case table's types, refusals and fingerprint, and the numbers that describe images, on frames drawn so that they are known."""
+"""The case table's types, refusals and fingerprint, and the numbers that describe images, on frames whose numbers are known."""
 
 from __future__ import annotations
 
