@@ -19,7 +19,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.scores.estimates import drawn_patients, patient_bootstrap_scores
-from thyroid_utils.scores.labels import SCORES, Ranked
+from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
 
 SECONDS = 5
 GIGABYTES = 1
@@ -62,7 +62,7 @@ def main() -> int:
         drawn = np.concatenate([members[code] for code in np.repeat(np.arange(options.patients), counts)])
         looped.append(roc_auc_score(labels[drawn], probabilities[drawn]))
     loop = time.perf_counter() - started
-    vectorised = Ranked(labels.astype(bool), probabilities, codes).scores(draws.astype(float), ("auc",), 0.9)["auc"]
+    vectorised = Weighed(Labelled(labels.astype(bool), probabilities), draws[codes].astype(float)).score("auc")
     difference = float(np.abs(vectorised - looped).max())
 
     ratio = (loop / options.loop) / (ours / options.resamples)

@@ -18,8 +18,8 @@ from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.probabilities import decision_curve, risk_coverage
+from thyroid_utils.scores.estimates import Estimate, benefit_curve
+from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, map_errors, mask_row
 from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors
 from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, lost_dice, nodule_frame_errors
@@ -225,7 +225,7 @@ def test_risk_coverage_draws_the_curve_and_its_area(called):
 
 
 def test_decision_curve_draws_models_and_both_references():
-    curve = decision_curve(LABELS, PROBABILITIES)
+    curve = benefit_curve(LABELS, PROBABILITIES, range(len(LABELS)))
     figure = errors.decision_curve({"ResNet18": curve, "VGG16": curve}, "n = 48 images")
     lines = figure.axes[0].lines
     for line, column in zip(lines, ["net_benefit", "net_benefit", "treat_all", "treat_none"], strict=True):

@@ -10,7 +10,8 @@ import pytest
 
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import error_analysis as errors
-from thyroid_utils.scores.probabilities import decision_curve, risk_coverage
+from thyroid_utils.scores.estimates import benefit_curve
+from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis.error_analysis import decision_errors, failure_modes, map_errors, mask_row
 from thyroid_utils.studies.error_analysis.label_errors import rank_label_errors
 from thyroid_utils.studies.error_analysis.mask_errors import lost_dice, nodule_frame_errors, outliers_of
@@ -48,7 +49,9 @@ def figures(decisions: pd.DataFrame) -> dict[str, bool]:
         "calibration": drawn(errors.calibration_by_subgroup(subgroup_calibration(results, GROUPS, patients, deals=19))),
         "risk": drawn(errors.risk_coverage({"single": risk_coverage(doubt, found.images["wrong"])})),
         "conformal": drawn(errors.conformal_bars(coverage(sets, results["label"], patients, resamples=20), 0.1)),
-        "decisions": drawn(errors.decision_curve({"tiny": decision_curve(results["label"], results["probability"])})),
+        "decisions": drawn(
+            errors.decision_curve({"tiny": benefit_curve(results["label"], results["probability"], ["a"] * len(results))})
+        ),
         "suspects": bool(rank_label_errors(results["label"], results["probability"], patients)["suspect"].any()),
     }
 

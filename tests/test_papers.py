@@ -8,7 +8,7 @@ import pytest
 from thyroid_utils.models import SEGMENTERS
 from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.labels import SCORES, scores_from_counts
+from thyroid_utils.scores.labels import SCORES, Counted
 from thyroid_utils.studies.papers import PAPERS, beside_reported, reported_scores, whole_counts
 
 RANGE = {"images": range(600, 720), "prevalence": (0.35, 0.65)}
@@ -83,8 +83,8 @@ def test_one_division_of_the_classes_explains_all_of_paper_000s_table():
         found = whole_counts(**RANGE, scores=scores)
         assert found, model
         for counts in found:
-            computed = scores_from_counts(*counts)
-            assert [round(float(computed[name]), 4) for name in ("accuracy", "precision", "sensitivity", "f1")] == list(scores)
+            table = Counted(*counts)
+            assert [round(float(table.score(name)), 4) for name in ("accuracy", "precision", "sensitivity", "f1")] == list(scores)
         divisions.append({(tp + fn, fp + tn) for tp, fp, fn, tn in found})
     assert set.intersection(*divisions) == {(329, 329)}
 

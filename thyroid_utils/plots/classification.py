@@ -98,7 +98,7 @@ def reliability(comparison: ClassifierComparison, bins: int = 8) -> Figure:
     figure, axes = new_figure(1, len(models), 3.0, sharey=True)
     for place, model in zip(axes[0], models, strict=True):
         for found, colour, name in zip(comparison.calibrated(model), (NEUTRAL, ACCENT), ("as trained", "scaled"), strict=True):
-            table = reliability_table(found["label"], found["probability"], bins, equal="count").dropna()
+            table = reliability_table(found["label"], found["probability"], bins)
             place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
         place.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
         temperatures = ", ".join(f"{value:.2g}" for value in comparison.temperatures[model])

@@ -227,7 +227,7 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figu
     """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability; None for no curve.
 
     Args:
-        curves: model → `scores.probabilities.decision_curve`, all of the same images; intervals are drawn as bands.
+        curves: model → `scores.estimates.benefit_curve`, all of the same images; intervals are drawn as bands.
         tested: stands above, such as `ClassifierComparison.tested`.
     """
     curves = defined(curves)

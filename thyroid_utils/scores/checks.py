@@ -10,6 +10,9 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 
+# Of a 2 × 2 table, of images or of pixels; positive is malignant, or nodule.
+COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+
 
 def checked_labels(labels: Sequence[int], where: str) -> np.ndarray:
     """Labels as bool (n,), True for malignant. Raises ValueError where they are not a list of 0 and 1, naming `where`."""

@@ -22,14 +22,21 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from thyroid_utils.scores.checks import check_level, checked_labels, checked_probabilities, need_both_classes, patient_codes
-from thyroid_utils.scores.labels import SCORES, Ranked, Scorer, checked_names
-from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values, decision_curve
+from thyroid_utils.scores.checks import (
+    COUNTS,
+    check_level,
+    checked_labels,
+    checked_probabilities,
+    need_both_classes,
+    patient_codes,
+)
+from thyroid_utils.scores.labels import SCORES, SHARES, Labelled, Weighed, checked_names
+from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
 POWER = 0.8  # of the tests whose detectable difference is reported
+MOST_UNDEFINED = 0.1  # share of resamples without a score above which there is no interval
 # Images × resamples held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times as long.
 BLOCK_VALUES = 2**16
-MOST_UNDEFINED = 0.1
 DEFAULT_SCORES = tuple(SCORES)
 
 
@@ -135,53 +142,6 @@ def seed_summary(values: Sequence[float]) -> SeedSummary:
     return SeedSummary(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else np.nan, len(known))
 
 
-def patient_bootstrap(
-    values: Sequence[float],
-    patients: Sequence[str],
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """A statistic over images with the percentile interval of the bootstrap that draws whole patients with replacement.
-
-    Args:
-        values: one number an image, shape (n,); NaN is left out.
-        patients: the patient of each, shape (n,).
-        statistic: maps an array of values to a number.
-        resamples: how many sets of patients are drawn.
-        level: coverage of the interval, in (0, 1).
-        seed: same seed, same interval.
-
-    Raises:
-        ValueError: lengths differ, a patient is missing, or `level` is not in (0, 1).
-
-    Reference:
-        Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: resampling clusters.
-    """
-    values, patients = np.asarray(values, dtype=float), np.asarray(patients, dtype=object)
-    if values.shape != patients.shape or values.ndim != 1:
-        raise ValueError(
-            f"patient_bootstrap: values have shape {values.shape}, patients {patients.shape}; expected two equal (n,)"
-        )
-    check_level(level, "patient_bootstrap")
-    patient_codes(patients, len(values), "patient_bootstrap")
-    known = ~np.isnan(values)
-    values = values[known]
-    codes, count = patient_codes(patients[known], len(values), "patient_bootstrap")
-    if not len(values):
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    estimate = float(statistic(values))
-    if count < 2:
-        return Estimate(estimate, np.nan, np.nan, len(values), count)
-    members = [values[codes == code] for code in range(count)]
-    random = np.random.default_rng(seed)
-    drawn = [statistic(np.concatenate([members[code] for code in random.integers(count, size=count)])) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(estimate, float(low), float(high), len(values), count)
-
-
 def proportion_interval(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion of independent trials (patients, not images), in [0, 1]; NaN for no trials.
 
@@ -208,13 +168,109 @@ def drawn_patients(patients: int, resamples: int, images: int, seed: int) -> Ite
         yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """One score of one model: its value, its values in the resamples (resamples,), and the patients behind a proportion."""
+def resample(
+    score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A score of all images, and of the images of patients drawn with replacement: the bootstrap that all intervals rest on.
 
-    value: float
-    resamples: np.ndarray
-    behind: int
+    Args:
+        score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
+        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
+        resamples: how many sets of patients are drawn.
+        seed: same seed, same sets, so that scores of the same images can be subtracted.
+
+    Returns:
+        the score (…,) and the resampled ones (…, resamples), without a column for a single patient, who says nothing when drawn
+        again and again.
+
+    Raises:
+        ValueError: no resample.
+    """
+    if resamples < 1:
+        raise ValueError(f"bootstrap: {resamples} resamples; expected at least 1, 1000 or more for an interval")
+    value, patients = score(np.ones((len(codes), 1))), codes.max() + 1
+    if patients < 2:
+        return value[..., 0], value[..., :0]
+    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes), seed)]
+    return value[..., 0], np.concatenate(drawn, axis=-1)
+
+
+def percentiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, float, str]:
+    """low and high (…,) of resampled scores (…, resamples), the share of undefined resamples, and why there is no interval."""
+    nothing = np.full(drawn.shape[:-1], np.nan)
+    if not drawn.shape[-1]:
+        return nothing, nothing, 0.0, "1 patient"
+    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
+    undefined = 1 - known.shape[-1] / drawn.shape[-1]
+    if undefined > MOST_UNDEFINED:
+        return nothing, nothing, undefined, f"undefined in {undefined:.0%} of resamples"
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return low, high, undefined, ""
+
+
+def percentile_estimate(
+    value: float, drawn: np.ndarray, images: int, patients: int, level: float = 0.95, share_of: int = 0
+) -> Estimate:
+    """The Estimate of a score (value) and its resampled values (resamples,) of `resample`.
+
+    share_of: patients that a proportion is a share of, who then have Wilson's interval where all values agree; 0 for others.
+    """
+    low, high, undefined, note = percentiles(drawn, level)
+    if not note and np.nanmax(drawn) - np.nanmin(drawn) < 1e-12:
+        low, high, note = np.nan, np.nan, "all resamples agree"
+        if share_of and value in (0.0, 1.0):
+            low, high = proportion_interval(int(value) * share_of, share_of, level)
+            note = "Wilson's, of patients"
+    return Estimate(float(value), float(low), float(high), images, patients, undefined, note)
+
+
+def patient_bootstrap(
+    values: Sequence[float],
+    patients: Sequence[str],
+    statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """A mean, or another statistic, over images with its interval over patients.
+
+    Args:
+        values: one number an image, (n,), or k numbers, (n, k); an image with NaN is left out.
+        patients: the patient of each, shape (n,).
+        statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean.
+        resamples: how many sets of patients are drawn.
+        level: coverage of the interval, in (0, 1).
+        seed: same seed, same interval.
+
+    Raises:
+        ValueError: lengths differ, a patient is missing, or `level` is not in (0, 1).
+
+    Example:
+        >>> print(patient_bootstrap([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
+        0.70 [0.40, 0.85]
+    """
+    values, patients = np.asarray(values, dtype=float), np.asarray(patients, dtype=object)
+    if values.shape[:1] != patients.shape:
+        raise ValueError(
+            f"patient_bootstrap: values have shape {values.shape}, patients {patients.shape}; expected two equal (n,)"
+        )
+    check_level(level, "patient_bootstrap")
+    patient_codes(patients, len(values), "patient_bootstrap")
+    known = ~(np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1))
+    values = values[known]
+    codes, count = patient_codes(patients[known], len(values), "patient_bootstrap")
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan, 0, 0)
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        if statistic is None:
+            return values @ weights / weights.sum(axis=0)
+        return np.array([statistic(np.repeat(values, times, axis=0)) for times in weights.T.astype(int)])
+
+    value, drawn = resample(score, codes, resamples, seed)
+    low, high, *_ = percentiles(drawn, level)
+    return Estimate(float(value), float(low), float(high), len(values), count)
 
 
 def patient_bootstrap_scores(
@@ -227,8 +283,6 @@ def patient_bootstrap_scores(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    specificity: float = 0.9,
-    bins: int = 10,
 ) -> dict[str, Estimate]:
     """Scores of one model, each with its interval over patients.
 
@@ -237,26 +291,31 @@ def patient_bootstrap_scores(
         probabilities: of malignancy, in [0, 1], shape (n,); or (seeds, n) for a model trained several times, whose score is then
             the mean over seeds, in every resample as in the value.
         patients: the patient of each image, shape (n,).
-        metrics: names of `scores.labels.SCORES`, defined as in `classification_scores`.
+        metrics: names of `scores.labels.SCORES`.
         threshold: at or above it an image is called malignant; one number, or one a seed.
-        resamples: how many sets of patients are drawn.
-        level: coverage of the interval, in (0, 1).
-        seed: same seed, same resamples, so that two models on the same images meet the same ones.
-        specificity, bins: as in `classification_scores`.
+        resamples, level, seed: as in `patient_bootstrap`.
 
     Returns:
         name → Estimate, in the order asked for.
 
     Raises:
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
+
+    Example:
+        >>> found = patient_bootstrap_scores([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], ["a", "b", "c", "d"], "specificity")
+        >>> print(found["specificity"])
+        0.50 [0.00, 1.00]
     """
     where = "patient_bootstrap_scores"
     check_level(level, where)
     truth = checked_labels(labels, where)
     codes, count = patient_codes(patients, len(truth), where)
-    settings = (truth, codes, count, checked_names(metrics, where), specificity, bins)
-    drawn = _draw([_by_seed(probabilities, threshold, len(truth), where)], *settings, resamples, seed)[0]
-    return {name: _estimate(found, len(truth), count, level) for name, found in drawn.items()}
+    names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
+    value, drawn = resample(lambda weights: _scores(models, names, weights), codes, resamples, seed)
+    return {
+        name: percentile_estimate(value[at], drawn[at], len(truth), count, level, _share_of(name, models, codes))
+        for at, name in enumerate(names)
+    }
 
 
 def paired_patient_bootstrap(
@@ -270,8 +329,6 @@ def paired_patient_bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    specificity: float = 0.9,
-    bins: int = 10,
 ) -> dict[str, Comparison]:
     """Differences of two models' scores (first − second), both scored on the same resamples of patients.
 
@@ -281,7 +338,7 @@ def paired_patient_bootstrap(
     Args:
         first, second: probabilities of malignancy of the two models, shape (n,) or (seeds, n).
         threshold: one number for both, or a pair; each a number or one a seed.
-        labels, patients, metrics, resamples, level, seed, specificity, bins: as in `patient_bootstrap_scores`.
+        labels, patients, metrics, resamples, level, seed: as in `patient_bootstrap_scores`.
 
     Returns:
         name → Comparison. Interval and p-value are NaN with fewer than two patients, or where the difference is undefined in more
@@ -292,217 +349,143 @@ def paired_patient_bootstrap(
     truth = checked_labels(labels, where)
     codes, count = patient_codes(patients, len(truth), where)
     thresholds = threshold if isinstance(threshold, tuple) else (threshold, threshold)
-    models = [_by_seed(rows, cut, len(truth), where) for rows, cut in zip((first, second), thresholds, strict=True)]
-    settings = (truth, codes, count, checked_names(metrics, where), specificity, bins)
-    one, two = _draw(models, *settings, resamples, seed)
-    return {name: _compare(one[name], two[name], len(truth), count, level) for name in one}
+    models = [_by_seed(truth, rows, cut, where) for rows, cut in zip((first, second), thresholds, strict=True)]
+    names = checked_names(metrics, where)
+    (one, two), (drawn, others) = resample(
+        lambda weights: np.stack([_scores(model, names, weights) for model in models]), codes, resamples, seed
+    )
+    return {name: _compare(one[at], two[at], drawn[at] - others[at], len(truth), count, level) for at, name in enumerate(names)}
 
 
-def _by_seed(
-    probabilities: Sequence[float], threshold: float | Sequence[float], images: int, where: str
-) -> list[tuple[np.ndarray, float]]:
-    """(probabilities (n,), threshold) of each training seed."""
-    rows = np.atleast_2d(checked_probabilities(probabilities, images, where))
+def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:
+    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), where))
     thresholds = np.asarray(threshold, dtype=float)
     if thresholds.shape not in ((), (len(rows),)) or np.isnan(thresholds).any():
         raise ValueError(f"{where}: threshold is {threshold}; expected a number, or one for each of {len(rows)} seeds")
-    return list(zip(rows, np.broadcast_to(thresholds, len(rows)).tolist(), strict=True))
+    return [Labelled(truth, row, cut) for row, cut in zip(rows, np.broadcast_to(thresholds, len(rows)), strict=True)]
 
 
-def _draw(
-    models: list[list[tuple[np.ndarray, float]]],
-    truth: np.ndarray,
-    codes: np.ndarray,
-    count: int,
-    names: tuple[str, ...],
-    specificity: float,
-    bins: int,
-    resamples: int,
-    seed: int,
-) -> list[dict[str, _Drawn]]:
-    """For each model, score name → value and resampled values, each the mean over the model's seeds."""
-    if resamples < 1:
-        raise ValueError(f"bootstrap: {resamples} resamples; expected at least 1, 1000 or more for an interval")
-    scorers = [
-        [Scorer(truth, rows, codes, count, names, threshold, specificity, bins) for rows, threshold in model] for model in models
-    ]
-    once = np.ones((count, 1))
-    drawn = [[] for _ in scorers]
-    if count > 1:  # a lone patient drawn again and again says nothing
-        for counts in drawn_patients(count, resamples, len(truth), seed):
-            for found, model in zip(drawn, scorers, strict=True):
-                found.append(_mean_over_seeds(model, counts))
-    return [_gather(model, _mean_over_seeds(model, once), found) for model, found in zip(scorers, drawn, strict=True)]
+def _scores(model: list[Labelled], names: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """Mean over seeds of each score, (names, m)."""
+    weighed = [Weighed(images, weights) for images in model]
+    return np.mean([[images.score(name) for name in names] for images in weighed], axis=0)
 
 
-def _gather(model: list[Scorer], value: dict[str, np.ndarray], blocks: list[dict[str, np.ndarray]]) -> dict[str, _Drawn]:
-    return {
-        name: _Drawn(
-            float(value[name][0]),
-            np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0),
-            min(scorer.patients_behind(name) for scorer in model),
-        )
-        for name in value
-    }
+def _share_of(name: str, model: list[Labelled], codes: np.ndarray) -> int:
+    """Patients with an image in the denominator of a proportion; 0 for a score that is no proportion of images."""
+    rows = [COUNTS.index(count) for count in SHARES.get(name, ())]
+    return min(len(np.unique(codes[images.table[rows].any(axis=0)])) for images in model)
 
 
-def _mean_over_seeds(model: list[Scorer], counts: np.ndarray) -> dict[str, np.ndarray]:
-    found = [scorer(counts) for scorer in model]
-    return {name: np.mean([scores[name] for scores in found], axis=0) for name in found[0]}
-
-
-def _interval(resamples: np.ndarray, level: float) -> tuple[float, float, float, str]:
-    """low, high, share undefined, and why there is no interval."""
-    if not len(resamples):
-        return np.nan, np.nan, 0.0, "1 patient"
-    known = resamples[~np.isnan(resamples)]
-    undefined = 1 - len(known) / len(resamples)
-    if undefined > MOST_UNDEFINED:
-        return np.nan, np.nan, undefined, f"undefined in {undefined:.0%} of resamples"
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high), undefined, ""
-
-
-def _estimate(drawn: _Drawn, images: int, patients: int, level: float) -> Estimate:
-    low, high, undefined, note = _interval(drawn.resamples, level)
-    if not note and np.ptp(drawn.resamples[~np.isnan(drawn.resamples)]) < 1e-12:
-        low, high, note = np.nan, np.nan, "all resamples agree"
-        if drawn.behind and drawn.value in (0.0, 1.0):
-            low, high = proportion_interval(int(drawn.value) * drawn.behind, drawn.behind, level)
-            note = "Wilson's, of patients"
-    return Estimate(drawn.value, low, high, images, patients, undefined, note)
-
-
-def _compare(one: _Drawn, two: _Drawn, images: int, patients: int, level: float) -> Comparison:
-    differences = one.resamples - two.resamples
-    low, high, undefined, note = _interval(differences, level)
+def _compare(one: float, two: float, drawn: np.ndarray, images: int, patients: int, level: float) -> Comparison:
+    low, high, undefined, note = percentiles(drawn, level)
     p_value = np.nan
     if not note:
-        known = differences[~np.isnan(differences)]
+        known = drawn[~np.isnan(drawn)]
         # Two equal scores can differ by rounding; that is no difference.
         rarer = min((known <= 1e-12).sum(), (known >= -1e-12).sum())
         p_value = min(1.0, 2 * (int(rarer) + 1) / (len(known) + 1))
-    values = (one.value, two.value, one.value - two.value)
-    return Comparison(*values, low, high, p_value, images, patients, undefined, note)
+    numbers = (float(number) for number in (one, two, one - two, low, high, p_value))
+    return Comparison(*numbers, images, patients, undefined, note)
 
 
 def roc_band(
-    labels: Sequence[int],
-    probabilities: Sequence[float],
-    patients: Sequence[str],
-    *,
-    points: int = 101,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
 ) -> pd.DataFrame:
     """The ROC curve with a pointwise band over patients.
 
     Sensitivity is read at fixed false positive rates, along straight lines between the curve's points, at the upper end of a
-    vertical step. The band covers each point with probability `level`, not the whole curve at once.
+    vertical step. The band covers each point with a probability of 95 %, not the whole curve at once.
 
     Args:
-        labels, probabilities, patients, level, seed: as in `patient_bootstrap_scores`; with (seeds, n) the mean curve over seeds.
-        points: how many rates in [0, 1], ends included.
+        labels, probabilities, patients: as in `patient_bootstrap_scores`; with (seeds, n) the mean curve over seeds.
         resamples: how many sets of patients; those with one class only are left out.
 
     Returns:
-        DataFrame of `points` rows: false_positive_rate, sensitivity, low, high; these two NaN with fewer than two patients, or
-        where more than a tenth of the resamples have one class only.
+        DataFrame of 101 rows: false_positive_rate (0, 0.01, …, 1), sensitivity, low, high; these two NaN with fewer than two
+        patients, or where more than a tenth of the resamples have one class only.
 
     Raises:
         DataError: the images are of one class only.
     """
 
-    def sensitivity(grid: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
-        rates = np.append(0.0, false_positives / false_positives[-1]), np.append(0.0, true_positives / true_positives[-1])
-        return np.interp(grid, *rates)
+    def sensitivity(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
+        return np.interp(grid, np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1]))
 
-    columns = ("false_positive_rate", "sensitivity")
-    return _band(columns, sensitivity, labels, probabilities, patients, points, resamples, level, seed)
+    return _band(("false_positive_rate", "sensitivity"), sensitivity, labels, probabilities, patients, resamples)
 
 
 def pr_band(
-    labels: Sequence[int],
-    probabilities: Sequence[float],
-    patients: Sequence[str],
-    *,
-    points: int = 101,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
 ) -> pd.DataFrame:
     """The precision-recall curve with a pointwise band over patients.
 
     Precision is that of the highest threshold whose recall reaches the given one, with no line drawn between points: the step
     function whose area is the average precision. At recall 0 it is that of the first malignant image found.
 
-    Args and errors as for `roc_band`. Returns a DataFrame of `points` rows: recall, precision, low, high.
+    Args and errors as for `roc_band`. Returns a DataFrame of 101 rows: recall, precision, low, high.
     """
 
-    def precision(grid: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
+    def precision(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
         # Counts of images are whole: half a hit asks for the first one. The other factor undoes rounding.
-        wanted = np.maximum(grid * true_positives[-1] * (1 - 1e-12), 0.5)
-        reached = np.searchsorted(true_positives, wanted)
-        return true_positives[reached] / (true_positives[reached] + false_positives[reached])
+        reached = np.searchsorted(hits, np.maximum(grid * hits[-1] * (1 - 1e-12), 0.5))
+        return hits[reached] / (hits[reached] + alarms[reached])
 
-    return _band(("recall", "precision"), precision, labels, probabilities, patients, points, resamples, level, seed)
+    return _band(("recall", "precision"), precision, labels, probabilities, patients, resamples)
 
 
-def _band(columns, read, labels, probabilities, patients, points, resamples, level, seed) -> pd.DataFrame:
+def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataFrame:
     """Grid, curve and band, the curve at a grid being `read(grid, true positives (k,), false positives (k,))`."""
     where = "pr_band" if columns[0] == "recall" else "roc_band"
-    check_level(level, where)
     truth = checked_labels(labels, where)
     need_both_classes(truth, where)
-    codes, count = patient_codes(patients, len(truth), where)
-    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), where))
-    grid, models = np.linspace(0, 1, points), [Ranked(truth, row, codes) for row in rows]
+    codes, _ = patient_codes(patients, len(truth), where)
+    grid, models = np.linspace(0, 1, 101), _by_seed(truth, probabilities, 0.5, where)
 
-    def curves(counts: np.ndarray) -> np.ndarray:
-        """Mean curve over seeds, (columns with both classes, points)."""
-        of_seeds = []
-        for model in models:
-            hits, alarms = model.curve(counts)
-            both = np.flatnonzero((hits[-1] > 0) & (alarms[-1] > 0))
-            of_seeds.append([read(grid, hits[:, column], alarms[:, column]) for column in both])
-        return np.mean(of_seeds, axis=0).reshape(-1, points)
+    def curves(weights: np.ndarray) -> np.ndarray:
+        """Mean curve over seeds, (points, m), NaN where a class is missing."""
+        found = np.full((len(models), weights.shape[1], len(grid)), np.nan)
+        for of_seed, images in zip(found, models, strict=True):
+            hits, alarms = Weighed(images, weights).curve
+            for column in np.flatnonzero((hits[-1] > 0) & (alarms[-1] > 0)):
+                of_seed[column] = read(grid, hits[:, column], alarms[:, column])
+        return found.mean(axis=0).T
 
-    low = high = np.full(points, np.nan)
-    if count > 1:
-        drawn = np.concatenate([curves(counts) for counts in drawn_patients(count, resamples, len(truth), seed)])
-        if len(drawn) >= (1 - MOST_UNDEFINED) * resamples:
-            low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    value = curves(np.ones((count, 1)))[0]
+    value, drawn = resample(curves, codes, resamples)
+    low, high, *_ = percentiles(drawn, 0.95)
     return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
 
 
 def benefit_curve(
-    labels: Sequence[int],
-    probabilities: Sequence[float],
-    patients: Sequence[str],
-    thresholds: Sequence[float] = THRESHOLDS,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], thresholds: Sequence[float] = THRESHOLDS
 ) -> pd.DataFrame:
-    """`scores.probabilities.decision_curve` with `low` and `high`, the net benefit's percentile interval at each threshold alone.
+    """Net benefit of acting (puncturing) where the probability reaches a threshold, against acting on all and on nobody.
+
+    Net benefit at t = TP / n − FP / n · t / (1 − t): t is the probability of malignancy at which a person would just act, and its
+    odds say how many needless actions one found malignancy is worth.
 
     Args:
-        labels, probabilities, thresholds: as for `decision_curve`.
+        labels: 0 benign, 1 malignant, shape (n,).
+        probabilities: of malignancy, in [0, 1], shape (n,); calibrated, as t is compared with them. With (seeds, n) the mean over
+            seeds.
         patients: of each image, shape (n,).
-        resamples, level, seed: of the bootstrap that draws whole patients.
+        thresholds: in [0, 1).
+
+    Returns:
+        a row a threshold: `threshold`; `net_benefit`, `treat_all`, `treat_none` (0), in true positives an image: at most the
+        share of malignant images; `low` and `high`, the net benefit's 95 % interval over patients at each threshold alone, NaN
+        for a single patient.
 
     Raises:
-        ValueError: as `decision_curve`, or a patient missing. A single patient has no interval.
+        ValueError: as `scores.labels.classification_scores`, a threshold outside [0, 1), or a patient missing.
+
+    Reference:
+        Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
     """
-    codes, count = patient_codes(patients, len(labels), "benefit_curve")
-    curve = decision_curve(labels, probabilities, thresholds)
-    if count < 2:
-        return curve.assign(low=np.nan, high=np.nan)
-    values = [benefit_values(labels, probabilities, threshold) for threshold in curve["threshold"]]
-    sums, sizes = np.stack([np.bincount(codes, found) for found in values]), np.bincount(codes)
-    drawn = [(sums @ times) / (sizes @ times) for times in drawn_patients(count, resamples, len(labels), seed)]
-    low, high = np.quantile(np.concatenate(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2], axis=1)
-    return curve.assign(low=low, high=high)
+    codes, _ = patient_codes(patients, len(labels), "benefit_curve")
+    values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
+    everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
+    value, drawn = resample(lambda weights: values @ weights / weights.sum(axis=0), codes, 1000)
+    low, high, *_ = percentiles(drawn, 0.95)
+    columns = {"threshold": thresholds, "net_benefit": value, "treat_all": everybody, "treat_none": 0.0}
+    return pd.DataFrame({**columns, "low": low, "high": high})

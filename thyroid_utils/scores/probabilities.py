@@ -1,6 +1,7 @@
-"""Whether a probability means what it says, and how to mend it: by one number, the temperature, or by slope and intercept.
+"""Whether a probability means what it says, how to mend it, and what acting on it is worth.
 
-What predictions are worth to who acts on them: how errors fall as doubtful images are handed on, and net benefit.
+Mended by one number, the temperature, or by slope and intercept; worth: how errors fall as doubtful images are handed on, and the
+net benefit of acting at a threshold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from thyroid_utils.scores.checks import checked, checked_labels, checked_probabilities, need_both_classes
@@ -27,65 +28,42 @@ def logit(probabilities: Sequence[float]) -> np.ndarray:
     return np.log(held) - np.log1p(-held)
 
 
-def reliability_table(
-    labels: Sequence[int], probabilities: Sequence[float], bins: int = 10, equal: str = "width"
-) -> pd.DataFrame:
-    """Predicted probability of malignancy against the share that is malignant, in bins.
+def reliability_table(labels: Sequence[int], probabilities: Sequence[float], bins: int = 10) -> pd.DataFrame:
+    """Predicted probability of malignancy against the share that is malignant, in bins of equally many images.
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
         probabilities: of malignancy, in [0, 1], shape (n,).
-        bins: number of bins.
-        equal: "width" (edges at 0, 1/bins, …, 1) or "count" (edges at quantiles; ties can leave fewer bins).
+        bins: number of bins, at least 1; ties can leave fewer. Edges are quantiles and belong to the bin above them.
 
     Returns:
-        a row a bin: `low` (inside the bin) and `high` (outside it, but for the last), `images`, `predicted` (mean probability),
-        `observed` (share malignant); the last two NaN in an empty bin.
+        a row a bin: `images`, `predicted` (mean probability), `observed` (share malignant).
+
+    Raises:
+        ValueError: as `scores.labels.classification_scores`.
+
+    Example:
+        >>> reliability_table([0, 0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], bins=2).round(2).values.tolist()
+        [[3.0, 0.2, 0.33], [3.0, 0.8, 0.67]]
     """
     truth, values = checked(labels, probabilities, "reliability_table")
-    if equal not in ("width", "count") or bins < 1:
-        raise ValueError(f"reliability_table: {bins} bins of equal {equal!r}; expected at least 1, of equal width or count")
-    edges = np.arange(1, bins) / bins
-    if equal == "count":
-        edges = np.unique(np.quantile(values, edges))
-        edges = edges[edges > values.min()]
-    index = bin_index(values, edges)
-    images = np.bincount(index, minlength=len(edges) + 1)
-    with np.errstate(invalid="ignore"):
-        predicted = np.bincount(index, values, len(edges) + 1) / images
-        observed = np.bincount(index, truth, len(edges) + 1) / images
-    ends = {"low": np.append(0.0, edges), "high": np.append(edges, 1.0)}
-    return pd.DataFrame(ends | {"images": images, "predicted": predicted, "observed": observed})
+    edges = np.unique(np.quantile(values, np.arange(1, bins) / bins))
+    edges = edges[edges > values.min()]
+    table = pd.DataFrame({"images": 1, "predicted": values, "observed": truth.astype(float)})
+    by_bin = table.groupby(np.searchsorted(edges, values, side="right"))
+    return by_bin.agg({"images": "sum", "predicted": "mean", "observed": "mean"})
 
 
-def bin_index(probabilities: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The bin of each probability, int (n,), given the inner edges in rising order; an edge belongs to the bin above it."""
-    return np.searchsorted(edges, probabilities, side="right")
-
-
-def expected_calibration_error(labels: Sequence[int], probabilities: Sequence[float], bins: int = 10) -> float:
-    """Σ_bins (images in bin / n) · |mean probability − share malignant|, in [0, 1], over `reliability_table` of equal width.
-
-    The probability is that of malignancy, not of the class called. Biased upwards on few images: noise within a bin never
-    cancels. Reference: Naeini, Cooper and Hauskrecht, AAAI (2015) 2901-2907.
-    """
-    table = reliability_table(labels, probabilities, bins)
-    gaps = (table["images"] * (table["predicted"] - table["observed"]).abs()).sum()
-    return float(gaps / table["images"].sum())
-
-
-def recalibration(
-    labels: Sequence[int], logits: Sequence[float], weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def recalibration(truth: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slope and intercept of calibration, by maximum likelihood.
 
     The slope is b of logit P(malignant) = a + b·logit(p): 1 is right, below 1 the probabilities are too extreme. The intercept is
     a of logit P(malignant) = a + logit(p), with the slope held at 1: above 0 the probabilities are too low on the whole.
 
     Args:
-        labels: 0 benign, 1 malignant, shape (n,).
-        logits: of the probabilities, shape (n,).
-        weights: how often each image counts, shape (n, m): m fits at once, for a bootstrap. None: once each, m = 1.
+        truth: bool (n,), True for malignant.
+        logits: of the probabilities, (n,).
+        weights: how often each image counts, (n, m): m fits at once.
 
     Returns:
         slopes (m,) and intercepts (m,). Both NaN with one class only; the slope also where one threshold separates the classes
@@ -94,16 +72,12 @@ def recalibration(
     Reference:
         Van Calster et al., Calibration: the Achilles heel of predictive analytics, BMC Medicine 17 (2019) 230.
     """
-    truth, logits = checked_labels(labels, "recalibration"), np.asarray(logits, dtype=float)
-    weights = np.ones((len(truth), 1)) if weights is None else np.asarray(weights, dtype=float)
-    slopes, intercepts = np.full(weights.shape[1], np.nan), np.full(weights.shape[1], np.nan)
-
-    both = (weights[truth] > 0).any(axis=0) & (weights[~truth] > 0).any(axis=0)
+    slopes, intercepts = np.full((2, weights.shape[1]), np.nan)
     ones = np.ones((len(truth), 1))
-    intercepts[both] = _fit_logistic(ones, logits, truth, weights[:, both])[:, 0]
-
     low, high = _extremes(logits[truth], weights[truth])
     benign_low, benign_high = _extremes(logits[~truth], weights[~truth])
+    both = np.isfinite(low) & np.isfinite(benign_low)
+    intercepts[both] = _fit_logistic(ones, logits, truth, weights[:, both])[:, 0]
     overlapping = (low < benign_high) & (benign_low < high)
     spread = logits.std() or 1.0  # Newton's steps are well conditioned for a covariate of unit spread
     design = np.column_stack([ones, (logits - logits.mean()) / spread])
@@ -118,8 +92,8 @@ def _extremes(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     return low, np.where(present, values[:, None], -np.inf).max(axis=0, initial=-np.inf)
 
 
-def _fit_logistic(design: np.ndarray, offset: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Coefficients (m, k) of m weighted logistic regressions on one design (n, k), by Newton's method with halved steps."""
+def _fit_logistic(design: np.ndarray, offset: np.ndarray, goal: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients (m, k) of m weighted logistic regressions of a goal in [0, 1] on one design (n, k): Newton, steps halved."""
     columns, terms = weights.shape[1], design.shape[1]
     products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     best, best_likelihood = np.zeros((columns, terms)), np.full(columns, -np.inf)
@@ -127,10 +101,9 @@ def _fit_logistic(design: np.ndarray, offset: np.ndarray, truth: np.ndarray, wei
     for _ in range(200):
         candidate = best + step
         linear = offset[:, None] + design @ candidate.T  # (images, fits)
-        # log σ(z) = -log(1 + e^-z), without overflow
-        likelihood = -(weights * np.logaddexp(0, np.where(truth[:, None], -linear, linear))).sum(axis=0)
+        likelihood = (weights * (goal[:, None] * linear - np.logaddexp(0, linear))).sum(axis=0)
         probability = expit(linear)
-        gradient = (weights * (truth[:, None] - probability)).T @ design
+        gradient = (weights * (goal[:, None] - probability)).T @ design
         curvature = ((weights * probability * (1 - probability)).T @ products).reshape(columns, terms, terms)
         worse = likelihood < best_likelihood - 1e-12 * np.abs(best_likelihood)
         newton = np.linalg.solve(curvature + 1e-12 * np.eye(terms), gradient[:, :, None])[:, :, 0]
@@ -142,12 +115,12 @@ def _fit_logistic(design: np.ndarray, offset: np.ndarray, truth: np.ndarray, wei
     return best
 
 
-def fit_temperature(labels: Sequence[int], logits: np.ndarray) -> float:
-    """The temperature T that minimises the log-loss of softmax(logits / T), to be fitted on validation and used on test.
+def fit_temperature(labels: Sequence[int], logits: Sequence[float]) -> float:
+    """The temperature T that minimises the log-loss of σ(logit / T), to be fitted on validation and used on test.
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
-        logits: shape (n, 2), benign and malignant, or (n,), their difference (`logit` of the probability of malignancy).
+        logits: of malignant against benign (`logit` of the probability of malignancy), shape (n,).
 
     Returns:
         T in [0.05, 20]: above 1 the model is too sure, below 1 not sure enough. A bound is returned where the loss falls all the
@@ -159,16 +132,13 @@ def fit_temperature(labels: Sequence[int], logits: np.ndarray) -> float:
 
     Reference:
         Guo et al., On calibration of modern neural networks, ICML (2017).
+
+    Example:
+        >>> round(fit_temperature([0, 1, 0, 1, 1], [-2, -1, 1, 1, 3]), 2)
+        1.2
     """
-    truth, logits = checked_labels(labels, "fit_temperature"), np.asarray(logits, dtype=float)
-    if logits.shape not in ((len(truth),), (len(truth), 2)) or not np.isfinite(logits).all():
-        raise ValueError(
-            f"fit_temperature: logits of shape {logits.shape}, finite: {bool(np.isfinite(logits).all())}; "
-            f"expected finite ones of shape ({len(truth)}, 2) or ({len(truth)},)"
-        )
-    need_both_classes(truth, "fit_temperature")
-    margin = logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits
-    wrongness = np.where(truth, -margin, margin)
+    truth, values = _checked_logits(labels, logits, "fit_temperature")
+    wrongness = np.where(truth, -values, values)
     low, high = TEMPERATURES
     # The loss is convex in 1/T, not in T.
     found = minimize_scalar(
@@ -176,6 +146,14 @@ def fit_temperature(labels: Sequence[int], logits: np.ndarray) -> float:
         bounds=(1 / high, 1 / low), method="bounded", options={"xatol": 1e-9, "maxiter": 500},
     )  # fmt: skip
     return float(1 / found.x)
+
+
+def _checked_logits(labels: Sequence[int], logits: Sequence[float], where: str) -> tuple[np.ndarray, np.ndarray]:
+    truth, values = checked_labels(labels, where), np.asarray(logits, dtype=float)
+    if values.shape != truth.shape or not np.isfinite(values).all():
+        raise ValueError(f"{where}: logits of shape {values.shape}; expected finite ones of shape ({len(truth)},)")
+    need_both_classes(truth, where)
+    return truth, values
 
 
 @dataclass(frozen=True)
@@ -211,27 +189,18 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
     Reference:
         Platt, in: Advances in Large Margin Classifiers, MIT Press (2000) 61-74.
     """
-    truth, values = checked_labels(labels, "fit_platt"), np.asarray(logits, dtype=float)
-    if values.shape != truth.shape or not np.isfinite(values).all():
-        raise ValueError(f"fit_platt: logits of shape {values.shape}; expected finite ones of shape ({len(truth)},)")
-    need_both_classes(truth, "fit_platt")
+    truth, values = _checked_logits(labels, logits, "fit_platt")
     goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
+    nothing = Platt(0.0, float(logit(goal.mean())))
     middle, spread = values.mean(), values.std()
     if spread <= 1e-9 * max(1.0, float(np.abs(values).max())):  # equal but for rounding: they tell nothing apart
-        return Platt(0.0, float(np.log(goal.mean() / (1 - goal.mean()))))
-    held = (values - middle) / spread  # the search is well conditioned for a spread of 1
-
-    def loss(terms: np.ndarray) -> tuple[float, np.ndarray]:
-        linear = terms[0] * held + terms[1]
-        excess = expit(linear) - goal
-        return float((np.logaddexp(0, linear) - goal * linear).mean()), np.array([(excess * held).mean(), excess.mean()])
-
-    start = [1.0, float(np.log(goal.mean() / (1 - goal.mean())))]
-    found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)], options={"ftol": 1e-14, "gtol": 1e-9}
-    )
-    slope = float(found.x[0] / spread)
-    return Platt(slope, float(found.x[1] - slope * middle))
+        return nothing
+    ones = np.ones((len(values), 1))
+    design = np.column_stack([ones, (values - middle) / spread])  # well conditioned for a spread of 1
+    intercept, slope = _fit_logistic(design, np.zeros(len(values)), goal, ones)[0]
+    if slope <= 0:  # the likelihood is concave: no slope above 0 is better than 0
+        return nothing
+    return Platt(float(slope / spread), float(intercept - slope / spread * middle))
 
 
 def risk_coverage(uncertainty: Sequence[float], errors: Sequence[float]) -> pd.DataFrame:
@@ -254,7 +223,11 @@ def risk_coverage(uncertainty: Sequence[float], errors: Sequence[float]) -> pd.D
     Reference:
         El-Yaniv and Wiener, J. Mach. Learn. Res. 11 (2010) 1605-1641.
     """
-    values, losses = _paired(uncertainty, errors)
+    values, losses = np.asarray(uncertainty, dtype=float), np.asarray(errors, dtype=float)
+    if values.ndim != 1 or values.shape != losses.shape:
+        raise ValueError(f"risk_coverage: uncertainty {values.shape} and errors {losses.shape}; expected two equal (n,)")
+    if (losses < 0).any():
+        raise ValueError(f"risk_coverage: an error is {np.nanmin(losses):.3g}; expected 0 (right) or more")
     known = ~(np.isnan(values) | np.isnan(losses))
     left_out = int((~known).sum())
     values, losses = values[known], losses[known]
@@ -287,67 +260,29 @@ def aurc(uncertainty: Sequence[float], errors: Sequence[float]) -> float:
     return float(risks.mean()) if len(risks) else float("nan")
 
 
-def _paired(uncertainty: Sequence[float], errors: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    values, losses = np.asarray(uncertainty, dtype=float), np.asarray(errors, dtype=float)
-    if values.ndim != 1 or values.shape != losses.shape:
-        raise ValueError(f"risk_coverage: uncertainty {values.shape} and errors {losses.shape}; expected two equal (n,)")
-    if (losses < 0).any():
-        raise ValueError(f"risk_coverage: an error is {np.nanmin(losses):.3g}; expected 0 (right) or more")
-    return values, losses
-
-
 def benefit_values(labels: Sequence[int], probabilities: Sequence[float], threshold: float) -> np.ndarray:
     """What each image adds to the net benefit: 1 called malignant rightly, −t / (1 − t) wrongly, 0 not called; float (n,).
 
-    Their mean is the net benefit, so that `estimates.patient_bootstrap` of them gives its interval, and of the differences to
-    those of another model, or of probabilities that are all 1 (act on all), the interval of what is gained.
-
-    Arguments and errors as for `decision_curve`; with (seeds, n) the mean over seeds.
-    """
-    truth = checked_labels(labels, "benefit_values")
-    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), "benefit_values"))
-    called = rows >= _checked_threshold(threshold)
-    return np.where(called, np.where(truth, 1.0, -threshold / (1 - threshold)), 0.0).mean(axis=0)
-
-
-def decision_curve(
-    labels: Sequence[int], probabilities: Sequence[float], thresholds: Sequence[float] = THRESHOLDS
-) -> pd.DataFrame:
-    """Net benefit of acting (puncturing) where the probability reaches a threshold, against acting on all and on nobody.
-
-    Net benefit at t = TP / n − FP / n · t / (1 − t): t is the probability of malignancy at which a person would just act, and its
-    odds say how many needless actions one found malignancy is worth.
+    Their mean is the net benefit, so that `scores.estimates.patient_bootstrap` of them gives its interval, and of the differences
+    to those of another model, or of probabilities that are all 1 (act on all), the interval of what is gained.
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
-        probabilities: of malignancy, in [0, 1], shape (n,); calibrated, as t is compared with them. With (seeds, n) the mean over
-            seeds.
-        thresholds: in [0, 1).
-
-    Returns:
-        a row a threshold: `threshold`, `net_benefit`, `treat_all`, `treat_none` (0), in true positives an image: at most the
-        share of malignant images.
+        probabilities: of malignancy, in [0, 1], shape (n,); with (seeds, n) the result is the mean over seeds.
+        threshold: the probability t at or above which one acts, in [0, 1).
 
     Raises:
-        ValueError: as `classification_scores`, or a threshold outside [0, 1).
+        ValueError: as `scores.labels.classification_scores`, or a threshold outside [0, 1).
 
     Reference:
         Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
+
+    Example:
+        >>> benefit_values([0, 1, 1], [0.9, 0.8, 0.1], threshold=0.5).tolist()
+        [-1.0, 1.0, 0.0]
     """
-    everybody = np.ones(len(labels))
-    rows = [
-        {
-            "threshold": float(threshold),
-            "net_benefit": float(benefit_values(labels, probabilities, threshold).mean()),
-            "treat_all": float(benefit_values(labels, everybody, threshold).mean()),
-            "treat_none": 0.0,
-        }
-        for threshold in thresholds
-    ]
-    return pd.DataFrame(rows, columns=["threshold", "net_benefit", "treat_all", "treat_none"])
-
-
-def _checked_threshold(threshold: float) -> float:
+    truth = checked_labels(labels, "benefit_values")
+    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), "benefit_values"))
     if not 0 <= threshold < 1:
-        raise ValueError(f"decision_curve: threshold is {threshold}; expected a probability in [0, 1)")
-    return threshold
+        raise ValueError(f"benefit_values: threshold is {threshold}; expected a probability in [0, 1)")
+    return np.where(rows >= threshold, np.where(truth, 1.0, -threshold / (1 - threshold)), 0.0).mean(axis=0)

@@ -166,12 +166,11 @@ def _ratio(part: np.ndarray, whole: np.ndarray, patients: pd.Series) -> Estimate
     if not whole.sum() > 0:
         return Estimate(np.nan, np.nan, np.nan, len(whole), patients.nunique())
 
-    def ratio(positions: np.ndarray) -> float:
-        chosen = positions.astype(int)
-        total = whole[chosen].sum()
-        return part[chosen].sum() / total if total else 0.0
+    def ratio(drawn: np.ndarray) -> float:
+        lost, total = drawn.sum(axis=0)
+        return lost / total if total else 0.0
 
-    return _spread(patient_bootstrap(np.arange(len(whole), dtype=float), patients, ratio))
+    return _spread(patient_bootstrap(np.column_stack([part, whole]), patients, ratio))
 
 
 def _spread(found: Estimate) -> Estimate:

@@ -60,13 +60,11 @@ def selective_risk(
 ) -> Estimate:
     """Area under the risk-coverage curve (`scores.probabilities.aurc`) with its interval over patients; arguments as there."""
     values, losses = np.asarray(uncertainty, dtype=float), np.asarray(errors, dtype=float)
-    rows = np.where(np.isnan(values) | np.isnan(losses), np.nan, np.arange(len(values), dtype=float))
 
     def area(drawn: np.ndarray) -> float:
-        chosen = drawn.astype(int)
-        return aurc(values[chosen], losses[chosen])
+        return aurc(*drawn.T)
 
-    return patient_bootstrap(rows, patients, area, resamples=resamples, seed=seed)
+    return patient_bootstrap(np.column_stack([values, losses]), patients, area, resamples=resamples, seed=seed)
 
 
 def detection_table(

@@ -1,0 +1,182 @@
+"""Classification scores by hand, against scikit-learn, and by what must hold for any data."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import strategies
+from scipy.special import expit
+from sklearn import metrics as reference
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.scores.labels import (
+    SCORES,
+    Counted,
+    Labelled,
+    Weighed,
+    choose_threshold,
+    classification_scores,
+    confusion_counts,
+)
+
+ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", "sensitivity_at_specificity", *list(SCORES)[-2:]}
+
+
+def example(images: int = 300, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and overconfident probabilities with many ties."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, images)
+    return labels, expit(3 * random.normal(size=images) + 3 * labels - 1).round(digits)
+
+
+def test_six_images_by_hand():
+    # At 0.5: called malignant are 0.9 (malignant), 0.8 (benign), 0.6 (malignant): TP 2, FP 1, FN 1, TN 2.
+    scores = classification_scores([1, 0, 1, 1, 0, 0], [0.9, 0.8, 0.6, 0.4, 0.2, 0.1])
+    for name in ("accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy"):
+        assert scores[name] == pytest.approx(2 / 3), name
+    assert scores["mcc"] == pytest.approx((2 * 2 - 1 * 1) / 9)
+    # Of nine pairs the 0.8 beats two malignant images.
+    assert scores["auc"] == pytest.approx(7 / 9)
+    # Recall rises by a third at precision 1, 2/3 and 3/4.
+    assert scores["pr_auc"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert scores["brier"] == pytest.approx((0.01 + 0.64 + 0.16 + 0.36 + 0.04 + 0.01) / 6)
+    # Every probability is alone in its bin of a tenth, so that each is off by its own error.
+    assert scores["ece"] == pytest.approx((0.1 + 0.8 + 0.4 + 0.6 + 0.2 + 0.1) / 6)
+    # No false positive is allowed at 0.9 with three benign images, and one with ten.
+    assert scores["sensitivity_at_specificity"] == pytest.approx(1 / 3)
+    ten = classification_scores([1, 0, 1, 1, *[0] * 9], [0.9, 0.8, 0.6, 0.4, *[0.1] * 9])
+    assert ten["sensitivity_at_specificity"] == 1
+    assert list(scores) == list(SCORES)
+
+
+def test_the_calibration_error_by_hand():
+    # 0.3 and 0.34 share a bin; an edge belongs to the bin above it, 1 to the last.
+    scores = classification_scores([0, 1, 1, 1], [0.1, 0.3, 0.34, 1.0])
+    assert scores["ece"] == pytest.approx((0.1 + 2 * 0.68 + 0) / 4)
+
+
+def test_a_probability_at_the_threshold_is_called_malignant():
+    assert confusion_counts([1, 0], [0.5, 0.5]) == {
+        "true_positives": 1, "false_positives": 1, "false_negatives": 0, "true_negatives": 0,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="threshold is NaN"):
+        confusion_counts([1, 0], [0.5, 0.5], np.nan)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
+def test_scores_are_scikit_learns(threshold):
+    labels, probabilities = example()
+    called = probabilities >= threshold
+    roc = reference.roc_curve(labels, probabilities)
+    expected = {
+        "auc": reference.roc_auc_score(labels, probabilities),
+        "pr_auc": reference.average_precision_score(labels, probabilities),
+        "accuracy": reference.accuracy_score(labels, called),
+        "balanced_accuracy": reference.balanced_accuracy_score(labels, called),
+        "sensitivity": reference.recall_score(labels, called),
+        "specificity": reference.recall_score(labels, called, pos_label=0),
+        "precision": reference.precision_score(labels, called),
+        "f1": reference.f1_score(labels, called),
+        "mcc": reference.matthews_corrcoef(labels, called),
+        "brier": reference.brier_score_loss(labels, probabilities),
+        "sensitivity_at_specificity": roc[1][roc[0] <= 0.1].max(),
+    }
+    scores = classification_scores(labels, probabilities, threshold)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_weighted_images_are_those_of_copies():
+    """Each column against the images written out and scored by themselves; ties, and columns of one class, included."""
+    labels, probabilities = example(60)
+    weights = np.random.default_rng(1).integers(0, 3, (60, 20))
+    weights[labels == 1, 0] = 0
+    weighed = Weighed(Labelled(labels == 1, probabilities, 0.4), weights.astype(float))
+    found = {name: weighed.score(name) for name in SCORES}
+    for column in range(20):
+        copies = np.repeat(np.arange(60), weights[:, column])
+        expected = classification_scores(labels[copies], probabilities[copies], 0.4)
+        assert {name: found[name][column] for name in SCORES} == pytest.approx(expected, abs=1e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize(("label", "rate"), [(1, "specificity"), (0, "sensitivity")])
+def test_one_class_leaves_what_it_does_not_define_nan(label, rate):
+    scores = classification_scores([label] * 4, [0.2, 0.6, 0.7, 0.9])
+    assert {name for name, value in scores.items() if np.isnan(value)} == ONE_CLASS_NAN | {rate}
+    assert scores["accuracy"] == (0.75 if label else 0.25)
+
+
+def test_calls_all_alike():
+    scores = classification_scores([1, 0, 1], [0.2, 0.1, 0.3])
+    assert np.isnan(scores["precision"]) and scores["mcc"] == 0 == scores["f1"] == scores["sensitivity"]
+    assert np.isnan(classification_scores([0, 0], [0.1, 0.2])["f1"])
+
+
+def test_mcc_of_a_large_table_keeps_its_digits():
+    assert Counted(400_000, 100_000, 100_000, 400_000).score("mcc") == pytest.approx(0.6, abs=1e-12)
+    many = Counted([2, 0], [1, 0], [1, 3], [2, 3])
+    assert many.score("mcc") == pytest.approx([1 / 3, 0]) and np.isnan(many.score("precision")[1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([], [], "at least one image"),
+        ([0, 2], [0.1, 0.2], "labels hold 2; expected 0"),
+        ([0, pd.NA], [0.1, 0.2], "1 of 2 labels are unknown"),
+        (pd.Series([0, None], dtype="Int64"), [0.1, 0.2], "1 of 2 labels are unknown"),
+        (["benign", "malignant"], [0.1, 0.2], "labels hold 'benign'; expected 0"),
+        ([0, 1], [0.1], "expected \\(2,\\)"),
+        ([0, 1], [[0.1, 0.2]], "expected \\(2,\\)"),
+        ([0, 1], [0.1, np.nan], "1 of 2 probabilities are NaN"),
+        ([0, 1], [-1.2, 3.0], "-1.2 to 3; expected \\[0, 1\\], not logits"),
+    ],
+)
+def test_bad_input_is_named(labels, probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        classification_scores(labels, probabilities)
+
+
+def test_labels_of_a_case_table_serve():
+    labels = pd.Series([0, 1, 1, 0], dtype="Int64")
+    assert classification_scores(labels, pd.Series([0.1, 0.7, 0.4, 0.6]))["accuracy"] == 0.5
+
+
+def test_the_threshold_by_hand_and_against_all_others():
+    # Youden's index is 2/3 both between 0.3 and 0.4 (no malignant missed) and between 0.6 and 0.7 (no benign called): 0.35 and
+    # 0.65 are as far from 0.5.
+    chosen = choose_threshold([0, 0, 1, 0, 1, 1], [0.1, 0.3, 0.4, 0.6, 0.7, 0.9])
+    assert chosen in (pytest.approx(0.35), pytest.approx(0.65))
+    labels, probabilities = example(80, seed=3)
+
+    def balanced(threshold):
+        return classification_scores(labels, probabilities, threshold)["balanced_accuracy"]
+
+    best = balanced(choose_threshold(labels, probabilities))
+    assert best == pytest.approx(max(balanced(cut) for cut in np.linspace(0, 1.01, 203))) and best > balanced(0.99)
+
+
+def test_thresholds_at_the_ends_and_of_one_class():
+    assert choose_threshold([0, 1], [1.0, 0.2]) in (pytest.approx(0.1), pytest.approx(1.0))  # no order worse: all or nothing
+    assert choose_threshold([1, 0], [1.0, 0.2]) == pytest.approx(0.6)
+    with pytest.raises(DataError, match="all 3 images are malignant; expected both classes"):
+        choose_threshold([1, 1, 1], [0.2, 0.3, 0.8])
+
+
+cases = strategies.lists(strategies.tuples(strategies.integers(0, 1), strategies.integers(0, 8)), min_size=1, max_size=30)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(cases)
+def test_scores_of_any_images_stay_in_range_and_swap_with_the_classes(pairs):
+    labels, probabilities = np.array(pairs).T[0], np.array(pairs).T[1] / 8
+    scores = classification_scores(labels, probabilities, 0.45)
+    for name, value in scores.items():
+        if name not in ("calibration_slope", "calibration_intercept"):
+            assert np.isnan(value) or (-1 if name == "mcc" else 0) - 1e-12 <= value <= 1 + 1e-12, name
+    swapped = classification_scores(1 - labels, 1 - probabilities, 0.55)
+    pairs = {"auc": "auc", "accuracy": "accuracy", "sensitivity": "specificity", "mcc": "mcc", "brier": "brier",
+             "balanced_accuracy": "balanced_accuracy", "calibration_slope": "calibration_slope"}  # fmt: skip
+    for name, other in pairs.items():
+        assert scores[name] == pytest.approx(swapped[other], rel=1e-6, abs=1e-6, nan_ok=True), name

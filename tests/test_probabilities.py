@@ -1,0 +1,196 @@
+"""Calibration against statsmodels and scikit-learn; risk-coverage curves and net benefit by hand, by formula, in every order."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.special import expit
+from sklearn import metrics as reference
+from sklearn.calibration import _sigmoid_calibration
+from test_labels import example
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.scores.labels import classification_scores
+from thyroid_utils.scores.probabilities import (
+    aurc,
+    benefit_values,
+    fit_platt,
+    fit_temperature,
+    logit,
+    recalibration,
+    reliability_table,
+    risk_coverage,
+)
+
+
+def ece(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return classification_scores(labels, probabilities)["ece"]
+
+
+def test_calibration_is_that_of_statsmodels_logistic_regressions():
+    labels, probabilities = example(digits=6)
+    logits = logit(probabilities)
+    slope = sm.Logit(labels, sm.add_constant(logits)).fit(disp=0).params[1]
+    intercept = sm.GLM(labels, np.ones(len(labels)), sm.families.Binomial(), offset=logits).fit().params[0]
+    assert slope < 0.8  # the example is overconfident: the fit has something to find
+    scores = classification_scores(labels, probabilities)
+    assert scores["calibration_slope"] == pytest.approx(slope, abs=1e-7)
+    assert scores["calibration_intercept"] == pytest.approx(intercept, abs=1e-7)
+
+
+def test_calibration_converges_from_afar():
+    """Saturated probabilities on the wrong side: plain Newton steps from 0 would run away."""
+    labels = np.array([1] * 30 + [0] * 30 + [0, 1])
+    logits = np.r_[np.full(30, -16.0), np.full(30, -16.1), 16, 15.0]
+    slopes, intercepts = recalibration(labels == 1, logits, np.ones((62, 1)))
+    assert intercepts[0] == pytest.approx(brentq(lambda a: (labels - expit(a + logits)).sum(), -60, 60), abs=1e-7)
+    fit = sm.Logit(labels, sm.add_constant(logits)).fit(disp=0, maxiter=100)
+    assert slopes[0] == pytest.approx(fit.params[1], abs=1e-6)
+
+
+def test_well_calibrated_probabilities_have_slope_one_and_intercept_zero():
+    random = np.random.default_rng(0)
+    probabilities = expit(2 * random.normal(size=40_000))
+    labels = random.random(40_000) < probabilities
+    scores = classification_scores(labels, probabilities)
+    # Standard errors: about 0.012 of the slope and 0.013 of the intercept.
+    assert scores["calibration_slope"] == pytest.approx(1, abs=0.04)
+    assert scores["calibration_intercept"] == pytest.approx(0, abs=0.04)
+    assert scores["ece"] < 0.01
+
+
+def test_separated_classes_have_no_slope_and_touching_ones_neither():
+    for probabilities in ([0.1, 0.2, 0.8, 0.9], [0.1, 0.5, 0.5, 0.9], [0.9, 0.8, 0.2, 0.1], [0.5] * 4):
+        scores = classification_scores([0, 0, 1, 1], probabilities)
+        assert np.isnan(scores["calibration_slope"]), probabilities
+        assert np.isfinite(scores["calibration_intercept"])
+    assert np.isfinite(classification_scores([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.9])["calibration_slope"])
+
+
+def test_reliability_bins_hold_equally_many_images():
+    labels, probabilities = example(200, digits=8)
+    table, order = reliability_table(labels, probabilities, 5), np.argsort(probabilities)
+    assert table["images"].tolist() == [40] * 5
+    assert table["predicted"].tolist() == pytest.approx(probabilities[order].reshape(5, 40).mean(axis=1))
+    assert table["observed"].tolist() == pytest.approx(labels[order].reshape(5, 40).mean(axis=1))
+    tied = reliability_table([0, 1, 0, 1], [0.0, 0.0, 0.0, 0.8], 4)
+    assert tied["images"].sum() == 4 and (tied["images"] > 0).all()
+
+
+def test_temperature_is_the_one_that_made_them_too_sure():
+    random = np.random.default_rng(0)
+    right = 1.5 * random.normal(size=20_000)
+    labels = random.random(20_000) < expit(right)
+    assert fit_temperature(labels, 2.5 * right) == pytest.approx(2.5, abs=0.1)  # standard error about 0.04
+    before, after = expit(2.5 * right), expit(2.5 * right / fit_temperature(labels, 2.5 * right))
+    assert ece(labels, after) < 0.3 * ece(labels, before)
+    assert (np.argsort(before) == np.argsort(after)).all()
+
+
+def test_temperature_minimises_the_log_loss():
+    labels, probabilities = example(digits=6)
+    best = fit_temperature(labels, logit(probabilities))
+
+    def loss(temperature):
+        return reference.log_loss(labels, expit(logit(probabilities) / temperature))
+
+    assert best > 1.2
+    assert loss(best) < min(loss(best * 1.01), loss(best / 1.01), loss(1.0))
+    # The same number is the inverse slope of a logistic regression without a constant.
+    slope = sm.Logit(labels, logit(probabilities)).fit(disp=0).params[0]
+    assert best == pytest.approx(1 / slope, rel=1e-5)
+
+
+def test_temperature_at_its_bounds():
+    assert fit_temperature([0, 0, 1, 1], [-2.0, -1, 1, 2]) == pytest.approx(0.05, rel=1e-4)
+    assert fit_temperature([1, 1, 0, 0], [-2.0, -1, 1, 2]) == pytest.approx(20, rel=1e-4)
+
+
+def test_platt_agrees_with_scikit_learn_and_mends_a_shifted_prior():
+    random = np.random.default_rng(4)
+    truth = random.random(4000)
+    labels = (random.random(4000) < truth).astype(int)
+    shifted = (logit(truth) - 1.5) * 2  # trained as if malignant were rarer, and too sure
+    found = fit_platt(labels, shifted)
+    assert found.slope == pytest.approx(0.5, abs=0.05) and found.intercept == pytest.approx(1.5, abs=0.15)  # 3 standard errors
+    slope, intercept = _sigmoid_calibration(shifted, labels)
+    assert (found.slope, found.intercept) == pytest.approx((-slope, -intercept), rel=1e-3)
+    after = found(shifted)
+    assert ece(labels, after) < 0.03 < ece(labels, expit(shifted))
+    assert after.mean() == pytest.approx(labels.mean(), abs=1e-3)
+    scaled = expit(shifted / fit_temperature(labels, shifted))
+    assert abs(scaled.mean() - labels.mean()) > 0.1, "a temperature cannot"
+
+
+def test_platt_is_never_certain_nor_turned_round():
+    apart = fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2])
+    assert apart(np.array([-2.0, 2.0])) == pytest.approx([0.25, 0.75], abs=0.05) and apart.slope > 0
+    turned = fit_platt([1, 1, 0, 0, 0], [-2.0, -1, 1, 2, 3])
+    assert turned.slope == 0 and turned(np.array([-5.0, 5.0])) == pytest.approx([(2 * 3 / 4 + 3 / 5) / 5] * 2)
+    assert fit_platt([0, 1, 1], [1.0, 1.0, 1.0])(1.0) == pytest.approx((1 / 3 + 2 * 3 / 4) / 3)
+    alike = fit_platt([0, 1] * 30, [0.1] * 60)  # whose SD is not 0 but for rounding
+    assert alike(np.array([0.0999, 0.1, 0.100001])) == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_platt])
+def test_fits_refuse_one_class_and_what_is_no_logit(fit):
+    with pytest.raises(DataError, match=f"{fit.__name__}.* both classes"):
+        fit([1, 1], [0.3, 2])
+    for logits in ([0.3, np.inf], np.zeros((2, 2))):
+        with pytest.raises(ValueError, match="finite ones of shape \\(2,\\)"):
+            fit([0, 1], logits)
+
+
+def test_risk_coverage_of_five_cases_by_hand():
+    # by rising uncertainty the errors are 0, 0, 1, 0, 1: risks 0/1, 0/2, 1/3, 1/4, 2/5
+    table = risk_coverage([0.9, 0.1, 0.5, 0.2, 0.7], [1, 0, 1, 0, 0])
+    assert table["coverage"].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert table["risk"].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 4, 2 / 5])
+    assert table["images"].tolist() == [1, 2, 3, 4, 5]
+    assert table["uncertainty"].tolist() == [0.1, 0.2, 0.5, 0.7, 0.9]
+    assert aurc([0.9, 0.1, 0.5, 0.2, 0.7], [1, 0, 1, 0, 0]) == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
+    assert table.attrs["left_out"] == 0
+    assert aurc([3, 1, 2], [0, 0, 0]) == 0
+
+
+def test_equal_uncertainty_is_the_mean_over_all_orders():
+    errors = np.array([0, 0.2, 1, 0.6])
+    orders = [[0, *rest] for rest in permutations([1, 2, 3])]
+    expected = np.mean([np.cumsum(errors[order]) / np.arange(1, 5) for order in orders], axis=0)
+    np.testing.assert_allclose(risk_coverage([1, 2, 2, 2], errors)["risk"], expected)
+    # nothing known: the risk is the mean error at any coverage
+    np.testing.assert_allclose(risk_coverage(np.zeros(4), errors)["risk"], 0.45)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=6))
+def test_no_order_is_better_than_that_of_the_errors(pairs):
+    uncertainty, errors = np.array(pairs).T
+    best = min(np.mean(np.cumsum(order) / np.arange(1, len(errors) + 1)) for order in permutations(errors))
+    assert aurc(errors, errors) == pytest.approx(best)
+    assert aurc(uncertainty, errors) >= best - 1e-12
+    assert risk_coverage(uncertainty, errors)["risk"].iloc[-1] == pytest.approx(errors.mean())
+
+
+def test_what_is_undefined_is_left_out_and_counted():
+    table = risk_coverage([0.1, np.nan, 0.3, 0.2], [0, 1, np.nan, 1])
+    assert table["risk"].tolist() == [0, 0.5] and table["coverage"].tolist() == [0.5, 1] and table.attrs["left_out"] == 2
+    empty = risk_coverage([np.nan], [1])
+    assert len(empty) == 0 and empty.attrs["left_out"] == 1 and np.isnan(aurc([np.nan], [1]))
+
+
+def test_risk_coverage_and_benefit_refuse():
+    with pytest.raises(ValueError, match=r"\(2,\) and errors \(3,\)"):
+        risk_coverage([1, 2], [0, 0, 1])
+    with pytest.raises(ValueError, match="an error is -1"):
+        risk_coverage([1, 2], [0, -1])
+    for threshold in (1, -0.1, np.nan):
+        with pytest.raises(ValueError, match="threshold is"):
+            benefit_values([0, 1], [0.5, 0.5], threshold)
+    with pytest.raises(ValueError, match="not logits"):
+        benefit_values([0, 1], [3, 0.5], 0.5)
