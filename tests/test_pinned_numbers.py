@@ -343,9 +343,9 @@ def splits() -> Entries:
             told(f.split_cases(cases, (0.6, 0.2, 0.2), by="patient", seed=1, **unread)),
             told(f.split_cases(cases, (0.5, 0.25, 0.25), by="image", seed=2)),
             told(f.split_cases(partly, (0.7, 0.3), seed=3, **unread)),
-            told(f.split_cases(partly, {"train": 0.8, "test": 0.2}, by="patient", seed=0, **unread)),
+            told(f.split_cases(partly, (0.8, 0.2), by="patient", seed=0, **unread)),
         ],
-        "repeated_splits": lambda: [told(found) for found in f.repeated_splits(cases, (0.6, 0.2, 0.2), 3, seed=4, **unread)],
+        "repeated_splits": lambda: [told(f.split_cases(cases, (0.6, 0.2, 0.2), seed=4, repeat=r, **unread)) for r in range(3)],
         "kfold_splits": lambda: [
             [told(found) for found in f.kfold_splits(cases, 5, seed=1, **unread)],
             [told(found) for found in f.kfold_splits(partly, 3, by="image", val_ratio=0.2, **unread)],

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.audit import pixel_groups
+from thyroid_utils.data.audit.pixels import pixel_groups
 from thyroid_utils.data.images import write_png
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import (
     assert_disjoint,
     kfold_splits,
     official_split,
     patient_class,
-    repeated_splits,
     shared_groups,
     split_cases,
     split_hash,
@@ -41,10 +41,6 @@ def clinic(patients: int = 60, seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     labels = random.choice([0, 1, None], patients, p=[0.55, 0.3, 0.15])
     return table([(f"p{i}", [label] * int(random.integers(1, 7))) for i, label in enumerate(labels)])
-
-
-def sides(cases: pd.DataFrame) -> dict[str, set[str]]:
-    return {name: set(part.index) for name, part in cases.groupby("split")}
 
 
 @pytest.fixture
@@ -75,10 +71,10 @@ def test_hand_computed_split_of_equal_patients():
         assert counts.loc["all"].tolist() == [20, 20, 10, 10, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    sizes=st.lists(st.tuples(st.sampled_from([0, 1, None]), st.integers(1, 8)), min_size=3, max_size=40),
-    ratios=st.sampled_from([(0.7, 0.15, 0.15), (0.7, 0.3), (0.6, 0.2, 0.2), (0.34, 0.33, 0.33)]),
+    sizes=st.lists(st.tuples(st.sampled_from([0, 1, None]), st.integers(1, 8)), min_size=3, max_size=30),
+    ratios=st.sampled_from([(0.7, 0.15, 0.15), (0.7, 0.3), (0.34, 0.33, 0.33)]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_no_patient_is_on_two_sides(sizes, ratios, seed):
@@ -96,10 +92,10 @@ def test_no_patient_is_on_two_sides(sizes, ratios, seed):
 
 def test_ratios_and_classes_are_close_over_many_seeds():
     """Patients have at most six images of about two hundred, so a share can miss its ratio by about 6/200 in each of three
-    strata: 0.1 for one split, 0.02 for the mean of forty."""
+    strata: 0.1 for one split, 0.02 for the mean of 25."""
     cases = clinic(60)
     shares, malignant = [], []
-    for seed in range(40):
+    for seed in range(25):
         split = split_cases(cases, (0.7, 0.15, 0.15), seed=seed, check_pixels=False)
         counts = split_table(split).drop(index="all")
         shares.append(counts["images"] / len(cases))
@@ -113,29 +109,27 @@ def test_ratios_and_classes_are_close_over_many_seeds():
 
 
 def test_large_patients_are_tested_as_often_as_small_ones():
-    """40 patients with one image and 10 with twelve: dealing by size would tie the large ones to one side. Each is in the test
-    set with probability 0.3; over 150 repeats a patient's share has a standard error of 0.037, the mean of ten 0.012."""
-    cases = table([(f"p{i}", [0] * (12 if i < 10 else 1)) for i in range(50)])
+    """30 patients with one image and 10 with twelve: dealing by size would tie the large ones to one side. Each is in the test
+    set with probability 0.3; over 80 repeats a patient's share has a standard error of 0.051, the mean of ten 0.016."""
+    cases = table([(f"p{i}", [0] * (12 if i < 10 else 1)) for i in range(40)])
     tested = pd.Series(0.0, index=sorted(cases["patient"].unique()))
-    for split in repeated_splits(cases, (0.7, 0.3), repeats=150, check_pixels=False):
-        tested[split.loc[split["split"] == "test", "patient"].unique()] += 1 / 150
-    large = tested[[f"p{i}" for i in range(10)]]
-    assert abs(large.mean() - 0.3) < 0.05 and ((tested - 0.3).abs() < 0.15).all()
+    for repeat in range(80):
+        split = split_cases(cases, (0.7, 0.3), repeat=repeat, check_pixels=False)
+        tested[split.loc[split["split"] == "test", "patient"].unique()] += 1 / 80
+    assert abs(tested[[f"p{i}" for i in range(10)]].mean() - 0.3) < 0.065 and ((tested - 0.3).abs() < 0.21).all()
 
 
-def test_same_seed_same_split_whatever_the_order_of_rows():
+def test_same_seed_same_split_whatever_the_order_of_rows_and_the_names_of_patients():
     cases = clinic()
+    before = cases.copy()
     first = split_cases(cases, seed=3, check_pixels=False)
     again = split_cases(cases.sample(frac=1, random_state=5), seed=3, check_pixels=False)
     assert split_hash(first) == split_hash(again)
     assert (first["split"] == again["split"][first.index]).all()
-    assert split_hash(split_cases(cases, seed=4, check_pixels=False)) != split_hash(first)
-
-
-def test_names_of_patients_play_no_part():
-    cases = clinic()
     renamed = cases.assign(patient=("zz" + cases["patient"].str[::-1]).astype("string"))
-    assert split_hash(split_cases(cases, check_pixels=False)) == split_hash(split_cases(renamed, check_pixels=False))
+    assert split_hash(split_cases(renamed, seed=3, check_pixels=False)) == split_hash(first)
+    assert split_hash(split_cases(cases, seed=4, check_pixels=False)) != split_hash(first)
+    pd.testing.assert_frame_equal(cases, before)
 
 
 def test_split_hash_depends_on_the_pairs_alone():
@@ -147,18 +141,6 @@ def test_split_hash_depends_on_the_pairs_alone():
     moved.loc[moved.index[0], "split"] = {"train": "test", "test": "train", "val": "test"}[moved["split"].iloc[0]]
     assert split_hash(moved) != split_hash(split)
     assert split_hash(split.assign(split=pd.array([None] * len(split), dtype="string"))) != split_hash(split)
-
-
-def test_an_input_table_is_left_as_it_was():
-    cases = clinic()
-    before = cases.copy()
-    split_cases(cases, check_pixels=False), kfold_splits(cases, 3, check_pixels=False)
-    pd.testing.assert_frame_equal(cases, before)
-
-
-def test_a_mapping_of_ratios_and_a_ratio_of_zero():
-    split = split_cases(clinic(), {"train": 0.8, "test": 0.2, "val": 0}, check_pixels=False)
-    assert set(split["split"]) == {"train", "test"}
 
 
 def test_kfold_tests_each_case_once():
@@ -186,7 +168,7 @@ def test_kfold_against_scikit_learn():
         return np.ptp(images), np.ptp(malignant), np.ptp(patients)
 
     ours, theirs = [], []
-    for seed in range(10):
+    for seed in range(5):
         tables = kfold_splits(cases, 5, seed=seed, check_pixels=False)
         ours.append(spread([fold.index[fold["split"] == "test"] for fold in tables]))
         reference = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(cases, labels, cases["patient"])
@@ -195,22 +177,19 @@ def test_kfold_against_scikit_learn():
     assert images < 12 and malignant < 12 and patients < 2
 
 
-def test_repeats_are_independent_and_a_longer_series_begins_alike():
+def test_repeats_are_independent():
     cases = clinic()
-    tables = repeated_splits(cases, (0.7, 0.3), repeats=8, seed=1, check_pixels=False)
-    assert len({split_hash(split) for split in tables}) == 8
-    assert [split_hash(split) for split in repeated_splits(cases, repeats=3, seed=1, check_pixels=False)] == [
-        split_hash(split) for split in tables[:3]
-    ]
-    tested = sum((split["split"] == "test").astype(int) for split in tables)
-    assert 0.2 < tested.mean() / 8 < 0.4 and tested.nunique() > 3
+    tables = [split_cases(cases, (0.7, 0.3, 0), seed=1, repeat=repeat, check_pixels=False) for repeat in range(8)]
+    assert len({split_hash(split) for split in tables}) == 8 and set(tables[0]["split"]) == {"train", "val"}
+    held = sum((split["split"] == "val").astype(int) for split in tables)
+    assert 0.2 < held.mean() / 8 < 0.4 and held.nunique() > 3
 
 
 def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image):
     groups = pixel_groups(shared_image)
     assert groups[["c00", "c05", "c09"]].nunique() == 1 and groups.nunique() == 10
     apart = 0
-    for seed in range(12):
+    for seed in range(6):
         split = split_cases(shared_image, (0.6, 0.4), seed=seed)
         assert split.loc[["c00", "c05", "c09"], "split"].nunique() == 1
         unchecked = split_cases(shared_image, (0.6, 0.4), seed=seed, check_pixels=False)
@@ -237,27 +216,26 @@ def test_shared_groups_name_cases_and_no_patient():
     assert found.to_dict("records") == [{"splits": "test, train, val", "images": 3, "cases": ["c000-0", "c000-1", "c000-2"]}]
 
 
-def test_official_split_is_used_as_published():
-    cases = table([("a", [0]), ("b", [1]), ("c", [1])]).assign(split=pd.array(["train", "test", "test"], dtype="string"))
+def official(patients: list[str], splits: list[str | None]) -> pd.DataFrame:
+    return table([(patient, [0]) for patient in patients]).assign(split=pd.array(splits, dtype="string"))
+
+
+def test_official_split_is_used_as_published(shared_image):
+    cases = official([*"abc"], ["train", "test", "test"])
     split = official_split(cases)
     assert split["split"].tolist() == ["train", "test", "test"] and set(split["split_by"]) == {"official"}
     assert split_hash(split_cases(cases, by="official")) == split_hash(cases)
+    copied = shared_image.assign(split=pd.array(["train"] * 6 + ["test"] * 6, dtype="string"))
+    with pytest.raises(DataError, match="share a pixel-identical image on more than one side: 1 "):
+        assert_disjoint(official_split(copied))
 
 
 def test_official_split_with_a_patient_on_both_sides():
-    cases = table([("Mrs Smith", [0, 0]), ("b", [1])]).assign(split=pd.array(["train", "test", "test"], dtype="string"))
     with pytest.raises(DataError) as error:
-        official_split(cases)
+        official_split(official(["Mrs Smith", "Mrs Smith", "b"], ["train", "test", "test"]))
     message = str(error.value)
-    assert "patients on more than one side: 1 " in message and "c000-0 in train, c000-1 in test" in message
+    assert "patients on more than one side: 1 " in message and "c000-0 in train, c001-0 in test" in message
     assert "Smith" not in message and "\n" not in message and "by='patient'" in message
-
-
-def test_official_split_with_an_image_on_both_sides(shared_image):
-    cases = shared_image.assign(split=pd.array(["train"] * 6 + ["test"] * 6, dtype="string"))
-    official_split(cases)
-    with pytest.raises(DataError, match="share a pixel-identical image on more than one side: 1 "):
-        official_split(cases, check_pixels=True)
 
 
 @pytest.mark.parametrize(
@@ -269,9 +247,8 @@ def test_official_split_with_an_image_on_both_sides(shared_image):
     ],
 )
 def test_official_split_that_is_none(splits, message):
-    cases = table([("a", [0]), ("b", [1]), ("c", [1])]).assign(split=pd.array(splits, dtype="string"))
     with pytest.raises(DataError, match=message):
-        official_split(cases)
+        official_split(official([*"abc"], splits))
 
 
 def test_fewer_patients_than_folds():
@@ -296,18 +273,12 @@ def test_a_class_missing_from_a_fold():
     assert len(kfold_splits(one_class, 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"
 
 
-def test_labels_outside_zero_and_one():
-    with pytest.raises(DataError, match=r"1 labels are not 0 \(benign\), 1 \(malignant\) or empty \(c001-0: 2\)"):
-        table([("a", [0]), ("b", [2])])
-
-
 @pytest.mark.parametrize(
     ("ratios", "message"),
     [
         ((0.7, 0.2), "sum to 0.9"),
         ((1.2, -0.2), "expected numbers from 0 to 1"),
         ((0.25, 0.25, 0.25, 0.25), "4 ratios"),
-        ({"train": 0.5, "tets": 0.5}, "no split is called 'tets'"),
         ((float("nan"), 0.5), "expected numbers from 0 to 1"),
     ],
 )
@@ -321,10 +292,8 @@ def test_other_arguments_that_make_no_sense():
         split_cases(clinic(), by="scanner")
     with pytest.raises(DataError, match="folds is 1"):
         kfold_splits(clinic(), 1, check_pixels=False)
-    with pytest.raises(DataError, match="val_ratio is 1"):
+    with pytest.raises(DataError, match="val_ratio 1"):
         kfold_splits(clinic(), 3, val_ratio=1, check_pixels=False)
-    with pytest.raises(DataError, match="repeats is 0"):
-        repeated_splits(clinic(), repeats=0, check_pixels=False)
     with pytest.raises(DataError, match="0 patients cannot fill 3 parts"):
         split_cases(clinic().iloc[:0])
 
@@ -347,21 +316,13 @@ def test_progress_counts_every_image(shared_image):
 
 
 def test_ddti_patients_with_the_same_picture_stay_together(real_data):
-    labels = pd.read_csv(real_data / "ddti" / "labels.csv")
-    cases = make_cases(
-        labels.assign(
-            case=labels["file"].str.removesuffix(".PNG"),
-            image=[str(real_data / "ddti" / "image" / name) for name in labels["file"]],
-            patient=labels["case"].astype(str),
-            dataset="ddti",
-        ).drop(columns="file")
-    )
-    across = [["332", "389"], ["71", "181", "294", "295", "325"]]
+    across = [["ddti/332", "ddti/389"], [f"ddti/{name}" for name in (71, 181, 294, 295, 325)]]
+    cases = load_cases("ddti", real_data)
+    cases = cases.loc[[*across[0], *across[1], *cases.index.difference([*across[0], *across[1]])[::6]]]
     assert all(cases.loc[copies, "patient"].nunique() == len(copies) for copies in across)
-    for split in repeated_splits(cases, (0.7, 0.15, 0.15), repeats=10):
+    splits = [split_cases(cases, seed=seed, require_classes=False) for seed in range(4)] + kfold_splits(cases, 5)
+    for split in splits:
         assert all(split.loc[copies, "split"].nunique() == 1 for copies in across)
         assert_disjoint(split)
-    for fold in kfold_splits(cases, 5):
-        assert all(fold.loc[copies, "split"].nunique() == 1 for copies in across)
-    trusting = repeated_splits(cases, (0.7, 0.15, 0.15), repeats=10, check_pixels=False)
+    trusting = [split_cases(cases, seed=seed, check_pixels=False) for seed in range(4)]
     assert any(split.loc[across[1], "split"].nunique() > 1 for split in trusting), "names alone must not keep them together"

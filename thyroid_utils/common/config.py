@@ -124,8 +124,8 @@ class DataConfig(Settings):
 class SplitConfig(Settings):
     """Who is trained on and who is tested on.
 
-    by: "patient", "image" (leaky, and marked so) or "official". ratios: train, validation, test. repeat: None for the split
-    of `split_cases`, or the number (from 0) of one of `repeated_splits`. Official splits use neither ratios nor repeat.
+    by: "patient", "image" (leaky, and marked so) or "official". ratios: train, validation, test. repeat: as in
+    `split_cases`. Official splits use neither ratios nor repeat.
     """
 
     by: Literal["patient", "image", "official"] = "patient"

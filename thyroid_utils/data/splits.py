@@ -25,18 +25,16 @@ import pandas as pd
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups, pixel_groups
-from thyroid_utils.data.table import SPLITS
-
-SPLIT_BY = ("patient", "image", "official")
-CLASS_NAMES = ("benign", "malignant", "unlabelled")
+from thyroid_utils.data.table import LABEL_NAMES, SPLITS
 
 
 def split_cases(
     cases: pd.DataFrame,
-    ratios: Sequence[float] | Mapping[str, float] = (0.7, 0.15, 0.15),
+    ratios: Sequence[float] = (0.7, 0.15, 0.15),
     by: str = "patient",
     seed: int = 0,
     *,
+    repeat: int | None = None,
     check_pixels: bool = True,
     require_classes: bool = True,
     progress: Progress | None = None,
@@ -45,11 +43,11 @@ def split_cases(
 
     Args:
         cases: case table; an existing split is overwritten.
-        ratios: two numbers (train, test), three (train, val, test) or a mapping from split to number; they sum to 1. A split
-            with ratio 0 stays empty.
+        ratios: two numbers (train, test) or three (train, val, test) that sum to 1. A split with ratio 0 stays empty.
         by: "patient" (no patient and no pixel-identical image on two sides), "image" (each image for itself: leaky, and
             marked so in the column `split_by`) or "official" (`official_split`; ratios and seed play no part).
         seed: same seed and same cases → same split, whatever the order of the rows.
+        repeat: number, from 0, of one of many independent splits of this seed (Monte-Carlo cross-validation); None: a single one.
         check_pixels: read every image to keep patients with a pixel-identical image together; False trusts the names alone.
         require_classes: raise when a class cannot be given to every split.
         progress: called with (images read, images in all).
@@ -60,36 +58,18 @@ def split_cases(
     Raises:
         DataError: ratios or `by` make no sense, fewer patients than splits, a class that cannot reach every split, or an
             unreadable image.
+
+    >>> rows = [{"case": f"c{i}", "image": f"{i}.png", "patient": f"p{i}", "dataset": "own", "label": i % 2} for i in range(20)]
+    >>> from thyroid_utils.data.table import make_cases
+    >>> split_cases(make_cases(rows), (0.6, 0.2, 0.2), check_pixels=False)["split"].value_counts().to_dict()
+    {'train': 12, 'test': 4, 'val': 4}
     """
     if by == "official":
         return official_split(cases)
     shares = _named_ratios(ratios)
     groups = _groups(cases, by, check_pixels, progress)
-    parts = _deal(cases, groups, shares, np.random.SeedSequence(seed), require_classes, by)
-    return _with_split(cases, parts, by)
-
-
-def repeated_splits(
-    cases: pd.DataFrame,
-    ratios: Sequence[float] | Mapping[str, float] = (0.7, 0.3),
-    repeats: int = 10,
-    by: str = "patient",
-    seed: int = 0,
-    *,
-    check_pixels: bool = True,
-    require_classes: bool = True,
-    progress: Progress | None = None,
-) -> list[pd.DataFrame]:
-    """Repeated random subsets (Monte-Carlo cross-validation): `repeats` independent tables as `split_cases` makes them.
-
-    The first r tables are the same whatever `repeats` is. Arguments and errors as in `split_cases`; `repeats` is at least 1.
-    """
-    if repeats < 1:
-        raise DataError(f"repeated splits: repeats is {repeats}, expected 1 or more")
-    shares = _named_ratios(ratios)
-    groups = _groups(cases, by, check_pixels, progress)
-    sources = [np.random.SeedSequence([seed, repeat]) for repeat in range(repeats)]
-    return [_with_split(cases, _deal(cases, groups, shares, source, require_classes, by), by) for source in sources]
+    source = np.random.SeedSequence(seed if repeat is None else [seed, repeat])
+    return _marked(cases, _deal(cases, groups, shares, source, require_classes), by)
 
 
 def kfold_splits(
@@ -113,51 +93,42 @@ def kfold_splits(
     Raises:
         DataError: fewer patients than folds, a class with fewer patients than folds, and as `split_cases`.
     """
-    if folds < 2:
-        raise DataError(f"k folds: folds is {folds}, expected 2 or more")
-    if not 0 <= val_ratio < 1:
-        raise DataError(f"k folds: val_ratio is {val_ratio}, expected 0 to below 1")
+    if folds < 2 or not 0 <= val_ratio < 1:
+        raise DataError(f"k folds: folds is {folds}, val_ratio {val_ratio}; expected 2 or more, and 0 to below 1")
     groups = _groups(cases, by, check_pixels, progress)
     names = {f"fold {k + 1}": 1 / folds for k in range(folds)}
-    fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes, by)
+    fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes)
     tables = []
     for k, name in enumerate(names):
-        parts = pd.Series("test", index=cases.index, dtype="string")
-        rest = cases[fold_of != name]
+        parts, rest = fold_of.mask(fold_of == name, "test"), cases[fold_of != name]
+        parts[rest.index] = "train"
         if val_ratio:
-            source = np.random.SeedSequence([seed, 1, k])
-            shares = {"train": 1 - val_ratio, "val": val_ratio}
-            parts[rest.index] = _deal(rest, groups[rest.index], shares, source, require_classes, by)
-        else:
-            parts[rest.index] = "train"
-        tables.append(_with_split(cases, parts, by))
+            shares, source = {"train": 1 - val_ratio, "val": val_ratio}, np.random.SeedSequence([seed, 1, k])
+            parts[rest.index] = _deal(rest, groups[rest.index], shares, source, require_classes)
+        tables.append(_marked(cases, parts, by))
     return tables
 
 
-def official_split(cases: pd.DataFrame, *, check_pixels: bool = False, progress: Progress | None = None) -> pd.DataFrame:
-    """The case table with the split that its data set came with, checked and marked `split_by` = "official".
+def official_split(cases: pd.DataFrame) -> pd.DataFrame:
+    """The case table with the split that its data set came with, checked by patient and marked `split_by` = "official".
 
-    Args:
-        cases: case table whose column `split` the reader filled.
-        check_pixels: also read the images and refuse a pixel-identical image on two sides. Off by default: a published split
-            is used as published, and the audit reports its leaks.
-        progress: called with (images read, images in all).
+    Pixel-identical images on two sides are left as published; the audit reports such leaks.
 
     Raises:
-        DataError: no official split, cases without one, only one side, or a patient (or image) on both sides.
+        DataError: no official split, cases without one, only one side, or a patient on both sides.
     """
-    if not cases["split"].notna().any():
+    present = [name for name in SPLITS if (cases["split"] == name).any()]
+    if not present:
         known = ", ".join(sorted(cases["dataset"].dropna().unique())) or "this table"
         raise DataError(f"official split: {known} comes without one; use by='patient' with ratios or folds")
-    present = [name for name in SPLITS if (cases["split"] == name).any()]
     if len(present) < 2:
         raise DataError(f"official split: every case is {present[0]}; expected at least two of {', '.join(SPLITS)}")
-    table = cases.assign(split_by=pd.array(["official"] * len(cases), dtype="string"))
-    assert_disjoint(table, check_pixels=check_pixels, progress=progress)
+    table = _marked(cases, cases["split"], "official")
+    assert_disjoint(table, check_pixels=False)
     return table
 
 
-def shared_groups(cases: pd.DataFrame, *, check_pixels: bool = True, progress: Progress | None = None) -> pd.DataFrame:
+def shared_groups(cases: pd.DataFrame, *, check_pixels: bool, progress: Progress | None = None) -> pd.DataFrame:
     """The patients on more than one side of a split, a row each: `splits` ("test, train"), `images` and `cases`.
 
     Patients merged by a pixel-identical image count as one when `check_pixels`. Cases without a split are passed over.
@@ -190,14 +161,15 @@ def assert_disjoint(
         if allow_leaky:
             return
         raise DataError("split: made by image, so patients may be on both sides; split by patient, or allow_leaky=True")
-    shared = shared_groups(cases, check_pixels=False)
-    kind, found = "patients", shared
-    if shared.empty and check_pixels:
-        found = shared_groups(cases, check_pixels=True, progress=progress)
+    kind, found = "patients", shared_groups(cases, check_pixels=False)
+    if found.empty and check_pixels:
         kind = "sets of patients that share a pixel-identical image"
+        found = shared_groups(cases, check_pixels=True, progress=progress)
     if len(found):
+        members = cases["split"][found["cases"].iloc[0]].sort_index()
+        first = ", ".join(f"{case} in {split}" for case, split in members[~members.duplicated()].items())
         remedy = "correct the split or use by='patient'" if "official" in marks else "split the table again by patient"
-        raise DataError(f"split: {kind} on more than one side: {len(found)} (first: {_first_of(cases, found)}); {remedy}")
+        raise DataError(f"split: {kind} on more than one side: {len(found)} (first: {first}); {remedy}")
 
 
 def split_hash(cases: pd.DataFrame) -> str:
@@ -241,62 +213,49 @@ def patient_class(cases: pd.DataFrame, groups: pd.Series | None = None) -> pd.Se
     return highest.map({0.0: "benign", 1.0: "malignant"}).astype("string").fillna("unlabelled").rename("class")
 
 
-def _named_ratios(ratios: Sequence[float] | Mapping[str, float]) -> dict[str, float]:
-    if isinstance(ratios, Mapping):
-        unknown = [name for name in ratios if name not in SPLITS]
-        if unknown:
-            raise DataError(f"split: no split is called {unknown[0]!r}; expected {', '.join(SPLITS)}")
-        shares = {name: float(ratios.get(name, 0.0)) for name in SPLITS}
-    elif len(ratios) in (2, 3):
-        names = ("train", "test") if len(ratios) == 2 else SPLITS
-        shares = dict(zip(names, map(float, ratios), strict=True))
-    else:
+def _named_ratios(ratios: Sequence[float]) -> dict[str, float]:
+    names = ("train", "test") if len(ratios) == 2 else SPLITS
+    if len(ratios) != len(names):
         raise DataError(f"split: {len(ratios)} ratios, expected two (train, test) or three (train, val, test)")
-    if not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        shown = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-        raise DataError(f"split: ratios ({shown}) sum to {sum(shares.values()):g}; expected numbers from 0 to 1 that sum to 1")
-    return {name: share for name, share in shares.items() if share > 0}
+    if not all(0 <= share <= 1 for share in ratios) or abs(sum(ratios) - 1) > 1e-6:
+        shown = ", ".join(f"{share:g}" for share in ratios)
+        raise DataError(f"split: ratios ({shown}) sum to {sum(ratios):g}; expected numbers from 0 to 1 that sum to 1")
+    return {name: float(share) for name, share in zip(names, ratios, strict=True) if share > 0}
 
 
 def _groups(cases: pd.DataFrame, by: str, check_pixels: bool, progress: Progress | None) -> pd.Series:
-    if by not in ("patient", "image"):
-        raise DataError(f"split: by={by!r} is not possible here; expected 'patient' or 'image'")
+    """What is dealt out as one, by case; the series' name is the unit in the plural."""
     if by == "image":
-        return pd.Series(cases.index, index=cases.index, dtype="string", name="group")
-    return pixel_groups(cases, progress=progress) if check_pixels else patient_groups(cases)
+        return pd.Series(cases.index, cases.index, dtype="string", name="images")
+    if by != "patient":
+        raise DataError(f"split: by={by!r} is not possible here; expected 'patient' or 'image'")
+    groups = pixel_groups(cases, progress=progress) if check_pixels else patient_groups(cases)
+    return groups.rename("patients")
 
 
-def _with_split(cases: pd.DataFrame, parts: pd.Series, by: str) -> pd.DataFrame:
-    marks = pd.Series(by, index=cases.index, dtype="string")
-    return cases.assign(split=parts.astype("string"), split_by=marks)
+def _marked(cases: pd.DataFrame, parts: pd.Series, by: str) -> pd.DataFrame:
+    return cases.assign(split=parts.astype("string"), split_by=pd.array([by] * len(cases), dtype="string"))
 
 
 def _deal(
-    cases: pd.DataFrame,
-    groups: pd.Series,
-    shares: Mapping[str, float],
-    source: np.random.SeedSequence,
-    require_classes: bool,
-    by: str,
+    cases: pd.DataFrame, groups: pd.Series, shares: Mapping[str, float], source: np.random.SeedSequence, require_classes: bool
 ) -> pd.Series:
     """Series case → part: groups dealt to parts by the rule in the module's docstring."""
-    unit = "patients" if by == "patient" else "images"
+    parts, unit = ", ".join(shares), groups.name
     summary = pd.DataFrame({"images": groups.value_counts(), "class": patient_class(cases, groups)})
     summary["first"] = cases.index.to_series().groupby(groups).min()
     summary = summary.sort_values("first")  # an order that depends on the cases alone, not on rows or patients' names
     if len(summary) < len(shares):
-        raise DataError(
-            f"split: {len(summary)} {unit} cannot fill {len(shares)} parts ({', '.join(shares)}); use fewer parts or more {unit}"
-        )
+        raise DataError(f"split: {len(summary)} {unit} cannot fill {len(shares)} parts ({parts}); use fewer parts or more {unit}")
     random = np.random.default_rng(source)
     part_of: dict[str, str] = {}
     names, held = list(shares), dict.fromkeys(shares, 0)
-    for class_name in CLASS_NAMES:
+    for class_name in LABEL_NAMES.values():
         stratum = summary[summary["class"] == class_name]
-        labelled = class_name != "unlabelled"
+        labelled = class_name != LABEL_NAMES[None]
         if labelled and require_classes and 0 < len(stratum) < len(shares):
             raise DataError(
-                f"split: only {len(stratum)} {class_name} {unit} for {len(shares)} parts ({', '.join(shares)}), so a part "
+                f"split: only {len(stratum)} {class_name} {unit} for {len(shares)} parts ({parts}), so a part "
                 f"would hold no {class_name} case; use fewer parts, add {class_name} cases, or require_classes=False"
             )
         images = stratum["images"].iloc[random.permutation(len(stratum))]
@@ -329,10 +288,3 @@ def _deal_stratum(images: pd.Series, shares: Mapping[str, float], *, one_each: b
         has_images[part] += count
         has_groups[part] += 1
     return part_of
-
-
-def _first_of(cases: pd.DataFrame, found: pd.DataFrame) -> str:
-    """The first two cases of the first offender that lie on different sides, with their sides."""
-    members = cases.loc[found.iloc[0]["cases"]].sort_index()
-    shown = members.groupby("split", sort=True).head(1)
-    return ", ".join(f"{case} in {split}" for case, split in shown["split"].items())

@@ -115,14 +115,8 @@ def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.DataFrame:
-    settings = {"require_classes": needs_classes, "progress": progress_bar("Comparing images")}
-    if config.by == "official":
-        split = splits.official_split(cases)
-    elif config.repeat is None:
-        split = splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
-    else:
-        repeats = config.repeat + 1
-        split = splits.repeated_splits(cases, config.ratios, repeats, config.by, config.seed, **settings)[-1]
+    settings = {"repeat": config.repeat, "require_classes": needs_classes, "progress": progress_bar("Comparing images")}
+    split = splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
     splits.assert_disjoint(split, check_pixels=False, allow_leaky=True)
     return split
 
