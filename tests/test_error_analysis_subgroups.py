@@ -15,7 +15,6 @@ from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interva
 from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.error_analysis.subgroups import (
     COLUMNS,
-    mean_estimate,
     overall_estimate,
     subgroup_calibration,
     subgroup_columns,
@@ -249,14 +248,6 @@ def test_calibration_of_subgroups_by_hand():
     assert [found.value for found in table["predicted"]] == pytest.approx([0.2, 0.3])
     assert [found.value for found in table["estimate"]] == pytest.approx([0.3, -0.3])
     assert table["difference"].tolist() == pytest.approx([0.6, -0.6]) and 0 < table["p"][0] < 0.1
-
-
-def test_a_mean_knows_when_a_bootstrap_cannot():
-    patients = ["a", "a", "b"]
-    assert mean_estimate([0.5, 0.5, 0.5], patients).text() == "0.50 [no interval: all values agree]"
-    assert (mean_estimate([0, 0, 0], patients).low, mean_estimate([0, 0, 0], patients).high) == proportion_interval(0, 2)
-    assert mean_estimate([1, 0, 1], patients) == patient_bootstrap([1, 0, 1], patients)
-    assert mean_estimate([np.nan], ["a"]).images == 0 and mean_estimate([], []).images == 0
 
 
 def test_what_cannot_be_scored_is_refused():

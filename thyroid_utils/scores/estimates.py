@@ -229,6 +229,7 @@ def patient_bootstrap(
     patients: Sequence[str],
     statistic: Callable[[np.ndarray], float] | None = None,
     *,
+    share: bool = False,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -239,6 +240,8 @@ def patient_bootstrap(
         values: one number an image, (n,), or k numbers, (n, k); an image with NaN is left out.
         patients: the patient of each, shape (n,).
         statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean.
+        share: the mean is a share in [0, 1]: where all values are 0, or all 1, it has Wilson's interval for so many patients.
+            Other values that all agree have no interval, as the bootstrap knows no spread then.
         resamples: how many sets of patients are drawn.
         level: coverage of the interval, in (0, 1).
         seed: same seed, same interval.
@@ -269,8 +272,7 @@ def patient_bootstrap(
         return np.array([statistic(np.repeat(values, times, axis=0)) for times in weights.T.astype(int)])
 
     value, drawn = resample(score, codes, resamples, seed)
-    low, high, *_ = percentiles(drawn, level)
-    return Estimate(float(value), float(low), float(high), len(values), count)
+    return percentile_estimate(value, drawn, len(values), count, level, share_of=count if share else 0)
 
 
 def patient_bootstrap_scores(

@@ -13,11 +13,11 @@ import pandas as pd
 
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.scores.estimates import Estimate, proportion_interval
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, proportion_interval
 from thyroid_utils.scores.masks import binarise
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, WHISKER, failure_mode, outliers_of, where_lost
-from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, mean_estimate, subgroup_table
+from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 NEAR = 0.25  # confidence below which a wrong call counts as near the threshold
@@ -61,7 +61,7 @@ class Errors:
     @property
     def rate(self) -> Estimate:
         """Share of images that are wrong, with its interval over patients."""
-        return mean_estimate(self.images["wrong"].astype(float), self.images["patient"])
+        return patient_bootstrap(self.images["wrong"].astype(float), self.images["patient"], share=True)
 
     @property
     def sentence(self) -> str:
@@ -315,8 +315,8 @@ def _mode_table(errors: Errors, of_case: pd.Series, order: list[str]) -> pd.Data
         if len(members):
             inside = pd.Series(errors.images.index.isin(members), errors.images.index)
             row = {"mode": mode, "images": len(members), "patients": patients[members].nunique()}
-            row["share"] = mean_estimate((of_case == mode).astype(float), patients[of_case.index])
-            row["of_tested"] = mean_estimate(inside.astype(float), patients)
+            row["share"] = patient_bootstrap((of_case == mode).astype(float), patients[of_case.index], share=True)
+            row["of_tested"] = patient_bootstrap(inside.astype(float), patients, share=True)
             rows.append(row | _most_in(errors, inside) | _dice_lost(errors, inside))
     columns = ["mode", "images", "patients", "share", "of_tested", "most_in", "observed", "expected"]
     table = pd.DataFrame(rows, columns=columns + ["dice_lost"] * (errors.task == "segmentation"))

@@ -7,7 +7,6 @@ Every wrong pixel belongs to one part of `LOST_PARTS`. A nodule counts as found 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
@@ -156,8 +155,8 @@ def lost_dice(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for name, label in LOST_PARTS.items():
         part = loss * np.nan_to_num(known[name].to_numpy(float))
-        rows[label] = {"lost": _spread(patient_bootstrap(part, known["patient"])), "share": _ratio(part, loss, known["patient"])}
-    rows["all"] = {"lost": _spread(patient_bootstrap(loss, known["patient"])), "share": _ratio(loss, loss, known["patient"])}
+        rows[label] = {"lost": patient_bootstrap(part, known["patient"]), "share": _ratio(part, loss, known["patient"])}
+    rows["all"] = {"lost": patient_bootstrap(loss, known["patient"]), "share": _ratio(loss, loss, known["patient"])}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
@@ -170,14 +169,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray, patients: pd.Series) -> Estimate
         lost, total = drawn.sum(axis=0)
         return lost / total if total else 0.0
 
-    return _spread(patient_bootstrap(np.column_stack([part, whole]), patients, ratio))
-
-
-def _spread(found: Estimate) -> Estimate:
-    """Without its interval where every resample gave the same number: nothing is known of the spread then."""
-    if np.isnan(found.low) or found.high - found.low > 1e-12:
-        return found
-    return replace(found, low=np.nan, high=np.nan, note="all resamples agree")
+    return patient_bootstrap(np.column_stack([part, whole]), patients, ratio)
 
 
 def nodule_frame_errors(truths: Iterable[np.ndarray], founds: Iterable[np.ndarray], side: int = 64) -> FrameErrors:

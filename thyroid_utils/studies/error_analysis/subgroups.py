@@ -21,7 +21,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.table import label_names
 from thyroid_utils.scores.checks import checked, patient_codes
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores, proportion_interval
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.groups import Area, Mean, randomisation_test
 from thyroid_utils.scores.labels import SCORES
 
@@ -166,24 +166,6 @@ def _one_level(values: pd.Series) -> str:
     return NOT_KNOWN if values.isna().all() else f"all {values.dropna().iloc[0]}"
 
 
-def mean_estimate(values: Sequence[float], patients: Sequence[str]) -> Estimate:
-    """A mean over images with its interval over patients (`patient_bootstrap`).
-
-    values: (n,), NaN left out. Where all values are equal the bootstrap knows no spread: shares of 0 and 1 then get Wilson's
-    interval for so many patients, other numbers none.
-    """
-    values, patients = np.asarray(values, dtype=float), np.asarray(patients, dtype=object)
-    found = patient_bootstrap(values, patients)
-    known = values[~np.isnan(values)]
-    if found.patients < 2 or np.ptp(known) > 1e-12:
-        return found
-    low, high, note = np.nan, np.nan, "all values agree"
-    if known[0] in (0.0, 1.0):
-        low, high = proportion_interval(int(known[0]) * found.patients, found.patients)
-        note = "Wilson's, of patients"
-    return Estimate(found.value, low, high, found.images, found.patients, note=note)
-
-
 def overall_estimate(
     results: pd.Series | pd.DataFrame, patients: pd.Series, statistic: str = "mean", threshold: float = 0.5
 ) -> Estimate:
@@ -274,7 +256,7 @@ def subgroup_calibration(predictions: pd.DataFrame, groups: pd.DataFrame, patien
         for row in table.itertuples():
             given = levels[row.factor]
             part = numbers[given.isna() if row.level == NOT_KNOWN else given.astype("string").eq(row.level).fillna(False)]
-            found.append(mean_estimate(part, patients.reindex(part.index)))
+            found.append(patient_bootstrap(part, patients.reindex(part.index), share=True))
         table[name] = pd.Series(found, table.index, dtype=object)
     return table
 
@@ -327,7 +309,7 @@ class _Scored:
             raise ValueError(f"subgroup_table: statistic {statistic!r} needs labels and probabilities; of numbers: mean")
         known = pd.to_numeric(results).astype(float).dropna()
         names, values = patients.reindex(known.index).to_numpy(object), known.to_numpy()
-        return cls(known.index, names, Mean(values), lambda part: mean_estimate(values[part], names[part]))
+        return cls(known.index, names, Mean(values), lambda part: patient_bootstrap(values[part], names[part], share=True))
 
     @classmethod
     def _of_predictions(cls, results: pd.DataFrame, patients: pd.Series, statistic: str, threshold: float) -> _Scored:

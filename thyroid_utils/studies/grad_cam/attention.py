@@ -176,17 +176,18 @@ def attention_table(
     settings = {"resamples": resamples, "level": level, "seed": seed}
     rows = {}
     for name in MEASURES:
+        share = name == "pointing_game"
         own, centre, chance = (scores.loc[kept, f"{name}{end}"].to_numpy(float) for end in ("", "_centre", "_chance"))
         rows[name] = {
-            "map": patient_bootstrap(own, patients[kept], **settings),
-            "centre prior": patient_bootstrap(centre, patients[kept], **settings),
+            "map": patient_bootstrap(own, patients[kept], share=share, **settings),
+            "centre prior": patient_bootstrap(centre, patients[kept], share=share, **settings),
             "chance": patient_bootstrap(chance, patients[kept], **settings),
             "difference": compare_means(own, centre, patients[kept], **settings),
             "above chance": compare_means(own, chance, patients[kept], **settings),
         }
         if f"{name}_other" in scores:
             others = scores.loc[kept, f"{name}_other"].to_numpy(float)
-            rows[name]["other patients"] = patient_bootstrap(others, patients[kept], **settings)
+            rows[name]["other patients"] = patient_bootstrap(others, patients[kept], share=share, **settings)
             rows[name]["above other patients"] = compare_means(own, others, patients[kept], **settings)
         rows[name] |= {
             "blank": int((scores["blank"] & ~scores["no_mask"]).sum()),
