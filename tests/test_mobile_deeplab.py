@@ -16,7 +16,7 @@ from torch.nn import functional
 from thyroid_utils.models import WeightsError, build_segmenter, check_weights, parameter_count, weights
 from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention, convolution
 from thyroid_utils.models.weights import ImageNetFile, imagenet_file, weights_tag
-from thyroid_utils.studies.module_ablation.network_stages import network_stages
+from thyroid_utils.studies.module_ablation.reading import network_stages
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
 

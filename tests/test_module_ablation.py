@@ -18,47 +18,43 @@ from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
 from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
+from thyroid_utils.plots import module_ablation as plots
+from thyroid_utils.plots.rows import cost_and_score
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
+from thyroid_utils.scores.estimates import Comparison, Estimate, patient_bootstrap
 from thyroid_utils.scores.power import paired_power, power_simulation, seed_components
-from thyroid_utils.studies.module_ablation import (
-    SWITCHES,
-    TABLES,
-    AblationRow,
-    AblationStudy,
-    AblationTable,
-    ablation_comparison,
-    ablation_configs,
+from thyroid_utils.studies.module_ablation.reading import (
     ablation_findings,
-    ablation_table,
     cost_table,
     count_table,
-    gain_by_seed,
-    gain_power,
     network_stages,
-    parameter_counts,
-    pareto_front,
     power_table,
     reading_table,
     stage_table,
+)
+from thyroid_utils.studies.module_ablation.study import AblationStudy, gain_power, pareto_front
+from thyroid_utils.studies.module_ablation.tables import (
+    SWITCHES,
+    TABLES,
+    AblationRow,
+    AblationTable,
+    PixelTable,
+    parameter_counts,
     study_configs,
     sums_table,
-    sums_that_do_not_add_up,
 )
-from thyroid_utils.studies.module_ablation.sums import PixelTable
 from thyroid_utils.studies.papers import reported_scores
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import runs_dir
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}
 TINY = AblationTable(
     "tiny",
+    "small",
     (
         AblationRow("small", "tiny_switched", {"attention": False}),
         AblationRow("attended", "tiny_switched", reported_iou=0.29, reported_share=0.9, remark="as told"),
         AblationRow("pooled", "tiny_switched", {"attention": False, "ppm": True}),
     ),
-    "small",
 )
 
 
@@ -94,13 +90,16 @@ def project(tmp_path_factory):
 def tiny_runs() -> tuple:
     config = segmentation_config(training__epochs=2, optimiser__learning_rate=0.05, size=32)
     common = config.model_dump(exclude={"task", "model", "seed"})
-    configs = ablation_configs(TINY, [0, 1], common, options={"tiny_switched": {"width": 3}})
+    configs = study_configs({"tiny": TINY}, [0, 1], common, options={"tiny_switched": {"width": 3}})
     return tuple(fit_or_load(config) for config in configs)
 
 
 @functools.cache
-def tiny_table() -> pd.DataFrame:
-    return ablation_table(TINY, ablation_comparison(TINY, tiny_runs()))
+def tiny_study(seeds: int = 2) -> AblationStudy:
+    """Two tables that share two networks, one of them under another name; the runs in any order, one given twice."""
+    rows = replace(TINY.rows[2], name="complete", label="pooled"), replace(TINY.rows[0], name="bare", label="small")
+    runs = [run for run in (*tiny_runs()[::2], *tiny_runs()[1::2], tiny_runs()[0]) if run.config.seed < seeds]
+    return AblationStudy.of({"modules": TINY, "removed": AblationTable("removed", "complete", rows)}, runs)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -117,35 +116,26 @@ def test_rows_are_networks_that_can_be_built(name):
     assert np.isnan(table.row(table.reference).reported_iou)
 
 
-def test_configs_of_a_table_differ_in_the_network_and_seed_alone():
-    configs = ablation_configs("aspp", [3, 4], COMMON, weights="imagenet")
+def test_configs_differ_in_the_network_and_seed_alone_and_hold_each_network_once():
+    configs = study_configs(["aspp"], [3, 4], COMMON, weights="imagenet")
     plain = {"attention": False, "multi_skip": False, "ppm": False}
     assert [(config.model.options, config.seed) for config in configs] == [
         ({**plain, "separable_aspp": False}, 3), ({**plain, "separable_aspp": False}, 4), (plain, 3), (plain, 4),
     ]  # fmt: skip
     assert len({config.model_copy(update={"model": configs[0].model, "seed": 0}).to_json() for config in configs}) == 1
-
-
-def test_one_network_in_several_tables_is_one_run():
-    """18 rows; the separable ASPP is the modules' beginning, and the whole network stands in four tables."""
-    configs = [config for table in TABLES for config in ablation_configs(table, [0], COMMON)]
-    assert len(configs) == 18 and len({config.to_json() for config in configs}) == 14
-
-
-def test_configs_of_a_study_hold_each_network_once():
-    configs = study_configs(list(TABLES), [0, 1], COMMON)
-    assert len(configs) == len({config.to_json() for config in configs}) == 28
-    assert study_configs(["aspp"], [0], COMMON) == ablation_configs("aspp", [0], COMMON)
+    # 18 rows; the separable ASPP is the modules' beginning, and the whole network stands in four tables
+    every = study_configs(list(TABLES), [0, 1], COMMON)
+    assert len(every) == len({config.to_json() for config in every}) == 28
 
 
 def test_a_network_has_one_name_and_a_name_one_network():
     rows = [row for table in TABLES.values() for row in table.rows]
-    names = {(row.key, row.network or row.name) for row in rows}
+    names = {(str((row.model, row.switches)), row.network) for row in rows}
     assert len(names) == len({key for key, _ in names}) == len({name for _, name in names}) == 14
 
 
 def test_networks_without_an_encoder_start_from_scratch():
-    configs = ablation_configs("method", [0], COMMON, weights="imagenet", options={"unet": {"widths": [4, 8]}})
+    configs = study_configs(["method"], [0], COMMON, weights="imagenet", options={"unet": {"widths": [4, 8]}})
     assert {config.model.name: config.model.weights for config in configs} == {
         "mobile_deeplab": "imagenet", "deeplabv3plus_xception": "imagenet", "unet": "none", "fcn8s": "imagenet",
     }  # fmt: skip
@@ -155,30 +145,25 @@ def test_networks_without_an_encoder_start_from_scratch():
 
 def test_impossible_tables_are_refused():
     with pytest.raises(ConfigError, match="table must be one of aspp, modules, backbone, method, removed; found 'asp'"):
-        ablation_configs("asp", [0], COMMON)
+        study_configs(["asp"], [0], COMMON)
     with pytest.raises(ConfigError, match="of mobile_deeplab must not name ppm, which the rows of the table decide"):
-        ablation_configs("modules", [0], COMMON, options={"mobile_deeplab": {"ppm": True, "width": 8}})
+        study_configs(["modules"], [0], COMMON, options={"mobile_deeplab": {"ppm": True, "width": 8}})
     with pytest.raises(ConfigError, match="are given for mobile_deplab, which is in no table; known: deeplab"):
-        ablation_configs("aspp", [0], COMMON, options={"mobile_deplab": {"width": 8}})
-    with pytest.raises(DataError, match=r"no run of attended, pooled \(tiny\)"):
-        ablation_comparison(TINY, tiny_runs()[:2])
+        study_configs(["aspp"], [0], COMMON, options={"mobile_deplab": {"width": 8}})
+    with pytest.raises(DataError, match="no run of attended, pooled"):
+        AblationStudy.of({"tiny": TINY}, tiny_runs()[:2])
 
 
-def test_a_comparison_bears_the_rows_names_and_leaves_other_runs_aside():
-    shuffled = [*tiny_runs()[::-1], tiny_runs()[0]]
-    for run in shuffled:
-        assert run.folder.parent == runs_dir()
-    comparison = ablation_comparison(TINY, sorted(shuffled, key=lambda run: run.config.seed))
-    assert comparison.models == ["small", "attended", "pooled"]
-    assert {name: [run.config.seed for run in runs] for name, runs in comparison.runs.items()} == {
-        "small": [0, 1], "attended": [0, 1], "pooled": [0, 1],
-    }  # fmt: skip
-    fewer = AblationTable("fewer", TINY.rows[:2], "small")
-    assert ablation_comparison(fewer, tiny_runs()).models == ["small", "attended"]
+def test_a_study_bears_the_rows_names_and_leaves_other_runs_aside():
+    study = tiny_study()
+    assert study.whole.models == ["small", "attended", "pooled"] and study.seeds == 2
+    assert {tuple(run.config.seed for run in runs) for runs in study.whole.runs.values()} == {(0, 1)}
+    fewer = AblationTable("fewer", "small", TINY.rows[:2])
+    assert AblationStudy.of({"fewer": fewer}, tiny_runs()).whole.models == ["small", "attended"]
 
 
 def test_costs_and_claims_of_each_row():
-    table = tiny_table()
+    table = tiny_study().results["modules"]
     counts = {"small": 3 * 9 + 6 + 4, "attended": 6 * 9 + 12 + 7, "pooled": 9 * 9 + 18 + 10}  # gray images
     assert list(table.index) == list(counts)
     np.testing.assert_allclose(table["parameters"] * 1e6, list(counts.values()))
@@ -193,7 +178,7 @@ def test_costs_and_claims_of_each_row():
 def test_differences_to_the_reference_by_another_road():
     """From the scores image by image, and patients' signs flipped one by one (few enough for all flips); Holm's two p-values by
     hand: the smaller doubled, the larger no smaller than that."""
-    table, comparison = tiny_table(), ablation_comparison(TINY, tiny_runs())
+    table, comparison = tiny_study().results["modules"], tiny_study().whole
     scores = {
         row: np.nanmean([part[part["resolution"] == "own"]["iou"] for part in comparison.tables[row]], axis=0)
         for row in ("small", "attended", "pooled")
@@ -225,37 +210,25 @@ def test_differences_to_the_reference_by_another_road():
 
 
 def test_gains_by_seed_feed_the_power():
-    comparison = ablation_comparison(TINY, tiny_runs())
-    gains, patients = gain_by_seed(comparison, "pooled", "small")
-    assert gains.shape == (2, len(comparison.truth)) and list(patients) == list(comparison.truth["patient"])
-    own = comparison.tables["pooled"][1], comparison.tables["small"][1]
+    study = tiny_study()
+    gains, patients = next((gains, patients) for _, row, gains, patients in study.gains() if row.name == "pooled")
+    assert gains.shape == (2, len(study.whole.truth)) and list(patients) == list(study.whole.truth["patient"])
+    own = study.whole.tables["pooled"][1], study.whole.tables["small"][1]
     expected = np.subtract(*(part[part["resolution"] == "own"]["iou"].to_numpy() for part in own))
-    np.testing.assert_array_equal(gains[1], expected)
+    np.testing.assert_array_equal(gains.iloc[1], expected)
     powers = power_simulation(gains, patients, 0.003, (10, 100), (1, 3), simulations=50)
     assert len(powers) == 4 and powers["power"].between(0, 1).all()
 
 
-def tiny_study(seeds: int = 2) -> AblationStudy:
-    """Two tables that share two networks, one of them under another name."""
-    rows = replace(TINY.rows[2], name="complete", network="pooled"), replace(TINY.rows[0], name="bare", network="small")
-    removed = AblationTable("removed", rows, "complete")
-    return AblationStudy.of({"modules": TINY, "removed": removed}, [run for run in tiny_runs() if run.config.seed < seeds])
-
-
 def test_a_study_scores_and_times_each_network_once():
     study = tiny_study()
-    assert study.whole.models == ["small", "attended", "pooled"] and study.seeds == 2
     modules, removed = study.results["modules"], study.results["removed"]
     assert list(removed.index) == ["complete", "bare"] and list(removed["network"]) == ["pooled", "small"]
     assert removed.at["bare", "latency_ms"] == modules.at["small", "latency_ms"]
     assert removed.at["bare", "difference"].difference == pytest.approx(-modules.at["pooled", "difference"].difference)
-    unmeasured = [column for column in modules if column != "latency_ms"]
-    pd.testing.assert_frame_equal(modules[unmeasured], tiny_table()[unmeasured])
     assert list(study.networks.index) == ["small", "attended", "pooled"]
     titled = study.titled(0.01)
     assert list(titled) == ["tiny", "removed"] and np.isnan(titled["tiny"].at["small", "wide_low"])
-    ends = titled["tiny"].loc["attended", ["wide_low", "wide_high"]]
-    assert tuple(ends) == study.with_seeds(0.01)["modules", "attended"]
     shown = cost_table(study)
     assert list(shown.index) == ["small", "attended", "pooled"]  # by rising size
     assert list(shown["on the front by"].str.contains("parameters")) == [row in study.front("parameters") for row in shown.index]
@@ -284,14 +257,14 @@ def test_the_spread_over_seeds_is_pooled_over_rows():
 
 def test_power_of_a_study_and_patients_for_each_gain():
     study = tiny_study()
-    powers = gain_power(study, gain=2.0, patients_grid=(5, 50), seeds_grid=(1, 4), simulations=50)
+    powers = gain_power(study, gain=2.0, seed_sd=1.0, patients_grid=(5, 50), seeds_grid=(1, 4), simulations=50)
     assert list(powers.table.index) == [("modules", "attended"), ("modules", "pooled"), ("removed", "bare")]
     assert list(powers.table["gain"]) == [0.29, 2.0, 2.0] and list(powers.table["whose"]) == ["paper", "asked", "asked"]
     assert powers.measured and powers.seed_sd == pytest.approx(100 * study.seed_sd)
     assert "measured, pooled over all rows" in powers.basis
     assert list(powers.curves) == ["attended: 0.29 points"] and len(powers.curves["attended: 0.29 points"]) == 4
-    gains, patients = gain_by_seed(study.comparison("modules"), "pooled", "small")
-    spread = pd.Series(100 * gains.mean(axis=0)).groupby(patients.to_numpy()).mean().std(ddof=1)
+    gains, patients = next((gains, patients) for _, row, gains, patients in study.gains() if row.name == "pooled")
+    spread = (100 * gains.mean()).groupby(patients.to_numpy()).mean().std(ddof=1)
     count = patients.nunique()
     row = powers.table.loc[("modules", "pooled")]
     assert row["patient_sd"] == pytest.approx(spread)
@@ -304,11 +277,9 @@ def test_power_of_a_study_and_patients_for_each_gain():
 
 def test_one_seed_takes_the_spread_that_is_given():
     study = tiny_study(1)
-    powers = gain_power(study, seed_sd=0.7, patients_grid=(5, 50), seeds_grid=(1,), simulations=20)
+    powers = gain_power(study, gain=0.3, seed_sd=0.7, patients_grid=(5, 50), seeds_grid=(1,), simulations=20)
     assert powers.seed_sd == 0.7 and not powers.measured and "assumed" in powers.basis
     assert any("trained once" in line for line in ablation_findings(study, powers))
-    with pytest.raises(ValueError, match="gain is 0, seed_sd"):
-        gain_power(study, gain=0)
 
 
 def test_tables_as_they_are_read():
@@ -320,12 +291,13 @@ def test_tables_as_they_are_read():
     text = f"{100 * gap.difference:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
     assert shown.at["attended", "difference, points"].replace("\u00a0", " ") == text
     assert list(shown["paper, points"]) == ["", "+0.29", ""] and shown.at["attended", "remark"] == "as told"
-    low, high = study.with_seeds(0.01)["modules", "attended"]
+    low, high = study.titled(0.01)["tiny"].loc["attended", ["wide_low", "wide_high"]]
     assert low < gap.low and high > gap.high  # a point of luck in two trainings is more than these patients' spread
     assert (low + high) / 2 == pytest.approx(gap.difference)
     assert not {"remark", "paper, ×", "paper, points"} & set(reading_table(study, "removed", 1.0)), "columns that say nothing"
     assert reading_table(study, "aspp", 1.0).empty
-    sentences = ablation_findings(study, gain_power(study, patients_grid=(5, 50), seeds_grid=(1,), simulations=20))
+    powers = gain_power(study, gain=0.3, seed_sd=1.0, patients_grid=(5, 50), seeds_grid=(1,), simulations=20)
+    sentences = ablation_findings(study, powers)
     assert len(sentences) == 5 and "**tiny**: " in sentences[0] and not any("trained once" in line for line in sentences)
 
 
@@ -354,7 +326,6 @@ def test_parameter_counts_are_near_the_papers():
     ours = table.loc[("Backbone (Table 6)", "MobileNetV2")]
     assert 3.0 <= ours["parameters"] <= 3.3 and ours["mebibytes"] == pytest.approx(12.4, rel=0.03)
     assert list(count_table().columns) == ["parameters, M", "float32, MiB", "× reference", "paper, ×"]
-    assert list(parameter_counts("aspp").index.get_level_values("row")) == ["ordinary", "separable"]
 
 
 def test_the_papers_gains_are_those_that_its_text_quotes():
@@ -366,32 +337,22 @@ def test_the_papers_gains_are_those_that_its_text_quotes():
 
 
 def test_sums_that_do_and_do_not_add_up():
-    table = sums_that_do_not_add_up().set_index("claim")
-    assert list(table.columns) == ["table", "paper", "computed", "how", "agrees"]
-    wrong = [claim for claim, agrees in table["agrees"].items() if not agrees]
-    assert wrong == [
-        "accuracy with Tversky, %",
-        "nodule pixels in the images of both losses, %",
-        "specificity with Tversky, %",
-        "separable over ordinary convolution, weights",
-        "gains of the three modules, points of IoU",
-        "energy consumption",
+    tables = {place: sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text")}
+    assert all(list(table.columns) == ["paper", "computed", "how", "agrees"] for table in tables.values())
+    table = pd.concat(tables)
+    assert len(table) == 15
+    assert list(table.index[table["agrees"] == "no"]) == [
+        ("loss", "accuracy with Tversky, %"),
+        ("loss", "nodule pixels in the images of both losses, %"),
+        ("loss", "specificity with Tversky, %"),
+        ("aspp", "separable over ordinary convolution, weights"),
+        ("modules", "gains of the three modules, points of IoU"),
+        ("text", "energy consumption"),
     ]
-    assert list(table.loc[wrong, "table"]) == ["loss", "loss", "loss", "aspp", "modules", "text"]
-    assert table.at[wrong[4], "computed"] == "0.80" and table.at[wrong[3], "computed"] == "0.115"
-    assert table.at[wrong[0], "paper"] == "98.17" and table.at[wrong[0], "computed"] == "98.37 to 98.59"
-    assert table.at[wrong[5], "computed"] == "24 mJ an image"
-
-
-def test_sums_of_one_place_are_those_of_the_whole():
-    whole = sums_that_do_not_add_up()
-    for place in ("loss", *TABLES, "text"):
-        part = sums_that_do_not_add_up(place)
-        assert part.equals(whole[whole["table"] == place].reset_index(drop=True)) and (len(part) > 0) == (place != "removed")
-    with pytest.raises(ValueError, match="table is 'asp'; expected one of loss, aspp"):
-        sums_that_do_not_add_up("asp")
-    shown = sums_table("aspp")
-    assert list(shown.columns) == ["paper", "computed", "how", "agrees"] and list(shown["agrees"]) == ["no", "yes"]
+    computed = table["computed"].droplevel(0)
+    assert computed["gains of the three modules, points of IoU"] == "0.80"
+    assert computed["separable over ordinary convolution, weights"] == "0.115"
+    assert computed["accuracy with Tversky, %"] == "98.37 to 98.59" and computed["energy consumption"] == "24 mJ an image"
 
 
 def test_pixel_shares_by_hand():
@@ -407,3 +368,83 @@ def test_bces_figures_are_of_one_table_and_tverskys_are_not():
     tables = {loss: PixelTable(v["dice"], v["sensitivity"], v["specificity"]) for loss, v in of.items()}
     assert tables["bce"].accuracy == pytest.approx(of["bce"]["pixel_accuracy"], abs=1e-4)
     assert abs(tables["tversky"].accuracy - of["tversky"]["pixel_accuracy"]) > 0.003
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_the_diagram_has_a_box_a_part_and_an_arrow_a_map_read():
+    stages = network_stages(build_segmenter("mobile_deeplab"), 64)
+    (axes,) = plots.network_diagram(stages).axes
+    shown = texts(axes)
+    assert {"image", *stages["stage"]} - {"mobilenet_v2"} <= set(shown) and "mobilenet_v2, 1.81 M" in shown
+    boxes = [patch.get_bbox() for patch in axes.patches]
+    assert len(boxes) == len(stages) + 1
+    for number, one in enumerate(boxes):
+        for other in boxes[number + 1 :]:
+            assert one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0, (one, other)
+    arrows = [text.arrow_patch for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
+    assert len(arrows) == sum(len(inputs) for inputs in stages["inputs"]) == 23
+    assert {"1/2", "1/4", "1/8", "1/16", "image size"} <= set(shown)
+    assert shown.count("320×4×4") == 3 and "256×4×4\n0.75 M" in shown
+
+
+def made(parameters: float, latency: float, value: float, difference: Comparison | None = None, points: float = np.nan) -> dict:
+    p = np.nan if difference is None else difference.p_value
+    return {"parameters": parameters, "latency_ms": latency, "iou": Estimate(value, value - 0.02, value + 0.02, 60, 30),
+            "difference": difference, "p_holm": p, "differs": p < 0.05, "reported_points": points,
+            "wide_low": -0.1, "wide_high": 0.1}  # fmt: skip
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    gain = Comparison(0.62, 0.60, 0.02, -0.01, 0.05, 0.2, 60, 30)
+    loss = Comparison(0.55, 0.60, -0.05, -0.07, -0.03, 0.01, 60, 30)
+    untested = Comparison(0.60, 0.60, 0.0, np.nan, np.nan, np.nan, 1, 1, note="1 patient")
+    rows = {"none": made(3.85, 50, 0.60), "attention": made(3.86, 52, 0.62, gain, 0.29),
+            "U-Net": made(31.0, 160, 0.55, loss, -0.65), "FCN-8s": made(134.0, 300, 0.60, untested)}  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def test_gains_stand_beside_the_papers(table):
+    (axes,) = plots.ablation_gains({"Modules": table, "alone": table.iloc[:1]}).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Modules", "attention", "U-Net", "FCN-8s"]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [tuple(line.get_data()[0]) for line in dots] == [(pytest.approx(2.0),), (pytest.approx(-5.0),), (0.0,)]
+    papers = [float(line.get_data()[0][0]) for line in axes.lines if line.get_marker() == "D"]
+    assert papers[:2] == [0.29, -0.65] and np.isnan(papers[2])
+    assert dots[1].get_color() == plots.CLASS_COLOURS["malignant"] != dots[0].get_color()
+    assert texts(axes) == ["p = 0.2", "p = 0.01", "no test"]
+    thin = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 0.8]
+    assert thin == [pytest.approx((-10, 10))] * 3
+    assert plots.ablation_gains({"alone": table.iloc[:1]}) is None
+
+
+def test_costs_with_a_front_mark_it_in_both_panels_and_leave_out_what_has_no_number(table):
+    fronts = {column: ["none", "attention"] for column in plots.COSTS}
+    left, right = cost_and_score(table, table["iou"], "IoU", plots.COSTS, fronts).axes
+    for axes, column in ((left, "parameters"), (right, "latency_ms")):
+        front = next(line for line in axes.lines if line.get_linestyle() == "--")
+        np.testing.assert_allclose(front.get_xdata(), table.loc[["none", "attention"], column])
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert len(dots) == 4 and axes.get_xscale() == "log" and axes.get_ylabel() in ("IoU", "")
+        assert sum(line.get_markerfacecolor() == "white" for line in dots) == 2
+    table.at["U-Net", "latency_ms"] = np.nan
+    table.at["FCN-8s", "iou"] = Estimate(np.nan, np.nan, np.nan, 0, 0)
+    left, right = cost_and_score(table, table["iou"], "IoU", plots.COSTS, fronts).axes
+    assert [sum(line.get_marker() == "o" for line in axes.lines) for axes in (left, right)] == [3, 2]
+
+
+def test_power_curves_have_a_line_a_number_of_seeds_and_the_level():
+    grid = [(patients, seeds) for seeds in (1, 5) for patients in (10, 100, 1000)]
+    table = pd.DataFrame(grid, columns=["patients", "seeds"]).assign(power=[0.1, 0.2, 0.3, 0.1, 0.5, 0.9])
+    table = table.assign(low=table["power"] - 0.02, high=table["power"] + 0.02)
+    figure = plots.power_curves({"0.29 points": table, "0.76 points": table, "a": table, "b": table})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["0.29 points", "0.76 points", "a", "b"]
+    curves = [line for line in shown[0].lines if line.get_marker() == "o"]
+    assert [list(line.get_ydata()) for line in curves] == [[10, 20, 30], [10, 50, 90]]
+    assert list(shown[0].lines[-1].get_ydata()) == [80, 80]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 seed", "5 seeds", "80 %"]
+    assert len(plots.power_curves({"": table.query("seeds == 1")}).axes) == 1 and plots.power_curves({}) is None

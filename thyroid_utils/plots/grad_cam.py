@@ -14,8 +14,9 @@ from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.cam import CamMaps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.plots.pictures import Explained, draw_examples
-from thyroid_utils.plots.rows import counted, defined, interval, p_told
+from thyroid_utils.plots.rows import counted, defined, interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, TRUTH, model_colours, new_figure, styled
+from thyroid_utils.scores.estimates import p_told
 from thyroid_utils.studies.grad_cam.marks import mark_pairs
 from thyroid_utils.studies.grad_cam.shape import FEATURES
 from thyroid_utils.studies.grad_cam.study import MapStudy

@@ -13,19 +13,31 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, across, below, model_colours, new_figure, styled
-from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate, p_text
 
 _DIFFERS, _FAINT = CLASS_COLOURS["malignant"], "#767d86"
 _CELL = {"textcoords": "offset points", "fontsize": 8.5, "va": "center", "annotation_clip": False}
 
 
 def interval(
-    axes: Axes, value: Estimate, position: float, colour: str, *, upright: bool = False, hollow: bool = False, width: float = 1.8
+    axes: Axes,
+    found: Estimate | Comparison,
+    position: float,
+    colour: str,
+    *,
+    upright: bool = False,
+    hollow: bool = False,
+    width: float = 1.8,
+    scale: float = 1,
 ) -> None:
-    """An estimate as a dot with its interval, at a height, or `upright` at a place across; nothing where it is not defined."""
-    if np.isnan(value.value):
+    """An estimate or a difference, times `scale`, as a dot with its interval, at a height, or `upright` at a place across.
+
+    Nothing is drawn where it is not defined.
+    """
+    value = found.difference if isinstance(found, Comparison) else found.value
+    if np.isnan(value):
         return
-    ends, dot = ([value.low, value.high], [position] * 2), ([value.value], [position])
+    ends, dot = ([scale * found.low, scale * found.high], [position] * 2), ([scale * value], [position])
     axes.plot(*(ends[::-1] if upright else ends), color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot(*(dot[::-1] if upright else dot), "o", color=colour, markersize=5.5, markerfacecolor="white" if hollow else colour)
 
@@ -208,16 +220,6 @@ def _short(value: Estimate) -> str:
 
 def row_colour(row) -> str:
     return _FAINT if row.marked else _DIFFERS if row.differs else NEUTRAL
-
-
-def p_text(value: float) -> str:
-    """A p-value as it is read: `0.03`, `< 0.001`, or a dash where there is none."""
-    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
-
-
-def p_told(value: float) -> str:
-    """`p = 0.03` or `p < 0.001`."""
-    return f"p {'' if value < 0.001 else '= '}{p_text(value)}"
 
 
 def row_legend(table: pd.DataFrame) -> list[Line2D]:

@@ -1,4 +1,5 @@
-"""Paper 003's ablation tables, row by row: the networks, the runs that they need, their parameters.
+"""Paper 003's ablation tables, row by row: the networks, the runs that they need, their parameters; and its figures held to
+each other.
 
 The paper's tables are pictures; what is set beside ours is what its text quotes. Its gains are points of IoU on one training of
 each network, scored on the validation split.
@@ -6,9 +7,9 @@ each network, scored on the validation split.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
+from thyroid_utils.models.mobile_deeplab import convolution
 from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.studies.papers import reported_scores
 
 OURS = "mobile_deeplab"
 SWITCHES = ("attention", "multi_skip", "ppm", "separable_aspp", "separable_decoder", "backbone")
-_PLAIN = {"attention": False, "multi_skip": False, "ppm": False}
+_KERNEL, _IN, _OUT = 3, 320, 256  # of the ASPP's dilated convolutions on MobileNetV2
+_WATT, _MILLISECONDS = 0.85, 28.0  # told of a phone, an image
+_COUNTED = "counted in the networks here, whose widths the paper leaves open"
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class AblationRow:
     """A row of a table: its name, the network, and those of `SWITCHES` that are not at their default.
 
     reported_iou: points of IoU that the paper has it ahead of the table's reference row; reported_share: its parameters divided
-    by the reference's; NaN where the text quotes neither. remark: what the text does not settle. network: what to call it where
+    by the reference's; NaN where the text quotes neither. remark: what the text does not settle. label: what to call it where
     rows of several tables stand together; empty takes the row's name.
     """
 
@@ -39,12 +44,12 @@ class AblationRow:
     reported_iou: float = np.nan
     reported_share: float = np.nan
     remark: str = ""
-    network: str = ""
+    label: str = ""
 
     @property
-    def key(self) -> str:
-        """The network, in one way for all rows that are the same one."""
-        return json.dumps([self.model, dict(self.switches)], sort_keys=True)
+    def network(self) -> str:
+        """The name that all rows of this network share."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)
@@ -52,127 +57,87 @@ class AblationTable:
     """A table of the paper: what it asks, its rows, and the row that the others are compared with."""
 
     title: str
-    rows: tuple[AblationRow, ...]
     reference: str
+    rows: tuple[AblationRow, ...]
 
     def row(self, name: str) -> AblationRow:
         return next(row for row in self.rows if row.name == name)
 
 
-_ALL_ON = AblationRow("all three", network="ours")
+def _ours(name: str, *off: str, backbone: str | None = None, **told: Any) -> AblationRow:
+    """A row of the paper's own network with some modules off."""
+    switches = {**dict.fromkeys(off, False), **({"backbone": backbone} if backbone else {})}
+    return AblationRow(name, OURS, switches, **told)
+
+
+_MODULES = ("attention", "multi_skip", "ppm")
+_STOCK = _ours("separable", *_MODULES, label="stock, separable ASPP")
+_WHOLE = _ours("complete", label="ours")
+_FITS = "backbone and convolutions not told; with an ordinary ASPP on Xception the parameters fit"
+_METHODS = (
+    replace(_WHOLE, name="improved DeepLabV3+"),
+    AblationRow("DeepLabV3+", "deeplabv3plus_xception", {"separable_aspp": False}, -0.17, 1 / 0.06, _FITS,
+                "DeepLabV3+ on Xception"),
+    AblationRow("U-Net", "unet", {}, -0.65, 10, "from scratch in every case"),
+    AblationRow("FCN-8s", "fcn8s", {}, -4.47),
+)  # fmt: skip
+_ORDINARY = _ours("ordinary", *_MODULES, "separable_aspp", remark="stock MobileNetV2 DeepLabV3+", label="stock, ordinary ASPP")
+_LIGHTER = replace(_STOCK, reported_iou=-0.31, reported_share=0.642, remark="paper: training time −5 %")
+_ONE_BY_ONE = (
+    replace(_STOCK, name="none"),
+    _ours("attention", "multi_skip", "ppm", reported_iou=0.29, label="attention alone"),
+    _ours("skips", "attention", "ppm", reported_iou=0.29, label="skips alone"),
+    _ours("PPM", "attention", "multi_skip", reported_iou=0.22, label="PPM alone"),
+    replace(_WHOLE, name="all three", reported_iou=0.76, reported_share=0.85),
+)
+_LARGE = {"reported_share": 125 / 12.4, "remark": "paper: 125 MB against 12.4", "label": "ours on ResNet50"}
+_BACKBONES = (
+    replace(_WHOLE, name="MobileNetV2"),
+    _ours("ResNet50", backbone="resnet50", **_LARGE),
+    _ours("Xception", backbone="xception", label="ours on Xception"),
+)
+_DENSE = {"remark": "read as every separable convolution behind the backbone", "label": "ours without separable"}
+_REMOVED = (
+    _WHOLE,
+    _ours("without attention", "attention", label="ours without attention"),
+    _ours("without fusion", "multi_skip", remark="the stock decoder instead", label="ours without fusion"),
+    _ours("without separable", "separable_aspp", "separable_decoder", **_DENSE),
+)
 TABLES: dict[str, AblationTable] = {
-    "aspp": AblationTable(
-        "ASPP convolution (Table 4)",
-        (
-            AblationRow(
-                "ordinary",
-                switches={**_PLAIN, "separable_aspp": False},
-                remark="stock MobileNetV2 DeepLabV3+",
-                network="stock, ordinary ASPP",
-            ),
-            AblationRow(
-                "separable",
-                switches=_PLAIN,
-                reported_iou=-0.31,
-                reported_share=0.642,
-                remark="paper: training time −5 %",
-                network="stock, separable ASPP",
-            ),
-        ),
-        "ordinary",
-    ),
-    "modules": AblationTable(
-        "Modules one by one and together (Table 5)",
-        (
-            AblationRow("none", switches=_PLAIN, network="stock, separable ASPP"),
-            AblationRow("attention", switches={"multi_skip": False, "ppm": False}, reported_iou=0.29, network="attention alone"),
-            AblationRow("skips", switches={"attention": False, "ppm": False}, reported_iou=0.29, network="skips alone"),
-            AblationRow("PPM", switches={"attention": False, "multi_skip": False}, reported_iou=0.22, network="PPM alone"),
-            replace(_ALL_ON, reported_iou=0.76, reported_share=0.85),
-        ),
-        "none",
-    ),
-    "backbone": AblationTable(
-        "Backbone (Table 6)",
-        (
-            AblationRow("MobileNetV2", network="ours"),
-            AblationRow(
-                "ResNet50",
-                switches={"backbone": "resnet50"},
-                reported_share=125 / 12.4,
-                remark="paper: 125 MB against 12.4",
-                network="ours on ResNet50",
-            ),
-            AblationRow("Xception", switches={"backbone": "xception"}, network="ours on Xception"),
-        ),
-        "MobileNetV2",
-    ),
-    "method": AblationTable(
-        "Method (Table 7)",
-        (
-            AblationRow("improved DeepLabV3+", network="ours"),
-            AblationRow(
-                "DeepLabV3+",
-                "deeplabv3plus_xception",
-                {"separable_aspp": False},
-                reported_iou=-0.17,
-                reported_share=1 / 0.06,
-                remark="backbone and convolutions not told; with an ordinary ASPP on Xception the parameters fit",
-                network="DeepLabV3+ on Xception",
-            ),
-            AblationRow("U-Net", "unet", reported_iou=-0.65, reported_share=10, remark="from scratch in every case"),
-            AblationRow("FCN-8s", "fcn8s", reported_iou=-4.47),
-        ),
-        "improved DeepLabV3+",
-    ),
-    "removed": AblationTable(
-        "Components removed (Table 9)",
-        (
-            AblationRow("complete", network="ours"),
-            AblationRow("without attention", switches={"attention": False}, network="ours without attention"),
-            AblationRow(
-                "without fusion",
-                switches={"multi_skip": False},
-                remark="the stock decoder instead",
-                network="ours without fusion",
-            ),
-            AblationRow(
-                "without separable",
-                switches={"separable_aspp": False, "separable_decoder": False},
-                remark="read as every separable convolution behind the backbone",
-                network="ours without separable",
-            ),
-        ),
-        "complete",
-    ),
+    "aspp": AblationTable("ASPP convolution (Table 4)", "ordinary", (_ORDINARY, _LIGHTER)),
+    "modules": AblationTable("Modules one by one and together (Table 5)", "none", _ONE_BY_ONE),
+    "backbone": AblationTable("Backbone (Table 6)", "MobileNetV2", _BACKBONES),
+    "method": AblationTable("Method (Table 7)", "improved DeepLabV3+", _METHODS),
+    "removed": AblationTable("Components removed (Table 9)", "complete", _REMOVED),
 }
 
 
-def ablation_table_named(table: str | AblationTable) -> AblationTable:
-    """A table of `TABLES` by its name; one that is given is given back.
+def tables_named(tables: Sequence[str] | Mapping[str, AblationTable]) -> dict[str, AblationTable]:
+    """Tables by their names in `TABLES`; those of one's own are given by name, and given back.
 
     Raises:
         ConfigError: no such table.
     """
-    if isinstance(table, AblationTable):
-        return table
-    if table not in TABLES:
-        raise ConfigError("table", f"must be one of {', '.join(TABLES)}; found {table!r}")
-    return TABLES[table]
+    if isinstance(tables, Mapping):
+        return dict(tables)
+    for name in tables:
+        if name not in TABLES:
+            raise ConfigError("table", f"must be one of {', '.join(TABLES)}; found {name!r}")
+    return {name: TABLES[name] for name in tables}
 
 
-def ablation_configs(
-    table: str | AblationTable,
+def study_configs(
+    tables: Sequence[str] | Mapping[str, AblationTable],
     seeds: Sequence[int],
     common: Mapping[str, Any],
     *,
     weights: str = "none",
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[RunConfig]:
-    """One config a row and seed, equal in all else. Rows of several tables that are one network have equal configs: one run.
+    """One config a network and seed, equal in all else, however many tables a network is in.
 
     Args:
-        table: a name in `TABLES`, or a table of one's own.
+        tables: as for `tables_named`.
         seeds: of the training.
         common: the other fields of `RunConfig`.
         weights: what encoders start from; a network without an encoder starts at random in every case.
@@ -182,46 +147,169 @@ def ablation_configs(
     Raises:
         ConfigError: no such table, a field that cannot be, options of a model that is in no table, or one that a row decides.
     """
-    configs = []
-    known = {row.model for entry in [*TABLES.values(), ablation_table_named(table)] for row in entry.rows}
-    for name in options or {}:
+    chosen, options = tables_named(tables), options or {}
+    known = {row.model for table in [*TABLES.values(), *chosen.values()] for row in table.rows}
+    for name, own in options.items():
         if name not in known:
             raise ConfigError("options", f"are given for {name}, which is in no table; known: {', '.join(sorted(known))}")
-    for row in ablation_table_named(table).rows:
-        more = dict((options or {}).get(row.model, {}))
-        decided = [name for name in more if name in SWITCHES]
+        decided = [option for option in own if option in SWITCHES]
         if decided:
-            raise ConfigError("options", f"of {row.model} must not name {', '.join(decided)}, which the rows of the table decide")
+            raise ConfigError("options", f"of {name} must not name {', '.join(decided)}, which the rows of the table decide")
+    configs = []
+    for row in {row.network: row for table in chosen.values() for row in table.rows}.values():
         own = weights if SEGMENTERS[row.model].encoder is not None else "none"
-        given = {row.model: {**more, **row.switches}}
+        given = {row.model: {**options.get(row.model, {}), **row.switches}}
         configs += comparison_configs([row.model], seeds, {**common, "task": "segmentation"}, weights=own, options=given)
     return configs
 
 
-def parameter_counts(table: str | AblationTable | None = None) -> pd.DataFrame:
-    """Parameters of the networks of a table, or of all tables, in one colour channel...
+def parameter_counts() -> pd.DataFrame:
+    """Parameters of the networks of all tables, for colour images and at full width.
 
     Returns:
         index (table, row): `parameters` (millions), `mebibytes` (float32), `share` of the table's reference, `reported_share`.
     """
     rows = {}
-    for name in TABLES if table is None else [table]:
-        chosen = ablation_table_named(name)
-        counts = {row.name: count_parameters(row.model, **row.switches) for row in chosen.rows}
-        for row in chosen.rows:
+    for table in TABLES.values():
+        counts = {row.name: count_parameters(row.model, **row.switches) for row in table.rows}
+        for row in table.rows:
             count = counts[row.name]
-            rows[chosen.title, row.name] = {
-                "parameters": count / 1e6,
-                "mebibytes": 4 * count / 2**20,
-                "share": count / counts[chosen.reference],
-                "reported_share": row.reported_share,
-            }
+            size = {"parameters": count / 1e6, "mebibytes": 4 * count / 2**20, "share": count / counts[table.reference]}
+            rows[table.title, row.name] = {**size, "reported_share": row.reported_share}
     found = pd.DataFrame.from_dict(rows, orient="index")
     found.index = pd.MultiIndex.from_tuples(rows, names=["table", "row"])
     return found
 
 
+@cache
 def count_parameters(model: str, **options: Any) -> int:
     """Parameters of a segmenter, from shapes alone."""
     with torch.device("meta"):
         return parameter_count(build_segmenter(model, **options))
+
+
+@dataclass(frozen=True)
+class PixelTable:
+    """The shares of pixels that Dice, sensitivity and specificity fix together; all in [0, 1].
+
+    precision: from Dice = 2 · precision · sensitivity / (precision + sensitivity). prevalence: the share of pixels in a nodule,
+    from the false positives that precision and specificity both count.
+    """
+
+    dice: float
+    sensitivity: float
+    specificity: float
+
+    @property
+    def precision(self) -> float:
+        return self.dice * self.sensitivity / (2 * self.sensitivity - self.dice)
+
+    @property
+    def prevalence(self) -> float:
+        false_per_true = (1 - self.precision) / self.precision * self.sensitivity
+        return (1 - self.specificity) / (false_per_true + 1 - self.specificity)
+
+    @property
+    def accuracy(self) -> float:
+        return self.prevalence * self.sensitivity + (1 - self.prevalence) * self.specificity
+
+    def specificity_at(self, prevalence: float) -> float:
+        """The specificity that Dice and sensitivity leave at another share of nodule pixels."""
+        false = prevalence * self.sensitivity * (1 - self.precision) / self.precision
+        return 1 - false / (1 - prevalence)
+
+
+def sums_table(place: str) -> pd.DataFrame:
+    """What paper 003 says, what follows from its other figures or from the networks, and whether the two agree.
+
+    Args:
+        place: where it says so: "loss" (Tables 3 and 8), "aspp", "modules", "backbone", "method" or "text".
+
+    Returns:
+        index `claim`; `paper` (what it says), `computed` (what follows), `how` (from what), `agrees` ("yes" or "no").
+    """
+    sums = {"loss": _loss_sums, "aspp": _aspp_sums, "modules": _module_sums, "backbone": _backbone_sums, "method": _method_sums,
+            "text": _text_sums}  # fmt: skip
+    found = pd.DataFrame(sums[place](), columns=["claim", "paper", "computed", "how", "agrees"])
+    return found.assign(agrees=found["agrees"].map({True: "yes", False: "no"})).set_index("claim")
+
+
+def _loss_sums() -> list[tuple]:
+    scores = reported_scores("segmentation").query(f"paper == '003' and model == '{OURS}'")
+    of_loss = {loss: table.set_index("score")["value"] for loss, table in scores.groupby("loss", sort=False)}
+    tables = {loss: PixelTable(found["dice"], found["sensitivity"], found["specificity"]) for loss, found in of_loss.items()}
+    rows = []
+    for loss, found in of_loss.items():
+        name = {"tversky": "Tversky", "bce": "BCE"}[loss]
+        low, high = sorted([found["sensitivity"], found["specificity"]])
+        how = "pooled over pixels it is a mean of sensitivity and specificity"
+        between = low <= found["pixel_accuracy"] <= high
+        told = _percent(found["pixel_accuracy"])
+        rows.append((f"accuracy with {name}, %", told, f"{_percent(low)} to {_percent(high)}", how, between))
+        of_dice = found["dice"] / (2 - found["dice"])
+        how = "Dice / (2 − Dice), so both are pooled"
+        rows.append((f"IoU with {name}, %", _percent(found["iou"]), _percent(of_dice), how, abs(of_dice - found["iou"]) < 2e-4))
+    tversky, share, other = tables["tversky"], tables["bce"].prevalence, tables["tversky"].prevalence
+    claim, how = "nodule pixels in the images of both losses, %", "from Dice, sensitivity and specificity of each"
+    rows.append((claim, "one set of images", f"{_percent(other)} and {_percent(share)}", how, abs(other - share) < 0.01))
+    repaired = tversky.specificity_at(share)
+    accuracy = share * tversky.sensitivity + (1 - share) * repaired
+    how = f"with the share of nodule pixels that BCE's figures have; the accuracy is then {_percent(accuracy)}"
+    told, agrees = _percent(tversky.specificity), abs(repaired - tversky.specificity) < 1e-3
+    return [*rows, ("specificity with Tversky, %", told, _percent(repaired), how, agrees)]
+
+
+def _aspp_sums() -> list[tuple]:
+    with torch.device("meta"):
+        kinds = [convolution(_IN, _OUT, _KERNEL, separable) for separable in (False, True)]
+    ordinary, separable = (sum(parameter_count(part) for part in kind if isinstance(part, torch.nn.Conv2d)) for kind in kinds)
+    share = separable / ordinary
+    by_rule = 1 / _OUT + 1 / _KERNEL**2
+    how = f"1/N + 1/k² = 1/{_OUT} + 1/{_KERNEL}² = {by_rule:.3f}; counted in the network {share:.3f}"
+    weights = ("separable over ordinary convolution, weights", "about 1/3", f"{share:.3f}", how, abs(share - 1 / 3) < 0.05)
+    return [weights, _share("parameters with the separable ASPP over stock", "0.642", _LIGHTER, _ORDINARY, 0.60, 0.69)]
+
+
+def _module_sums() -> list[tuple]:
+    _, *single, whole = _ONE_BY_ONE
+    gains, together = [row.reported_iou for row in single], whole.reported_iou
+    told = f"{' + '.join(f'{gain:.2f}' for gain in gains)} → {together:.2f}"
+    how = "the sum of the three; gains need not add up, but nothing in the paper says why these do not"
+    agrees = abs(sum(gains) - together) < 0.005
+    return [
+        ("gains of the three modules, points of IoU", told, f"{sum(gains):.2f}", how, agrees),
+        _share("parameters of all modules over none", "0.85", _WHOLE, _STOCK, 0.80, 0.90),
+    ]
+
+
+def _backbone_sums() -> list[tuple]:
+    ours, large = (count_parameters(row.model, **row.switches) for row in _BACKBONES[:2])
+    size, large = 4 * ours / 2**20, 4 * large / 2**20
+    how = f"{ours / 1e6:.2f} million parameters, {_COUNTED}"
+    return [
+        ("size in float32", "12.4 MB", f"{size:.1f} MiB", how, 11.9 <= size <= 12.9),
+        ("size on ResNet50", "125 MB", f"{large:.1f} MiB", _COUNTED, 120 <= large <= 130),
+    ]
+
+
+def _method_sums() -> list[tuple]:
+    ours, xception, unet, _ = _METHODS
+    return [
+        _share("parameters over DeepLabV3+ on Xception", "0.06", ours, xception, 0.055, 0.065),
+        _share("parameters over U-Net", "about 1/10", ours, unet, 0.09, 0.11),
+    ]
+
+
+def _text_sums() -> list[tuple]:
+    energy = f"{_WATT * _MILLISECONDS:.0f} mJ an image"
+    return [("energy consumption", f"{_WATT} W", energy, f"a watt is power; energy is {_WATT} W · {_MILLISECONDS:.0f} ms", False)]
+
+
+def _share(claim: str, told: str, one: AblationRow, other: AblationRow, low: float, high: float) -> tuple:
+    """A claim on parameters of one network over those of another, which agrees from `low` to `high`."""
+    share = count_parameters(one.model, **one.switches) / count_parameters(other.model, **other.switches)
+    return claim, told, f"{share:.3f}", _COUNTED, low <= share <= high
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
