@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.readers.listing import entries, first_few
 from thyroid_utils.data.splits import shared_groups
+from thyroid_utils.data.table import LABEL_NAMES, label_names
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")
@@ -23,6 +25,7 @@ PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k")  # published with a mask for
 _TEXT_SUFFIXES = (".csv", ".xml", ".json", ".txt", ".md", ".pdf")
 _DARK = 32  # no gray level reaches it in 12 bits that were written into 16
 _TINY, _FULL = 0.0005, 0.98  # shares of the frame below or above which a mask is hardly an outline
+Finding = tuple[str, str, str, str, str]  # as COLUMNS
 
 
 @dataclass(frozen=True)
@@ -61,108 +64,90 @@ def check_dataset(
     try:
         cases = load_cases(dataset, root, **options)
     except DataError as error:
-        return CheckReport(_table([_finding("error", "", *_parts(error))], base), {"data set": dataset, "images": 0})
-    promised = dataset in PROMISE_MASKS
-    checked = in_threads(lambda row: _check_row(row, promised), list(cases.itertuples()), progress=progress)
-    sizes = Counter(size for size, _ in checked if size)
+        return CheckReport(_table([("error", "", *_parts(error))], base), {"data set": dataset, "images": 0})
+    checked = in_threads(_check_row, list(cases.itertuples()), progress=progress)
     findings = [finding for _, found in checked for finding in found]
-    findings += [_finding("warning", "", note["file"], note["problem"], note["remedy"]) for note in cases.attrs.get("notes", [])]
-    findings += _about_the_whole(cases, promised)
+    findings += [("warning", "", note["file"], note["problem"], note["remedy"]) for note in cases.attrs.get("notes", [])]
+    findings += [*_missing_masks(cases, dataset in PROMISE_MASKS), *_about_the_whole(cases), *_other_files(cases)]
+    sizes = Counter(f"{shape[1]}×{shape[0]}" for shape, _ in checked if shape)
     return CheckReport(_table(findings, base), _summary(dataset, cases, sizes))
 
 
-def _check_row(row, promised: bool) -> tuple[str, list[dict]]:
-    """Width×height as text ("" where the image cannot be read) and the findings on one case."""
-    findings, size, shape = [], "", None
+def _check_row(row) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """(height, width) of a case's image, None where it cannot be read, and the findings on image and mask."""
+    shape, found = None, []
     try:
         pixels = read_image(row.image)
         shape = pixels.shape[:2]
-        size = f"{shape[1]}×{shape[0]}"
         if pixels.max() < _DARK:
             problem = f"nearly black: the brightest gray level is {pixels.max()} of 255"
-            findings.append(_finding("warning", row.Index, row.image, problem, "12 bits in a 16-bit file? Use the full range"))
+            found.append(("warning", row.Index, row.image, problem, "12 bits in a 16-bit file? Use the full range"))
     except ImageError as error:
-        findings.append(_finding("error", row.Index, *_parts(error)))
+        found.append(("error", row.Index, *_parts(error)))
     problem = getattr(row, "mask_problem", pd.NA)
     if pd.notna(problem):
-        findings.append(
-            _finding("warning", row.Index, row.image, f"mask: {problem}", "correct the outline or leave the case out")
-        )
-    if pd.isna(row.mask):
-        if pd.isna(problem) and promised:
-            findings.append(_finding("error", row.Index, row.image, "mask missing", "restore its mask file"))
-        return size, findings
-    try:
-        share = read_mask(row.mask, shape).mean()
-    except ImageError as error:
-        findings.append(_finding("error", row.Index, *_parts(error)))
-        return size, findings
-    if share == 0:
-        findings.append(
-            _finding("warning", row.Index, row.mask, "mask is empty", "draw it, or leave the case out of segmentation")
-        )
-    elif share < _TINY or share > _FULL:
-        findings.append(_finding("warning", row.Index, row.mask, f"mask covers {share:.2%} of the frame", "look at it"))
-    return size, findings
+        found.append(("warning", row.Index, row.image, f"mask: {problem}", "correct the outline or leave the case out"))
+    if pd.notna(row.mask):
+        try:
+            share = read_mask(row.mask, shape).mean()
+            if share == 0:
+                found.append(("warning", row.Index, row.mask, "mask is empty", "draw it, or leave the case out of segmentation"))
+            elif share < _TINY or share > _FULL:
+                found.append(("warning", row.Index, row.mask, f"mask covers {share:.2%} of the frame", "look at it"))
+        except ImageError as error:
+            found.append(("error", row.Index, *_parts(error)))
+    return shape, found
 
 
-def _about_the_whole(cases: pd.DataFrame, promised: bool) -> list[dict]:
-    findings = []
-    without = cases.index[cases["mask"].isna() & ~(cases["mask_problem"].notna() if "mask_problem" in cases else False)]
-    if len(without) == len(cases):
-        findings += [] if promised else [_finding("info", "", "", "no masks", "add masks for segmentation")]
-    elif not promised:
-        images = cases.loc[without, "image"]
-        findings += [_finding("warning", case, image, "mask missing", "add its mask file") for case, image in images.items()]
-    unlabelled = int(cases["label"].isna().sum())
+def _missing_masks(cases: pd.DataFrame, promised: bool) -> Iterator[Finding]:
+    missing = cases["mask"].isna()
+    if "mask_problem" in cases:
+        missing &= cases["mask_problem"].isna()
+    if missing.all() and not promised:
+        yield "info", "", "", "no masks", "add masks for segmentation"
+        return
+    for case, image in cases.loc[missing, "image"].items():
+        yield "error" if promised else "warning", case, image, "mask missing", "restore or add its mask file"
+
+
+def _about_the_whole(cases: pd.DataFrame) -> Iterator[Finding]:
+    unlabelled, unknown = int(cases["label"].isna().sum()), int((~cases["patient_known"].astype(bool)).sum())
     if unlabelled:
-        findings.append(_finding("info", "", "", f"{unlabelled} images have no label", "they serve segmentation alone"))
+        yield "info", "", "", f"{unlabelled} images have no label", "they serve segmentation alone"
     classes = cases["label"].dropna().unique()
     if len(classes) == 1:
-        name = ("benign", "malignant")[int(classes[0])]
-        findings.append(_finding("warning", "", "", f"every label is {name}", "a classifier needs both classes"))
-    if not cases["patient_known"].all():
-        unknown = int((~cases["patient_known"].astype(bool)).sum())
-        remedy = "group near-duplicates or videos with the audit before splitting"
-        findings.append(_finding("info", "", "", f"{unknown} images have no patient id: each counts as a patient", remedy))
-    findings += _other_files(cases)
+        yield "warning", "", "", f"every label is {LABEL_NAMES[classes[0]]}", "a classifier needs both classes"
+    if unknown:
+        problem = f"{unknown} images have no patient id: each counts as a patient"
+        yield "info", "", "", problem, "group near-duplicates or videos with the audit before splitting"
     for shared in shared_groups(cases, check_pixels=False).itertuples():
         problem = f"one patient is in {shared.splits} ({shared.images} images)"
-        findings.append(_finding("error", shared.cases[0], "", problem, "correct the split, or split by patient"))
-    return findings
+        yield "error", shared.cases[0], "", problem, "correct the split, or split by patient"
 
 
-def _other_files(cases: pd.DataFrame) -> list[dict]:
+def _other_files(cases: pd.DataFrame) -> Iterator[Finding]:
     """What lies beside the images and cannot be read as one, DICOM files for example."""
-    findings = []
     for folder in sorted({Path(image).parent for image in cases["image"]}):
-        others = [
-            path for path in entries(folder) if path.is_file() and path.suffix.lower() not in (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)
-        ]
+        passed = (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)
+        others = [path.name for path in entries(folder) if path.suffix.lower() not in passed and path.is_file()]
         if others:
-            problem = (
-                f"{len(others)} files are no PNG, JPEG, TIFF, BMP or GIF ({first_few(path.name for path in others)}); left out"
-            )
-            findings.append(_finding("info", "", str(folder), problem, "convert them if they are images"))
-    return findings
+            problem = f"{len(others)} files are no PNG, JPEG, TIFF, BMP or GIF ({first_few(others)}); left out"
+            yield "info", "", str(folder), problem, "convert them if they are images"
 
 
 def _summary(dataset: str, cases: pd.DataFrame, sizes: Counter) -> dict[str, str | int]:
-    formats = Counter(Path(image).suffix.lower().lstrip(".").replace("jpg", "jpeg").upper() for image in cases["image"])
-    splits = Counter(cases["split"].dropna())
-    known = cases["patient_known"].astype(bool)
+    known = cases.loc[cases["patient_known"].astype(bool), "patient"]
+    suffixes = cases["image"].map(lambda image: Path(image).suffix[1:].upper().replace("JPG", "JPEG"))
     return {
         "data set": dataset,
         "images": len(cases),
-        "patients": int(cases.loc[known, "patient"].nunique()) if known.any() else "not known",
+        "patients": known.nunique() or "not known",
         "masks": int(cases["mask"].notna().sum()),
         "target": ", ".join(sorted(cases["target"].unique())),
-        "benign": int((cases["label"] == 0).sum()),
-        "malignant": int((cases["label"] == 1).sum()),
-        "unlabelled": int(cases["label"].isna().sum()),
-        "splits": _counted(splits) or "none",
+        **label_names(cases).value_counts().reindex(LABEL_NAMES.values(), fill_value=0).to_dict(),
+        "splits": _counted(Counter(cases["split"].dropna())) or "none",
         "sizes (width×height)": _counted(sizes),
-        "formats": _counted(formats),
+        "formats": _counted(Counter(suffixes)),
     }
 
 
@@ -170,10 +155,6 @@ def _counted(counter: Counter, shown: int = 6) -> str:
     common = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     more = f", {len(common) - shown} more" if len(common) > shown else ""
     return ", ".join(f"{name} ({count})" for name, count in common[:shown]) + more
-
-
-def _finding(severity: str, case: str, file: str, problem: str, remedy: str) -> dict[str, str]:
-    return dict(zip(COLUMNS, (severity, case, file, problem, remedy), strict=True))
 
 
 def _parts(error: DataError) -> tuple[str, str, str]:
@@ -185,15 +166,10 @@ def _parts(error: DataError) -> tuple[str, str, str]:
     return (file, problem, remedy) if problem else (file, remedy, "")
 
 
-def _table(findings: list[dict], base: Path | None) -> pd.DataFrame:
+def _table(findings: list[Finding], base: Path | None) -> pd.DataFrame:
+    """The findings, most severe first, their files as seen from the checked folder."""
     table = pd.DataFrame(findings, columns=list(COLUMNS)).astype("string")
     if base is not None:
-        folder = base if base.is_dir() else base.parent
-        table["file"] = [_relative(file, folder) for file in table["file"]]
-        table["file"] = table["file"].astype("string")
-    order = table["severity"].map(SEVERITIES.index)
-    return table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
-
-
-def _relative(file: str, folder: Path) -> str:
-    return str(Path(file).relative_to(folder)) if file and Path(file).is_relative_to(folder) else file
+        folder = str(base if base.is_dir() else base.parent)
+        table["file"] = table["file"].where(table["file"] != folder, ".").str.removeprefix(folder + os.sep)
+    return table.sort_values("severity", key=lambda column: column.map(SEVERITIES.index), kind="stable", ignore_index=True)

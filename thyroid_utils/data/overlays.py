@@ -74,10 +74,11 @@ def echo_mask(gray: np.ndarray) -> np.ndarray:
 
 def find_echo(gray: np.ndarray) -> np.ndarray | None:
     """As `echo_mask`, but None where nothing stands out of the border: an empty frame, or a page of text."""
-    _check(gray)
-    size = _odd(min(gray.shape) / 20, at_least=7)
+    if gray.ndim != 2 or gray.dtype != np.uint8:
+        raise ValueError(f"expected a gray image, uint8 (height, width); found {gray.dtype} {gray.shape}")
     height, width = gray.shape
-    contrast = _contrast(gray, _border_level(gray))
+    size = max(7, min(height, width) // 20) | 1  # odd
+    contrast = _contrast(gray)
     seed = _opened(_dense(contrast > 8, size, 0.6), size)
     seed = _large_parts(seed, 0.01 * height * width)
     if seed.mean() < 0.02:
@@ -86,9 +87,8 @@ def find_echo(gray: np.ndarray) -> np.ndarray | None:
     weak = _dense((contrast > 0) & ~region, size, 0.3) & ~region
     region |= _calm_neighbours(_opened(weak, size), region, contrast, size)
     region = _hull(region)
-    near = cv2.dilate(region.astype(np.uint8), np.ones((size, size), np.uint8)).astype(bool)
     # The wide windows above retreat from the true edge by a pixel or two; a narrow one puts it back.
-    sharp = _opened(_dense(contrast > 3, 5, 0.48), 7) & near
+    sharp = _opened(_dense(contrast > 3, 5, 0.48), 7) & _grown(region, size)
     return _below_top_profile(_hull(region | sharp), sharp)
 
 
@@ -98,25 +98,17 @@ def mask_box(mask: np.ndarray) -> Box:
     return Box(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
 
 
-def _check(gray: np.ndarray) -> None:
-    if gray.ndim != 2 or gray.dtype != np.uint8:
-        raise ValueError(f"expected a gray image, uint8 (height, width); found {gray.dtype} {gray.shape}")
+def _grown(mask: np.ndarray, size: int) -> np.ndarray:
+    """A boolean mask dilated by a square of side `size`."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)).astype(bool)
 
 
-def _odd(value: float, at_least: int) -> int:
-    return max(at_least, int(value)) | 1
-
-
-def _border_level(gray: np.ndarray) -> int:
-    """The commonest gray level along the frame's edge, where it is common enough to be a border; else 0."""
+def _contrast(gray: np.ndarray) -> np.ndarray:
+    """How far each pixel lies from the border: the commonest gray level along the frame's edge, 0 where none is common."""
     edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     counts = np.bincount(edge, minlength=256)
-    level = int(counts.argmax())
-    return level if counts[level] > 0.2 * edge.size else 0
-
-
-def _contrast(gray: np.ndarray, border: int) -> np.ndarray:
-    return cv2.absdiff(gray, np.full_like(gray, border))
+    level = int(counts.argmax()) if counts.max() > 0.2 * edge.size else 0
+    return cv2.absdiff(gray, np.full_like(gray, level))
 
 
 def _dense(lit: np.ndarray, size: int, share: float) -> np.ndarray:
@@ -151,16 +143,13 @@ def _hull(mask: np.ndarray) -> np.ndarray:
 def _calm_neighbours(weak: np.ndarray, region: np.ndarray, contrast: np.ndarray, size: int) -> np.ndarray:
     """Parts of `weak` that touch `region` and are hardly bright: deep, dark echo, not the haze that compression leaves
     around bright text."""
-    near = cv2.dilate(region.astype(np.uint8), np.ones((size, size), np.uint8)).astype(bool)
     count, labels = cv2.connectedComponents(weak.astype(np.uint8))
     if count == 1:
         return weak
-    touching = np.bincount(labels[near & weak], minlength=count) > 0
+    touching = np.bincount(labels[_grown(region, size) & weak], minlength=count) > 0
     parts = labels[weak]
-    bright = np.bincount(parts, weights=contrast[weak] > 120, minlength=count) / np.maximum(
-        np.bincount(parts, minlength=count), 1
-    )
-    keep = touching & (bright < 0.02)
+    bright = np.bincount(parts, weights=contrast[weak] > 120, minlength=count)
+    keep = touching & (bright < 0.02 * np.maximum(np.bincount(parts, minlength=count), 1))
     keep[0] = False
     return keep[labels]
 
@@ -184,7 +173,7 @@ def _below_top_profile(hull: np.ndarray, region: np.ndarray) -> np.ndarray:
     return cut
 
 
-def find_overlays(gray: np.ndarray, box: Box | None = None, echo: np.ndarray | None = None) -> Overlays:
+def find_overlays(gray: np.ndarray, echo: np.ndarray | None = None) -> Overlays:
     """Text, ticks, bars and callipers that the scanner drew into the frame.
 
     Outside the echo image everything that stands out of the border was drawn. Inside it a mark must look drawn: a cross that
@@ -193,7 +182,6 @@ def find_overlays(gray: np.ndarray, box: Box | None = None, echo: np.ndarray | N
 
     Args:
         gray: uint8 (height, width), a whole frame.
-        box: the echo area where it is known already; else it is found.
         echo: the result of `echo_mask` where it is known already; else it is found.
 
     Returns:
@@ -202,20 +190,15 @@ def find_overlays(gray: np.ndarray, box: Box | None = None, echo: np.ndarray | N
     Raises:
         ValueError: not a 2-D uint8 array.
     """
-    _check(gray)
     echo = echo_mask(gray) if echo is None else echo
-    if box is not None:
-        inside = np.zeros_like(echo)
-        inside[box.top : box.bottom, box.left : box.right] = True
-        echo = echo & inside
     outside = _drawn_outside(gray, echo)
     strokes = _strokes(gray, echo)
     rows = _in_rows(strokes)
-    crosses, centres = _crosses(gray, echo, text=cv2.dilate(rows[strokes.labels].astype(np.uint8), np.ones((7, 7), np.uint8)))
+    crosses, centres = _crosses(gray, echo, text=_grown(rows[strokes.labels], 7))
     marks = rows | (strokes.strong & _in_margin(echo, strokes) & (strokes.width <= 1.6 * strokes.height))
     for row, column, size in centres:
         marks |= strokes.glyph & strokes.near(row, column, 2.5 * size)
-    letters = cv2.dilate(marks[strokes.labels].astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & echo
+    letters = _grown(marks[strokes.labels], 3) & echo
     blocks = cv2.morphologyEx((outside | letters).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 13), np.uint8))
     regions = cv2.connectedComponents(blocks)[0] - 1
     return Overlays(outside | crosses | letters, regions, len(centres))
@@ -223,9 +206,8 @@ def find_overlays(gray: np.ndarray, box: Box | None = None, echo: np.ndarray | N
 
 def _drawn_outside(gray: np.ndarray, echo: np.ndarray) -> np.ndarray:
     """Everything well above (or below) the border's level away from the echo image."""
-    contrast = _contrast(gray, _border_level(gray))
-    apart = ~cv2.dilate(echo.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    drawn = cv2.dilate(((contrast > _MARK_CONTRAST) & apart).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    contrast = _contrast(gray)
+    drawn = _grown((contrast > _MARK_CONTRAST) & ~_grown(echo, 3), 3)
     return drawn & (contrast > 12) & ~echo
 
 
@@ -272,8 +254,7 @@ def _crosses(gray: np.ndarray, echo: np.ndarray, text: np.ndarray) -> tuple[np.n
         if same or all(gap > reach for gap, reach in gaps):
             if not same:
                 centres.append((*centre, size))
-            drawn = cv2.dilate(_cross(size, diagonal), np.ones((3, 3), np.uint8)) > 0
-            mask[row : row + size, column : column + size] |= drawn
+            mask[row : row + size, column : column + size] |= _grown(_cross(size, diagonal), 3)
     return mask, centres
 
 
@@ -323,8 +304,6 @@ def _in_rows(strokes: _Strokes) -> np.ndarray:
     """Which strong strokes stand beside others of the same height on the same line, at least three in a row."""
     keep = np.zeros(len(strokes.strong), bool)
     members = np.flatnonzero(strokes.strong)
-    if len(members) < 3:
-        return keep
     left, top, width, height = strokes.left[members], strokes.top[members], strokes.width[members], strokes.height[members]
     size = np.minimum(height[:, None], height[None, :])
     level = np.abs(top[:, None] - top[None, :]) <= 0.25 * size

@@ -94,7 +94,7 @@ def burned_in_marks(cases: pd.DataFrame, audit: Audit, count: int = 4) -> Figure
     for case in worst:
         image = read_gray(cases.at[case, "image"])
         box = find_echo_area(image)
-        found = find_overlays(image, box)
+        found = find_overlays(image)
         title = f"{case}\n{found.text_regions} text regions, {found.callipers} callipers"
         panels.append(Panel(image, title, filled={PROBLEM: found.mask}, boxes={BOX: tuple(box)}))
     return panel_grid(panels, 4) if panels else None

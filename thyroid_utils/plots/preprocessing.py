@@ -121,7 +121,7 @@ def removal(cases: pd.DataFrame, chosen: Sequence[str]) -> Figure:
     for case in chosen:
         image = read_gray(cases.at[case, "image"])
         box = find_echo_area(image)
-        marks = find_overlays(image, box)
+        marks = find_overlays(image)
         cropped = crop.stages(image)[2][1]
         cleaned = removal.stages(image)[3][1]
         kept = f"{100 * cropped.size / image.size:.0f} % of the frame kept"
