@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.studies.data_exploration.comparison import simulated_and_real
 
 

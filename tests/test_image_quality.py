@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.phantom import RAYLEIGH_SNR
+from thyroid_utils.data.phantom.scanners import RAYLEIGH_SNR
 from thyroid_utils.studies.preprocessing.image_quality import (
     contrast_to_noise,
     decompress,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.models.inception import InceptionAux
 from torchvision.models.vision_transformer import VisionTransformer
 
-from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.models import CLASSIFIERS, build_classifier, input_size, last_conv_layer, minimum_size, parameter_count
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer, resampled, resampled_positions
 from thyroid_utils.models.resnet18_transformer import ResNet18Transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.studies.preprocessing.measures import measure_stages, patch_snr, timed_stages
 

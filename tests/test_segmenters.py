@@ -14,7 +14,7 @@ from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.models import (
     CLASSIFIERS,
     SEGMENTERS,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import find_echo_area
-from thyroid_utils.data.phantom import RAYLEIGH_SNR, RayleighFit
+from thyroid_utils.data.phantom.scanners import RAYLEIGH_SNR, RayleighFit
 from thyroid_utils.plots.pictures import Panel, case_title, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, SPLIT_COLOURS, TRUTH, bare, new_figure, styled
 

@@ -1,30 +1,118 @@
-"""Phantoms as a data set on disk: PNG files and their case table."""
+"""Phantoms as single frames, as the steps of their making, and as a data set on disk: PNG files and their case table."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import write_bytes, write_text
-from thyroid_utils.data.phantom.patients import Patient, View, sample_patient, sample_view, spacing_of
-from thyroid_utils.data.phantom.png import stored_png, stored_png_size
-from thyroid_utils.data.phantom.scanners import SCANNERS, find_scanners
-from thyroid_utils.data.phantom.simulate import check_settings, frame_of
+from thyroid_utils.data.images import write_png
+from thyroid_utils.data.phantom.anatomy import build_scene
+from thyroid_utils.data.phantom.patients import TISSUE, Patient, Settings, View, sample_patient, sample_view
+from thyroid_utils.data.phantom.scanners import (
+    SCANNERS,
+    draw_callipers,
+    echo_signal,
+    envelope_of,
+    lay_out,
+    log_compress,
+    smooth_display,
+    total_attenuation,
+)
 from thyroid_utils.data.phantom.traits import malignancy_posterior, tirads_level
 from thyroid_utils.data.table import make_cases
 
-_KINDS = {"image": 8, "nodule": 1, "gland": 1}  # folder → bits a pixel
+_REACH = 3.2  # mm that a probe moves at most between views
 _WORTH_A_PROCESS = 250  # frames that take longer to make than another process to start
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A simulated frame: `image` uint8 (size, size), masks boolean of that size, `spacing` mm a pixel, what it shows, and the
+    `stages` of its making (`simulation_stages`)."""
+
+    image: np.ndarray
+    nodule: np.ndarray
+    gland: np.ndarray
+    spacing: float
+    patient: Patient
+    view: View
+    stages: dict[str, np.ndarray]
+
+
+def simulate_view(patient: int = 0, view: int = 0, **settings) -> Frame:
+    """Simulate one view of one patient, as `phantom_cases` writes it.
+
+    Args:
+        patient: number of the patient, from 0.
+        view: number of the view, from 0; more views than the patient has in the table may be asked for.
+        settings: size, seed, scanners, malignant_share, calliper_bias and views as in `phantom_cases`.
+
+    Raises:
+        DataError: a setting outside its range.
+    """
+    chosen = Settings(**settings)
+    person = sample_patient(patient, chosen)
+    return _simulate(person, sample_view(person, view, chosen), chosen)
+
+
+def simulation_stages(patient: int = 0, view: int = 0, **settings) -> dict[str, np.ndarray]:
+    """The steps from tissue to frame, for a teaching figure.
+
+    Takes the arguments of `simulate_view`. The last frame carries callipers whether or not the patient's views do.
+
+    Returns:
+        in order, each (height, width) of the echo area except the last two, (size, size):
+        "echogenicity" dB relative to an average gland; "attenuation" dB/cm/MHz; "loss" dB above what time gain compensates;
+        "scatterers" real part, the same strength everywhere; "echo" real part after the point spread function; "envelope" ≥ 0;
+        "log-compressed" uint8; "frame" uint8 with border and text; "callipers" uint8.
+    """
+    frame = simulate_view(patient, view, **settings)
+    marked = draw_callipers(frame.stages["frame"], frame.patient.scanner, frame.nodule, frame.spacing)
+    return frame.stages | {"callipers": marked}
+
+
+def _simulate(patient: Patient, view: View, settings: Settings) -> Frame:
+    scanner, size = patient.scanner, int(settings.size)
+    top, bottom, left, right = scanner.echo_area(size)
+    height, width = shape = bottom - top, right - left
+    spacing = patient.spacing(size)
+    tissue, *outlines = build_scene(patient, view, shape, spacing, settings)
+    # Some ten scatterers in a resolution cell. Those of the patient move with the probe; some are new, out of the old plane.
+    reach = int(_REACH / spacing)
+    right, down = (reach + min(max(round(move / spacing), -reach), reach) for move in view.shift)
+    field = settings.random(TISSUE, patient.number).standard_normal((2, height + 2 * reach, width + 2 * reach), np.float32)
+    new, noise = settings.random(TISSUE, patient.number, view.number).standard_normal((2, 2, *shape), np.float32)
+    share = view.same_scatter
+    scatter = share * field[:, down : down + height, right : right + width] + (1 - share**2) ** 0.5 * new
+    lost = total_attenuation(tissue, scanner, spacing)
+    real, imaginary = echo_signal(scatter, tissue, lost, scanner, spacing, view.focus, noise)
+    envelope = envelope_of(real, imaginary)
+    gray = smooth_display(log_compress(envelope, scanner.dynamic_range, scanner.gain + view.gain))
+    framed = lay_out(scanner, gray, size, spacing, patient.side)
+    nodule, gland = np.zeros((2, size, size), bool)
+    nodule[top:bottom, left : left + width], gland[top:bottom, left : left + width] = outlines
+    image = draw_callipers(framed, scanner, nodule, spacing) if view.callipers else framed
+    stages = {
+        "echogenicity": tissue.echo,
+        "attenuation": tissue.attenuation,
+        "loss": lost,
+        "scatterers": scatter[0],
+        "echo": real,
+        "envelope": envelope,
+        "log-compressed": gray,
+        "frame": framed,
+    }
+    return Frame(image, nodule, gland, spacing, patient, view, stages)
 
 
 def phantom_cases(
@@ -42,10 +130,9 @@ def phantom_cases(
 ) -> pd.DataFrame:
     """Case table of simulated thyroid ultrasound, its files made where they are missing.
 
-    Every image shows exactly one nodule. The first n patients are the same whatever the number of patients; the pixels and
-    the file bytes depend on the settings alone, not on machine, worker count or what was made before (`phantom.exact` says
-    how). Files lie in a folder named by a hash of the settings and of this package's code; those already there are kept,
-    missing or cut-off ones made again, so an interrupted call is continued by the next. Two processes share the work safely.
+    Every image shows exactly one nodule. The first n patients are the same whatever the number of patients; on one platform
+    the pixels depend on the settings alone, not on the number of workers or what was made before. Files lie in a folder named
+    by the settings and this package's code, which is made once and found again (`common.cache`).
 
     Args:
         root: folder to write below; None takes `phantoms` in the cache folder.
@@ -53,7 +140,7 @@ def phantom_cases(
         size: side of the square frames in pixels, 64 to 1024.
         seed: whole number from 0.
         workers: processes; None takes as many as pay, which for few frames is one.
-        progress: called with (frames ready, frames in all).
+        progress: called with (frames ready, frames in all) while they are made.
         scanners: names of presets in `SCANNERS`; each patient is examined with one of them.
         malignant_share: share of malignant patients, in [0, 1].
         calliper_bias: how much more probable callipers are in malignant patients than in benign ones, in [-0.6, 0.6]: a
@@ -72,117 +159,51 @@ def phantom_cases(
         raise DataError(f"phantom: patients is {patients}, expected a whole number from 1")
     if workers is not None and workers < 1:
         raise DataError(f"phantom: workers is {workers}, expected 1 or more")
-    check_settings(size, seed, malignant_share, calliper_bias, views)
-    settings = {
-        "size": int(size),
-        "seed": int(seed),
-        "scanners": [scanner.name for scanner in find_scanners(scanners)],
-        "malignant_share": float(malignant_share),
-        "calliper_bias": float(calliper_bias),
-        "views": [int(count) for count in views],
-    }
-    folder = _folder(root, settings)
-    described = list(_described(patients, settings))
-    _make_missing(folder, described, settings, workers, progress)
-    return make_cases([_row(folder, patient, view, settings) for patient, view in described])
+    settings = Settings(size, seed, scanners, malignant_share, calliper_bias, views)
+    people = (sample_patient(number, settings) for number in range(patients))
+    described = [(person, sample_view(person, view, settings)) for person in people for view in range(person.views)]
+
+    def fill(folder: Path) -> None:
+        for made, _ in enumerate(_made(described, folder, settings, workers), start=1):
+            if progress:
+                progress(made, len(described))
+
+    place = Path(root) if root is not None else paths.cache_dir() / "phantoms"
+    folder = cached_folder(place.absolute() / _name(settings, patients), fill)
+    return make_cases([_row(_files(folder, patient, view), patient, view, settings) for patient, view in described])
 
 
-def _folder(root: str | Path | None, settings: dict) -> Path:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
-    return (Path(root) if root is not None else paths.cache_dir() / "phantoms").absolute() / digest.hexdigest()[:16]
-
-
-def _described(count: int, settings: dict) -> Iterator[tuple[Patient, View]]:
-    scanners = find_scanners(settings["scanners"])
-    for number in range(count):
-        patient = sample_patient(
-            number, settings["seed"], scanners, settings["malignant_share"], settings["calliper_bias"], tuple(settings["views"])
-        )
-        for view in range(patient.views):
-            yield patient, sample_view(patient, view, settings["seed"])
-
-
-def _name(patient: Patient, view: View) -> str:
-    return f"{patient.number:04d}-{view.number + 1}"
+def _name(settings: Settings, patients: int) -> str:
+    code = [module.read_text(encoding="utf-8") for module in sorted(Path(__file__).parent.glob("*.py"))]
+    return content_key(json.dumps([asdict(settings), patients], default=np.generic.item), code)
 
 
 def _files(folder: Path, patient: Patient, view: View) -> dict[str, Path]:
-    return {kind: folder / kind / f"{_name(patient, view)}.png" for kind in _KINDS}
+    return {kind: folder / kind / f"{patient.number:04d}-{view.number + 1}.png" for kind in ("image", "nodule", "gland")}
 
 
-def _is_complete(files: dict[str, Path], size: int) -> bool:
-    """Uncompressed files have one possible length, which a cut-off one has not."""
-    for kind, path in files.items():
-        try:
-            if path.stat().st_size != stored_png_size(size, size, _KINDS[kind]):
-                return False
-        except OSError:
-            return False
-    return True
-
-
-def _make_missing(
-    folder: Path,
-    described: list[tuple[Patient, View]],
-    settings: dict,
-    workers: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    size, total = settings["size"], len(described)
-
-    def missing() -> list[tuple[Patient, View]]:
-        return [item for item in described if not _is_complete(_files(folder, *item), size)]
-
-    if not missing():  # a finished set is used without writing, so it may lie in a read-only folder
-        if progress:
-            progress(total, total)
-        return
-    try:
-        for kind in _KINDS:
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            for leftover in folder.glob("*/.*.png"):  # of a write that was killed; under the lock nobody is writing
-                leftover.unlink()
-            todo = missing()
-            done = total - len(todo)
-            write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
-            for _ in _run(todo, folder, settings, workers):
-                done += 1
-                if progress:
-                    progress(done, total)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"phantom: cannot write below {folder} ({reason}); free space or choose another folder") from None
-
-
-def _run(todo: list[tuple[Patient, View]], folder: Path, settings: dict, workers: int | None) -> Iterator[None]:
+def _made(described: list[tuple[Patient, View]], folder: Path, settings: Settings, workers: int | None) -> Iterator[None]:
     """Make every frame, each yield one; in processes where that saves time or was asked for."""
-    if workers is None:
-        workers = min(os.cpu_count() or 1, 1 + len(todo) // _WORTH_A_PROCESS)
+    workers = workers or min(os.cpu_count() or 1, 1 + len(described) // _WORTH_A_PROCESS)
     if workers == 1:
-        for item in todo:
-            yield _make(folder, *item, settings)
+        yield from (_make(folder, *item, settings) for item in described)
         return
     # joblib's processes start in a notebook and in a script without a main guard alike; bare multiprocessing's do not.
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=workers, batch_size=8, return_as="generator_unordered")
-    yield from pool(delayed(_make)(folder, *item, settings) for item in todo)
+    yield from pool(delayed(_make)(folder, *item, settings) for item in described)
 
 
-def _make(folder: Path, patient: Patient, view: View, settings: dict) -> None:
-    frame = frame_of(patient, view, settings["size"], settings["seed"])
-    files = _files(folder, patient, view)
-    for kind, pixels in (("gland", frame.gland), ("nodule", frame.nodule), ("image", frame.image)):
-        write_bytes(files[kind], stored_png(pixels))
+def _make(folder: Path, patient: Patient, view: View, settings: Settings) -> None:
+    frame = _simulate(patient, view, settings)
+    for kind, path in _files(folder, patient, view).items():
+        write_png(path, getattr(frame, kind))
 
 
-def _row(folder: Path, patient: Patient, view: View, settings: dict) -> dict:
-    files = _files(folder, patient, view)
+def _row(files: dict[str, Path], patient: Patient, view: View, settings: Settings) -> dict:
     return {
-        "case": f"phantom/{_name(patient, view)}",
+        "case": f"phantom/{files['image'].stem}",
         "image": str(files["image"]),
         "mask": str(files["nodule"]),
         "label": patient.label,
@@ -201,8 +222,8 @@ def _row(folder: Path, patient: Patient, view: View, settings: dict) -> dict:
         "callipers": view.callipers,
         "age": patient.age,
         "sex": patient.sex,
-        "spacing_mm": spacing_of(patient, settings["size"]),
+        "spacing_mm": patient.spacing(settings.size),
         "nodule_width_mm": round(2 * patient.nodule.across, 1),
         "nodule_height_mm": round(2 * patient.nodule.deep, 1),
-        "malignancy_posterior": malignancy_posterior(patient.traits, settings["malignant_share"]),
+        "malignancy_posterior": malignancy_posterior(patient.traits, settings.malignant_share),
     }

@@ -1,16 +1,33 @@
-"""Three scanners: how each images tissue, and what it burns into the frame (border, gray bar, ticks, text, callipers)."""
+"""Three scanners: how each makes B-mode of tissue, and what it burns into the frame (border, gray bar, ticks, text, callipers).
+
+Scatterers × echo amplitude are convolved with the point spread function, attenuated and log-compressed. The echo is simulated
+as the complex (IQ) signal that a scanner has after demodulation, so the carrier needs no finer grid: scatterers carry the
+random phase, the point spread function is the pulse's envelope along depth (its length a few half wavelengths) and the beam's
+profile across (diffraction-limited at the focus, wider away from it).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.phantom.font import draw_text, text_width
 
-FRAME = 256  # the layouts below are in pixels of a 256 × 256 frame and scale with its size
+RAYLEIGH_SNR = math.sqrt(math.pi / (4 - math.pi))  # 1.913: mean over SD of a Rayleigh-distributed envelope
+SOUND_SPEED = 1.54  # mm/µs in soft tissue
+USUAL_ATTENUATION = 0.55  # dB/cm/MHz that time gain compensation assumes (thyroid and muscle: 0.5 to 0.7)
+_GLAND_LEVEL = 0.40  # gray (of 1) at which an average gland is shown with gain 0
+_CLUTTER = -23.0  # dB of the haze at the skin, relative to the gland
+_CLUTTER_FALL = 2.5  # dB/cm that it fades with depth
+_FWHM = 2.3548  # of a Gaussian, in standard deviations
+_ZONES = 5  # depth zones of the beam width, blended linearly
+_FRAME = 256  # layouts are in pixels of a 256 × 256 frame and scale with its size
+_ONE = np.ones(1)
 
 
 @dataclass(frozen=True)
@@ -20,8 +37,9 @@ class Scanner:
     `frequency` MHz; `cycles` full width at half maximum of the pulse's echo along depth, in wavelengths;
     `f_number` focal depth over aperture; `dynamic_range` dB from black to white; `gain` dB above the common level;
     `tgc` most that time gain compensates, dB; `noise` of the electronics at the skin, dB relative to the gland;
-    `area` top, bottom, left, right of the echo in a 256 × 256 frame; `border` gray level around it; `marks` shape of the
-    callipers, "plus" or "cross"; `text` (x, y, words) burned into a 256 × 256 frame.
+    `area` top, bottom, left, right of the echo in a 256 × 256 frame; `border` gray level around it; `marks` OpenCV's name of the
+    callipers' shape; `text` (x, y, words) burned into a 256 × 256 frame; `sides` (x, y, word for right, word for left);
+    `bar` where the gray bar's left edge is, or None; `ticks` -1 where the depth's ticks stand left of the echo, 1 for right.
     """
 
     name: str
@@ -34,8 +52,15 @@ class Scanner:
     noise: float
     area: tuple[int, int, int, int]
     border: int
-    marks: str
+    marks: int
     text: tuple[tuple[int, int, str], ...]
+    sides: tuple[int, int, str, str]
+    bar: int | None
+    ticks: int
+
+    def echo_area(self, size: int) -> tuple[int, int, int, int]:
+        """Top, bottom, left, right (pixels, the second of each pair exclusive) of the echo in a size × size frame."""
+        return tuple(edge * size // _FRAME for edge in self.area)
 
 
 SCANNERS = {
@@ -43,41 +68,225 @@ SCANNERS = {
     for scanner in (
         Scanner(
             name="linear-7", frequency=7.5, cycles=1.0, f_number=2.6, dynamic_range=60.0, gain=1.5, tgc=44.0, noise=-72.0,
-            area=(16, 226, 22, 214), border=0, marks="plus",
+            area=(16, 226, 22, 214), border=0, marks=cv2.MARKER_CROSS, bar=4, ticks=-1, sides=(30, 232, "RIGHT", "LEFT"),
             text=((219, 24, "P100"), (219, 34, "7L4"), (219, 44, "7.5"), (219, 54, "31FPS"), (219, 64, "DR60")),
         ),
         Scanner(
             name="linear-10", frequency=10.0, cycles=1.2, f_number=3.2, dynamic_range=55.0, gain=0.0, tgc=50.0, noise=-72.0,
-            area=(22, 240, 14, 236), border=8, marks="cross",
+            area=(22, 240, 14, 236), border=8, marks=cv2.MARKER_TILTED_CROSS, bar=244, ticks=1, sides=(220, 26, "RT", "LT"),
             text=((16, 6, "THYROID"), (120, 6, "L10-5"), (196, 6, "10MHZ"), (16, 245, "MI 0.7"), (66, 245, "TIS 0.3")),
         ),
         Scanner(
             name="linear-14", frequency=13.0, cycles=1.5, f_number=3.8, dynamic_range=50.0, gain=-1.5, tgc=58.0, noise=-74.0,
-            area=(8, 248, 32, 232), border=0, marks="plus",
+            area=(8, 248, 32, 232), border=0, marks=cv2.MARKER_CROSS, bar=None, ticks=1, sides=(216, 12, "RT", "LT"),
             text=((3, 12, "14L5"), (3, 22, "GN62"), (3, 32, "DR50")),
         ),
     )
 }  # fmt: skip
 
 
-def find_scanner(name: str) -> Scanner:
-    """The preset of this name; DataError names the known ones."""
-    if name not in SCANNERS:
-        raise DataError(f"phantom: no scanner is called {name!r}; expected one of {', '.join(SCANNERS)}")
-    return SCANNERS[name]
-
-
 def find_scanners(names: Sequence[str] | str) -> tuple[Scanner, ...]:
     """The presets of these names, at least one; DataError names the known ones."""
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    for name in names:
+        if name not in SCANNERS:
+            raise DataError(f"phantom: no scanner is called {name!r}; expected one of {', '.join(SCANNERS)}")
     if not names:
         raise DataError(f"phantom: no scanner given; expected one or more of {', '.join(SCANNERS)}")
-    return tuple(find_scanner(name) for name in dict.fromkeys(names))
+    return tuple(SCANNERS[name] for name in names)
 
 
-def echo_area(scanner: Scanner, size: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right (pixels, the second of each pair exclusive) of the echo in a size × size frame."""
-    return tuple(edge * size // FRAME for edge in scanner.area)
+class Tissue(NamedTuple):
+    """What the beam meets, arrays (height, width) float32 of one pixel spacing.
+
+    `echo` backscatter in dB relative to the gland; `attenuation` dB/cm/MHz; `shadow` additional dB lost in the pixel (two-way);
+    `specular` amplitude of smooth interfaces, relative to the gland's scatterers.
+    """
+
+    echo: np.ndarray
+    attenuation: np.ndarray
+    shadow: np.ndarray
+    specular: np.ndarray
+
+
+def _bell(sd: float) -> np.ndarray:
+    """A Gaussian kernel of this standard deviation (pixels) that sums to 1: (odd, 1)."""
+    return cv2.getGaussianKernel(2 * math.ceil(2.6 * sd) + 1, sd)
+
+
+def _across(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return cv2.sepFilter2D(values, cv2.CV_32F, kernel, _ONE)
+
+
+def _along(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return cv2.sepFilter2D(values, cv2.CV_32F, _ONE, kernel)
+
+
+def _keeping_energy(sd: float) -> np.ndarray:
+    """A Gaussian kernel after which white noise has the power it had before."""
+    kernel = _bell(sd)
+    return kernel / np.linalg.norm(kernel)
+
+
+def _amplitude(decibels: np.ndarray) -> np.ndarray:
+    return np.exp(decibels * (math.log(10) / 20))
+
+
+def beam_width(scanner: Scanner, depth: float, focus: float) -> float:
+    """Full width at half maximum in mm of the beam's profile at a depth (mm), its focus at another."""
+    wavelength = SOUND_SPEED / scanner.frequency
+    reach = 7 * wavelength * scanner.f_number**2  # half the depth of field
+    return wavelength * scanner.f_number * math.sqrt(1 + ((depth - focus) / reach) ** 2)
+
+
+def _beamformed(source: np.ndarray, scanner: Scanner, spacing: float, focus: float) -> np.ndarray:
+    """Convolve rows with the beam's profile at their depth, energy kept."""
+    blended = np.zeros_like(source)
+    rows = np.arange(len(source))
+    centres = np.linspace(0, len(source) - 1, _ZONES)
+    for zone, centre in enumerate(centres):
+        weight = np.interp(rows, centres, np.eye(_ZONES)[zone]).astype(np.float32)
+        within = slice(np.argmax(weight > 0), len(rows) - np.argmax(weight[::-1] > 0))
+        kernel = _keeping_energy(beam_width(scanner, centre * spacing, focus) / _FWHM / spacing)
+        # Two neighbouring beams are nearly in step, so the linear blend of their sums keeps the energy.
+        blended[within] += _across(source[within], kernel) * weight[within, None]
+    return blended
+
+
+def total_attenuation(tissue: Tissue, scanner: Scanner, spacing: float) -> np.ndarray:
+    """Two-way attenuation above what time gain compensates, in dB (height, width): positive is darker (shadow), negative
+    brighter (enhancement behind fluid). Blurred across by the beam, which is why shadows have soft sides."""
+    two_way = 2 * scanner.frequency * spacing / 10
+    excess = (tissue.attenuation - USUAL_ATTENUATION) * two_way + tissue.shadow
+    lost = _across(np.cumsum(excess, axis=0), _bell(max(0.8, 0.6 / spacing)))
+    depth = np.arange(1, len(lost) + 1, dtype=np.float32)[:, None]
+    return np.clip(lost, -9, 60) + np.maximum(depth * (USUAL_ATTENUATION * two_way) - scanner.tgc, 0)
+
+
+def echo_signal(
+    scatter: np.ndarray,
+    tissue: Tissue,
+    lost: np.ndarray,
+    scanner: Scanner,
+    spacing: float,
+    focus: float,
+    noise: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Demodulated echo, real and imaginary part, float32 (height, width) each.
+
+    Args:
+        scatter: (2, height, width), real and imaginary, standard normal.
+        tissue: what is imaged.
+        lost: its `total_attenuation`.
+        scanner: preset.
+        spacing: mm a pixel.
+        focus: depth in mm.
+        noise: (2, height, width) like `scatter`, of the receiver: white across, band-limited by the pulse along depth; None
+            for a receiver without noise.
+    """
+    depth = np.arange(len(lost), dtype=np.float32)[:, None] * (spacing / 10)  # cm
+    # Reverberation and side lobes lay a faint haze over fluid and shadows, so they are never quite black near the probe.
+    strength = _amplitude(tissue.echo - lost) + _amplitude(_CLUTTER - _CLUTTER_FALL * depth)
+    mirror = tissue.specular * _amplitude(-lost)
+    gained = np.minimum(depth * (2 * scanner.frequency * USUAL_ATTENUATION), scanner.tgc)
+    floor = _amplitude(gained + scanner.noise)
+    pulse = _keeping_energy(scanner.cycles * SOUND_SPEED / scanner.frequency / _FWHM / spacing)
+    parts = []
+    # A real interface is smooth in places only: part of its echo keeps one phase, part is scattered like the rest.
+    for part, coherent in ((0, 0.5), (1, 0.0)):
+        source = scatter[part] * (strength + 0.75 * mirror) + coherent * mirror
+        received = _beamformed(source, scanner, spacing, focus)
+        if noise is not None:
+            received += _across(noise[part], _keeping_energy(0.7)) * floor
+        parts.append(_along(received, pulse))
+    return parts[0], parts[1]
+
+
+def envelope_of(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    """|echo|, float32 ≥ 0 (height, width), mean power 1 of an average gland in focus without attenuation."""
+    return np.sqrt((real * real + imaginary * imaginary) / 2)
+
+
+def log_compress(envelope: np.ndarray, dynamic_range: float = 60.0, gain: float = 0.0) -> np.ndarray:
+    """Gray image of an envelope: 20·log10 of it, `dynamic_range` dB from black to white.
+
+    Args:
+        envelope: ≥ 0, 1 for an average gland.
+        dynamic_range: dB, as a scanner's "DR"; usual are 50 to 60.
+        gain: dB added; with 0 an average gland is shown at 40 % of white.
+
+    Returns:
+        uint8 in [0, 255], of the shape of `envelope`.
+    """
+    decibels = np.log(np.maximum(envelope, 1e-9)) * (20 / math.log(10)) + gain
+    return np.rint(np.clip(decibels / dynamic_range + _GLAND_LEVEL, 0, 1) * 255).astype(np.uint8)
+
+
+def smooth_display(gray: np.ndarray) -> np.ndarray:
+    """Scan conversion's interpolation: a light smoothing of the gray image, less along scan lines, where samples lie closer."""
+    return cv2.sepFilter2D(gray, cv2.CV_8U, np.array([1, 2, 1]) / 4, np.array([1, 6, 1]) / 8)
+
+
+@dataclass(frozen=True)
+class RayleighFit:
+    """How an envelope compares with fully developed speckle.
+
+    `snr` mean/SD of the whole envelope (theory 1.913); `scale` Rayleigh parameter √(mean power / 2); `samples` pixels far enough
+    apart to count as independent; `distance`, `p_value` of the Kolmogorov-Smirnov test on those.
+    """
+
+    snr: float
+    scale: float
+    samples: int
+    distance: float
+    p_value: float
+
+
+def homogeneous_phantom(
+    shape: tuple[int, int] = (512, 512), seed: int = 0, scanner: str = "linear-10", spacing: float = 0.15
+) -> np.ndarray:
+    """Envelope of tissue without structure: fully developed speckle, before log compression.
+
+    Args:
+        shape: (height, width) in pixels, each 32 or more.
+        seed: whole number from 0.
+        scanner: preset, whose pulse and beam make the speckle; focus in the middle of the depth.
+        spacing: mm a pixel.
+
+    Returns:
+        float32 (height, width), ≥ 0, mean power 1. Attenuation is fully compensated and the receiver adds no noise.
+    """
+    (preset,) = find_scanners(scanner)
+    flat = np.zeros(shape, np.float32)
+    tissue = Tissue(flat, flat + USUAL_ATTENUATION, flat, flat)
+    scatter = np.random.default_rng(seed).standard_normal((2, *shape), np.float32)
+    return envelope_of(*echo_signal(scatter, tissue, flat, preset, spacing, shape[0] * spacing / 2))
+
+
+def rayleigh_fit(envelope: np.ndarray, step: tuple[int, int] = (12, 20)) -> RayleighFit:
+    """Compare the first-order statistics of an envelope with the Rayleigh distribution.
+
+    Args:
+        envelope: (height, width) of one homogeneous region, ≥ 0.
+        step: (down, right) pixels between samples taken as independent: several speckle cells.
+
+    Reference:
+        Burckhardt, "Speckle in ultrasound B-mode scans", IEEE Trans. Sonics Ultrason. 25 (1978).
+    """
+    from scipy import stats  # a third of a second to load, which readers of phantoms need not spend
+
+    envelope = np.asarray(envelope, np.float64)
+    scale = math.sqrt(float((envelope**2).mean()) / 2)
+    samples = envelope[:: step[0], :: step[1]].ravel()
+    test = stats.kstest(samples, stats.rayleigh(scale=scale).cdf)
+    return RayleighFit(float(envelope.mean() / envelope.std()), scale, samples.size, float(test.statistic), float(test.pvalue))
+
+
+def _write(frame: np.ndarray, x: float, y: float, text: str, level: int) -> None:
+    """Capital letters and digits from the top left corner (x, y), in pixels of a 256 × 256 frame, where they are seven high."""
+    unit = len(frame) / _FRAME
+    place = round(x * unit), round((y + 7) * unit)
+    cv2.putText(frame, text, place, cv2.FONT_HERSHEY_PLAIN, 0.65 * unit, level, 1, cv2.LINE_AA)
 
 
 def lay_out(scanner: Scanner, echo: np.ndarray, size: int, spacing: float, side: str) -> np.ndarray:
@@ -85,7 +294,7 @@ def lay_out(scanner: Scanner, echo: np.ndarray, size: int, spacing: float, side:
 
     Args:
         scanner: the preset.
-        echo: uint8, of the size of `echo_area`.
+        echo: uint8, of the size of the scanner's `echo_area`.
         size: side of the square frame in pixels.
         spacing: mm a pixel.
         side: "right" or "left" lobe, written into the frame.
@@ -93,84 +302,53 @@ def lay_out(scanner: Scanner, echo: np.ndarray, size: int, spacing: float, side:
     Returns:
         uint8 (size, size).
     """
-    top, bottom, left, right = echo_area(scanner, size)
+    top, bottom, left, right = scanner.echo_area(size)
     frame = np.full((size, size), scanner.border, np.uint8)
     frame[top:bottom, left:right] = echo
-    scale = max(1, round(size / FRAME))
-    for x, y, text in scanner.text:
-        draw_text(frame, x * size // FRAME, y * size // FRAME, text, 200, scale)
-    word = {"right": "RIGHT", "left": "LEFT"} if scanner.name == "linear-7" else {"right": "RT", "left": "LT"}
-    below = bottom + 6 * size // FRAME if scanner.name == "linear-7" else top + 4 * size // FRAME
-    at = left + 8 * size // FRAME if scanner.name == "linear-7" else right - 16 * size // FRAME
-    draw_text(frame, at, below, word[side], 215, scale)
-    _depth_ticks(frame, scanner, size, spacing, scale)
-    if scanner.name != "linear-14":
-        _gray_bar(frame, size, 4 * size // FRAME if scanner.name == "linear-7" else 244 * size // FRAME)
+    x, y, *words = scanner.sides
+    for text in (*scanner.text, (x, y, words[side == "left"])):
+        _write(frame, *text, 205)
+    if scanner.bar is not None:
+        bar, above, below, width = (edge * size // _FRAME for edge in (scanner.bar, 104, 176, 5))
+        frame[above:below, bar : bar + width] = np.linspace(255, 0, below - above)[:, None]
+    scale = max(1, round(size / _FRAME))
+    for half in range(int((bottom - top) * spacing / 5) + 1):  # a tick every 5 mm of depth, a longer one every 10 mm
+        y = top + round(half * 5 / spacing)
+        length = (2 if half % 2 else 4) * scale
+        x = left - 2 * scale - length if scanner.ticks < 0 else right + 2 * scale
+        frame[y : min(y + scale, bottom), x : x + length] = 190
+        if scanner.bar is None and half % 4 == 0 and half:
+            _write(frame, (right + 8 * scale) * _FRAME / size, y * _FRAME / size - 3, str(half // 2), 170)
     return frame
 
 
-def _depth_ticks(frame: np.ndarray, scanner: Scanner, size: int, spacing: float, scale: int) -> None:
-    """A mark every 5 mm of depth, a longer one every 10 mm, beside the echo."""
-    top, bottom, left, right = echo_area(scanner, size)
-    on_left = scanner.name == "linear-7"
-    for step in range(int((bottom - top) * spacing / 5) + 1):
-        y = top + round(step * 5 / spacing)
-        length = (4 if step % 2 == 0 else 2) * scale
-        x = left - 2 * scale - length if on_left else right + 2 * scale
-        if y + scale <= bottom:
-            frame[y : y + scale, x : x + length] = 190
-        if scanner.name == "linear-14" and step % 4 == 0 and step:
-            draw_text(frame, right + 8 * scale, y - 3 * scale, str(step // 2), 170, scale)
-
-
-def _gray_bar(frame: np.ndarray, size: int, x: int) -> None:
-    top, bottom, width = 104 * size // FRAME, 176 * size // FRAME, 5 * size // FRAME
-    levels = 255 - np.arange(bottom - top) * 255 // (bottom - top - 1)
-    frame[top:bottom, x : x + width] = levels[:, None]
-
-
-def draw_callipers(
-    frame: np.ndarray, scanner: Scanner, mask: np.ndarray, size: int, spacing: float, inside: tuple[int, int, int, int]
-) -> np.ndarray:
+def draw_callipers(frame: np.ndarray, scanner: Scanner, mask: np.ndarray, spacing: float) -> np.ndarray:
     """Callipers at the ends of a nodule's width and height, joined by dots, and their distances as text.
 
     Args:
         frame: uint8 (size, size), left as it is.
         scanner: its mark is a plus or a cross.
         mask: nodule, boolean (size, size), not empty.
-        size, spacing: pixels, mm a pixel.
-        inside: `echo_area`, which the marks stay in.
+        spacing: mm a pixel.
 
     Returns:
         uint8 (size, size), a copy.
     """
     frame = frame.copy()
+    above, below, before, behind = scanner.echo_area(len(frame))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
-    middle_x = int(np.median(np.flatnonzero(mask[top])) + np.median(np.flatnonzero(mask[bottom]))) // 2
-    middle_y = int(np.median(np.flatnonzero(mask[:, left])) + np.median(np.flatnonzero(mask[:, right]))) // 2
-    scale = max(1, round(size / FRAME))
-    for x in range(left, right, 5 * scale):
-        frame[middle_y : middle_y + scale, x : x + scale] = 235
-    for y in range(top, bottom, 5 * scale):
-        frame[y : y + scale, middle_x : middle_x + scale] = 235
-    for y, x in ((middle_y, left), (middle_y, right), (top, middle_x), (bottom, middle_x)):
-        _mark(frame, y, x, scanner.marks, scale, inside)
-    words = [f"D1 {(right - left + 1) * spacing:.1f}MM", f"D2 {(bottom - top + 1) * spacing:.1f}MM"]
-    x = inside[3] - (text_width(words[0]) + 3) * scale
-    for line, text in enumerate(words):
-        draw_text(frame, x, inside[1] - (20 - 9 * line) * scale, text, 225, scale)
-    return frame
-
-
-def _mark(frame: np.ndarray, y: int, x: int, style: str, scale: int, inside: tuple[int, int, int, int]) -> None:
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    x = int(np.median(np.flatnonzero(mask[top])) + np.median(np.flatnonzero(mask[bottom]))) // 2
+    y = int(np.median(np.flatnonzero(mask[:, left])) + np.median(np.flatnonzero(mask[:, right]))) // 2
+    scale = max(1, round(len(frame) / _FRAME))
+    for step in range(scale):
+        frame[y + step, left + step : right : 5 * scale] = 235
+        frame[top + step : bottom : 5 * scale, x + step] = 235
     reach = 3 * scale
-    y = min(max(y, inside[0] + reach), inside[1] - reach - scale)
-    x = min(max(x, inside[2] + reach), inside[3] - reach - scale)
-    for step in range(-reach, reach + 1):
-        if style == "plus":
-            frame[y : y + scale, x + step] = 250
-            frame[y + step, x : x + scale] = 250
-        else:
-            frame[y + step, x + step : x + step + scale] = 250
-            frame[y + step, x - step : x - step + scale] = 250
+    for end_x, end_y in ((left, y), (right, y), (x, top), (x, bottom)):
+        place = np.clip(end_x, before + reach, behind - reach - scale), np.clip(end_y, above + reach, below - reach - scale)
+        cv2.drawMarker(frame, [int(edge) for edge in place], 250, scanner.marks, 2 * reach + 1, scale)
+    for line, (name, length) in enumerate((("D1", right - left + 1), ("D2", bottom - top + 1))):
+        words = f"{name} {length * spacing:.1f}MM"
+        _write(frame, scanner.area[3] - 66, scanner.area[1] - 21 + 10 * line, words, 225)
+    return frame

@@ -8,27 +8,44 @@ Nothing else in a phantom (size, age, sex, scanner, place) depends on the class,
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from thyroid_utils.data.phantom.draws import Draws
-
-COMPOSITIONS = ("cystic", "spongiform", "mixed", "solid")
-ECHOGENICITIES = ("anechoic", "hyperechoic", "isoechoic", "hypoechoic", "markedly hypoechoic")
-SHAPES = ("wider than tall", "taller than wide")
-MARGINS = ("smooth", "ill-defined", "lobulated", "extrathyroidal")
-FOCI = ("none", "comet-tail", "macrocalcification", "rim", "punctate")
-LEVELS = ("TR1", "TR2", "TR3", "TR4", "TR5")
-
-POINTS = {
+POINTS = {  # of ACR TI-RADS
     "composition": {"cystic": 0, "spongiform": 0, "mixed": 1, "solid": 2},
     "echogenicity": {"anechoic": 0, "hyperechoic": 1, "isoechoic": 1, "hypoechoic": 2, "markedly hypoechoic": 3},
     "shape": {"wider than tall": 0, "taller than wide": 3},
     "margin": {"smooth": 0, "ill-defined": 0, "lobulated": 2, "extrathyroidal": 3},
     "foci": {"none": 0, "comet-tail": 0, "macrocalcification": 1, "rim": 2, "punctate": 3},
+}
+# Frequencies of the traits in the order of POINTS, of the benign and of the malignant.
+_COMPOSITION = ((0.13, 0.12, 0.32, 0.43), (0.004, 0.006, 0.13, 0.86))
+_GIVEN_COMPOSITION = {
+    "cystic": {  # a cyst is anechoic, and anechoic means a cyst
+        "echogenicity": ((1, 0, 0, 0, 0), (1, 0, 0, 0, 0)),
+        "shape": ((0.98, 0.02), (0.95, 0.05)),
+        "margin": ((0.95, 0.05, 0, 0), (0.9, 0.1, 0, 0)),
+        "foci": ((0.6, 0.37, 0, 0.03, 0), (0.7, 0.1, 0, 0.2, 0)),
+    },
+    "spongiform": {
+        "echogenicity": ((0, 0.15, 0.7, 0.15, 0), (0, 0.15, 0.6, 0.25, 0)),
+        "shape": ((0.97, 0.03), (0.9, 0.1)),
+        "margin": ((0.8, 0.19, 0.01, 0), (0.6, 0.3, 0.1, 0)),
+        "foci": ((0.7, 0.28, 0.02, 0, 0), (0.6, 0.2, 0.1, 0, 0.1)),
+    },
+    "mixed": {
+        "echogenicity": ((0, 0.16, 0.54, 0.28, 0.02), (0, 0.04, 0.24, 0.58, 0.14)),
+        "shape": ((0.95, 0.05), (0.8, 0.2)),
+        "margin": ((0.72, 0.22, 0.05, 0.01), (0.36, 0.24, 0.32, 0.08)),
+        "foci": ((0.63, 0.2, 0.08, 0.05, 0.04), (0.42, 0.04, 0.12, 0.08, 0.34)),
+    },
+    "solid": {
+        "echogenicity": ((0, 0.18, 0.46, 0.32, 0.04), (0, 0.03, 0.15, 0.56, 0.26)),
+        "shape": ((0.91, 0.09), (0.57, 0.43)),
+        "margin": ((0.69, 0.24, 0.06, 0.01), (0.18, 0.23, 0.46, 0.13)),
+        "foci": ((0.77, 0.03, 0.1, 0.05, 0.05), (0.36, 0.01, 0.14, 0.07, 0.42)),
+    },
 }
 
 
@@ -43,122 +60,43 @@ class Traits:
     foci: str
 
 
-# (benign, malignant) frequencies. A cyst is anechoic, and anechoic means a cyst, so these two are tied.
-_COMPOSITION = {"cystic": (0.13, 0.004), "spongiform": (0.12, 0.006), "mixed": (0.32, 0.13), "solid": (0.43, 0.86)}
-_ECHOGENICITY = {
-    "cystic": {"anechoic": (1.0, 1.0)},
-    "spongiform": {"hyperechoic": (0.15, 0.15), "isoechoic": (0.7, 0.6), "hypoechoic": (0.15, 0.25)},
-    "mixed": {
-        "hyperechoic": (0.16, 0.04),
-        "isoechoic": (0.54, 0.24),
-        "hypoechoic": (0.28, 0.58),
-        "markedly hypoechoic": (0.02, 0.14),
-    },
-    "solid": {
-        "hyperechoic": (0.18, 0.03),
-        "isoechoic": (0.46, 0.15),
-        "hypoechoic": (0.32, 0.56),
-        "markedly hypoechoic": (0.04, 0.26),
-    },
-}
-_SHAPE = {
-    "cystic": {"wider than tall": (0.98, 0.95), "taller than wide": (0.02, 0.05)},
-    "spongiform": {"wider than tall": (0.97, 0.9), "taller than wide": (0.03, 0.1)},
-    "mixed": {"wider than tall": (0.95, 0.8), "taller than wide": (0.05, 0.2)},
-    "solid": {"wider than tall": (0.91, 0.57), "taller than wide": (0.09, 0.43)},
-}
-_MARGIN = {
-    "cystic": {"smooth": (0.95, 0.9), "ill-defined": (0.05, 0.1)},
-    "spongiform": {"smooth": (0.8, 0.6), "ill-defined": (0.19, 0.3), "lobulated": (0.01, 0.1)},
-    "mixed": {"smooth": (0.72, 0.36), "ill-defined": (0.22, 0.24), "lobulated": (0.05, 0.32), "extrathyroidal": (0.01, 0.08)},
-    "solid": {"smooth": (0.69, 0.18), "ill-defined": (0.24, 0.23), "lobulated": (0.06, 0.46), "extrathyroidal": (0.01, 0.13)},
-}
-_FOCI = {
-    "cystic": {"none": (0.6, 0.7), "comet-tail": (0.37, 0.1), "rim": (0.03, 0.2)},
-    "spongiform": {"none": (0.7, 0.6), "comet-tail": (0.28, 0.2), "macrocalcification": (0.02, 0.1), "punctate": (0.0, 0.1)},
-    "mixed": {
-        "none": (0.63, 0.42),
-        "comet-tail": (0.2, 0.04),
-        "macrocalcification": (0.08, 0.12),
-        "rim": (0.05, 0.08),
-        "punctate": (0.04, 0.34),
-    },
-    "solid": {
-        "none": (0.77, 0.36),
-        "comet-tail": (0.03, 0.01),
-        "macrocalcification": (0.1, 0.14),
-        "rim": (0.05, 0.07),
-        "punctate": (0.05, 0.42),
-    },
-}
-_GIVEN_COMPOSITION = {"echogenicity": _ECHOGENICITY, "shape": _SHAPE, "margin": _MARGIN, "foci": _FOCI}
+def _pick(random: np.random.Generator, name: str, frequencies: tuple[float, ...]) -> str:
+    weights = np.array(frequencies, float)
+    return str(random.choice(list(POINTS[name]), p=weights / weights.sum()))
 
 
-def _of_class(table: Mapping[str, tuple[float, float]], label: int) -> dict[str, float]:
-    total = sum(pair[label] for pair in table.values())
-    return {name: pair[label] / total for name, pair in table.items()}
-
-
-def sample_traits(draws: Draws, label: int) -> Traits:
+def sample_traits(random: np.random.Generator, label: int) -> Traits:
     """Draw the traits of a benign (0) or malignant (1) nodule."""
-    composition = draws.pick(_of_class(_COMPOSITION, label))
-    others = {name: draws.pick(_of_class(table[composition], label)) for name, table in _GIVEN_COMPOSITION.items()}
+    composition = _pick(random, "composition", _COMPOSITION[label])
+    others = {name: _pick(random, name, table[label]) for name, table in _GIVEN_COMPOSITION[composition].items()}
     return Traits(composition, **others)
 
 
 def trait_probability(traits: Traits, label: int) -> float:
     """P(traits | class) in [0, 1]; 0 for a combination that does not occur, such as a cyst that is not anechoic."""
-    probability = _of_class(_COMPOSITION, label).get(traits.composition, 0.0)
-    for name, table in _GIVEN_COMPOSITION.items():
-        probability *= _of_class(table[traits.composition], label).get(getattr(traits, name), 0.0)
+    tables = {"composition": _COMPOSITION, **_GIVEN_COMPOSITION[traits.composition]}
+    probability = 1.0
+    for name, table in tables.items():
+        frequency = dict(zip(POINTS[name], table[label], strict=True))[getattr(traits, name)]
+        probability *= frequency / sum(table[label])
     return probability
-
-
-def tirads_points(traits: Traits) -> int:
-    """ACR TI-RADS points, 0 to 14; a spongiform nodule scores 0 whatever else it shows."""
-    if traits.composition == "spongiform":
-        return 0
-    return sum(POINTS[name][value] for name, value in asdict(traits).items())
-
-
-def tirads_level(traits: Traits) -> str:
-    """TR1 (0 or 1 points), TR2 (2), TR3 (3), TR4 (4 to 6) or TR5 (7 and more)."""
-    points = tirads_points(traits)
-    return LEVELS[0] if points < 2 else LEVELS[1] if points == 2 else LEVELS[2] if points == 3 else LEVELS[3 + (points >= 7)]
 
 
 def malignancy_posterior(traits: Traits, malignant_share: float = 0.4) -> float:
     """P(malignant | traits) by Bayes' rule, in [0, 1]: what a reader who sees every trait perfectly would say.
 
     Args:
-        traits: traits that occur in at least one class.
+        traits: traits that occur together, as `sample_traits` draws them.
         malignant_share: prior probability of malignancy.
     """
     malignant = malignant_share * trait_probability(traits, 1)
     benign = (1 - malignant_share) * trait_probability(traits, 0)
-    if malignant + benign == 0:
-        raise ValueError(f"traits: {traits} never occur together; take traits made by sample_traits")
     return malignant / (malignant + benign)
 
 
-def all_traits() -> list[Traits]:
-    """Every combination of traits that occurs, cystic ones first."""
-    values = (COMPOSITIONS, ECHOGENICITIES, SHAPES, MARGINS, FOCI)
-    every = (Traits(*combination) for combination in itertools.product(*values))
-    return [traits for traits in every if trait_probability(traits, 0) + trait_probability(traits, 1) > 0]
-
-
-def perfect_reader_auc() -> float:
-    """AUC of the best possible reader of the traits, exactly: P(posterior of a malignant > of a benign) + ½ P(equal)."""
-    every = all_traits()
-    benign = np.array([trait_probability(traits, 0) for traits in every])
-    malignant = np.array([trait_probability(traits, 1) for traits in every])
-    posterior = malignant / (malignant + benign)
-    higher = posterior[:, None] > posterior[None, :]
-    equal = posterior[:, None] == posterior[None, :]
-    return float(malignant @ (higher + 0.5 * equal) @ benign)
-
-
-def trait_table() -> dict[str, tuple[str, ...]]:
-    """Trait name → its possible values, in the order of rising suspicion or echo."""
-    return dict(zip((field.name for field in fields(Traits)), (COMPOSITIONS, ECHOGENICITIES, SHAPES, MARGINS, FOCI), strict=True))
+def tirads_level(traits: Traits) -> str:
+    """TR1 (0 or 1 ACR TI-RADS points), TR2 (2), TR3 (3), TR4 (4 to 6) or TR5; a spongiform nodule scores 0 whatever it shows."""
+    points = sum(POINTS[name][value] for name, value in asdict(traits).items())
+    if traits.composition == "spongiform" or points < 2:
+        return "TR1"
+    return f"TR{points}" if points < 4 else "TR4" if points < 7 else "TR5"

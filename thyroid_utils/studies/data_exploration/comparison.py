@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.phantom import phantom_cases
+from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.data.readers import load_cases
 
 
