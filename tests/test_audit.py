@@ -1,27 +1,19 @@
-"""Copies and leaks: exact hashes, near-identical pictures, clusters, and the audit as a whole."""
+"""The audit as a whole: copies, leaks, masks and marks of a table with one of everything that can be wrong."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_pictures import picture
 from PIL import Image
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.audit import audit_cases, connected_groups, pixel_hash, pixel_hashes
-from thyroid_utils.data.audit.similar import components, near_pairs, perceptual_hash, thumbnail
+from thyroid_utils.data.audit import audit_cases
+from thyroid_utils.data.copies import thumbnail
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import find_overlays
 from thyroid_utils.data.table import make_cases
-
-
-def picture(seed: int, size: int = 128) -> np.ndarray:
-    """Speckle over a few soft shapes, darker with depth: uint8 (size, size)."""
-    random = np.random.default_rng(seed)
-    shapes = cv2.GaussianBlur(random.normal(0, 1, (size, size)), (0, 0), size / 16)
-    echo = np.exp(shapes / shapes.std() * 0.6) * random.rayleigh(1, (size, size)) * np.linspace(1.5, 0.5, size)[:, None]
-    return np.clip(60 * cv2.GaussianBlur(echo, (0, 0), 1), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -53,70 +45,7 @@ def mixed(tmp_path) -> pd.DataFrame:
     return table
 
 
-def test_pixel_hash_is_of_pixels_and_shape():
-    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert pixel_hash(gray) == pixel_hash(np.asfortranarray(gray))
-    assert pixel_hash(gray) != pixel_hash(gray.reshape(4, 3))
-    changed = gray.copy()
-    changed[2, 3] += 1
-    assert pixel_hash(gray) != pixel_hash(changed)
-
-
-def test_pixel_hashes_follow_a_file_that_changes(tmp_path):
-    path = write_png(tmp_path / "a.png", picture(0))
-    cases = make_cases([{"case": "a", "image": str(path), "patient": "a", "dataset": "made"}])
-    before = pixel_hashes(cases)["a"]
-    write_png(path, picture(1))
-    assert before == pixel_hash(picture(0)) and pixel_hashes(cases)["a"] == pixel_hash(picture(1))
-
-
-def test_connected_groups_join_over_either_key():
-    assert connected_groups(["a", "a", "b", "c", "d"], [1, 2, 2, 3, None]).tolist() == [0, 0, 0, 1, 2]
-    assert connected_groups([None, None], [pd.NA, pd.NA]).tolist() == [0, 1]
-    assert connected_groups([], []).tolist() == []
-
-
-def test_components_are_numbered_by_their_first_member():
-    assert components(6, np.array([[4, 5], [1, 4]])).tolist() == [0, 1, 2, 3, 1, 1]
-    assert components(3, np.zeros((0, 2), int)).tolist() == [0, 1, 2]
-
-
-def test_thumbnails_correlate_as_numpy_says_and_ignore_gain():
-    a, b = thumbnail(picture(0)), thumbnail(picture(1))
-    assert a @ b == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-5)
-    brighter = np.clip(picture(0) * 1.2 + 10.0, 0, 255).astype(np.uint8)
-    assert a @ thumbnail(brighter) > 0.97 > 0.5 > a @ b
-    assert not thumbnail(np.full((50, 60), 9, np.uint8)).any(), "a flat frame correlates with nothing, itself included"
-
-
-def test_near_pairs_are_those_of_a_full_search():
-    """600 pictures (more than two blocks) with 40 copies under noise: hash and blocks must lose none and invent none."""
-    random = np.random.default_rng(0)
-    pictures = [picture(seed, 48) for seed in range(560)]
-    for i in range(40):
-        noisy = pictures[i * 13] + random.normal(0, 4, (48, 48))
-        pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
-    thumbs = np.array([thumbnail(gray) for gray in pictures])
-    hashes = np.array([perceptual_hash(thumb) for thumb in thumbs])
-    full = np.corrcoef(thumbs)
-    expected = np.argwhere(np.triu(full >= 0.9, 1))
-    pairs, correlation, distance = near_pairs(thumbs[None], hashes[None])
-    assert pairs.tolist() == expected.tolist() == [[i * 13, 560 + i] for i in range(40)]
-    np.testing.assert_allclose(correlation, full[tuple(pairs.T)], atol=1e-4)
-    assert distance.tolist() == [(hashes[a] != hashes[b]).sum() for a, b in pairs]
-
-
-def test_the_hash_loses_no_pair_of_real_frames(real_data):
-    for folder in ("ddti/image", "tg3k/thyroid-image"):
-        paths = sorted((real_data / folder).iterdir())[:300]
-        thumbs = np.array([thumbnail(read_gray(path)) for path in paths])
-        hashes = np.array([perceptual_hash(thumb) for thumb in thumbs])
-        pairs, _, _ = near_pairs(thumbs[None], hashes[None])
-        full = np.argwhere(np.triu((thumbs @ thumbs.T).round(4) >= 0.9, 1))
-        assert len(full) and pairs.tolist() == full.tolist()
-
-
-def test_audit_lists_everything_and_goes_on(mixed):
+def test_audit_lists_everything_and_goes_on(mixed, tmp_path):
     audit = audit_cases(mixed)
     assert audit.images.index.tolist() == list("abcdefghijkl")
     assert audit.identical.to_dict("records") == [{"cases": ["a", "b"], "images": 2, "patients": 2}]
@@ -131,11 +60,8 @@ def test_audit_lists_everything_and_goes_on(mixed):
     ]
     assert audit.images.index[~audit.images["readable"]].tolist() == ["h", "i"]
     assert audit.images.loc["a", "mask_share"] == pytest.approx(30 * 50 / 128**2)
-    assert audit.images["mask_share"].isna().pipe(lambda none: none.index[none].tolist()) == ["j", "k"]
-
-
-def test_problems_of_unreadable_images_are_one_line_without_the_folder(mixed, tmp_path):
-    problems = audit_cases(mixed).images["problem"].dropna()
+    assert audit.images.index[audit.images["mask_share"].isna()].tolist() == ["j", "k"]
+    problems = audit.images["problem"].dropna()
     assert problems["h"].startswith("image hé.png: damaged or truncated")
     assert problems["i"].startswith("image ié.png: a web page (HTML)")
     assert not problems.str.contains("\n|" + str(tmp_path), regex=True).any()
@@ -167,12 +93,8 @@ def test_leaks_across_a_split(mixed):
         {"kind": "patient", "splits": "train, val", "images": 2, "cases": ["k", "l"]},
     ]
     assert audit.leaks(cases.assign(split=cases["split"].where(cases["split"] == "train"))).empty, "cases without a split"
-
-
-def test_leaks_of_other_cases(mixed):
-    audit = audit_cases(mixed.iloc[:3])
     with pytest.raises(DataError, match="9 cases were not audited"):
-        audit.leaks(mixed.assign(split="train"))
+        audit_cases(mixed.iloc[:3]).leaks(cases)
 
 
 def test_same_picture_in_another_frame(tmp_path):
@@ -189,26 +111,20 @@ def test_same_picture_in_another_frame(tmp_path):
     assert thumbnail(inner) @ thumbnail(framed) < 0.5, "whole frames alone would not have told"
 
 
-def test_unknown_patients_are_not_called_different(mixed):
-    near = audit_cases(mixed.assign(patient_known=False)).near
-    assert len(near) == 1 and near["same_patient"].isna().all()
-
-
-def test_result_does_not_depend_on_workers(mixed):
-    one, three = audit_cases(mixed, workers=1), audit_cases(mixed, workers=3)
+def test_unknown_patients_are_not_called_different_and_workers_change_nothing(mixed):
+    one, three = (audit_cases(mixed.assign(patient_known=False), workers=workers) for workers in (1, 3))
+    assert len(one.near) == 1 and one.near["same_patient"].isna().all()
     for field in ("images", "identical", "near", "masks"):
         pd.testing.assert_frame_equal(getattr(one, field), getattr(three, field))
     pd.testing.assert_series_equal(one.clusters, three.clusters)
 
 
-def test_progress_empty_table_and_wrong_threshold(mixed):
+def test_progress_and_an_empty_table(mixed):
     calls = []
     audit_cases(mixed, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(i, 12) for i in range(1, 13)]
     empty = audit_cases(mixed.iloc[:0])
     assert empty.clusters.empty and empty.near.empty and empty.summary().loc[0, "count"] == 0
-    with pytest.raises(DataError, match=r"near_correlation is 1\.2"):
-        audit_cases(mixed, near_correlation=1.2)
 
 
 def test_ddti_duplicates_exactly(real_data):

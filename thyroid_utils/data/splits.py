@@ -1,7 +1,7 @@
 """Train, validation and test: by patient, stratified, reproducible, asserted disjoint and hashed.
 
 The unit of a split is a group of patients: a patient with all images, merged with every patient that shares a
-pixel-identical image (`audit.pixel_groups`). A data set without patient ids is split by something else that is known to
+pixel-identical image (`copies.pixel_groups`). A data set without patient ids is split by something else that is known to
 tie images together by writing it into the column `patient` first, for example near-duplicate clusters
 (`audit_cases(...).clusters`) or the videos of `recover_videos`.
 
@@ -24,7 +24,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups, pixel_groups
+from thyroid_utils.data.copies import groups_on_both_sides, patient_groups, pixel_groups
 from thyroid_utils.data.table import LABEL_NAMES, SPLITS
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thyroid_utils.data.audit import Audit, clean_mask
+from thyroid_utils.data.audit import Audit
 from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.mask_audit import clean_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, new_figure, styled

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,12 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.files import file_hash, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.data import audit, recovery, splits
+from thyroid_utils.data import audit, copies, splits, videos
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.recovery import recover_patients
 from thyroid_utils.data.table import data_fingerprint
+from thyroid_utils.data.videos import recover_patients
 from thyroid_utils.models import input_size
 from thyroid_utils.preprocess import ArrayStore, Pipeline, build_pipeline, preprocessed
 from thyroid_utils.preprocess.content import file_hashes
@@ -58,7 +57,7 @@ class SplitData:
 def split_data(config: RunConfig) -> SplitData:
     """Read the case table that a config names, leave out what does not count for its task, and split it.
 
-    Where the set names no patients and the split is by patient, `data.recovery` finds what takes their place; `patients` of the
+    Where the set names no patients and the split is by patient, `data.videos` finds what takes their place; `patients` of the
     result says what. Reading every file for its hash and its pixels is done once for the same files and settings, and remembered
     in the cache folder.
 
@@ -138,7 +137,7 @@ def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
             strict=True,
         )
     ]  # fmt: skip
-    sources = [splits.__file__, recovery.__file__, *sorted(Path(audit.__file__).parent.glob("*.py"))]
+    sources = [module.__file__ for module in (audit, copies, splits, videos)]
     code = [file_hash(path) for path in sources]
     content = [rows, config.task, config.split.model_dump(mode="json"), code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

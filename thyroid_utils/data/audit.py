@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import Progress, in_threads
-from thyroid_utils.data.audit.examine import VIEWS, Findings, examine, optional_text
-from thyroid_utils.data.audit.pixels import groups_on_both_sides, patient_groups
-from thyroid_utils.data.audit.similar import HASH_BITS, NEAR_CORRELATION, SIDE, components, near_pairs
+from thyroid_utils.data.copies import (
+    HASH_BITS,
+    SIDE,
+    components,
+    groups_on_both_sides,
+    links,
+    near_pairs,
+    patient_groups,
+    perceptual_hash,
+    pixel_hash,
+    thumbnail,
+)
+from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.mask_audit import MaskProblem, mask_problems
+from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 
 MASK_PROBLEMS = (
     "unreadable", "size mismatch", "empty", "full", "holes", "specks", "several parts", "touches border",
 )  # fmt: skip
+_IMAGE_COLUMNS = {
+    "width": "Int64", "height": "Int64", "pixel_hash": "string", "mask_share": "Float64", "text_regions": "Int64",
+    "callipers": "Int64", "problem": "string",
+}  # fmt: skip
+_VIEWS = 2  # whole frame; echo image alone, which finds the same picture in another frame
 
 
 @dataclass(frozen=True)
@@ -96,84 +114,88 @@ class Audit:
         return table.assign(share=table["images"] / max(len(self.images), 1))
 
 
-def audit_cases(
-    cases: pd.DataFrame,
-    *,
-    near_correlation: float = NEAR_CORRELATION,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Audit:
+def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Progress | None = None) -> Audit:
     """Look at every image and mask of a case table once.
 
     Args:
         cases: case table.
-        near_correlation: local-contrast correlation from which two images count as near-identical, above 0 and at most 1. At 0.9
-            images of different DDTI patients (at most 0.8) stay apart and four of five neighbouring TG3K frames are paired.
         workers: reading threads; None takes one a core, at most four. The result does not depend on it.
         progress: called with (images done, images in all).
 
     Returns:
         Audit, in the order of `cases`. Unreadable files are listed in it; they do not stop the audit.
-
-    Raises:
-        DataError: near_correlation is out of range.
     """
-    if not 0 < near_correlation <= 1:
-        raise DataError(f"audit: near_correlation is {near_correlation}, expected above 0 and at most 1")
-    paths = list(zip(cases["image"].astype(str), map(optional_text, cases["mask"]), strict=True))
-    thumbs = np.zeros((VIEWS, len(cases), SIDE * SIDE), np.float32)
-    hashes = np.ones((VIEWS, len(cases), HASH_BITS), np.int8)
+    thumbs = np.zeros((_VIEWS, len(cases), SIDE * SIDE), np.float32)
+    hashes = np.ones((_VIEWS, len(cases), HASH_BITS), np.int8)
+    files = [(image, None if pd.isna(mask) else mask) for image, mask in zip(cases["image"], cases["mask"], strict=True)]
 
-    def work(position: int) -> Findings:
-        found = examine(*paths[position])
-        thumbs[:, position], hashes[:, position] = found.thumbs, found.hashes
-        del found.thumbs, found.hashes  # ten thousand small arrays would hold twice the memory of the two large ones
-        return found
+    def look(position: int) -> tuple[dict, list[MaskProblem]]:
+        image, mask = files[position]
+        row, views = _look_at_image(image)
+        for view, picture in enumerate(views):
+            thumbs[view, position] = thumbnail(picture)
+            hashes[view, position] = perceptual_hash(thumbs[view, position])
+        if mask is None:
+            return row, []
+        share, problems = _look_at_mask(mask, views[0].shape if views else None)
+        return row | {"mask_share": share}, problems
 
-    findings = in_threads(work, range(len(paths)), workers, progress)
-    images = _image_table(cases, findings)
-    identical = _identical(cases, images["pixel_hash"])
-    pairs, correlation, distance = near_pairs(thumbs, hashes, near_correlation)
-    codes = pd.factorize(images["pixel_hash"])[0]  # NA becomes -1; an unreadable image is in no pair
-    numbers = components(len(cases), np.concatenate([pairs, _links(codes)]))
+    looked = in_threads(look, range(len(cases)), workers, progress)
+    rows = pd.DataFrame([row for row, _ in looked], cases.index, columns=list(_IMAGE_COLUMNS), dtype=object)
+    images = rows.astype(_IMAGE_COLUMNS)
+    images.insert(6, "readable", images["problem"].isna())
+    pairs, correlation, distance = near_pairs(thumbs, hashes)
+    masks = [(case, *problem) for case, (_, problems) in zip(cases.index, looked, strict=True) for problem in problems]
     return Audit(
         images=images,
-        identical=identical,
-        near=_near_table(cases, codes, pairs, correlation, distance),
-        clusters=pd.Series(numbers, index=cases.index, name="cluster"),
-        masks=_mask_table(cases, findings),
+        identical=_identical(cases, images["pixel_hash"]),
+        near=_near(cases, images["pixel_hash"], pairs, correlation, distance),
+        clusters=pd.Series(components(len(cases), pairs, links(images["pixel_hash"])), index=cases.index, name="cluster"),
+        masks=pd.DataFrame(masks, columns=["case", "problem", "count", "pixels"]).astype({"case": "string"}),
     )
 
 
-def _image_table(cases: pd.DataFrame, findings: list[Findings]) -> pd.DataFrame:
-    types = {
-        "width": "Int64", "height": "Int64", "pixel_hash": "string", "mask_share": "Float64", "text_regions": "Int64",
-        "callipers": "Int64", "problem": "string",
-    }  # fmt: skip
-    columns = {name: pd.array([getattr(found, name) for found in findings], dtype=kind) for name, kind in types.items()}
-    table = pd.DataFrame(columns, index=cases.index)
-    table.insert(6, "readable", table["problem"].isna())
-    return table
+def _look_at_image(path: str) -> tuple[dict, list[np.ndarray]]:
+    """The image's row of `Audit.images`, and its views: the whole frame and the echo image. One that cannot be read is a finding,
+    not an error: `problem` says why (one line, without the folder), and there are no views."""
+    try:
+        gray = read_gray(path)
+    except ImageError as error:
+        return {"problem": str(error).replace(str(Path(path)), Path(path).name)}, []
+    echo = echo_mask(gray)
+    overlays = find_overlays(gray, echo=echo)
+    row = {
+        "height": gray.shape[0],
+        "width": gray.shape[1],
+        "pixel_hash": pixel_hash(gray),
+        "text_regions": overlays.text_regions,
+        "callipers": overlays.callipers,
+    }
+    return row, [gray, mask_box(echo).crop(gray)]
+
+
+def _look_at_mask(path: str, shape: tuple[int, int] | None) -> tuple[float | None, list[MaskProblem]]:
+    """Its share of the frame, None where it cannot be read, and its problems; `shape` is its image's, where that is known."""
+    try:
+        mask = read_mask(path)
+    except ImageError:
+        return None, [MaskProblem("unreadable", 1, 0)]
+    other = [MaskProblem("size mismatch", 1, mask.size)] if shape is not None and mask.shape != shape else []
+    return float(mask.mean()), other + mask_problems(mask)
 
 
 def _identical(cases: pd.DataFrame, hashes: pd.Series) -> pd.DataFrame:
     rows = []
-    for _, members in cases[hashes.notna()].groupby(hashes.dropna(), sort=False):
+    for _, members in cases.groupby(hashes, sort=False):
         if len(members) > 1:
             rows.append({"cases": sorted(members.index), "images": len(members), "patients": members["patient"].nunique()})
     return pd.DataFrame(sorted(rows, key=lambda row: row["cases"]), columns=["cases", "images", "patients"])
 
 
-def _links(codes: np.ndarray) -> np.ndarray:
-    """Pairs, int (m, 2), that chain the positions of equal codes together; -1 equals nothing."""
-    order = np.argsort(codes, kind="stable")
-    equal = (codes[order][1:] == codes[order][:-1]) & (codes[order][1:] >= 0)
-    return np.stack([order[:-1][equal], order[1:][equal]], 1)
-
-
-def _near_table(
-    cases: pd.DataFrame, codes: np.ndarray, pairs: np.ndarray, correlation: np.ndarray, distance: np.ndarray
+def _near(
+    cases: pd.DataFrame, hashes: pd.Series, pairs: np.ndarray, correlation: np.ndarray, distance: np.ndarray
 ) -> pd.DataFrame:
+    codes = pd.factorize(hashes)[0]
     other = np.flatnonzero(codes[pairs[:, 0]] != codes[pairs[:, 1]])
     best_first = other[np.argsort(-correlation[other], kind="stable")]
     a, b = pairs[best_first].T
@@ -190,8 +212,3 @@ def _near_table(
             "same_patient": same,
         }
     )
-
-
-def _mask_table(cases: pd.DataFrame, findings: list[Findings]) -> pd.DataFrame:
-    rows = [(case, *problem) for case, found in zip(cases.index, findings, strict=True) for problem in found.mask_problems]
-    return pd.DataFrame(rows, columns=["case", "problem", "count", "pixels"]).astype({"case": "string"})

@@ -1,0 +1,267 @@
+"""What stands in for the patient where a data set names none: the videos behind numbered frames, or clusters of like images.
+
+Videos are found from the frames alone, by two sources of evidence. Content: frames that look alike (local-contrast correlation)
+are of one video, whether they are neighbours or not. Screen layout: letters that the scanner burned in stay in place for the
+length of a video while the tissue moves; where most videos have a layout of their own, two runs of frames with the same one are
+of one video even when their content differs. Frames need not be in recording order: sets that were numbered in text order of
+slice names ("100", …, "27", "270", …) begin a video with its hundredth slice, end it with its ninety-ninth and shuffle some in
+between.
+
+A wrong join costs a few patients' worth of independence, a wrong cut leaks; the thresholds lean towards joining.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.progress import in_threads
+from thyroid_utils.data.audit import Audit
+from thyroid_utils.data.copies import NEAR_CORRELATION, SIDE, components, kept_for_file, thumbnail
+
+_NEIGHBOUR_CORRELATION = 0.5  # from which neighbouring frames are of one video
+_ANY_CORRELATION = 0.7  # from which any two frames are
+_STROKE_CONTRAST = 40  # gray levels that a burned-in letter rises above its surroundings
+_LAYOUT_FRAMES = 20  # in fewer frames slow tissue stays in place too
+_LAYOUT_PIXELS = 10
+_SAME_LAYOUT = 0.85  # layouts of different TG3K videos share at most 0.7 of their pixels, frames of one video nearly all
+_BLOCK = 512
+
+
+class Recovered(NamedTuple):
+    """cases: the table, `patient` filled with the unit to split by. how: where that unit comes from, as a phrase.
+    evidence: how well it was recovered (measure, value), or None where nothing had to be."""
+
+    cases: pd.DataFrame
+    how: str
+    evidence: pd.DataFrame | None
+
+
+def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
+    """Patients as given; else the videos behind numbered frames; else clusters of near-identical images, each under the name of
+    the (first) known patient in it where there is one.
+
+    A cluster is the least that must stay together: unlike images of one patient end up in two clusters, so a split by clusters
+    can still leak, and results on such a set are an upper bound.
+
+    Args:
+        cases: the audited case table. Videos are recovered where it has a column `frame` and names no patient at all.
+        audit: of `audit_cases`.
+
+    Raises:
+        DataError: a frame has no number, or a number occurs twice.
+    """
+    known = cases["patient_known"].astype(bool) if "patient_known" in cases else pd.Series(True, cases.index)
+    if known.all():
+        return Recovered(cases, "as the data set names them", None)
+    if "frame" in cases and not known.any():
+        videos = recover_videos(cases)
+        evidence = video_evidence(cases, videos)
+        how = (
+            f"none are given; the {videos.nunique()} videos recovered from the frames take their place, and one patient may be "
+            "in several"
+        )
+        return Recovered(videos_as_patients(cases, videos), how, evidence)
+    clusters = cases["dataset"] + "-cluster-" + audit.clusters[cases.index].astype("string")
+    # A copy of a known patient's image is of that patient.
+    named = cases["patient"].where(known).groupby(clusters).transform("min")
+    filled = cases.assign(patient=cases["patient"].where(known, named.fillna(clusters)).astype("string"))
+    count = clusters[~known].nunique()
+    how = (
+        f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place. Unlike images "
+        "of one patient may still be split, so results on this set are an upper bound"
+    )
+    return Recovered(filled, how, None)
+
+
+def recover_videos(cases: pd.DataFrame) -> pd.Series:
+    """Number the videos behind a set of frames.
+
+    Neighbouring runs of frames with the same burned-in letters are joined as well, provided that letters tell videos apart in
+    this set: at least half of the runs that show any have them at a place of their own.
+
+    Args:
+        cases: case table of frames; their order is the column `frame` where it holds numbers, else the last number in the case
+            id.
+
+    Returns:
+        int Series `video`, index as `cases`, numbered from 1 in the order of the first frame.
+
+    Raises:
+        DataError: no frame numbers, a number that occurs twice, or an image that cannot be read.
+    """
+    frames = _read_frames(cases)
+    near = np.flatnonzero(_neighbour_correlations(frames.thumbs) >= _NEIGHBOUR_CORRELATION)
+    runs = components(len(cases), _alike(frames.thumbs), np.stack([near, near + 1], 1))
+    return pd.Series(_joined_by_layout(frames, runs) + 1, index=frames.cases, name="video")[cases.index]
+
+
+def video_evidence(cases: pd.DataFrame, videos: pd.Series) -> pd.DataFrame:
+    """How far recovered videos can be trusted, judged without knowing the true ones: `measure` and `value`, for display.
+
+    The only truth is that neighbouring frames that look nearly the same (correlation 0.9 or more) are of one video. Beyond it:
+    how unlike the frames at the cuts are, how unlike the most similar frames of two videos, and whether each video is one
+    unbroken run.
+
+    Args:
+        cases: the case table that was given to `recover_videos`.
+        videos: its result.
+
+    Raises:
+        DataError: fewer than two frames, and as `recover_videos`.
+    """
+    if len(cases) < 2:
+        raise DataError(f"videos: {len(cases)} frames cannot be judged; expected two or more")
+    frames = _read_frames(cases)
+    video = videos[frames.cases].to_numpy()
+    correlation = _neighbour_correlations(frames.thumbs)
+    same = video[1:] == video[:-1]
+    close = correlation >= NEAR_CORRELATION
+    sizes = pd.Series(video).value_counts()
+    rows = {
+        "frames": len(video),
+        "videos found": len(sizes),
+        "frames in the smallest video": int(sizes.min()),
+        "unbroken runs of frames": 1 + int((~same).sum()),
+        "neighbouring pairs": len(same),
+        "neighbouring pairs in one video": int(same.sum()),
+        "share of neighbouring pairs in one video": float(same.mean()),
+        "neighbouring pairs that correlate at 0.9 or more": int(close.sum()),
+        "share of these in one video": float(pd.Series(same[close]).mean()),
+        "median correlation of neighbours in one video": float(pd.Series(correlation[same]).median()),
+        "highest correlation of neighbours in two videos": float(pd.Series(correlation[~same]).max()),
+        "highest correlation of any frames in two videos": _highest_between(frames.thumbs, video),
+        "pairs of videos": len(sizes) * (len(sizes) - 1) // 2,
+    }
+    # Counts and shares stand in one column: as objects each keeps its kind, and a count is shown without decimals.
+    return pd.DataFrame({"measure": list(rows), "value": pd.Series(list(rows.values()), dtype=object)})
+
+
+def videos_as_patients(cases: pd.DataFrame, videos: pd.Series) -> pd.DataFrame:
+    """The case table with its videos in the column `patient`, so that splits keep them whole."""
+    numbers = videos[cases.index].map("{:02d}".format).astype("string")
+    return cases.assign(patient=cases["dataset"] + "-video-" + numbers)
+
+
+class _Frames(NamedTuple):
+    """The frames of a case table in the order of their numbers: `cases` (ids), `thumbs` float32 (n, 1024), `strokes` (n packed
+    bool arrays: thin bright structures), `shapes` [(height, width)]."""
+
+    cases: pd.Index
+    thumbs: np.ndarray
+    strokes: list[np.ndarray]
+    shapes: list[tuple[int, int]]
+
+
+def _read_frames(cases: pd.DataFrame) -> _Frames:
+    ordered = _in_order(cases)
+    read = in_threads(_frame_of_file, ordered["image"].astype(str).tolist())
+    thumbs = np.array([thumb for thumb, _, _ in read], np.float32).reshape(len(read), SIDE * SIDE)
+    return _Frames(ordered.index, thumbs, [strokes for _, strokes, _ in read], [shape for _, _, shape in read])
+
+
+def _frame(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    side = max(9, min(gray.shape) // 28 | 1)  # wider than a stroke, narrower than most tissue
+    strokes = cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8)) > _STROKE_CONTRAST
+    return thumbnail(gray), np.packbits(strokes), gray.shape
+
+
+_frame_of_file = kept_for_file(_frame, 8192)
+
+
+def _in_order(cases: pd.DataFrame) -> pd.DataFrame:
+    numbers = pd.to_numeric(cases["frame"], errors="coerce") if "frame" in cases else pd.Series(np.nan, cases.index)
+    if numbers.isna().any():
+        numbers = pd.to_numeric(cases.index.to_series().str.extract(r"(\d+)\D*$", expand=False), errors="coerce")
+    if numbers.isna().any():
+        raise DataError(
+            f"videos: {numbers.isna().sum()} cases have no frame number (first: {numbers.index[numbers.isna()][0]}); "
+            "add a column `frame` with the number of each frame"
+        )
+    if numbers.duplicated().any():
+        doubled = numbers.index[numbers.duplicated(keep=False)][:2]
+        raise DataError(f"videos: a frame number occurs twice ({', '.join(doubled)}); number the frames of one set in one row")
+    return cases.loc[numbers.sort_values().index]
+
+
+def _neighbour_correlations(thumbs: np.ndarray) -> np.ndarray:
+    return (thumbs[:-1] * thumbs[1:]).sum(1).round(4)
+
+
+def _alike(thumbs: np.ndarray) -> np.ndarray:
+    """Pairs of positions, int (m, 2), of frames that look alike."""
+    found = [np.zeros((0, 2), int)]
+    for start in range(0, len(thumbs), _BLOCK):
+        row, column = np.nonzero(np.triu((thumbs[start : start + _BLOCK] @ thumbs[start:].T).round(4) >= _ANY_CORRELATION, 1))
+        found.append(np.stack([row, column], 1) + start)
+    return np.concatenate(found)
+
+
+def _highest_between(thumbs: np.ndarray, video: np.ndarray) -> float:
+    highest = -1.0
+    for start in range(0, len(thumbs), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        other = video[rows, None] != video[None, :]
+        if other.any():
+            highest = max(highest, float((thumbs[rows] @ thumbs.T)[other].max()))
+    return round(highest, 4) if highest > -1 else float("nan")
+
+
+class _Run(NamedTuple):
+    """Some frames of one video: `lit` int (height, width), in how many of its `count` frames a pixel is part of a stroke."""
+
+    count: int
+    lit: np.ndarray
+
+    def layout(self) -> np.ndarray | None:
+        """bool (height, width): what stays lit; None where too few frames tell or nothing is burned in."""
+        steady = self.lit >= 0.9 * self.count
+        return steady if self.count >= _LAYOUT_FRAMES and steady.sum() >= _LAYOUT_PIXELS else None
+
+
+def _joined_by_layout(frames: _Frames, runs: np.ndarray) -> np.ndarray:
+    state = [_run(frames, np.flatnonzero(runs == run)) for run in range(runs.max(initial=-1) + 1)]
+    if not _layouts_tell_apart([run for run in state if run is not None and run.layout() is not None]):
+        return runs
+    runs = runs.copy()
+    joined = True
+    while joined:  # two short runs may agree with nothing until one of them has joined a long one
+        joined = False
+        for cut in np.flatnonzero(runs[1:] != runs[:-1]):
+            a, b = sorted((int(runs[cut]), int(runs[cut + 1])))
+            if a != b and _same_layout(state[a], state[b]):
+                state[a] = _Run(state[a].count + state[b].count, state[a].lit + state[b].lit)
+                runs[runs == b] = a
+                joined = True
+    return pd.factorize(runs)[0]
+
+
+def _run(frames: _Frames, positions: np.ndarray) -> _Run | None:
+    """None where the frames differ in size."""
+    shapes = {frames.shapes[position] for position in positions}
+    if len(shapes) > 1:
+        return None
+    (shape,) = shapes
+    lit = np.zeros(shape[0] * shape[1], np.int32)
+    for position in positions:
+        lit += np.unpackbits(frames.strokes[position], count=lit.size)
+    return _Run(len(positions), lit.reshape(shape))
+
+
+def _same_layout(a: _Run | None, b: _Run | None) -> bool:
+    """Whether the layout of either run, where known, shows in most frames of the other. False where neither is known."""
+    if a is None or b is None or a.lit.shape != b.lit.shape:
+        return False
+    known = [(one.layout(), other) for one, other in ((a, b), (b, a)) if one.layout() is not None]
+    return bool(known) and all((other.lit[layout] >= 0.5 * other.count).mean() >= _SAME_LAYOUT for layout, other in known)
+
+
+def _layouts_tell_apart(shown: list[_Run]) -> bool:
+    """Whether at least half of the runs that show a layout have one of their own; one menu on every video says nothing."""
+    same = [(i, j) for i in range(len(shown)) for j in range(i + 1, len(shown)) if _same_layout(shown[i], shown[j])]
+    distinct = len(np.unique(components(len(shown), np.array(same, int).reshape(-1, 2))))
+    return distinct >= 2 and 2 * distinct >= len(shown)
