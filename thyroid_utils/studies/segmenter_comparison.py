@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +22,7 @@ from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.map_scores import COUNTS, map_scores, pictures, spacing_of
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.comparisons import holm, wilcoxon_test
-from thyroid_utils.scores.estimates import Estimate, drawn_patients, patient_bootstrap, seed_summary
+from thyroid_utils.scores.estimates import patient_bootstrap, percentile_estimate, resample, seed_summary
 from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.data import split_data
@@ -35,7 +35,6 @@ PROTOCOLS = {
     "per image, network": {"resolution": "network", "pooled": False},
     "pooled, network": {"resolution": "network", "pooled": True},
 }
-_MOST_UNDEFINED = 0.1  # share of resamples without a value above which there is no interval
 
 
 @dataclass(frozen=True)
@@ -119,42 +118,20 @@ class SegmenterComparison(ComparedRuns):
             resamples: of the bootstrap over patients.
         """
         names = list(dict.fromkeys([*scores, "dice"]))
+        patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
+        codes, _ = patient_codes(patients, len(patients), "estimates")
         rows = {}
         for model in self.runs:
-            value, drawn, known = self._drawn(model, names, resolution, pooled, cases, resamples)
-            rows[model] = {
-                name: _estimate(value[at], drawn[:, at], len(known[at]), known[at].nunique()) for at, name in enumerate(names)
-            }
+            values = self._values(model, COUNTS if pooled else names, resolution, cases)
+            score = partial(_pooled, values, names) if pooled else partial(_per_image, values)
+            value, drawn = resample(score, codes, resamples)
+            defined = np.ones((len(patients), len(names)), bool) if pooled else ~np.isnan(values).all(axis=0)
+            rows[model] = {}
+            for at, name in enumerate(names):
+                known = patients[defined[:, at]]
+                rows[model][name] = percentile_estimate(value[at], drawn[at], len(known), known.nunique())
         best = sorted(rows, key=lambda model: -rows[model]["dice"].value)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
-
-    def _drawn(
-        self, model: str, names: Sequence[str], resolution: str, pooled: bool, cases: Sequence[str] | None, resamples: int
-    ) -> tuple[np.ndarray, np.ndarray, list[pd.Series]]:
-        """Scores of all patients (scores,), scores in resamples of patients (resamples, scores), and the patient of each image
-        that defines a score, one Series a score. Equal patients give equal resamples, so that models can be subtracted."""
-        patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
-        codes, count = patient_codes(patients, len(patients), "estimates")
-        values = self._values(model, COUNTS if pooled else names, resolution, cases)
-        defined = ~np.isnan(values)
-        columns = values if pooled else np.concatenate([np.nan_to_num(values), defined], axis=2)
-        sums = np.zeros((len(values), count, columns.shape[2]))
-        for of_seed, of_images in zip(sums, columns, strict=True):
-            np.add.at(of_seed, codes, of_images)
-
-        def scored(weights: np.ndarray) -> np.ndarray:
-            """Mean over seeds for weights (patients, m): (m, scores)."""
-            totals = np.einsum("pm,spk->kms", weights, sums)
-            if pooled:
-                found = overlap_scores(*totals)
-                return np.stack([found[name].mean(axis=1) for name in names], axis=1)
-            with np.errstate(invalid="ignore"):
-                return (totals[: len(names)] / totals[len(names) :]).mean(axis=2).T
-
-        weights = drawn_patients(count, resamples, len(patients), seed=0) if count > 1 else []
-        drawn = np.concatenate([np.empty((0, len(names))), *map(scored, weights)])
-        known = [patients] * len(names) if pooled else [patients[column] for column in defined.any(axis=0).T]
-        return scored(np.ones((count, 1)))[0], drawn, known
 
     def pairs(self, score: str = "dice", *, resamples: int = 2000) -> pd.DataFrame:
         """Every pair of models on the test images that define the score for both, each image with its mean over seeds.
@@ -287,14 +264,14 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def _estimate(value: float, drawn: np.ndarray, images: int, patients: int) -> Estimate:
-    """95 % percentile interval of what was drawn, none where too little of it is defined."""
-    known = drawn[~np.isnan(drawn)]
-    undefined = 1 - len(known) / len(drawn) if len(drawn) else 0.0
-    if not len(known) or undefined > _MOST_UNDEFINED:
-        note = f"undefined in {undefined:.0%} of resamples" if len(drawn) else "1 patient"
-        return Estimate(float(value), np.nan, np.nan, images, patients, undefined, note)
-    if np.ptp(known) < 1e-12:  # the bootstrap knows nothing about a spread that it never meets
-        return Estimate(float(value), np.nan, np.nan, images, patients, undefined, "all resamples agree")
-    low, high = np.quantile(known, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high), images, patients, undefined)
+def _per_image(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means over images and seeds of values (seeds, n, scores) for weights (n, m): (scores, m)."""
+    totals, counts = (np.tensordot(found, weights, (1, 0)) for found in (np.nan_to_num(values), ~np.isnan(values)))
+    with np.errstate(invalid="ignore"):
+        return (totals / counts).mean(axis=0)
+
+
+def _pooled(counts: np.ndarray, names: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """Scores of all pixels together, means over seeds, from pixel counts (seeds, n, 4) for weights (n, m): (scores, m)."""
+    found = overlap_scores(*np.moveaxis(np.tensordot(counts, weights, (1, 0)), 1, 0))
+    return np.stack([found[name].mean(axis=0) for name in names])
