@@ -22,48 +22,40 @@ _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for gray levels 
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+_UNREADABLE = {
+    errno.ENOENT: "no such file; restore it or drop its row",
+    errno.EISDIR: "a folder, not an image file; correct the path",
+    errno.EACCES: "not readable; change its permissions",
+    errno.ELOOP: "a link that leads back to itself; put the file in its place",
+}
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """The file as a Pillow image with only its header read, or ImageError."""
+    """The file as a Pillow image with only its header read; what Pillow or the disk raises becomes an ImageError."""
     try:
         # Pillow gets a stream and not the path: it would map an uncompressed TIFF into memory and forget to turn it.
         with open(path, "rb") as stream:
-            with _reported(path):
+            try:
                 image = Image.open(stream, formats=_DECODERS)
                 width, height = image.size
-                frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF") else 1
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{path}: {width}×{height} is more than {MAX_PIXELS:,} pixels; crop or shrink it first")
-            if frames > 1:
-                raise ImageError(f"{path}: holds {frames} frames, expected one; export the frames as single files")
-            yield image
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file; restore it or drop its row") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path}: a folder, not an image file; correct the path") from None
-    except PermissionError:
-        raise ImageError(f"{path}: not readable; change its permissions") from None
+                if width * height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                frames = getattr(image, "n_frames", 1) if image.format != "JPEG" else 1
+                if frames > 1:
+                    raise ImageError(f"{path}: holds {frames} frames, expected one; export the frames as single files")
+                yield image
+            except ImageError:
+                raise
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+                raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
+            except UnidentifiedImageError:
+                raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
+            except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, …)
+                raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ImageError(f"{path}: a link that leads back to itself; put the file in its place") from None
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the disk and the path") from None
-
-
-@contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises about a file's content into an ImageError."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
-    except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, struct.error, …)
-        raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
+        told = _UNREADABLE.get(error.errno, f"cannot be read ({error.strerror}); check the disk and the path")
+        raise ImageError(f"{path}: {told}") from None
 
 
 def _what_it_is_instead(path: Path) -> str:
@@ -78,7 +70,7 @@ def _what_it_is_instead(path: Path) -> str:
 
 def _decode(path: Path) -> tuple[np.ndarray, str]:
     """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name."""
-    with _open(path) as image, _reported(path):
+    with _open(path) as image:
         kind = image.format
         image = ImageOps.exif_transpose(image)
         if image.mode in _DEEP_MODES:
@@ -129,7 +121,7 @@ def read_gray(path: str | Path) -> np.ndarray:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_image` gives it, mostly from the header alone. Raises ImageError as that."""
-    with _open(Path(path)) as image, _reported(Path(path)):
+    with _open(Path(path)) as image:
         kind, (width, height) = image.format, image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     if kind == "TIFF" and turned:  # Pillow's versions disagree on whether the size of such a header is turned already
