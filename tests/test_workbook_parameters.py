@@ -67,11 +67,11 @@ def test_common_values_go_to_the_notebooks_that_declare_them_and_sections_win(pr
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("common: {SIEZ: 3}", ["common", "SIEZ", "any notebook", "SIZE (01_data_exploration, 05_loss_ablation)"]),
+        ("common: {SIEZ: 3}", ["common", "SIEZ", "any notebook", "did you mean SIZE"]),
         ("05_loss_ablation: {LOS: dice}", ["05_loss_ablation", "LOS ", "did you mean LOSS"]),
         ("05_loss_ablation: {SHARE: 0.5}", ["SHARE", "the notebook 05_loss_ablation"]),
         ("common: {size: 3}", ["size", "did you mean SIZE"]),
-        ("common: {QQQ: 3}", ["QQQ", "there are", "SEEDS"]),
+        ("common: {QQQ: 3}", ["QQQ", "known: ", "SEEDS"]),
         ("05_loss_abaltion: {LOSS: dice}", ["05_loss_abaltion", "did you mean 05_loss_ablation"]),
         ("comon: {SIZE: 3}", ["comon", "did you mean common"]),
     ],
@@ -94,7 +94,7 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
         ("SEEDS: 3", "must be a list"),
         ("SEEDS: [0, x]", "must be a list like [0], found a list [0, 'x']"),
         ("LIMIT: 101", "LIMIT of 01_data_exploration must lie in 1 to 100"),
-        ("DATASET: dti", "must be one of phantom, ddti; found 'dti' (did you mean ddti?)"),
+        ("DATASET: dti", "must be one of phantom, ddti; found 'dti'; did you mean ddti?"),
         ("NAMES: [unet, unett]", "must be one of unet, unet++, fpn; found 'unett'"),
         ("FAST: 1", "must be true or false"),
         ("SEEDS: []", "SEEDS of 01_data_exploration must hold at least one value, like [0]"),

@@ -6,7 +6,6 @@ papermill accepts a misspelt parameter with a mere warning, so every key, type a
 from __future__ import annotations
 
 import ast
-import difflib
 import io
 import json
 import re
@@ -19,7 +18,7 @@ from typing import Any
 import yaml
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.data.readers import READERS, check_options
 from thyroid_utils.workbook.errors import ParameterError
 
@@ -49,10 +48,7 @@ class Parameter:
             return f"must hold at least one value, like {self.default!r}"
         for element in value if isinstance(value, list | tuple) else [value]:
             if self.options and str(element) not in self.options:
-                nearest = _nearest(str(element), self.options)
-                return f"must be one of {', '.join(self.options)}; found {element!r}" + (
-                    f" (did you mean {nearest}?)" if nearest else ""
-                )
+                return f"must be one of {', '.join(self.options)}; found {element!r}; {nearest(element, self.options)}"
             if self.low is not None and not (_is_number(element) and self.low <= element <= self.high):
                 return f"must lie in {self.low:g} to {self.high:g}, found {element!r}"
         return None
@@ -146,9 +142,8 @@ def read_parameter_file(path: Path) -> ParameterFile:
             if not isinstance(value, str):
                 raise ParameterError(f"{path}: {key} must be text, found {_kind(value)}")
         elif key != "common" and key not in stems:
-            raise ParameterError(
-                f"{path}: unknown section {key!r}{_hint(str(key), ['title', 'description', 'notebooks', 'common', *stems])}"
-            )
+            known = ["title", "description", "notebooks", "common", *stems]
+            raise ParameterError(f"{path}: unknown section {key!r}; {nearest(key, known)}")
         elif value is not None and not isinstance(value, dict):
             raise ParameterError(f"{path}: {key} must hold NAME: value lines, found {_kind(value)}")
     return ParameterFile(
@@ -177,7 +172,9 @@ def parameters_by_notebook(
         for name, value in values.items():
             knowing = [stem for stem in stems if name in declared[stem]]
             if not knowing:
-                problems.append(_unknown(where, str(name), {stem: declared[stem] for stem in stems}))
+                of = f"the notebook {stems[0]}" if len(stems) == 1 else "any notebook"
+                known = sorted({parameter for stem in stems for parameter in declared[stem]})
+                problems.append(f"{where}: {name} is no parameter of {of}; {nearest(name, known)}")
             found: dict[str, list[str]] = {}
             for stem in knowing:
                 problem = declared[stem][name].problem(value)
@@ -231,7 +228,7 @@ def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequen
         return name, value, stems
     matching = [stem for stem in stems if section in (stem, stem[:2])]
     if not matching:
-        raise ParameterError(f"--set {setting}: no notebook {section!r}{_hint(section, stems)}")
+        raise ParameterError(f"--set {setting}: no notebook {section!r}; {nearest(section, stems)}")
     return name, value, matching
 
 
@@ -259,27 +256,6 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "broken YAML"
     return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
-
-
-def _unknown(where: str, name: str, declared: Mapping[str, Mapping[str, Parameter]]) -> str:
-    names = sorted({known for parameters in declared.values() for known in parameters})
-    nearest = _nearest(name, names)
-    of = f"the notebook {next(iter(declared))}" if len(declared) == 1 else "any notebook"
-    if nearest is None:
-        return f"{where}: {name} is no parameter of {of}; there are {', '.join(names) or 'none'}"
-    holders = [stem for stem, parameters in declared.items() if nearest in parameters]
-    return f"{where}: {name} is no parameter of {of}; did you mean {nearest} ({', '.join(holders)})?"
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    nearest = _nearest(name, known)
-    return f"; did you mean {nearest}?" if nearest else f"; known are {', '.join(known)}"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str | None:
-    lowered = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
-    return lowered[matches[0]] if matches else None
 
 
 def _comments(source: str) -> dict[int, str]:
