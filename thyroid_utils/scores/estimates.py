@@ -6,7 +6,8 @@ score exists; where that fails in more than a tenth of the resamples no interval
 
 Where every resample gives the same number, as an AUC of 1 does, the bootstrap knows nothing about the spread and no interval is
 given. A proportion of 0 or 1 (accuracy, sensitivity, specificity, precision) then gets Wilson's interval for that many patients.
-That is safe: patients whose images are all right cannot be more frequent than images that are.
+It is an interval for the share of patients whose images are all right, and of images only where patients have similar numbers
+of them: one patient in ten with fifty images, all wrong, is often missed by a sample whose interval then says [0.65, 1.00].
 
 With few patients (below about 30 in the rarer class) percentile intervals are somewhat too narrow.
 
