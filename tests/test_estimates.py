@@ -111,8 +111,11 @@ def test_values_are_the_scores_and_the_order_is_kept():
         classification_scores(labels, probabilities, 0.6), abs=1e-7
     )
     for name, estimate in found.items():
-        assert estimate.low < estimate.value < estimate.high or name == "ece", name  # ece is biased upwards in resamples
-        assert (estimate.images, estimate.patients, estimate.undefined, estimate.note) == (len(labels), 40, 0, "")
+        assert (estimate.images, estimate.patients, estimate.undefined) == (len(labels), 40, 0)
+        if name == "ece":  # grows with noise: resamples of a calibrated model never reach its truth
+            assert np.isnan(estimate.low) and "no interval" in estimate.text()
+        else:
+            assert estimate.low < estimate.value < estimate.high and not estimate.note, name
     assert list(patient_bootstrap_scores(labels, probabilities, patients, ("mcc", "auc"), resamples=10)) == ["mcc", "auc"]
 
 

@@ -17,7 +17,7 @@ Reference: Davison and Hinkley, Bootstrap Methods and their Application (1997), 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -299,7 +299,8 @@ def patient_bootstrap_scores(
         resamples, level, seed: as in `patient_bootstrap`.
 
     Returns:
-        name → Estimate, in the order asked for.
+        name → Estimate, in the order asked for. The expected calibration error has no interval: it grows with noise, of which
+        resamples have more, so that their percentiles miss the truth of a calibrated model every time.
 
     Raises:
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
@@ -315,10 +316,13 @@ def patient_bootstrap_scores(
     codes, count = patient_codes(patients, len(truth), where)
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
     value, drawn = resample(lambda weights: _scores(models, names, weights), codes, resamples, seed)
-    return {
+    found = {
         name: percentile_estimate(value[at], drawn[at], len(truth), count, level, _share_of(name, models, codes))
         for at, name in enumerate(names)
     }
+    if "ece" in found and count > 1:
+        found["ece"] = replace(found["ece"], low=np.nan, high=np.nan, note="biased in resamples")
+    return found
 
 
 def paired_patient_bootstrap(
