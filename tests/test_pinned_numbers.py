@@ -158,13 +158,11 @@ def metrics() -> Entries:
         "decision_curve": lambda: f.benefit_curve(y, p, column("patient")).drop(columns=["low", "high"]),
         "binarise": lambda: [f.binarise(sure), f.binarise(np.array([[0.2, 0.7], [0.31, 0.3]]), 0.3)],
         "overlap_scores": lambda: f.overlap_scores(**counts),
-        "pooled_scores": lambda: f.pooled_scores(**counts),
         **{tell.__name__: lambda tell=tell: {name: tell(*pair) for name, pair in pairs.items()} for tell in tables},
         "segmentation_scores in mm": lambda: f.segmentation_scores(*pairs["moved"], (0.1, 0.2)),
         "surface_scores in mm": lambda: f.surface_scores(*pairs["one, two called"], 0.08, 1.0),
         "surface_distances": lambda: [f.surface_distances(*pairs["moved"]), f.surface_distances(*pairs["at the border"], 0.3)],
         "segmentation_table": lambda: spaced(cases=list(pairs)),
-        "segmentation_summary": lambda: f.segmentation_summary(spaced(cases=list(pairs))),
         "faulty_002_scores": lambda: f.faulty_002_scores(
             truths[:3], [np.kron(founds[0], np.ones((2, 2), bool))[:64, :64]] * 3, 64
         ),
@@ -186,7 +184,6 @@ def statistics() -> Entries:
             f.delong_test(y, p, q),
             f.delong_test(y, twice["one"], twice["two"], who),
         ],
-        "auc_covariance": lambda: [f.auc_covariance(y, [p, q], who), f.auc_covariance(y, [p, q])],
         "mcnemar_test": lambda: [
             f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y, who),
             f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 import pandas as pd
@@ -89,12 +88,6 @@ def checked_spacing(spacing: float | Sequence[float] | None, where: str) -> tupl
         raise ValueError(f"{where}: spacing is {spacing}; expected (row, column) in mm, both above 0, or None where unknown")
     rows, columns = np.broadcast_to(values, 2).tolist()
     return rows, columns
-
-
-def check_tolerance(tolerance: float, where: str) -> None:
-    """Raises ValueError for a tolerance that is no length, naming `where`."""
-    if not 0 <= tolerance < inf:
-        raise ValueError(f"{where}: tolerance is {tolerance}; expected a length, 0 or more")
 
 
 def check_level(level: float, where: str) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.checks import check_tolerance, checked_masks, checked_spacing
+from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.surface import SURFACE_SCORES, TOLERANCE, surface_scores
 
 # Name in code → name in a table. In this order they are reported.
@@ -71,13 +71,7 @@ def binarise(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
 
 def segmentation_scores(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    spacing: float | Sequence[float] | None = None,
-    tolerance: float = TOLERANCE,
-    *,
-    tolerance_mm: float = TOLERANCE_MM,
-    overlap: float = OVERLAP,
+    truth: np.ndarray, prediction: np.ndarray, spacing: float | Sequence[float] | None = None
 ) -> dict[str, float]:
     """Every score of `SEGMENTATION_SCORES` of one pair of masks.
 
@@ -97,38 +91,38 @@ def segmentation_scores(
     | empty | nodule: false alarm | 0 | image diagonal | 0 | NaN | 0 | NaN | formula | all false |
     | empty | empty | NaN | NaN | NaN | NaN | NaN | NaN | NaN | none |
 
-    The last case is left out of every mean and counted (`segmentation_summary`). NaN elsewhere is a share of nothing:
+    The last case is left out of every mean and counted (`presence` of `segmentation_table`). NaN elsewhere is a share of nothing:
     specificity has none where the truth fills the image, either.
 
     Args:
         truth, prediction: bool (height, width), or 0 and 1.
         spacing: (row, column) in mm of the pixels of these very masks, or one number for both; None where unknown.
-        tolerance: for nsd, in pixels.
-        tolerance_mm: for nsd_mm, in millimetres.
-        overlap: for the lesions, see `lesion_scores`.
 
     Returns:
         name → value. The scores in millimetres are NaN without spacing.
 
     Raises:
-        ValueError: masks of different shapes or of more than two levels, or an impossible spacing, tolerance or overlap.
+        ValueError: masks of different shapes or of more than two levels, or an impossible spacing.
+
+    Example:
+        >>> truth, prediction = np.zeros((2, 8, 8), bool)
+        >>> truth[2:6, 2:6] = prediction[2:6, 3:7] = True  # a square of 16 pixels, found one column to the right
+        >>> scores = segmentation_scores(truth, prediction, spacing=0.5)
+        >>> scores["dice"], scores["hd95"], scores["hd95_mm"], scores["lesions_found"]
+        (0.75, 1.0, 0.5, 1)
     """
-    where = "segmentation_scores"
-    truth, prediction = checked_masks(truth, prediction, where)
-    if spacing is not None:
-        checked_spacing(spacing, where)
-    check_tolerance(tolerance_mm, where)
+    truth, prediction = checked_masks(truth, prediction, "segmentation_scores")
     counts = pixel_counts(truth, prediction)
     scores = {name: float(value) for name, value in overlap_scores(**counts).items()}
-    scores |= surface_scores(truth, prediction, None, tolerance)
+    scores |= surface_scores(truth, prediction)
     in_mm = dict.fromkeys(SURFACE_SCORES, float("nan"))
     if spacing is not None:
-        in_mm = surface_scores(truth, prediction, spacing, tolerance_mm)
+        in_mm = surface_scores(truth, prediction, spacing, TOLERANCE_MM)
     scores |= {f"{name}_mm": value for name, value in in_mm.items()}
     area = counts["true_positives"] + counts["false_negatives"]
     excess = counts["false_positives"] - counts["false_negatives"]
     scores["area_error"] = excess / area if area else float("nan")
-    return scores | lesion_scores(truth, prediction, overlap)
+    return scores | lesion_scores(truth, prediction)
 
 
 def pixel_counts(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
@@ -147,7 +141,15 @@ def overlap_scores(
 ) -> dict[str, np.ndarray]:
     """The scores of `OVERLAP_SCORES` of pixel counts: numbers, or arrays of one shape holding many images or resamples.
 
-    Formulas and the four cases as in `segmentation_scores`; all NaN where neither mask has a nodule.
+    Formulas and the four cases as in `segmentation_scores`; all NaN where neither mask has a nodule. Of sums of counts the scores
+    are pooled: of all pixels of all images together.
+
+    Example:
+        >>> large, small = (100, 0, 0, 300), (0, 0, 10, 390)  # one nodule found, one missed
+        >>> float(overlap_scores(*large)["dice"]), float(overlap_scores(*small)["dice"])
+        (1.0, 0.0)
+        >>> round(float(overlap_scores(*np.add(large, small))["dice"]), 2)  # where the mean is 0.5
+        0.95
     """
     tables = (true_positives, false_positives, false_negatives, true_negatives)
     tp, fp, fn, tn = (np.asarray(count, dtype=float) for count in tables)
@@ -170,36 +172,12 @@ def overlap_scores(
     return {name: np.where(neither, np.nan, value) for name, value in scores.items()}
 
 
-def pooled_scores(
-    true_positives: np.ndarray, false_positives: np.ndarray, false_negatives: np.ndarray, true_negatives: np.ndarray
-) -> dict[str, float]:
-    """The scores of `OVERLAP_SCORES` of all pixels of all images together.
-
-    Args:
-        true_positives, false_positives, false_negatives, true_negatives: one number an image, shape (n,).
-
-    Returns:
-        name → value. Images without a nodule in either mask add their background, which dice and iou do not see.
-
-    Raises:
-        ValueError: no image.
-    """
-    counts = [np.asarray(count, dtype=float) for count in (true_positives, false_positives, false_negatives, true_negatives)]
-    if any(count.ndim != 1 or not len(count) or len(count) != len(counts[0]) for count in counts):
-        shapes = ", ".join(str(count.shape) for count in counts)
-        raise ValueError(f"pooled_scores: counts have shapes {shapes}; expected four times (n,) with at least one image")
-    return {name: float(value) for name, value in overlap_scores(*(count.sum() for count in counts)).items()}
-
-
 def segmentation_table(
     truths: Sequence[np.ndarray],
     predictions: Sequence[np.ndarray],
     *,
     cases: Sequence[str] | None = None,
     spacings: Sequence[float | Sequence[float] | None] | None = None,
-    tolerance: float = TOLERANCE,
-    tolerance_mm: float = TOLERANCE_MM,
-    overlap: float = OVERLAP,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """One row an image: its scores, its pixel counts and which of the four cases it is.
@@ -208,7 +186,6 @@ def segmentation_table(
         truths, predictions: bool (height, width) each, one pair an image; sizes may differ between images.
         cases: index of the result; None for 0, 1, …
         spacings: one an image as for `segmentation_scores`; None where all are unknown.
-        tolerance, tolerance_mm, overlap: as for `segmentation_scores`.
         progress: called with (done, total).
 
     Returns:
@@ -228,7 +205,7 @@ def segmentation_table(
     rows = []
     for done, (truth, prediction, spacing, case) in enumerate(zip(truths, predictions, spacings, cases, strict=True), 1):
         try:
-            scores = segmentation_scores(truth, prediction, spacing, tolerance, tolerance_mm=tolerance_mm, overlap=overlap)
+            scores = segmentation_scores(truth, prediction, spacing)
             counts = pixel_counts(truth, prediction)
         except ValueError as error:
             raise ValueError(f"{case}: {error}") from None
@@ -244,58 +221,38 @@ def _presence(true_positives: int, false_positives: int, false_negatives: int, t
     return "false alarm" if false_positives else "neither"
 
 
-def segmentation_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Per-image means beside pooled scores.
-
-    Args:
-        table: of `segmentation_table`.
-
-    Returns:
-        one row a score of `SEGMENTATION_SCORES`: `label`; `mean` over the images that define it; `images`, how many these
-        are; `pooled`, from all pixels together, for lesions the sum, NaN for outlines and area, which have no pooled form.
-        Images with a nodule in neither mask are in none of the means but the lesions': `table["presence"]` counts them.
-    """
-    scores = table[list(SEGMENTATION_SCORES)]
-    pooled = pooled_scores(*(table[name] for name in COUNTS)) | table[list(LESION_SCORES)].sum().to_dict()
-    columns = {"label": pd.Series(SEGMENTATION_SCORES), "mean": scores.mean(), "images": scores.notna().sum()}
-    return pd.DataFrame(columns).assign(pooled=pd.Series(pooled, dtype=float)).rename_axis("score").loc[list(SEGMENTATION_SCORES)]
-
-
-def lesion_scores(truth: np.ndarray, prediction: np.ndarray, overlap: float = OVERLAP) -> dict[str, int]:
+def lesion_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
     """How many nodules a mask finds, misses and invents.
 
-    A nodule is an 8-connected part of the truth. It is found where the prediction covers at least the share `overlap` of its
+    A nodule is an 8-connected part of the truth. It is found where the prediction covers at least a tenth (`OVERLAP`) of its
     pixels, and missed otherwise. A part of the prediction is false where less than that share of its pixels lies on the truth.
     One part may find two nodules, and two parts the same one.
 
     Args:
         truth, prediction: bool (height, width). Where one is empty, the other's parts are all false or all missed.
-        overlap: above 0, at most 1.
 
     Returns:
         name of `LESION_SCORES` → count; found + missed is the number of nodules. Counts add up over images: the sensitivity
         of a set is Σ found / Σ (found + missed), and its false nodules an image Σ false / images.
 
     Raises:
-        ValueError: masks of different shapes or of more than two levels, or an impossible overlap.
+        ValueError: masks of different shapes or of more than two levels.
     """
     truth, prediction = checked_masks(truth, prediction, "lesion_scores")
-    if not 0 < overlap <= 1:
-        raise ValueError(f"lesion_scores: overlap is {overlap}; expected a share above 0 and at most 1")
     truth, prediction = np.ascontiguousarray(truth), np.ascontiguousarray(prediction)
     left, top, width, height = cv2.boundingRect((truth | prediction).view(np.uint8))
     truth, prediction = (mask[top : top + height, left : left + width] for mask in (truth, prediction))
-    found, nodules = _covered(truth, prediction, overlap)
-    hits, parts = _covered(prediction, truth, overlap)
+    found, nodules = _covered(truth, prediction)
+    hits, parts = _covered(prediction, truth)
     return {"lesions_found": found, "lesions_missed": nodules - found, "lesions_false": parts - hits}
 
 
-def _covered(mask: np.ndarray, other: np.ndarray, overlap: float) -> tuple[int, int]:
-    """How many parts of the mask have at least the share `overlap` of their pixels on the other one, and how many there are."""
+def _covered(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    """How many parts of the mask have at least the share, and how many there are."""
     if not mask.any():
         return 0, 0
     count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     areas = np.bincount(labels[mask], minlength=count)[1:]
     shared = np.bincount(labels[mask & other], minlength=count)[1:]
     # A share may miss the wanted one by rounding only: 0.1 × 30 is a little above 3.
-    return int(np.count_nonzero(shared >= overlap * areas - 1e-9)), count - 1
+    return int(np.count_nonzero(shared >= OVERLAP * areas - 1e-9)), count - 1

@@ -8,14 +8,14 @@ edge. Distances run between pixel centres, Euclidean. MONAI has the same convent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot
+from math import hypot, inf
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from thyroid_utils.scores.checks import check_tolerance, checked_masks, checked_spacing
+from thyroid_utils.scores.checks import checked_masks, checked_spacing
 
 # Name in code → name in a table, without the unit. In this order they are reported.
 SURFACE_SCORES = {"hd95": "HD95", "assd": "ASSD", "nsd": "surface Dice"}
@@ -57,22 +57,26 @@ def surface_scores(
 
     Raises:
         ValueError: masks of different shapes or of more than two levels, or an impossible spacing or tolerance.
+
+    Example:
+        >>> truth, prediction = np.zeros((2, 9, 9), bool)
+        >>> truth[1, 1] = prediction[4, 5] = True  # 3 rows and 4 columns apart
+        >>> surface_scores(truth, prediction, tolerance=5)
+        {'hd95': 5.0, 'assd': 5.0, 'nsd': 1.0}
     """
-    truth, prediction = checked_masks(truth, prediction, "surface_scores")
-    rows, columns = checked_spacing(spacing, "surface_scores")
-    check_tolerance(tolerance, "surface_scores")
-    outlines = _outlines(truth, prediction)
-    if not outlines.total:
+    if not tolerance >= 0:
+        raise ValueError(f"surface_scores: tolerance is {tolerance}; expected a length, 0 or more")
+    there, back = surface_distances(truth, prediction, spacing)
+    if not len(there) and not len(back):
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
-    if not 0 < outlines.of_truth < outlines.total:
-        diagonal = hypot(truth.shape[0] * rows, truth.shape[1] * columns)
+    if not len(there) or not len(back):
+        diagonal = hypot(*np.multiply(np.shape(truth), checked_spacing(spacing, "surface_scores")))
         return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
-    distances = _nearest(outlines, rows, columns)
-    there, back = distances[: outlines.of_truth], distances[outlines.of_truth :]
+    distances = np.concatenate([there, back])
     return {
         "hd95": max(_percentile(there, 0.95), _percentile(back, 0.95)),
-        "assd": float(distances.sum()) / outlines.total,
-        "nsd": int(np.count_nonzero(distances <= tolerance * _ROUNDING)) / outlines.total,
+        "assd": float(distances.sum()) / len(distances),
+        "nsd": int(np.count_nonzero(distances <= tolerance * _ROUNDING)) / len(distances),
     }
 
 
@@ -82,23 +86,22 @@ def surface_distances(
     """The distance of every outline pixel to the nearest outline pixel of the other mask.
 
     Args:
-        truth, prediction: bool (height, width), neither empty.
+        truth, prediction: bool (height, width).
         spacing: (row, column) in mm, or one number for both; None for pixels.
 
     Returns:
-        from truth to prediction, float64 (outline pixels of truth,), and from prediction to truth. Outline pixels in the
-        order of reading: by row, then by column.
+        from truth to prediction, float64 (outline pixels of truth,), and from prediction to truth; infinite where the other mask
+        is empty. Outline pixels in the order of reading: by row, then by column.
 
     Raises:
-        ValueError: as `surface_scores`, and where a mask is empty: it has no outline.
+        ValueError: as `surface_scores`.
     """
-    truth, prediction = checked_masks(truth, prediction, "surface_distances")
-    rows, columns = checked_spacing(spacing, "surface_distances")
+    truth, prediction = checked_masks(truth, prediction, "surface_scores")
+    rows, columns = checked_spacing(spacing, "surface_scores")
     outlines = _outlines(truth, prediction)
-    if not 0 < outlines.of_truth < outlines.total:
-        empty = "prediction" if outlines.of_truth else "truth"
-        raise ValueError(f"surface_distances: {empty} is empty and has no outline; surface_scores has a rule for that")
-    distances = _nearest(outlines, rows, columns)
+    distances = np.full(outlines.total, inf)
+    if 0 < outlines.of_truth < outlines.total:
+        distances = _nearest(outlines, rows, columns)
     return distances[: outlines.of_truth], distances[outlines.of_truth :]
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.masks import COUNTS, pixel_counts, pooled_scores
+from thyroid_utils.scores.masks import overlap_scores, pixel_counts
 
 PAPER_SIZE = 512
 _CHANNELS = 3
@@ -99,7 +99,7 @@ def compare_with_faulty_002(
     if counts.empty:
         raise ValueError("compare_with_faulty_002: no pair of masks; expected at least one")
     faulty = faulty_002_scores(truths, [_at_size(prediction, (size, size)) for prediction in predictions], size)
-    corrected = pooled_scores(*(counts[name] for name in COUNTS))
+    corrected = {name: float(value) for name, value in overlap_scores(**counts.sum()).items()}
     corrected["pixel_accuracy_as_defined"] = corrected["pixel_accuracy"]
     both = pd.DataFrame({"corrected": corrected, "faulty": faulty}).loc[[*PAPER_SCORES, "pixel_accuracy_as_defined"]]
     return both.assign(difference=both["faulty"] - both["corrected"]).rename_axis("score")
