@@ -22,7 +22,10 @@ import pandas as pd
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_gray, write_png
 from thyroid_utils.data.overlays import find_overlays
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess import PRESETS, STEPS, Geometry, Sample, build_pipeline, preprocessed
+from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
+from thyroid_utils.preprocess.steps import STEPS, Sample
+from thyroid_utils.preprocess.store import preprocessed
 
 WHOLE_FRAME = ("gray", "crop_echo", "remove_overlays", "resize")
 

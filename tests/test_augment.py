@@ -9,12 +9,10 @@ from scipy import ndimage
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.preprocess.augment import (
     AUGMENTATION_PRESETS,
     AUGMENTATIONS,
-    augmentation_leak,
     augmented_copies,
     build_augmentation,
 )
@@ -221,25 +219,3 @@ def test_a_broken_image_leaves_no_half_set_of_copies(tmp_path):
     with pytest.raises(DataError, match="case set/5"):
         augmented_copies(cases, "paper_002")
     assert not list((tmp_path / "cache" / "augmented").glob("*/*.png"))
-
-
-def test_splitting_copies_by_image_leaks_and_by_patient_does_not(tmp_path):
-    copies = augmented_copies(table(tmp_path, 20), "paper_003", copies=3, seed=0)
-    by_image = augmentation_leak(split_cases(copies, (0.6, 0.2, 0.2), by="image", seed=0, check_pixels=False))
-    by_patient = augmentation_leak(split_cases(copies, (0.6, 0.2, 0.2), by="patient", seed=0, check_pixels=False))
-    assert by_image["with_sibling"] > 0.8 and by_image["with_sibling"] == by_image["with_patient"]
-    assert by_patient["with_sibling"] == 0 and by_patient["with_patient"] == 0
-    assert by_image["nearest_correlation"] > 0.95 > by_patient["nearest_correlation"] + 0.1
-
-
-def test_the_leak_by_hand(tmp_path):
-    cases = table(tmp_path, 4).assign(source_case=["a", "a", "b", "c"])
-    cases["patient"] = ["a", "a", "b", "b"]
-    cases["split"] = ["train", "test", "train", "test"]
-    cases.iloc[3, cases.columns.get_loc("image")] = cases["image"].iloc[2]
-    leak = augmentation_leak(cases)
-    assert leak["test_images"] == 2 and leak["with_sibling"] == 0.5 and leak["with_patient"] == 1.0
-    single = augmentation_leak(cases.iloc[[0, 2, 3]])
-    assert single["nearest_correlation"] == pytest.approx(1.0)
-    with pytest.raises(DataError, match="split the cases first"):
-        augmentation_leak(cases.assign(split=None))

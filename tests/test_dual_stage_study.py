@@ -13,7 +13,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.dual_stage import STAGES, DualStage, Findings
 from thyroid_utils.plots import dual_stage as plots
-from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import delong_test, holm
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores

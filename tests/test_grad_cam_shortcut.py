@@ -16,8 +16,8 @@ from thyroid_utils.data.overlays import Box, echo_mask, find_echo_area
 from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.preprocess import build_pipeline
 from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.preprocess.steps import RemoveOverlays
 from thyroid_utils.studies.grad_cam.marks import any_part, mark_pairs
 from thyroid_utils.studies.grad_cam.shortcut import shortcut_answer, shortcut_scores, shortcut_table, text_attention

@@ -15,9 +15,9 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.preprocess import build_pipeline, preprocessed
-from thyroid_utils.preprocess.nodule_crop import NoduleCrop
-from thyroid_utils.preprocess.pipeline import _started
+from thyroid_utils.preprocess.pipeline import _started, build_pipeline
+from thyroid_utils.preprocess.steps import NoduleCrop
+from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
 CROPPED = ["gray", {"nodule_crop": {"margin": 0.25, "minimum": 8}}, {"resize": {"size": 64}}, "scale", "three_channels"]

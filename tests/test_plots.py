@@ -17,11 +17,8 @@ from thyroid_utils.data.phantom.cases import phantom_cases, simulation_stages
 from thyroid_utils.data.phantom.scanners import homogeneous_phantom, rayleigh_fit
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases
-from thyroid_utils.plots import exploration, findings, phantoms, pictures, preprocessing, segmentation
-from thyroid_utils.preprocess import build_pipeline
-from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation
+from thyroid_utils.plots import exploration, findings, phantoms, pictures, segmentation
 from thyroid_utils.studies import tables
-from thyroid_utils.studies.preprocessing.measures import measure_stages
 
 
 @pytest.fixture(scope="module")
@@ -190,45 +187,12 @@ def test_phantom_figures(simulated, cases):
     assert "n = 3" in figure.axes[1].get_xticklabels()[0].get_text()
 
 
-def test_preprocessing_figures(simulated):
-    pipelines = [build_pipeline(name, 64) for name in ("paper_002", "paper_004")]
-    case = simulated.index[0]
-    figure = preprocessing.stages(pipelines[0], case, simulated.loc[case])
-    assert [title.split("\n")[-1] for title in titles(figure)][:3] == ["input", "crop_echo", "remove_overlays"]
-    measured = measure_stages(simulated.drop_duplicates("patient"), pipelines)
-    estimates = tables.stage_estimates(measured)
-    assert list(estimates[estimates["pipeline"] == "paper_004"]["step"]) == ["input", "resize"]
-    dots = [line for line in preprocessing.stage_measures(estimates).axes[0].lines if line.get_marker() == "o"]
-    assert [dot.get_xdata()[0] for dot in dots] == [estimate.value for estimate in estimates["cnr"]]
-    costs = tables.step_costs(measured)
-    assert (costs["ms"] > 0).all()
-    assert bar_lengths(preprocessing.costs(costs).axes[0]) == pytest.approx(list(costs["ms"]))
-    assert len(titles(preprocessing.removal(simulated, list(simulated.index[:2])))) == 6
-
-
-def test_augmentation_figures(simulated, tmp_path):
-    figure = preprocessing.augmentations(simulated, simulated.index[0], build_augmentation("default"), count=3, size=64)
-    assert len(titles(figure)) == 4
-    copies = augmented_copies(simulated, "paper_003", copies=2, folder=tmp_path / "copies")
-    split = split_cases(copies, (0.6, 0.4), by="image", require_classes=False)
-    shown = titles(preprocessing.siblings(split))
-    assert "TEST" in shown[0] and shown[0].split("+")[0].split("\n")[0] in shown[1]
-    leak = tables.augmentation_leaks({"by image": split, "by patient": split_cases(copies, (0.5, 0.5), require_classes=False)})
-    assert leak.loc["by patient", "copy in training"] == 0 < leak.loc["by image", "copy in training"]
-
-
 def test_marks_by_class_counts_patients(cases):
     images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
     table = tables.marks_by_class(cases, images)
     assert table["with callipers, %"].tolist()[0].startswith("0 [0, ") and table.at["benign", "with callipers, %"] != "0 [0, 0]"
     assert table.at["malignant", "with callipers, %"].startswith("40 [12, 77]")  # two of five patients
     assert (table["text regions an image"] == "3.0 [3.0, 3.0]").all()
-
-
-def test_recipes_tell_which_pipelines_are_the_same():
-    table = tables.recipes([build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")])
-    assert table["same as"].tolist() == ["paper_004", "–", "paper_004"]
-    assert "crop_echo (margin=" in table.at[1, "steps"]
 
 
 def scored_images() -> pd.DataFrame:

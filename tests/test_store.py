@@ -16,11 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from thyroid_utils.common import cache
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import file_hash
 from thyroid_utils.data.images import read_image, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess import build_pipeline, content, preprocessed, store
+from thyroid_utils.preprocess import store
+from thyroid_utils.preprocess.pipeline import build_pipeline
+from thyroid_utils.preprocess.store import preprocessed
 
 SPEC = ["gray", {"resize": {"size": 32}}, "scale"]
 
@@ -28,7 +31,6 @@ SPEC = ["gray", {"resize": {"size": 32}}, "scale"]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "_remembered", {})
     return tmp_path / "cache" / "preprocessed"
 
 
@@ -106,20 +108,19 @@ def test_the_name_follows_the_content_and_not_the_path(tmp_path):
 def settle(folder: Path) -> None:
     """Wait until the files are older than the grain within which a hash is not remembered."""
     newest = max(path.stat().st_ctime_ns for path in folder.glob("*.png"))
-    time.sleep(max(0.0, (newest + content._SETTLED_NS - time.time_ns()) / 1e9 + 0.05))
+    time.sleep(max(0.0, (newest + cache._SETTLED_NS - time.time_ns()) / 1e9 + 0.05))
 
 
 def test_hashes_are_remembered_on_disk_and_a_disguised_change_is_still_seen(tmp_path, own_cache, monkeypatch):
     cases = table(tmp_path, 3, masks=False)
     files = cases["image"].tolist()
-    content.file_hashes(files)
-    assert not (own_cache / "file_hashes.json").exists(), "just written: not to be trusted yet"
+    cache.file_hashes(files)
+    assert not (own_cache.parent / "file_hashes.json").exists(), "just written: not to be trusted yet"
     settle(tmp_path)
-    hashes = content.file_hashes(files)
-    monkeypatch.setattr(content, "_remembered", {})  # as in another process
+    hashes = cache.file_hashes(files)
     read = []
-    monkeypatch.setattr(content, "file_hash", lambda path: read.append(path) or file_hash(path))
-    assert content.file_hashes(files) == hashes and not read
+    monkeypatch.setattr(cache, "file_hash", lambda path: read.append(path) or file_hash(path))
+    assert cache.file_hashes(files) == hashes and not read
 
     path = Path(files[0])
     old = path.stat()
@@ -129,15 +130,23 @@ def test_hashes_are_remembered_on_disk_and_a_disguised_change_is_still_seen(tmp_
         stream.write(pixels)
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert path.stat().st_mtime_ns == old.st_mtime_ns and path.stat().st_size == old.st_size
-    assert content.file_hashes(files)[files[0]] == file_hash(path) != hashes[files[0]] and read == [files[0]]
+    assert cache.file_hashes(files)[files[0]] == file_hash(path) != hashes[files[0]] and read == [files[0]]
 
 
 def test_a_damaged_record_of_hashes_is_ignored(tmp_path, own_cache):
     cases = table(tmp_path)
-    own_cache.mkdir(parents=True)
-    for broken in ("", "[1]", '{"a": 3}', '{"a": [1, 2, 3, 4, "x"]}', "\xff"):
-        (own_cache / "file_hashes.json").write_bytes(broken.encode("latin1"))
-        assert content.file_hashes(cases["image"])[cases["image"].iloc[0]] == file_hash(cases["image"].iloc[0])
+    own_cache.parent.mkdir(parents=True)
+    for broken in ("", "[1]", '{"a": 3}', '{"a": [[1, 2, 3, 4], "x"]}', '{"a": {"b": 1, "c": 2}}', "\xff"):
+        (own_cache.parent / "file_hashes.json").write_bytes(broken.encode("latin1"))
+        assert cache.file_hashes(cases["image"])[cases["image"].iloc[0]] == file_hash(cases["image"].iloc[0])
+
+
+def turn_a_bit(path: Path) -> None:
+    with open(path, "r+b") as stream:
+        stream.seek(-9, os.SEEK_END)
+        byte = stream.read(1)[0]
+        stream.seek(-9, os.SEEK_END)
+        stream.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,8 @@ def test_a_damaged_record_of_hashes_is_ignored(tmp_path, own_cache):
         lambda folder: (folder / "meta.json").write_text("{"),
         lambda folder: (folder / "meta.json").unlink(),
         lambda folder: np.save(folder / "images.npy", np.zeros((1280, 2, 2), np.float32)),
-        lambda folder: (folder / "meta.json").write_text(json.dumps({"bytes": {}, "shape": [5, 1, 32, 32]})),
+        lambda folder: (folder / "meta.json").write_text(json.dumps({"channels": 1, "geometries": []})),
+        lambda folder: turn_a_bit(folder / "images.npy"),
     ],
 )
 def test_a_damaged_store_is_made_again(tmp_path, damage):
@@ -182,13 +192,12 @@ def test_a_full_disk_is_said_clearly_and_leaves_nothing(tmp_path, own_cache, mon
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(own_cache.parent))
     writes = []
 
-    def failing(descriptor, data, offset):
-        writes.append(offset)
+    def failing(self, row, values):
+        writes.append(row)
         if len(writes) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return len(data)
 
-    monkeypatch.setattr(store.os, "pwrite", failing)
+    monkeypatch.setattr(store._Rows, "write", failing)
     with pytest.raises(DataError, match="the disk is full; free some space") as caught:
         preprocessed(cases, pipeline)
     assert "\n" not in str(caught.value) and len(writes) > 3

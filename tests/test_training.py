@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import Killed, batches_of, elsewhere, killed_at, same_results, tiny_config
 
-from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, open_arrays, split_data
 from thyroid_utils.training.fit import fit_or_load

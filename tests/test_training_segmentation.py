@@ -27,7 +27,7 @@ from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_hash
 from thyroid_utils.models import SEGMENTERS, losses
-from thyroid_utils.preprocess import build_pipeline
+from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data

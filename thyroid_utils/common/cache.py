@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Any
 from filelock import FileLock
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.errors import cache_errors
+from thyroid_utils.common.errors import DataError, cache_errors
 from thyroid_utils.common.files import file_hash, write_text
 
 MARK = "complete.json"
+_SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 
 
 def content_key(*content: Any) -> str:
@@ -119,7 +121,44 @@ def broken_seal(folder: Path) -> str | None:
     return None
 
 
+def file_hashes(files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files by path, remembered in `file_hashes.json` of the cache folder.
+
+    A hash holds while size, inode and dates of its file are the same, and is remembered only where the file had been left alone
+    for two seconds, because a later change within the grain of the clock would be invisible. On a file system that keeps no such
+    dates a change of equal length can be missed; delete the cache folder after one.
+
+    Raises:
+        DataError: a file that is missing or cannot be read.
+    """
+    record = paths.cache_dir() / "file_hashes.json"
+    remembered, fresh, found = _read_hashes(record), {}, {}
+    for path in dict.fromkeys(files):
+        name = os.path.abspath(path)
+        try:
+            state = _state(Path(path))
+            known, found[path] = remembered.get(name, (None, ""))
+            if known != state:
+                found[path] = file_hash(path)
+                if _state(Path(path)) == state and time.time_ns() - max(state[2:]) > _SETTLED_NS:
+                    fresh[name] = [state, found[path]]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or drop its row") from None
+    if fresh:
+        with suppress(OSError):  # the record only saves time
+            write_text(record, json.dumps(remembered | fresh))
+    return found
+
+
+def _read_hashes(record: Path) -> dict[str, list]:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return {path: entry for path, entry in content.items() if len(entry) == 2 and len(entry[1]) == 64}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent or damaged
+        return {}
+
+
 def _state(path: Path) -> list[int]:
-    """Size and dates: of modification, and of change, which unlike the former cannot be set back."""
+    """Size, inode and dates: of modification, and of change, which unlike the former cannot be set back."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

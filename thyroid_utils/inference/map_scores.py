@@ -18,7 +18,7 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.preprocess import ArrayStore
+from thyroid_utils.preprocess.store import ArrayStore
 from thyroid_utils.scores import checks, masks, surface
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, binarise, segmentation_table
 from thyroid_utils.training.data import open_arrays

@@ -15,7 +15,7 @@ from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, Finding
 from thyroid_utils.plots.pictures import MAP_COLOURS, Panel, draw_map, draw_panel
 from thyroid_utils.plots.rows import interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled
-from thyroid_utils.preprocess.base import luma
+from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Comparison, Estimate, p_told
 from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
 

@@ -14,7 +14,7 @@ from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.pictures import MAP_LABEL, Explained, case_panel, draw_examples, mask_colours, panel_grid
 from thyroid_utils.plots.rows import counted, defined, interval, row_colour, row_legend, share_bars, subgroup_axes
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, model_colours, new_figure, styled
-from thyroid_utils.preprocess.base import luma
+from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS

@@ -14,7 +14,7 @@ from thyroid_utils.data.overlays import find_echo_area, find_overlays
 from thyroid_utils.plots.findings import BOX, PROBLEM
 from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, TRUTH, WIDTH, new_figure, styled
-from thyroid_utils.preprocess import Pipeline, build_pipeline
+from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.scores.estimates import Estimate
 
 if TYPE_CHECKING:

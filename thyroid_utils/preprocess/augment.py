@@ -1,4 +1,4 @@
-"""Random changes of an image and its mask together, by `torchvision.transforms.v2`, and the leak that they cause.
+"""Random changes of an image and its mask together, by `torchvision.transforms.v2`.
 
 Masks are resampled by the nearest pixel and stay boolean. The changes work on any scale of gray levels: black is the image's
 own minimum, and brightness and noise are given as shares of its range, so that scaled and z-scored images are treated alike.
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -27,12 +26,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.cache import file_hashes
 from thyroid_utils.common.errors import DataError, cache_errors, nearest
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess.content import file_hashes
 from thyroid_utils.preprocess.pipeline import for_each_case
 
 
@@ -294,42 +293,3 @@ def _write_copies(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def augmentation_leak(cases: pd.DataFrame, side: int = 32) -> dict[str, float]:
-    """How much of the test set the training set has already seen, in a table of originals and augmented copies.
-
-    Args:
-        cases: a table as `augmented_copies` makes it, with its split filled.
-        side: images are compared as side × side pixels.
-
-    Returns:
-        `test_images`: their number. `with_sibling`: share of them whose original, or a copy of the same original, is in the
-        training set. `with_patient`: share whose patient is in the training set. `nearest_correlation`: median over the test
-        images of the highest Pearson correlation with any training image, mirrored ones included; 1 means the same picture.
-
-    Raises:
-        DataError: no training or no test image.
-    """
-    train, test = cases[cases["split"].eq("train").fillna(False)], cases[cases["split"].eq("test").fillna(False)]
-    if train.empty or test.empty:
-        raise DataError(f"augmentation_leak: {len(train)} training and {len(test)} test images; split the cases first")
-    seen = _thumbnails(train, side)
-    best = np.full(len(test), -1.0)
-    views = _thumbnails(test, side).reshape(-1, side, side)
-    for view in (views, views[:, :, ::-1], views[:, ::-1], views[:, ::-1, ::-1]):
-        best = np.maximum(best, (view.reshape(len(test), -1) @ seen.T).max(axis=1))
-    return {
-        "test_images": len(test),
-        "with_sibling": float(test["source_case"].isin(train["source_case"]).mean()),
-        "with_patient": float(test["patient"].isin(train["patient"]).mean()),
-        "nearest_correlation": float(np.median(best)),
-    }
-
-
-def _thumbnails(cases: pd.DataFrame, side: int) -> np.ndarray:
-    """(n, side²), each row of mean 0 and length 1, so that a product of two rows is their correlation."""
-    small = [cv2.resize(read_gray(path), (side, side), interpolation=cv2.INTER_AREA).ravel() for path in cases["image"]]
-    rows = np.stack(small).astype(np.float64)
-    rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

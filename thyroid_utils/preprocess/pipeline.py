@@ -1,33 +1,78 @@
-"""A list of named steps as one object: checked, described, hashed, fitted on the training images, applied to any image.
+"""A list of named steps as one object: checked, hashed, fitted on the training images, applied to any image.
 
-The same object serves notebooks, training and the app, so that an image meets the same arithmetic everywhere.
+The same object serves notebooks, training and the app, so that an image meets the same arithmetic everywhere. `PRESETS` holds the
+preprocessing of the five papers, and one of our own: what a paper describes, in its order. Where it is silent the choice is ours,
+and `note` says so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.cache import cached, content_key, file_hashes
 from thyroid_utils.common.errors import DataError, nearest
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import source_hash
 from thyroid_utils.common.progress import Progress, in_threads
+from thyroid_utils.data import images, overlays
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.preprocess.base import STEPS, Sample, Step
-from thyroid_utils.preprocess.content import code_hash, file_hashes, store_root
 from thyroid_utils.preprocess.geometry import Geometry
-from thyroid_utils.preprocess.nodule_crop import NoduleCrop
-from thyroid_utils.preprocess.presets import PRESETS
-from thyroid_utils.preprocess.steps import Resize, Zscore
+from thyroid_utils.preprocess.named import Entry, parsed
+from thyroid_utils.preprocess.steps import STEPS, NoduleCrop, Resize, Sample, Step, Zscore
 
-Spec = str | Sequence[str | Mapping[str, Mapping[str, Any] | None]]
+Spec = str | Sequence[Entry]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A list as a parameter file would hold it, and what the paper says and leaves open."""
+
+    steps: tuple[str | dict[str, dict[str, Any]], ...]
+    note: str
+
+
+PRESETS: dict[str, Preset] = {
+    "paper_000": Preset(
+        ("gray", {"resize": {"size": 224}}, "scale", {"zscore": {"by": "train"}}, "three_channels"),
+        "The paper: 224×224, tensor, masks from {0, 255} to {0, 1}, (I - µ)/σ. Silent on where µ and σ come from (ours: all "
+        "pixels of the training images), on the aspect ratio (ours: stretched) and on channels (ours: gray in three, for "
+        "networks trained on photographs). Scanner text and borders stay in the image.",
+    ),
+    "paper_001": Preset(
+        ("gray", {"resize": {"size": 224}}, "scale", {"zscore": {"by": "train"}}, "three_channels"),
+        'The paper: "resize images to 224x224, ... and normalize them". Silent on how it normalises (ours: z-score by the '
+        "training images), on the aspect ratio (ours: stretched) and on channels (ours: gray in three).",
+    ),
+    "paper_002": Preset(
+        ("gray", "crop_echo", "remove_overlays", "equalise", {"gaussian": {"sigma": 1.0}}, {"resize": {"size": 512}}, "scale"),
+        "The paper: large borders and useless information deleted, histogram equalisation to equalise and smooth; its code "
+        "scores at 512×512. Silent on how borders are found and text is removed (ours: found in each image, inpainted), on the "
+        "smoothing (ours: Gaussian, σ = 1 pixel) and on scaling (ours: to 0 to 1).",
+    ),
+    "paper_003": Preset(
+        ("gray", {"resize": {"size": 512}}, {"gaussian": {"sigma": 1.0}}, {"clahe": {"clip_limit": 2.0, "tiles": 8}}, "scale"),
+        "The paper: 8-bit gray, 512×512, Gaussian filter, CLAHE, in this order. It gives no parameters (ours: σ = 1 pixel, clip "
+        "limit 2, 8×8 tiles) and no scaling (ours: to 0 to 1). It calls the noise Gaussian; speckle is not.",
+    ),
+    "paper_004": Preset(
+        ("gray", "scale", {"resize": {"size": 256}}),
+        "The paper: grayscale, normalised, 256×256, in this order. Silent on how it normalises (ours: to 0 to 1).",
+    ),
+    "plain": Preset(
+        ("gray", "crop_echo", {"resize": {"size": 256}}, "scale"),
+        "Ours, as little as leaves the scanner's frame out: the echo image, cropped, at one size, scaled to 0 to 1.",
+    ),
+}
 
 
 class Pipeline:
@@ -76,43 +121,35 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self.name}: {' → '.join(step.name for step in self.steps)})"
 
-    def describe(self) -> pd.DataFrame:
-        """One row a step: its name, its parameters and what it does, for a notebook to show."""
-        rows = []
-        for step in self.steps:
-            parameters = ", ".join(f"{name}={_shown(value)}" for name, value in step.parameters().items())
-            if isinstance(step, Zscore) and step.by == "train" and self.mean is not None:
-                parameters += f" (µ={self.mean:.4g}, σ={self.deviation:.4g})"
-            rows.append({"step": step.name, "parameters": parameters, "effect": (step.__doc__ or "").splitlines()[0]})
-        return pd.DataFrame(rows)
-
     def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> Sample:
         """Apply every step.
 
         Raises:
             DataError: not fitted; an image that is not uint8 (height, width) or (height, width, 3); a mask of another size.
         """
-        self._check_fitted()
-        sample = _started(image, mask)
-        for step in self.steps:
-            sample = self._apply(step, sample)
-        return replace(sample, image=_channels_first(sample.image))
+        for _, sample in self.iterate(image, mask):
+            last = sample
+        stacked = last.image[None] if last.image.ndim == 2 else last.image.transpose(2, 0, 1)
+        return replace(last, image=np.ascontiguousarray(stacked, dtype=np.float32))
 
     def stages(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
         """What each step leaves behind, for pictures: ("input", image, mask), then (name of the step, image, mask).
 
         Images are (height, width) or (height, width, 3), uint8 up to `scale` or `zscore` and float32 from there.
         """
-        return list(self.iterate(image, mask))
+        return [(name, sample.image, sample.mask) for name, sample in self.iterate(image, mask)]
 
-    def iterate(self, image: np.ndarray, mask: np.ndarray | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-        """`stages`, one at a time: each step runs when its result is asked for, so that it can be timed."""
+    def iterate(self, image: np.ndarray, mask: np.ndarray | None = None) -> Iterator[tuple[str, Sample]]:
+        """`stages` as samples, one at a time: each step runs when its result is asked for, so that it can be timed."""
         self._check_fitted()
         sample = _started(image, mask)
-        yield "input", sample.image, sample.mask
+        yield "input", sample
         for step in self.steps:
-            sample = self._apply(step, sample)
-            yield step.name, sample.image, sample.mask
+            if isinstance(step, Zscore) and step.by == "train":
+                sample = replace(sample, image=step.normalise(sample.image, self.mean, self.deviation))
+            else:
+                sample = step(sample)
+            yield step.name, sample
 
     def load(self, case: pd.Series) -> Sample:
         """Read and preprocess the image and the mask of one row of a case table.
@@ -120,19 +157,19 @@ class Pipeline:
         Raises:
             ImageError: a file that cannot be read, or a mask of another size than its image.
         """
-        return self(*_read(case))
+        image = read_image(case["image"])
+        return self(image, None if pd.isna(case["mask"]) else read_mask(case["mask"], shape=image.shape[:2]))
 
-    def fit(self, cases: pd.DataFrame, progress: Progress | None = None, workers: int | None = None) -> Pipeline:
+    def fit(self, cases: pd.DataFrame, progress: Progress | None = None) -> Pipeline:
         """Take µ and σ of `zscore` by train over all pixels of the images whose split is "train", and return the pipeline.
 
         Nothing is read, and any table will do, where no step needs it. Images count by their pixels after the steps in front
-        of `zscore`. The result does not depend on the number of workers or the order of the rows, and is kept in the cache
-        folder under the content of the files, so that fitting a second time is free.
+        of `zscore`. The result does not depend on the order of the rows, and is kept in the cache folder under the content of
+        the files, so that fitting a second time is free.
 
         Args:
             cases: case table with its split filled.
             progress: called with (images done, images in all).
-            workers: threads; None takes one a core, at most four.
 
         Raises:
             DataError: no training image in the table, an unreadable image, or training images without any contrast.
@@ -145,51 +182,31 @@ class Pipeline:
                 f"pipeline {self.name}: zscore by train needs training images, and no row has split = train; "
                 "split the cases first (split_cases) or use zscore by image"
             )
-        before = self.steps[: next(i for i, step in enumerate(self.steps) if isinstance(step, Zscore))]
+        if not self.needs_mask:
+            train = train.assign(mask=pd.NA)  # so that none is read
+        before = Pipeline(self.steps[: [step.name for step in self.steps].index("zscore")], self.name)
+        key = content_key(before.hash, code_hash(), sorted(contents(train)))
+        self.mean, self.deviation = cached("fits", key, lambda: before._statistics(train, progress))
+        return self
 
-        key = self._fit_key(before, train, self.needs_mask)
-        record = store_root() / "fits" / f"{key}.json"
-        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or damaged: computed below
-            self.mean, self.deviation = map(float, json.loads(record.read_text(encoding="utf-8")))
-            return self
+    def _statistics(self, cases: pd.DataFrame, progress: Progress | None) -> tuple[float, float]:
+        """Mean and standard deviation over all pixels of the results."""
 
         def sums(case: pd.Series) -> tuple[int, float, float]:
-            sample = _started(*_read(case)) if self.needs_mask else _started(read_image(case["image"]), None)
-            for step in before:
-                sample = step(sample)
-            values = sample.image.astype(np.float64)
+            values = self.load(case).image.astype(np.float64)
             return values.size, float(values.sum()), float((values * values).sum())
 
-        counts, totals, squares = zip(*for_each_case(sums, train, workers, progress), strict=True)
-        pixels = sum(counts)
-        mean = math.fsum(totals) / pixels
-        variance = math.fsum(squares) / pixels - mean**2
+        counts, totals, squares = zip(*for_each_case(sums, cases, progress=progress), strict=True)
+        mean = math.fsum(totals) / sum(counts)
+        variance = math.fsum(squares) / sum(counts) - mean**2
         if variance <= 1e-12:
-            raise DataError(f"pipeline {self.name}: {len(train)} training images have no contrast (σ = 0); check the images")
-        self.mean, self.deviation = mean, math.sqrt(variance)
-        with contextlib.suppress(OSError):  # the record only saves time
-            write_text(record, json.dumps([self.mean, self.deviation]))
-        return self
+            raise DataError(f"pipeline {self.name}: {len(cases)} training images have no contrast (σ = 0); check the images")
+        return mean, math.sqrt(variance)
 
     def refitted(self, mean: float, deviation: float) -> Pipeline:
         """The pipeline with numbers that `fit` has found before, for images far from those it was fitted on."""
         self.mean, self.deviation = float(mean), float(deviation)
         return self
-
-    @staticmethod
-    def _fit_key(before: Sequence[Step], train: pd.DataFrame, with_masks: bool) -> str:
-        hashes = file_hashes([*train["image"], *(train["mask"].dropna() if with_masks else ())])
-        images = [hashes[path] for path in train["image"]]
-        if with_masks:
-            masks = [None if pd.isna(path) else hashes[path] for path in train["mask"]]
-            images = [f"{image} {mask}" for image, mask in zip(images, masks, strict=True)]
-        content = [[step.name, step.parameters()] for step in before], code_hash(), sorted(images)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def _apply(self, step: Step, sample: Sample) -> Sample:
-        if isinstance(step, Zscore) and step.by == "train":
-            return replace(sample, image=step.normalise(sample.image, self.mean, self.deviation))
-        return step(sample)
 
     def _check_fitted(self) -> None:
         if not self.fitted:
@@ -218,7 +235,7 @@ def build_pipeline(spec: Spec, size: int | Sequence[int] | None = None) -> Pipel
         spec = PRESETS[spec].steps
     if not isinstance(spec, Sequence) or not spec:
         raise DataError(f"preprocessing must be a preset's name or a list of steps; found {spec!r}")
-    steps = [_parsed(entry) for entry in spec]
+    steps = [parsed(entry, STEPS, "step") for entry in spec]
     if not any(step.name == "gray" for step in steps):
         steps.insert(0, STEPS["gray"]())
     _check_order(steps)
@@ -226,26 +243,6 @@ def build_pipeline(spec: Spec, size: int | Sequence[int] | None = None) -> Pipel
         size = size if isinstance(size, int) else tuple(size)
         steps = [replace(step, size=size) if isinstance(step, Resize) else step for step in steps]
     return Pipeline(steps, name)
-
-
-def _parsed(entry: str | Mapping[str, Mapping[str, Any] | None]) -> Step:
-    if isinstance(entry, str):
-        name, parameters = entry, {}
-    elif isinstance(entry, Mapping) and len(entry) == 1:
-        name, parameters = next(iter(entry.items()))
-        parameters = {} if parameters is None else parameters
-    else:
-        raise DataError(f"preprocessing step must be a name or {{name: {{parameter: value}}}}; found {entry!r}")
-    if name not in STEPS:
-        raise DataError(f"preprocessing step {name!r} is unknown; {nearest(name, STEPS)}")
-    if not isinstance(parameters, Mapping):
-        raise DataError(f"step {name}: parameters must be {{name: value}}; found {parameters!r}")
-    known = [field.name for field in fields(STEPS[name])]
-    for parameter in parameters:
-        if parameter not in known:
-            hint = nearest(parameter, known) if known else "it has no parameters"
-            raise DataError(f"step {name}: no parameter {parameter!r}; {hint}")
-    return STEPS[name](**parameters)
 
 
 def _check_order(steps: Sequence[Step]) -> None:
@@ -276,18 +273,18 @@ def _started(image: np.ndarray, mask: np.ndarray | None) -> Sample:
     return Sample(image, mask, Geometry.of(image))
 
 
-def _channels_first(image: np.ndarray) -> np.ndarray:
-    stacked = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return np.ascontiguousarray(stacked, dtype=np.float32)
+@cache
+def code_hash() -> str:
+    """Hash of the modules that compute a preprocessed image, and the versions of OpenCV and NumPy."""
+    here = [Path(__file__).with_name(f"{name}.py") for name in ("filters", "geometry", "pipeline", "steps")]
+    return f"{source_hash([images.__file__, overlays.__file__, *here])} {cv2.__version__} {np.__version__}"
 
 
-def _read(case: pd.Series) -> tuple[np.ndarray, np.ndarray | None]:
-    image = read_image(case["image"])
-    return image, None if pd.isna(case["mask"]) else read_mask(case["mask"], shape=image.shape[:2])
-
-
-def _shown(value: Any) -> str:
-    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def contents(cases: pd.DataFrame) -> list[list[str]]:
+    """SHA-256 of the image and of the mask of every row; "" for no mask."""
+    rows = cases[["image", "mask"]].to_numpy(object)
+    hashes = file_hashes(path for path in rows.flat if not pd.isna(path))
+    return [[hashes.get(path, "") for path in row] for row in rows]
 
 
 def for_each_case(

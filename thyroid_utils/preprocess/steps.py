@@ -3,14 +3,13 @@
 A step is a frozen dataclass: its fields are the parameters that a parameter file may set, checked when it is made. Steps in
 front of `scale` and `zscore` work on gray levels, uint8 in [0, 255]; these two end them and make float32.
 
-To add a step: one dataclass below, decorated with `@register`. It then works in every parameter file.
+To add a step: one dataclass below, with its name. It then works in every parameter file.
 """
 
 from __future__ import annotations
 
-import numbers
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -18,31 +17,65 @@ import numpy as np
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import resize_mask
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
-from thyroid_utils.preprocess.base import STEPS, Sample, Step, luma, register
 from thyroid_utils.preprocess.filters import laid_into, lee, resample, srad
+from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.named import Named, choice, flag, number, odd, parameter
 
 MAX_SIDE = 4096  # pixels; a larger network input is a slip of the pen
 
-__all__ = ["STEPS", "Sample", "Step", "register"]
 
-
-@register
 @dataclass(frozen=True)
-class CropEcho(Step):
+class Sample:
+    """One image on its way through a pipeline.
+
+    image: (height, width) or (height, width, 3) on the way, uint8 gray levels until `scale` or `zscore`, float32 after;
+    float32 (channels, height, width) as a pipeline's result. mask: bool (height, width) or None. geometry: the way back.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    geometry: Geometry
+
+
+STEPS: dict[str, type[Step]] = {}
+
+
+class Step(Named):
+    """What all steps share.
+
+    kind: what the step takes. "levels": uint8 gray levels; "colour": uint8, gray or colour; "any": float32 as well.
+    """
+
+    kind: ClassVar[str]
+    what = "step"
+
+    def __init_subclass__(cls, name: str, kind: str = "levels"):
+        cls.name, cls.kind = name, kind
+        STEPS[name] = cls
+
+    def __call__(self, sample: Sample) -> Sample:
+        return replace(sample, image=self.change(sample.image))
+
+    def change(self, image: np.ndarray) -> np.ndarray:
+        """The step's effect on the image alone, for steps that keep its size."""
+        raise NotImplementedError
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Gray levels of a gray or RGB image: uint8 (height, width), ITU-R BT.601."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+@dataclass(frozen=True)
+class CropEcho(Step, name="crop_echo", kind="colour"):
     """Cut the frame to the echo image and blank what lies around a fan or a slanted field.
 
     margin: pixels kept around the echo image, where truth masks sometimes reach. blank: set what lies outside the echo image
     (scanner text in a fan's corners) to black.
     """
 
-    name: ClassVar[str] = "crop_echo"
-    kind: ClassVar[str] = "colour"
-    margin: int = 3
-    blank: bool = True
-
-    def __post_init__(self):
-        self._number("margin", 0, 100, whole=True)
-        self._flag("blank")
+    margin: int = number(3, 0, 100)
+    blank: bool = flag(True)
 
     def __call__(self, sample: Sample) -> Sample:
         gray = luma(sample.image)
@@ -64,19 +97,14 @@ class CropEcho(Step):
         return Sample(image, mask, sample.geometry.cropped(box))
 
 
-@register
 @dataclass(frozen=True)
-class RemoveOverlays(Step):
+class RemoveOverlays(Step, name="remove_overlays"):
     """Paint over text, callipers and scale marks: inpainted (Telea) inside the echo image, blanked outside.
 
     radius: pixels around a mark that the paint is mixed from. Reference: A. Telea, J. Graphics Tools 9 (2004) 23-34.
     """
 
-    name: ClassVar[str] = "remove_overlays"
-    radius: int = 3
-
-    def __post_init__(self):
-        self._number("radius", 1, 20, whole=True)
+    radius: int = number(3, 1, 20)
 
     def change(self, image):
         echo = echo_mask(image)
@@ -90,29 +118,29 @@ class RemoveOverlays(Step):
         return painted
 
 
-@register
+def _sides(size: int | list | tuple) -> tuple:
+    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+
+
+def _is_size(size: Any) -> bool:
+    sides = _sides(size)
+    return len(sides) == 2 and all(isinstance(side, int) and 8 <= side <= MAX_SIDE for side in sides)
+
+
 @dataclass(frozen=True)
-class Resize(Step):
+class Resize(Step, name="resize", kind="any"):
     """Resample to a fixed size: area average where it shrinks, linear where it grows; masks by nearest or half coverage.
 
     size: side of the square in pixels, or [height, width]. mode: `stretch` (the aspect ratio changes) or `letterbox` (the
     aspect ratio is kept and black fills the rest).
     """
 
-    name: ClassVar[str] = "resize"
-    kind: ClassVar[str] = "any"
-    size: int | tuple[int, int] = 224
-    mode: str = "stretch"
+    size: int | tuple[int, int] = parameter(224, f"a whole number or two, from 8 to {MAX_SIDE} pixels", _is_size)
+    mode: str = choice("stretch", "letterbox")
 
     def __post_init__(self):
-        sides = self.size if isinstance(self.size, (list, tuple)) else (self.size, self.size)
-        good = len(sides) == 2 and all(
-            isinstance(side, numbers.Integral) and not isinstance(side, bool) and 8 <= side <= MAX_SIDE for side in sides
-        )
-        if not good:
-            raise DataError(f"step resize: size must be a whole number or two, from 8 to {MAX_SIDE} pixels; found {self.size!r}")
-        object.__setattr__(self, "size", tuple(int(side) for side in sides))
-        self._choice("mode", ("stretch", "letterbox"))
+        super().__post_init__()
+        object.__setattr__(self, "size", _sides(self.size))
 
     def __call__(self, sample: Sample) -> Sample:
         height, width = sample.image.shape[:2]
@@ -131,80 +159,97 @@ class Resize(Step):
         return Sample(image, mask, geometry)
 
 
-@register
 @dataclass(frozen=True)
-class Gray(Step):
-    """Colour to gray by luma (ITU-R BT.601). Put first by `build_pipeline` where a list does not name it."""
+class NoduleCrop(Step, name="nodule_crop", kind="any"):
+    """Cut the frame to a square around the mask; all nodules of it together.
 
-    name: ClassVar[str] = "gray"
-    kind: ClassVar[str] = "colour"
+    The square has the longer side of the mask's bounding box, `margin` of it more on each side, and lies centred on the box.
+    Where it would leave the frame it is moved inside; what the frame is too small for is black. In training the mask is the true
+    one, so a network behind this step is told where the nodule is.
+
+    margin: added on each side, as a share of the box's longer side. minimum: smallest side in pixels, so that a tiny nodule is
+    not blown up to a blur. empty: of a mask without a nodule, `error` or `frame` (the whole frame goes on); a mask that is not
+    given at all is an error always.
+    """
+
+    margin: float = number(0.2, 0, 5)
+    minimum: int = number(32, 1, 4096)
+    empty: str = choice("error", "frame")
+
+    def __call__(self, sample: Sample) -> Sample:
+        if sample.mask is None:
+            raise DataError("step nodule_crop: there is no mask to crop to; give each image one, or take another preprocessing")
+        if not sample.mask.any():
+            if self.empty == "frame":
+                return sample
+            raise DataError(
+                "step nodule_crop: the mask is empty, so there is no nodule to crop to; leave the image out or set empty: frame"
+            )
+        side, box = self._square(mask_box(sample.mask), sample.mask.shape)
+        top, left = (side - box.shape[0]) // 2, (side - box.shape[1]) // 2
+        geometry = sample.geometry.cropped(box).padded(top, left, (side, side))
+        image, mask = (laid_into(box.crop(array), (side, side), top, left) for array in (sample.image, sample.mask))
+        return Sample(image, mask, geometry)
+
+    def _square(self, nodule: Box, frame: tuple[int, int]) -> tuple[int, Box]:
+        """Side of the square in pixels, and the part of it that lies in the frame."""
+        side = max(round(max(nodule.shape) * (1 + 2 * self.margin)), self.minimum)
+        bounds: list[int] = []
+        for start, end, length in ((nodule.top, nodule.bottom, frame[0]), (nodule.left, nodule.right, frame[1])):
+            inside = min(side, length)
+            first = min(max((start + end - inside) // 2, 0), length - inside)
+            bounds += [first, first + inside]
+        return side, Box(*bounds)
+
+
+@dataclass(frozen=True)
+class Gray(Step, name="gray", kind="colour"):
+    """Colour to gray by luma (ITU-R BT.601). Put first by `build_pipeline` where a list does not name it."""
 
     def change(self, image):
         return luma(image)
 
 
-@register
 @dataclass(frozen=True)
-class Gaussian(Step):
+class Gaussian(Step, name="gaussian"):
     """Gaussian smoothing. sigma: standard deviation in pixels."""
 
-    name: ClassVar[str] = "gaussian"
-    sigma: float = 1.0
-
-    def __post_init__(self):
-        self._number("sigma", 0.1, 50)
+    sigma: float = number(1.0, 0.1, 50)
 
     def change(self, image):
         return cv2.GaussianBlur(image, (0, 0), float(self.sigma))
 
 
-@register
 @dataclass(frozen=True)
-class Median(Step):
+class Median(Step, name="median"):
     """Median filter. window: side in pixels, odd."""
 
-    name: ClassVar[str] = "median"
-    window: int = 3
-
-    def __post_init__(self):
-        self._odd("window", 3, 31)
+    window: int = odd(3, 3, 31)
 
     def change(self, image):
         return cv2.medianBlur(image, self.window)
 
 
-@register
 @dataclass(frozen=True)
-class Lee(Step):
+class Lee(Step, name="lee"):
     """Lee's local-statistics speckle filter (Lee 1980), additive form. window: side in pixels, odd."""
 
-    name: ClassVar[str] = "lee"
-    window: int = 7
-
-    def __post_init__(self):
-        self._odd("window", 3, 31)
+    window: int = odd(7, 3, 31)
 
     def change(self, image):
         return _levels(lee(image, self.window))
 
 
-@register
 @dataclass(frozen=True)
-class Srad(Step):
+class Srad(Step, name="srad"):
     """Speckle-reducing anisotropic diffusion (Yu & Acton 2002), on the echo intensity before log compression.
 
     iterations: time steps. time_step: up to 0.25. dynamic_range_db: what the scanner compressed into 255 gray levels.
     """
 
-    name: ClassVar[str] = "srad"
-    iterations: int = 20
-    time_step: float = 0.2
-    dynamic_range_db: float = 60.0
-
-    def __post_init__(self):
-        self._number("iterations", 1, 500, whole=True)
-        self._number("time_step", 0.001, 0.25)
-        self._number("dynamic_range_db", 20, 120)
+    iterations: int = number(20, 1, 500)
+    time_step: float = number(0.2, 0.001, 0.25)
+    dynamic_range_db: float = number(60.0, 20, 120)
 
     def change(self, image):
         decibels = self.dynamic_range_db / 10 * (image.astype(np.float32) / 255 - 1)
@@ -212,101 +257,68 @@ class Srad(Step):
         return _levels(255 * (1 + 10 * np.log10(smooth) / self.dynamic_range_db))
 
 
-@register
 @dataclass(frozen=True)
-class Bilateral(Step):
+class Bilateral(Step, name="bilateral"):
     """Bilateral filter: smooths where neighbours are alike. window: pixels, odd. sigma_level: gray levels. sigma_px: pixels."""
 
-    name: ClassVar[str] = "bilateral"
-    window: int = 7
-    sigma_level: float = 40.0
-    sigma_px: float = 2.0
-
-    def __post_init__(self):
-        self._odd("window", 3, 31)
-        self._number("sigma_level", 1, 255)
-        self._number("sigma_px", 0.1, 50)
+    window: int = odd(7, 3, 31)
+    sigma_level: float = number(40.0, 1, 255)
+    sigma_px: float = number(2.0, 0.1, 50)
 
     def change(self, image):
         return cv2.bilateralFilter(image, self.window, float(self.sigma_level), float(self.sigma_px))
 
 
-@register
 @dataclass(frozen=True)
-class NonlocalMeans(Step):
+class NonlocalMeans(Step, name="nonlocal_means"):
     """Nonlocal means (Buades 2005). strength: gray levels. patch: side of what is compared, search: of where, in odd pixels."""
 
-    name: ClassVar[str] = "nonlocal_means"
-    strength: float = 12.0
-    patch: int = 5
-    search: int = 15
-
-    def __post_init__(self):
-        self._number("strength", 0.1, 100)
-        self._odd("patch", 3, 15)
-        self._odd("search", 5, 41)
+    strength: float = number(12.0, 0.1, 100)
+    patch: int = odd(5, 3, 15)
+    search: int = odd(15, 5, 41)
 
     def change(self, image):
         return cv2.fastNlMeansDenoising(image, None, float(self.strength), self.patch, self.search)
 
 
-@register
 @dataclass(frozen=True)
-class Equalise(Step):
+class Equalise(Step, name="equalise"):
     """Histogram equalisation over the whole image."""
-
-    name: ClassVar[str] = "equalise"
 
     def change(self, image):
         return cv2.equalizeHist(image)
 
 
-@register
 @dataclass(frozen=True)
-class Clahe(Step):
+class Clahe(Step, name="clahe"):
     """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994).
 
     clip_limit: a histogram bin's ceiling, as a multiple of the mean bin. tiles: regions along each axis.
     """
 
-    name: ClassVar[str] = "clahe"
-    clip_limit: float = 2.0
-    tiles: int = 8
-
-    def __post_init__(self):
-        self._number("clip_limit", 0.1, 100)
-        self._number("tiles", 1, 64, whole=True)
+    clip_limit: float = number(2.0, 0.1, 100)
+    tiles: int = number(8, 1, 64)
 
     def change(self, image):
         return cv2.createCLAHE(float(self.clip_limit), (self.tiles, self.tiles)).apply(image)
 
 
-@register
 @dataclass(frozen=True)
-class Scale(Step):
+class Scale(Step, name="scale", kind="any"):
     """Gray levels 0 to 255 → float32 in [0, 1]."""
-
-    name: ClassVar[str] = "scale"
-    kind: ClassVar[str] = "any"
 
     def change(self, image):
         return image.astype(np.float32) / np.float32(255)
 
 
-@register
 @dataclass(frozen=True)
-class Zscore(Step):
+class Zscore(Step, name="zscore", kind="any"):
     """(I - µ) / σ. by: `image` (its own µ and σ) or `train` (over all pixels of the training images; `Pipeline.fit`).
 
     An image without contrast (σ = 0) becomes 0.
     """
 
-    name: ClassVar[str] = "zscore"
-    kind: ClassVar[str] = "any"
-    by: str = "image"
-
-    def __post_init__(self):
-        self._choice("by", ("image", "train"))
+    by: str = choice("image", "train")
 
     def change(self, image):
         values = image.astype(np.float64)
@@ -319,13 +331,9 @@ class Zscore(Step):
         return (centred / deviation if deviation > 1e-12 else 0 * centred).astype(np.float32)
 
 
-@register
 @dataclass(frozen=True)
-class ThreeChannels(Step):
+class ThreeChannels(Step, name="three_channels", kind="any"):
     """Repeat gray in three equal channels, for networks that were trained on colour photographs."""
-
-    name: ClassVar[str] = "three_channels"
-    kind: ClassVar[str] = "any"
 
     def change(self, image):
         return np.repeat(image[..., None], 3, axis=2)

@@ -7,10 +7,8 @@ import pandas as pd
 
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names
-from thyroid_utils.preprocess import Pipeline
 from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
 from thyroid_utils.studies.data_exploration.exposure import seen_in_training
-from thyroid_utils.studies.preprocessing.measures import MEASURES
 
 CLASSES = tuple(LABEL_NAMES.values())
 TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
@@ -138,60 +136,3 @@ def exposure(splits: dict[str, list[pd.DataFrame]], clusters: pd.Series) -> pd.D
             }
             rows.append(row | {"seeds": len(shares), "mean test images": np.mean([len(table) for table in seen])})
     return pd.DataFrame(rows)
-
-
-def stage_estimates(stages: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every quality measure after every step, with its 95 % interval by bootstrap over patients.
-
-    Args:
-        stages: of `preprocess.measures.measure_stages`.
-
-    Returns:
-        one row a pipeline and step whose result is gray levels: `pipeline`, `position`, `step`, and an `Estimate` a measure.
-    """
-    measured = stages.dropna(subset=["edge", "cnr"], how="all")
-    rows = []
-    for (pipeline, position, step), members in measured.groupby(["pipeline", "position", "step"], sort=False):
-        row = {"pipeline": pipeline, "position": position, "step": step}
-        rows.append(row | {name: patient_bootstrap(members[name], members["patient"]) for name in MEASURES})
-    return pd.DataFrame(rows)
-
-
-def stage_table(estimates: pd.DataFrame) -> pd.DataFrame:
-    """`stage_estimates` for a reader: measures by their names, estimates as text."""
-    return estimates.drop(columns="position").rename(columns=MEASURES)
-
-
-def step_costs(stages: pd.DataFrame) -> pd.DataFrame:
-    """Median milliseconds an image of every step: `pipeline`, `step`, `ms`, in the order of the pipelines."""
-    medians = stages.groupby(["pipeline", "position", "step"], sort=False)["ms"].median().reset_index()
-    return medians[medians["position"] > 0].drop(columns="position").reset_index(drop=True)
-
-
-def recipes(pipelines: list[Pipeline]) -> pd.DataFrame:
-    """One row a pipeline: its name, its steps with their parameters in order, and other pipelines that come to the same."""
-    rows = []
-    for pipeline in pipelines:
-        described = pipeline.describe()
-        steps = [f"{row.step} ({row.parameters})" if row.parameters else row.step for row in described.itertuples()]
-        same = [other.name for other in pipelines if other.hash == pipeline.hash and other is not pipeline]
-        rows.append({"pipeline": pipeline.name, "steps": " → ".join(steps), "same as": ", ".join(same) or "–"})
-    return pd.DataFrame(rows)
-
-
-def augmentation_leaks(orders: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What training has seen of the test images, by the order in which images were augmented and split.
-
-    Args:
-        orders: name of the order → table of originals and copies with its split filled (`augment.augmented_copies`).
-    """
-    from thyroid_utils.preprocess.augment import augmentation_leak  # torch is loaded only where images are augmented
-
-    names = {
-        "test_images": "test images",
-        "with_sibling": "copy in training",
-        "with_patient": "patient in training",
-        "nearest_correlation": "nearest in training, r",
-    }
-    table = pd.DataFrame({order: augmentation_leak(cases) for order, cases in orders.items()}).T
-    return table.astype({"test_images": int}).rename(columns=names).rename_axis("order of work")

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.cache import file_hashes
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.files import file_hash, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
@@ -27,9 +28,8 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
 from thyroid_utils.models import input_size
-from thyroid_utils.preprocess import ArrayStore, Pipeline, build_pipeline, preprocessed
-from thyroid_utils.preprocess.content import file_hashes
-from thyroid_utils.preprocess.pipeline import for_each_case
+from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
+from thyroid_utils.preprocess.store import ArrayStore, preprocessed
 from thyroid_utils.training.checkpoint import text_hash
 from thyroid_utils.training.tasks import TASKS
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.preprocess import Pipeline, build_pipeline
-from thyroid_utils.preprocess.pipeline import Spec
+from thyroid_utils.preprocess.pipeline import Pipeline, Spec, build_pipeline
 from thyroid_utils.preprocess.steps import Resize
 from thyroid_utils.training.data import input_pipeline
 from thyroid_utils.training.ledger import RECIPE, Run

@@ -13,8 +13,8 @@ import numpy as np
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_image
 from thyroid_utils.inference.dual_stage.finding import STAGES, CaseImage
-from thyroid_utils.preprocess import Pipeline, Sample
-from thyroid_utils.preprocess.nodule_crop import NoduleCrop
+from thyroid_utils.preprocess.pipeline import Pipeline
+from thyroid_utils.preprocess.steps import NoduleCrop, Sample
 from thyroid_utils.scores.checks import checked_spacing
 
 

@@ -29,8 +29,8 @@ from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty_samples import augmented_views
 from thyroid_utils.inference.uncertainty_scores import binary_entropy, label_uncertainty, map_uncertainty
-from thyroid_utils.preprocess.base import luma
 from thyroid_utils.preprocess.pipeline import Spec
+from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
 from thyroid_utils.scores.probabilities import Platt, fit_platt, logit

@@ -22,7 +22,7 @@ from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference.dual_stage.items import left_whole
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.preprocess.presets import PRESETS
+from thyroid_utils.preprocess.pipeline import PRESETS
 from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
 from thyroid_utils.scores.estimates import Comparison, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.labels import choose_threshold

@@ -11,11 +11,9 @@ import pandas as pd
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
-from thyroid_utils.preprocess import Pipeline
-from thyroid_utils.preprocess.base import Sample
 from thyroid_utils.preprocess.geometry import Geometry
-from thyroid_utils.preprocess.pipeline import for_each_case
-from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays
+from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
+from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample
 
 
 @dataclass(frozen=True)
