@@ -9,6 +9,8 @@ import pytest
 
 from thyroid_utils.common import paths
 
+collect_ignore = ["new_study"]  # laid into a copy of the project by `test_new_study`
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
