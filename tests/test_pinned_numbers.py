@@ -457,7 +457,6 @@ def phantoms() -> Entries:
         "biased": lambda: told_of(5, 0, size=64, seed=9, scanners=["linear-7"], malignant_share=0.9, calliper_bias=0.5),
         "stages": lambda: f.simulation_stages(size=96),
         "table": table,
-        "traits": lambda: [f.perfect_reader_auc(), f.trait_table()],
         "speckle": lambda: [f.homogeneous_phantom((96, 96)), f.rayleigh_fit(f.homogeneous_phantom((96, 96)))],
     }
 
