@@ -31,11 +31,11 @@ TIMM = ("timm:test_resnet", "timm:test_vit")
 NARROW = {"hidden": 256, "dropout": 0.0}
 LEARNING = {
     "alexnet": (64, NARROW, 5e-4, 20),
-    "vgg16": (32, NARROW, 8e-5, 16),
+    "vgg16": (32, NARROW, 8e-5, 24),
     "vgg19": (32, NARROW, 5e-5, 22),
     "resnet18": (32, {}, 1e-3, 6),
     "resnet34": (32, {}, 1e-3, 6),
-    "inception_v3": (75, {"dropout": 0.0}, 3e-4, 18),
+    "inception_v3": (75, {"dropout": 0.0}, 3e-4, 28),
     "resnet18_transformer": (32, {"dropout": 0.0}, 3e-4, 8),
     "mobilenet_v2": (64, {"dropout": 0.0}, 2e-3, 16),
     "efficientnet_b0": (64, {"dropout": 0.0, "stochastic_depth": 0.0}, 5e-4, 20),

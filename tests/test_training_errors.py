@@ -101,11 +101,11 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     [
         (
             {"training__devices": 2, "training__batch_size": 64},
-            r"training\.batch_size must be at most 16, as 17 training images fill no larger batch .*; found 64",
+            r"training\.batch_size must be at most 12, as 13 training images fill no larger batch .*; found 64",
         ),
         (
             {"training__devices": 64, "training__batch_size": 64},
-            r"training\.devices must be at most 17, the training images; found 64",
+            r"training\.devices must be at most 13, the training images; found 64",
         ),
         (
             {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},
