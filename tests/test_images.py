@@ -4,6 +4,7 @@ import struct
 import tracemalloc
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -432,3 +433,45 @@ def test_the_ring_lies_outside_and_has_the_stated_width():
     assert not (ring & mask).any()
     assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
     assert not ring_around(np.zeros((5, 5), bool)).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["100 and 200", "1 and 255", "1 and 300", "picture", "alpha", "0/1 in a JPEG", "red and green", "blue JPEG"]
+)
+def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path, name):
+    one, two = np.zeros((64, 64), np.uint16), np.zeros((64, 64), np.uint16)
+    one[8:24, 8:40], two[40:56, 30:60] = 1, 1
+    both, zero = (one + two > 0), one * 0
+    files = {
+        "100 and 200": one * 100 + two * 200,
+        "1 and 255": one + 255 * two,
+        "1 and 300": (one + 300 * two).astype(np.uint16),
+        "picture": np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255),
+        "alpha": np.dstack([zero, zero, zero, 255 * both]),
+        "0/1 in a JPEG": 1 * both,
+        "red and green": 255 * np.dstack([one, two, zero]),
+        "blue JPEG": 255 * np.dstack([zero, zero, both]),
+    }
+    path = tmp_path / f"m.{'jpg' if 'JPEG' in name else 'png'}"
+    deep = np.uint16 if name == "1 and 300" else np.uint8
+    Image.fromarray(files[name].astype(deep)).save(path, **({"quality": 100} if "JPEG" in name else {}))
+    if name in ("red and green", "blue JPEG"):
+        assert (read_mask(path) != both).sum() < 0.02 * both.sum()
+    else:
+        with pytest.raises(ImageError, match="do not tell foreground|transparency alone"):
+            read_mask(path)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0, 3.0])
+def test_smoothed_outlines_are_no_labels(tmp_path, sigma):
+    write_png(tmp_path / "m.png", cv2.GaussianBlur(disc().astype(np.uint8) * 255, (0, 0), sigma))
+    assert abs(int(read_mask(tmp_path / "m.png").sum()) - disc().sum()) < 0.05 * disc().sum()
+
+
+def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(65535 - deep).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    assert np.abs(read_image(tmp_path / "white.tif").astype(int) - deep // 257).max() <= 1
+    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "signed.tif")
+    with pytest.raises(ImageError, match="with a sign"):
+        read_image(tmp_path / "signed.tif")

@@ -17,8 +17,8 @@ from thyroid_utils.common.files import write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes
-_LOSSLESS = {"PNG", "BMP", "GIF", "TIFF"}
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for gray levels of 16 bits or more
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
@@ -71,10 +71,14 @@ def _what_it_is_instead(path: Path) -> str:
 def _decode(path: Path) -> tuple[np.ndarray, str]:
     """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name."""
     with _open(path) as image:
-        kind = image.format
+        kind, tags = image.format, getattr(image, "tag_v2", {})
         image = ImageOps.exif_transpose(image)
         if image.mode in _DEEP_MODES:
             pixels = np.asarray(image).astype(np.int64)
+            if kind == "TIFF" and tags.get(_SAMPLE_FORMAT) == (2,):
+                raise ImageError(f"{path}: gray levels with a sign have no fixed range; export it as 8 or 16 bit without")
+            if kind == "TIFF" and tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds up to 8 bits
+                pixels = 65535 - pixels
             if pixels.min() < 0 or pixels.max() > 65535:
                 raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
             return pixels.astype(np.uint16), kind
@@ -84,6 +88,8 @@ def _decode(path: Path) -> tuple[np.ndarray, str]:
             return np.array(image.convert("L")), kind
         if image.has_transparency_data:
             layer = image.convert("RGBA")
+            if max(high for _, high in layer.getextrema()[:3]) == 0 and layer.getextrema()[3][0] < 255:
+                raise ImageError(f"{path}: drawn by transparency alone; export it in black and white")
             image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
         return np.array(image.convert("RGB")), kind
 
@@ -143,42 +149,56 @@ def uses_little_range(frame: np.ndarray) -> bool:
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Read one mask as a boolean array (height, width).
 
-    Two-level files ({0, 1}, {0, 255}, a palette colour) are true at the upper level; files with more levels (JPEG) are cut at
-    half the 8-bit range, never at `!= 0`, which would dilate the mask by its compression noise. A file of one level is empty at
-    0 and full from half range on (or at 1, unless it is a JPEG).
+    Two-level files ({0, 1}, {0, 255}, palette colours, of several channels the brightest) are true at the upper level; files with
+    more levels (JPEG, smoothed outlines) are cut at half the 8-bit range, never at `!= 0`, which would dilate the mask by its
+    compression noise. A file of one level is empty at 0 and full from half range on (or at 1, unless it is a JPEG).
 
     Args:
         path: the mask file.
         shape: (height, width) of the image it belongs to, checked when given.
 
     Raises:
-        ImageError: as `read_image`; a size other than `shape`; levels that leave open what is foreground.
+        ImageError: as `read_image`; a size other than `shape`; levels that leave open what is foreground, such as several labels
+            or a picture.
     """
     path = Path(path)
     pixels, kind = _decode(path)
-    if pixels.dtype == np.uint16 and pixels.max() <= 255:  # {0, 1} or {0, 255} in a 16-bit file: scaling would lose the 1
-        pixels = pixels.astype(np.uint8)
-    gray = _luma(_to_8_bit(pixels))
-    if shape is not None and gray.shape != tuple(shape):
+    pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+    if shape is not None and pixels.shape != tuple(shape):
         raise ImageError(
-            f"{path}: mask is {gray.shape[1]}×{gray.shape[0]}, its image {shape[1]}×{shape[0]} (width×height); "
+            f"{path}: mask is {pixels.shape[1]}×{pixels.shape[0]}, its image {shape[1]}×{shape[0]} (width×height); "
             "export the mask again at the image's size"
         )
+    lossless = kind != "JPEG"
+    if lossless and pixels.min() < pixels.max() and len(np.unique(pixels)) == 2:
+        return pixels == pixels.max()
+    # {0, 1} or {0, 255} in a 16-bit file: scaling would lose the 1
+    gray = pixels.astype(np.uint8) if pixels.max() <= 255 else _to_8_bit(pixels)
     low, high = int(gray.min()), int(gray.max())
-    levels = np.count_nonzero(np.bincount(gray.ravel(), minlength=256))
-    lossless = kind in _LOSSLESS
-    if levels == 1 and (high == 0 or high >= 128 or (high == 1 and lossless)):
+    if low == high and (high == 0 or high >= 128 or (high == 1 and lossless)):
         return np.full(gray.shape, high > 0)
-    if levels == 2 and lossless:
-        return gray == high
-    if high <= _JPEG_NOISE and not lossless:
+    drawn_at_one = low == 0 and high == 1 and gray.sum() > 16  # {0, 1} saved as JPEG
+    if high <= _JPEG_NOISE and not lossless and not drawn_at_one:
         return np.zeros(gray.shape, bool)
-    if high < 128 or low >= 128:
+    if high < 128 or low >= 128 or (lossless and _holds_labels(pixels)) or _is_picture(gray):
         raise ImageError(
-            f"{path}: {levels} gray levels between {low} and {high} do not tell foreground from background; "
+            f"{path}: {len(np.unique(pixels))} gray levels between {low} and {high} do not tell foreground from background; "
             "export a mask of 0 and 255"
         )
     return gray >= 128
+
+
+def _holds_labels(pixels: np.ndarray) -> bool:
+    """Whether there are few levels and whole areas of one in the middle, not only the rims of smoothed outlines."""
+    square = np.ones((3, 3), np.uint8)
+    areas = np.unique(pixels[cv2.erode(pixels, square) == cv2.dilate(pixels, square)])
+    return len(np.unique(pixels)) <= 32 and len(areas) > 2
+
+
+def _is_picture(gray: np.ndarray) -> bool:
+    """Whether more pixels lie far from black and white than the rims of outlines do, even compressed ones."""
+    between = ((gray >= 32) & (gray < 224)).sum()
+    return bool(between > 0.02 * gray.size and between > 0.5 * (gray >= 128).sum())
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
