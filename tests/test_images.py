@@ -458,7 +458,7 @@ def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path
     if name in ("red and green", "blue JPEG"):
         assert (read_mask(path) != both).sum() < 0.02 * both.sum()
     else:
-        with pytest.raises(ImageError, match="do not tell foreground|transparency alone"):
+        with pytest.raises(ImageError, match=r"do not tell foreground|transparency alone"):
             read_mask(path)
 
 

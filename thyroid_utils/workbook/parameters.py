@@ -27,8 +27,8 @@ from thyroid_utils.workbook.errors import ParameterError
 class Parameter:
     """One name of a notebook's parameters cell.
 
-    `default` None accepts any type. `options` are the values that the comment allows (`one of: a, b`), `low` and `high` its range
-    (`LOW to HIGH`, ends included); both hold for the elements of a list.
+    `default` None accepts any type. `options` are the values that the comment allows (`one of: a, b`, or all of them in
+    `one of: READERS`), `low` and `high` its range (`LOW to HIGH`, ends included); both hold for the elements of a list.
     """
 
     name: str
@@ -267,6 +267,8 @@ def _options(comment: str) -> tuple[str, ...]:
     listed = re.search(r"\bone of:\s*([^;()]+?)(?:\.\s|\.$|[;(]|$)", comment)
     if not listed:
         return ()
+    if listed.group(1).strip() == "READERS":
+        return tuple(READERS)
     return tuple(option.strip(" '\"`") for option in re.split(r",\s*(?:or\s+)?|\s+or\s+", listed.group(1)) if option.strip())
 
 

@@ -193,14 +193,12 @@ def _left_out(root: Path, read: set[Path]) -> list[dict[str, str]]:
 
 
 def _patient_pattern(text: str | None) -> re.Pattern | None:
-    if text is None:
-        return None
     try:
-        pattern = re.compile(text)
-    except (re.error, TypeError) as error:
-        raise DataError(f"folders: patient_pattern {text!r} is no regular expression ({error}); example: ^(\\d+)_") from None
-    if pattern.groups != 1:
-        raise DataError(f"folders: patient_pattern {text!r} has {pattern.groups} groups, expected one; example: ^(\\d+)_")
+        pattern = None if text is None else re.compile(text)
+    except (re.error, TypeError):
+        pattern = re.compile("")
+    if pattern and pattern.groups != 1:
+        raise DataError(f"folders: patient_pattern {text!r} is no regular expression with one group; example: ^(\\d+)_")
     return pattern
 
 
