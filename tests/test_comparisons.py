@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import expit
@@ -13,8 +14,18 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.comparisons import auc_covariance, compare_models, delong_test, holm, mcnemar_test, wilcoxon_test
-from thyroid_utils.scores.estimates import seed_summary
+from thyroid_utils.scores.comparisons import (
+    compare_means,
+    compare_models,
+    corrected_error,
+    delong_test,
+    holm,
+    mcnemar_test,
+    sign_flip_test,
+    subset_comparison,
+    subset_estimate,
+    wilcoxon_test,
+)
 
 
 def example(patients: int = 50, each: int = 3, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -40,13 +51,6 @@ def brute_force_delong(labels: np.ndarray, models: np.ndarray) -> np.ndarray:
     return np.cov(of_malignant) / of_malignant.shape[1] + np.cov(of_benign) / of_benign.shape[1]
 
 
-def test_delong_covariance_is_the_brute_force_one():
-    labels, models, _ = example()
-    areas, covariance = auc_covariance(labels, models)
-    assert areas == pytest.approx([roc_auc_score(labels, model) for model in models], abs=1e-14)
-    assert covariance == pytest.approx(brute_force_delong(labels, models), abs=1e-16, rel=1e-10)
-
-
 def test_delong_test_is_the_z_test_of_that_covariance():
     labels, models, _ = example()
     covariance = brute_force_delong(labels, models[:2])
@@ -64,8 +68,10 @@ def test_delong_test_is_the_z_test_of_that_covariance():
 
 def test_delong_by_hand():
     # Malignant 0.8, 0.4, benign 0.6, 0.2: components of the malignant 1 and 1/2, of the benign 1/2 and 1; each has variance 1/8.
-    areas, covariance = auc_covariance([1, 1, 0, 0], [[0.8, 0.4, 0.6, 0.2]])
-    assert areas[0] == 0.75 and covariance[0, 0] == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
+    # A model that tells nothing apart has components of 1/2 throughout, so that this is also the variance of the difference.
+    found = delong_test([1, 1, 0, 0], [0.8, 0.4, 0.6, 0.2], [0, 0, 0, 0])
+    assert (found.first, found.second) == (0.75, 0.5)
+    assert found.high - found.difference == pytest.approx(1.959964 * np.sqrt(1 / 8 / 2 + 1 / 8 / 2))
 
 
 def test_clustered_covariance_is_obuchowskis_definition():
@@ -90,7 +96,14 @@ def test_clustered_covariance_is_obuchowskis_definition():
         s10, s01 = s10 * with_malignant / ((with_malignant - 1) * m), s01 * with_benign / ((with_benign - 1) * n)
         s11, s11_turned = s11 * patients / (patients - 1), s11_turned * patients / (patients - 1)
         ours[r, s] = s10 / m + s01 / n + (s11 + s11_turned) / (m * n)
-    assert auc_covariance(labels, models, codes)[1] == pytest.approx(ours, rel=1e-10)
+    for one, two in [(0, 1), (1, 2)]:
+        variance = ours[one, one] + ours[two, two] - 2 * ours[one, two]
+        found = delong_test(labels, models[one], models[two], codes)
+        assert found.high - found.difference == pytest.approx(1.959963985 * np.sqrt(variance), rel=1e-8)
+    weights = np.array([0.5, 0.5, -1])
+    found = delong_test(labels, models[:2], models[2], codes)  # of seeds it is of the mean AUC
+    assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
+    assert found.high - found.difference == pytest.approx(1.959963985 * np.sqrt(weights @ ours @ weights), rel=1e-8)
 
 
 def test_one_image_a_patient_makes_clustered_and_plain_delong_one():
@@ -108,19 +121,9 @@ def test_copies_of_each_image_add_nothing_to_the_clustered_test():
     assert deceived.high - deceived.low < 0.5 * (once.high - once.low)
 
 
-def test_delong_of_seeds_is_of_the_mean_auc():
-    labels, models, codes = example()
-    found = delong_test(labels, models[:2], models[2], codes)
-    assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
-    covariance = auc_covariance(labels, models, codes)[1]
-    weights = np.array([0.5, 0.5, -1])
-    error = np.sqrt(weights @ covariance @ weights)
-    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(found.difference) / error))
-
-
 def test_delong_at_the_edges():
     labels, models, codes = example()
-    same = delong_test(labels, models[0], models[0] ** 3, codes)  # the same order of the images
+    same = delong_test(labels, models[0], 5 * models[0] ** 3 - 2, codes)  # the same order of the images, and no probabilities
     assert (same.difference, same.p_value) == (0, 1)
     perfect = delong_test([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.8, 0.9, 0.1, 0.2])
     assert perfect.difference == 1 and np.isnan(perfect.p_value) and "variance is 0" in perfect.text()
@@ -173,25 +176,23 @@ def test_wilcoxon_is_scipys_and_of_patients_means():
     codes = np.repeat(np.arange(20), 3)
     one = random.random(60)
     two = one + 0.1 * random.normal(size=60) + 0.02
-    assert wilcoxon_test(one, two).p_value == pytest.approx(stats.wilcoxon(one, two).pvalue)
+    assert wilcoxon_test(one, two, range(60)).p_value == pytest.approx(stats.wilcoxon(one, two).pvalue)
     means = [[values[codes == code].mean() for code in range(20)] for values in (one, two)]
     found = wilcoxon_test(one, two, codes)
     assert found.p_value == pytest.approx(stats.wilcoxon(*means).pvalue)
     assert (found.images, found.patients) == (60, 20)
     assert found.difference == pytest.approx(np.median(np.subtract(*means)))
     # Six pairs all in one direction: two of the 2⁶ sign patterns.
-    assert wilcoxon_test([1, 2, 3, 4, 5, 6], [0] * 6).p_value == pytest.approx(2 / 64)
+    assert wilcoxon_test([1, 2, 3, 4, 5, 6], [0] * 6, range(6)).p_value == pytest.approx(2 / 64)
 
 
 def test_wilcoxon_edges():
-    assert wilcoxon_test([0.5, 0.7], [0.5, 0.7]).p_value == 1
+    assert wilcoxon_test([0.5, 0.7], [0.5, 0.7], ["a", "b"]).p_value == 1
     # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in the last digit.
     assert wilcoxon_test([0.1, 0.2, 0.3, 0.6], [0.3, 0.2, 0.1, 0.6], list("aaab")).p_value == 1
-    assert wilcoxon_test([1, np.nan, 2], [0, 1, np.nan]).images == 1
+    assert wilcoxon_test([1, np.nan, 2], [0, 1, np.nan], list("abc")).images == 1
     with pytest.raises(ValueError, match="none of 1 pairs"):
-        wilcoxon_test([np.nan], [1.0])
-    with pytest.raises(ValueError, match="expected two equal"):
-        wilcoxon_test([1.0], [1.0, 2.0])
+        wilcoxon_test([np.nan], [1.0], ["a"])
 
 
 def test_holm_by_hand_and_statsmodels():
@@ -203,14 +204,6 @@ def test_holm_by_hand_and_statsmodels():
     assert len(holm([])) == 0
     with pytest.raises(ValueError, match="outside"):
         holm([0.5, 1.2])
-
-
-def test_seed_summary():
-    found = seed_summary([0.9, 0.92, 0.97, np.nan])
-    assert (found.mean, found.sd, found.seeds) == pytest.approx((0.93, np.std([0.9, 0.92, 0.97], ddof=1), 3))
-    assert str(found) == "0.93 ± 0.04 (3 seeds)"
-    assert seed_summary([0.91]).text() == "0.91 (1 seed)" and np.isnan(seed_summary([0.91]).sd)
-    assert seed_summary([]).text() == "no data"
 
 
 def test_every_pair_of_models_with_holm():
@@ -242,13 +235,123 @@ def test_pairs_of_models_with_seeds_and_bad_input():
     labels, models, codes = example()
     table = compare_models(labels, {"a": models[:2], "b": models[1:]}, codes, {"a": (0.4, 0.5), "b": 0.6})
     assert table["auc_difference"][0] == pytest.approx(delong_test(labels, models[:2], models[1:]).difference)
-    for thresholds, message in [
-        ({"a": 0.5}, "no threshold for b"),
-        ({"a": 0.5, "b": (0.1, 0.2, 0.3)}, "one for each of 2 seeds"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            compare_models(labels, {"a": models[:2], "b": models[1:]}, codes, thresholds)
     with pytest.raises(ValueError, match="1 models; expected two"):
-        compare_models(labels, {"a": models[0]}, codes)
+        compare_models(labels, {"a": models[0]}, codes, {"a": 0.5})
     with pytest.raises(ValueError, match="1 of 4 values have no patient"):
-        compare_models([0, 1, 0, 1], {"a": [0.1] * 4, "b": [0.2] * 4}, ["a", "b", None, "c"])
+        compare_models([0, 1, 0, 1], {"a": [0.1] * 4, "b": [0.2] * 4}, ["a", "b", None, "c"], {"a": 0.5, "b": 0.5})
+
+
+def test_paired_means_by_hand():
+    found = compare_means([1, 3, np.nan, 5], [0, 1, 7, 2], ["a", "a", "b", "c"])
+    assert (found.first, found.second, found.difference, found.images, found.patients) == (3, 1, 2, 3, 2)
+    assert found.low == 1.5 and found.high == 3  # every resample holds a (mean difference 1.5), c (3) or both
+
+
+def test_paired_means_use_patients():
+    random = np.random.default_rng(3)
+    codes = np.repeat(np.arange(15), 4)
+    first = random.normal(size=60) + random.normal(size=15)[codes]
+    second = first + random.normal(0.3, 1, 15)[codes]
+    found = compare_means(first, second, codes)
+    sums = pd.Series(first - second).groupby(codes).sum()
+    other = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=20_000, rng=1)
+    # three standard errors of two draws of 10,000
+    assert found.p_value == pytest.approx(other.pvalue, abs=4.3 * np.sqrt(other.pvalue / 10_000) + 1e-4)
+    assert found.low < 0 < found.high and found.p_value > 0.05
+    assert found.low < found.difference < found.high
+    naive = compare_means(first, second, np.arange(60))
+    assert naive.high - naive.low < 0.8 * (found.high - found.low), "images are not the unit"
+
+
+def test_no_pair_and_one_patient_are_said():
+    nothing = compare_means([np.nan], [1.0], ["a"])
+    assert np.isnan(nothing.difference) and nothing.note == "no image has both values"
+    lone = compare_means([1.0, 2.0], [0.0, 0.0], ["a", "a"])
+    assert lone.difference == 1.5 and np.isnan([lone.low, lone.p_value]).all() and lone.note == "1 patient"
+    with pytest.raises(ValueError, match="two equal"):
+        compare_means([1.0], [1.0, 2.0], ["a", "b"])
+
+
+def test_sign_flips_by_hand_and_against_scipy():
+    assert sign_flip_test(np.array([1.0, 2.0, 3.0])) == 2 / 8, "of eight flips two reach 6"
+    assert sign_flip_test(np.array([1.0, -1.0, 0.0])) == 1
+    assert sign_flip_test(np.zeros(30)) == 1
+    assert sign_flip_test(1e-13 * np.ones(20)) == sign_flip_test(np.ones(20)) < 0.001, "whatever the unit"
+    with pytest.raises(ValueError, match="NaN"):
+        sign_flip_test(np.array([1.0, np.nan]))
+    sums = np.random.default_rng(2).normal(0.4, 1, 10)
+    exact = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_test(sums) == pytest.approx(exact.pvalue)
+
+
+def test_sign_flips_of_skewed_differences_keep_their_rate():
+    """Most patients differ by a little below 0, a few by much above, and the mean is 0: ranks would see a difference."""
+    random = np.random.default_rng(5)
+    found = [sign_flip_test(random.exponential(1, 40) - 1, flips=499, seed=trial) for trial in range(400)]
+    rejected = np.mean(np.array(found) < 0.05)
+    # 0.05 ± 3 standard errors of 0.011, and what is lost to the skew at 40 patients, a few hundredths
+    assert 0.02 <= rejected <= 0.12
+    ranks = [stats.wilcoxon(random.exponential(1, 40) - 1).pvalue < 0.05 for _ in range(400)]
+    assert np.mean(ranks) > 0.15
+
+
+def test_the_corrected_error_by_hand():
+    # variance of (0.7, 0.8, 0.9) is 0.01; 1/3 + 30/60 = 5/6
+    error = corrected_error(np.array([0.7, 0.8, 0.9]), train=60, test=30)
+    assert error == pytest.approx(np.sqrt(5 / 6 * 0.01))
+    estimate = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25)
+    assert estimate.value == pytest.approx(0.8) and (estimate.images, estimate.patients) == (30, 25)
+    assert estimate.high - estimate.value == pytest.approx(4.302653 * error, rel=1e-6)  # t, two degrees of freedom
+
+
+def test_without_overlap_it_is_students_test():
+    random = np.random.default_rng(0)
+    first, second = random.normal(0.8, 0.05, (2, 9))
+    huge = 10**12  # test/train is then nothing, and what is left is the plain t-test
+    compared, _ = subset_comparison(first, second, huge, 1, 1)
+    reference = stats.ttest_rel(first, second)
+    assert compared.p_value == pytest.approx(reference.pvalue, rel=1e-6)
+    assert (compared.low, compared.high) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-6)
+    interval = stats.ttest_1samp(first, 0).confidence_interval()
+    assert subset_estimate(first, huge, 1, 1).low == pytest.approx(interval.low, rel=1e-6)
+
+
+def test_it_covers_where_the_plain_interval_does_not():
+    """k splits of the same 100 values, the score being the mean of the 30 tested; the truth is 0."""
+    random = np.random.default_rng(1)
+    trials, covered, plain = 400, 0, 0
+    for _ in range(trials):
+        data = random.normal(size=100)
+        scores = np.array([random.permutation(data)[:30].mean() for _ in range(10)])
+        estimate = subset_estimate(scores, 70, 30, 30)
+        covered += estimate.low <= 0 <= estimate.high
+        interval = stats.ttest_1samp(scores, 0).confidence_interval()
+        plain += interval.low <= 0 <= interval.high
+    # The score does not depend on training here, so the correction is exact on average.
+    assert 0.92 <= covered / trials <= 0.99
+    assert plain / trials < 0.85
+
+
+def test_one_subset_has_no_interval_and_equal_models_no_difference():
+    alone = subset_estimate([0.8], 70, 30, 30)
+    assert alone.value == 0.8 and np.isnan(alone.low) and "1 subset" in alone.text()
+    equal, _ = subset_comparison([0.7, 0.8], [0.7, 0.8], 70, 30, 30)
+    assert equal.p_value == 1.0 and equal.difference == 0
+    constant, _ = subset_comparison([0.75, 1.0], [0.5, 0.75], 70, 30, 30)
+    assert np.isnan(constant.p_value) and "every subset" in constant.note
+    once, detectable = subset_comparison([0.7], [0.8], 70, 30, 30)
+    assert np.isnan(once.p_value) and np.isnan(detectable)
+    assert np.isnan(subset_estimate([0.7, np.nan], 70, 30, 30).value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: subset_estimate([], 7, 3, 3), "at least one"),
+        (lambda: subset_estimate([0.5, 0.6], 0, 3, 3), "at least one of each"),
+        (lambda: subset_comparison([0.5, 0.6], [0.5], 7, 3, 3), "2 and 1 scores"),
+    ],
+)
+def test_subsets_that_cannot_be_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -17,12 +17,12 @@ from thyroid_utils.scores.comparisons import delong_test, mcnemar_test
 from thyroid_utils.scores.estimates import (
     benefit_curve,
     drawn_patients,
-    paired_patient_bootstrap,
     patient_bootstrap,
     patient_bootstrap_scores,
     pr_band,
     proportion_interval,
     roc_band,
+    seed_summary,
 )
 from thyroid_utils.scores.labels import SCORES, classification_scores, confusion_counts
 from thyroid_utils.scores.probabilities import benefit_values
@@ -91,6 +91,14 @@ def test_proportion_interval_is_wilsons():
     assert proportion_interval(5, 20) == pytest.approx((centre - half, centre + half))
     assert proportion_interval(0, 10)[0] == 0 and proportion_interval(0, 10)[1] > 0.2
     assert np.isnan(proportion_interval(0, 0)).all()
+
+
+def test_seed_summary():
+    found = seed_summary([0.9, 0.92, 0.97, np.nan])
+    assert (found.mean, found.sd, found.seeds) == pytest.approx((0.93, np.std([0.9, 0.92, 0.97], ddof=1), 3))
+    assert str(found) == "0.93 ± 0.04 (3 seeds)"
+    assert seed_summary([0.91]).text() == "0.91 (1 seed)" and np.isnan(seed_summary([0.91]).sd)
+    assert seed_summary([]).text() == "no data"
 
 
 def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, ...]:
@@ -175,7 +183,7 @@ def simulated() -> dict[str, float]:
         hits["delong"] += clustered.p_value >= 0.05
         hits["delong without patients"] += delong_test(labels, one, two).p_value >= 0.05
         hits["mcnemar"] += mcnemar_test((one > 0.5) == labels, (two > 0.5) == labels, patients).p_value >= 0.05
-        paired = paired_patient_bootstrap(labels, one, two, patients, resamples=400, seed=trial)["auc"]
+        paired = patient_bootstrap_scores(labels, one, patients, "auc", less=two, resamples=400, seed=trial)["auc"]
         hits["paired"] += paired.low <= 0 <= paired.high
     return {name: count / trials for name, count in hits.items()}
 
@@ -228,32 +236,19 @@ def test_seeds_of_a_model_are_averaged_within_each_resample():
     assert (twice.low, twice.high) == pytest.approx((once.low, once.high))  # a copy of a seed is no new evidence
 
 
-def test_paired_bootstrap():
-    labels, first, second, patients = example()
-    same = paired_patient_bootstrap(labels, first, first, patients, ("auc", "accuracy"), resamples=200)
-    assert all((found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1) for found in same.values())
-    found = paired_patient_bootstrap(labels, first, second, patients, ("auc", "mcc"), (0.4, 0.6))
-    assert found["auc"].first == pytest.approx(classification_scores(labels, first)["auc"])
-    assert found["mcc"].second == pytest.approx(classification_scores(labels, second, 0.6)["mcc"])
-    swapped = paired_patient_bootstrap(labels, second, first, patients, ("auc", "mcc"), (0.6, 0.4))
-    for name in found:
-        assert (swapped[name].low, swapped[name].p_value) == pytest.approx((-found[name].high, found[name].p_value))
-    # Pairing is what makes related models comparable: the interval is narrower than that of one model.
-    single = patient_bootstrap_scores(labels, first, patients, "auc")["auc"]
-    assert found["auc"].high - found["auc"].low < 0.8 * (single.high - single.low)
-    perfect = np.where(labels == 1, 0.9, 0.1)
-    beaten = paired_patient_bootstrap(labels, perfect, first, patients, resamples=500)["auc"]
-    assert beaten.low > 0 and beaten.p_value == 2 / 501 and beaten.text().endswith("p = 0.004")
-
-
-def test_paired_bootstrap_agrees_with_clustered_delong():
+def test_the_change_of_a_score_is_drawn_on_the_same_patients():
     labels, first, second, patients = example(150)
-    bootstrapped = paired_patient_bootstrap(labels, first, second, patients, resamples=4000)["auc"]
+    same = patient_bootstrap_scores(labels, first, patients, ("auc", "accuracy"), less=first, resamples=200)
+    assert {found.text() for found in same.values()} == {"0.00 [no interval: all resamples agree]"}
+    found = patient_bootstrap_scores(labels, first, patients, ("auc", "mcc"), 0.4, less=[second, second], resamples=4000)
+    one, two = (classification_scores(labels, model, 0.4) for model in (first, second))
+    assert found["mcc"].value == pytest.approx(one["mcc"] - two["mcc"])
+    # Pairing is what makes related models comparable: the interval is narrower than that of one model.
+    width, alone = found["auc"].high - found["auc"].low, patient_bootstrap_scores(labels, first, patients, "auc")["auc"]
+    assert width < 0.8 * (alone.high - alone.low)
     tested = delong_test(labels, first, second, patients)
-    assert bootstrapped.difference == pytest.approx(tested.difference)
-    width = tested.high - tested.low
-    assert (bootstrapped.low, bootstrapped.high) == pytest.approx((tested.low, tested.high), abs=0.08 * width)
-    assert bootstrapped.p_value == pytest.approx(tested.p_value, abs=0.08)
+    assert found["auc"].value == pytest.approx(tested.difference)
+    assert (found["auc"].low, found["auc"].high) == pytest.approx((tested.low, tested.high), abs=0.08 * width)
 
 
 def test_bands_by_hand_and_against_the_curves():
@@ -297,6 +292,8 @@ def test_bands_over_seeds_of_few_patients_and_of_one_class():
     rare = pr_band([0, 0, 1], [0.1, 0.6, 0.5], list("abc"), resamples=200)
     assert rare["precision"].tolist() == [0.5] * 101 and rare[["low", "high"]].isna().all(axis=None)
     assert roc_band([0, 1], [0.1, 0.6], list("aa"))["low"].isna().all()
+    ranked = roc_band(labels, 5 * first - 3, patients, resamples=20)  # only the order counts
+    assert ranked.equals(roc_band(labels, first, patients, resamples=20))
     with pytest.raises(DataError, match="roc_band: all 2 images are benign"):
         roc_band([0, 0], [0.1, 0.6], list("ab"))
 

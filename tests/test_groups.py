@@ -1,14 +1,14 @@
-"""Groups of patients and paired values, against brute force, scipy and simulated data whose truth is known."""
+"""Groups of patients and parts of images, against brute force, scipy and simulated data whose truth is known."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.scores.comparisons import compare_means
-from thyroid_utils.scores.groups import mann_whitney_patients
+from thyroid_utils.scores.comparisons import delong_test
+from thyroid_utils.scores.groups import Area, Mean, mann_whitney_patients, randomisation_test
 
 
 def grouped(first: list[float], second: list[float]) -> tuple[list[float], list[int], list[str]]:
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_refused(values, groups, patients, message):
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """Normal patients d = 1 apart: the true effect is 2·Φ(1/√2) − 1. Two images a patient share most of their variance."""
     truth = 2 * stats.norm.cdf(1 / np.sqrt(2)) - 1
-    random, trials, covered = np.random.default_rng(0), 200, 0
+    random, trials, covered = np.random.default_rng(0), 150, 0
     codes = np.repeat(np.arange(60), 2)
     groups = (codes < 25).astype(int)
     for _ in range(trials):
@@ -131,12 +131,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         values = random.normal(0, np.sqrt(0.9), 60)[codes] + random.normal(0, np.sqrt(0.2), 120) + groups
         found = mann_whitney_patients(values, groups, codes, resamples=300)
         covered += found.low <= truth <= found.high
-    # 95 % less what few patients cost (measured with 2,000 trials: 94 %), ± 3 standard errors of 200 trials.
+    # 95 % less what few patients cost (measured with 2,000 trials: 94 %), ± 3 standard errors of 150 trials.
     assert 0.885 <= covered / trials <= 0.985
 
 
 def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
-    random, trials = np.random.default_rng(0), 400
+    random, trials = np.random.default_rng(0), 300
     groups, codes = np.repeat([0, 1], [25, 15]), np.arange(40)
     detectable = mann_whitney_patients(np.arange(40.0), groups, codes, resamples=10).detectable
     shift = np.sqrt(2) * stats.norm.ppf((1 + detectable) / 2)
@@ -149,32 +149,78 @@ def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
     assert 0.74 <= power <= 0.9  # 0.8, somewhat more as the variance under an effect is smaller
 
 
-def test_paired_means_by_hand():
-    found = compare_means([1, 3, np.nan, 5], [0, 1, 7, 2], ["a", "a", "b", "c"])
-    assert (found.first, found.second, found.difference, found.images, found.patients) == (3, 1, 2, 3, 2)
-    assert found.low == 1.5 and found.high == 3  # every resample holds a (mean difference 1.5), c (3) or both
+def test_scores_of_parts_are_those_of_their_images():
+    random = np.random.default_rng(0)
+    truth, p = random.random(80) < 0.4, random.integers(0, 9, 80) / 10  # ties across the classes
+    parts = (random.random((80, 30)) < 0.5).astype(float)
+    parts[:, 0] = 1
+    parts[truth, 1] = 0  # one class only
+    areas, influence = Area(truth, p).of(parts)
+    means, moved = Mean(p).of(parts)
+    for number, part in enumerate(parts.T.astype(bool)):
+        assert means[number] == pytest.approx(p[part].mean())
+        if number == 1:
+            assert np.isnan(areas[number])
+        else:
+            assert areas[number] == pytest.approx(roc_auc_score(truth[part], p[part]))
+    np.testing.assert_allclose(influence[:, [0, *range(2, 30)]].sum(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(moved.sum(axis=0), 0, atol=1e-12)
+    assert np.isnan(Mean(p).of(np.zeros((80, 1)))[0]).all()
 
 
-def test_paired_means_use_patients():
-    random = np.random.default_rng(3)
-    codes = np.repeat(np.arange(15), 4)
-    first = random.normal(size=60) + random.normal(size=15)[codes]
-    second = first + random.normal(0.3, 1, 15)[codes]
-    found = compare_means(first, second, codes)
-    sums = pd.Series(first - second).groupby(codes).sum()
-    other = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=20_000, rng=1)
-    # three standard errors of two draws of 10,000
-    assert found.p_value == pytest.approx(other.pvalue, abs=4.3 * np.sqrt(other.pvalue / 10_000) + 1e-4)
-    assert found.low < 0 < found.high and found.p_value > 0.05
-    assert found.low < found.difference < found.high
-    naive = compare_means(first, second, np.arange(60))
-    assert naive.high - naive.low < 0.8 * (found.high - found.low), "images are not the unit"
+def test_influences_add_up_to_the_standard_error_over_patients():
+    random = np.random.default_rng(1)
+    codes = np.repeat(np.arange(150), 3)
+    truth = np.repeat(random.random(150) < 0.4, 3)
+    p = 1 / (1 + np.exp(-(truth + np.repeat(random.normal(size=150), 3) + random.normal(size=450))))
+    influence = Area(truth, p).of(np.ones((450, 1)))[1][:, 0]
+    found = (np.bincount(codes, influence) ** 2).sum()
+    # Obuchowski's corrects for the number of patients, here by about one in sixty.
+    tested = delong_test(truth.astype(int), p, np.zeros(450), codes)  # a model without any order has no error of its own
+    assert found == pytest.approx(((tested.high - tested.difference) / 1.96) ** 2, rel=0.03)
+    assert found > 1.5 * (influence**2).sum()  # images of a patient are no evidence of their own
 
 
-def test_no_pair_and_one_patient_are_said():
-    nothing = compare_means([np.nan], [1.0], ["a"])
-    assert np.isnan(nothing.difference) and nothing.note == "no image has both values"
-    lone = compare_means([1.0, 2.0], [0.0, 0.0], ["a", "a"])
-    assert lone.difference == 1.5 and np.isnan([lone.low, lone.p_value]).all() and lone.note == "1 patient"
-    with pytest.raises(ValueError, match="two equal"):
-        compare_means([1.0], [1.0, 2.0], ["a", "b"])
+def share_found(scatter: float, runs: int = 150) -> float:
+    """How often ten patients, whose values scatter so many times as much as those of a hundred others, are called different."""
+    random, found = np.random.default_rng(2), 0
+    for number in range(runs):
+        codes = np.repeat(np.arange(110), random.integers(1, 4, 110))
+        inside = codes < 10
+        values = random.normal(size=110)[codes] + 0.7 * random.normal(size=len(codes))
+        p, why = randomisation_test(
+            Mean(np.where(inside, scatter * values, values)), inside, np.ones_like(inside), codes, 99, number
+        )
+        assert not why
+        found += p <= 0.05
+    return found / runs
+
+
+@pytest.mark.parametrize("scatter", [1, 2])
+def test_equal_means_are_called_different_about_as_seldom_as_said(scatter):
+    # 0.05 and four standard errors of 150 runs; the bare difference is called so in a quarter of the runs with scatter 2.
+    assert share_found(scatter) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)
+
+
+def test_a_rare_class_in_a_part_makes_no_difference_of_an_area():
+    """Twenty patients of whom two are benign, in one part, against forty of whom thirty are; the model ranks all alike."""
+    random, found = np.random.default_rng(3), 0
+    inside = np.arange(60) < 20
+    truth = np.r_[np.ones(18, bool), np.zeros(32, bool), np.ones(10, bool)]
+    for number in range(150):
+        score = Area(truth, truth + random.normal(size=60))
+        p, why = randomisation_test(score, inside, np.ones(60, bool), np.arange(60), 99, number)
+        assert not why
+        found += p <= 0.05
+    assert found / 150 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)
+    # The two benign patients inside are ranked above all malignant ones, those outside below: one in the 496 pairs of 32.
+    ranked = np.where(inside & ~truth, 3.0, np.where(truth, 2 + random.random(60), random.random(60)))
+    assert 0.001 < randomisation_test(Area(truth, ranked), inside, np.ones(60, bool), np.arange(60), 4999)[0] < 0.006
+
+
+def test_nothing_that_varies_and_everything_that_differs():
+    codes = np.arange(24)
+    inside, known = codes < 12, np.ones(24, bool)
+    assert randomisation_test(Mean(np.ones(24)), inside, known, codes, 99) == (1.0, "")
+    assert randomisation_test(Mean(inside.astype(float)), inside, known, codes, 99) == (0.01, "")
+    assert randomisation_test(Area(inside, np.ones(24)), inside, known, codes, 99)[1] == "the score is undefined on one side"

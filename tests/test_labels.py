@@ -129,7 +129,7 @@ def test_mcc_of_a_large_table_keeps_its_digits():
         (["benign", "malignant"], [0.1, 0.2], "labels hold 'benign'; expected 0"),
         ([0, 1], [0.1], "expected \\(2,\\)"),
         ([0, 1], [[0.1, 0.2]], "expected \\(2,\\)"),
-        ([0, 1], [0.1, np.nan], "1 of 2 probabilities are NaN"),
+        ([0, 1], [0.1, np.nan], "1 of 2 probabilities are NaN or infinite"),
         ([0, 1], [-1.2, 3.0], "-1.2 to 3; expected \\[0, 1\\], not logits"),
     ],
 )

@@ -194,7 +194,7 @@ def statistics() -> Entries:
             f.wilcoxon_test(gap, other, who),
             f.wilcoxon_test(p, p, who),
         ],
-        "wilcoxon_test of images": lambda: f.wilcoxon_test(dice, other),
+        "wilcoxon_test of images": lambda: f.wilcoxon_test(dice, other, range(72)),
         "holm": lambda: f.holm([0.04, 0.001, np.nan, 0.03, 0.03, 0.9]),
         "compare_models": lambda: [
             f.compare_models(y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),
@@ -242,10 +242,9 @@ def bootstrap() -> Entries:
             f.patient_bootstrap_scores(y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45], **fewer),
             f.patient_bootstrap_scores(np.ones(72, int), np.ones(72), who, "accuracy", **fewer),
         ],
-        "paired_patient_bootstrap": lambda: [
-            f.paired_patient_bootstrap(y, p, q, who, ("auc", "accuracy", "brier"), 0.5, **fewer),
-            f.paired_patient_bootstrap(y, p, p, who, "auc", **fewer),
-        ],
+        "patient_bootstrap_scores of a change": lambda: f.patient_bootstrap_scores(
+            y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q, **fewer
+        ),
         "roc_band": lambda: f.roc_band(y, p, who),
         "pr_band": lambda: f.pr_band(y, p, who),
         "benefit_curve": lambda: f.benefit_curve(y, p, who),

@@ -69,17 +69,6 @@ def test_patients_are_the_unit():
     pd.testing.assert_frame_equal(one, three)
 
 
-def test_rows_of_seeds_give_the_spread_of_seeds():
-    """By hand: two seeds at ±0.01 around the patients' own values have an SD of 0.01 √2; patients answer all alike."""
-    own, patients = spread(50, 0.03)
-    rows = np.stack([own + 0.01, own - 0.01])
-    measured = power_simulation(rows, patients, 0.02, (20, 80), (1, 6), simulations=500)
-    told = power_simulation(own, patients, 0.02, (20, 80), (1, 6), 0.01 * np.sqrt(2), simulations=500)
-    assert np.abs(measured["power"] - told["power"]).max() < 0.1  # two simulations of 500
-    given = power_simulation(rows, patients, 0.02, (20, 80), (1, 6), 0.0, simulations=500)
-    assert (given["power"] >= measured["power"]).all()
-
-
 def test_own_answers_to_the_seed_blur_less_with_more_seeds():
     random = np.random.default_rng(0)
     rows = random.normal(0, 0.1, (5, 200))
@@ -90,10 +79,8 @@ def test_own_answers_to_the_seed_blur_less_with_more_seeds():
 def test_undefined_images_are_left_out_and_the_same_seed_gives_the_same_table():
     differences, patients = spread(60, 0.05)
     with_gap = np.append(differences, np.nan), [*patients, "nobody"]
-    told = []
-    one = power_simulation(*with_gap, 0.02, (30,), (1, 2), 0.01, progress=lambda *step: told.append(step))
+    one = power_simulation(*with_gap, 0.02, (30,), (1, 2), 0.01)
     pd.testing.assert_frame_equal(one, power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01))
-    assert told == [(1, 2), (2, 2)]
     assert not one.equals(power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01, seed=1))
 
 
@@ -135,14 +122,12 @@ def test_patients_needed_is_the_formulas_number():
         ({"patients": ["a"] * 4}, "1 patients have a difference"),
         ({"patients": ["a", "b", None, "c"]}, "have no patient"),
         ({"differences": np.full(4, np.nan)}, "0 patients have a difference"),
-        ({"seed_sd": None}, "seed_sd cannot be measured from one row"),
         ({"seed_sd": -1.0}, "seed_sd is -1.0"),
         ({"effect": np.nan}, "effect nan"),
         ({"patients_grid": (1, 20)}, "patients_grid must hold whole numbers from 2"),
         ({"patients_grid": ()}, "patients_grid must hold"),
         ({"seeds_grid": (0,)}, "seeds_grid must hold whole numbers from 1"),
         ({"simulations": 0}, "0 simulations"),
-        ({"level": 95}, "level is 95"),
     ],
 )
 def test_impossible_questions_are_refused(change, message):
@@ -156,22 +141,14 @@ def test_impossible_formulas_are_refused():
     for wrong in ({"patients": 1}, {"sd": 0.0}, {"seeds": 0}, {"seed_sd": -1.0}):
         with pytest.raises(ValueError, match="paired_power"):
             paired_power(**{"effect": 0.1, "sd": 1.0, "patients": 10, **wrong})
-    with pytest.raises(ValueError, match="power is 80"):
-        patients_needed(powers(0.5), 80)
-
-
-@pytest.mark.parametrize(("sd", "patients", "seeds", "seed_sd"), [(5.0, 30, 1, 0.0), (5.0, 30, 3, 1.0), (0.0, 30, 2, 1.0)])
-def test_the_smallest_gain_is_the_one_with_that_power(sd, patients, seeds, seed_sd):
-    for power in (0.5, 0.8, 0.99):
-        gain = smallest_gain(sd, patients, seeds, seed_sd, power=power)
-        assert paired_power(gain, sd, patients, seeds, seed_sd) == pytest.approx(power, abs=1e-6)
-
-
-def test_a_smallest_gain_needs_a_power_above_chance():
-    with pytest.raises(ValueError, match=r"power is 0\.05; expected a number between 0\.05 and 1"):
-        smallest_gain(5.0, 30, power=0.05)
     with pytest.raises(ValueError, match="1 patients"):
         smallest_gain(5.0, 1)
+
+
+@pytest.mark.parametrize(("sd", "patients", "seeds", "seed_sd"), [(5.0, 30, 1, 0.0), (0.05, 80, 3, 0.004), (0.0, 30, 2, 1.0)])
+def test_the_smallest_gain_is_the_one_with_that_power(sd, patients, seeds, seed_sd):
+    gain = smallest_gain(sd, patients, seeds, seed_sd)
+    assert paired_power(gain, sd, patients, seeds, seed_sd) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_without_seeds_the_interval_is_students():
@@ -212,7 +189,7 @@ def drawn(patients, seeds, own, shared, inner, random):
 
 def test_components_of_the_seeds_spread_are_unbiased():
     random, names = np.random.default_rng(6), [f"p{number}" for number in range(40)]
-    found = np.array([seed_components(drawn(40, 3, 0.05, 0.02, 0.06, random), names) for _ in range(2000)])
+    found = np.array([seed_components(drawn(40, 3, 0.05, 0.02, 0.06, random), names) for _ in range(1000)])
     error = found.std(axis=0) / np.sqrt(len(found))
     np.testing.assert_array_less(np.abs(found.mean(axis=0) - [0.02**2, 0.06**2]), 4 * error)
     with pytest.raises(ValueError, match="two seeds or more"):

@@ -27,14 +27,20 @@ def checked_labels(labels: Sequence[int], where: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def checked_probabilities(probabilities: Sequence[float], images: int, where: str) -> np.ndarray:
-    """Probabilities as float64, (images,) or (seeds, images). Raises ValueError for another shape or values outside [0, 1]."""
-    array = np.asarray(probabilities, dtype=float)
+def checked_scores(scores: Sequence[float], images: int, where: str) -> np.ndarray:
+    """Numbers as float64, (images,) or (seeds, images). Raises ValueError for another shape, NaN or infinite values."""
+    array = np.asarray(scores, dtype=float)
     if array.ndim not in (1, 2) or array.shape[-1] != images or not array.size:
         raise ValueError(f"{where}: probabilities have shape {array.shape}; expected ({images},), one for each label")
-    missing = int(np.isnan(array).sum())
+    missing = int((~np.isfinite(array)).sum())
     if missing:
-        raise ValueError(f"{where}: {missing} of {array.size} probabilities are NaN; the model's training has failed")
+        raise ValueError(f"{where}: {missing} of {array.size} probabilities are NaN or infinite; the model's training has failed")
+    return array
+
+
+def checked_probabilities(probabilities: Sequence[float], images: int, where: str) -> np.ndarray:
+    """`checked_scores`, and a ValueError for values outside [0, 1]."""
+    array = checked_scores(probabilities, images, where)
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{where}: probabilities span {array.min():.3g} to {array.max():.3g}; expected [0, 1], not logits")
     return array

@@ -17,11 +17,12 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, norm, rankdata, wilcoxon
+from scipy.stats import binom, norm, wilcoxon
 from scipy.stats import t as student
 
-from thyroid_utils.scores.checks import check_level, checked_labels, checked_probabilities, need_both_classes, patient_codes
+from thyroid_utils.scores.checks import check_level, checked_labels, checked_scores, need_both_classes, patient_codes
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, patient_bootstrap
+from thyroid_utils.scores.groups import Area
 
 ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
 _MOST_FLIPPED_IN_FULL = 12  # patients
@@ -40,7 +41,7 @@ def delong_test(
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
-        first, second: probabilities of malignancy, in [0, 1], shape (n,); or (seeds, n), compared by mean AUC over seeds.
+        first, second: any numbers that rank malignant images higher, shape (n,); or (seeds, n), compared by mean AUC over seeds.
         patients: the patient of each image, shape (n,). With them the variance is Obuchowski's for clustered images, which equals
             DeLong's where each patient has one image; without them DeLong's, which takes all images as independent.
         level: coverage of the interval of the difference, in (0, 1).
@@ -58,78 +59,45 @@ def delong_test(
         1389-1393; Obuchowski, Biometrics 53 (1997) 567-578.
     """
     check_level(level, "delong_test")
-    ranking = _Ranking.of(labels, [first, second], patients, "delong_test")
-    return _compare_areas(ranking, 0, 1, level)[0]
+    truth, codes = _images(labels, patients, "delong_test")
+    return _compare_areas(_area(truth, first), _area(truth, second), truth, codes, level)[0]
 
 
-def auc_covariance(
-    labels: Sequence[int], models: Sequence[Sequence[float]], patients: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """ROC-AUC of k models on the same images, (k,), and the covariance of these estimates, (k, k); arguments as `delong_test`.
-
-    The covariance is NaN where fewer than two patients (images, if no patients are given) have one of the classes.
-    """
-    ranking = _Ranking.of(labels, models, patients, "auc_covariance")
-    return ranking.areas, _clustered_covariance(ranking.centred, ranking)
+def _images(labels: Sequence[int], patients: Sequence[str] | None, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Truth, bool (n,), of both classes, and the patient of each image, int (n,)."""
+    truth = checked_labels(labels, where)
+    need_both_classes(truth, where)
+    return truth, np.arange(len(truth)) if patients is None else patient_codes(patients, len(truth), where)[0]
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """How models rank the same images: AUCs (models,), each image's component less the AUC (models, images), and patients."""
-
-    areas: np.ndarray
-    centred: np.ndarray
-    truth: np.ndarray
-    codes: np.ndarray
-    patients: int
-
-    @classmethod
-    def of(cls, labels: Sequence[int], models: Sequence[Sequence[float]], patients: Sequence[str] | None, where: str) -> _Ranking:
-        truth = checked_labels(labels, where)
-        need_both_classes(truth, where)
-        codes, count = (np.arange(len(truth)), len(truth)) if patients is None else patient_codes(patients, len(truth), where)
-        rows = [np.atleast_2d(checked_probabilities(model, len(truth), where)) for model in models]
-        # A component is a mean over the other class, so that the mean over seeds of the AUC is the AUC of the mean components.
-        components = np.array([np.mean([_components(truth, row) for row in seeds], axis=0) for seeds in rows])
-        areas = components[:, truth].mean(axis=1)
-        return cls(areas, components - areas[:, None], truth, codes, count)
+def _area(truth: np.ndarray, scores: Sequence[float]) -> tuple[float, np.ndarray]:
+    """A model's AUC, the mean over seeds, and what each image moves it by, (n,)."""
+    rows = np.atleast_2d(checked_scores(scores, len(truth), "delong_test"))
+    areas, influences = zip(*(Area(truth, row).of(np.ones((len(truth), 1))) for row in rows), strict=True)
+    return float(np.mean(areas)), np.mean(influences, axis=0)[:, 0]
 
 
-def _components(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """For each image the share of the other class's images that it is ranked rightly against, ties half: (n,) in [0, 1].
-
-    By midranks: an image's rank among all less its rank in its own class counts the others below it.
-    """
-    ranks = rankdata(probabilities)
-    components = np.empty(len(truth))
-    components[truth] = (ranks[truth] - rankdata(probabilities[truth])) / (~truth).sum()
-    components[~truth] = 1 - (ranks[~truth] - rankdata(probabilities[~truth])) / truth.sum()
-    return components
-
-
-def _clustered_covariance(centred: np.ndarray, ranking: _Ranking) -> np.ndarray:
-    """Obuchowski's (1997) covariance of k AUCs, or of k differences, from their centred components (k, images): (k, k)."""
-    truth, codes, count = ranking.truth, ranking.codes, ranking.patients
-    sums = np.zeros((2, len(centred), count))  # of benign and malignant images of each patient
-    present = np.zeros((2, count), dtype=bool)
-    for kind, members in enumerate((~truth, truth)):
-        present[kind, codes[members]] = True
-        np.add.at(sums[kind].T, codes[members], centred[:, members].T)
-        sums[kind] /= members.sum()
-    benign, malignant = present.sum(axis=1)
-    if min(benign, malignant) < 2:
-        return np.full((len(centred), len(centred)), np.nan)
-    mixed = count / (count - 1) * sums[1] @ sums[0].T
-    own = malignant / (malignant - 1) * sums[1] @ sums[1].T + benign / (benign - 1) * sums[0] @ sums[0].T
-    return own + mixed + mixed.T
+def _variance(influence: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> float:
+    """Obuchowski's (1997) variance of an AUC, or of a difference of two, of clustered images, from what each image moves it by;
+    NaN where fewer than two patients have one of the classes."""
+    count = codes.max() + 1
+    sums, patients = [], []
+    for members in (~truth, truth):
+        sums.append(np.bincount(codes[members], influence[members], count))
+        patients.append(len(np.unique(codes[members])))
+    if min(patients) < 2:
+        return np.nan
+    own = sum(number / (number - 1) * of_class @ of_class for number, of_class in zip(patients, sums, strict=True))
+    return float(own + 2 * count / (count - 1) * sums[0] @ sums[1])
 
 
-def _compare_areas(ranking: _Ranking, one: int, two: int, level: float) -> tuple[Comparison, float]:
-    """Test of two of the models, and the standard error of their difference."""
-    first, second = ranking.areas[one], ranking.areas[two]
-    difference = first - second
+def _compare_areas(
+    first: tuple[float, np.ndarray], second: tuple[float, np.ndarray], truth: np.ndarray, codes: np.ndarray, level: float
+) -> tuple[Comparison, float]:
+    """Test of two models' `_area`, and the standard error of their difference."""
+    difference = first[0] - second[0]
     # Of the differences rather than of each model: models that rank alike then have a variance of 0 without rounding.
-    variance = _clustered_covariance((ranking.centred[one] - ranking.centred[two])[None], ranking)[0, 0]
+    variance = _variance(first[1] - second[1], truth, codes)
     error = float(np.sqrt(np.maximum(variance, 0)))
     low = high = p_value = np.nan
     note = ""
@@ -142,8 +110,8 @@ def _compare_areas(ranking: _Ranking, one: int, two: int, level: float) -> tuple
         p_value = 1.0
     else:
         note = "the variance is 0, as with a model that makes no error"
-    numbers = (float(number) for number in (first, second, difference, low, high, p_value))
-    return Comparison(*numbers, len(ranking.truth), ranking.patients, note=note), error
+    numbers = (float(number) for number in (first[0], second[0], difference, low, high, p_value))
+    return Comparison(*numbers, len(truth), int(codes.max()) + 1, note=note), error
 
 
 @dataclass(frozen=True)
@@ -203,13 +171,12 @@ def _sign_flip_p(differences: np.ndarray) -> float:
     return float(min(1.0, chances[np.abs(sums) >= abs(int(differences.sum()))].sum()))
 
 
-def wilcoxon_test(first: Sequence[float], second: Sequence[float], patients: Sequence[str] | None = None) -> Comparison:
-    """Wilcoxon's signed-rank test of two models' values on the same images, such as Dice, or on the same splits.
+def wilcoxon_test(first: Sequence[float], second: Sequence[float], patients: Sequence[str]) -> Comparison:
+    """Wilcoxon's signed-rank test of two models' values on the same images, such as Dice, over patients.
 
     Args:
         first, second: a value an image, shape (n,); a pair with NaN is left out.
-        patients: the patient of each image, shape (n,); values are then averaged over a patient, and patients are the pairs.
-            None takes each pair as independent.
+        patients: the patient of each image, shape (n,); values are averaged over a patient, and patients are the pairs.
 
     Returns:
         Comparison of the medians, `difference` being the median of the differences; no interval. Equal pairs are left out; p = 1
@@ -222,25 +189,17 @@ def wilcoxon_test(first: Sequence[float], second: Sequence[float], patients: Seq
     Reference:
         Wilcoxon, Biometrics Bulletin 1 (1945) 80-83.
     """
-    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if one.shape != two.shape or one.ndim != 1:
-        raise ValueError(f"wilcoxon_test: shapes {one.shape} and {two.shape}; expected two equal (n,)")
-    known = ~(np.isnan(one) | np.isnan(two))
-    images = int(known.sum())
-    if not images:
-        raise ValueError(f"wilcoxon_test: none of {len(one)} pairs has both values; expected at least one")
-    if patients is None:
-        one, two = one[known], two[known]
-    else:
-        patient_codes(patients, len(one), "wilcoxon_test")
-        pairs = pd.DataFrame({"one": one, "two": two})[known].groupby(np.asarray(patients, dtype=object)[known]).mean()
-        one, two = pairs["one"].to_numpy(), pairs["two"].to_numpy()
+    codes, _ = patient_codes(patients, len(first), "wilcoxon_test")
+    images = pd.DataFrame({"one": np.asarray(first, dtype=float), "two": np.asarray(second, dtype=float)}).dropna()
+    if images.empty:
+        raise ValueError(f"wilcoxon_test: none of {len(first)} pairs has both values; expected at least one")
+    one, two = images.groupby(codes[images.index]).mean().to_numpy().T
     differences = one - two
     # Averages of the same values in another order can differ by rounding; such pairs are equal.
     differences[np.abs(differences) < 1e-12 * np.maximum(np.abs(one), np.abs(two))] = 0
     p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
     medians = float(np.median(one)), float(np.median(two)), float(np.median(differences))
-    return Comparison(*medians, np.nan, np.nan, p_value, images, len(one))
+    return Comparison(*medians, np.nan, np.nan, p_value, len(images), len(one))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -266,9 +225,7 @@ def compare_models(
     labels: Sequence[int],
     probabilities: Mapping[str, Sequence[float]],
     patients: Sequence[str],
-    thresholds: float | Mapping[str, float | Sequence[float]] = 0.5,
-    *,
-    level: float = 0.95,
+    thresholds: Mapping[str, float | Sequence[float]],
 ) -> pd.DataFrame:
     """Every pair of models on one test set: AUC by DeLong's test and accuracy by McNemar's, both over patients, after Holm.
 
@@ -276,51 +233,49 @@ def compare_models(
         labels: 0 benign, 1 malignant, shape (n,).
         probabilities: model → probabilities of malignancy, (n,) or (seeds, n) with as many seeds for every model.
         patients: the patient of each image, shape (n,).
-        thresholds: at or above it an image is called malignant: one number, or model → number or one a seed.
-        level: 1 − level is the significance level of the family of pairs, and the interval's coverage of a single pair.
+        thresholds: model → the probability at or above which it calls an image malignant, or one a seed.
 
     Returns:
         DataFrame, a row a pair in the order of `probabilities`:
 
         - `first`, `second`: the models;
-        - `auc_difference` (first − second), `low`, `high` (interval of this pair alone, not adjusted);
+        - `auc_difference` (first − second), `low`, `high` (95 % interval of this pair alone, not adjusted);
         - `detectable`: the AUC difference that a set like this one shows with a power of 80 % in a single two-sided test,
-          (z_{(1+level)/2} + z_{0.8}) · standard error. A set whose `detectable` exceeds the differences of interest cannot rank
+          (z_{0.975} + z_{0.8}) · standard error. A set whose `detectable` exceeds the differences of interest cannot rank
           these models;
         - `p_auc`, `p_auc_holm`;
         - `accuracy_difference`, `only_first_right`, `only_second_right` (image counts, once a seed), `p_accuracy`,
           `p_accuracy_holm`;
-        - `auc_differs`, `accuracy_differs`: adjusted p below 1 − level.
+        - `auc_differs`, `accuracy_differs`: adjusted p below 0.05.
 
         Holm is applied to all pairs of one test: AUC and accuracy are two families.
 
     Raises:
         DataError: one class only.
-        ValueError: shapes that differ, a model without a threshold, a patient missing, fewer than two models.
+        ValueError: shapes that differ, a patient missing, fewer than two models.
 
     Reference:
         `delong_test`, `mcnemar_test`, `holm`.
     """
-    where = "compare_models"
-    check_level(level, where)
-    names = list(probabilities)
-    if len(names) < 2:
-        raise ValueError(f"{where}: {len(names)} models; expected two or more to compare")
-    ranking = _Ranking.of(labels, list(probabilities.values()), patients, where)
-    truth = ranking.truth
-    right = {name: _right(truth, probabilities[name], thresholds, name) for name in names}
+    if len(probabilities) < 2:
+        raise ValueError(f"compare_models: {len(probabilities)} models; expected two or more to compare")
+    truth, codes = _images(labels, patients, "compare_models")
+    areas = {name: _area(truth, found) for name, found in probabilities.items()}
+    right = {
+        name: (np.atleast_2d(found) >= np.reshape(thresholds[name], (-1, 1))) == truth for name, found in probabilities.items()
+    }
     rows = []
-    for one, two in combinations(range(len(names)), 2):
-        area, error = _compare_areas(ranking, one, two, level)
-        calls = mcnemar_test(right[names[one]], right[names[two]], patients)
+    for one, two in combinations(probabilities, 2):
+        area, error = _compare_areas(areas[one], areas[two], truth, codes, 0.95)
+        calls = mcnemar_test(right[one], right[two], patients)
         rows.append(
             {
-                "first": names[one],
-                "second": names[two],
+                "first": one,
+                "second": two,
                 "auc_difference": area.difference,
                 "low": area.low,
                 "high": area.high,
-                "detectable": (norm.ppf((1 + level) / 2) + norm.ppf(POWER)) * error,
+                "detectable": (norm.ppf(0.975) + norm.ppf(POWER)) * error,
                 "p_auc": area.p_value,
                 "accuracy_difference": calls.first - calls.second,
                 "only_first_right": calls.only_first,
@@ -331,24 +286,7 @@ def compare_models(
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_auc") + 1, "p_auc_holm", holm(table["p_auc"]))
     table["p_accuracy_holm"] = holm(table["p_accuracy"])
-    table["auc_differs"] = table["p_auc_holm"] < 1 - level
-    table["accuracy_differs"] = table["p_accuracy_holm"] < 1 - level
-    return table
-
-
-def _right(
-    truth: np.ndarray, probabilities: Sequence[float], thresholds: float | Mapping[str, float | Sequence[float]], name: str
-) -> np.ndarray:
-    """Whether each image is called rightly, bool (seeds, n)."""
-    if isinstance(thresholds, Mapping) and name not in thresholds:
-        raise ValueError(f"compare_models: no threshold for {name}; thresholds name {', '.join(thresholds)}")
-    threshold = np.asarray(thresholds[name] if isinstance(thresholds, Mapping) else thresholds, dtype=float)
-    rows = np.atleast_2d(np.asarray(probabilities, dtype=float))
-    if threshold.shape not in ((), (len(rows),)) or np.isnan(threshold).any():
-        raise ValueError(
-            f"compare_models: threshold of {name} is {threshold}; expected a number, or one for each of {len(rows)} seeds"
-        )
-    return (rows >= threshold.reshape(-1, 1)) == truth
+    return table.assign(auc_differs=table["p_auc_holm"] < 0.05, accuracy_differs=table["p_accuracy_holm"] < 0.05)
 
 
 def compare_means(
@@ -445,51 +383,46 @@ def corrected_error(values: np.ndarray, train: int, test: int) -> np.ndarray:
     return np.sqrt((1 / count + test / train) * values.var(axis=0, ddof=1))
 
 
-def subset_estimate(values: Sequence[float], train: int, test: int, patients: int, *, level: float = 0.95) -> Estimate:
-    """Mean of a score over repeated random subsets, with the interval of the corrected t distribution (k − 1 degrees of freedom).
+def subset_estimate(values: Sequence[float], train: int, test: int, patients: int) -> Estimate:
+    """Mean of a score over repeated random subsets, with the 95 % interval of the corrected t distribution (k − 1 degrees of
+    freedom).
 
     Args:
         values: one score a subset, shape (k,).
         train, test: images that one subset is trained and tested on; `test` becomes the estimate's `images`.
         patients: tested in one subset.
-        level: coverage of the interval, in (0, 1).
 
     Returns:
         Estimate, NaN where the score is undefined in a subset; one subset has no interval. It is not cut off at 0 or 1.
 
     Raises:
-        ValueError: no value, a number of images below 1, or `level` outside (0, 1).
+        ValueError: no value, or a number of images below 1.
     """
-    check_level(level, "subset_estimate")
-    scores = _checked(values, "subset_estimate")
-    low, high = _interval(scores, train, test, level)
-    return Estimate(float(scores.mean()), low, high, test, patients, note="" if len(scores) > 1 else "1 subset")
+    scores, reach, *_ = _over_subsets(values, train, test)
+    mean = float(scores.mean())
+    return Estimate(mean, mean - reach, mean + reach, test, patients, note="" if len(scores) > 1 else "1 subset")
 
 
 def subset_comparison(
-    first: Sequence[float], second: Sequence[float], train: int, test: int, patients: int, *, level: float = 0.95
+    first: Sequence[float], second: Sequence[float], train: int, test: int, patients: int
 ) -> tuple[Comparison, float]:
     """Corrected resampled t-test of two models' scores on the same subsets, and the difference that it detects.
 
     Args:
         first, second: one score a subset, the same subsets for both, shape (k,).
-        train, test, patients, level: as for `subset_estimate`.
+        train, test, patients: as for `subset_estimate`.
 
     Returns:
         Comparison (first − second), its p-value NaN for one subset or where the differences do not vary and are not 0; and the
-        difference that a single two-sided test shows with a power of 80 %, NaN where there is no test.
+        difference that a single two-sided test at 5 % shows with a power of 80 %, NaN where there is no test.
 
     Raises:
         ValueError: as `subset_estimate`, or shapes that differ.
     """
-    where = "subset_comparison"
-    check_level(level, where)
-    one, two = _checked(first, where), _checked(second, where)
+    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != two.shape:
-        raise ValueError(f"{where}: {len(one)} and {len(two)} scores; expected one of each model for every subset")
-    differences = one - two
-    low, high = _interval(differences, train, test, level)
-    error, freedom = float(corrected_error(differences, train, test)), len(one) - 1
+        raise ValueError(f"subset_comparison: {len(one)} and {len(two)} scores; expected one of each model for every subset")
+    differences, reach, error, freedom = _over_subsets(one - two, train, test)
     difference, p_value, note = float(differences.mean()), np.nan, ""
     if np.isnan(error):
         note = "1 subset"
@@ -499,21 +432,15 @@ def subset_comparison(
         p_value = 1.0
     else:
         note = "the difference is the same in every subset"
-    detectable = (student.ppf((1 + level) / 2, freedom) + student.ppf(POWER, freedom)) * error if freedom else np.nan
-    means = float(one.mean()), float(two.mean())
-    return Comparison(*means, difference, low, high, p_value, test, patients, note=note), float(detectable)
+    low, high = difference - reach, difference + reach
+    detectable = reach + float(student.ppf(POWER, freedom)) * error
+    return Comparison(float(one.mean()), float(two.mean()), difference, low, high, p_value, test, patients, note=note), detectable
 
 
-def _checked(values: Sequence[float], where: str) -> np.ndarray:
+def _over_subsets(values: Sequence[float], train: int, test: int) -> tuple[np.ndarray, float, float, int]:
+    """Values (k,), half their mean's 95 % interval, its standard error, and degrees of freedom."""
     scores = np.asarray(values, dtype=float)
     if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"{where}: scores of shape {scores.shape}; expected (subsets,), at least one")
-    return scores
-
-
-def _interval(values: np.ndarray, train: int, test: int, level: float) -> tuple[float, float]:
-    error = float(corrected_error(values, train, test))
-    if np.isnan(error):
-        return np.nan, np.nan
-    reach = float(student.ppf((1 + level) / 2, len(values) - 1)) * error
-    return float(values.mean()) - reach, float(values.mean()) + reach
+        raise ValueError(f"subsets: scores of shape {scores.shape}; expected (subsets,), at least one")
+    error, freedom = float(corrected_error(scores, train, test)), len(scores) - 1
+    return scores, float(student.ppf(0.975, freedom)) * error, error, freedom

@@ -28,6 +28,7 @@ from thyroid_utils.scores.checks import (
     check_level,
     checked_labels,
     checked_probabilities,
+    checked_scores,
     need_both_classes,
     patient_codes,
 )
@@ -283,6 +284,7 @@ def patient_bootstrap_scores(
     metrics: str | Sequence[str] = DEFAULT_SCORES,
     threshold: float | Sequence[float] = 0.5,
     *,
+    less: Sequence[float] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -296,6 +298,7 @@ def patient_bootstrap_scores(
         patients: the patient of each image, shape (n,).
         metrics: names of `scores.labels.SCORES`.
         threshold: at or above it an image is called malignant; one number, or one a seed.
+        less: probabilities, shaped alike, whose scores are subtracted, in every resample as in the value: what a change changes.
         resamples, level, seed: as in `patient_bootstrap`.
 
     Returns:
@@ -315,53 +318,19 @@ def patient_bootstrap_scores(
     truth = checked_labels(labels, where)
     codes, count = patient_codes(patients, len(truth), where)
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
-    value, drawn = resample(lambda weights: _scores(models, names, weights), codes, resamples, seed)
-    found = {
-        name: percentile_estimate(value[at], drawn[at], len(truth), count, level, _share_of(name, models, codes))
-        for at, name in enumerate(names)
-    }
-    if "ece" in found and count > 1:
+    others = [] if less is None else _by_seed(truth, less, threshold, where)
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        return _scores(models, names, weights) - (_scores(others, names, weights) if others else 0)
+
+    value, drawn = resample(score, codes, resamples, seed)
+    found = {}
+    for at, name in enumerate(names):
+        share_of = 0 if others else _share_of(name, models, codes)
+        found[name] = percentile_estimate(value[at], drawn[at], len(truth), count, level, share_of)
+    if "ece" in found and count > 1 and not others:
         found["ece"] = replace(found["ece"], low=np.nan, high=np.nan, note="biased in resamples")
     return found
-
-
-def paired_patient_bootstrap(
-    labels: Sequence[int],
-    first: Sequence[float],
-    second: Sequence[float],
-    patients: Sequence[str],
-    metrics: str | Sequence[str] = ("auc",),
-    threshold: float | tuple[float | Sequence[float], float | Sequence[float]] = 0.5,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Comparison]:
-    """Differences of two models' scores (first − second), both scored on the same resamples of patients.
-
-    The p-value is 2·min(#{d ≤ 0} + 1, #{d ≥ 0} + 1) / (resamples + 1), at most 1: one less the level of the interval that just
-    reaches 0. It cannot fall below 2 / (resamples + 1); ask for more resamples where many p-values are adjusted.
-
-    Args:
-        first, second: probabilities of malignancy of the two models, shape (n,) or (seeds, n).
-        threshold: one number for both, or a pair; each a number or one a seed.
-        labels, patients, metrics, resamples, level, seed: as in `patient_bootstrap_scores`.
-
-    Returns:
-        name → Comparison. Interval and p-value are NaN with fewer than two patients, or where the difference is undefined in more
-        than a tenth of the resamples.
-    """
-    where = "paired_patient_bootstrap"
-    check_level(level, where)
-    truth = checked_labels(labels, where)
-    codes, count = patient_codes(patients, len(truth), where)
-    thresholds = threshold if isinstance(threshold, tuple) else (threshold, threshold)
-    models = [_by_seed(truth, rows, cut, where) for rows, cut in zip((first, second), thresholds, strict=True)]
-    names = checked_names(metrics, where)
-    (one, two), (drawn, others) = resample(
-        lambda weights: np.stack([_scores(model, names, weights) for model in models]), codes, resamples, seed
-    )
-    return {name: _compare(one[at], two[at], drawn[at] - others[at], len(truth), count, level) for at, name in enumerate(names)}
 
 
 def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:
@@ -382,18 +351,6 @@ def _share_of(name: str, model: list[Labelled], codes: np.ndarray) -> int:
     """Patients with an image in the denominator of a proportion; 0 for a score that is no proportion of images."""
     rows = [COUNTS.index(count) for count in SHARES.get(name, ())]
     return min(len(np.unique(codes[images.table[rows].any(axis=0)])) for images in model)
-
-
-def _compare(one: float, two: float, drawn: np.ndarray, images: int, patients: int, level: float) -> Comparison:
-    low, high, undefined, note = percentiles(drawn, level)
-    p_value = np.nan
-    if not note:
-        known = drawn[~np.isnan(drawn)]
-        # Two equal scores can differ by rounding; that is no difference.
-        rarer = min((known <= 1e-12).sum(), (known >= -1e-12).sum())
-        p_value = min(1.0, 2 * (int(rarer) + 1) / (len(known) + 1))
-    numbers = (float(number) for number in (one, two, one - two, low, high, p_value))
-    return Comparison(*numbers, images, patients, undefined, note)
 
 
 def roc_band(
@@ -447,7 +404,8 @@ def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataF
     truth = checked_labels(labels, where)
     need_both_classes(truth, where)
     codes, _ = patient_codes(patients, len(truth), where)
-    grid, models = np.linspace(0, 1, 101), _by_seed(truth, probabilities, 0.5, where)
+    rows = np.atleast_2d(checked_scores(probabilities, len(truth), where))
+    grid, models = np.linspace(0, 1, 101), [Labelled(truth, row) for row in rows]
 
     def curves(weights: np.ndarray) -> np.ndarray:
         """Mean curve over seeds, (points, m), NaN where a class is missing."""

@@ -1,17 +1,15 @@
-"""Whether two groups of patients differ in a value, and whether two values of the same images do.
+"""Whether two groups of patients differ in a value, and whether a score of some images differs from that of the others.
 
-Patients are the unit: their images are averaged first, so that a patient with ten images weighs as much as one with one.
+Mann-Whitney: patients are the unit. Their images are averaged first, so that a patient with ten images weighs as much as one
+with one.
 
+Randomisation: were a patient's results unrelated to what tells two parts of the images apart, the parts could be dealt out anew:
+patients whose images are all in one part swap places among themselves, and a patient with images in both has its own images
+shuffled. The p-value is the share of such deals whose |t| is at least the one seen, t being the difference of the scores over its
+standard error, of patients, in that very deal. An AUC does not depend on how frequent the classes are, so for it patients swap
+within their class: a part with two benign patients is compared with others of two.
 
-Whether a score of some images differs from that of the others, or two values of the same images: randomisation over patients.
-
-Were a patient's results unrelated to what tells the two parts apart, the parts could be dealt out anew: patients whose images are
-all in one part swap places among themselves, and a patient with images in both has its own images shuffled. The p-value is the
-share of such deals whose |t| is at least the one seen, t being the difference of the scores over its standard error, of patients,
-in that very deal. An AUC does not depend on how frequent the classes are, so for it patients swap within their class: a part with
-two benign patients is compared with others of two.
-
-That holds exactly where the levels make no difference whatever, for any number of patients, and also where a part has no error at
+That holds exactly where the parts make no difference whatever, for any number of patients, and also where a part has no error at
 all: a bootstrap would take its spread for zero. Dividing by the standard error keeps it near where the scores are alike and only
 scatter differently, as Dice does among small nodules; the bare difference fails there.
 
@@ -24,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -143,7 +140,9 @@ def mann_whitney_patients(
         absent = " and ".join(name for name, found in (("0", one), ("1", two)) if not len(found))
         nothing = dict.fromkeys(("effect", "low", "high", "p_value", "detectable"), np.nan)
         return GroupComparison(*medians, **nothing, **counts, note=f"no patient with a value in group {absent}")
-    ranks = _ranks(means)
+    # Equal for values that differ by rounding alone: means of the same values in another order.
+    ranks = rankdata([float(f"{mean:.12g}") for mean in means], method="dense").astype(float)
+    reach = norm.ppf((1 + level) / 2) + norm.ppf(POWER)
     test = mannwhitneyu(ranks[group], ranks[~group])
     # The rank-biserial correlation is 2·AUC − 1, so that the AUC's bootstrap over patients is its bootstrap.
     area = patient_bootstrap_scores(
@@ -155,40 +154,23 @@ def mann_whitney_patients(
         low=2 * area.low - 1,
         high=2 * area.high - 1,
         p_value=1.0 if ranks.max() == 1 else float(test.pvalue),  # all alike: scipy divides 0 by 0
-        detectable=_detectable(len(one), len(two), level),
+        # the normal approximation, with the variance of no effect and no ties
+        detectable=float(reach * np.sqrt((len(one) + len(two) + 1) / (3 * len(one) * len(two)))),
         undefined=area.undefined,
         note=area.note,
         **counts,
     )
 
 
-def _ranks(means: np.ndarray) -> np.ndarray:
-    """1, 2, 3 … by size, equal for values that differ by rounding alone: means of the same values in another order."""
-    return rankdata([float(f"{mean:.12g}") for mean in means], method="dense").astype(float)
-
-
-def _detectable(one: int, two: int, level: float) -> float:
-    """Rank-biserial effect found with `POWER`, by the normal approximation with the variance of no effect and no ties."""
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(POWER)) * np.sqrt((one + two + 1) / (3 * one * two)))
-
-
-class Score(Protocol):
-    """A score of any part of some images."""
-
-    strata: np.ndarray | None  # int (n,): images that may not swap with others; None where all may
-
-    def of(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of m parts, given as 0 and 1 float (n, m): the scores (m,), NaN where undefined, and each image's influence on them
-        (n, m), 0 outside the part, whose sums over patients vary as the score does."""
-
-
 class Mean:
-    """Score: the mean of `values`, float (n,) without NaN."""
+    """Score: the mean of `values`, float (n,) without NaN; any images may swap."""
 
     def __init__(self, values: np.ndarray):
         self.values, self.strata = np.asarray(values, dtype=float), None
 
     def of(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of m parts, given as 0 and 1 float (n, m): the scores (m,), NaN where undefined, and each image's influence on them
+        (n, m), 0 outside the part, whose sums over patients vary as the score does."""
         images = parts.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = (self.values @ parts) / images
@@ -196,7 +178,9 @@ class Mean:
 
 
 class Area:
-    """Score: the ROC-AUC of `probabilities`, float (n,), of images that are malignant where `truth`, bool (n,)."""
+    """Score: the ROC-AUC of `probabilities`, float (n,), of images that are malignant where `truth`, bool (n,).
+
+    Images swap within their class."""
 
     def __init__(self, truth: np.ndarray, probabilities: np.ndarray):
         self.truth = np.asarray(truth, dtype=bool)
@@ -206,6 +190,7 @@ class Area:
         self.last = np.searchsorted(self.ties, np.arange(self.ties[-1] + 1), side="right") - 1 if len(self.ties) else self.ties
 
     def of(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Mean.of`; the influence is that of DeLong's components."""
         malignant, benign = parts * self.truth[:, None], parts * ~self.truth[:, None]
         positives, negatives = malignant.sum(axis=0), benign.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -225,12 +210,12 @@ class Area:
 
 
 def randomisation_test(
-    score: Score, inside: np.ndarray, known: np.ndarray, codes: np.ndarray, deals: int = 4999, seed: int = 0
+    score: Mean | Area, inside: np.ndarray, known: np.ndarray, codes: np.ndarray, deals: int = 4999, seed: int = 0
 ) -> tuple[float, str]:
     """Two-sided p-value of equal scores of `inside` and of the rest of `known`, and why there is none ("" where there is one).
 
     Args:
-        score: of the images, `Mean` or `Area`.
+        score: of the images.
         inside: bool (n,), within `known`; neither it nor the rest is empty.
         known: bool (n,), the images that are compared.
         codes: the patient of each image, int (n,), from 0, every number below the largest occurring.
@@ -241,7 +226,7 @@ def randomisation_test(
     first = np.flatnonzero(np.diff(codes[order], prepend=-1))
 
     def sizes(parts: np.ndarray) -> np.ndarray:
-        return _studentised(score, parts, known, order, first, codes)
+        return _studentised(score, parts, known, order, first)
 
     seen = sizes(inside[:, None].astype(float))[0]
     if np.isnan(seen):
@@ -256,9 +241,7 @@ def randomisation_test(
     return (rare + 1) / (defined + 1), ""
 
 
-def _studentised(
-    score: Score, parts: np.ndarray, known: np.ndarray, order: np.ndarray, first: np.ndarray, codes: np.ndarray
-) -> np.ndarray:
+def _studentised(score: Mean | Area, parts: np.ndarray, known: np.ndarray, order: np.ndarray, first: np.ndarray) -> np.ndarray:
     """|difference| over its standard error, (m,); infinite where parts differ and nothing varies, NaN where undefined."""
     rest = known[:, None] - parts
     difference, influence = 0.0, 0.0

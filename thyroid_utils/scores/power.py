@@ -12,7 +12,8 @@ Reference: Chow, Wang, Lokhnygina and Shao, Sample Size Calculations in Clinical
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
 
-from thyroid_utils.scores.checks import check_level, patient_codes
+from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import POWER, proportion_interval
 
 PATIENTS_GRID = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -35,14 +36,12 @@ def power_simulation(
     effect: float,
     patients_grid: Sequence[int] = PATIENTS_GRID,
     seeds_grid: Sequence[int] = SEEDS_GRID,
-    seed_sd: float | None = None,
+    seed_sd: float = 0.0,
     *,
     simulations: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Power of a paired test of two models for each number of patients and seeds.
+    """Power at the 5 % level of a paired test of two models for each number of patients and seeds.
 
     A simulated study draws patients with replacement from those measured, each with the mean difference of its images, moved so
     that their mean is `effect`; adds to all of them the mean of as many seeds' deviations (normal, SD `seed_sd`); and tests the
@@ -59,121 +58,116 @@ def power_simulation(
         effect: the true gain to be found, in the unit of the differences.
         patients_grid: numbers of patients, each 2 or more.
         seeds_grid: numbers of training seeds, each 1 or more.
-        seed_sd: SD over seeds of a difference that all patients share; None takes it from the rows of `differences`, of which
-            there must be two (`seed_components`).
+        seed_sd: SD over seeds of a difference that all patients share (`seed_components`).
         simulations: studies for each cell.
-        level: 1 − level is the significance level.
         seed: same seed, same table.
-        progress: called with (cells done, cells in all).
 
     Returns:
         DataFrame, a row a cell: `patients`, `seeds`, `power`, and `low`, `high`, the 95 % interval of its simulation error.
 
     Raises:
         ValueError: shapes that differ, a patient missing, fewer than two patients with a difference, a grid or seed_sd out of
-            range, or no seed_sd where there is one row.
+            range.
     """
     where = "power_simulation"
-    check_level(level, where)
     rows = np.atleast_2d(np.asarray(differences, dtype=float))
-    own, answers = _by_patient(rows, patients, where)
-    if seed_sd is None:
-        if len(rows) < 2:
-            raise ValueError(f"{where}: seed_sd cannot be measured from one row of differences; give it, or a row a seed")
-        seed_sd = float(np.sqrt(max(0.0, _components(answers)[0])))
+    answers = _by_patient(rows, patients, where)
     if not (seed_sd >= 0 and np.isfinite(seed_sd) and np.isfinite(effect)):
         raise ValueError(f"{where}: seed_sd is {seed_sd}, effect {effect}; expected a number from 0, and a number")
     _check_grid(patients_grid, 2, "patients_grid")
     _check_grid(seeds_grid, 1, "seeds_grid")
     if simulations < 1:
         raise ValueError(f"{where}: {simulations} simulations; expected 1 or more, 1000 for two digits")
-    own = own - own.mean()
+    own = answers.mean(axis=0) - answers.mean()
     if len(rows) > 1:
         own *= _share_of_patients(own, _components(answers)[1] / len(rows))
     own += effect
     answers = _answers(answers)
     random = np.random.default_rng(seed)
-    cells, found = [(count, seeds) for seeds in seeds_grid for count in patients_grid], []
-    for done, (count, seeds) in enumerate(cells, start=1):
+    found = []
+    for seeds, count in product(seeds_grid, patients_grid):
         values = own[:, None] + _seed_means(answers, seeds, random)
         values += effect - values.mean()  # what was drawn is the whole population here, and its gain is `effect`
-        hits = _rejections(values, count, seed_sd / np.sqrt(seeds), simulations, level, random)
+        hits = _rejections(values, count, seed_sd / np.sqrt(seeds), simulations, random)
         low, high = proportion_interval(hits, simulations)
         found.append({"patients": count, "seeds": seeds, "power": hits / simulations, "low": low, "high": high})
-        if progress is not None:
-            progress(done, len(cells))
     return pd.DataFrame(found)
 
 
-def patients_needed(powers: pd.DataFrame, power: float = POWER) -> pd.DataFrame:
-    """The fewest patients that reach a power, for each number of seeds.
+def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
+    """The fewest patients that reach a power of 80 %, for each number of seeds.
 
     Args:
         powers: of `power_simulation`.
-        power: to be reached, in (0, 1).
 
     Returns:
         index `seeds`: `patients`, interpolated between the simulated numbers (linear in the power against √patients, rounded up;
         NaN where it is not reached), `highest`, the highest power met, and `text`: "about 240", "20 or fewer" at the lower end,
         or "not within 5000".
 
-    Raises:
-        ValueError: a power outside (0, 1).
+    Example:
+        >>> patients_needed(pd.DataFrame({"patients": [100, 400, 900], "seeds": 1, "power": [0.3, 0.7, 0.9]}))["text"][1]
+        'about 625'
     """
-    if not 0 < power < 1:
-        raise ValueError(f"patients_needed: power is {power}; expected a number between 0 and 1, such as 0.8")
     rows = {}
     for seeds, table in powers.groupby("seeds"):
         table = table.sort_values("patients")
         counts, reached = table["patients"].to_numpy(float), table["power"].to_numpy(float)
         needed, text = np.nan, f"not within {counts[-1]:.0f}"
         # Simulation error can make a larger study look weaker: the first crossing after which the power stays.
-        below = np.flatnonzero(reached < power)
+        below = np.flatnonzero(reached < POWER)
         if not len(below):
             needed, text = counts[0], f"{counts[0]:.0f} or fewer"
         elif below[-1] < len(counts) - 1:
             ends = slice(below[-1], below[-1] + 2)
-            needed = np.ceil(round(np.interp(power, reached[ends], np.sqrt(counts[ends])) ** 2, 6))
+            needed = np.ceil(round(np.interp(POWER, reached[ends], np.sqrt(counts[ends])) ** 2, 6))
             text = f"about {needed:.0f}"
         rows[seeds] = {"patients": float(needed), "highest": float(reached.max()), "text": text}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
 
 
-def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0, level: float = 0.95) -> float:
+def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
     """The same power by formula, for normal differences with SD `sd` over patients: that of a t-test whose t is noncentral.
 
     Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, close from some 20 patients on.
 
     Raises:
         ValueError: fewer than 2 patients or 1 seed, SDs below 0 or both 0.
+
+    Example:
+        >>> round(paired_power(effect=0.01, sd=0.05, patients=200), 2)
+        0.8
     """
     if patients < 2 or seeds < 1 or sd < 0 or seed_sd < 0 or not sd + seed_sd > 0:
         raise ValueError(
             f"paired_power: {patients} patients, {seeds} seeds, SDs {sd} and {seed_sd}; "
             "expected 2 or more, 1 or more, and SDs from 0, one of them above"
         )
-    error = np.sqrt(sd**2 / patients + seed_sd**2 / seeds)
-    freedom = np.inf if sd == 0 else (patients - 1) * (error**2 / (sd**2 / patients)) ** 2
-    freedom = min(freedom, 1e6)  # scipy's noncentral t needs a finite number
-    limit = student.ppf((1 + level) / 2, freedom)
+    of_patients = sd**2 / patients
+    error = np.sqrt(of_patients + seed_sd**2 / seeds)
+    limit, freedom = _limit(of_patients, error**2, patients)
     return float(nct.sf(limit, freedom, effect / error) + nct.cdf(-limit, freedom, effect / error))
 
 
-def smallest_gain(
-    sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0, *, power: float = POWER, level: float = 0.95
-) -> float:
-    """The smallest gain that a study of this size finds with this power, in the unit of the SDs: `paired_power` turned round.
+def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
+    """The smallest gain that a study of this size finds with a power of 80 %, in the unit of the SDs.
 
     Raises:
-        ValueError: as for `paired_power`, or a power that is not between 1 − level and 1.
+        ValueError: as for `paired_power`.
     """
-    if not 1 - level < power < 1:
-        raise ValueError(f"smallest_gain: power is {power}; expected a number between {1 - level:g} and 1, such as 0.8")
-    error = np.sqrt(sd**2 / patients + seed_sd**2 / seeds) if patients > 0 and seeds > 0 else np.nan
-    most = error
-    while paired_power(most, sd, patients, seeds, seed_sd, level) < power:
+    most = np.sqrt(sd**2 / max(patients, 1) + seed_sd**2 / max(seeds, 1))  # far above, scipy gives NaN
+    while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
         most *= 2
-    return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd, level) - power, 0.0, most))
+    return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd) - POWER, 0.0, most))
+
+
+def _limit(of_patients: float | np.ndarray, variance: float | np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What |t| must exceed at the 5 % level, and Satterthwaite's degrees of freedom, of a mean difference whose variance is
+    partly `of_patients`, estimated from `count` of them, and else taken as known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (count - 1) * np.square(np.divide(variance, of_patients))
+    freedom = np.minimum(np.nan_to_num(freedom, nan=np.inf), 1e6)  # scipy's noncentral t needs a finite number
+    return student.ppf(0.975, freedom), freedom
 
 
 def patients_and_seeds_interval(
@@ -181,9 +175,8 @@ def patients_and_seeds_interval(
     patients: Sequence[str],
     seed_sd: float,
     seeds: int = 1,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of a mean difference for other patients and other trainings: d ± t · √(s² / patients + seed_sd² / seeds).
+    """95 % interval of a mean difference for other patients and other trainings: d ± t · √(s² / patients + seed_sd² / seeds).
 
     An interval over patients alone holds the trained models fixed and tells of these trainings only. d is the mean over images;
     s / √patients its standard error when patients are drawn; t has Satterthwaite's degrees of freedom, as in `power_simulation`.
@@ -193,7 +186,6 @@ def patients_and_seeds_interval(
         patients: the patient of each image, shape (n,).
         seed_sd: SD over seeds of the mean difference, taken as known; NaN gives no interval.
         seeds: trainings that the differences are the mean of.
-        level: coverage, in (0, 1).
 
     Returns:
         low and high; NaN for fewer than two patients with a difference, or without seed_sd.
@@ -202,7 +194,6 @@ def patients_and_seeds_interval(
         ValueError: shapes that differ, a patient missing, no seeds, or an SD below 0.
     """
     where = "patients_and_seeds_interval"
-    check_level(level, where)
     if seeds < 1 or seed_sd < 0:
         raise ValueError(f"{where}: {seeds} seeds, seed_sd {seed_sd}; expected 1 or more, and a number from 0")
     values = np.asarray(differences, dtype=float)
@@ -215,13 +206,12 @@ def patients_and_seeds_interval(
     influence = np.bincount(codes, values - values.mean(), count) * count / len(values)
     of_patients = influence.var(ddof=1) / count
     variance = of_patients + seed_sd**2 / seeds
-    freedom = min(1e6, (count - 1) * (variance / of_patients) ** 2) if of_patients else 1e6
-    half = student.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    half = _limit(of_patients, variance, count)[0] * np.sqrt(variance)
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Each patient's mean difference (patients,), and the same of each seed (seeds, patients)."""
+def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> np.ndarray:
+    """Each patient's mean difference of each seed (seeds, patients)."""
     if rows.ndim != 2:
         raise ValueError(f"{where}: differences have shape {rows.shape}; expected (n,) or (seeds, n)")
     patient_codes(patients, rows.shape[1], where)
@@ -233,8 +223,7 @@ def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> tuple[
     # An image that one seed leaves undefined has the mean of the others there.
     rows = np.where(np.isnan(rows), np.nanmean(rows, axis=0), rows)
     images = np.bincount(codes, minlength=count)
-    of_seeds = np.stack([np.bincount(codes, row, count) / images for row in rows])
-    return of_seeds.mean(axis=0), of_seeds
+    return np.stack([np.bincount(codes, row, count) / images for row in rows])
 
 
 def seed_components(differences: Sequence[Sequence[float]], patients: Sequence[str]) -> tuple[float, float]:
@@ -257,7 +246,7 @@ def seed_components(differences: Sequence[Sequence[float]], patients: Sequence[s
     rows = np.asarray(differences, dtype=float)
     if rows.ndim != 2 or len(rows) < 2:
         raise ValueError(f"seed_components: differences have shape {rows.shape}; expected (seeds, n) with two seeds or more")
-    return _components(_by_patient(rows, patients, "seed_components")[1])
+    return _components(_by_patient(rows, patients, "seed_components"))
 
 
 def _components(of_seeds: np.ndarray) -> tuple[float, float]:
@@ -298,9 +287,7 @@ def _seed_means(answers: np.ndarray, seeds: int, random: np.random.Generator) ->
     return sum(np.take_along_axis(answers.T, chosen, axis=1) for chosen in drawn) / seeds
 
 
-def _rejections(
-    values: np.ndarray, count: int, seed_error: float, simulations: int, level: float, random: np.random.Generator
-) -> int:
+def _rejections(values: np.ndarray, count: int, seed_error: float, simulations: int, random: np.random.Generator) -> int:
     """How many of the simulated studies with `count` patients, drawn from values (patients, averages), find a difference."""
     hits, block = 0, max(1, _BLOCK // count)
     flat = values.ravel()
@@ -311,8 +298,7 @@ def _rejections(
         of_patients = drawn.var(axis=1, ddof=1) / count
         variance = of_patients + seed_error**2
         with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = (count - 1) * (variance / of_patients) ** 2
             statistic = np.abs(means) / np.sqrt(variance)
-        limit = student.ppf((1 + level) / 2, np.minimum(np.nan_to_num(freedom, nan=1.0, posinf=1e6), 1e6))
-        hits += int((statistic > limit).sum())  # NaN, where nothing differs at all, is no rejection
+        # NaN, where nothing differs at all, is no rejection
+        hits += int((statistic > _limit(of_patients, variance, count)[0]).sum())
     return hits

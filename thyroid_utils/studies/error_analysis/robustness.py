@@ -18,7 +18,7 @@ from scipy.special import expit
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.checks import checked_labels, patient_codes
-from thyroid_utils.scores.estimates import Estimate, paired_patient_bootstrap, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.masks import OVERLAP_SCORES, binarise, overlap_scores, pixel_counts
 
 DYNAMIC_RANGE_DB = 60.0  # that a scanner is taken to show in 255 gray levels
@@ -255,12 +255,10 @@ def _of_labels(
     threshold: float,
     settings: Mapping[str, int],
 ) -> dict[str, Estimate]:
-    score = patient_bootstrap_scores(labels, found, patients, measure, threshold, **settings)[measure]
-    compared = paired_patient_bootstrap(labels, found, untouched, patients, measure, threshold, **settings)[measure]
-    change = Estimate(
-        compared.difference, compared.low, compared.high, compared.images, compared.patients, compared.undefined, compared.note
-    )
-    return {"score": score, "change": change}
+    return {
+        name: patient_bootstrap_scores(labels, found, patients, measure, threshold, less=less, **settings)[measure]
+        for name, less in (("score", None), ("change", untouched))
+    }
 
 
 def _of_maps(
