@@ -56,43 +56,32 @@ def test_every_fault_is_listed_with_case_file_and_remedy(tmp_path):
     write_png(tmp_path / "benign_mask" / "6.png", SPOT & False)
     write_png(tmp_path / "malignant_mask" / "1.png", SPOT | True)
     (tmp_path / "malignant_mask" / "2.png").write_bytes(b"")
+    (tmp_path / "benign_mask" / "1.png").write_bytes(b"")
+    levels = np.random.default_rng(0).integers(0, 4096, SPOT.shape).astype(np.uint16)  # 12 bits in 16
+    Image.fromarray(levels).save(tmp_path / "malignant" / "3.png")
     report = check_dataset("folders", tmp_path)
     assert not report.ok
     errors = found(report, "error")
     assert [(case, file) for case, file, _ in errors] == [
         ("benign/1", "benign/1.png"),
+        ("benign/1", "benign_mask/1.png"),
         ("benign/2", "benign/2.png"),
         ("benign/3", "benign/3.png"),
         ("benign/4", "benign_mask/4.png"),
         ("malignant/2", "malignant_mask/2.png"),
     ]
-    words = ["damaged or truncated", "0 bytes", "HTML", "40×20, its image 40×30", "0 bytes"]
+    words = ["damaged or truncated", "0 bytes", "0 bytes", "HTML", "40×20, its image 40×30", "0 bytes"]
     assert all(word in problem for word, (_, _, problem) in zip(words, errors, strict=True))
     assert found(report, "warning") == [
         ("benign/6", "benign_mask/6.png", "mask is empty"),
         ("malignant/1", "malignant_mask/1.png", "mask covers 100.00% of the frame"),
+        ("malignant/3", "malignant/3.png", "nearly black: the brightest gray level is 16 of 255"),
         ("benign/5", "benign/5.png", "mask missing"),
     ]
     assert found(report, "info") == [("", "", "14 images have no patient id: each counts as a patient")]
     assert report.table["remedy"].str.len().min() > 5
-    assert report.table["severity"].tolist() == ["error"] * 5 + ["warning"] * 3 + ["info"]
+    assert report.table["severity"].tolist() == ["error"] * 6 + ["warning"] * 4 + ["info"]
     assert report.summary["sizes (width×height)"] == "40×30 (11)"
-
-
-def test_twelve_bits_in_sixteen_are_told(tmp_path):
-    folders(tmp_path)
-    levels = np.random.default_rng(0).integers(0, 4096, SPOT.shape).astype(np.uint16)
-    Image.fromarray(levels).save(tmp_path / "benign" / "1.png")
-    (finding,) = found(check_dataset("folders", tmp_path), "warning")
-    assert finding == ("benign/1", "benign/1.png", "nearly black: the brightest gray level is 16 of 255")
-
-
-def test_an_unreadable_image_does_not_hide_its_masks_faults(tmp_path):
-    folders(tmp_path)
-    (tmp_path / "benign" / "1.png").write_bytes(b"")
-    (tmp_path / "benign_mask" / "1.png").write_bytes(b"")
-    report = check_dataset("folders", tmp_path)
-    assert [file for _, file, _ in found(report, "error")] == ["benign/1.png", "benign_mask/1.png"]
 
 
 def test_a_set_that_cannot_be_loaded_is_one_error(tmp_path):
@@ -125,41 +114,26 @@ def test_unknown_sets_and_options_are_errors_of_the_report(tmp_path):
     assert not check_dataset("folders", folders(tmp_path), fold=1).ok
 
 
-def tg3k(root, *, empty: str = ""):
+def test_a_set_that_promises_masks_and_names_no_patient(tmp_path):
     for name in ("0000", "0007"):
-        write_png(root / "thyroid-image" / f"{name}.png", FRAME)
-        write_png(root / "thyroid-mask" / f"{name}.png", SPOT & (name != empty))
-    return root
-
-
-def test_a_mask_missing_from_a_set_that_promises_them_is_an_error(tmp_path):
-    tg3k(tmp_path)
-    assert check_dataset("tg3k", tmp_path).ok
-    (tmp_path / "thyroid-mask" / "0007.png").unlink()
+        write_png(tmp_path / "thyroid-image" / f"{name}.png", FRAME)
+        write_png(tmp_path / "thyroid-mask" / f"{name}.png", SPOT)
     report = check_dataset("tg3k", tmp_path)
-    assert found(report, "error") == [("tg3k/0007", "thyroid-image/0007.png", "mask missing")]
-
-
-def test_unlabelled_images_and_unknown_patients_are_information(tmp_path):
-    report = check_dataset("tg3k", tg3k(tmp_path))
     assert report.ok and report.summary["patients"] == "not known" and report.summary["target"] == "gland"
     assert [problem for *_, problem in found(report, "info")] == [
         "2 images have no label",
         "2 images have no patient id: each counts as a patient",
     ]
+    (tmp_path / "thyroid-mask" / "0007.png").unlink()
+    assert found(check_dataset("tg3k", tmp_path), "error") == [("tg3k/0007", "thyroid-image/0007.png", "mask missing")]
 
 
-def test_one_class_and_no_masks(tmp_path):
-    write_png(tmp_path / "a.png", FRAME)
-    (tmp_path / "manifest.csv").write_text("image,label,patient\na.png,1,p\n")
-    report = check_dataset("manifest", tmp_path)
-    assert report.ok
-    assert found(report) == [("", "", "every label is malignant"), ("", "", "no masks")]
-
-
-def test_a_patient_on_both_sides_of_an_official_split(tmp_path):
+def test_one_class_and_no_masks_and_a_patient_on_both_sides_of_a_split(tmp_path):
     for name in "abc":
         write_png(tmp_path / f"{name}.png", FRAME)
+    (tmp_path / "manifest.csv").write_text("image,label,patient\na.png,1,p\n")
+    report = check_dataset("manifest", tmp_path)
+    assert report.ok and found(report) == [("", "", "every label is malignant"), ("", "", "no masks")]
     rows = "a.png,0,Jane,train\nb.png,1,Jane,test\nc.png,1,Joe,test\n"
     (tmp_path / "manifest.csv").write_text("image,label,patient,split\n" + rows)
     report = check_dataset("manifest", tmp_path)
@@ -187,24 +161,15 @@ def test_phantoms_are_sound(tmp_path):
     assert report.ok and report.summary["patients"] == 4 and report.summary["masks"] == report.summary["images"] > 4
 
 
-def test_files_that_are_left_out_are_told(tmp_path):
-    folders(tmp_path)
+def test_other_files_are_told_progress_counts_to_the_end_and_nothing_is_written(tmp_path):
+    folders(tmp_path, 3)
     for name in ("scan 1.dcm", "scan 2.dcm", "notes.txt", ".hidden.dcm"):
         (tmp_path / "benign" / name).write_bytes(b"x")
-    ((_, file, problem),) = found(check_dataset("folders", tmp_path, patient_pattern=r"(\d)"))
+    before, seen = sorted(tmp_path.rglob("*")), []
+    report = check_dataset("folders", tmp_path, lambda done, total: seen.append((done, total)), patient_pattern=r"(\d)")
+    ((_, file, problem),) = found(report)
     assert file == "benign" and problem.startswith("2 files are no PNG") and "scan 1.dcm" in problem
-
-
-def test_progress_counts_to_the_end(tmp_path):
-    seen = []
-    check_dataset("folders", folders(tmp_path, 3), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(number, 6) for number in range(1, 7)]
-
-
-def test_checking_writes_nothing_beside_the_data(tmp_path):
-    before = sorted(folders(tmp_path).rglob("*"))
-    check_dataset("folders", tmp_path)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert seen == [(number, 6) for number in range(1, 7)] and sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_real_set_is_sound(real_data):

@@ -74,30 +74,20 @@ def test_gray_is_luma(tmp_path):
     assert (read_gray(tmp_path / "red.png") == 76).all()  # 0.299 · 255
 
 
-def test_transparency_is_laid_on_black(tmp_path):
-    alpha = np.full((6, 8), 255, np.uint8)
-    alpha[:, 4:] = 0
-    expected = np.where(alpha > 0, GRAY, 0)
-    Image.fromarray(np.dstack([GRAY, GRAY, GRAY, alpha])).save(tmp_path / "rgba.png")
-    Image.fromarray(np.dstack([GRAY, alpha])).save(tmp_path / "la.png")
-    assert np.array_equal(read_image(tmp_path / "rgba.png"), expected)
-    assert np.array_equal(read_image(tmp_path / "la.png"), expected)
-
-
-@pytest.mark.parametrize("suffix", ["png", "gif", "tif", "bmp"])
-def test_palette_images_give_their_colours(tmp_path, suffix):
+def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path):
     image = Image.fromarray(MASK.astype(np.uint8))
     image.putpalette([0, 0, 0, 200, 200, 200])
-    assert image.mode == "P"
-    image.save(tmp_path / f"p.{suffix}")
-    assert np.array_equal(read_image(tmp_path / f"p.{suffix}"), MASK * np.uint8(200))
-
-
-def test_a_transparent_palette_entry_is_black(tmp_path):
-    image = Image.fromarray(MASK.astype(np.uint8))
+    for suffix in ("png", "gif", "tif", "bmp"):
+        image.save(tmp_path / f"p.{suffix}")
+        assert np.array_equal(read_image(tmp_path / f"p.{suffix}"), MASK * np.uint8(200)), suffix
     image.putpalette([90, 90, 90, 200, 200, 200])
     image.save(tmp_path / "p.png", transparency=0)
     assert np.array_equal(read_image(tmp_path / "p.png"), MASK * np.uint8(200))
+    alpha = np.full((6, 8), 255, np.uint8)
+    alpha[:, 4:] = 0
+    for layers in ([GRAY, GRAY, GRAY, alpha], [GRAY, alpha]):
+        Image.fromarray(np.dstack(layers)).save(tmp_path / "a.png")
+        assert np.array_equal(read_image(tmp_path / "a.png"), np.where(alpha > 0, GRAY, 0))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -135,48 +125,27 @@ def test_exif_rotation_is_applied(tmp_path, orientation, suffix, compression):
     assert np.abs(read.astype(int) - expected).max() <= tolerance
 
 
-def test_a_mask_is_turned_like_its_image(tmp_path):
+TWO_LEVELS = [
+    *((MASK.astype(np.uint8) * high, suffix) for suffix in ("png", "tif", "bmp", "gif") for high in (1, 255)),
+    *((MASK.astype(np.uint16) * high, suffix) for suffix in ("png", "tif") for high in (1, 255, 256, 4095, 65535)),
+    *((MASK, suffix) for suffix in ("png", "tif", "bmp")),
+    (np.dstack([MASK * np.uint8(128), 0 * MASK.astype(np.uint8), 0 * MASK.astype(np.uint8)]), "png"),  # Pascal VOC's first colour
+    (np.dstack([MASK * np.uint8(255)] * 3 + [np.full((6, 8), 255, np.uint8)]), "png"),
+]
+
+
+@pytest.mark.parametrize("pixels, suffix", TWO_LEVELS)
+def test_masks_of_two_levels_keep_their_foreground(tmp_path, pixels, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(MASK).convert("L").save(tmp_path / "m.png", exif=exif)
-    assert np.array_equal(read_mask(tmp_path / "m.png", (8, 6)), np.rot90(MASK, -1))
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "gif"])
-@pytest.mark.parametrize("high", [1, 255])
-def test_masks_of_two_levels(tmp_path, suffix, high):
-    path = tmp_path / f"m.{suffix}"
-    Image.fromarray(MASK.astype(np.uint8) * high).save(path)
-    assert np.array_equal(read_mask(path), MASK)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("high", [1, 255, 256, 4095, 65535])
-def test_sixteen_bit_masks_keep_their_foreground(tmp_path, suffix, high):
-    path = tmp_path / f"m.{suffix}"
-    Image.fromarray(MASK.astype(np.uint16) * high).save(path)
-    assert np.array_equal(read_mask(path), MASK)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
-def test_masks_of_one_bit_a_pixel(tmp_path, suffix):
-    Image.fromarray(MASK).save(tmp_path / f"m.{suffix}")
+    Image.fromarray(pixels).save(tmp_path / f"m.{suffix}")
     assert np.array_equal(read_mask(tmp_path / f"m.{suffix}"), MASK)
+    if suffix == "png":
+        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+        assert np.array_equal(read_mask(tmp_path / "turned.png", (8, 6)), np.rot90(MASK, -1))
 
 
-def test_masks_in_colour_rgba_and_palette(tmp_path):
-    red = np.zeros((6, 8, 3), np.uint8)
-    red[MASK] = (128, 0, 0)  # the first colour of the Pascal VOC palette: luma 38, below half range
-    Image.fromarray(red).save(tmp_path / "rgb.png")
-    Image.fromarray(np.dstack([MASK * 255] * 3 + [np.full((6, 8), 255)]).astype(np.uint8)).save(tmp_path / "rgba.png")
-    palette = Image.fromarray(MASK.astype(np.uint8))
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    palette.save(tmp_path / "p.gif")
-    for name in ("rgb.png", "rgba.png", "p.gif"):
-        assert np.array_equal(read_mask(tmp_path / name), MASK), name
-
-
-@pytest.mark.parametrize("quality", [20, 50, 90])
+@pytest.mark.parametrize("quality", [20, 90])
 def test_a_jpeg_mask_is_cut_at_half_range_and_not_dilated(tmp_path, quality):
     truth = disc()
     Image.fromarray(truth).convert("L").save(tmp_path / "m.jpg", quality=quality)
@@ -192,17 +161,12 @@ def test_an_empty_jpeg_mask_stays_empty(tmp_path):
     assert read_gray(tmp_path / "m.jpg").any() and not read_mask(tmp_path / "m.jpg").any()
 
 
-@pytest.mark.parametrize("level, full", [(0, False), (1, True), (128, True), (255, True)])
-def test_masks_of_one_level(tmp_path, level, full):
-    Image.fromarray(np.full((4, 4), level, np.uint8)).save(tmp_path / "m.png")
-    assert (read_mask(tmp_path / "m.png") == full).all()
-
-
-@pytest.mark.parametrize("level, full", [(0, False), (1, False), (255, True)])
-def test_jpeg_masks_of_one_level_take_the_lowest_for_noise(tmp_path, level, full):
-    Image.fromarray(np.full((8, 8), level, np.uint8)).save(tmp_path / "m.jpg", quality=100)
-    assert (read_gray(tmp_path / "m.jpg") == level).all()
-    assert (read_mask(tmp_path / "m.jpg") == full).all()
+@pytest.mark.parametrize("level, png, jpeg", [(0, False, False), (1, True, False), (128, True, True), (255, True, True)])
+def test_masks_of_one_level_where_a_jpeg_takes_the_lowest_for_noise(tmp_path, level, png, jpeg):
+    for suffix, full in (("png", png), ("jpg", jpeg)):
+        Image.fromarray(np.full((8, 8), level, np.uint8)).save(tmp_path / f"m.{suffix}", quality=100)
+        assert (read_gray(tmp_path / f"m.{suffix}") == level).all()
+        assert (read_mask(tmp_path / f"m.{suffix}") == full).all()
 
 
 @pytest.mark.parametrize("levels", [[7], [38], [0, 30, 60], [150, 200, 250]])
@@ -212,14 +176,9 @@ def test_levels_that_do_not_tell_foreground_are_refused(tmp_path, levels):
     with pytest.raises(ImageError) as error:
         read_mask(path)
     assert "0 and 255" in one_line_about(error, path)
-
-
-def test_a_mask_of_another_size_is_refused(tmp_path):
-    path = tmp_path / "m.png"
-    write_png(path, MASK)
     with pytest.raises(ImageError) as error:
         read_mask(path, (12, 16))
-    assert "8×6" in one_line_about(error, path) and "16×12" in str(error.value)
+    assert "6×4" in one_line_about(error, path) and "16×12" in str(error.value)
 
 
 def encoded(path, **options) -> bytes:
@@ -240,7 +199,7 @@ def test_truncated_images(tmp_path, suffix, reader, share):
     one_line_about(error, path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "tif"]))
 def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, position, value, suffix):
     path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
@@ -323,7 +282,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side):
 
 def test_several_frames_and_floating_point_are_refused(tmp_path):
     first, second = Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy())
-    for name in ("two.gif", "two.tif"):
+    for name in ("two.gif", "two.tif", "two.png"):
         first.save(tmp_path / name, save_all=True, append_images=[second])
         with pytest.raises(ImageError) as error:
             read_image(tmp_path / name)
@@ -334,18 +293,11 @@ def test_several_frames_and_floating_point_are_refused(tmp_path):
     assert "floating-point" in one_line_about(error, tmp_path / "float.tif")
 
 
-def test_a_wrong_suffix_does_not_matter(tmp_path):
-    Image.fromarray(GRAY).save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    assert np.array_equal(read_image(tmp_path / "a.jpg"), GRAY)
-
-
-def test_names_with_spaces_and_other_scripts(tmp_path):
-    folder = tmp_path / "Ultraschall März – 甲状腺"
-    folder.mkdir()
-    path = folder / "nódulo 1 (β).png"
+def test_neither_suffix_nor_letters_of_a_name_matter(tmp_path):
+    path = tmp_path / "Ultraschall März – 甲状腺" / "nódulo 1 (β).png"
     write_png(path, GRAY)
     assert np.array_equal(read_image(path), GRAY)
+    assert np.array_equal(read_image(path.rename(path.with_suffix(".jpg"))), GRAY)
 
 
 def test_shrinking_by_hand():
@@ -358,17 +310,13 @@ def test_shrinking_by_hand():
     assert resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, True]]
 
 
-def test_enlarging_by_a_whole_factor_repeats_pixels():
-    expected = MASK.repeat(3, axis=0).repeat(2, axis=1)
-    assert np.array_equal(resize_mask(MASK, (18, 16)), expected)
-
-
-def test_resizing_to_the_same_size_is_a_copy():
+def test_enlarging_by_a_whole_factor_repeats_pixels_and_the_same_size_is_a_copy():
+    assert np.array_equal(resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
     same = resize_mask(MASK, MASK.shape)
     assert np.array_equal(same, MASK) and same is not MASK
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), factor=st.integers(2, 5), share=st.floats(0.05, 0.95))
 def test_shrinking_by_a_whole_factor_agrees_with_scikit_image(seed, factor, share):
     mask = np.random.default_rng(seed).random((12 * factor, 9 * factor)) < share
@@ -376,7 +324,7 @@ def test_shrinking_by_a_whole_factor_agrees_with_scikit_image(seed, factor, shar
     assert np.array_equal(resize_mask(mask, (12, 9)), covered > 0.5 + 1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(8, 60),
     width=st.integers(8, 60),
@@ -408,14 +356,6 @@ def test_depth_and_used_range_of_a_file(tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         is_deep(tmp_path / "none.png")
     assert uses_little_range(np.array([[100, 131]], np.uint8)) and not uses_little_range(np.array([[100, 132]], np.uint8))
-
-
-def test_repeated_shrinking_does_not_dilate_where_a_nonzero_rule_would():
-    truth = disc(256, 60)
-    small = resize_mask(truth, (64, 64))
-    assert small.mean() == pytest.approx(truth.mean(), rel=0.02)
-    loose = downscale_local_mean(truth.astype(float), (4, 4)) != 0
-    assert loose.mean() > 1.05 * truth.mean()
 
 
 def test_written_masks_and_images_come_back(tmp_path):

@@ -63,6 +63,8 @@ def test_a_rectangle_of_speckle_is_found_to_the_pixel(bounds):
     gray, truth = frame(rectangle(*bounds))
     assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 1
     assert overlap(echo_mask(gray), truth) > 0.985
+    gray[~truth] = 235
+    assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 2, "a light border"
 
 
 @pytest.mark.parametrize("outline", [fan(), SLANTED], ids=["fan", "slanted"])
@@ -80,18 +82,14 @@ def test_the_void_above_a_convex_probe_is_not_echo():
     assert not echo_mask(gray)[rows[0] + 3, 240]
 
 
-def test_marks_in_the_border_do_not_widen_the_area():
+def test_marks_in_the_border_do_not_widen_the_area_and_a_cyst_and_a_shadow_inside_belong_to_it():
     bounds = (20, 320, 40, 420)
-    gray, _ = frame(rectangle(*bounds))
-    decorate(gray)
-    assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 1
-
-
-def test_a_cyst_and_a_shadow_inside_belong_to_the_echo_image():
-    gray, truth = frame(rectangle(20, 320, 40, 420))
+    gray, truth = frame(rectangle(*bounds))
     cv2.ellipse(gray, (200, 150), (60, 40), 0, 0, 360, 0, -1)
     gray[180:320, 300:380] = 0
     assert overlap(echo_mask(gray), truth) > 0.985
+    decorate(gray)
+    assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 1
 
 
 def test_a_frame_without_border_and_an_empty_frame_are_whole():
@@ -106,12 +104,6 @@ def test_that_no_echo_image_is_found_is_said():
     drawn, _ = frame(fan())
     np.testing.assert_array_equal(find_echo(drawn), echo_mask(drawn))
     assert not echo_mask(drawn).all()
-
-
-def test_a_light_border_is_recognised():
-    gray, truth = frame(rectangle(30, 300, 60, 400))
-    gray[~truth] = 235
-    assert np.abs(np.subtract(find_echo_area(gray), (30, 300, 60, 400))).max() <= 2
 
 
 def test_text_in_the_border_is_found_with_high_recall_and_precision():
@@ -139,7 +131,7 @@ def cross(gray: np.ndarray, x: int, y: int, size: int, diagonal: bool = False) -
 @pytest.mark.parametrize("size", [9, 13])
 def test_callipers_are_counted_and_covered(size, diagonal):
     counts, recalls = [], []
-    for seed in range(8):
+    for seed in range(4):
         gray, _ = frame(rectangle(20, 320, 40, 420), seed)
         before = gray.copy()
         places = [(120, 90), (250, 95), (180, 60), (190, 200)]
@@ -165,7 +157,7 @@ def test_text_inside_the_echo_image_is_covered():
 
 def test_pure_speckle_and_bright_dots_are_left_alone():
     """Punctate echogenic foci are a sign of cancer: they must not be painted over."""
-    for seed in range(6):
+    for seed in range(4):
         gray, truth = frame(rectangle(20, 320, 40, 420), seed)
         assert find_overlays(gray).callipers == 0
         assert find_overlays(gray).mask[truth].mean() < 0.002
@@ -176,13 +168,10 @@ def test_pure_speckle_and_bright_dots_are_left_alone():
         assert found.callipers == 0 and found.mask[truth].mean() < 0.002
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)])
-def test_other_arrays_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"uint8 \(height, width\); found"):
-        find_echo_area(wrong)
-
-
-def test_small_images_do_not_break():
+def test_other_arrays_are_refused_and_small_images_do_not_break():
+    for wrong in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)):
+        with pytest.raises(ValueError, match=r"uint8 \(height, width\); found"):
+            find_echo_area(wrong)
     for shape in [(1, 1), (3, 5), (16, 16), (9, 200)]:
         gray = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         assert find_overlays(gray).mask.shape == shape
@@ -194,7 +183,7 @@ def ddti_files(real_data):
 
 def test_real_crops_keep_the_nodules_and_drop_the_border(real_data):
     kept, nodule, area = 0, 0, []
-    for path in ddti_files(real_data)[::5]:
+    for path in ddti_files(real_data)[::8]:
         gray = read_gray(path)
         mask = read_mask(path.parents[1] / "mask" / path.name)
         box = find_echo_area(gray)
@@ -211,7 +200,7 @@ def test_real_marks_are_found_and_little_tissue_is_covered(real_data):
     for name, callipers in [("10034", 2), ("20065", 3), ("20034", 4), ("10420", 2)]:  # counted by eye
         assert find_overlays(read_gray(folder / f"{name}.PNG")).callipers == callipers, name
     covered = []
-    for path in ddti_files(real_data)[::10]:
+    for path in ddti_files(real_data)[::30]:
         gray = read_gray(path)
         covered.append(find_overlays(gray).mask[echo_mask(gray)].mean())
     assert np.mean(covered) < 0.004

@@ -64,10 +64,9 @@ def shared_image(tmp_path) -> pd.DataFrame:
 def test_hand_computed_split_of_equal_patients():
     """Ten benign and ten malignant patients with one image each, 60/20/20: 6 + 2 + 2 of each class, whatever the seed."""
     cases = table([(f"p{i}", [i % 2]) for i in range(20)])
-    for seed in range(5):
+    for seed in range(3):
         counts = split_table(split_cases(cases, (0.6, 0.2, 0.2), seed=seed, check_pixels=False))
-        assert counts.loc[["train", "val", "test"], "benign"].tolist() == [6, 2, 2]
-        assert counts.loc[["train", "val", "test"], "malignant"].tolist() == [6, 2, 2]
+        assert counts.loc[["train", "val", "test"], ["benign", "malignant"]].T.to_numpy().tolist() == [[6, 2, 2]] * 2
         assert counts.loc["all"].tolist() == [20, 20, 10, 10, 0]
 
 
@@ -186,7 +185,9 @@ def test_repeats_are_independent():
 
 
 def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image):
-    groups = pixel_groups(shared_image)
+    groups, calls = pixel_groups(shared_image), []
+    split_cases(shared_image, (0.7, 0.3), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 12) for i in range(1, 13)]
     assert groups[["c00", "c05", "c09"]].nunique() == 1 and groups.nunique() == 10
     apart = 0
     for seed in range(6):
@@ -251,16 +252,10 @@ def test_official_split_that_is_none(splits, message):
         official_split(official([*"abc"], splits))
 
 
-def test_fewer_patients_than_folds():
-    cases = table([("a", [0, 0, 0]), ("b", [1, 1, 1]), ("c", [1, 1])])
-    with pytest.raises(DataError, match=r"3 patients cannot fill 5 parts .*use fewer parts or more patients"):
-        kfold_splits(cases, 5, check_pixels=False)
-
-
 def test_fewer_patients_than_folds_once_copies_are_merged(shared_image):
     cases = shared_image.loc[["c00", "c05", "c09", "c01", "c02"]]
     assert len(kfold_splits(cases, 3, require_classes=False)) == 3
-    with pytest.raises(DataError, match="3 patients cannot fill 4 parts"):
+    with pytest.raises(DataError, match=r"3 patients cannot fill 4 parts .*use fewer parts or more patients"):
         kfold_splits(cases, 4, require_classes=False)
 
 
@@ -307,12 +302,6 @@ def test_an_unreadable_image_stops_a_split_by_name(shared_image, tmp_path):
 def test_class_of_a_patient_with_both_labels():
     cases = table([("a", [0, 1, None]), ("b", [None, 0]), ("c", [None])])
     assert patient_class(cases).to_dict() == {"a": "malignant", "b": "benign", "c": "unlabelled"}
-
-
-def test_progress_counts_every_image(shared_image):
-    calls = []
-    split_cases(shared_image, (0.7, 0.3), progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i, 12) for i in range(1, 13)]
 
 
 def test_ddti_patients_with_the_same_picture_stay_together(real_data):
