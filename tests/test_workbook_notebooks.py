@@ -11,8 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from workbook_project import notebook, write_project
 
+from thyroid_utils.common.errors import RunError
 from thyroid_utils.workbook.cli import main
-from thyroid_utils.workbook.errors import RunError
 from thyroid_utils.workbook.notebooks import cleaned_text, refresh_notebook
 
 CHECKED = {"tags": ["nbval-check-output"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from workbook_project import notebook, write_project
 
-from thyroid_utils.workbook.errors import ParameterError
+from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.workbook.parameters import (
     declared_parameters,
     parameters_by_notebook,
@@ -204,7 +204,7 @@ def test_an_option_that_the_reader_does_not_take_stops_before_anything_runs(tmp_
     path = tmp_path / "params" / "test.yaml"
     path.write_text("common: {DATASET: phantom, DATA_OPTIONS: {patient: 4}}")
     file = read_parameter_file(path)
-    assert "unknown option 'patient'; did you mean patients" in message(parameters_by_notebook, file)
+    assert "unknown option 'patient'; did you mean patients?" in message(parameters_by_notebook, file)
     moved = message(parameters_by_notebook, file, ["DATASET=folders"])
     assert "folders: unknown option 'patient'" in moved and "DATA_OPTIONS={} takes the defaults" in moved
     assert parameters_by_notebook(file, ["DATASET=folders", "DATA_OPTIONS={}"])["01_first"]["DATA_OPTIONS"] == {}

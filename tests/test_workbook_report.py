@@ -13,8 +13,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from thyroid_utils.workbook.index import key_numbers, provenance, thumbnail
-from thyroid_utils.workbook.pages import duration_text, formula, inline_markdown, markdown, number_text
+from thyroid_utils.workbook.pages import (
+    duration_text,
+    formula,
+    inline_markdown,
+    key_numbers,
+    markdown,
+    number_text,
+    provenance,
+    thumbnail,
+)
 from thyroid_utils.workbook.report import render_report, story
 
 RECORD = {

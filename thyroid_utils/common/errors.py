@@ -56,3 +56,11 @@ def cache_errors(folder: Path) -> Iterator[None]:
 
 class TrainingError(RuntimeError):
     """Training cannot go on. The message is one line: where, what was found, what to change."""
+
+
+class ParameterError(ValueError):
+    """A parameter file, option or notebook cannot be used as given. The message says where, what was found and what to do."""
+
+
+class RunError(RuntimeError):
+    """The run cannot start or go on. The message is one line that names the folder and the remedy."""

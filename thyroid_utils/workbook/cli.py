@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from thyroid_utils.workbook.errors import ParameterError, RunError
+from thyroid_utils.common.errors import DataError, ParameterError, RunError
 
 app = typer.Typer(
     help="Run the notebooks into HTML reports, check data sets, look after training runs, keep notebooks clean.",
@@ -151,18 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
-    except (ValueError, RunError) as error:
-        if not isinstance(error, ParameterError | RunError | _data_error()):
-            raise
+    except (DataError, ParameterError, RunError) as error:
         for line in str(error).splitlines():
             print(f"thyroid-workbook: {line}", file=sys.stderr)
         return 2
-
-
-def _data_error() -> type[ValueError]:
-    from thyroid_utils.common.errors import DataError  # loads the whole room, which most commands do not need
-
-    return DataError
 
 
 def _spread_only(arguments: Sequence[str]) -> list[str]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.training.ledger import Run, RunDamaged, list_runs, prune_runs, runs_dir
-from thyroid_utils.workbook.errors import ParameterError
 
 _COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
 _SHORT = 8  # digits of a run's name that are shown; any beginning that fits one run is understood

@@ -1,19 +1,26 @@
-"""What a report says about where it was made: versions, commit, hardware. Asks torch nothing, so that nothing heavy is loaded."""
+"""What a report says about where it was made (versions, commit, hardware), and what it must not say: a path of the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import thyroid_utils
 from thyroid_utils.common import paths
 
 _PACKAGES = ("thyroid-utils", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless",
              "segmentation-models-pytorch", "matplotlib", "papermill")  # fmt: skip
+
+_LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # base64, which could hold a path only by accident
 
 
 def describe() -> dict[str, Any]:
@@ -78,3 +85,47 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return answer.stdout.split("\n")[:-1] if answer.returncode == 0 else []
+
+
+class Scrubber:
+    """Replaces absolute paths of this machine in text, and in the strings of anything that JSON can hold.
+
+    Files of the project become project-relative, the home becomes `~`; `private` folders (data, output), the environment and the
+    temporary folder keep their last name: `…/data/ddti`.
+    """
+
+    def __init__(self, private: Iterable[str | Path] = ()) -> None:
+        shown_as: dict[str, str] = {}
+        home = Path.home()  # its last name is a person's
+        for folder in [home, sys.prefix, sys.base_prefix, tempfile.gettempdir(), paths.cache_dir(), *private]:
+            for known in (os.path.abspath(folder), os.path.realpath(folder)):
+                if len(Path(known).parts) > 1:
+                    shown_as[known] = "~" if folder == home else f"…/{Path(known).name}"
+        checkout = Path(thyroid_utils.__file__).parents[1]  # where the package lies, not always the project that it serves
+        project = {str(folder) for root in (paths.project_root(), checkout) for folder in (root, os.path.realpath(root))}
+        longest_first = sorted([*shown_as, *project], key=len, reverse=True)
+        self._shown_as = shown_as
+        # Whole names only: /data/set is not /data/settings. The colour codes of tracebacks end in a digit and m.
+        names = "|".join(re.escape(path) for path in longest_first)
+        self._pattern = re.compile(rf"(?:(?<![\w.…~-])|(?<=\dm))({names})(?:(/)|(?![\w-]|\.\w))")
+
+    def text(self, text: str) -> str:
+        return self._pattern.sub(self._replacement, text) if "/" in text else text
+
+    def _replacement(self, match: re.Match[str]) -> str:
+        path, slash = match.group(1), match.group(2) or ""
+        if path in self._shown_as:
+            return self._shown_as[path] + slash
+        return "" if slash else f"…/{Path(path).name}"
+
+    def anything(self, value: Any) -> Any:
+        """`value` with every string scrubbed, keys included; dicts and lists become new ones of the same kind."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            cleaned = {self.text(key) if isinstance(key, str) else key: inner if key in _LEFT_ALONE else self.anything(inner)
+                       for key, inner in value.items()}  # fmt: skip
+            return type(value)(cleaned)
+        if isinstance(value, list | tuple):
+            return type(value)(self.anything(inner) for inner in value)
+        return value

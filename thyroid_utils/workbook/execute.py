@@ -22,8 +22,6 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from thyroid_utils.workbook.interruption import Interruption
-
 _START_TIMEOUT = 120  # seconds that a kernel may take to answer; a cold disk or a busy machine takes many
 _PATIENCE = 2.0  # seconds between asking a kernel to stop and ending it
 
@@ -31,6 +29,35 @@ CellProgress = Callable[[int, int, str], None]
 """Called with the number of cells done, the number of cells, and the heading of the section at work."""
 
 _MARKER_TAGS = {"papermill-error-cell-tag"}  # papermill's own red notes; the report has a better place for the error
+
+
+class Interruption:
+    """Ctrl-C and its like: while entered, SIGINT, SIGTERM and SIGHUP raise nothing, they set `requested` and call `end_kernel`.
+
+    An exception out of a signal handler could strike between two files that belong together, or in the middle of the event loop
+    that talks to the kernel.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.end_kernel: Callable[[], None] | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._earlier = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> None:
+        self.requested = True
+        if self.end_kernel is not None:
+            self.end_kernel()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import nbformat
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.common.files import write_text
-from thyroid_utils.workbook.errors import ParameterError, RunError
 from thyroid_utils.workbook.execute import execute_notebook
 
 CHECKED = "nbval-check-output"

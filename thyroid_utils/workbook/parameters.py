@@ -18,9 +18,8 @@ from typing import Any
 import yaml
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.errors import DataError, nearest
+from thyroid_utils.common.errors import DataError, ParameterError, nearest
 from thyroid_utils.data.readers import READERS, check_options
-from thyroid_utils.workbook.errors import ParameterError
 
 
 @dataclass(frozen=True)

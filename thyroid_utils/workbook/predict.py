@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.common.errors import DataError, ImageError, ParameterError
 from thyroid_utils.common.files import NO_SPACE, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
@@ -31,7 +31,6 @@ from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, CaseImage, DualSta
 from thyroid_utils.training.ledger import Run, RunDamaged, find_run
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.commands import full_name
-from thyroid_utils.workbook.errors import ParameterError
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.predict_page import Pages, card
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,15 +23,14 @@ import filelock
 import nbformat
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.errors import RunError
 from thyroid_utils.common.files import write_text
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.display import Display
-from thyroid_utils.workbook.errors import RunError
-from thyroid_utils.workbook.execute import Failure, execute_notebook
-from thyroid_utils.workbook.index import provenance, render_index
-from thyroid_utils.workbook.interruption import Interruption
+from thyroid_utils.workbook.environment import Scrubber
+from thyroid_utils.workbook.execute import Failure, Interruption, execute_notebook
+from thyroid_utils.workbook.pages import provenance, render_index
 from thyroid_utils.workbook.parameters import numbered_notebooks, parameters_by_notebook, read_parameter_file, select_notebooks
-from thyroid_utils.workbook.privacy import Scrubber
 from thyroid_utils.workbook.report import recorded_outputs, render_report, story
 
 _FORMAT = 2  # of run.json; raised when its entries change
@@ -62,7 +62,7 @@ def run_workbook(request: Request, display: Display) -> int:
     notebooks = select_notebooks(request.only or file.notebooks)
     given = parameters_by_notebook(file, request.settings, request.data_root)
     folder = (request.out or paths.reports_dir() / request.params.stem).absolute()
-    _prepare(folder, [notebook.stem for notebook in notebooks])
+    _check_folder(folder, [notebook.stem for notebook in notebooks])
     with _only_process(folder), Interruption() as interruption:
         run = _Run(request, folder, file.title, file.description, notebooks, given)
         try:
@@ -164,7 +164,7 @@ class _Run:
             "status": status,
             "started": _now(),
             "duration": None,
-            "parameters": {name: _shown(name, value) for name, value in self.given[notebook.stem].items()},
+            "parameters": self.given[notebook.stem],
             **self.made_with,
             "commit": environment.commit(),  # as it is now: a run may take hours
             "error": error,
@@ -183,7 +183,7 @@ class _Run:
             if scrubbed != content:
                 write_text(text, scrubbed)
         node = self.scrubber.anything(executed)
-        _show_only_last_folder(node, record["parameters"])
+        _show_only_last_folder(node, record["parameters"].get("DATA_ROOT"))
         write_text(staging / f"{record['stem']}.ipynb", nbformat.writes(node) + "\n")
         recorded = self._read_from(staging / "metrics.json").get(record["stem"], {})
         self._write_report(record, node, recorded, staging)
@@ -282,8 +282,8 @@ class _Run:
         write_text(self.folder / name, json.dumps(self.scrubber.anything(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def _prepare(folder: Path, stems: Sequence[str]) -> None:
-    """Make the output folder. Raises RunError where it cannot be written, or where writing would replace what is no report."""
+def _check_folder(folder: Path, stems: Sequence[str]) -> None:
+    """Raises RunError where writing would replace what is no report."""
     notebooks = paths.notebooks_dir().resolve()
     if folder.resolve() == notebooks or notebooks in folder.resolve().parents:
         raise RunError(f"{folder}: reports would lie among the notebooks that they are made of; name another folder with --out")
@@ -291,42 +291,31 @@ def _prepare(folder: Path, stems: Sequence[str]) -> None:
     foreign = [name for name in names if (folder / name).exists()]
     if foreign and not (folder / "run.json").exists():
         raise RunError(f"{folder}: {', '.join(foreign)} would be replaced, and no run wrote it; name another folder with --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"probe")
-        probe.unlink()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise RunError(f"{folder}: the output folder cannot be written ({reason}); name another one with --out") from None
 
 
 @contextmanager
 def _only_process(folder: Path) -> Iterator[None]:
+    """Make the output folder and hold it. Raises RunError where it cannot be written or another process holds it."""
     lock = filelock.FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RunError(f"{folder}: another run is writing this folder; wait for it or name another one with --out") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise RunError(f"{folder}: the output folder cannot be written ({reason}); name another one with --out") from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _shown(name: str, value: Any) -> Any:
-    """A parameter as reports show it: of DATA_ROOT the last folder only."""
-    return f"…/{Path(value).name}" if name == "DATA_ROOT" and isinstance(value, str) and value else value
-
-
-def _show_only_last_folder(node: nbformat.NotebookNode, shown: dict[str, Any]) -> None:
+def _show_only_last_folder(node: nbformat.NotebookNode, data_root: str | None) -> None:
+    """In the injected cell, where papermill escapes letters of a path so that no scrubber knows it."""
     for cell in node.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []) and "DATA_ROOT" in shown:
-            lines = [
-                f"DATA_ROOT = {shown['DATA_ROOT']!r}" if line.startswith("DATA_ROOT = ") else line
-                for line in cell.source.split("\n")
-            ]
-            cell.source = "\n".join(lines)
+        if data_root and "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r"^DATA_ROOT = .*$", lambda _: f"DATA_ROOT = {data_root!r}", cell.source, flags=re.MULTILINE)
 
 
 def _now() -> str:
