@@ -17,7 +17,8 @@ from training_project import register_tiny
 
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.studies.dual_stage import variant_configs
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import Run

@@ -8,8 +8,8 @@ from segmentation_project import segmentation_config
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.segmenters import SEGMENTERS
 
 
 def _block(in_channels: int, width: int) -> nn.Sequential:
@@ -32,6 +32,8 @@ class TinyEncoder(nn.Module):
 class TinyJoinable(nn.Module):
     """A segmenter on that encoder's last map."""
 
+    multiple = 4
+
     def __init__(self, in_channels: int, classes: int, width: int = 6):
         super().__init__()
         self.encoder = TinyEncoder(in_channels, width)
@@ -41,10 +43,9 @@ class TinyJoinable(nn.Module):
         return self.head(self.encoder(images)[-1])
 
 
-def register_tiny_joint(registry: Callable[[str, SegmenterArchitecture], None] = SEGMENTERS.__setitem__) -> None:
+def register_tiny_joint(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
     """Enter it as `tiny_joint`, a segmenter that `build_joint` takes."""
-    facts = {"what": "a test's", "paper": "", "made_from": "", "head": ("head.",), "size": 64}
-    registry("tiny_joint", SegmenterArchitecture(TinyJoinable, input_rule=lambda network: InputRule(4, 4), **facts))
+    registry("tiny_joint", Architecture(TinyJoinable, size=64, what="a test's"))
 
 
 def joint_config(**changes) -> RunConfig:

@@ -8,13 +8,13 @@ from torch import nn
 from training_project import tiny_config
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.segmenters import SEGMENTERS
 
 
 def tiny_segmenter(in_channels: int, classes: int, width: int = 6, dropout: float = 0.2) -> nn.Module:
     """A stride, batch normalisation, dropout and interpolation: all that a resumed run could get wrong."""
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
@@ -25,13 +25,13 @@ def tiny_segmenter(in_channels: int, classes: int, width: int = 6, dropout: floa
         nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.Conv2d(width, classes, 1),
     )
+    network.multiple = 2
+    return network
 
 
-def register_tiny_segmenter(registry: Callable[[str, SegmenterArchitecture], None] = SEGMENTERS.__setitem__) -> None:
+def register_tiny_segmenter(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
     """Enter it as `tiny_segmenter`."""
-    rule = InputRule(multiple=2, minimum=2)
-    facts = {"what": "a test's", "paper": "", "made_from": "", "head": ("8.",), "size": 64}
-    registry("tiny_segmenter", SegmenterArchitecture(tiny_segmenter, input_rule=lambda network: rule, **facts))
+    registry("tiny_segmenter", Architecture(tiny_segmenter, size=64, what="a test's"))
 
 
 def segmentation_config(**changes) -> RunConfig:

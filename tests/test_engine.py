@@ -21,7 +21,7 @@ from training_project import register_tiny, same_results, tiny_config
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import RunsFailed, dask_cluster, run_all, scheduling
 from thyroid_utils.training.engine.outcome import Failure

@@ -12,7 +12,7 @@ from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
-from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison

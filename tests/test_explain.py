@@ -21,7 +21,9 @@ from training_project import register_tiny
 
 from thyroid_utils.inference.cam import CAM_METHODS, _enlarged, cam_maps
 from thyroid_utils.inference.layers import Covered, TargetLayer, covered, target_layer
-from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.networks import build_classifier, build_segmenter
+from thyroid_utils.models.segmenters import SEGMENTERS
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import error_analysis as error_plots
 from thyroid_utils.plots import grad_cam as plots
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED

@@ -12,7 +12,9 @@ from torch import nn
 from training_project import register_tiny
 
 from thyroid_utils.inference.cam import cam_maps
-from thyroid_utils.models import CLASSIFIERS, SEGMENTERS, build_classifier, build_segmenter
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.networks import build_classifier, build_segmenter
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.studies.grad_cam import deletion_insertion, deletion_insertion_curves, road
 from thyroid_utils.studies.grad_cam.faithfulness import curve_areas
 

@@ -13,7 +13,7 @@ from training_project import tiny_config
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
 
 

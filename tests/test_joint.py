@@ -23,8 +23,9 @@ from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty_samples import augmented_views, mc_dropout
-from thyroid_utils.models import JOINT_MODELS, SEGMENTERS, JointLogits, OneAnswer, build_joint, build_segmenter
 from thyroid_utils.models.losses import build_loss
+from thyroid_utils.models.networks import JOINT_MODELS, JointLogits, build_joint, build_segmenter
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
@@ -106,8 +107,6 @@ def test_numbers_out_of_range_are_refused():
         build_joint("tiny_joint", in_channels=0)
     with pytest.raises(ValueError, match="no option 'widht'; did you mean width"):
         build_joint("tiny_joint", widht=3)
-    with pytest.raises(ValueError, match="image or pixels"):
-        OneAnswer(build_joint("tiny_joint"), "class")
 
 
 def test_compiled_it_gives_the_same():

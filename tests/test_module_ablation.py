@@ -16,8 +16,9 @@ from torch import nn
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
-from thyroid_utils.models.segmenter_architectures import InputRule, SegmenterArchitecture
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.networks import build_segmenter, parameter_count
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import module_ablation as plots
 from thyroid_utils.plots.rows import cost_and_score
 from thyroid_utils.scores.comparisons import holm
@@ -75,9 +76,7 @@ def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CACHE", "RUNS"):
             patch.setenv(f"THYROID_WORKBOOK_{name}", str(tmp_path_factory.mktemp(name.lower())))
-        rule = InputRule(multiple=1, minimum=1)
-        facts = {"what": "a test's", "paper": "", "made_from": "", "head": ("3.",), "size": 32}
-        patch.setitem(SEGMENTERS, "tiny_switched", SegmenterArchitecture(tiny_switched, input_rule=lambda network: rule, **facts))
+        patch.setitem(SEGMENTERS, "tiny_switched", Architecture(tiny_switched, size=32, what="a test's"))
         cases = discs(tmp_path_factory.mktemp("discs"))
         patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
         threads = torch.get_num_threads()

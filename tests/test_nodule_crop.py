@@ -14,7 +14,7 @@ from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.models import SEGMENTERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.pipeline import _started, build_pipeline
 from thyroid_utils.preprocess.steps import NoduleCrop
 from thyroid_utils.preprocess.store import preprocessed

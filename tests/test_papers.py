@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from thyroid_utils.models import SEGMENTERS
-from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES
+from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES
+from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import SCORES, Counted
 from thyroid_utils.studies.papers import PAPERS, beside_reported, reported_scores, whole_counts

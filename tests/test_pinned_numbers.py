@@ -600,7 +600,8 @@ def apart() -> Iterator[None]:
     from segmentation_project import register_tiny_segmenter
     from training_project import register_tiny
 
-    from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+    from thyroid_utils.models.classifiers import CLASSIFIERS
+    from thyroid_utils.models.segmenters import SEGMENTERS
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

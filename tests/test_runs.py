@@ -16,7 +16,7 @@ from training_project import register_tiny, tiny_config
 
 from thyroid_utils.common import files
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.training import ledger as runs
 from thyroid_utils.training.ledger import (
     RUN_FILES,

@@ -18,7 +18,8 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
-from thyroid_utils.models import SEGMENTERS, parameter_count
+from thyroid_utils.models.networks import parameter_count
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import segmentation
 from thyroid_utils.plots.curves import epochs
 from thyroid_utils.scores.comparisons import holm

@@ -7,6 +7,7 @@ import copy
 import cv2
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
@@ -15,19 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from thyroid_utils.data.phantom.cases import phantom_cases
-from thyroid_utils.models import (
-    CLASSIFIERS,
-    SEGMENTERS,
-    build_classifier,
-    build_segmenter,
-    check_weights,
-    input_size,
-    parameter_count,
-    segmenter_facts,
-)
 from thyroid_utils.models.any_size import AdaptivePool
-from thyroid_utils.models.segmentation_libraries import smp_module
-from thyroid_utils.models.segmenter_architectures import InputRule
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.networks import build_classifier, build_segmenter, check_weights, input_size, parameter_count
+from thyroid_utils.models.segmenters import SEGMENTERS, segmenter_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,18 +166,19 @@ def test_a_step_changes_every_parameter_and_eight_phantoms_are_learnt(name, phan
 
 
 @pytest.mark.parametrize(
-    ("name", "multiple"),
-    [("unet_resnet18", 32), ("deeplabv3plus", 16), ("pspnet", 8), ("unet", 16), ("residual_unet", 8), ("transunet", 16)],
+    ("name", "multiple", "minimum"),
+    [
+        ("unet_resnet18", 32, 32),
+        ("deeplabv3plus", 16, 16),
+        ("pspnet", 8, 8),
+        ("unet", 16, 16),
+        ("residual_unet", 8, 8),
+        ("smp:pan:resnet18", 16, 128),
+    ],
 )
-def test_the_sides_that_networks_take(name, multiple):
-    assert on_meta(name).input_rule == InputRule(multiple, multiple)
-
-
-@pytest.mark.parametrize(("multiple", "minimum", "side", "expected"), [(32, 32, 1, 32), (32, 32, 32, 32), (32, 32, 33, 64)])
-@pytest.mark.parametrize("factor", [1, 3])
-def test_input_rule_by_hand(multiple, minimum, side, expected, factor):
-    assert InputRule(multiple, minimum).side(side) == expected
-    assert InputRule(multiple * factor, minimum * factor).side(side * factor) == expected * factor
+def test_the_sides_that_networks_take(name, multiple, minimum):
+    taken = {side: on_meta(name).taken(side) for side in (1, minimum, minimum + 1)}
+    assert taken == {1: minimum, minimum: minimum, minimum + 1: minimum + multiple}
 
 
 @pytest.mark.parametrize("name", ["unet_resnet18", "deeplabv3plus_mobilenet", "residual_unet"])
@@ -193,7 +186,7 @@ def test_padding_mirrors_the_image_and_is_cut_off(name):
     """The reference mirrors with numpy, which does it again and again where the image is too small."""
     torch.manual_seed(0)
     model = build_segmenter(name, **SMALL.get(name, {})).eval()
-    multiple = model.input_rule.multiple
+    multiple = model.network.multiple
     for height, width in [(45, 61), (64, 64), (5, 70), (1, 1)]:
         image = torch.randn(1, 3, height, width)
         border = [(-side % multiple // 2, -side % multiple - -side % multiple // 2) for side in (height, width)]
@@ -206,7 +199,7 @@ def test_padding_mirrors_the_image_and_is_cut_off(name):
 
 def test_unet_with_valid_convolutions_extends_the_image_itself():
     model = build_segmenter("unet", valid=True, classes=2, widths=(4, 8, 16, 32, 64)).eval()
-    assert model.input_rule == InputRule(1, 1)
+    assert model.taken(45) == 45
     for size in [(1, 1), (45, 61)]:
         assert model(torch.randn(1, 3, *size)).shape == (1, 2, *size)
 
@@ -235,7 +228,7 @@ def test_wrong_channels_dimensions_and_empty_images_are_refused():
     for shape in [(2, 3, 64, 64), (2, 64, 64), (1, 64, 64, 1)]:
         with pytest.raises(ValueError, match=r"residual_unet: expected images \(batch, 1, height, width\)"):
             model(torch.zeros(shape))
-    with pytest.raises(ValueError, match="residual_unet: images of 0×64 pixels are empty"):
+    with pytest.raises(ValueError, match="residual_unet: images of 0×64 pixels are too small"):
         model(torch.zeros(1, 1, 0, 64))
     model.check_size(1, 1)
 
@@ -260,7 +253,7 @@ def test_parameter_count_of_the_residual_unet_is_the_published_one_without_its_a
 )
 def test_encoders_have_the_parameters_that_torchvision_publishes(name):
     """All but the head's: one dense layer of a ResNet, three of a VGG."""
-    encoder = SEGMENTERS[name].encoder.name
+    encoder = SEGMENTERS[name].imagenet.removeprefix("smp:")
     published = torchvision.models.get_model_weights(encoder).IMAGENET1K_V1.meta["num_params"]
     with torch.device("meta"):
         whole = torchvision.models.get_model(encoder)
@@ -329,7 +322,7 @@ def test_any_architecture_of_smp_takes_any_size(kind):
 
 def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
     few = on_meta("smp:Unet:resnet18", encoder_depth=3, decoder_channels=[32, 16, 8])
-    assert parameter_count(few) < parameter_count(on_meta("smp:unet:resnet18")) and few.input_rule.multiple == 8
+    assert parameter_count(few) < parameter_count(on_meta("smp:unet:resnet18")) and few.taken(1) == 8
     transformer = build_segmenter("smp:dpt:tu-vit_tiny_patch16_224", dynamic_img_size=True).eval()
     with torch.no_grad():
         assert transformer(torch.zeros(1, 3, 5, 70)).shape == (1, 1, 5, 70)
@@ -339,7 +332,7 @@ def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
 def test_the_registrys_unet_is_smps():
     torch.manual_seed(0)
     ours = build_segmenter("unet_resnet18").eval()
-    theirs = smp_module().Unet("resnet18", encoder_weights=None).eval()
+    theirs = smp.Unet("resnet18", encoder_weights=None).eval()
     theirs.load_state_dict(ours.network.state_dict())
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -352,8 +345,8 @@ def test_the_registrys_unet_is_smps():
         ("unet_resnet81", {}, "model 'unet_resnet81' is unknown; did you mean unet_resnet18"),
         ("smp:unett:resnet18", {}, "smp has no architecture 'unett'; did you mean unet"),
         ("smp:unet:resnet19", {}, "smp has no encoder 'resnet19'; did you mean resnet1"),
-        ("smp:unet:tu-resnett18", {}, "timm has no network 'resnett18'; did you mean resnet18"),
-        ("smp:unet:tu-resnet18.nobody", {}, "timm has no such weights of resnet18; known: .*a1_in1k"),
+        ("smp:unet:tu-resnett18", {}, "'smp:unet:tu-resnett18' is unknown to timm; did you mean resnet18"),
+        ("smp:unet:tu-resnet18.nobody", {}, "timm has no weights 'nobody' of resnet18; known: .*a1_in1k"),
         ("smp:unet", {}, "expected smp:ARCH:ENCODER, such as"),
         ("unet_resnet18", {"decoder": 1}, "model unet_resnet18: no option 'decoder'; did you mean decoder_channels"),
         ("unet", {"width": 1}, "model unet: no option 'width'; did you mean widths"),

@@ -15,9 +15,9 @@ from training_project import WithAuxiliary, batches_of, elsewhere, same_results,
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.models import CLASSIFIERS
-from thyroid_utils.models.architectures import Architecture
-from thyroid_utils.models.losses import CrossEntropy
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.losses.classification import CrossEntropy
 from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
@@ -91,7 +91,7 @@ def test_a_batch_of_one_is_refused_where_it_has_no_variance():
 
 
 def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch):
-    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, None, "stem", ("head.", "AuxLogits."), None, minimum=16))
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, minimum=16))
     run = fit_or_load(tiny_config(training__epochs=1, training__batch_size=1))
     assert np.isfinite(run.history["val_loss"]).all()
 

@@ -26,7 +26,8 @@ from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_hash
-from thyroid_utils.models import SEGMENTERS, losses
+from thyroid_utils.models import losses
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.checkpoint import read_checkpoint

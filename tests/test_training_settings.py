@@ -23,9 +23,9 @@ from training_project import WithAuxiliary, batches_of, elsewhere, forked, tiny_
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.models import CLASSIFIERS
-from thyroid_utils.models.architectures import Architecture
-from thyroid_utils.models.losses import CrossEntropy
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.losses.classification import CrossEntropy
 from thyroid_utils.training import distributed
 from thyroid_utils.training.checkpoint import TrainingProgress, read_checkpoint, text_hash, write_checkpoint
 from thyroid_utils.training.data import Arrays, Batches, epoch_batches, in_order, open_arrays, split_data
@@ -156,7 +156,7 @@ def test_optimisers_are_the_named_ones():
 def test_size_none_is_the_networks_own(monkeypatch):
     config = tiny_config(size=None)
     assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (64, 64)
-    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(tiny_network, None, "0", ("9.",), "5", minimum=16, size=75))
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(tiny_network, size=75, minimum=16))
     assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (75, 75)
 
 
@@ -211,7 +211,7 @@ def test_compiled_training_trains_the_same_network(monkeypatch, tmp_path):
 
 
 def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
-    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, None, "stem", ("head.", "AuxLogits."), None, minimum=16))
+    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, minimum=16))
     seen = []
 
     class Spy(CrossEntropy):
@@ -344,7 +344,7 @@ def test_repeated_subsets_differ():
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle", "plateau"])
 def test_a_state_read_back_is_the_one_written(name, schedule, tmp_path):
     config = OptimiserConfig(name=name, momentum=0.9 if name == "sgd" else 0.0, schedule=schedule, learning_rate=0.1)
-    network = tiny_network(2).to(memory_format=torch.channels_last)
+    network = tiny_network(3, 2).to(memory_format=torch.channels_last)
     optimiser = build_optimiser(config, network.parameters())
     scheduled = build_schedule(config, optimiser, 3, 2, "min")
     network(torch.randn(4, 3, 64, 64)).sum().backward()

@@ -25,7 +25,8 @@ from thyroid_utils.inference.uncertainty_scores import (
     label_uncertainty,
     map_uncertainty,
 )
-from thyroid_utils.models import SEGMENTERS, build_classifier
+from thyroid_utils.models.networks import build_classifier
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.masks import segmentation_scores
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis.uncertainty import ask_all, detection_table, error_detection, selective_risk
@@ -110,7 +111,7 @@ def _inputs(count: int, side: int = 32) -> np.ndarray:
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_alone_is_random_and_the_network_is_left_as_it_was(training):
     torch.manual_seed(0)
-    network = tiny_network(2, dropout=0.5).train(training)
+    network = tiny_network(3, 2, dropout=0.5).train(training)
     network[1].train(not training)  # modules in different modes
     network[1].running_mean.fill_(0.3)
     modes = [module.training for module in network.modules()]
@@ -151,7 +152,7 @@ def test_only_dropout_is_random():
 
 
 def test_an_image_has_the_same_draws_whatever_is_asked_along():
-    network = tiny_network(2)
+    network = tiny_network(3, 2)
     inputs = _inputs(6)
     whole = mc_dropout(network, inputs, passes=20, seed=1)
     part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
@@ -179,10 +180,10 @@ def test_dropout_inside_a_transformer_layer_is_not_skipped():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), tiny_network(2, dropout=0.0)])
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), tiny_network(3, 2, dropout=0.0)])
 def test_a_network_without_dropout_is_refused(network):
     network(torch.zeros(2, 3, 32, 32))
-    assert not has_dropout(network) and has_dropout(tiny_network(2))
+    assert not has_dropout(network) and has_dropout(tiny_network(3, 2))
     with pytest.raises(ValueError, match="no dropout layer"):
         mc_dropout(network, _inputs(1))
 
@@ -202,11 +203,11 @@ def test_dropout_that_is_not_reached_is_refused():
     assert network.drop.training and not network.drop._forward_hooks
     for passes in (1, 2.0):
         with pytest.raises(ValueError, match="passes is"):
-            mc_dropout(tiny_network(2), _inputs(1), passes)
+            mc_dropout(tiny_network(3, 2), _inputs(1), passes)
 
 
 def test_the_network_is_restored_when_it_fails():
-    network = tiny_network(2).train()
+    network = tiny_network(3, 2).train()
     with pytest.raises(RuntimeError):
         mc_dropout(network, np.zeros((1, 5, 32, 32), np.float32))
     assert all(module.training for module in network.modules()) and torch.backends.mha.get_fastpath_enabled()

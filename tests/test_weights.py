@@ -1,209 +1,172 @@
-"""Pretrained weights: found, checked, fetched, refused. No network: files are made here and served from this machine."""
+"""What networks begin with: found, checked, fetched, refused, never another than asked for. Files are made and served here."""
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import pickle
+import re
 import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import encoders, get_encoder
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.files import file_hash
-from thyroid_utils.models import CLASSIFIERS, WeightsError, build_classifier, check_weights, weights, weights_tag
-from thyroid_utils.models.weights import ImageNetFile, checkpoints_dir, imagenet_file
+from thyroid_utils.models import vgg_segmenters, weights
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.networks import Network, architecture, build_classifier, build_segmenter, check_weights
+from thyroid_utils.models.segmenters import SEGMENTERS
+from thyroid_utils.models.weights import WeightsError
+
+TINY_UNET = {"widths": (4, 8)}
 
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path, monkeypatch) -> Path:
-    """An empty folder for downloaded weights, and no proxy between the tests and this machine."""
+    """Empty folders for published weights, and no way to Hugging Face's hub; returns PyTorch's."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "*")
-    return tmp_path / "torch" / "hub" / "checkpoints"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
 
-def closed_port() -> str:
-    """An address at which nobody listens."""
+def serve_from(monkeypatch, address: str) -> None:
+    """Let torchvision's files lie at another address."""
+    for name in torchvision.models.list_models(module=torchvision.models):
+        published = torchvision.models.get_model_weights(name)
+        if "IMAGENET1K_V1" in published.__members__:
+            value = published.IMAGENET1K_V1.value
+            monkeypatch.setitem(value.__dict__, "url", f"{address}/{value.url.rpartition('/')[2]}")
+
+
+@pytest.fixture
+def closed(monkeypatch) -> None:
+    """Nobody listens where torchvision's files should lie."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+        serve_from(monkeypatch, f"http://127.0.0.1:{probe.getsockname()[1]}")
 
 
-def publish(monkeypatch, filename: str, digits: str, address: str | None = None) -> ImageNetFile:
-    """Let every model's ImageNet weights be a file of this name."""
-    file = ImageNetFile(filename, f"{address or closed_port()}/{filename}", digits)
-    monkeypatch.setattr(weights, "imagenet_file", lambda name, options=None: file)
-    return file
-
-
-def put_into_hub(hub: Path, monkeypatch, state: dict) -> ImageNetFile:
-    """A state dict as if it were the published file."""
-    hub.mkdir(parents=True, exist_ok=True)
+def publish(monkeypatch, hub: Path, name: str, state: dict) -> Path:
+    """A state dict as torchvision's file of a network."""
     torch.save(state, hub / "made.pth")
-    digits = file_hash(hub / "made.pth")[:8]
-    (hub / "made.pth").rename(hub / f"made-{digits}.pth")
-    return publish(monkeypatch, f"made-{digits}.pth", digits)
+    path = (hub / "made.pth").rename(hub / f"{name}-{file_hash(hub / 'made.pth')[:8]}.pth")
+    value = torchvision.models.get_model_weights(name).IMAGENET1K_V1.value
+    monkeypatch.setitem(value.__dict__, "url", f"https://example.org/{path.name}")
+    return path
 
 
-def published_state(name: str) -> dict[str, torch.Tensor]:
+def cache(repository: str, revision: str | None, state: dict[str, torch.Tensor]) -> Path:
+    """A state dict in the cache of Hugging Face's hub."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    path = folder / "snapshots" / (revision or "0" * 40) / "model.safetensors"
+    for file in (path, folder / "refs" / "main"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (path.parent / "config.json").write_text("{}")
+    save_file({key: value.clone() for key, value in state.items()}, path)
+    return path
+
+
+def cache_encoder(name: str) -> dict[str, torch.Tensor]:
+    """Random values of an encoder of smp's as its published ones."""
     torch.manual_seed(1)
-    return getattr(torchvision.models, name)().state_dict()
+    state = get_encoder(name, weights=None).state_dict()
+    published = encoders[name]["pretrained_settings"]["imagenet"]
+    cache(published["repo_id"], published["revision"], state)
+    return state
 
 
-def own_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def state_of(name: str, **options) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return torchvision.models.get_model(name, **options).state_dict()
+
+
+def own_state(model: Network) -> dict[str, torch.Tensor]:
     return model.network.state_dict()
 
 
-def test_published_files_by_name():
-    """Names and digits as torchvision's own documentation gives them."""
-    assert imagenet_file("vgg16").filename == "vgg16-397923af.pth"
-    assert imagenet_file("vgg16").digits == "397923af"
-    assert imagenet_file("resnet18_transformer").filename == imagenet_file("resnet18").filename == "resnet18-f37072fd.pth"
-    assert imagenet_file("inception_v3").digits == "0cc3c7bd"
-    for name in CLASSIFIERS:
-        file = imagenet_file(name)
-        assert file.url.endswith(f"/{file.filename}") and file.filename.endswith(f"-{file.digits}.pth"), file
-
-
-def test_files_lie_in_pytorchs_own_folder(hub):
-    assert checkpoints_dir() == hub
-    assert imagenet_file("alexnet").path == hub / "alexnet-owt-7be5be79.pth"
+# What is published
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "resnet18_transformer"])
 def test_every_parameter_finds_its_name_in_torchvisions_network(name):
-    """torchvision's file fits torchvision's network; ours has the same names and shapes but for the head."""
+    """torchvision's file fits torchvision's network; ours has the same names and shapes but for the head of 1,000 classes."""
     with torch.device("meta"):
         ours = own_state(build_classifier(name))
         options = {"init_weights": False} if name == "inception_v3" else {}
-        theirs = getattr(torchvision.models, name)(**options).state_dict()
-    head = CLASSIFIERS[name].head
-
-    def shapes(state):
-        return {key: value.shape for key, value in state.items() if not key.startswith(head)}
-
-    assert shapes(ours) == shapes(theirs)
-    assert {key for key in ours if key.startswith(head)} == {key for key in theirs if key.startswith(head)}
+        theirs = torchvision.models.get_model(name, **options).state_dict()
+    head = {key for key, value in theirs.items() if value.shape[:1] == (1000,)}
+    assert {key: value.shape for key, value in ours.items() if key not in head} == {
+        key: value.shape for key, value in theirs.items() if key not in head
+    }
+    assert head <= ours.keys() and len(head) in (2, 4)
 
 
-def test_imagenet_replaces_everything_but_the_head(hub, monkeypatch):
-    state = published_state("mobilenet_v2")
-    put_into_hub(hub, monkeypatch, state)
-    torch.manual_seed(0)
-    model = build_classifier("mobilenet_v2", classes=3, weights="imagenet")
-    own = own_state(model)
-    assert all(torch.equal(own[key], state[key]) for key in own if not key.startswith("classifier.1."))
-    assert own["classifier.1.weight"].shape == (3, 1280)
-    torch.manual_seed(0)
-    assert torch.equal(own["classifier.1.weight"], own_state(build_classifier("mobilenet_v2", classes=3))["classifier.1.weight"])
-    assert model.weights == "ImageNet" and build_classifier("mobilenet_v2").weights == "from scratch"
-
-
-def test_a_gray_image_gives_in_one_channel_what_it_gives_in_three(hub, monkeypatch):
-    put_into_hub(hub, monkeypatch, published_state("mobilenet_v2"))
-    gray = torch.randn(2, 1, 32, 32)
-    maps = {}
-    for channels in (1, 3, 5):
-        model = build_classifier("mobilenet_v2", in_channels=channels, weights="imagenet").eval()
-        maps[channels] = model.network.features[0](gray.expand(-1, channels, -1, -1))
-    torch.testing.assert_close(maps[1], maps[3])
-    torch.testing.assert_close(maps[5], maps[3])
-
-
-def test_the_hybrid_takes_resnet18s_weights_for_its_backbone_alone(hub, monkeypatch):
-    state = published_state("resnet18")
-    # The published file is from before the counters of batches.
-    put_into_hub(hub, monkeypatch, {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")})
-    torch.manual_seed(0)
-    model = build_classifier("resnet18_transformer", weights="imagenet")
-    torch.manual_seed(0)
-    scratch = own_state(build_classifier("resnet18_transformer"))
-    for key, value in own_state(model).items():
-        expected = state[key.removeprefix("backbone.")] if key.startswith("backbone.") else scratch[key]
-        assert torch.equal(value, expected), key
-
-
-def test_inception_takes_its_file_with_and_without_the_auxiliary_head(hub, monkeypatch):
-    torch.manual_seed(1)
-    state = torchvision.models.inception_v3(init_weights=False).state_dict()
-    put_into_hub(hub, monkeypatch, state)
-    for auxiliary in (True, False):
-        own = own_state(build_classifier("inception_v3", weights="imagenet", auxiliary=auxiliary))
-        assert torch.equal(own["Mixed_7c.branch1x1.conv.weight"], state["Mixed_7c.branch1x1.conv.weight"])
-        assert any(key.startswith("AuxLogits.") for key in own) == auxiliary
-        if auxiliary:
-            assert torch.equal(own["AuxLogits.conv1.conv.weight"], state["AuxLogits.conv1.conv.weight"])
-
-
-def test_gray_inception_takes_its_rescaling_of_colours_into_the_first_layer(hub, monkeypatch):
-    torch.manual_seed(1)
-    put_into_hub(hub, monkeypatch, torchvision.models.inception_v3(init_weights=False).state_dict())
-    gray = torch.randn(2, 1, 96, 96)
-    maps = {}
-    for channels in (1, 3):
-        network = build_classifier("inception_v3", in_channels=channels, weights="imagenet", auxiliary=False).eval().network
-        assert network.transform_input == (channels == 3)
-        maps[channels] = network.Conv2d_1a_3x3(network._transform_input(gray.expand(-1, channels, -1, -1)))
-    torch.testing.assert_close(maps[1], maps[3], rtol=1e-4, atol=1e-5)  # sums in another order
-    assert maps[3].abs().mean() > 0.1
-
-
-def test_a_vision_transformer_reads_the_names_that_its_file_was_saved_with(hub, monkeypatch):
-    state = published_state("vit_b_16")
-    put_into_hub(
-        hub,
-        monkeypatch,
-        {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for k, v in state.items()},
-    )
-    own = own_state(build_classifier("vit_b_16", weights="imagenet"))
-    for layer in ("0", "3"):
-        key = f"encoder.layers.encoder_layer_5.mlp.{layer}.weight"
-        assert torch.equal(own[key], state[key])
-
-
-def test_imagenet_weights_do_not_fit_a_narrower_head(hub, monkeypatch):
-    put_into_hub(hub, monkeypatch, published_state("alexnet"))
-    with pytest.raises(WeightsError, match=r"alexnet: .*of another shape \(classifier.1.weight 4096×9216 instead of 64×9216"):
-        build_classifier("alexnet", weights="imagenet", hidden=64)
-
-
-@pytest.mark.parametrize("name", ["vgg16", "resnet18_transformer", "timm:test_resnet"])
-def test_without_a_connection_the_file_and_its_folder_are_named(name, hub, monkeypatch):
-    filename = imagenet_file(name).filename
-    publish(monkeypatch, filename, "")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vgg16", "vgg16-397923af.pth"),
+        ("resnet18_transformer", "resnet18-f37072fd.pth"),
+        ("segnet", "vgg16_bn-6c64b313.pth"),
+        ("fcn8s", "vgg16-397923af.pth"),
+        ("timm:test_resnet", "timm/test_resnet.r160_in1k (model.safetensors)"),
+        ("unet_resnet18", "smp-hub/resnet18.imagenet (model.safetensors)"),
+        ("deeplabv3plus_xception", "timm/xception65.tf_in1k (model.safetensors)"),
+        ("mobile_deeplab", "smp-hub/mobilenet_v2.imagenet (model.safetensors)"),
+        ("segformer", "smp-hub/mit_b0.imagenet (model.safetensors)"),
+        ("transunet", "timm/vit_base_r50_s16_224.orig_in21k (model.safetensors)"),
+        ("smp:unet:tu-convnext_atto", "timm/convnext_atto.d2_in1k (model.safetensors)"),
+    ],
+)
+def test_without_a_connection_the_file_and_its_folder_are_named(name, file, hub, closed):
+    """Within seconds, before anything is built; and nothing is built from other values."""
+    build = build_classifier if name in CLASSIFIERS or name.startswith("timm:") else build_segmenter
+    folder = hub if file.endswith(".pth") else Path(constants.HF_HUB_CACHE)
     began = time.monotonic()
-    for attempt in (lambda: check_weights(name, "imagenet"), lambda: build_classifier(name, weights="imagenet")):
-        with pytest.raises(WeightsError) as caught:
+    for attempt in (lambda: check_weights(name, "imagenet"), lambda: build(name, weights="imagenet")):
+        with pytest.raises(WeightsError, match=re.escape(f"{name}: the ImageNet weights {file} are not in {folder}")) as caught:
             attempt()
         message = str(caught.value)
-        assert message.startswith(f"{name}: the ImageNet weights {filename} are not in {hub} and could not be downloaded")
-        assert f"put it into {hub} as {filename}" in message and "weights: none" in message and "\n" not in message
-    assert time.monotonic() - began < 5
-    assert not hub.exists() or not list(hub.iterdir())
+        assert "could not be downloaded" in message and "or use weights: none" in message and "\n" not in message
+        assert (f"put it into {folder}" if folder == hub else "run `hf download") in message
+    assert time.monotonic() - began < 5 and not list(hub.iterdir())
 
 
-def test_a_silent_server_is_given_up(hub, monkeypatch):
-    monkeypatch.setattr(weights, "DOWNLOAD_TIMEOUT", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        publish(monkeypatch, "made.pth", "", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        with pytest.raises(WeightsError, match=r"could not be downloaded \(.*timed out"):
-            check_weights("resnet18", "imagenet")
-        assert time.monotonic() - began < 5
+def test_a_backbone_that_is_an_option_decides_the_file():
+    for backbone, file in (("resnet50", "smp-hub/resnet50.imagenet"), ("xception", "timm/xception65.tf_in1k")):
+        with pytest.raises(WeightsError, match=f"the ImageNet weights {file}"):
+            check_weights("mobile_deeplab", "imagenet", {"backbone": backbone})
+
+
+@pytest.mark.parametrize("name", ["unet", "timm:coatnet_0_224", "smp:unet:dpn92"])
+def test_networks_without_published_values_say_so(name):
+    with pytest.raises(WeightsError, match=f"{name}: (has no encoder with published|timm has no|smp has no) ImageNet weights"):
+        check_weights(name, "imagenet")
+
+
+def test_all_others_have_some():
+    assert {name for name, facts in SEGMENTERS.items() if not facts.source()} == {"unet", "attention_unet", "residual_unet"}
+    assert all(facts.source().startswith("torchvision:") for facts in CLASSIFIERS.values())
+
+
+# Fetching
 
 
 @pytest.fixture
-def server(tmp_path):
-    """Serves a folder of this machine; yields the folder and its address."""
+def server(tmp_path, monkeypatch):
+    """Serves a folder of this machine in the place of torchvision's; yields the folder."""
     folder = tmp_path / "served"
     folder.mkdir()
 
@@ -214,80 +177,233 @@ def server(tmp_path):
         def log_message(self, *arguments):
             pass
 
-        def end_headers(self):
-            if self.path.startswith("/short"):
-                self.send_header("Connection", "close")
-            super().end_headers()
-
-        def copyfile(self, source, outputfile):
-            content = source.read()
-            outputfile.write(content[: len(content) // 2] if self.path.startswith("/short") else content)
-
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()
-        yield folder, f"http://127.0.0.1:{listening.server_port}"
+        serve_from(monkeypatch, f"http://127.0.0.1:{listening.server_port}")
+        yield folder
         listening.shutdown()
         thread.join()
 
 
-def test_an_absent_file_is_downloaded_once(hub, monkeypatch, server):
-    folder, address = server
-    content = bytes(range(256)) * 10_000
-    digits = hashlib.sha256(content).hexdigest()[:8]
-    (folder / "made.pth").write_bytes(content)
-    file = publish(monkeypatch, "made.pth", digits, address)
-    calls = []
-    path = check_weights("resnet18", "imagenet", progress=lambda done, total: calls.append((done, total)))
-    assert path == file.path == hub / "made.pth" and path.read_bytes() == content
-    assert calls[-1] == (len(content), len(content)) and calls == sorted(calls)
-    (folder / "made.pth").unlink()
-    assert check_weights("resnet18", "imagenet", progress=lambda *_: pytest.fail("downloaded again")) == path
-
-
-def test_a_download_that_is_not_the_published_file_is_not_kept(hub, monkeypatch, server):
-    folder, address = server
-    (folder / "made.pth").write_bytes(b"<html>sign in</html>")
-    publish(monkeypatch, "made.pth", "397923af", address)
-    with pytest.raises(WeightsError, match=r"made.pth sent is not made.pth \(another SHA-256\)"):
-        check_weights("resnet18", "imagenet")
-    assert not list(hub.iterdir())
-
-
-def test_a_download_that_breaks_off_is_not_kept(hub, monkeypatch, server):
-    folder, address = server
-    (folder / "short.pth").write_bytes(bytes(1_000_000))
-    publish(monkeypatch, "short.pth", "", address)
-    with pytest.raises(WeightsError, match=r"short.pth are not in .* and could not be downloaded"):
-        check_weights("resnet18", "imagenet")
-    assert not list(hub.iterdir())
-
-
-def test_a_missing_page_is_named(hub, monkeypatch, server):
-    publish(monkeypatch, "gone.pth", "", server[1])
+def test_an_absent_file_is_fetched_once_and_another_one_is_not_kept(hub, monkeypatch, server):
+    torch.save(state_of("resnet18"), server / "made")
+    made = (server / "made").rename(server / f"resnet18-{file_hash(server / 'made')[:8]}.pth")
+    value = torchvision.models.get_model_weights("resnet18").IMAGENET1K_V1.value
+    monkeypatch.setitem(value.__dict__, "url", f"{value.url.rpartition('/')[0]}/{made.name}")
+    path = check_weights("resnet18", "imagenet")
+    assert path == hub / made.name and path.read_bytes() == made.read_bytes()
+    made.unlink()
+    assert check_weights("resnet18", "imagenet") == path
+    (server / "alexnet-owt-7be5be79.pth").write_bytes(b"<html>sign in</html>")
+    with pytest.raises(WeightsError, match=r"alexnet: .*could not be downloaded \(invalid hash"):
+        check_weights("alexnet", "imagenet")
     with pytest.raises(WeightsError, match=r"could not be downloaded \(.*File not found"):
-        check_weights("resnet18", "imagenet")
+        check_weights("vgg16", "imagenet")
+    assert list(hub.iterdir()) == [path]
 
 
-def test_a_damaged_imagenet_file_is_noticed(hub, monkeypatch):
-    file = put_into_hub(hub, monkeypatch, published_state("mobilenet_v2"))
-    content = bytearray(file.path.read_bytes())
+def test_a_silent_server_is_given_up(hub, monkeypatch):
+    monkeypatch.setattr(weights, "DOWNLOAD_TIMEOUT", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        serve_from(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(WeightsError, match=r"could not be downloaded \(.*timed out"):
+            check_weights("resnet18", "imagenet")
+        assert time.monotonic() - began < 5 and socket.getdefaulttimeout() is None
+
+
+def test_damaged_published_files_are_noticed(hub, monkeypatch):
+    path = publish(monkeypatch, hub, "mobilenet_v2", state_of("mobilenet_v2"))
+    content = bytearray(path.read_bytes())
     content[5000] ^= 1
-    file.path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{file.filename} is damaged: .*{file.digits}; delete it and run again"):
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{path.name} is damaged: .*delete it and run again"):
         build_classifier("mobilenet_v2", weights="imagenet")
+    state = get_encoder("mit_b0", weights=None).state_dict()
+    published = encoders["mit_b0"]["pretrained_settings"]["imagenet"]
+    del state["norm4.bias"]
+    path = cache(published["repo_id"], published["revision"], state)
+    with pytest.raises(
+        WeightsError, match=r"segformer: .*model\.safetensors cannot be loaded .*norm4\.bias.*delete it"
+    ) as caught:
+        build_segmenter("segformer", weights="imagenet")
+    assert "\n" not in str(caught.value)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"segformer: .*cannot be loaded"):
+        build_segmenter("segformer", weights="imagenet")
+
+
+# Published values in their places
+
+
+def test_imagenet_replaces_everything_but_the_head(hub, monkeypatch):
+    state = state_of("mobilenet_v2")
+    publish(monkeypatch, hub, "mobilenet_v2", state)
+    torch.manual_seed(0)
+    model = build_classifier("mobilenet_v2", classes=3, weights="imagenet")
+    own, head = own_state(model), ("classifier.1.weight", "classifier.1.bias")
+    assert all(torch.equal(own[key], state[key]) for key in own if key not in head)
+    torch.manual_seed(0)
+    scratch = build_classifier("mobilenet_v2", classes=3)
+    assert all(torch.equal(own[key], own_state(scratch)[key]) for key in head)
+    assert (model.weights, scratch.weights) == ("ImageNet", "from scratch")
+
+
+def test_a_gray_image_gives_in_one_channel_what_it_gives_in_three(hub, monkeypatch):
+    publish(monkeypatch, hub, "mobilenet_v2", state_of("mobilenet_v2"))
+    publish(monkeypatch, hub, "inception_v3", state_of("inception_v3", init_weights=False))
+    cache_encoder("mobilenet_v2")
+    gray = torch.randn(2, 1, 96, 96)
+    maps = {}
+    for channels in (1, 3, 5):
+        images = gray.expand(-1, channels, -1, -1)
+        network = build_classifier("mobilenet_v2", in_channels=channels, weights="imagenet").eval().network
+        maps["mobilenet_v2", channels] = network.features[0](images)
+        network = build_classifier("inception_v3", in_channels=channels, weights="imagenet", auxiliary=False).eval().network
+        # Its own rescaling of red, green and blue goes into the first layer where there are other channels.
+        assert network.transform_input == (channels == 3)
+        maps["inception_v3", channels] = network.Conv2d_1a_3x3(network._transform_input(images))
+    for channels in (1, 3):
+        model = build_segmenter("deeplabv3plus_mobilenet", in_channels=channels, weights="imagenet").eval()
+        maps["deeplab", channels] = model.network.encoder(gray.expand(-1, channels, -1, -1))[-1]
+    for (name, _), found in maps.items():
+        # Sums run in another order.
+        torch.testing.assert_close(found, maps[name, 3], rtol=1e-4, atol=1e-5)
+
+
+def test_the_hybrid_takes_resnet18s_values_for_its_backbone_alone(hub, monkeypatch):
+    state = state_of("resnet18")
+    # The published file is from before the counters of batches.
+    publish(monkeypatch, hub, "resnet18", {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")})
+    torch.manual_seed(0)
+    model = build_classifier("resnet18_transformer", weights="imagenet")
+    torch.manual_seed(0)
+    scratch = own_state(build_classifier("resnet18_transformer"))
+    for key, value in own_state(model).items():
+        expected = state[key.removeprefix("backbone.")] if key.startswith("backbone.") else scratch[key]
+        assert torch.equal(value, expected), key
+
+
+def test_inception_takes_its_file_with_and_without_the_auxiliary_head(hub, monkeypatch):
+    state = state_of("inception_v3", init_weights=False)
+    publish(monkeypatch, hub, "inception_v3", state)
+    for auxiliary in (True, False):
+        own = own_state(build_classifier("inception_v3", weights="imagenet", auxiliary=auxiliary))
+        assert any(key.startswith("AuxLogits.") for key in own) == auxiliary
+        assert all(torch.equal(value, state[key]) for key, value in own.items() if not key.endswith(("fc.weight", "fc.bias")))
+
+
+def test_a_vision_transformer_reads_the_names_that_its_file_was_saved_with(hub, monkeypatch):
+    state = state_of("vit_b_16")
+    renamed = {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for k, v in state.items()}
+    publish(monkeypatch, hub, "vit_b_16", renamed)
+    own = own_state(build_classifier("vit_b_16", weights="imagenet"))
+    assert all(torch.equal(value, state[key]) for key, value in own.items() if not key.startswith("heads."))
+
+
+def test_published_values_do_not_fit_a_narrower_network(hub, monkeypatch):
+    publish(monkeypatch, hub, "alexnet", state_of("alexnet"))
+    with pytest.raises(WeightsError, match=r"alexnet: .* cannot be loaded .*size mismatch for classifier.1.weight"):
+        build_classifier("alexnet", weights="imagenet", hidden=64)
+
+
+def test_encoders_of_smps_take_their_values_alone():
+    for name, encoder in (("unet_resnet18", "resnet18"), ("residual_unet_resnet18", "resnet18"), ("segformer", "mit_b0")):
+        state = cache_encoder(encoder)
+        torch.manual_seed(0)
+        model = build_segmenter(name, weights="imagenet")
+        torch.manual_seed(0)
+        scratch = own_state(build_segmenter(name))
+        for key, value in own_state(model).items():
+            expected = state[key.removeprefix("encoder.")] if key.startswith("encoder.") else scratch[key]
+            assert torch.equal(value, expected), key
+        assert model.weights == "ImageNet encoder"
+
+
+def test_the_mobilenet_leaves_out_the_convolution_that_it_lacks():
+    state = cache_encoder("mobilenet_v2")
+    for name in ("deeplabv3plus_mobilenet", "mobile_deeplab"):
+        own = build_segmenter(name, weights="imagenet").network.encoder.state_dict()
+        assert set(own) == {key for key in state if not key.startswith(("classifier.", "features.18."))}
+        assert all(torch.equal(own[key], state[key]) for key in own)
+
+
+def test_vggs_go_into_segnet_and_with_their_dense_layers_into_fcn(hub, monkeypatch):
+    with torch.device("meta"):
+        shapes = {name: torchvision.models.get_model(name).state_dict() for name in ("vgg16", "vgg16_bn")}
+    # Another constant for each name takes no room.
+    numbered = {
+        name: {k: torch.tensor(at, dtype=v.dtype).expand(v.shape) for at, (k, v) in enumerate(state.items())}
+        for name, state in shapes.items()
+    }
+    for module in (vgg_segmenters, weights):
+        monkeypatch.setattr(module, "published_values", numbered.__getitem__)
+    for name in numbered:
+        publish(monkeypatch, hub, name, {"weight": torch.zeros(1)})
+    own = own_state(build_segmenter("segnet", weights="imagenet", in_channels=1))
+    assert torch.equal(own["encoder.0.weight"], 3 * numbered["vgg16_bn"]["features.0.weight"][:, :1])
+    encoder = {key for key in own if key.startswith("encoder.") and key != "encoder.0.weight"}
+    assert len(encoder) == len([key for key in shapes["vgg16_bn"] if key.startswith("features.")]) - 1
+    assert all(torch.equal(own[key], numbered["vgg16_bn"][key.replace("encoder", "features")]) for key in encoder)
+    for hidden in (16, 4096):
+        own = own_state(build_segmenter("fcn8s", weights="imagenet", classes=2, hidden=hidden))
+        assert torch.equal(own["encoder.28.weight"], numbered["vgg16"]["features.28.weight"])
+        taken = [
+            bool((own[f"dense{at}.bias"] == numbered["vgg16"][f"classifier.{of}.bias"][0]).all()) for at, of in ((6, 0), (7, 3))
+        ]
+        assert taken == [hidden == 4096] * 2
+
+
+def test_timm_reads_its_values_itself():
+    for name, channels in (("test_resnet", 3), ("test_resnet", 1), ("test_vit", 3)):
+        torch.manual_seed(1)
+        published = timm.create_model(name).eval()
+        cache(f"timm/{name}.r160_in1k", None, published.state_dict())
+        model = build_classifier(f"timm:{name}", in_channels=channels, weights="imagenet").eval()
+        assert model.weights == "timm r160_in1k"
+        gray = torch.randn(2, 1, 160, 160)
+        expected = published.forward_features(gray.expand(-1, 3, -1, -1))
+        found = model.network.forward_features(gray.expand(-1, channels, -1, -1))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        assert model(gray.expand(-1, channels, -1, -1)).shape == (2, 2)
+
+
+def test_timms_values_go_into_encoders():
+    torch.manual_seed(1)
+    state = timm.create_model("xception65.tf_in1k").state_dict()
+    cache("timm/xception65.tf_in1k", None, state)
+    for name, options in (("deeplabv3plus_xception", {}), ("mobile_deeplab", {"backbone": "xception"})):
+        model = build_segmenter(name, weights="imagenet", **options)
+        own = model.network.encoder.state_dict()
+        assert torch.equal(own["model.blocks_3.stack.conv1.conv_dw.weight"], state["blocks.3.stack.conv1.conv_dw.weight"])
+        assert model.weights == "timm tf_in1k encoder" and len(own) == len(state) - 2
+    state = timm.create_model("vit_base_r50_s16_224.orig_in21k").state_dict()
+    cache("timm/vit_base_r50_s16_224.orig_in21k", None, state)
+    model = build_segmenter("transunet", weights="imagenet", in_channels=1)
+    own = model.network.encoder.state_dict()
+    assert torch.equal(own["blocks.11.mlp.fc2.weight"], state["blocks.11.mlp.fc2.weight"])
+    assert torch.equal(own["pos_embed"], state["pos_embed"][:, 1:]) and model.weights == "timm orig_in21k encoder"
+    first = "patch_embed.backbone.stem.conv.weight"
+    torch.testing.assert_close(own[first], state[first].sum(dim=1, keepdim=True))
+
+
+# Files of one's own
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_file_gives_back_the_model_it_was_saved_from(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("build", "name", "options"), [(build_classifier, "mobilenet_v2", {}), (build_segmenter, "unet", TINY_UNET)]
+)
+def test_a_file_gives_back_the_model_it_was_saved_from(tmp_path, suffix, build, name, options):
     torch.manual_seed(0)
-    source = build_classifier("mobilenet_v2", in_channels=1).eval()
-    path = tmp_path / f"mine{suffix}"
+    source, path = build(name, in_channels=1, **options).eval(), tmp_path / f"mine{suffix}"
     save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
-    model = build_classifier("mobilenet_v2", in_channels=1, weights=path).eval()
-    images = torch.randn(2, 1, 32, 32)
-    assert torch.equal(model(images), source(images))
-    assert model.weights == f"mine{suffix} {file_hash(path)[:8]}" == weights_tag(path) == weights_tag(str(path), "mobilenet_v2")
+    model = build(name, in_channels=1, weights=path, **options).eval()
+    images = torch.randn(2, 1, 33, 40)
+    assert torch.equal(model(images), source(images)) and model.weights == f"mine{suffix} {file_hash(path)[:8]}"
 
 
 @pytest.mark.parametrize(
@@ -301,9 +417,9 @@ def test_a_file_gives_back_the_model_it_was_saved_from(tmp_path, suffix):
     ],
 )
 def test_wrappers_around_names_are_taken_off(tmp_path, wrap):
-    state = own_state(build_classifier("mobilenet_v2"))
+    state = own_state(build_segmenter("unet", **TINY_UNET))
     torch.save(wrap(state), tmp_path / "mine.pt")
-    model = build_classifier("mobilenet_v2", weights=tmp_path / "mine.pt")
+    model = build_segmenter("unet", weights=tmp_path / "mine.pt", **TINY_UNET)
     assert all(torch.equal(value, state[key]) for key, value in own_state(model).items())
 
 
@@ -313,54 +429,57 @@ def test_a_relative_file_is_seen_from_the_project_root(tmp_path, monkeypatch):
     assert check_weights("resnet18", "mine.pt") == paths.project_root() / "mine.pt"
 
 
-def test_a_head_for_other_classes_is_renewed_and_said_aloud(tmp_path):
-    state = published_state("mobilenet_v2")
+@pytest.mark.parametrize(
+    ("name", "options", "head"),
+    [
+        ("unet", TINY_UNET, "head."),
+        ("fcn8s", {"widths": (4, 4, 4, 4, 4), "hidden": 8}, ("score", "up")),
+        ("mobilenet_v2", {}, "classifier."),
+        ("timm:test_resnet", {}, "fc."),
+    ],
+)
+def test_a_head_for_other_classes_begins_anew_with_a_warning(tmp_path, name, options, head):
+    build = build_segmenter if name in SEGMENTERS else build_classifier
+    whole = own_state(build(name, classes=3, **options))
+    for state in (whole, {key: value for key, value in whole.items() if not key.startswith(head)}):
+        torch.save(state, tmp_path / "mine.pt")
+        with pytest.warns(UserWarning, match=f"{name}: the head in mine.pt does not fit 2 classes; a new one begins at random"):
+            model = build(name, classes=2, weights=tmp_path / "mine.pt", **options)
+        assert all(torch.equal(value, whole[key]) for key, value in own_state(model).items() if not key.startswith(head))
+        assert model.weights.endswith(", new head")
+
+
+def test_torchvisions_own_file_fits_a_vision_transformer(tmp_path):
+    """Its parts have the names of before release 0.13, and its head tells 1,000 classes apart."""
+    state = {key.replace(".mlp.0.", ".mlp.linear_1."): value for key, value in state_of("vit_b_16").items()}
     torch.save(state, tmp_path / "mine.pt")
-    with pytest.warns(UserWarning, match=r"mobilenet_v2: the head in mine.pt does not fit 2 classes; a new one begins at random"):
-        model = build_classifier("mobilenet_v2", weights=tmp_path / "mine.pt")
-    assert model.weights.endswith(", new head")
-    assert torch.equal(own_state(model)["features.18.0.weight"], state["features.18.0.weight"])
-
-    backbone = {key: value for key, value in state.items() if not key.startswith("classifier.")}
-    torch.save(backbone, tmp_path / "backbone.pt")
-    with pytest.warns(UserWarning, match="head in backbone.pt does not fit"):
-        assert build_classifier("mobilenet_v2", weights=tmp_path / "backbone.pt").weights.endswith(", new head")
+    with pytest.warns(UserWarning, match="a new one begins at random"):
+        model = build_classifier("vit_b_16", weights=tmp_path / "mine.pt")
+    key = "encoder.layers.encoder_layer_5.mlp.0.weight"
+    assert torch.equal(own_state(model)[key], state[key.replace(".0.", ".linear_1.")])
 
 
-def test_weights_for_another_architecture_are_refused_with_names(tmp_path):
-    torch.save(published_state("resnet18"), tmp_path / "resnet18.pt")
-    with pytest.raises(WeightsError) as caught:
-        build_classifier("mobilenet_v2", weights=tmp_path / "resnet18.pt")
-    message = str(caught.value)
-    assert message.startswith("mobilenet_v2: resnet18.pt does not fit: ") and "\n" not in message
-    assert "missing (features.0.0.weight, " in message and "unknown (conv1.weight, bn1.weight, " in message
-    assert " more)" in message and len(message) < 600
+def test_files_that_do_not_fit_are_refused_with_names(tmp_path):
+    path = tmp_path / "mine.pt"
 
+    def refused(state: dict, message: str, name: str = "unet", **settings) -> None:
+        torch.save(state, path)
+        build = build_classifier if name in CLASSIFIERS else build_segmenter
+        with pytest.raises(
+            WeightsError, match=f"{name}: mine.pt does not fit: .*{message}.*; name the model, channels"
+        ) as caught:
+            build(name, weights=path, **settings)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
-def test_a_deeper_relative_is_refused(tmp_path):
-    torch.save(published_state("resnet34"), tmp_path / "resnet34.pt")
-    with pytest.raises(WeightsError, match=r"resnet18: resnet34.pt does not fit: \d+ unknown \(layer1.2.conv1.weight"):
-        build_classifier("resnet18", weights=tmp_path / "resnet34.pt")
-
-
-def test_one_missing_parameter_and_one_of_another_shape_are_named(tmp_path):
-    state = own_state(build_classifier("mobilenet_v2", in_channels=1))
-    del state["features.18.1.bias"]
-    torch.save(state, tmp_path / "mine.pt")
-    expected = (
-        r"1 missing \(features.18.1.bias\); "
-        r"1 of another shape \(features.0.0.weight 32×1×3×3 instead of 32×3×3×3\); name the model, channels and options"
+    refused(state_of("resnet18"), 'Missing key.*"features.0.0.weight"', "mobilenet_v2")
+    refused(state_of("resnet34"), 'Unexpected key.*"layer1.2.conv1.weight"', "resnet18")
+    refused(own_state(build_segmenter("unet", widths=(4, 8, 16))), "Unexpected", **TINY_UNET)
+    state = own_state(build_segmenter("unet", **TINY_UNET))
+    refused(state, "size mismatch for encoder.0.0.weight", in_channels=1, **TINY_UNET)
+    refused({key: value for key, value in state.items() if key != "head.bias"}, "head.bias", **TINY_UNET)  # half a head
+    refused(
+        {key: value for key, value in state.items() if key != "decoder.0.0.weight"}, "decoder.0.0.weight", classes=2, **TINY_UNET
     )
-    with pytest.raises(WeightsError, match=expected):
-        build_classifier("mobilenet_v2", weights=tmp_path / "mine.pt")
-
-
-def test_half_a_head_is_no_new_head(tmp_path):
-    state = own_state(build_classifier("mobilenet_v2"))
-    del state["classifier.1.bias"]
-    torch.save(state, tmp_path / "mine.pt")
-    with pytest.raises(WeightsError, match=r"1 missing \(classifier.1.bias\)"):
-        build_classifier("mobilenet_v2", weights=tmp_path / "mine.pt")
 
 
 class Trap:
@@ -378,31 +497,22 @@ def test_nothing_is_unpickled(tmp_path, plain):
     path, mark = tmp_path / "trap.pt", tmp_path / "mark"
     content = {"weight": torch.zeros(1), "trap": Trap(mark)}
     path.write_bytes(pickle.dumps(content, protocol=2)) if plain else torch.save(content, path)
-    with pytest.raises(WeightsError, match=r"trap.pt is no plain state dict: .* Python objects, which are not read"):
-        build_classifier("mobilenet_v2", weights=path)
+    with pytest.raises(WeightsError, match=r"trap.pt cannot be read .*only plain state dicts are read"):
+        build_segmenter("unet", weights=path, **TINY_UNET)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    ("filename", "content"),
-    [
-        ("empty.pt", b""),
-        ("text.pt", b"not weights at all"),
-        ("text.safetensors", b"not weights at all"),
-        ("empty.safetensors", b""),
-        ("cut.pt", None),
-        ("cut.safetensors", None),
-    ],
-)
-def test_damaged_files_are_named(tmp_path, filename, content):
-    path = tmp_path / filename
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", None])
+def test_damaged_files_are_named(tmp_path, suffix, content):
+    path = tmp_path / f"damaged{suffix}"
     if content is None:
         state = {"weight": torch.arange(1000.0)}
-        save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+        save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
         content = path.read_bytes()[:2000]
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"mobilenet_v2: .*{filename}") as caught:
-        build_classifier("mobilenet_v2", weights=path)
+    with pytest.raises(WeightsError, match=f"unet: .*damaged{suffix} cannot be read") as caught:
+        build_segmenter("unet", weights=path, **TINY_UNET)
     assert "\n" not in str(caught.value)
 
 
@@ -410,52 +520,15 @@ def test_damaged_files_are_named(tmp_path, filename, content):
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "mine.pt")
     with pytest.raises(WeightsError, match=r"mine.pt holds no state dict"):
-        build_classifier("mobilenet_v2", weights=tmp_path / "mine.pt")
+        build_segmenter("unet", weights=tmp_path / "mine.pt", **TINY_UNET)
 
 
-def test_misspelt_and_absent_weights_are_refused(tmp_path):
+def test_misspelt_and_absent_weights_and_models_are_refused(tmp_path):
     for wrong in ("ImageNet", "image_net", tmp_path / "absent.pt", tmp_path):
         with pytest.raises(WeightsError, match="weights must be imagenet, none or a file; there is no file"):
             check_weights("resnet18", wrong)
-    for choice in ("none", "imagenet", "mine.pt"):
-        with pytest.raises(ValueError, match="model 'resnet81' is unknown"):
-            check_weights("resnet81", choice)
-    assert check_weights("resnet18", "none") is None
-
-
-def test_tags():
-    assert weights_tag("none") == "from scratch" == weights_tag("none", "timm:resnet18")
-    assert weights_tag("imagenet") == "ImageNet" == weights_tag("imagenet", "resnet18_transformer")
-    assert weights_tag("imagenet", "timm:resnet18.a1_in1k") == "timm a1_in1k" == weights_tag("imagenet", "timm:resnet18")
-
-
-@pytest.mark.parametrize(("name", "channels"), [("test_resnet", 3), ("test_resnet", 1), ("test_vit", 3)])
-def test_timm_weights_are_read_by_timm_from_the_same_folder(hub, name, channels):
-    import timm
-
-    torch.manual_seed(1)
-    published = timm.create_model(name, num_classes=1000).eval()
-    hub.mkdir(parents=True)
-    save_file(published.state_dict(), hub / f"{name}.r160_in1k.safetensors")
-    model = build_classifier(f"timm:{name}", in_channels=channels, classes=2, weights="imagenet").eval()
-    assert model.weights == "timm r160_in1k"
-    gray = torch.randn(2, 1, 160, 160)
-    expected = published.forward_features(gray.expand(-1, 3, -1, -1))
-    found = model.network.forward_features(gray.expand(-1, channels, -1, -1))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert model(gray.expand(-1, channels, -1, -1)).shape == (2, 2)
-
-
-def test_timm_weights_of_another_model_are_refused(hub):
-    import timm
-
-    hub.mkdir(parents=True)
-    save_file(timm.create_model("test_efficientnet").state_dict(), hub / "test_resnet.r160_in1k.safetensors")
-    with pytest.raises(WeightsError, match=r"timm:test_resnet: .*test_resnet.r160_in1k.safetensors cannot be loaded") as caught:
-        build_classifier("timm:test_resnet", weights="imagenet")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_timm_model_without_published_weights_says_so():
-    with pytest.raises(WeightsError, match="timm:coatnet_0_224: timm has no pretrained weights of this model"):
-        check_weights("timm:coatnet_0_224", "imagenet")
+    for name, hint in (("unet_resnet81", "did you mean unet_resnet18"), ("resnet81", "did you mean resnet18")):
+        for choice in ("none", "imagenet", "mine.pt"):
+            with pytest.raises(ValueError, match=f"model '{name}' is unknown; {hint}"):
+                check_weights(name, choice)
+    assert check_weights("resnet18", "none") is None and architecture("unet") is SEGMENTERS["unet"]

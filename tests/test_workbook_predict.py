@@ -25,7 +25,8 @@ from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.overlays import mask_box
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.models import CLASSIFIERS, SEGMENTERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.workbook import predict
 from thyroid_utils.workbook.cli import main

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_project import register_tiny
 
-from thyroid_utils.models import CLASSIFIERS
+from thyroid_utils.models.classifiers import CLASSIFIERS
 
 
 @pytest.fixture(scope="module", autouse=True)

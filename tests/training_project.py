@@ -10,14 +10,15 @@ from pathlib import Path
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.models import CLASSIFIERS
-from thyroid_utils.models.architectures import Architecture
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.weights import for_channels
 from thyroid_utils.training.data import epoch_batches, split_data
 
 
-def tiny_network(classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:
+def tiny_network(in_channels: int, classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:
     """Two convolutions with batch normalisation and dropout: all that a resumed run could get wrong, in a thousand weights."""
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(3, width, 3, stride=4, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
@@ -29,11 +30,13 @@ def tiny_network(classes: int, dropout: float = 0.2, width: int = 6) -> nn.Modul
         nn.Dropout(dropout),
         nn.Linear(2 * width, classes),
     )
+    for_channels(network, in_channels)
+    return network
 
 
 def register_tiny(registry: Callable[[str, Architecture], None] = CLASSIFIERS.__setitem__) -> None:
     """Enter it as `tiny`."""
-    registry("tiny", Architecture(tiny_network, None, "0", ("9.",), "5", minimum=16, size=64))
+    registry("tiny", Architecture(tiny_network, size=64, minimum=16, explained="5"))
 
 
 def tiny_config(**changes) -> RunConfig:
@@ -101,10 +104,11 @@ def batches_of(config: RunConfig) -> int:
 class WithAuxiliary(nn.Module):
     """Returns two heads in training, as Inception v3 does."""
 
-    def __init__(self, classes: int):
+    def __init__(self, in_channels: int, classes: int):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, stride=8)
         self.AuxLogits, self.head = nn.Linear(4, classes), nn.Linear(4, classes)
+        for_channels(self, in_channels)
 
     def forward(self, images):
         features = self.stem(images).mean(dim=(2, 3))

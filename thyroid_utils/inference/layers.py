@@ -10,9 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from thyroid_utils.models import Classifier, Segmenter, last_conv_layer
-from thyroid_utils.models.architectures import architecture
-from thyroid_utils.models.segmenter_architectures import segmenter_architecture
+from thyroid_utils.models.networks import Classifier, Network, Segmenter
 from thyroid_utils.models.unet import UNet
 
 Reshape = Callable[[torch.Tensor], torch.Tensor]
@@ -47,17 +45,17 @@ def target_layer(network: nn.Module, shape: tuple[int, int] | None = None) -> Ta
     Raises:
         ValueError: a network without such a layer, of which one must be named.
     """
-    if isinstance(network, Segmenter):
-        return TargetLayer(_segmenter_layer(network))
-    if not isinstance(network, Classifier):
+    if not isinstance(network, Network):
         raise ValueError(f"{type(network).__name__}: no layer is known for it; name one of its modules as layer")
-    tokens = architecture(network.name).tokens
-    if tokens is not None:
-        return TargetLayer(named_layer(network.network, tokens.module), _Tokens(tokens.patch, shape))
-    try:
-        return TargetLayer(last_conv_layer(network))
-    except ValueError as error:
-        raise ValueError(f"{error}, or a layer with a map must be named") from None
+    path, patch = network.architecture.explained, network.architecture.patch
+    if patch:
+        return TargetLayer(named_layer(network.network, path), _Tokens(patch, shape))
+    if path:
+        try:
+            return TargetLayer(named_layer(network.network, path))
+        except ValueError:  # built with options that give it other parts
+            pass
+    return TargetLayer(_timms_map(network) if network.name.startswith("timm:") else _coarsest_map(network))
 
 
 def named_layer(network: nn.Module, path: str) -> nn.Module:
@@ -92,17 +90,22 @@ class _Tokens:
         return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def _segmenter_layer(network: Segmenter) -> nn.Module:
-    path = segmenter_architecture(network.name).explained
-    if path:
-        try:
-            return named_layer(network.network, path)
-        except ValueError:  # built with options that give it other parts
-            pass
-    return _coarsest_map(network)
+def _timms_map(network: Classifier) -> nn.Module:
+    """timm names its last stage, but whether that puts out a map with the channels in front only a trial shows."""
+    stage = network.network.feature_info[-1] if getattr(network.network, "feature_info", None) else {"module": "", "num_chs": 0}
+    last, shapes = network.network.get_submodule(stage["module"]), []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if module is last:
+            shapes.append(tuple(getattr(output, "shape", ())))
+
+    trial(network, note, network.architecture.size)
+    if not (len(shapes[0]) == 4 and shapes[0][1] == stage["num_chs"]):
+        raise ValueError(f"{network.name}: works on tokens; name one of its modules with a map as layer")
+    return last
 
 
-def _coarsest_map(network: Segmenter) -> nn.Module:
+def _coarsest_map(network: Network) -> nn.Module:
     """Found by a trial: the last module to put out a map as an encoder's last one, or else the coarsest map that is no 1×1.
 
     Raises:
@@ -128,7 +131,7 @@ def _coarsest_map(network: Segmenter) -> nn.Module:
     return [module for module, shape in seen if shape[2] * shape[3] == coarsest][-1]
 
 
-def trial(network: Classifier | Segmenter, note: Callable[[nn.Module, object, object], None], side: int = 128) -> None:
+def trial(network: Network, note: Callable[[nn.Module, object, object], None], side: int = 128) -> None:
     """Show a network one black image, in evaluation mode, with a forward hook on every module; leaves it as it was."""
     side = getattr(network, "fixed_size", None) or max(side, network.minimum_size)
     modes = {module: module.training for module in network.modules()}
@@ -160,9 +163,9 @@ def covered(network: nn.Module, shape: tuple[int, int], grid: tuple[int, int]) -
         if isinstance(inner, UNet) and inner.valid:  # unpadded convolutions: places keep their distance, and their centre
             taken = grid[0] * 2**inner.poolings, grid[1] * 2**inner.poolings
         else:
-            taken = network.input_rule.side(height), network.input_rule.side(width)
+            taken = network.taken(height), network.taken(width)
         return Covered(*taken, -((taken[0] - height) // 2), -((taken[1] - width) // 2))
     if isinstance(network, Classifier) and network.name == "vit_b_16":  # filled up to whole patches at the bottom and right
-        patch = architecture(network.name).tokens.patch
+        patch = network.architecture.patch
         return Covered(height + -height % patch, width + -width % patch, 0, 0)
     return Covered(height, width, 0, 0)

@@ -16,7 +16,7 @@ import torch
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models import OneAnswer
+from thyroid_utils.models.networks import OneAnswer
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.store import ArrayStore
 from thyroid_utils.training.data import input_pipeline, open_arrays, split_data

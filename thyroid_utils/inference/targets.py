@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from thyroid_utils.models import Segmenter
+from thyroid_utils.models.networks import Segmenter
 from thyroid_utils.training.tasks import THRESHOLD, nodule_probability
 
 Target = Callable[[torch.Tensor], torch.Tensor]

@@ -60,6 +60,32 @@ def resampled_positions(positions: torch.Tensor, grid: tuple[int, int], new_grid
     return resampled(maps, new_grid, "cubic").flatten(2).transpose(1, 2)
 
 
+def mirrored(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Images in the middle of a larger frame, extended by mirroring at their outermost rows and columns.
+
+    PyTorch's own mirroring stops at a border as wide as the image, and its gradient on a GPU is not deterministic.
+
+    Args:
+        images: (batch, channels, rows, columns).
+        height, width: of the result, at least those of the images.
+    """
+    for axis, length in ((-2, height), (-1, width)):
+        images = images.index_select(axis, _mirror_indices(images.shape[axis], length).to(images.device))
+    return images
+
+
+def _mirror_indices(size: int, length: int) -> torch.Tensor:
+    period = max(1, 2 * (size - 1))  # there and back again
+    places = (torch.arange(length) - (length - size) // 2) % period
+    return torch.minimum(places, period - places)
+
+
+def cropped(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle of maps (batch, channels, rows, columns)."""
+    top, left = (maps.shape[-2] - height) // 2, (maps.shape[-1] - width) // 2
+    return maps[..., top : top + height, left : left + width]
+
+
 class AdaptivePool(nn.Module):
     """Adaptive average pooling to a square map, with a deterministic gradient on every device."""
 

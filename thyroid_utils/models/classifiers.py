@@ -1,162 +1,145 @@
-"""From an image to the logits of its classes, under one interface for every architecture."""
+"""The classifiers by name. Adding one is a function or class that builds it and a line in `CLASSIFIERS`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision import models
 
-from thyroid_utils.models.architectures import architecture, timm_fixed_size
-from thyroid_utils.models.weights import check_weights, load_weights
-
-_AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in the paper of Inception (Szegedy et al. 2015)
-
-
-class Classifier(nn.Module):
-    """A network and what the rest of the workbook has to know about it. Made by `build_classifier`.
-
-    Maps float (batch, in_channels, height, width) to logits (batch, classes). Where `auxiliary_weight` is above 0 (Inception
-    v3) a model in training mode returns (logits, auxiliary logits), and the loss is that of the first plus `auxiliary_weight`
-    times that of the second.
-
-    name, in_channels, classes, options: as it was built. network: the architecture's own module. weights: what it started
-    from, as text for tables. minimum_size: smallest height and width in pixels. fixed_size: the only height and width it
-    takes, None for nearly all models.
-    """
-
-    def __init__(self, name: str, in_channels: int, classes: int, options: dict[str, Any]):
-        super().__init__()
-        facts = architecture(name)
-        self.name, self.in_channels, self.classes, self.options = name, in_channels, classes, options
-        self.network = facts(name, in_channels, classes, options)
-        self.weights = "from scratch"
-        self.minimum_size = facts.minimum
-        self.fixed_size = timm_fixed_size(self.network, options) if facts.first is None else None
-        has_auxiliary_head = getattr(self.network, "AuxLogits", None) is not None
-        self.auxiliary_weight = _AUXILIARY_WEIGHT if has_auxiliary_head else 0.0
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Logits.
-
-        Raises:
-            ValueError: another number of channels, an image too small for the network, or a training batch of one image where
-                the network normalises over the batch.
-        """
-        self._check(images)
-        result = self.network(images)
-        return tuple(result) if isinstance(result, tuple) else result
-
-    def _check(self, images: torch.Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{self.name}: expected images (batch, {self.in_channels}, height, width); found {tuple(images.shape)}; "
-                "build the model with in_channels as the preprocessing gives them"
-            )
-        self.check_size(images.shape[2], images.shape[3])
-        if self.training and len(images) == 1 and any(isinstance(m, _BatchNorm) and m.training for m in self.modules()):
-            raise ValueError(
-                f"{self.name}: a training batch of one image; batch normalisation needs two or more: "
-                "raise the batch size, or leave out the last, incomplete batch of an epoch"
-            )
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise a ValueError that names the limit unless the model takes images of this size in pixels."""
-        if self.fixed_size is not None and (height, width) != (self.fixed_size, self.fixed_size):
-            raise ValueError(
-                f"{self.name}: takes images of {self.fixed_size}×{self.fixed_size} pixels only; found {height}×{width}; "
-                "preprocess to that size, or build it with the option img_size"
-            )
-        if min(height, width) < self.minimum_size:
-            raise ValueError(
-                f"{self.name}: images of {height}×{width} pixels are too small; its minimum is "
-                f"{self.minimum_size}×{self.minimum_size}; raise the size in preprocessing"
-            )
+from thyroid_utils.common.errors import nearest
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
+from thyroid_utils.models.libraries import timm_architecture
+from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
+from thyroid_utils.models.weights import fill, for_channels, published_values
 
 
-def build_classifier(
-    name: str, *, in_channels: int = 3, classes: int = 2, weights: str | Path = "none", **options: Any
-) -> Classifier:
-    """A classifier by its name.
-
-    Args:
-        name: one of `CLASSIFIERS`, or `timm:NAME` with any name that timm knows, such as timm:resnet18.a1_in1k.
-        in_channels: channels of the images, 1 or more.
-        classes: number of logits, 2 or more.
-        weights: "imagenet", "none" or a file; see `load_weights`.
-        options: the architecture's own: hidden (units of the two hidden layers) and dropout for alexnet, vgg16 and vgg19;
-            auxiliary (whether there is an auxiliary head) and dropout for inception_v3; layers, heads and dropout for
-            resnet18_transformer; dropout and stochastic_depth where the architecture has them; for timm what timm takes.
-
-    Returns:
-        `Classifier` in training mode. Random values come from PyTorch's generator: the same seed gives the same model.
+def classifier_architecture(name: str) -> Architecture:
+    """The architecture of a name in `CLASSIFIERS` or of `timm:NAME`.
 
     Raises:
-        ValueError: an unknown model or option (the nearest name is given), or a number out of range.
-        WeightsError: weights that are missing, damaged or of another model.
+        ValueError: no such model; the nearest name is given.
     """
-    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
-        raise ValueError(f"model {name}: in_channels must be a whole number from 1; found {in_channels!r}")
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
-        raise ValueError(f"model {name}: classes must be a whole number from 2; found {classes!r}")
-    check_weights(name, weights)
-    model = Classifier(name, in_channels, classes, options)
-    load_weights(model, weights, name)
-    return model
+    if name.startswith("timm:"):
+        return timm_architecture(name)
+    if name not in CLASSIFIERS:
+        raise ValueError(f"model {name!r} is unknown; {nearest(name, CLASSIFIERS)} (timm:NAME takes any model of timm)")
+    return CLASSIFIERS[name]
 
 
-def minimum_size(name: str) -> int:
-    """Smallest height and width in pixels of a classifier's images."""
-    return architecture(name).minimum
+def _finished(network: nn.Module, name: str, in_channels: int, pretrained: bool) -> nn.Module:
+    """torchvision's network `name` with its first convolution for `in_channels`, and with published values where wanted."""
+    for_channels(network, in_channels)
+    if pretrained:
+        fill(network, published_values(name))
+    return network
 
 
-def input_size(name: str) -> int:
-    """Side in pixels of the square images that a classifier was published with."""
-    return architecture(name).size
+def _alexnet(in_channels: int, classes: int, pretrained: bool = False, hidden: int = 4096, dropout: float = 0.5) -> nn.Module:
+    network = models.alexnet(num_classes=classes, dropout=dropout)
+    network.avgpool = AdaptivePool(6)
+    _narrow(network.classifier, (1, 4, 6), hidden)
+    return _finished(network, "alexnet", in_channels, pretrained)
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Number of trainable values of a model, auxiliary heads included."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def _vgg(
+    name: str, in_channels: int, classes: int, pretrained: bool = False, hidden: int = 4096, dropout: float = 0.5
+) -> nn.Module:
+    network = models.get_model(name, num_classes=classes, dropout=dropout)
+    network.avgpool = AdaptivePool(7)
+    _narrow(network.classifier, (0, 3, 6), hidden)
+    return _finished(network, name, in_channels, pretrained)
 
 
-def last_conv_layer(model: Classifier) -> nn.Module:
-    """The module whose output is the last feature map, float (batch, channels, height, width), as Grad-CAM needs it.
+def _narrow(head: nn.Sequential, dense: tuple[int, int, int], hidden: int) -> None:
+    """Another number of units in the two hidden layers of AlexNet's or VGG's head."""
+    if hidden != 4096:
+        first, second, last = dense
+        head[first] = nn.Linear(head[first].in_features, hidden)
+        head[second] = nn.Linear(hidden, hidden)
+        head[last] = nn.Linear(hidden, head[last].out_features)
 
-    It is the output with its activation function, where it has one, and in front of any pooling.
 
-    Raises:
-        ValueError: a model that works on tokens and has no such map.
+def _resnet(name: str, in_channels: int, classes: int, pretrained: bool = False) -> nn.Module:
+    return _finished(models.get_model(name, num_classes=classes), name, in_channels, pretrained)
+
+
+def _inception_v3(
+    in_channels: int, classes: int, pretrained: bool = False, auxiliary: bool = True, dropout: float = 0.5
+) -> nn.Module:
+    # transform_input: its ImageNet weights expect (I - 0.5) / 0.5 where every other network's expect ImageNet's µ and σ.
+    network = models.inception_v3(
+        num_classes=classes, aux_logits=auxiliary, init_weights=True, transform_input=True, dropout=dropout
+    )
+    if auxiliary:
+        any_size = AnySizeAuxiliary(768, classes)
+        any_size.load_state_dict(network.AuxLogits.state_dict())  # its random values have a scale of their own
+        network.AuxLogits = any_size
+    for_channels(network, in_channels)
+    network.transform_input = in_channels == 3
+    if pretrained:
+        values = published_values("inception_v3")
+        fill(network, values if network.transform_input else _with_rescaling(values))
+    return network
+
+
+def _with_rescaling(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inception's own rescaling of red, green and blue, which other channels do not go through, moved into its first layer.
+
+    It maps a colour to (σ x + µ - 0.5) / 0.5. The factor goes into the filters; what the constant adds is the same everywhere,
+    as this convolution does not pad, and the mean of the batch normalisation behind it takes it up.
     """
-    last_map = architecture(model.name).last_map
-    if last_map is None and model.name.startswith("timm:"):
-        last_map = _timm_last_map(model)
-    if last_map is None:
-        raise ValueError(
-            f"{model.name}: works on tokens and has no feature map behind a convolution; Grad-CAM needs another model"
-        )
-    return model.network.get_submodule(last_map)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    first, running = "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.running_mean"
+    constant = (values[first] * ((mean - 0.5) / 0.5).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+    factor = (deviation / 0.5).view(1, 3, 1, 1)
+    return values | {first: values[first] * factor, running: values[running] - constant}
 
 
-def _timm_last_map(model: Classifier) -> str | None:
-    """timm names its last stage, but whether that puts out a map with the channels in front only a trial shows."""
-    stage = model.network.feature_info[-1] if getattr(model.network, "feature_info", None) else None
-    if stage is None:
-        return None
-    shapes = []
-    module = model.network.get_submodule(stage["module"])
-    hook = module.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(getattr(output, "shape", ()))))
-    training = model.training
-    model.eval()
-    try:
-        side = model.fixed_size or input_size(model.name)
-        parameter = next(model.parameters())
-        with torch.no_grad():
-            model(torch.zeros(1, model.in_channels, side, side, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        hook.remove()
-        model.train(training)
-    is_map = bool(shapes) and len(shapes[0]) == 4 and shapes[0][1] == stage["num_chs"]
-    return stage["module"] if is_map else None
+def _mobilenet_v2(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.2) -> nn.Module:
+    return _finished(models.mobilenet_v2(num_classes=classes, dropout=dropout), "mobilenet_v2", in_channels, pretrained)
+
+
+def _efficientnet_b0(
+    in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.2, stochastic_depth: float = 0.2
+) -> nn.Module:
+    network = models.efficientnet_b0(num_classes=classes, dropout=dropout, stochastic_depth_prob=stochastic_depth)
+    return _finished(network, "efficientnet_b0", in_channels, pretrained)
+
+
+def _convnext_tiny(in_channels: int, classes: int, pretrained: bool = False, stochastic_depth: float = 0.1) -> nn.Module:
+    network = models.convnext_tiny(num_classes=classes, stochastic_depth_prob=stochastic_depth)
+    return _finished(network, "convnext_tiny", in_channels, pretrained)
+
+
+def _vit_b_16(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
+    sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
+    network = AnySizeTransformer(image_size=224, patch_size=16, **sizes, dropout=dropout, num_classes=classes)
+    # torchvision's head begins at zero, which would leave every other parameter without a gradient in the first step.
+    nn.init.trunc_normal_(network.heads.head.weight, std=0.02)
+    return _finished(network, "vit_b_16", in_channels, pretrained)
+
+
+def _swin_t(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
+    return _finished(models.swin_t(num_classes=classes, dropout=dropout), "swin_t", in_channels, pretrained)
+
+
+CLASSIFIERS: dict[str, Architecture] = {
+    # AlexNet's and VGG's last maps are those behind the last ReLU, which changes the convolution's own output in place.
+    "alexnet": Architecture(_alexnet, "torchvision:alexnet", 224, minimum=63, explained="features.11"),
+    "vgg16": Architecture(partial(_vgg, "vgg16"), "torchvision:vgg16", 224, explained="features.29"),
+    "vgg19": Architecture(partial(_vgg, "vgg19"), "torchvision:vgg19", 224, explained="features.35"),
+    "resnet18": Architecture(partial(_resnet, "resnet18"), "torchvision:resnet18", 224, explained="layer4"),
+    "resnet34": Architecture(partial(_resnet, "resnet34"), "torchvision:resnet34", 224, explained="layer4"),
+    "inception_v3": Architecture(_inception_v3, "torchvision:inception_v3", 299, minimum=75, explained="Mixed_7c"),
+    "resnet18_transformer": Architecture(
+        ResNet18Transformer, "torchvision:resnet18", 224, explained="encoder.-1.norm1", patch=32
+    ),
+    "mobilenet_v2": Architecture(_mobilenet_v2, "torchvision:mobilenet_v2", 224, explained="features.18"),
+    "efficientnet_b0": Architecture(_efficientnet_b0, "torchvision:efficientnet_b0", 224, explained="features.8"),
+    "convnext_tiny": Architecture(_convnext_tiny, "torchvision:convnext_tiny", 224, explained="features.7"),
+    "vit_b_16": Architecture(_vit_b_16, "torchvision:vit_b_16", 224, minimum=16, explained="encoder.layers.-1.ln_1", patch=16),
+    "swin_t": Architecture(_swin_t, "torchvision:swin_t", 224, explained="permute"),
+}

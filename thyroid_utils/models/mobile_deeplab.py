@@ -5,20 +5,66 @@ Shapes in the comments are those of an image of 512×512 pixels with MobileNetV2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.any_size import AdaptivePool, resampled
-from thyroid_utils.models.segmentation_libraries import XCEPTION, smp_module, without_classifying_convolution
 
+# smp's own xception halves by pooling and so refuses dilation, as does timm's legacy_xception. timm's xception41, 65 and 71 are
+# the aligned Xception that DeepLabV3+ introduced, with strided convolutions; 65 is the paper's depth, tf_in1k its own weights.
+XCEPTION = "tu-xception65.tf_in1k"
 BACKBONES = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet50", "xception": XCEPTION}  # option → smp's encoder
 _SHALLOW = 48  # channels of DeepLabV3+'s skip from 1/4 of the size (Chen et al. 2018)
 _FUSED, _FINE = 128, 64  # channels of the fusions, and of the last one at 1/2 of the size
 _FINEST_SKIP = 32  # MobileNetV2's 16 channels at 1/2, doubled
+_BINS = (1, 2, 3, 6)  # places a side that the PPM pools to
+_REDUCTION = 16  # r of the channel attention
+
+# The parts of Figures 1 and 2 by their names there.
+_PARTS = {
+    "context.aspp": "ASPP",
+    "context.ppm": "PPM",
+    "context.adjust_aspp": "1×1 of ASPP",
+    "context.adjust_ppm": "1×1 of PPM",
+    "context.fuse": "F",
+    "decoder.attend16": "CAM 1/16",
+    "decoder.attend8": "SAM 1/8",
+    "decoder.vertical8": "vertical 1/8",
+    "decoder.attend_deep": "CAM of F",
+    "decoder.attend4": "SAM 1/4",
+    "decoder.reduce4": "1×1 at 1/4",
+    "decoder.vertical4": "vertical 1/4 = V",
+    "decoder.join": "join at 1/4",
+    "decoder.refine": "3×3 at 1/4",
+    "decoder.horizontal": "horizontal",
+    "decoder.attend2": "SAM 1/2",
+    "decoder.double2": "1×1 at 1/2",
+    "decoder.secondary": "secondary",
+    "head": "head",
+}
+
+
+def imagenet_of(options: Mapping[str, Any]) -> str:
+    """Whose published values the encoder takes; see `Architecture.imagenet`."""
+    return f"smp:{BACKBONES[_checked(options.get('backbone', 'mobilenet_v2'))]}"
+
+
+def _checked(backbone: str) -> str:
+    if backbone not in BACKBONES:
+        raise ValueError(f"mobile_deeplab: backbone {backbone!r} is unknown; {nearest(str(backbone), BACKBONES)}")
+    return backbone
+
+
+def without_classifying_convolution(encoder: nn.Module) -> nn.Module:
+    """smp's MobileNetV2 with the 320 channels of its last bottleneck as the deepest map; changed in place and returned."""
+    encoder.features = encoder.features[:-1]
+    encoder._out_channels = [*encoder._out_channels[:-1], encoder.features[-1].out_channels]
+    encoder._out_indexes = [*encoder._out_indexes[:-1], len(encoder.features) - 1]
+    return encoder
 
 
 class MobileDeepLab(nn.Module):
@@ -45,6 +91,7 @@ class MobileDeepLab(nn.Module):
     Args:
         in_channels: channels of the images.
         classes: number of logits a pixel.
+        pretrained: whether the backbone begins with ImageNet values.
         attention: channel and spatial attention.
         multi_skip: vertical, horizontal and secondary fusion; False is DeepLabV3+'s decoder with its one skip from 1/4, and two
             ordinary 3×3 convolutions whatever `separable_decoder` says.
@@ -54,22 +101,19 @@ class MobileDeepLab(nn.Module):
         separable_decoder: the fusions' 3×3 convolutions are depthwise and pointwise; False makes them ordinary.
         width: channels of ASPP, PPM and F.
         rates: dilation of the ASPP's three 3×3 convolutions.
-        bins: places a side that the PPM pools to.
-        reduction: r of the channel attention.
         dropout: share of the ASPP's channels dropped in training.
-        weights: ImageNet file of the Xception, which timm reads itself.
 
     Raises:
-        ValueError: another backbone, no bins though `ppm`, or a reduction below 1.
+        ValueError: another backbone.
     """
 
     multiple = 16
-    minimum = 16
 
     def __init__(
         self,
         in_channels: int = 3,
         classes: int = 1,
+        pretrained: bool = False,
         attention: bool = True,
         multi_skip: bool = True,
         ppm: bool = True,
@@ -78,26 +122,17 @@ class MobileDeepLab(nn.Module):
         separable_decoder: bool = True,
         width: int = 256,
         rates: Sequence[int] = (6, 12, 18),
-        bins: Sequence[int] = (1, 2, 3, 6),
-        reduction: int = 16,
         dropout: float = 0.5,
-        weights: Path | None = None,
     ):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"mobile_deeplab: backbone {backbone!r} is unknown; {nearest(str(backbone), BACKBONES)}")
-        if (ppm and not bins) or reduction < 1:
-            raise ValueError(
-                f"mobile_deeplab: ppm needs bins, and reduction 1 or more; found bins {tuple(bins)}, reduction {reduction}"
-            )
-        self.backbone = backbone
-        self.encoder = _encoder(backbone, in_channels, weights)
+        self.backbone = _checked(backbone)
+        self.encoder = _encoder(backbone, in_channels, pretrained)
         taps = [self.encoder.out_channels[level] for level in (1, 2, 3, -1)]
-        self.context = Context(taps[-1], width, rates, tuple(bins) if ppm else (), separable_aspp, dropout)
+        self.context = Context(taps[-1], width, rates, ppm, separable_aspp, dropout)
         if multi_skip:
-            self.decoder = FusionDecoder(taps, width, attention, reduction, separable_decoder)
+            self.decoder = FusionDecoder(taps, width, attention, separable_decoder)
         else:
-            self.decoder = StockDecoder(taps[1], width, attention, reduction)
+            self.decoder = StockDecoder(taps[1], width, attention)
         self.head = nn.Conv2d(self.decoder.channels, classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -108,15 +143,21 @@ class MobileDeepLab(nn.Module):
         return resampled(self.head(decoded), images.shape[-2:], "linear")  # classes×512×512
 
     def stages(self) -> dict[str, nn.Module]:
-        """The parts of Figures 1 and 2 by their names there, in the order of the computation; those switched off are absent."""
-        found = {self.backbone: self.encoder, **self.context.stages(), **self.decoder.stages(), "head": self.head}
-        return {name: module for name, module in found.items() if not isinstance(module, nn.Identity)}
+        """The parts of Figures 1 and 2 by their names there; those switched off are absent."""
+        modules = {path: module for path, module in self.named_modules() if not isinstance(module, nn.Identity)}
+        found = {name: modules[path] for path, name in _PARTS.items() if path in modules}
+        if self.context.ppm is None:
+            found["ASPP = F"] = found.pop("ASPP")
+        return {self.backbone: self.encoder, **found}
 
 
-def _encoder(backbone: str, in_channels: int, weights: Path | None) -> nn.Module:
+def _encoder(backbone: str, in_channels: int, pretrained: bool) -> nn.Module:
     """smp's encoder at output stride 16: maps at 1/1 (the image), 1/2, 1/4, 1/8, 1/16 and 1/16."""
-    given = {} if weights is None else {"weights": True, "pretrained_cfg_overlay": {"file": str(weights)}}
-    encoder = smp_module().encoders.get_encoder(BACKBONES[backbone], in_channels=in_channels, output_stride=16, **given)
+    from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
+
+    name = BACKBONES[backbone]
+    published = (name.startswith("tu-") or "imagenet") if pretrained else None
+    encoder = get_encoder(name, in_channels, weights=published, output_stride=16)
     return without_classifying_convolution(encoder) if backbone == "mobilenet_v2" else encoder
 
 
@@ -124,13 +165,13 @@ def _encoder(backbone: str, in_channels: int, weights: Path | None) -> nn.Module
 
 
 class Context(nn.Module):
-    """f16 → rich map F of `width` channels: ASPP, and beside it the PPM unless `bins` is empty."""
+    """f16 → rich map F of `width` channels: ASPP, and beside it the PPM where wanted."""
 
-    def __init__(self, channels: int, width: int, rates: Sequence[int], bins: tuple[int, ...], separable: bool, dropout: float):
+    def __init__(self, channels: int, width: int, rates: Sequence[int], ppm: bool, separable: bool, dropout: float):
         super().__init__()
         self.aspp = ASPP(channels, width, rates, separable, dropout)
-        self.ppm = PPM(channels, bins) if bins else None
-        if bins:
+        self.ppm = PPM(channels) if ppm else None
+        if ppm:
             self.adjust_aspp = convolution(width, width, 1)
             self.adjust_ppm = convolution(self.ppm.channels, width, 1)
             self.fuse = Fusion(2 * width, width, size=1)
@@ -140,17 +181,6 @@ class Context(nn.Module):
         if self.ppm is None:
             return aspp
         return self.fuse(self.adjust_aspp(aspp), self.adjust_ppm(self.ppm(f16)))  # 256×32×32
-
-    def stages(self) -> dict[str, nn.Module]:
-        if self.ppm is None:
-            return {"ASPP = F": self.aspp}
-        return {
-            "ASPP": self.aspp,
-            "PPM": self.ppm,
-            "1×1 of ASPP": self.adjust_aspp,
-            "1×1 of PPM": self.adjust_ppm,
-            "F": self.fuse,
-        }
 
 
 class ASPP(nn.Module):
@@ -172,11 +202,11 @@ class ASPP(nn.Module):
 class PPM(nn.Module):
     """Pyramid pooling (Zhao et al. 2017): means over bins of several sizes, enlarged and joined with the map itself."""
 
-    def __init__(self, channels: int, bins: Sequence[int]):
+    def __init__(self, channels: int):
         super().__init__()
-        each = max(1, channels // len(bins))
-        self.channels = channels + len(bins) * each
-        self.levels = nn.ModuleList(nn.Sequential(AdaptivePool(side), convolution(channels, each, 1)) for side in bins)
+        each = channels // len(_BINS)
+        self.channels = channels + len(_BINS) * each
+        self.levels = nn.ModuleList(nn.Sequential(AdaptivePool(side), convolution(channels, each, 1)) for side in _BINS)
 
     def forward(self, f16: torch.Tensor) -> torch.Tensor:
         # 320×1×1, 2×2, 3×3 and 6×6 → 80 channels each → 80×32×32 each
@@ -192,10 +222,10 @@ class FusionDecoder(nn.Module):
 
     channels = _FINE
 
-    def __init__(self, taps: Sequence[int], width: int, attention: bool, reduction: int, separable: bool):
+    def __init__(self, taps: Sequence[int], width: int, attention: bool, separable: bool):
         super().__init__()
         c2, c4, c8, c16 = taps
-        self.attend16 = ChannelAttention(c16, reduction) if attention else nn.Identity()
+        self.attend16 = ChannelAttention(c16) if attention else nn.Identity()
         self.attend8, self.attend4, self.attend2 = (SpatialAttention() if attention else nn.Identity() for _ in range(3))
         self.vertical8 = Fusion(c16 + c8, _FUSED, separable)
         self.reduce4 = convolution(c4, _SHALLOW, 1)
@@ -212,28 +242,14 @@ class FusionDecoder(nn.Module):
         maps = self.horizontal(rich, at4)  # up×4 of 256×32×32, with V → 128×128×128
         return self.secondary(maps, self.double2(self.attend2(f2)))  # up×2, with 32×256×256 → 64×256×256
 
-    def stages(self) -> dict[str, nn.Module]:
-        return {
-            "CAM 1/16": self.attend16,
-            "SAM 1/8": self.attend8,
-            "vertical 1/8": self.vertical8,
-            "SAM 1/4": self.attend4,
-            "1×1 at 1/4": self.reduce4,
-            "vertical 1/4 = V": self.vertical4,
-            "horizontal": self.horizontal,
-            "SAM 1/2": self.attend2,
-            "1×1 at 1/2": self.double2,
-            "secondary": self.secondary,
-        }
-
 
 class StockDecoder(nn.Module):
     """DeepLabV3+'s own: F enlarged four times, joined with 48 channels made of the map at 1/4, two ordinary 3×3."""
 
-    def __init__(self, c4: int, width: int, attention: bool, reduction: int):
+    def __init__(self, c4: int, width: int, attention: bool):
         super().__init__()
         self.channels = width
-        self.attend_deep = ChannelAttention(width, reduction) if attention else nn.Identity()
+        self.attend_deep = ChannelAttention(width) if attention else nn.Identity()
         self.attend4 = SpatialAttention() if attention else nn.Identity()
         self.reduce4 = convolution(c4, _SHALLOW, 1)
         self.join = Fusion(width + _SHALLOW, width, separable=False)
@@ -244,15 +260,6 @@ class StockDecoder(nn.Module):
     ) -> torch.Tensor:
         joined = self.join(self.attend_deep(rich), self.reduce4(self.attend4(f4)))  # 304×128×128 → 256×128×128
         return self.refine(joined)
-
-    def stages(self) -> dict[str, nn.Module]:
-        return {
-            "CAM of F": self.attend_deep,
-            "SAM 1/4": self.attend4,
-            "1×1 at 1/4": self.reduce4,
-            "join at 1/4": self.join,
-            "3×3 at 1/4": self.refine,
-        }
 
 
 class Fusion(nn.Module):
@@ -292,7 +299,7 @@ def convolution(in_channels: int, out_channels: int, size: int, separable: bool 
 class ChannelAttention(nn.Module):
     """CAM (Figure 4a): each channel times a number in (0, 1), made from the channels' maxima and means."""
 
-    def __init__(self, channels: int, reduction: int):
+    def __init__(self, channels: int, reduction: int = _REDUCTION):
         super().__init__()
         hidden = max(1, channels // reduction)
         self.shared = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))

@@ -64,21 +64,16 @@ class ResidualUNet(nn.Module):
         design: "zhang" or "monai".
 
     Raises:
-        ValueError: fewer than two levels, or another design.
+        ValueError: another design.
     """
-
-    multiple = 8  # of 2 to the number of halvings; a network with other `widths` has its own
-    minimum = 8
 
     def __init__(
         self, in_channels: int = 3, classes: int = 1, widths: Sequence[int] = (64, 128, 256, 512), design: str = "zhang"
     ):
         super().__init__()
-        if len(widths) < 2:
-            raise ValueError(f"residual_unet: widths must name two levels or more; found {tuple(widths)}")
         if design not in ("zhang", "monai"):
             raise ValueError(f"residual_unet: design must be zhang or monai; found {design!r}")
-        self.multiple = self.minimum = 2 ** (len(widths) - 1)
+        self.multiple = 2 ** (len(widths) - 1)
         self.body = _ZhangBody(in_channels, widths) if design == "zhang" else _monai_body(in_channels, widths)
         self.head = nn.Conv2d(widths[0], classes, 1)
 
@@ -111,16 +106,9 @@ class _ZhangBody(nn.Module):
 def _monai_body(in_channels: int, widths: Sequence[int]) -> nn.Module:
     from monai.networks.nets import UNet  # slow to import, and only this design needs it
 
-    return UNet(
-        spatial_dims=2,
-        in_channels=in_channels,
-        out_channels=widths[0],
-        channels=tuple(widths),
-        strides=(2,) * (len(widths) - 1),
-        num_res_units=2,
-        norm="batch",
-        bias=False,  # the normalisation behind each convolution would take it out again
-    )
+    strides = (2,) * (len(widths) - 1)
+    # The normalisation behind each convolution would take a bias out again.
+    return UNet(2, in_channels, widths[0], tuple(widths), strides, num_res_units=2, norm="batch", bias=False)
 
 
 class PretrainedResidualUNet(nn.Module):
@@ -129,32 +117,28 @@ class PretrainedResidualUNet(nn.Module):
     (batch, in_channels, height, width) → logits (batch, classes, height, width). The paper names the wish, not a network: the
     encoder is segmentation-models-pytorch's ResNet18, which suits sets of some hundred images on two cores; the decoder doubles
     the coarsest map five times (values repeated), joins the encoder's map of the same size where there is one, and has one
-    `ResidualUnit` a level; then a 1×1 convolution. `encoder` begins at random; its weights are loaded into that attribute.
+    `ResidualUnit` a level; then a 1×1 convolution.
 
     Args:
         in_channels: channels of the images.
         classes: number of logits a pixel, 1 or 2.
+        pretrained: whether the encoder begins with ImageNet values.
         widths: channels of the decoder's five levels, coarsest first (the library's own U-Net has the same).
-
-    Raises:
-        ValueError: another number of levels.
     """
 
     multiple = 32
-    minimum = 32
 
     def __init__(
         self,
         in_channels: int = 3,
         classes: int = 1,
+        pretrained: bool = False,
         widths: Sequence[int] = (256, 128, 64, 32, 16),
     ):
         super().__init__()
         from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
 
-        if len(widths) != 5:
-            raise ValueError(f"residual_unet: widths must name the decoder's five levels; found {tuple(widths)}")
-        self.encoder = get_encoder("resnet18", in_channels=in_channels, depth=5, weights=None)
+        self.encoder = get_encoder("resnet18", in_channels, depth=5, weights="imagenet" if pretrained else None)
         coarsest, *skips = reversed(self.encoder.out_channels[1:])
         self.decoder = nn.ModuleList(
             ResidualUnit(before + skip, after)

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from thyroid_utils.models.any_size import resampled_positions
+from thyroid_utils.models.weights import fill, for_channels, published_values
 
 _GRID = (7, 7)  # of ResNet18's last map for images of 224 × 224 pixels
 _WIDTH = 512  # channels of that map
@@ -17,40 +18,45 @@ _WIDTH = 512  # channels of that map
 class ResNet18Transformer(nn.Module):
     """ResNet18's last map as tokens, a transformer encoder over them, and the class token's result to the head.
 
-    (batch, 3, height, width) → backbone (batch, 512, height/32, width/32) → tokens with a learnt position embedding of 7×7
-    places, interpolated for other grids → class token in front → `layers` encoder layers (normalised in front of attention and
-    of the feed-forward part, which is four times as wide) → layer norm → linear head (batch, classes).
+    (batch, in_channels, height, width) → backbone (batch, 512, height/32, width/32) → tokens with a learnt position embedding of
+    7×7 places, interpolated for other grids → class token in front → `layers` encoder layers (normalised in front of attention
+    and of the feed-forward part, which is four times as wide) → layer norm → linear head (batch, classes).
 
     Args:
+        in_channels: channels of the images.
         classes: number of logits.
+        pretrained: whether the backbone begins with ResNet18's ImageNet values.
         layers: encoder layers.
         heads: attention heads; must divide 512.
         dropout: share of values dropped inside the encoder.
     """
 
-    def __init__(self, classes: int, layers: int = 2, heads: int = 8, dropout: float = 0.1):
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        pretrained: bool = False,
+        layers: int = 2,
+        heads: int = 8,
+        dropout: float = 0.1,
+    ):
         super().__init__()
-        if heads < 1 or _WIDTH % heads or layers < 1:
-            raise ValueError(
-                f"resnet18_transformer: heads must divide {_WIDTH} and layers be 1 or more; found heads {heads}, layers {layers}"
-            )
         parts = OrderedDict(resnet18().named_children())
         self.backbone = nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if name not in ("avgpool", "fc")))
         self.class_token = nn.Parameter(torch.empty(1, 1, _WIDTH))
         self.positions = nn.Parameter(torch.empty(1, _GRID[0] * _GRID[1], _WIDTH))
         # Made one by one: nn.TransformerEncoder copies a single layer, which leaves all of them with the same first values.
+        settings = {"dim_feedforward": 4 * _WIDTH, "dropout": dropout, "activation": "gelu"}
         self.encoder = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    _WIDTH, heads, 4 * _WIDTH, dropout, activation="gelu", batch_first=True, norm_first=True
-                )
-                for _ in range(layers)
-            )
+            *(nn.TransformerEncoderLayer(_WIDTH, heads, **settings, batch_first=True, norm_first=True) for _ in range(layers))
         )
         self.norm = nn.LayerNorm(_WIDTH)
         self.head = nn.Linear(_WIDTH, classes)
         for parameter in (self.class_token, self.positions):
             nn.init.trunc_normal_(parameter, std=0.02)
+        for_channels(self.backbone, in_channels)
+        if pretrained:
+            fill(self.backbone, published_values("resnet18"))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.backbone(images)

@@ -1,111 +1,266 @@
-"""From an image to the logits of every pixel, under one interface for every architecture."""
+"""The segmenters by name, and the one place that says what each is. Adding one is a function or class and an entry here."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
-import torch
+import pandas as pd
 from torch import nn
 
-from thyroid_utils.models.segmenter_architectures import SEGMENTERS, InputRule, segmenter_architecture, segmenter_facts
-from thyroid_utils.models.unet import cropped, mirrored
-from thyroid_utils.models.weights import check_weights, load_weights
-
-__all__ = ["SEGMENTERS", "InputRule", "Segmenter", "build_segmenter", "segmenter_facts"]
-
-
-class Segmenter(nn.Module):
-    """A network and what the rest of the workbook has to know about it. Made by `build_segmenter`.
-
-    Maps float (batch, in_channels, height, width) to logits (batch, classes, height, width), any height and width from 1. An
-    image of a size that the network does not take (`input_rule`) is continued on all four sides by mirroring, as often as
-    needed, up to the next size that it takes, and the logits are cropped to the image.
-
-    name, in_channels, classes, options: as it was built. network: the architecture's own module. weights: what it started
-    from, as text for tables. minimum_size: smallest height and width in pixels, 1. auxiliary_weight: 0, as there are no
-    auxiliary heads.
-    """
-
-    minimum_size = 1
-    auxiliary_weight = 0.0
-
-    def __init__(self, name: str, in_channels: int, classes: int, options: dict[str, Any]):
-        super().__init__()
-        facts = segmenter_architecture(name)
-        self.name, self.in_channels, self.classes, self.options = name, in_channels, classes, options
-        self.network = facts(name, in_channels, classes, options)
-        self.weights = "from scratch"
-        self.input_rule = facts.input_rule(self.network)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits.
-
-        Raises:
-            ValueError: another number of channels, an image without pixels, or a training batch of one image where the network
-                normalises over a batch of single values.
-        """
-        self._check(images)
-        height, width = images.shape[-2:]
-        taken = self.input_rule.side(height), self.input_rule.side(width)
-        if taken != (height, width):
-            images = mirrored(images, *taken)
-        try:
-            logits = self.network(images)
-        except ValueError as error:
-            # PyTorch's batch normalisation; which layer sees a single place depends on the image's size.
-            if not self.training or "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{self.name}: a training batch of one image of {height}×{width} pixels; a batch normalisation of this network "
-                "sees a single value a channel there and needs two or more: raise the batch size, or leave out the last, "
-                "incomplete batch of an epoch"
-            ) from None
-        return cropped(logits, height, width)
-
-    def _check(self, images: torch.Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{self.name}: expected images (batch, {self.in_channels}, height, width); found {tuple(images.shape)}; "
-                "build the model with in_channels as the preprocessing gives them"
-            )
-        self.check_size(images.shape[2], images.shape[3])
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise a ValueError unless images of this size have pixels; every other size is taken."""
-        if min(height, width) < self.minimum_size:
-            raise ValueError(f"{self.name}: images of {height}×{width} pixels are empty; its minimum is 1×1")
+from thyroid_utils.common.errors import nearest
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.any_size import AdaptivePool
+from thyroid_utils.models.libraries import smp_architecture, smp_network
+from thyroid_utils.models.mobile_deeplab import XCEPTION, MobileDeepLab, imagenet_of, without_classifying_convolution
+from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet
+from thyroid_utils.models.transunet import PUBLISHED, TransUNet
+from thyroid_utils.models.unet import AttentionUNet, UNet
+from thyroid_utils.models.vgg_segmenters import FCN8s, SegNet
 
 
-def check_numbers(name: str, in_channels: int, classes: int) -> None:
-    """Raise ValueError unless both are whole numbers from 1."""
-    for what, number in (("in_channels", in_channels), ("classes", classes)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"model {name}: {what} must be a whole number from 1; found {number!r}")
-
-
-def build_segmenter(
-    name: str, *, in_channels: int = 3, classes: int = 1, weights: str | Path = "none", **options: Any
-) -> Segmenter:
-    """A segmenter by its name.
-
-    Args:
-        name: one of `SEGMENTERS`, or `smp:ARCH:ENCODER` with any architecture and encoder of segmentation_models_pytorch,
-            such as smp:fpn:resnet34 or, with an encoder of timm's, smp:unet:tu-convnext_tiny.
-        in_channels: channels of the images, 1 or more.
-        classes: maps of logits: 1 (nodule, for a sigmoid), 2 (background and nodule, for a softmax) or more.
-        weights: "imagenet" (for the encoder), "none" or a file with the whole network; see `load_weights`.
-        options: the architecture's own; for an `smp:` model smp's, under its names.
-
-    Returns:
-        `Segmenter` in training mode. Random values come from PyTorch's generator: the same seed gives the same model.
+def segmenter_architecture(name: str) -> Architecture:
+    """The architecture of a name in `SEGMENTERS` or of `smp:ARCH:ENCODER`.
 
     Raises:
-        ValueError: an unknown model or option (the nearest name is given), or a number out of range.
-        WeightsError: weights that are missing, damaged or of another model.
+        ValueError: no such model; the nearest name is given.
     """
-    check_numbers(name, in_channels, classes)
-    check_weights(name, weights, options=options)
-    model = Segmenter(name, in_channels, classes, options)
-    load_weights(model, weights, name)
-    return model
+    if name.startswith("smp:"):
+        return smp_architecture(name)
+    if name not in SEGMENTERS:
+        hint = "smp:ARCH:ENCODER takes any model of segmentation_models_pytorch"
+        raise ValueError(f"model {name!r} is unknown; {nearest(name, SEGMENTERS)} ({hint})")
+    return SEGMENTERS[name]
+
+
+def segmenter_facts() -> pd.DataFrame:
+    """What each segmenter is, a row each.
+
+    Returns:
+        DataFrame indexed by name: what, paper, made_from, encoder (the part that takes ImageNet weights, "" for none),
+        published_parameters (millions, as printed; NaN without one) and published_in (where, and with which settings).
+    """
+    rows = {
+        name: {
+            "what": facts.what,
+            "paper": facts.paper,
+            "made_from": facts.made_from,
+            "encoder": facts.source().partition(":")[2],
+            "published_parameters": facts.published,
+            "published_in": facts.published_in,
+        }
+        for name, facts in SEGMENTERS.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name").astype({"published_parameters": float})
+
+
+def _unet(
+    kind: str,
+    encoder: str,
+    in_channels: int,
+    classes: int,
+    pretrained: bool = False,
+    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+) -> nn.Module:
+    return smp_network(kind, encoder, in_channels, classes, pretrained, decoder_channels=tuple(decoder_channels))
+
+
+def _deeplabv3plus(
+    encoder: str,
+    in_channels: int,
+    classes: int,
+    pretrained: bool = False,
+    separable_aspp: bool = True,
+    decoder_channels: int = 256,
+    atrous_rates: Sequence[int] = (6, 12, 18),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """Output stride 16 and its rates, as DeepLab's papers and 003 have them; smp's own rates are those of stride 8."""
+    settings = {"decoder_atrous_rates": tuple(atrous_rates), "decoder_aspp_dropout": dropout, "encoder_output_stride": 16}
+    settings |= {"decoder_channels": decoder_channels, "decoder_aspp_separable": separable_aspp}
+    return smp_network("deeplabv3plus", encoder, in_channels, classes, pretrained, **settings)
+
+
+def _deeplabv3plus_mobilenet(
+    in_channels: int,
+    classes: int,
+    pretrained: bool = False,
+    separable_aspp: bool = False,
+    decoder_channels: int = 256,
+    atrous_rates: Sequence[int] = (6, 12, 18),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """The stock MobileNetV2 DeepLabV3+ that 003 begins with.
+
+    smp's differs in two ways. Its ASPP reads the 1,280 channels of MobileNetV2's classifying convolution, which an ordinary ASPP
+    would answer with 8.8 million parameters; here as in 003 it reads the 320 channels in front of that, and the convolution is
+    gone. And its two other 3×3 convolutions are separable; here they are ordinary, so that `separable_aspp` turns the three
+    dilated convolutions alone, 003's ablation.
+    """
+    settings = (separable_aspp, decoder_channels, tuple(atrous_rates), dropout)
+    network = _deeplabv3plus("mobilenet_v2", in_channels, classes, pretrained, *settings)
+    encoder = without_classifying_convolution(network.encoder)
+    separable, channels, rates, share = settings
+    decoder = type(network.decoder)(
+        encoder.out_channels, 5, channels, rates, output_stride=16, aspp_separable=separable, aspp_dropout=share
+    )
+    for block, place in ((decoder.aspp, 1), (decoder.block2, 0)):
+        depthwise, pointwise = block[place][0], block[place][1]
+        block[place] = nn.Conv2d(depthwise.in_channels, pointwise.out_channels, 3, padding=1, bias=False)
+    network.decoder = decoder
+    return network
+
+
+def _pspnet(
+    in_channels: int, classes: int, pretrained: bool = False, decoder_channels: int = 512, dropout: float = 0.2
+) -> nn.Module:
+    """All of ResNet50, dilated to stride 8 as published; smp's default ends after the third of five stages."""
+    settings = {"psp_out_channels": decoder_channels, "psp_dropout": dropout, "encoder_depth": 5, "output_stride": 8}
+    network = smp_network("pspnet", "resnet50", in_channels, classes, pretrained, **settings)
+    for block in network.decoder.psp.blocks:
+        if block.pool_size > 1:
+            block.pool[0] = AdaptivePool(block.pool_size)
+    return network
+
+
+def _segformer(in_channels: int, classes: int, pretrained: bool = False, decoder_channels: int = 256) -> nn.Module:
+    settings = {"decoder_segmentation_channels": decoder_channels}
+    return smp_network("segformer", "mit_b0", in_channels, classes, pretrained, **settings)
+
+
+def _smp_unet(encoder: str, what: str, paper: str, explained: str) -> Architecture:
+    facts = {"what": f"U-Net's decoder on {what}", "paper": f"Ronneberger et al. 2015; {paper}", "made_from": "smp Unet"}
+    return Architecture(partial(_unet, "unet", encoder), f"smp:{encoder}", explained=explained, **facts)
+
+
+SEGMENTERS: dict[str, Architecture] = {
+    "unet_resnet18": _smp_unet("resnet18", "ResNet18", "He et al. 2016", "encoder.layer4"),
+    "unet_resnet50": _smp_unet("resnet50", "ResNet50; 000's chosen one", "He et al. 2016", "encoder.layer4"),
+    "unet_vgg16": _smp_unet("vgg16", "VGG16", "Simonyan and Zisserman 2015", "decoder.center"),
+    "unet_vgg19": _smp_unet("vgg19", "VGG19", "Simonyan and Zisserman 2015", "decoder.center"),
+    "deeplabv3plus": Architecture(
+        partial(_deeplabv3plus, "resnet50"),
+        "smp:resnet50",
+        explained="encoder.layer4",
+        what="ASPP on ResNet50 at stride 16, decoder with one skip from stride 4; separable convolutions",
+        paper="Chen et al. 2018",
+        made_from="smp DeepLabV3Plus, rates 6, 12, 18",
+    ),
+    "deeplabv3plus_xception": Architecture(
+        partial(_deeplabv3plus, XCEPTION),
+        f"smp:{XCEPTION}",
+        explained="encoder.model.blocks_20",
+        what="the same on the aligned Xception-65",
+        paper="Chen et al. 2018",
+        made_from="smp DeepLabV3Plus on timm's xception65, rates 6, 12, 18 (smp's own Xception refuses dilation)",
+    ),
+    "deeplabv3plus_mobilenet": Architecture(
+        _deeplabv3plus_mobilenet,
+        "smp:mobilenet_v2",
+        explained="encoder.features.-1",
+        what="the same on MobileNetV2 with ordinary convolutions; separable_aspp makes the three dilated ones separable, as 003",
+        paper="Chen et al. 2018; Sandler et al. 2018",
+        made_from="smp DeepLabV3Plus, its ASPP on MobileNetV2's 320 channels and its separable 3×3 made ordinary",
+        published=5.81,
+        published_in="usual PyTorch version with two ordinary 3×3 convolutions of 256 channels in its decoder",
+    ),
+    "mobile_deeplab": Architecture(
+        MobileDeepLab,
+        imagenet_of,
+        explained="encoder.features.-1",
+        what="003's improved DeepLabV3+: separable ASPP beside PPM, attention, three fusions; every part is a switch",
+        paper="paper 003; Chen et al. 2018; Zhao et al. 2017; Woo et al. 2018",
+        made_from="this package, on smp's encoders",
+    ),
+    "pspnet": Architecture(
+        _pspnet,
+        "smp:resnet50",
+        explained="encoder.layer4",
+        what="pyramid pooling (1, 2, 3, 6) on ResNet50 at stride 8",
+        paper="Zhao et al. 2017",
+        made_from="smp PSPNet on all of a dilated ResNet50; behind the pyramid smp has 1×1 where the paper has 3×3",
+    ),
+    "unetpp": Architecture(
+        partial(_unet, "unetplusplus", "resnet34"),
+        "smp:resnet34",
+        explained="encoder.layer4",
+        what="U-Net++: nested skips, on ResNet34, without deep supervision",
+        paper="Zhou et al. 2018",
+        made_from="smp UnetPlusPlus",
+    ),
+    "segformer": Architecture(
+        _segformer,
+        "smp:mit_b0",
+        explained="encoder.norm4",
+        what="SegFormer-B0: hierarchical transformer, all-MLP decoder",
+        paper="Xie et al. 2021",
+        made_from="smp Segformer (its encoder is under NVIDIA's non-commercial licence)",
+        published=3.8,
+        published_in="Xie et al. 2021, Table 1, B0: ADE20K's 150 classes",
+        published_with={"classes": 150},
+    ),
+    "unet": Architecture(
+        UNet,
+        explained="encoder.-1",
+        what="the classic U-Net, padded or (valid) unpadded, with batch normalisation unless told",
+        paper="Ronneberger et al. 2015",
+        published=7.76,
+        published_in="Zhou et al. 2018, Table 2: half the channels, no normalisation",
+        published_with={"widths": (32, 64, 128, 256, 512), "batch_norm": False},
+    ),
+    "attention_unet": Architecture(
+        AttentionUNet,
+        explained="encoder.-1",
+        what="the classic U-Net with additive attention gates on its skips",
+        paper="Oktay et al. 2018",
+        made_from="this package (MONAI's differs from the paper in five ways; its gate agrees with ours)",
+    ),
+    "residual_unet": Architecture(
+        ResidualUNet,
+        explained="body.encoder.-1",
+        what="U-Net of residual units; 004's chosen one; design monai is MONAI's",
+        paper="Zhang et al. 2018",
+        made_from="this package; with design monai MONAI's UNet",
+        published=7.8,
+        published_in="Zhang et al. 2018: without the 1×1 convolutions of the added inputs",
+    ),
+    "residual_unet_resnet18": Architecture(
+        PretrainedResidualUNet,
+        "smp:resnet18",
+        explained="encoder.layer4",
+        what="decoder of residual units on ResNet18, 004's wish for a pretrained backbone",
+        paper="Zhang et al. 2018; He et al. 2016",
+        made_from="this package, on smp's encoder",
+    ),
+    "segnet": Architecture(
+        SegNet,
+        "torchvision:vgg16_bn",
+        explained="encoder.42",
+        what="VGG16 and its mirror image, joined by the places of the maxima",
+        paper="Badrinarayanan et al. 2017",
+        published=29.45,
+        published_in="comparisons on CamVid: 12 classes",
+        published_with={"classes": 12},
+    ),
+    "fcn8s": Architecture(
+        FCN8s,
+        "torchvision:vgg16",
+        explained="encoder.29",
+        what="VGG16 made convolutional, with skips from pool3 and pool4",
+        paper="Long et al. 2015",
+        published=134,
+        published_in="Long et al. 2015, Table 1: PASCAL VOC's 21 classes",
+        published_with={"classes": 21},
+    ),
+    "transunet": Architecture(
+        TransUNet,
+        f"timm:{PUBLISHED}",
+        explained="bridge",
+        what="ResNet50, a vision transformer over its last map, cascaded decoder",
+        paper="Chen et al. 2021",
+        made_from="this package, on timm's ResNetV2 and transformer blocks",
+        published=105.28,
+        published_in="comparisons at 224 pixels: Synapse's 9 classes",
+        published_with={"classes": 9},
+    ),
+}

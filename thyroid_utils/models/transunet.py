@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from thyroid_utils.models.any_size import resampled, resampled_positions
+from thyroid_utils.models.weights import fill
 
+PUBLISHED = "vit_base_r50_s16_224.orig_in21k"  # timm's network that the paper begins from
 _STRIDE = 16  # pixels a token, along each axis
 _STEM, _STAGES = 64, (256, 512, 1024)  # channels of ResNet50 at 1/2, and at 1/4, 1/8 and 1/16
 
@@ -22,7 +24,7 @@ class TransUNet(nn.Module):
 
     - ResNet50 to 1/16 of the size: 3, 4 and 9 blocks (the fourth stage's went to the third), with weight standardisation and
       group normalisation. It is timm's, as of its vit_base_r50_s16_224, the network that the paper begins from, pretrained on
-      ImageNet-21k: names and shapes of `encoder` are kept, so that the published values fit (`encoder_values`).
+      ImageNet-21k: names and shapes of `encoder` are kept, so that the published values fit.
     - Each place of that map is a token (equation 1, patches of 1×1); position embedding; `layers` transformer layers,
       normalised in front (equations 2 and 3), and a last normalisation. No class token.
     - Cascaded upsampler: 3×3 convolution to 512 channels; four times doubled, joined with the skip of that size (1/8, 1/4 and
@@ -39,47 +41,33 @@ class TransUNet(nn.Module):
     Args:
         in_channels: channels of the images.
         classes: number of logits a pixel, 1 or 2.
+        pretrained: whether `encoder` begins with the values of timm's network.
         width: values a token.
         layers: transformer layers.
         heads: attention heads; must divide `width`.
-        hidden: units of a layer's feed-forward part; 0 for 4 · width.
         blocks: blocks of the ResNet's three stages.
         widths: channels of the decoder's four levels, coarsest first.
         image_size: side in pixels of the images that the position embedding is made for; a multiple of 16.
         dropout: share of values dropped in embedding and feed-forward parts.
-
-    Raises:
-        ValueError: sizes that do not go together.
     """
 
     multiple = 16
-    minimum = 16
 
     def __init__(
         self,
         in_channels: int = 3,
         classes: int = 1,
+        pretrained: bool = False,
         width: int = 768,
         layers: int = 12,
         heads: int = 12,
-        hidden: int = 0,
         blocks: Sequence[int] = (3, 4, 9),
         widths: Sequence[int] = (256, 128, 64, 16),
         image_size: int = 224,
         dropout: float = 0.1,
     ):
         super().__init__()
-        if heads < 1 or width % heads or layers < 1:
-            raise ValueError(
-                f"transunet: heads must divide width and layers be 1 or more; found width {width}, heads {heads}, layers {layers}"
-            )
-        if image_size < _STRIDE or image_size % _STRIDE:
-            raise ValueError(f"transunet: image_size must be a multiple of {_STRIDE}; found {image_size}")
-        if len(blocks) != 3 or len(widths) != 4:
-            raise ValueError(
-                f"transunet: blocks must name three stages and widths four levels; found {tuple(blocks)} and {tuple(widths)}"
-            )
-        self.encoder = HybridEncoder(in_channels, width, layers, heads, hidden, blocks, image_size, dropout)
+        self.encoder = HybridEncoder(in_channels, width, layers, heads, blocks, image_size, dropout)
         self.bridge = _convolution(width, 512)
         skips = (_STAGES[1], _STAGES[0], _STEM, 0)
         self.decoder = nn.ModuleList(
@@ -87,6 +75,11 @@ class TransUNet(nn.Module):
             for before, skip, after in zip((512, *widths[:-1]), skips, widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], classes, 3, padding=1)
+        if pretrained:
+            import timm
+
+            published = timm.create_model(PUBLISHED, pretrained=True).state_dict()
+            fill(self.encoder, self.encoder.without_class_token(published))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps, skips = self.encoder(images)
@@ -95,18 +88,6 @@ class TransUNet(nn.Module):
             maps = resampled(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]), "linear")
             maps = level(maps if skip is None else torch.cat([maps, skip], dim=1))
         return self.head(maps)
-
-    def encoder_values(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """From timm's state dict of vit_base_r50_s16_224 what belongs into this network's, under its names.
-
-        Its head, class token and the class token's position are left out; the other positions are interpolated where
-        `image_size` is another than theirs.
-        """
-        kept = {key: value for key, value in state.items() if key != "cls_token" and not key.startswith(("head.", "fc_norm."))}
-        positions = state["pos_embed"][:, 1:]
-        side = round(positions.shape[1] ** 0.5)
-        kept["pos_embed"] = resampled_positions(positions, (side, side), self.encoder.grid)
-        return {f"encoder.{key}": value for key, value in kept.items()}
 
 
 class HybridEncoder(nn.Module):
@@ -122,7 +103,6 @@ class HybridEncoder(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        hidden: int,
         blocks: Sequence[int],
         image_size: int,
         dropout: float,
@@ -133,27 +113,15 @@ class HybridEncoder(nn.Module):
         from timm.models.vision_transformer import Block
 
         self.grid = (image_size // _STRIDE, image_size // _STRIDE)
-        backbone = ResNetV2(
-            layers=list(blocks),
-            channels=_STAGES,
-            num_classes=0,
-            in_chans=in_channels,
-            global_pool="",
-            stem_chs=_STEM,
-            stem_type="same",
-            preact=False,
-            conv_layer=partial(StdConv2dSame, eps=1e-8),
-        )
+        settings = {"global_pool": "", "stem_chs": _STEM, "stem_type": "same", "preact": False}
+        convolution = partial(StdConv2dSame, eps=1e-8)
+        backbone = ResNetV2(list(blocks), _STAGES, num_classes=0, in_chans=in_channels, conv_layer=convolution, **settings)
         self.patch_embed = nn.ModuleDict({"backbone": backbone, "proj": nn.Conv2d(_STAGES[-1], width, 1)})
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], width))
         self.pos_drop = nn.Dropout(dropout)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.Sequential(
-            *(
-                Block(width, heads, (hidden or 4 * width) / width, qkv_bias=True, proj_drop=dropout, norm_layer=norm)
-                for _ in range(layers)
-            )
-        )
+        settings = {"mlp_ratio": 4, "qkv_bias": True, "proj_drop": dropout, "norm_layer": norm}
+        self.blocks = nn.Sequential(*(Block(width, heads, **settings) for _ in range(layers)))
         self.norm = norm(width)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for block in self.blocks:
@@ -182,6 +150,17 @@ class HybridEncoder(nn.Module):
         maps = self.patch_embed["proj"](maps)
         grid = (maps.shape[-2], maps.shape[-1])
         return maps.flatten(2).transpose(1, 2) + resampled_positions(self.pos_embed, self.grid, grid), grid
+
+    def without_class_token(self, published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """timm's values of vit_base_r50_s16_224 without its head, class token and the class token's position.
+
+        The other positions are interpolated where `image_size` is another than theirs.
+        """
+        left_out = ("head.", "fc_norm.", "cls_token")
+        values = {key: value for key, value in published.items() if not key.startswith(left_out)}
+        positions = published["pos_embed"][:, 1:]
+        side = round(positions.shape[1] ** 0.5)
+        return values | {"pos_embed": resampled_positions(positions, (side, side), self.grid)}
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -1,4 +1,5 @@
-"""The U-Net of Ronneberger, Fischer and Brox (MICCAI 2015), which papers 000, 002, 003 and 004 compare with."""
+"""The U-Net of Ronneberger, Fischer and Brox (MICCAI 2015), and the Attention U-Net of Oktay et al. (MIDL 2018), which changes
+nothing but its skips. Papers 000, 002, 003 and 004 compare with the one, 000 with the other."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from thyroid_utils.models.any_size import cropped, mirrored, resampled
+
 _PAIR = 4  # rows and columns that a pair of unpadded 3×3 convolutions takes off a map
+_OPEN = 3.0  # first bias of ψ: coefficients begin near sigmoid(3) = 0.95, so that a gate lets everything pass
 
 
 class ConvolutionPair(nn.Sequential):
@@ -57,13 +61,7 @@ class UNet(nn.Module):
         valid: unpadded convolutions.
         batch_norm: batch normalisation behind each 3×3 convolution.
         dropout: share of values dropped in the two deepest levels.
-
-    Raises:
-        ValueError: fewer than two levels.
     """
-
-    multiple = 16  # of 2 to the number of poolings; a network with other `widths` has its own
-    minimum = 16
 
     def __init__(
         self,
@@ -75,11 +73,10 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if len(widths) < 2:
-            raise ValueError(f"unet: widths must name two levels or more; found {tuple(widths)}")
         padding = 0 if valid else 1
         self.valid, self.poolings = valid, len(widths) - 1
-        self.multiple = self.minimum = 2**self.poolings
+        # Unpadded, it extends the image by mirroring itself, and much further.
+        self.multiple = self.minimum = 1 if valid else 2**self.poolings
         self.encoder = nn.ModuleList(
             ConvolutionPair(before, after, batch_norm, padding)
             for before, after in zip((in_channels, *widths[:-1]), widths, strict=True)
@@ -123,6 +120,76 @@ class UNet(nn.Module):
         return fine
 
 
+class AttentionGate(nn.Module):
+    """Additive attention gate: a share between 0 and 1 for each place of a skip, by equations 1 and 2 of the paper.
+
+    q = ψᵀ relu(W_xᵀ x + W_gᵀ g + b_g) + b_ψ and α = sigmoid(q), where x is the skip and g, the gating signal, the map of the
+    next coarser level of the way up. α is computed on the grid of g and enlarged linearly to that of x (Figure 2).
+
+    The paper brings x down to g's grid without saying how; here W_x is a 2×2 convolution of stride 2, as in the authors'
+    published code, so that every value of x counts. The number of channels in between (F_int) is that of the skip, as there.
+
+    Args:
+        skip_channels: channels of x.
+        gating_channels: channels of g.
+    """
+
+    def __init__(self, skip_channels: int, gating_channels: int):
+        super().__init__()
+        self.from_skip = nn.Conv2d(skip_channels, skip_channels, 2, stride=2, bias=False)
+        self.from_gating = nn.Conv2d(gating_channels, skip_channels, 1)
+        self.score = nn.Conv2d(skip_channels, 1, 1)
+
+    def coefficients(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
+        """α (batch, 1, height, width), each in (0, 1), for a skip (batch, channels, height, width)."""
+        scores = self.score(torch.relu(self.from_skip(skip) + self.from_gating(gating)))  # (batch, 1, height/2, width/2)
+        return resampled(torch.sigmoid(scores), tuple(skip.shape[-2:]), "linear")
+
+    def forward(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
+        return skip * self.coefficients(skip, gating)
+
+
+class AttentionUNet(UNet):
+    """U-Net whose skips pass attention gates: `UNet` with one `AttentionGate` a level, and nothing else changed.
+
+    (batch, in_channels, height, width) → logits (batch, classes, height, width).
+
+    - The finest skip has no gate: the paper leaves it out, as its maps say too little yet.
+    - Gates begin open, as the paper has it; the value of the bias that does so is ours.
+    - The paper's network is three-dimensional, enlarges by interpolation, and adds up predictions of every level (deep
+      supervision). Here the rest is `UNet`'s, so that the two differ by the gates alone. Its 6.40 million parameters (5.88
+      without gates) are of that other network and cannot be compared; ours are checked by hand.
+    - MONAI's AttentionUnet is not used: it halves by strided convolutions where Figure 1 pools, enlarges the gating signal to
+      the skip's grid instead of working on the coarser one, normalises inside the gate (a mean score of 0, so that gates begin
+      half closed), gates the finest skip too, and has one convolution with another normalisation on the way up. Its gate gives
+      the same coefficients as this one where the two can be compared, which is tested.
+
+    Args:
+        in_channels: channels of the images.
+        classes: number of logits a pixel, 1 or 2.
+        widths: channels of each level, finest first.
+        batch_norm: batch normalisation behind each 3×3 convolution.
+        dropout: share of values dropped in the two deepest levels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 1,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__(in_channels, classes, widths, batch_norm=batch_norm, dropout=dropout)
+        # of the second level and below
+        self.gates = nn.ModuleList(AttentionGate(fine, coarse) for fine, coarse in pairwise(widths[1:]))
+        for gate in self.gates:
+            nn.init.constant_(gate.score.bias, _OPEN)
+
+    def skip(self, level: int, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        return fine if level == 0 else self.gates[level - 1](fine, coarse)
+
+
 def valid_sizes(size: int, poolings: int) -> tuple[int, int]:
     """Side of the image that unpadded convolutions need for an output of at least `size`, and the side of that output."""
     deepest = math.ceil((size - _PAIR) / 2**poolings) + _PAIR if size > _PAIR else _PAIR  # side of the last, coarsest map
@@ -130,34 +197,6 @@ def valid_sizes(size: int, poolings: int) -> tuple[int, int]:
     for _ in range(poolings):
         needed = 2 * needed + _PAIR
     return needed, 2**poolings * (deepest - _PAIR) + _PAIR
-
-
-def mirrored(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Images in the middle of a larger frame, extended by mirroring at their outermost rows and columns.
-
-    PyTorch's own mirroring stops at a border as wide as the image, and its gradient on a GPU is not deterministic.
-
-    Args:
-        images: (batch, channels, rows, columns).
-        height, width: of the result, at least those of the images.
-    """
-    for axis, length in ((-2, height), (-1, width)):
-        images = images.index_select(axis, _mirror_indices(images.shape[axis], length).to(images.device))
-    return images
-
-
-def _mirror_indices(size: int, length: int) -> torch.Tensor:
-    if size == 1:
-        return torch.zeros(length, dtype=torch.long)
-    period = 2 * (size - 1)  # there and back again
-    places = (torch.arange(length) - (length - size) // 2) % period
-    return torch.minimum(places, period - places)
-
-
-def cropped(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The middle of maps (batch, channels, rows, columns)."""
-    top, left = (maps.shape[-2] - height) // 2, (maps.shape[-1] - width) // 2
-    return maps[..., top : top + height, left : left + width]
 
 
 def _initialise(module: nn.Module) -> None:

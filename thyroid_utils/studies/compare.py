@@ -15,7 +15,7 @@ import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.models import parameter_count
+from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.training.ledger import Run
 

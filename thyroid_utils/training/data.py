@@ -27,7 +27,7 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
-from thyroid_utils.models import input_size
+from thyroid_utils.models.networks import input_size
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
 from thyroid_utils.training.checkpoint import text_hash

@@ -96,7 +96,7 @@ def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
         fingerprint: of the data (`data.data_fingerprint`).
         split_hash: of the split (`data.split_hash`).
     """
-    from thyroid_utils.models import network_source  # with torch, which reading the ledger does not need
+    from thyroid_utils.models.networks import network_source  # with torch, which reading the ledger does not need
 
     content = [identity(config), fingerprint, split_hash, RECIPE, network_source(config.model.name)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

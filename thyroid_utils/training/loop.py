@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models import check_weights
+from thyroid_utils.models.networks import check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.checkpoint import Checkpoint
 from thyroid_utils.training.data import Arrays, SplitData, batch_starts, input_pipeline, open_arrays
@@ -55,7 +55,7 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
     """
     task, pipeline = TASKS[config.task], input_pipeline(config)
     model = config.model
-    check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"), model.options)
+    check_weights(model.name, model.weights, model.options)
     check_steps(config, len(data.positions("train")))
     build_augmentation(config.augmentation)
     positions = {split: data.positions(split) for split in ("train", "val", "test")}

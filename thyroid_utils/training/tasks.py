@@ -17,11 +17,12 @@ from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from thyroid_utils import models
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.table import SPLITS
-from thyroid_utils.models import losses
+from thyroid_utils.models import losses, networks
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.optimisers import class_weights
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Scores(ABC):
     """What a network says about the images of a set, gathered batch after batch and in their order."""
 
     @abstractmethod
-    def add(self, logits: torch.Tensor | models.JointLogits, batch: Batch) -> None:
+    def add(self, logits: torch.Tensor | networks.JointLogits, batch: Batch) -> None:
         """Take the logits of a batch, with its truth, on whatever device they are."""
 
     @abstractmethod
@@ -141,11 +142,11 @@ class Classification(Task):
     def has(self, field: str, name: str) -> bool:
         if field == "loss":
             return name in losses.CLASSIFICATION_LOSSES
-        return name in models.CLASSIFIERS or name.startswith("timm:")
+        return name in CLASSIFIERS or name.startswith("timm:")
 
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
         model = config.model
-        return models.build_classifier(model.name, in_channels=in_channels, classes=2, weights=weights, **model.options)
+        return networks.build_classifier(model.name, in_channels=in_channels, classes=2, weights=weights, **model.options)
 
     def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
         balanced = config.training.class_balance == "weights" and labels is not None
@@ -210,10 +211,10 @@ class Segmentation(Task):
     def has(self, field: str, name: str) -> bool:
         if field == "loss":
             return name in losses.SEGMENTATION_LOSSES
-        return name in models.SEGMENTERS or name.startswith("smp:")
+        return name in SEGMENTERS or name.startswith("smp:")
 
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
-        return models.build_segmenter(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
+        return networks.build_segmenter(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
 
     def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
         return losses.build_loss(self.name, config.loss.name, **config.loss.options)
@@ -299,7 +300,7 @@ class Joint(Segmentation):
         super().check(cases, empty)
 
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
-        return models.build_joint(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
+        return networks.build_joint(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
 
     def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
         balanced = config.training.class_balance == "weights" and labels is not None
@@ -321,7 +322,7 @@ class JointScores(Scores):
         self.pixels = SegmentationScores(criterion.segmentation, write_maps)
         self.weight = criterion.classification_weight
 
-    def add(self, logits: models.JointLogits, batch: Batch) -> None:
+    def add(self, logits: networks.JointLogits, batch: Batch) -> None:
         self.image.add(logits.image, batch)
         self.pixels.add(logits.pixels, batch)
 

@@ -1,23 +1,47 @@
-"""What training minimises, by name."""
+"""What training minimises, by name. Adding a loss is a class in `classification` or `segmentation` and a line in its registry."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from thyroid_utils.common.errors import nearest
-from thyroid_utils.models.losses.borders import border_weights
-from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES, ClassificationLoss, CrossEntropy, Focal
-from thyroid_utils.models.losses.joint import JointLoss
-from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES, SegmentationLoss
+from thyroid_utils.models import check_options, number, own_options
+from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES, CrossEntropy
+from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+
+if TYPE_CHECKING:
+    from thyroid_utils.models.networks import JointLogits
 
 _LOSSES = {"classification": CLASSIFICATION_LOSSES, "segmentation": SEGMENTATION_LOSSES, "joint": SEGMENTATION_LOSSES}
 
-_JOINT_OPTION = "classification_weight"
+
+class JointLoss(nn.Module):
+    """segmentation loss + w · cross-entropy of the class.
+
+    Args:
+        segmentation: a loss of `SEGMENTATION_LOSSES`, built.
+        class_weights: of the cross-entropy, one positive number a class; None for 1.
+        classification_weight: w, 0 or more; with 0 the class head is not trained.
+    """
+
+    def __init__(
+        self,
+        segmentation: nn.Module,
+        class_weights: Sequence[float] | torch.Tensor | None = None,
+        classification_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.segmentation, self.classification = segmentation, CrossEntropy(class_weights)
+        self.classification_weight = number("classification_weight", classification_weight)
+
+    def forward(self, logits: JointLogits, truth: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Scalar, of a batch's logits and its truth: masks bool (batch, height, width) and labels int64 (batch,)."""
+        masks, labels = truth
+        return self.segmentation(logits.pixels, masks) + self.classification_weight * self.classification(logits.image, labels)
 
 
 def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.Tensor | None = None, **options: Any) -> nn.Module:
@@ -35,21 +59,22 @@ def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.T
     Raises:
         ValueError: an unknown task, loss or option (the nearest name is given), a value out of range, or class weights for a
             segmentation loss.
+
+    >>> logits, labels = torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    >>> round(build_loss("classification", "focal", gamma=2)(logits, labels).item(), 4)
+    0.0652
     """
     if task not in _LOSSES:
         raise ValueError(f"task {task!r} has no losses; {nearest(task, _LOSSES)}")
     losses = _LOSSES[task]
     if name not in losses:
         raise ValueError(f"{task} loss {name!r} is unknown; {nearest(name, losses)}")
-    known = [option for option in inspect.signature(losses[name]).parameters if option != "class_weights"]
-    known += [_JOINT_OPTION] * (task == "joint")
-    for option in options:
-        if option not in known:
-            raise ValueError(f"loss {name}: no option {option!r}; {nearest(option, known)}")
+    of_joint = ["classification_weight"] if task == "joint" else []
+    check_options(f"loss {name}", options, own_options(losses[name], ["class_weights"]) + of_joint)
     if task == "classification":
         return losses[name](class_weights=class_weights, **options)
     if task == "joint":
-        weight = {_JOINT_OPTION: options.pop(_JOINT_OPTION)} if _JOINT_OPTION in options else {}
+        weight = {key: options.pop(key) for key in of_joint if key in options}
         return JointLoss(losses[name](**options), class_weights, **weight)
     if class_weights is not None:
         raise ValueError(
@@ -57,16 +82,3 @@ def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.T
             "tversky and focal_tversky, or nodule_weight of bce and border_cross_entropy"
         )
     return losses[name](**options)
-
-
-__all__ = [
-    "CLASSIFICATION_LOSSES",
-    "SEGMENTATION_LOSSES",
-    "ClassificationLoss",
-    "CrossEntropy",
-    "Focal",
-    "JointLoss",
-    "SegmentationLoss",
-    "border_weights",
-    "build_loss",
-]

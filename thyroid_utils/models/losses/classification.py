@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.models.losses.options import number
+from thyroid_utils.models import number
 
 
 class ClassificationLoss(nn.Module):
@@ -32,12 +31,9 @@ class ClassificationLoss(nn.Module):
                 "expected logits (batch, classes) and labels (batch,) of type int64; "
                 f"found {tuple(logits.shape)} and {tuple(labels.shape)} of type {str(labels.dtype).removeprefix('torch.')}"
             )
-        self._check_classes("class_weights", self.class_weights, logits)
-
-    @staticmethod
-    def _check_classes(name: str, values: torch.Tensor | None, logits: torch.Tensor) -> None:
-        if values is not None and len(values) != logits.shape[1]:
-            raise ValueError(f"{name} has {len(values)} values for {logits.shape[1]} classes; give one a class")
+        for name, values in self.named_buffers():
+            if len(values) != logits.shape[1]:
+                raise ValueError(f"{name} has {len(values)} values for {logits.shape[1]} classes; give one a class")
 
 
 class CrossEntropy(ClassificationLoss):
@@ -86,11 +82,10 @@ class Focal(ClassificationLoss):
             shares = [number("alpha", value, 0, 1) for value in (alpha if isinstance(alpha, Sequence) else [alpha])]
             values = torch.tensor([1 - shares[0], shares[0]] if not isinstance(alpha, Sequence) else shares)
         self.register_buffer("alpha", values, persistent=False)
-        self.gamma = number("gamma", gamma, 0, math.inf, below=True)
+        self.gamma = number("gamma", gamma)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         self._check(logits, labels)
-        self._check_classes("alpha", self.alpha, logits)
         log_p = functional.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
         # 1 - p without cancellation; the floor keeps the gradient of (1 - p)^γ finite at p = 1 for γ < 1.
         missed = (-torch.expm1(log_p)).clamp(min=torch.finfo(torch.float32).tiny)

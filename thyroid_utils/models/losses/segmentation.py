@@ -10,17 +10,16 @@ Where a library's loss does what its name says it is used; what decided against 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 import torch
-from segmentation_models_pytorch.losses import LovaszLoss
 from torch import nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from thyroid_utils.models.losses.borders import SIGMA, WEIGHT, border_weights
-from thyroid_utils.models.losses.options import number
+from thyroid_utils.models import number
 
 
 class SegmentationLoss(nn.Module):
@@ -31,7 +30,13 @@ class SegmentationLoss(nn.Module):
     """
 
     def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        _check(logits, masks)
+        fits = logits.ndim == 4 and logits.shape[1] in (1, 2) and masks.shape == (len(logits), *logits.shape[2:])
+        if not fits or masks.dtype != torch.bool or not logits.numel() or not logits.is_floating_point():
+            found = [f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}" for given in (logits, masks)]
+            raise ValueError(
+                "expected logits (batch, 1 or 2, height, width) and masks bool (batch, height, width); "
+                f"found {found[0]} and {found[1]}"
+            )
         logits = logits if logits.dtype == torch.float64 else logits.float()
         margin = logits[:, :1] if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
         # (batch, 1, height, width) both
@@ -51,14 +56,14 @@ class BinaryCrossEntropy(SegmentationLoss):
 
     def __init__(self, nodule_weight: float = 1.0):
         super().__init__()
-        self.nodule_weight = _above_zero("nodule_weight", nodule_weight)
+        self.nodule_weight = number("nodule_weight", nodule_weight, above=True)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return functional.binary_cross_entropy_with_logits(margin, truth, pos_weight=margin.new_tensor(self.nodule_weight))
 
 
 class Tversky(SegmentationLoss):
-    """Tversky loss (Salehi et al. 2017; paper 003): 1 − (TP + s) / (TP + α·FP + β·FN + s). MONAI's.
+    """Tversky loss (Salehi et al. 2017; paper 003): 1 − (TP + s) / (TP + α·FP + β·FN + s).
 
     TP = Σ p·y, FP = Σ p·(1 − y), FN = Σ (1 − p)·y over the pixels of an image, then the mean over images; over the pixels of
     the whole batch with per_image=False. segmentation_models_pytorch's sums over the batch always, and drops images without a
@@ -74,14 +79,22 @@ class Tversky(SegmentationLoss):
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, per_image: bool = True):
         super().__init__()
-        self._loss = _tversky(alpha, beta, smooth, per_image)
+        self.alpha, self.beta = number("alpha", alpha), number("beta", beta)
+        self.smooth, self.axes = number("smooth", smooth, above=True), _summed(per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return self._loss(margin, truth).mean()
+        return self.of_images(margin, truth).mean()
+
+    def of_images(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """The loss of each image, or a single one for the batch."""
+        p, s = margin.sigmoid(), self.smooth
+        hit = (p * truth).sum(self.axes)
+        false_alarm, missed = (p * (1 - truth)).sum(self.axes), ((1 - p) * truth).sum(self.axes)
+        return 1 - (hit + s) / (hit + self.alpha * false_alarm + self.beta * missed + s)
 
 
 class Dice(SegmentationLoss):
-    """Soft Dice (Milletari et al. 2016): 1 − (2·Σ p·y + s) / (Σ p + Σ y + s). MONAI's, and otherwise as `Tversky`.
+    """Soft Dice (Milletari et al. 2016): 1 − (2·Σ p·y + s) / (Σ p + Σ y + s), and otherwise as `Tversky`.
 
     Args:
         smooth: s in pixels, above 0.
@@ -90,13 +103,16 @@ class Dice(SegmentationLoss):
 
     def __init__(self, smooth: float = 1.0, per_image: bool = True):
         super().__init__()
-        from monai.losses import DiceLoss  # a second's import, which other losses need not wait for
-
-        smooth = _above_zero("smooth", smooth)
-        self._loss = DiceLoss(sigmoid=True, smooth_nr=smooth, smooth_dr=smooth, batch=not per_image)
+        self.smooth, self.axes = number("smooth", smooth, above=True), _summed(per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return self._loss(margin, truth)
+        p, s = margin.sigmoid(), self.smooth
+        overlap, both = (p * truth).sum(self.axes), p.sum(self.axes) + truth.sum(self.axes)
+        return (1 - (2 * overlap + s) / (both + s)).mean()
+
+
+def _summed(per_image: bool) -> tuple[int, ...]:
+    return (1, 2, 3) if per_image else (0, 1, 2, 3)
 
 
 class BinaryCrossEntropyDice(SegmentationLoss):
@@ -109,7 +125,7 @@ class BinaryCrossEntropyDice(SegmentationLoss):
 
     def __init__(self, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
         super().__init__()
-        self.dice_weight = number("dice_weight", dice_weight, 0, math.inf, below=True)
+        self.dice_weight = number("dice_weight", dice_weight)
         self._cross_entropy, self._dice = BinaryCrossEntropy(), Dice(smooth, per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -129,7 +145,7 @@ class FocalPixels(SegmentationLoss):
     def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0):
         super().__init__()
         self.alpha = -1.0 if alpha is None else number("alpha", alpha, 0, 1)
-        self.gamma = number("gamma", gamma, 0, math.inf, below=True)
+        self.gamma = number("gamma", gamma)
         if 0 < self.gamma < 1:
             raise ValueError(f"gamma must be 0 or at least 1 for a gradient that is finite everywhere; found {gamma!r}")
 
@@ -137,10 +153,10 @@ class FocalPixels(SegmentationLoss):
         return sigmoid_focal_loss(margin, truth, self.alpha, self.gamma, reduction="mean")
 
 
-class FocalTversky(SegmentationLoss):
+class FocalTversky(Tversky):
     """Focal Tversky loss (Abraham and Khan 2019): mean over images of T^(1/γ), T the Tversky loss of an image.
 
-    On MONAI's Tversky loss; segmentation_models_pytorch raises the mean over the batch, and to γ instead.
+    segmentation_models_pytorch raises the mean over the batch, and to γ instead.
 
     Args:
         alpha, beta, smooth, per_image: as for `Tversky`; the paper's 0.7 of false negatives and 0.3 of false positives.
@@ -148,19 +164,18 @@ class FocalTversky(SegmentationLoss):
     """
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0, per_image: bool = True):
-        super().__init__()
-        self._loss = _tversky(alpha, beta, smooth, per_image)
-        self.gamma = number("gamma", gamma, 1, math.inf, below=True)
+        super().__init__(alpha, beta, smooth, per_image)
+        self.gamma = number("gamma", gamma, 1)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         # The slope of T^(1/γ) has no bound at 0, where an image is surely right: below the floor it is 0.
-        return self._loss(margin, truth).clamp(min=1e-6).pow(1 / self.gamma).mean()
+        return self.of_images(margin, truth).clamp(min=1e-6).pow(1 / self.gamma).mean()
 
 
 class BorderCrossEntropy(SegmentationLoss):
     """Cross-entropy with U-Net's border weights (Ronneberger et al. 2015; paper 002): Σ w·ℓ / Σ w over the batch's pixels.
 
-    ℓ is the cross-entropy of a pixel and w as in `losses.borders.border_weights`. The division, which U-Net does not have,
+    ℓ is the cross-entropy of a pixel and w as in `border_weights`. The division, which U-Net does not have,
     keeps the size of the loss, and with it the learning rate, that of plain cross-entropy. The weights are computed from the
     masks at every call, on the CPU: masks are augmented anew each time, so that nothing is gained by keeping them.
 
@@ -171,13 +186,14 @@ class BorderCrossEntropy(SegmentationLoss):
         separation_only: weigh what lies between nodules and not every outline, as U-Net does.
     """
 
-    def __init__(self, weight: float = WEIGHT, sigma: float = SIGMA, nodule_weight: float = 1.0, separation_only: bool = False):
+    def __init__(self, weight: float = 10.0, sigma: float = 5.0, nodule_weight: float = 1.0, separation_only: bool = False):
         super().__init__()
         if not isinstance(separation_only, bool):
             raise ValueError(f"separation_only must be true or false; found {separation_only!r}")
         self.separation_only = separation_only
-        self.weight = number("weight", weight, 0, math.inf, below=True)
-        self.sigma, self.nodule_weight = _above_zero("sigma", sigma), _above_zero("nodule_weight", nodule_weight)
+        self.weight = number("weight", weight)
+        self.sigma = number("sigma", sigma, above=True)
+        self.nodule_weight = number("nodule_weight", nodule_weight, above=True)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         maps = [
@@ -186,6 +202,48 @@ class BorderCrossEntropy(SegmentationLoss):
         ]
         weights = torch.stack(maps)[:, None].to(margin)
         return functional.binary_cross_entropy_with_logits(margin, truth, weight=weights, reduction="sum") / weights.sum()
+
+
+def border_weights(
+    mask: np.ndarray,
+    weight: float = 10.0,
+    sigma: float = 5.0,
+    nodule_weight: float = 1.0,
+    separation_only: bool = False,
+) -> np.ndarray:
+    """w = w_c + w0·exp(−(d1 + d2)² / 2σ²) of Ronneberger et al. 2015, for outlines as paper 002 wants them weighted.
+
+    d1 is the distance to the border of the nearest nodule and d2 to that of the second nearest, on either side of it; a
+    nodule is an 8-connected part, its border its pixels with a side on background or on the image's edge.
+
+    U-Net keeps touching cells apart with this, and gives the outline of a cell without neighbours no weight. Paper 002 weighs
+    outlines, and most images here have one nodule. So d2 is taken to be d1, which is the larger weight of the two readings
+    and the same one half-way between two nodules; a stray speck elsewhere in the mask changes nothing for the nodule.
+
+    Args:
+        mask: bool (height, width).
+        weight: w0, 0 or more.
+        sigma: σ in pixels, above 0.
+        nodule_weight: w_c of the nodule's pixels; the background's is 1.
+        separation_only: U-Net's own reading: d2 is that of the second nearest nodule, without which there is no weight.
+
+    Returns:
+        float32 (height, width): w_c + w0 on a border and w_c far from it; without a nodule all 1.
+    """
+    base = np.where(mask, np.float32(nodule_weight), np.float32(1))
+    if not mask.any():
+        return base
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    count, labels = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
+    nearest = second = np.full(mask.shape, np.inf, np.float32)
+    for label in range(1, count):
+        nodule = (labels == label).astype(np.uint8)
+        inside = cv2.erode(nodule, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        distance = cv2.distanceTransform(1 - (nodule ^ inside), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        second = np.minimum(second, np.maximum(nearest, distance))
+        nearest = np.minimum(nearest, distance)
+    both = nearest + (second if separation_only else nearest)
+    return base + np.float32(weight) * np.exp(-(both**2) / np.float32(2 * sigma**2))
 
 
 class Lovasz(SegmentationLoss):
@@ -199,6 +257,8 @@ class Lovasz(SegmentationLoss):
 
     def __init__(self, per_image: bool = True):
         super().__init__()
+        from segmentation_models_pytorch.losses import LovaszLoss  # takes seconds to import
+
         self._loss = LovaszLoss("binary", per_image=per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -221,11 +281,11 @@ class HausdorffDistance(SegmentationLoss):
 
     def __init__(self, alpha: float = 2.0, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
         super().__init__()
-        from monai.losses import LogHausdorffDTLoss
+        from monai.losses import LogHausdorffDTLoss  # a second's import, which other losses need not wait for
 
-        alpha = number("alpha", alpha, 1, math.inf, below=True)
+        alpha = number("alpha", alpha, 1)
         self._distance = LogHausdorffDTLoss(alpha=alpha, include_background=True, sigmoid=True)
-        self.dice_weight = number("dice_weight", dice_weight, 0, math.inf, below=True)
+        self.dice_weight = number("dice_weight", dice_weight)
         self._dice = Dice(smooth, per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -243,33 +303,3 @@ SEGMENTATION_LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
     "lovasz": Lovasz,
     "hausdorff_dt": HausdorffDistance,
 }
-
-
-def _check(logits: torch.Tensor, masks: torch.Tensor) -> None:
-    fits = logits.ndim == 4 and logits.shape[1] in (1, 2) and masks.shape == (len(logits), *logits.shape[2:])
-    if not fits or masks.dtype != torch.bool or not logits.numel() or not logits.is_floating_point():
-        raise ValueError(
-            "expected logits (batch, 1 or 2, height, width) and masks bool (batch, height, width); "
-            f"found {_described(logits)} and {_described(masks)}"
-        )
-
-
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _above_zero(name: str, value: float) -> float:
-    if number(name, value, 0, math.inf, below=True) == 0:
-        raise ValueError(f"{name} must be a number above 0; found {value!r}")
-    return float(value)
-
-
-def _tversky(alpha: float, beta: float, smooth: float, per_image: bool) -> nn.Module:
-    """(log-odds, truth) → one Tversky loss an image, or a single one for the batch."""
-    from monai.losses import TverskyLoss
-
-    alpha, beta = (number(name, value, 0, math.inf, below=True) for name, value in (("alpha", alpha), ("beta", beta)))
-    smooth = _above_zero("smooth", smooth)
-    return TverskyLoss(
-        sigmoid=True, alpha=alpha, beta=beta, smooth_nr=smooth, smooth_dr=smooth, batch=not per_image, reduction="none"
-    )

@@ -21,7 +21,7 @@ from torch import nn
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import cam_maps, checked_inputs
 from thyroid_utils.inference.layers import trial
-from thyroid_utils.models import Classifier, Segmenter
+from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.estimates import patient_bootstrap
 
 TRAINED = "as trained"
@@ -127,7 +127,7 @@ def randomised(
 def _built_again(network: Classifier | Segmenter, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return type(network)(network.name, network.in_channels, network.classes, network.options).network
+        return network.architecture.build(network.in_channels, network.classes, **network.options)
 
 
 def compare_maps(first: np.ndarray, second: np.ndarray) -> pd.DataFrame:

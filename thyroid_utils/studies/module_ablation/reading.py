@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thyroid_utils.models import parameter_count
+from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.scores.estimates import p_text
 from thyroid_utils.studies.module_ablation.study import SCORE, AblationStudy, GainPower
 from thyroid_utils.studies.module_ablation.tables import TABLES, parameter_counts

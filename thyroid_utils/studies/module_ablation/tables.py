@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.models import SEGMENTERS, build_segmenter, parameter_count
 from thyroid_utils.models.mobile_deeplab import convolution
+from thyroid_utils.models.networks import build_segmenter, parameter_count
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.papers import reported_scores
 
@@ -157,7 +158,7 @@ def study_configs(
             raise ConfigError("options", f"of {name} must not name {', '.join(decided)}, which the rows of the table decide")
     configs = []
     for row in {row.network: row for table in chosen.values() for row in table.rows}.values():
-        own = weights if SEGMENTERS[row.model].encoder is not None else "none"
+        own = weights if SEGMENTERS[row.model].imagenet else "none"
         given = {row.model: {**options.get(row.model, {}), **row.switches}}
         configs += comparison_configs([row.model], seeds, {**common, "task": "segmentation"}, weights=own, options=given)
     return configs

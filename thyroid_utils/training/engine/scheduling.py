@@ -11,7 +11,7 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models import check_weights, input_size
+from thyroid_utils.models.networks import check_weights, input_size
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.data import input_pipeline, split_data
 from thyroid_utils.training.device import choose_device
@@ -150,7 +150,7 @@ def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) 
         with _noted(configs, config):
             if here:
                 choose_device(config.training)
-            check_weights(model.name, model.weights, progress_bar(f"Weights of {model.name}"), model.options)
+            check_weights(model.name, model.weights, model.options)
             build_augmentation(config.augmentation)
             task.criterion(config, None)
             channels, size = input_pipeline(config).channels, config.size or input_size(model.name)

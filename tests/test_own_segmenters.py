@@ -12,12 +12,11 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models
 
-from thyroid_utils.models.attention_unet import AttentionGate, AttentionUNet
-from thyroid_utils.models.fcn8s import BilinearUp, FCN8s, bilinear_kernel
+from thyroid_utils.models.any_size import cropped, mirrored
 from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet, ResidualUnit, doubled
-from thyroid_utils.models.segnet import SegNet, unpooled
 from thyroid_utils.models.transunet import TransUNet
-from thyroid_utils.models.unet import UNet, cropped, mirrored, valid_sizes
+from thyroid_utils.models.unet import AttentionGate, AttentionUNet, UNet, valid_sizes
+from thyroid_utils.models.vgg_segmenters import BilinearUp, FCN8s, SegNet, bilinear_kernel, unpooled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,11 +67,10 @@ def operations(result: torch.Tensor) -> set[str]:
 @pytest.mark.parametrize(("in_channels", "classes"), [(1, 1), (3, 2)])
 def test_gives_logits_of_the_images_size(name, in_channels, classes):
     network = built(name, in_channels=in_channels, classes=classes)
-    height, width = network.minimum + network.multiple, network.minimum
+    height, width = network.multiple + network.multiple, network.multiple
     images = torch.randn(2, in_channels, height, width)
-    assert network.minimum % network.multiple == 0
     assert network(images).shape == (2, classes, height, width)
-    assert network.eval()(images[:1, :, : network.minimum]).shape == (1, classes, network.minimum, width)
+    assert network.eval()(images[:1, :, : network.multiple]).shape == (1, classes, network.multiple, width)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -482,15 +480,6 @@ def test_segnet_has_the_published_number_of_parameters():
     assert number * 4 == pytest.approx(117e6, rel=0.01)
 
 
-def test_segnets_encoder_takes_torchvisions_vgg16_bn():
-    with torch.device("meta"):
-        network, published = SegNet(), models.vgg16_bn().state_dict()
-    values = network.encoder_values(published)
-    assert {key: value.shape for key, value in values.items()} == {
-        key: value.shape for key, value in network.state_dict().items() if key.startswith("encoder.")
-    }
-
-
 # FCN-8s
 
 
@@ -553,25 +542,12 @@ def test_fcn8s_has_the_published_number_of_parameters():
     assert round(number / 1e6) == 134  # Long et al. 2015, Table 1
 
 
-def test_fcn8s_takes_torchvisions_vgg16():
-    with torch.device("meta"):
-        network, narrow, published = FCN8s(), FCN8s(hidden=64), models.vgg16().state_dict()
-    values, own = network.encoder_values(published), network.state_dict()
-    assert {key: value.shape for key, value in values.items()} == {
-        key: own[key].shape for key in own if key.startswith(("encoder.", "dense"))
-    }
-    assert set(narrow.encoder_values(published)) == {key for key in own if key.startswith("encoder.")}
-
-
 def test_fcn8s_dense_layers_compute_what_vgg16s_do():
     """On the one 7×7 map whose every pixel the 7×7 convolution covers, its middle is VGG16's own result."""
     torch.manual_seed(0)
     dense = nn.Linear(8 * 7 * 7, 16)
     network = built("fcn8s")
-    published = {"classifier.0.weight": dense.weight, "classifier.0.bias": dense.bias}
-    published |= {"classifier.3.weight": torch.zeros(16, 16), "classifier.3.bias": torch.zeros(16)}
-    values = network.encoder_values(published)
-    assert not network.load_state_dict(values, strict=False).unexpected_keys
+    network.dense6.load_state_dict({"weight": dense.weight.reshape(16, 8, 7, 7), "bias": dense.bias})
     maps = torch.randn(2, 8, 7, 7)
     torch.testing.assert_close(network.dense6(maps)[:, :, 3, 3], dense(maps.flatten(1)), rtol=1e-5, atol=1e-5)
 
@@ -647,25 +623,15 @@ def test_transunet_drops_values_where_the_published_one_does():
     assert drops == ["encoder.pos_drop", *in_blocks]
 
 
-def test_transunet_takes_timms_published_values():
-    import timm
-
-    with torch.device("meta"):
-        network, smaller = TransUNet(), TransUNet(image_size=224, layers=12)
-        published = timm.create_model("vit_base_r50_s16_224.orig_in21k", pretrained=False).state_dict()
-    values = network.encoder_values(published)
-    assert {key: value.shape for key, value in values.items()} == {
-        key: value.shape for key, value in smaller.state_dict().items() if key.startswith("encoder.")
-    }
-
-
 def test_transunet_interpolates_published_positions_for_other_sizes():
     network = built("transunet")  # 2×2 places
     positions = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 12)  # a class token's and 4×4 places'
-    values = network.encoder_values({"pos_embed": positions, "cls_token": torch.zeros(1, 1, 12), "norm.weight": torch.ones(12)})
-    assert set(values) == {"encoder.pos_embed", "encoder.norm.weight"}
-    grid = values["encoder.pos_embed"][0, :, 0].view(2, 2)
-    assert values["encoder.pos_embed"].shape == (1, 4, 12)
+    values = network.encoder.without_class_token(
+        {"pos_embed": positions, "cls_token": torch.zeros(1, 1, 12), "norm.weight": torch.ones(12)}
+    )
+    assert set(values) == {"pos_embed", "norm.weight"}
+    grid = values["pos_embed"][0, :, 0].view(2, 2)
+    assert values["pos_embed"].shape == (1, 4, 12)
     # a plane that rises by 1 a column and 4 a row keeps its mean, 1 + 7.5, and rises twice as much a place
     assert grid.mean().item() == pytest.approx(8.5, abs=1e-4)
     assert (grid[1] - grid[0]).mean().item() == pytest.approx(4 * (grid[:, 1] - grid[:, 0]).mean().item(), rel=1e-4)
@@ -674,14 +640,8 @@ def test_transunet_interpolates_published_positions_for_other_sizes():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: UNet(widths=(8,)), r"unet: widths must name two levels or more; found \(8,\)"),
-        (lambda: ResidualUNet(widths=(8,)), "residual_unet: widths must name two levels"),
         (lambda: ResidualUNet(design="he"), "residual_unet: design must be zhang or monai; found 'he'"),
-        (lambda: PretrainedResidualUNet(widths=(8, 8)), "decoder's five levels"),
         (lambda: SegNet(widths=(8, 8)), "VGG16 has five stages"),
-        (lambda: TransUNet(heads=7), "heads must divide width.*found width 768, heads 7"),
-        (lambda: TransUNet(image_size=100), "image_size must be a multiple of 16; found 100"),
-        (lambda: TransUNet(blocks=(1, 1)), "blocks must name three stages"),
     ],
 )
 def test_impossible_sizes_are_refused(build, message):

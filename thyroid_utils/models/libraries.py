@@ -1,0 +1,129 @@
+"""Any network of timm (`timm:NAME`) and segmentation_models_pytorch (`smp:ARCH:ENCODER`), which both take seconds to import."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from thyroid_utils.common.errors import nearest
+from thyroid_utils.models import Architecture
+
+# What smp's builders also take, but is settled elsewhere or would change what the network gives back.
+_RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "upsampling", "kwargs")
+_SMALLEST_MAP = {"pan": 8}  # places a side that a decoder needs of the encoder's last map; 1 for the others
+
+
+def timm_architecture(name: str) -> Architecture:
+    """The architecture of `timm:NAME`.
+
+    Raises:
+        ValueError: timm does not know it; the nearest name is given.
+    """
+    own = name.removeprefix("timm:")
+    facts = _timm_facts(own, name)
+    size, minimum = (facts.input_size, facts.min_input_size) if facts else (None, None)
+    return Architecture(
+        partial(_timm_network, own),
+        imagenet=f"timm:{facts.architecture}.{facts.tag}" if facts else name,
+        size=size[-1] if size else 224,
+        minimum=max(minimum[1:]) if minimum else 32,
+    )
+
+
+def _timm_facts(own: str, name: str) -> Any:
+    """timm's own entry of a network, possibly with the tag of its weights; None where it has none."""
+    import timm
+
+    plain, _, tag = own.partition(".")
+    if not timm.is_model(plain):
+        raise ValueError(f"model {name!r} is unknown to timm; {nearest(plain, timm.list_models())}")
+    try:
+        return timm.models.get_pretrained_cfg(own)
+    except RuntimeError:
+        known = ", ".join(found.partition(".")[2] for found in timm.list_pretrained(f"{plain}.*"))
+        raise ValueError(f"model {name!r}: timm has no weights {tag!r} of {plain}; known: {known}") from None
+
+
+def _timm_network(name: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    import timm
+
+    refused = None
+    # Most transformers need this switch to take images of any size; convolutional networks do not know it.
+    for switch in ({"dynamic_img_size": True}, {}):
+        try:
+            network = timm.create_model(
+                name, pretrained=pretrained, in_chans=in_channels, num_classes=classes, **{**switch, **options}
+            )
+        except TypeError as error:
+            refused = error
+            continue
+        facts, patches = network.pretrained_cfg, getattr(network, "patch_embed", None)
+        if facts.get("fixed_input_size") and getattr(patches, "strict_img_size", True):
+            network.fixed_size = options.get("img_size", facts["input_size"][-1])
+        return network
+    raise ValueError(f"model timm:{name}: timm refuses the options {options}: {refused}")
+
+
+def smp_architecture(name: str) -> Architecture:
+    """The architecture of `smp:ARCH:ENCODER`, where ENCODER is smp's, or tu-NAME for timm's.
+
+    Raises:
+        ValueError: another form, or an architecture or encoder that smp does not have; the nearest name is given.
+    """
+    import segmentation_models_pytorch as smp
+
+    parts = name.split(":")
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(f"model {name!r}: expected smp:ARCH:ENCODER, such as smp:fpn:resnet34")
+    kind, encoder = parts[1].lower(), parts[2]
+    if kind not in _smp_kinds():
+        raise ValueError(f"model {name!r}: smp has no architecture {kind!r}; {nearest(kind, _smp_kinds())}")
+    if encoder.startswith("tu-"):
+        _timm_facts(encoder.removeprefix("tu-"), name)
+    elif encoder not in smp.encoders.encoders:
+        hint = nearest(encoder, smp.encoders.encoders)
+        raise ValueError(f"model {name!r}: smp has no encoder {encoder!r}; {hint} (tu-NAME takes timm's networks)")
+    return Architecture(
+        partial(smp_network, kind, encoder),
+        imagenet=f"smp:{encoder}",
+        what=f"{kind} on {encoder}",
+        made_from="segmentation_models_pytorch as it is",
+    )
+
+
+def _smp_kinds() -> dict[str, type[nn.Module]]:
+    import segmentation_models_pytorch as smp
+
+    found = [thing for thing in vars(smp).values() if inspect.isclass(thing) and hasattr(thing, "check_input_shape")]
+    return {kind.__name__.lower(): kind for kind in found}
+
+
+def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    """A network of smp.
+
+    Args:
+        kind: smp's class, in lower case.
+        encoder: smp's name of it, or tu-NAME for one of timm's.
+        options: smp's own, under its names; for a `tu-` encoder also timm's.
+
+    Raises:
+        ValueError: an option that smp does not have or that is settled elsewhere, a value that it refuses, or an encoder
+            that does not go with the architecture.
+    """
+    build, of_timm = _smp_kinds()[kind], encoder.startswith("tu-")
+    known = [option for option in inspect.signature(build.__init__).parameters if option not in ("self", *_RESERVED)]
+    for option in options:
+        if option not in (*known, "output_stride") and (option in _RESERVED or not of_timm):
+            raise ValueError(f"model smp:{kind}:{encoder}: no option {option!r}; {nearest(option, known)}")
+    published = (of_timm or "imagenet") if pretrained else None
+    try:
+        network = build(encoder_name=encoder, encoder_weights=published, in_channels=in_channels, classes=classes, **options)
+    except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(f"model smp:{kind}:{encoder}: smp refuses it with {options or 'no options'}: {reason}") from None
+    network.multiple = int(network.encoder.output_stride) * (2 if kind == "dpt" else 1)  # whose decoder halves the map once more
+    network.minimum = network.multiple * _SMALLEST_MAP.get(kind, 1)
+    return network
