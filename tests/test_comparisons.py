@@ -169,6 +169,9 @@ def test_mcnemar_edges_and_seeds():
     assert (seeds.first, seeds.second, seeds.only_first, seeds.p_value) == (0.75, 0.25, 2, 1)
     with pytest.raises(ValueError, match="expected two equal"):
         mcnemar_test([1, 0], [1, 0, 1])
+    for unclear in ([1, np.nan], ["False", "True"], [1, 2]):
+        with pytest.raises(ValueError, match="neither right"):
+            mcnemar_test([1, 0], unclear)
 
 
 def test_wilcoxon_is_scipys_and_of_patients_means():

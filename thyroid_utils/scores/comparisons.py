@@ -139,7 +139,7 @@ def mcnemar_test(first_right: Sequence[bool], second_right: Sequence[bool], pati
         patients: the patient of each image, shape (n,); None tosses for each image, as if each were a patient's only one.
 
     Raises:
-        ValueError: shapes that differ, or a patient missing.
+        ValueError: shapes that differ, what is neither true nor false, or a patient missing.
 
     Reference:
         McNemar, Psychometrika 12 (1947) 153-157; the toss for patients is Fisher's randomisation test of paired differences.
@@ -149,6 +149,8 @@ def mcnemar_test(first_right: Sequence[bool], second_right: Sequence[bool], pati
         raise ValueError(
             f"mcnemar_test: shapes {np.shape(first_right)} and {np.shape(second_right)}; expected two equal (n,) or (seeds, n)"
         )
+    if not all(np.isin(right, (0, 1)).all() for right in (first_right, second_right)):
+        raise ValueError("mcnemar_test: an image is neither right (True, 1) nor wrong (False, 0); leave it out where unknown")
     images = one.shape[1]
     codes, count = (np.arange(images), images) if patients is None else patient_codes(patients, images, "mcnemar_test")
     by_image = (one & ~two).sum(axis=0) - (two & ~one).sum(axis=0)
