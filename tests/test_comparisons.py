@@ -302,9 +302,23 @@ def test_the_corrected_error_by_hand():
     # variance of (0.7, 0.8, 0.9) is 0.01; 1/3 + 30/60 = 5/6
     error = corrected_error(np.array([0.7, 0.8, 0.9]), train=60, test=30)
     assert error == pytest.approx(np.sqrt(5 / 6 * 0.01))
-    estimate = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25)
+    estimate = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25, limits=(-np.inf, np.inf))
     assert estimate.value == pytest.approx(0.8) and (estimate.images, estimate.patients) == (30, 25)
     assert estimate.high - estimate.value == pytest.approx(4.302653 * error, rel=1e-6)  # t, two degrees of freedom
+    # On the logit's scale, whose slope at 0.8 is 1 / (0.8 · 0.2), of a score in [0, 1]; of one in [−1, 1] at 0.9 of the way.
+    within = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25)
+    assert (within.low, within.high) == pytest.approx(expit(np.log(4) + np.array([-1, 1]) * 4.302653 * error / 0.16), rel=1e-6)
+    wider = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25, limits=(-1, 1))
+    assert wider.high == pytest.approx(2 * expit(np.log(9) + 4.302653 * error / (2 * 0.09)) - 1, rel=1e-6)
+
+
+def test_subsets_stay_within_the_scores_limits_and_count_what_is_there():
+    high = subset_estimate([0.97, 1.0, 0.99], 60, 30, 25)
+    assert 0.4 < high.low < 0.98 < high.high < 1, "two degrees of freedom reach far"
+    missing = subset_estimate([0.7, np.nan, 0.9], 60, 30, 25)
+    assert missing.value == pytest.approx(0.8) and missing.low < 0.8 and missing.note == "undefined in 1 of 3 subsets"
+    assert subset_estimate([np.nan, np.nan], 60, 30, 25).text() == "undefined in 2 of 2 subsets"
+    assert subset_estimate([1.0, 1.0], 60, 30, 25).text() == "1.00 [no interval: all subsets agree]"
 
 
 def test_without_overlap_it_is_students_test():
@@ -316,7 +330,7 @@ def test_without_overlap_it_is_students_test():
     assert compared.p_value == pytest.approx(reference.pvalue, rel=1e-6)
     assert (compared.low, compared.high) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-6)
     interval = stats.ttest_1samp(first, 0).confidence_interval()
-    assert subset_estimate(first, huge, 1, 1).low == pytest.approx(interval.low, rel=1e-6)
+    assert subset_estimate(first, huge, 1, 1, (-np.inf, np.inf)).low == pytest.approx(interval.low, rel=1e-6)
 
 
 def test_it_covers_where_the_plain_interval_does_not():
@@ -326,7 +340,7 @@ def test_it_covers_where_the_plain_interval_does_not():
     for _ in range(trials):
         data = random.normal(size=100)
         scores = np.array([random.permutation(data)[:30].mean() for _ in range(10)])
-        estimate = subset_estimate(scores, 70, 30, 30)
+        estimate = subset_estimate(scores, 70, 30, 30, (-np.inf, np.inf))
         covered += estimate.low <= 0 <= estimate.high
         interval = stats.ttest_1samp(scores, 0).confidence_interval()
         plain += interval.low <= 0 <= interval.high
@@ -344,7 +358,6 @@ def test_one_subset_has_no_interval_and_equal_models_no_difference():
     assert np.isnan(constant.p_value) and "every subset" in constant.note
     once, detectable = subset_comparison([0.7], [0.8], 70, 30, 30)
     assert np.isnan(once.p_value) and np.isnan(detectable)
-    assert np.isnan(subset_estimate([0.7, np.nan], 70, 30, 30).value)
 
 
 @pytest.mark.parametrize(

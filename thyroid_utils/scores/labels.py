@@ -28,6 +28,8 @@ ROUNDING = 1e-9
 SCORES: dict[str, str] = {}
 # Of a score that is a share of images: the counts of these images.
 SHARES: dict[str, tuple[str, ...]] = {}
+# Of a score that does not lie in [0, 1]: where it lies.
+LIMITS = {"mcc": (-1, 1), "calibration_slope": (-np.inf, np.inf), "calibration_intercept": (-np.inf, np.inf)}
 _COMPUTE: dict[str, Callable[[Weighed], np.ndarray]] = {}
 
 

@@ -135,7 +135,7 @@ def fit_temperature(labels: Sequence[int], logits: Sequence[float]) -> float:
 
     Example:
         >>> round(fit_temperature([0, 1, 0, 1, 1], [-2, -1, 1, 1, 3]), 2)
-        1.2
+        1.72
     """
     truth, values = _checked_logits(labels, logits, "fit_temperature")
     wrongness = np.where(truth, -values, values)

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
 from thyroid_utils.scores.estimates import patient_bootstrap_scores, pr_band, roc_band, seed_summary
-from thyroid_utils.scores.labels import choose_threshold, classification_scores
+from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.studies.compare import ComparedRuns
 
@@ -94,7 +94,9 @@ class ClassifierComparison(ComparedRuns):
                 rows[model] = patient_bootstrap_scores(*found, wanted, threshold, resamples=resamples)
             else:
                 values = by_run.get_group(model)
-                rows[model] = {name: subset_estimate(values[name], **self._sizes) for name in wanted}
+                rows[model] = {
+                    name: subset_estimate(values[name], **self._sizes, limits=LIMITS.get(name, (0, 1))) for name in wanted
+                }
         best = sorted(rows, key=lambda model: rows[model]["auc"].value, reverse=True)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
 
