@@ -197,7 +197,7 @@ def test_a_gray_jpeg_and_one_of_another_size_than_its_header(shown, tmp_path):
 
 @pytest.mark.parametrize(
     ("syntax", "told"),
-    [(LOSSLESS_JPEG, r"JPEG Lossless.*pip install pylibjpeg pylibjpeg-libjpeg$"), (MPEG4, r"MPEG-4.*export its frames")],
+    [(LOSSLESS_JPEG, r'JPEG Lossless.*pip install "pylibjpeg\[all\]"$'), (MPEG4, r"MPEG-4.*export its frames")],
 )
 def test_a_missing_codec_is_named_with_what_to_install(tmp_path, monkeypatch, syntax, told):
     from pydicom.pixels.decoders.base import Decoder

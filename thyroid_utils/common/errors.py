@@ -44,14 +44,12 @@ def cache_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise DataError(
-                f"{folder}: the disk is full; free some space or set THYROID_WORKBOOK_CACHE to another disk"
-            ) from None
-        if error.errno in _UNWRITABLE:
-            raise DataError(
-                f"{folder}: the cache folder cannot be written ({error.strerror}); set THYROID_WORKBOOK_CACHE to one that can"
-            ) from None
-        raise
+            told = "the disk is full; free some space or set THYROID_WORKBOOK_CACHE to another disk"
+        elif error.errno in _UNWRITABLE:
+            told = f"the cache folder cannot be written ({error.strerror}); set THYROID_WORKBOOK_CACHE to one that can"
+        else:
+            raise
+        raise DataError(f"{folder}: {told}") from None
 
 
 class TrainingError(RuntimeError):

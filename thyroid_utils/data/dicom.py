@@ -36,22 +36,13 @@ _ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "
              "VOILUTFunction", "PixelSpacing", "PixelAspectRatio", "SequenceOfUltrasoundRegions", "UltrasoundColorDataPresent",
              "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "SmallestImagePixelValue",
              "LargestImagePixelValue", "PixelData")  # fmt: skip
-_PALETTE = [
-    f"{kind}{colour}PaletteColorLookupTable{part}"
-    for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
-    for colour in ("Red", "Green", "Blue")
-]
+_PALETTE = [start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)]  # size, table, segmented table
 _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW, _CENTIMETRES = 1, 1, 2, 3  # codes of an ultrasound region
 _SAME_SCALE = 0.01  # two regions whose pixels differ by less are one scale
 _CHROMA_NOISE = 6  # gray levels by which the channels of a gray frame may differ after JPEG in YCbCr
 _STRONG_CHROMA, _COLOURED_SHARE = 60, 0.01  # letters and a colour bar alone stay below a hundredth of the frame
-_CODECS = (  # beginning of the transfer syntax's number, what decodes it
-    ("1.2.840.10008.1.2.4.10", "no decoder takes video: export its frames as single images"),  # MPEG-2, MPEG-4, HEVC
-    ("1.2.840.10008.1.2.4.20", "pip install pylibjpeg pylibjpeg-openjpeg"),  # HTJ2K
-    ("1.2.840.10008.1.2.4.9", "pip install pylibjpeg pylibjpeg-openjpeg"),  # JPEG 2000
-    ("1.2.840.10008.1.2.4", "pip install pylibjpeg pylibjpeg-libjpeg"),  # JPEG, lossless JPEG, JPEG-LS
-)
+_VIDEO = "1.2.840.10008.1.2.4.10"  # how the numbers of MPEG-2, MPEG-4 and HEVC begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +209,7 @@ def _problem(image: DicomImage, stored: int) -> str:
         available = False
     if available:
         return ""
-    remedy = next((how for start, how in _CODECS if syntax.startswith(start)), "export it uncompressed")
+    remedy = "export its frames as single images" if syntax.startswith(_VIDEO) else 'pip install "pylibjpeg[all]"'
     name = syntax.name if syntax.name != syntax else "private"  # a private number could be anything
     return f"compressed as {name}, which no installed package decodes; {remedy}"
 

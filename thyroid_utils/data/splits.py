@@ -25,7 +25,7 @@ import pandas as pd
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.copies import groups_on_both_sides, patient_groups, pixel_groups
-from thyroid_utils.data.table import LABEL_NAMES, SPLITS
+from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
 
 
 def split_cases(
@@ -183,19 +183,14 @@ def split_hash(cases: pd.DataFrame) -> str:
 def split_table(cases: pd.DataFrame) -> pd.DataFrame:
     """What each split holds: index train, val, test (those present) and "all"; counts of images, patients and, among the
     images, benign, malignant and unlabelled ones. `patients` counts the names in the table."""
-    sides = {name: cases[cases["split"] == name] for name in SPLITS}
-    rows = {name: side for name, side in sides.items() if len(side)} | {"all": cases[cases["split"].notna()]}
-    table = {
-        name: {
-            "images": len(side),
-            "patients": side["patient"].nunique(),
-            "benign": int((side["label"] == 0).sum()),
-            "malignant": int((side["label"] == 1).sum()),
-            "unlabelled": int(side["label"].isna().sum()),
-        }
-        for name, side in rows.items()
-    }
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("split")
+    placed = cases[cases["split"].notna()].assign(kind=label_names(cases))
+    twice = pd.concat([placed, placed.assign(split="all")])
+    sides = twice.groupby("split")
+    table = pd.DataFrame({"images": sides.size(), "patients": sides["patient"].nunique()})
+    table[[*LABEL_NAMES.values()]] = pd.crosstab(twice["split"], twice["kind"]).reindex(
+        columns=LABEL_NAMES.values(), fill_value=0
+    )
+    return table.reindex([name for name in (*SPLITS, "all") if name in table.index])
 
 
 def patient_class(cases: pd.DataFrame, groups: pd.Series | None = None) -> pd.Series:
@@ -249,7 +244,7 @@ def _deal(
         raise DataError(f"split: {len(summary)} {unit} cannot fill {len(shares)} parts ({parts}); use fewer parts or more {unit}")
     random = np.random.default_rng(source)
     part_of: dict[str, str] = {}
-    names, held = list(shares), dict.fromkeys(shares, 0)
+    held = dict.fromkeys(shares, 0)
     for class_name in LABEL_NAMES.values():
         stratum = summary[summary["class"] == class_name]
         labelled = class_name != LABEL_NAMES[None]
@@ -260,9 +255,9 @@ def _deal(
             )
         images = stratum["images"].iloc[random.permutation(len(stratum))]
         # Equal claims go to the first part: the emptiest, so that what is left over of each class goes to different parts.
-        tie = random.permutation(len(shares))
-        order = sorted(range(len(shares)), key=lambda part: (held[names[part]] / shares[names[part]], tie[part]))
-        ordered = {names[part]: shares[names[part]] for part in order}
+        emptiest = sorted(zip(random.permutation(len(shares)), shares, strict=True))
+        emptiest = sorted((name for _, name in emptiest), key=lambda name: held[name] / shares[name])
+        ordered = {name: shares[name] for name in emptiest}
         dealt = _deal_stratum(images, ordered, one_each=labelled and len(stratum) >= len(shares))
         for group, part in dealt.items():
             held[part] += images[group]
@@ -276,14 +271,11 @@ def _deal(
 def _deal_stratum(images: pd.Series, shares: Mapping[str, float], *, one_each: bool) -> dict[str, str]:
     """{group: part} for the groups of one stratum, `images` giving the number of images of each, in dealing order."""
     names, wanted = list(shares), np.array(list(shares.values()))
-    total_images, total_groups = max(int(images.sum()), 1), max(len(images), 1)
     has_images, has_groups = np.zeros(len(names)), np.zeros(len(names))
     part_of = {}
     for position, (group, count) in enumerate(images.items()):
-        if one_each and position < len(names):
-            part = position
-        else:
-            part = int(np.argmax(2 * wanted - has_images / total_images - has_groups / total_groups))
+        lacking = 2 * wanted - has_images / max(int(images.sum()), 1) - has_groups / len(images)
+        part = position if one_each and position < len(names) else int(np.argmax(lacking))
         part_of[group] = names[part]
         has_images[part] += count
         has_groups[part] += 1

@@ -35,7 +35,7 @@ _FRAME_NAME = re.compile(r"(\d+)_(\d+)")
 
 @dataclass
 class _Case:
-    """What one XML file says: `outlines` maps the number of a frame to the raw `svg` texts of its marks."""
+    """What one XML file says: `outlines` maps the number of a frame to the raw `svg` texts of its marks. Or why nothing."""
 
     values: dict[str, object] = field(default_factory=dict)
     outlines: dict[int, list[str]] = field(default_factory=dict)
@@ -74,37 +74,24 @@ def read_release(folder: Path) -> pd.DataFrame:
     rows, drawings = {}, {}
     for stem, image in frames.items():
         number, frame = stem.split("_")
-        rows[stem], drawings[stem] = _frame_row(image, number, int(frame), cases.get(number))
-    notes += _frames_without_image(folder, cases, set(frames))
+        case = cases.get(number) or _Case(broken=f"no {number}.xml")
+        polygons, problems = ([], [case.broken]) if case.broken else _polygons(case.outlines.get(int(frame), []), image)
+        if polygons:
+            drawings[stem] = polygons
+        rows[stem] = {
+            "frame": stem,
+            "patient": f"ddti-{number}",
+            **{name: case.values.get(name, pd.NA) for name in ("label", "tirads", "age", *TRAITS)},
+            "nodules": pd.NA if case.broken else len(polygons),
+            "mask_problem": "; ".join(dict.fromkeys(problems)) or pd.NA,
+        }
+    notes += _frames_without_image(folder, cases, frames)
     columns = pd.DataFrame.from_dict(rows, orient="index").to_dict()
-    masks = _draw_masks(frames, {stem: polygons for stem, polygons in drawings.items() if polygons})
-    texts = ("frame", "pane", "tirads", *TRAITS, "mask_problem")
-    table = case_table([image_rows("ddti", "ddti/", frames, masks, pane="full", patient_known=True, **columns)], texts)
+    rows = image_rows("ddti", "ddti/", frames, _draw_masks(frames, drawings), pane="full", patient_known=True, **columns)
+    table = case_table([rows], ("frame", "pane", "tirads", *TRAITS, "mask_problem"))
     table[["nodules", "age"]] = table[["nodules", "age"]].astype("Int16")
     table.attrs["notes"] = notes
     return table
-
-
-def _frame_row(image: Path, number: str, frame: int, case: _Case | None) -> tuple[dict, list[np.ndarray]]:
-    """What a frame's case says of it, and its polygons."""
-    polygons, nodules = [], pd.NA
-    if case is None:
-        problems = [f"no {number}.xml"]
-    elif case.broken:
-        problems = [f"{number}.xml: {case.broken}"]
-    else:
-        polygons, problems = _polygons(case.outlines.get(frame, []), image)
-        nodules = len(polygons)
-    values = {} if case is None else case.values
-    row = {
-        "frame": image.stem,
-        "patient": f"ddti-{number}",
-        "label": TIRADS_LABEL.get(values.get("tirads"), pd.NA),
-        **{name: values.get(name, pd.NA) for name in ("tirads", "age", *TRAITS)},
-        "nodules": nodules,
-        "mask_problem": "; ".join(dict.fromkeys(problems)) or pd.NA,
-    }
-    return row, polygons
 
 
 def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
@@ -115,7 +102,7 @@ def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
     except DefusedXmlException:
         raise DataError(f"{path}: defines XML entities, which no DDTI file needs; download it again") from None
     except (ParseError, ValueError, LookupError) as error:
-        return _Case(broken=f"not well-formed XML ({error})")
+        return _Case(broken=f"{path.name}: not well-formed XML ({error})")
 
     def note(problem: str, remedy: str) -> None:
         notes.append({"file": str(path), "problem": problem, "remedy": remedy})
@@ -129,7 +116,7 @@ def _read_xml(path: Path, notes: list[dict[str, str]]) -> _Case:
     elif age:
         note(f"age is {age!r}; left empty", "write whole years, or nothing")
     if tirads in TIRADS_LABEL:
-        case.values["tirads"] = tirads
+        case.values |= {"tirads": tirads, "label": TIRADS_LABEL[tirads]}
     elif tirads:
         note(f"TI-RADS is {tirads!r}; TI-RADS and label left empty", f"expected one of {', '.join(TIRADS_LABEL)}")
     for mark in root.iter("mark"):
@@ -216,15 +203,13 @@ def _draw_masks(frames: dict[str, Path], drawings: dict[str, list[np.ndarray]]) 
     return {stem: folder / f"{stem}.png" for stem in drawings}
 
 
-def _frames_without_image(folder: Path, cases: dict[str, _Case], frames: set[str]) -> list[dict[str, str]]:
-    notes = []
-    numbers = {stem.split("_")[0] for stem in frames}
+def _frames_without_image(folder: Path, cases: dict[str, _Case], frames: dict[str, Path]) -> list[dict[str, str]]:
+    """Notes on cases of which no frame is there, and on frames that are outlined but not there."""
+    notes, numbers = [], {stem.split("_")[0] for stem in frames}
     for number in sorted(cases, key=natural_order):
         drawn = [frame for frame, outlines in sorted(cases[number].outlines.items()) if any(outlines)]
-        missing = [f"{number}_{frame}" for frame in drawn if f"{number}_{frame}" not in frames]
-        problems = [(f"outlines frame {name.split('_')[1]}, which is not there", name) for name in missing]
-        if number not in numbers:
-            problems = [("no frame of this case is there", f"{number}_1")]
-        for problem, name in problems:
-            notes.append({"file": str(folder / f"{number}.xml"), "problem": problem, "remedy": f"restore {name}.jpg"})
+        missing = {frame: f"outlines frame {frame}, which is not there" for frame in drawn if f"{number}_{frame}" not in frames}
+        for frame, problem in missing.items() if number in numbers else [(1, "no frame of this case is there")]:
+            file, remedy = str(folder / f"{number}.xml"), f"restore {number}_{frame}.jpg"
+            notes.append({"file": file, "problem": problem, "remedy": remedy})
     return notes
