@@ -147,7 +147,7 @@ def test_clusters_of_copies_take_the_place_of_unknown_patients(tmp_path, known, 
     cases = stored(tmp_path, pictures).assign(patient=list("abcd"), patient_known=[name in known for name in "abcd"])
     recovered = recover_patients(cases, audit_cases(cases))
     assert recovered.cases["patient"].tolist() == patients
-    assert recovered.how.startswith(how) and recovered.evidence is None
+    assert recovered.how.startswith(how) and recovered.evidence.empty
 
 
 def test_numbered_frames_of_nobody_become_videos(tmp_path):

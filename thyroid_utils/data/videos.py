@@ -34,11 +34,11 @@ _BLOCK = 512
 
 class Recovered(NamedTuple):
     """cases: the table, `patient` filled with the unit to split by. how: where that unit comes from, as a phrase.
-    evidence: how well it was recovered (measure, value), or None where nothing had to be."""
+    evidence: how well it was recovered (measure, value), empty where nothing had to be."""
 
     cases: pd.DataFrame
     how: str
-    evidence: pd.DataFrame | None
+    evidence: pd.DataFrame
 
 
 def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
@@ -57,7 +57,7 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
     """
     known = cases["patient_known"].astype(bool) if "patient_known" in cases else pd.Series(True, cases.index)
     if known.all():
-        return Recovered(cases, "as the data set names them", None)
+        return Recovered(cases, "as the data set names them", pd.DataFrame())
     if "frame" in cases and not known.any():
         videos = recover_videos(cases)
         evidence = video_evidence(cases, videos)
@@ -75,7 +75,7 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
         f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place. Unlike images "
         "of one patient may still be split, so results on this set are an upper bound"
     )
-    return Recovered(filled, how, None)
+    return Recovered(filled, how, pd.DataFrame())
 
 
 def recover_videos(cases: pd.DataFrame) -> pd.Series:

@@ -116,24 +116,17 @@ def panel_grid(panels: Sequence[Panel], columns: int = 4, rows: Sequence[str] = 
     return figure
 
 
-def gallery(cases: pd.DataFrame, columns: int = 4, each: int = 4, seed: int = 0) -> Figure:
-    """A grid of cases drawn at random, one row of classes each: at most `each` cases a class, one a patient where possible.
-
-    Args:
-        cases: case table, not empty.
-        columns: panels a row.
-        each: cases of each class.
-        seed: same seed, same cases.
-    """
+def gallery(cases: pd.DataFrame, each: int = 4) -> Figure:
+    """Cases drawn at random, four a row: at most `each` cases a class, one a patient where possible."""
     classes = label_names(cases)
     chosen: list[str] = []
-    for name in ("benign", "malignant", "unlabelled"):
-        members = cases[classes == name].sample(frac=1, random_state=seed)
+    for name in CLASS_COLOURS:
+        members = cases[classes == name].sample(frac=1, random_state=0)
         members = members.loc[members["patient"].duplicated().sort_values(kind="stable").index]  # new patients come first
         chosen += list(members.index[:each])
     if classes[chosen].nunique() > 1:  # the unlabelled fill up only where one class is missing
         chosen = [case for case in chosen if classes[case] != "unlabelled"]
-    return panel_grid([case_panel(cases, case) for case in chosen], columns)
+    return panel_grid([case_panel(cases, case) for case in chosen])
 
 
 @dataclass(frozen=True)
