@@ -1,0 +1,256 @@
+"""Notebook 01: tables and figures show the numbers of the data, and nothing is left open behind."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.audit import audit_cases
+from thyroid_utils.data.images import write_png
+from thyroid_utils.data.phantom.cases import phantom_cases, simulation_stages
+from thyroid_utils.data.phantom.scanners import homogeneous_phantom, rayleigh_fit
+from thyroid_utils.data.splits import split_cases
+from thyroid_utils.data.table import label_names, make_cases, measure_cases
+from thyroid_utils.plots import data_exploration as plots
+from thyroid_utils.plots.pictures import Panel, case_panel, gallery, panel_grid
+from thyroid_utils.studies import data_exploration as study
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """12 frames of 60×48 from 8 patients: 4 benign, 6 malignant, 2 unlabelled; a dark disc on noise is the nodule."""
+    folder = tmp_path_factory.mktemp("frames")
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        image = random.integers(80, 140, (48, 60)).astype(np.uint8)
+        y, x = np.ogrid[:48, :60]
+        mask = (y - 24) ** 2 + (x - 25 - number) ** 2 < (5 + number % 4) ** 2
+        image[mask] //= 2
+        rows.append(
+            {
+                "case": f"drawn/{number}",
+                "image": str(write_png(folder / f"{number}.png", image)),
+                "mask": str(write_png(folder / f"{number}_mask.png", mask)),
+                "label": [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, pd.NA, pd.NA][number],
+                "patient": f"patient-{number * 2 // 3}",
+                "dataset": "drawn",
+                "tirads": ["2", "2", "3", "3", "4a", "4a", "4b", "4b", "5", "5", pd.NA, pd.NA][number],
+                "pane": ["left", "right"][number % 2],
+                "shape": ["wide", "tall"][number // 6],
+            }
+        )
+    return make_cases(rows)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return phantom_cases(patients=4, size=96, views=(2, 2))
+
+
+def saved(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def bar_lengths(axes) -> list[float]:
+    return [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def test_count_bars_are_the_counts(cases):
+    figure = plots.counts(cases, "pane")
+    first, views, pane = figure.axes
+    images = pd.crosstab(pd.Series("images", index=cases.index), label_names(cases)).loc["images"]
+    assert bar_lengths(first)[::2] == [images["benign"], images["malignant"], images["unlabelled"]]
+    assert sum(patch.get_height() for patch in views.patches) == cases["patient"].nunique()
+    assert sum(bar_lengths(pane)) == len(cases)
+    assert "count" in first.get_xlabel() and pane.get_xlabel() == "images"
+
+
+def test_tirads_and_split_bars_count_every_image_once(cases):
+    assert sum(bar_lengths(plots.tirads(cases).axes[0])) == len(cases)
+    split = split_cases(cases, (0.5, 0.5), require_classes=False)
+    images, patients = plots.split_bars(split).axes
+    assert sum(bar_lengths(images)) == len(cases) and sum(bar_lengths(patients)) == cases["patient"].nunique()
+
+
+def test_sizes_areas_and_intensities(cases):
+    measures = measure_cases(cases)
+    sizes = plots.frame_sizes(measures.table, label_names(cases)).axes[0]
+    assert sorted(bar_lengths(sizes)) == [2, 4, 6] and "n = 12" in sizes.get_title(loc="left")
+    many = measures.table.assign(width=range(100, 112))
+    many = pd.concat([many, many.assign(height=90)])
+    assert len(plots.frame_sizes(many, label_names(cases)).axes[0].collections[0].get_offsets()) == 24
+    areas = plots.areas_and_positions(measures, label_names(cases))
+    assert "% of the frame" in areas.axes[0].get_xlabel()
+    maps = [image for axes in areas.axes for image in axes.images]
+    assert len(maps) >= 3
+    for name, drawn in zip(["benign", "malignant", "unlabelled"], maps, strict=False):
+        np.testing.assert_allclose(drawn.get_array(), 100 * measures.positions[name])
+    assert len(plots.intensities(measures).axes) == 3
+
+
+def test_tables(cases):
+    counts = study.class_counts(cases)
+    assert counts.loc["all"].tolist() == [12, 8, 12] and counts.loc["malignant", "images"] == 6
+    measured = study.measures_by_class(measure_cases(cases), cases)
+    assert measured.loc["benign", "patients"] == 3 and "[" in measured.loc["benign", "area, % of frame"]
+    traits = study.malignant_by_trait(cases)
+    assert traits.loc[("shape", "tall"), "malignant"] <= traits.loc[("shape", "tall"), "patients"]
+    assert traits["patients"].sum() == cases[cases["label"].notna()]["patient"].nunique()
+
+
+def test_findings_show_what_the_audit_names(cases, tmp_path):
+    doubled = cases.copy()
+    doubled.loc["drawn/5", "image"] = doubled.at["drawn/0", "image"]  # another patient's picture
+    specked = np.zeros((48, 60), bool)
+    specked[10:30, 10:30] = True
+    specked[40, 50] = True
+    doubled.loc["drawn/1", "mask"] = str(write_png(tmp_path / "specked.png", specked))
+    audit = audit_cases(doubled)
+    shown = titles(plots.identical_images(doubled, audit))
+    assert [title.split("\n")[0] for title in shown] == ["drawn/0", "drawn/5"]
+    figure = plots.mask_problems(doubled, audit)
+    assert len(titles(figure)) == 1 and titles(figure)[0].startswith("drawn/1\nspecks, ")
+    assert len(figure.axes[0].patches) == 1, "a box around pixels that may be too few to be seen"
+    assert plots.identical_images(cases, audit_cases(cases)) is None
+
+
+def test_near_pairs_and_marks_of_phantoms(simulated):
+    audit = audit_cases(simulated)
+    shown = titles(plots.near_identical_images(simulated, audit))
+    assert any("same patient" in title for title in shown) and any("correlation" in title for title in shown)
+    marked = plots.burned_in_marks(simulated, audit)
+    assert all("text regions" in title for title in titles(marked))
+
+
+def test_exposure_bars_are_the_mean_shares(cases):
+    audit = audit_cases(cases)
+    splits = {rule: [split_cases(cases, (0.5, 0.5), by=rule, seed=seed) for seed in (0, 1)] for rule in ("patient", "image")}
+    table = study.exposure(splits, audit.clusters)
+    drawn = bar_lengths(plots.exposure_bars(table).axes[0])
+    assert drawn == pytest.approx([100 * share for share in table["mean"]])
+    assert table.set_index(["split by", "training holds"]).loc[("patient", "same patient"), "highest"] == 0
+
+
+def test_phantom_figures(simulated, cases):
+    stages = simulation_stages(size=96)
+    assert len([axes for axes in plots.simulation(stages).axes if axes.get_title(loc="left")]) == len(stages)
+    assert sum("drawn/" in title for title in titles(plots.beside_real(simulated, cases))) == 4
+    envelope = homogeneous_phantom((128, 128))
+    figure = plots.speckle(envelope, rayleigh_fit(envelope), {"phantoms": np.array([1.8, 1.9, 2.0])})
+    assert "n = 3" in figure.axes[1].get_xticklabels()[0].get_text()
+
+
+def test_marks_by_class_counts_patients(cases):
+    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
+    table = study.marks_by_class(cases, images)
+    assert table["with callipers, %"].tolist()[0].startswith("0 [0, ") and table.at["benign", "with callipers, %"] != "0 [0, 0]"
+    assert table.at["malignant", "with callipers, %"].startswith("40 [12, 77]")  # two of five patients
+    assert table["text regions an image"].str.startswith("3.0 [").all()
+
+
+def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
+    figure = gallery(cases, each=2)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert sum("benign" in title for title in titles) == 2 and sum("malignant" in title for title in titles) == 2
+    shown = [title.split("\n")[0] for title in titles if title]
+    assert cases.loc[shown, "patient"].nunique() == len(shown)
+
+
+def test_a_panel_carries_id_class_and_outline(cases):
+    panel = case_panel(cases, "drawn/4")
+    assert panel.title == "drawn/4\nmalignant, TI-RADS 4a"
+    assert "patient" not in panel.title
+    figure = panel_grid([panel, Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)})], 2)
+    assert len(figure.axes[0].collections) == 1  # the outline
+    box = next(patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle))
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
+
+
+def test_the_same_data_gives_the_same_file_and_no_figure_stays_open(cases):
+    assert saved(plots.counts(cases)) == saved(plots.counts(cases))
+    assert plt.get_fignums() == []
+
+
+def test_the_session_style_is_neither_used_nor_changed(cases):
+    with plt.rc_context({"axes.facecolor": "red", "font.size": 30}):
+        figure = plots.counts(cases)
+        assert plt.rcParams["font.size"] == 30
+    assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
+
+
+def test_an_empty_grid_says_so():
+    with pytest.raises(ValueError, match="no panel to draw"):
+        panel_grid([])
+
+
+def test_what_training_has_seen_counted_by_hand():
+    rows = [
+        ("a", "1", "train"),
+        ("b", "1", "test"),
+        ("c", "2", "train"),
+        ("d", "3", "test"),
+        ("e", "4", "test"),
+        ("f", "5", "val"),
+    ]
+    cases = make_cases([{"case": c, "image": f"{c}.png", "patient": p, "split": s, "dataset": "drawn"} for c, p, s in rows])
+    clusters = pd.Series([0, 1, 2, 2, 3, 3], index=cases.index)  # c and d are copies; e and f too, but f is in validation
+    seen = study.seen_in_training(cases, clusters)
+    assert seen.loc[["b", "d", "e"]].to_dict("list") == {
+        "same patient": [True, False, False],
+        "near-identical image": [False, True, False],
+        "either": [True, True, False],
+    }
+
+
+def test_two_outlines_of_one_picture(tmp_path):
+    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    a[0, :3], b[0, 1:4] = True, True  # three pixels each, two shared: 2·2 / 6
+    masks = [str(write_png(tmp_path / "a.png", a)), str(write_png(tmp_path / "b.png", b)), pd.NA]
+    rows = [
+        {"case": c, "image": "same.png", "patient": c, "dataset": "drawn", "mask": m} for c, m in zip("abc", masks, strict=True)
+    ]
+    found = study.outline_agreement(make_cases(rows), pd.DataFrame({"cases": [["a", "b", "c"]]}))
+    assert found.to_dict("records") == [{"a": "a", "b": "b", "dice": pytest.approx(2 / 3)}]
+    assert study.outline_agreement(cases, pd.DataFrame({"cases": []})).empty
+
+
+def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_phantoms(real_data):
+    simulated, real = study.simulated_and_real("phantom", real_data, "the phantoms")
+    assert simulated == "the phantoms" and len(real) == 543
+    found = study.outline_agreement(real, pd.DataFrame({"cases": [["ddti/332", "ddti/389"]]}))
+    assert 0.5 < found.at[0, "dice"] < 0.99
+
+
+def test_phantoms_stand_alone_without_real_frames_and_beside_any_others(tmp_path, monkeypatch):
+    assert study.simulated_and_real("phantom", "", "the phantoms") == ("the phantoms", None)
+    monkeypatch.setattr(study, "phantom_cases", lambda patients: f"{patients} phantoms")
+    assert study.simulated_and_real("folders", tmp_path, "cases") == ("16 phantoms", "cases")
+    with pytest.raises(DataError, match="DATA_ROOT holds no DDTI"):
+        study.simulated_and_real("phantom", tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([pd.NA] * 4, "none of them labelled"),
+        ([1, 1, 1, pd.NA], "right on 100 % of the 3"),
+        ([0, 0, 0, 1], "right on 75 % of the 4"),
+    ],
+)
+def test_the_majority_is_told(labels, told):
+    rows = [{"case": str(n), "image": "a.png", "patient": str(n), "dataset": "drawn", "label": v} for n, v in enumerate(labels)]
+    assert told in study.majority(make_cases(rows))
