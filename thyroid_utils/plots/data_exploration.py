@@ -21,10 +21,21 @@ from thyroid_utils.data.phantom.scanners import RAYLEIGH_SNR, RayleighFit
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import SPLITS, Measures, label_names
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, across, bare, below, integer_ticks, new_figure, styled
+from thyroid_utils.plots.style import (
+    ACCENT,
+    BOX,
+    CLASS_COLOURS,
+    NEUTRAL,
+    PROBLEM,
+    across,
+    bare,
+    below,
+    integer_ticks,
+    new_figure,
+    styled,
+)
 
 CLASSES = tuple(CLASS_COLOURS)
-PROBLEM, BOX = "#ff3b6b", "#37d67a"
 
 CAPTIONS = {
     "class_counts": "What there is to learn from, by class. A patient counts at its most severe label.",

@@ -11,9 +11,19 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
-from thyroid_utils.plots.findings import BOX, PROBLEM
 from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, NEUTRAL, SPLIT_COLOURS, TRUTH, WIDTH, new_figure, styled
+from thyroid_utils.plots.style import (
+    ACCENT,
+    BOX,
+    CLASS_COLOURS,
+    NEUTRAL,
+    PROBLEM,
+    SPLIT_COLOURS,
+    TRUTH,
+    WIDTH,
+    new_figure,
+    styled,
+)
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.scores.estimates import Estimate
 

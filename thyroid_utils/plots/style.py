@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "unlabelled": "#8c8c8c"}
 SPLIT_COLOURS = {"train": "#5b7fa3", "val": "#e0a030", "test": "#7a4d8f"}
 TRUTH, ACCENT, NEUTRAL, INK = "#ffd60a", "#009E73", "#4d5763", "#2b323a"
+PROBLEM, BOX = "#ff3b6b", "#37d67a"  # on pictures: what is wrong, and where something lies
 _BRIGHT = [*list(CLASS_COLOURS.values())[:2], ACCENT, SPLIT_COLOURS["test"], SPLIT_COLOURS["val"], "#56B4E9", NEUTRAL]
 # Where there are more models than these, darker and paler ones of each.
 _COLOURS = _BRIGHT + [to_hex(pale + 0.5 * np.array(to_rgb(colour))) for pale in (0, 0.5) for colour in _BRIGHT]
