@@ -16,16 +16,13 @@ from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.error_analysis.error_analysis import (
+from thyroid_utils.studies.error_analysis import (
     classifier_errors,
     decision_errors,
     failure_modes,
-    hd95_outliers,
-    map_errors,
-    mask_row,
     segmenter_errors,
 )
-from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, MODES, lost_dice
+from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, MODES, hd95_outliers, lost_dice
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
 
@@ -35,7 +32,7 @@ def decisions_of(probabilities: list[float], labels: list[int], threshold: float
     index = pd.Index([f"c{number}" for number in range(len(labels))], dtype="string", name="case")
     patients = [f"p{number // images}" for number in range(len(labels))]
     columns = {"patient": patients, "label": labels, "probability": probabilities, "threshold": threshold}
-    return pd.DataFrame(columns, index)
+    return pd.DataFrame(columns | {"log_odds": 0.0, "runs_wrong": 0, "runs": 1}, index)
 
 
 def test_errors_are_sorted_by_how_sure_the_model_was():
@@ -50,7 +47,7 @@ def test_errors_are_sorted_by_how_sure_the_model_was():
     assert table["truth"].tolist() == ["benign", "malignant", "benign"]
     assert table["prediction"].tolist() == ["malignant", "benign", "malignant"]
     assert table["uncertainty"].tolist()[:2] == [0.1, 0.2] and np.isnan(table["uncertainty"].iloc[2])
-    assert list(errors.least_certain(2).index) == ["c5", "c1"]  # at the threshold: called malignant, by no margin at all
+    assert list(errors.shown(2).index) == ["c0", "c3"]
     assert errors.rate == patient_bootstrap([1, 0, 1, 1, 0, 0], decisions["patient"])
     assert errors.sentence.startswith("tiny is wrong on 3 of 6 images of 6 patients (50.0 %, 95 % interval over patients ")
     assert errors.sentence.endswith(": 2 false positives of 3 benign images, 1 false negative of 3 malignant images.")
@@ -58,29 +55,29 @@ def test_errors_are_sorted_by_how_sure_the_model_was():
 
 def test_saturated_probabilities_are_told_apart_by_their_logits():
     decisions = decisions_of([1.0, 1.0, 0.0], [0, 0, 1]).assign(log_odds=[20.0, 40.0, -30.0])
-    assert list(decision_errors(decisions).table.index) == ["c1", "c2", "c0"]
+    assert list(decision_errors(decisions, "tiny").table.index) == ["c1", "c2", "c0"]
     for threshold in (0.0, np.nextafter(1, 2)):
-        confidence = decision_errors(decisions_of([0.0, 0.5, 1.0], [0, 1, 1], threshold)).images["confidence"]
+        confidence = decision_errors(decisions_of([0.0, 0.5, 1.0], [0, 1, 1], threshold), "tiny").images["confidence"]
         assert np.isfinite(confidence).all() and confidence.between(0, 1).all()
 
 
 def test_no_error_is_said_and_the_least_certain_are_shown():
     errors = decision_errors(decisions_of([0.2, 0.45, 0.9, 0.52], [0, 0, 1, 1]), "perfect")
     assert errors.table.empty and "kind" in errors.table
-    assert list(errors.least_certain().index) == ["c3", "c1", "c0", "c2"]
+    assert list(errors.shown(9).index) == ["c3", "c1", "c0", "c2"]
     high = 100 * proportion_interval(0, 4)[1]
     assert errors.sentence == (
         "perfect makes no error on 4 images of 4 patients (95 % interval of the share of patients with one: 0 to "
         f"{high:.0f} %). It was least certain of c3, c1, c0."
     )
     modes = failure_modes(errors)
-    assert modes.table.empty and modes.of_case.empty and modes.sentence == errors.sentence
+    assert modes.table.empty and modes.sentence == errors.sentence
     assert {"mode", "share", "most_in"} <= set(modes.table)
 
 
 @pytest.mark.parametrize(("label", "kind", "other"), [(0, "false positives", "malignant"), (1, "false negatives", "benign")])
 def test_one_class_only(label, kind, other):
-    errors = decision_errors(decisions_of([0.9, 0.6, 0.1, 0.45], [label] * 4))
+    errors = decision_errors(decisions_of([0.9, 0.6, 0.1, 0.45], [label] * 4), "tiny")
     assert errors.sentence.endswith(f"no {other} image was tested.") or f"no {other} image was tested," in errors.sentence
     modes = failure_modes(errors)
     assert modes.table["mode"].str.startswith(kind).all() and modes.table["images"].sum() == 2
@@ -103,18 +100,19 @@ def grouped(kind: int = 1, images: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]
 def test_a_subgroup_with_more_errors_is_a_mode_and_every_error_is_in_one():
     decisions, groups = grouped()
     errors = decision_errors(decisions, "tiny", groups=groups)
-    modes = failure_modes(errors, deals=999)
-    assert set(modes.of_case.index) == set(errors.table.index)
-    assert modes.table["images"].sum() == len(errors.table) == modes.of_case.notna().sum()
+    modes = failure_modes(errors)
+    assert modes.table["images"].sum() == len(errors.table)
     assert sum(share.value for share in modes.table["share"]) == pytest.approx(1)
     first = modes.table.iloc[0]
     inside = (errors.images["label"] == 1) & (errors.images["device"] == "B")
     assert first["mode"] == "false negatives, device: B" and first["images"] == errors.images.loc[inside, "wrong"].sum()
     assert first["patients"] == errors.images.loc[inside & errors.images["wrong"], "patient"].nunique()
     assert not modes.table["mode"].str.contains("false positives, device|side:|near the threshold, ").any()
-    rest = modes.of_case[modes.of_case != first["mode"]]
-    near = errors.images.loc[rest.index, "confidence"] < 0.25
-    assert (rest.str.endswith("near the threshold") == near).all() and (rest.str.endswith("confident") == ~near).all()
+    rest = errors.table[~inside[errors.table.index]]
+    counts = modes.table.set_index("mode")["images"]
+    near = int((rest["confidence"] < 0.25).sum())
+    assert counts[counts.index.str.endswith("near the threshold")].sum() == near
+    assert counts[counts.index.str.endswith("confident")].sum() == len(rest) - near
     malignant = errors.images["label"] == 1
     expected = first["images"] * inside.sum() / malignant.sum()
     assert first["expected"] == pytest.approx(expected) and first["observed"] == first["images"]
@@ -125,17 +123,17 @@ def test_a_subgroup_with_more_errors_is_a_mode_and_every_error_is_in_one():
 
 def test_without_a_subgroup_that_differs_no_subgroup_is_a_mode():
     decisions, groups = grouped(kind=7)
-    modes = failure_modes(decision_errors(decisions, groups=groups), deals=499)
+    modes = failure_modes(decision_errors(decisions, "tiny", groups))
     assert not modes.table["mode"].str.contains("device").any() and modes.table["images"].sum() > 3
     names = {f"false {kind}s{how}" for kind in ("positive", "negative") for how in (", confident", " near the threshold")}
     assert set(modes.table["mode"]) <= names
-    assert failure_modes(decision_errors(decisions)).table["most_in"].eq("").all()
+    assert failure_modes(decision_errors(decisions, "tiny")).table["most_in"].eq("").all()
 
 
 def test_a_small_subgroup_is_no_mode_however_bad():
     decisions = decisions_of([0.9] * 8 + [0.1] * 40, [0] * 48)
     groups = pd.DataFrame({"device": pd.Categorical(["odd"] * 8 + ["usual"] * 40)}, decisions.index)
-    modes = failure_modes(decision_errors(decisions, groups=groups))
+    modes = failure_modes(decision_errors(decisions, "tiny", groups))
     assert modes.table["mode"].tolist() == ["false positives, confident"] and modes.table.at[0, "most_in"] == ""
     assert (modes.table.at[0, "share"].value, modes.table.at[0, "of_tested"].value) == (1, 8 / 48)
     assert "The one failure mode is false positives, confident (8 of 8 errors, 100 % [" in modes.sentence
@@ -172,10 +170,8 @@ def test_every_error_of_a_segmenter_is_in_one_mode():
     truths = [block(NODULE)] * 6 + [block()]
     maps = [certain(block(NODULE)), certain(block((14, 34, 14, 33)), 0.7), certain(block()), certain(block((0, 8, 0, 8))),
             certain(block((14, 20, 14, 34)), 0.6), certain(block(NODULE, (36, 48, 30, 48))), certain(block())]  # fmt: skip
-    steps = []
     comparison = made_comparison(truths, maps)
-    errors = segmenter_errors(comparison, "tiny", progress=lambda *step: steps.append(step))
-    assert steps == [(number, 7) for number in range(1, 8)]
+    errors = segmenter_errors(comparison, "tiny", 0.8)
     assert errors.images["wrong"].tolist() == [False, False, True, True, True, True, False]
     assert errors.images["mode"].tolist() == ["", "boundary", "missed", "wrong place", "core", "extra", ""]
     np.testing.assert_allclose(errors.images["confidence"], [0.9, 0.7, 0.9, 0.9, 0.6, 0.9, 0.9], rtol=1e-5)
@@ -188,16 +184,14 @@ def test_every_error_of_a_segmenter_is_in_one_mode():
     assert modes.table.set_index("mode").at[MODES["core"], "dice_lost"] == pytest.approx((1 - dice["c4"]) / (1 - dice).sum())
     assert modes.sentence.startswith("tiny is wrong on 4 of 7 images of 4 patients (57.1 %")
     assert "The three largest failure modes are" in modes.sentence and "together 75 % of the errors." in modes.sentence
-    assert len(segmenter_errors(comparison, "tiny", enough=1.0).table) == 5  # the empty image is no error
-    with pytest.raises(ValueError, match="enough is 80"):
-        segmenter_errors(comparison, "tiny", enough=80)
+    assert len(segmenter_errors(comparison, "tiny", 1.0).table) == 5  # the empty image is no error
 
 
 def test_a_segmenter_that_predicts_nothing_anywhere():
     truths = [block(NODULE)] * 5 + [block()]
     comparison = made_comparison(truths, [np.full((SIDE, SIDE), 0.2, np.float32)] * 6)
     groups = pd.DataFrame({"pane": pd.Categorical(["left"] * 3 + ["right"] * 3)}, comparison.truth.index)
-    errors = segmenter_errors(comparison, "tiny", groups=groups)
+    errors = segmenter_errors(comparison, "tiny", 0.8, groups)
     assert errors.images["mode"].tolist() == ["missed"] * 5 + [""] and errors.images["wrong"].sum() == 5
     np.testing.assert_allclose(errors.images["confidence"], 0.8, rtol=1e-6)
     modes = failure_modes(errors)
@@ -210,31 +204,19 @@ def test_a_segmenter_that_predicts_nothing_anywhere():
 
 def test_a_perfect_segmenter_shows_its_least_certain():
     maps = [certain(block(NODULE), inside) for inside in (0.9, 0.6, 0.8)]
-    errors = segmenter_errors(made_comparison([block(NODULE)] * 3, maps), "tiny")
-    assert errors.table.empty and list(errors.least_certain(2).index) == ["c1", "c2"]
+    errors = segmenter_errors(made_comparison([block(NODULE)] * 3, maps), "tiny", 0.8)
+    assert errors.table.empty and list(errors.shown(2).index) == ["c1", "c2"]
     assert "makes no error on 3 images" in errors.sentence and failure_modes(errors).table.empty
     assert set(LOST_PARTS) <= set(errors.images) and (errors.images["wrong_pixels"] == 0).all()
 
 
 def test_a_mode_is_said_to_be_where_it_is_most():
-    """Every nodule of 12 patients on device B is missed, none of the other 24."""
-    rows = [mask_row(block(NODULE), certain(block() if number < 12 else block(NODULE))) for number in range(36)]
-    index = pd.Index([f"c{number}" for number in range(36)], name="case")
-    scores = {
-        "patient": index,
-        "label": number_of(index),
-        "dice": [0.0] * 12 + [1.0] * 24,
-        "presence": "both",
-        "hd95": 1.0,
-        "iou": 1.0,
-    }
-    groups = pd.DataFrame({"device": pd.Categorical(["B"] * 12 + ["A"] * 24)}, index)
-    modes = failure_modes(map_errors(pd.DataFrame(rows, index).assign(**scores), groups=groups))
-    assert modes.table.at[0, "most_in"] == "device: B (12 images, 4.0 expected)"
-
-
-def number_of(index: pd.Index) -> list[int]:
-    return [number % 2 for number in range(len(index))]
+    """Every nodule of 12 images on device B, two a patient, is missed, none of the other 24."""
+    maps = [certain(block() if number < 24 else block(NODULE)) for number in range(72)]
+    comparison = made_comparison([block(NODULE)] * 72, maps)
+    groups = pd.DataFrame({"device": pd.Categorical(["B"] * 24 + ["A"] * 48)}, comparison.truth.index)
+    modes = failure_modes(segmenter_errors(comparison, "tiny", 0.8, groups))
+    assert modes.table.at[0, "most_in"] == "device: B (24 images, 8.0 expected)"
 
 
 def test_tiny_runs_give_their_errors(monkeypatch):
@@ -246,13 +228,10 @@ def test_tiny_runs_give_their_errors(monkeypatch):
     assert (errors.images["runs_wrong"] >= errors.images["wrong"]).all() and errors.images["runs_wrong"].max() <= 2
     assert errors.images["patient"].equals(decisions["patient"])
     segmenters = SegmenterComparison.of([fit_or_load(segmentation_config(training__epochs=1))])
-    errors = segmenter_errors(segmenters, "tiny_segmenter", enough=1.0)
+    errors = segmenter_errors(segmenters, "tiny_segmenter", 1.0)
     truth, probability = segmenters.picture("tiny_segmenter", errors.images.index[0])[1:]
     assert errors.images["wrong_pixels"].iloc[0] == ((probability >= 0.5) != truth).sum()
     own = segmenters.tables["tiny_segmenter"][0].query("resolution == 'own'")
     assert errors.images["wrong_pixels"].equals(own["false_positives"] + own["false_negatives"])
     modes = failure_modes(errors)
-    assert modes.table["images"].sum() == len(errors.table) > 0 and set(modes.of_case) <= set(MODES.values())
-    assert set(hd95_outliers(segmenters, "tiny_segmenter", whisker=0)["cause"]) <= {
-        "nodule missed", "false alarm", "extra regions", "outline",
-    }  # fmt: skip
+    assert modes.table["images"].sum() == len(errors.table) > 0 and set(modes.table["mode"]) <= set(MODES.values())

@@ -12,7 +12,6 @@ import torch
 from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_project import register_tiny, tiny_config
 
-from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
@@ -20,18 +19,19 @@ from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import error_analysis as error_plots
 from thyroid_utils.plots import grad_cam as plots
-from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.plots.style import TRUTH
-from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.compare import estimate_table
-from thyroid_utils.studies.error_analysis.error_analysis import classifier_errors, decision_errors, segmenter_errors
-from thyroid_utils.studies.grad_cam import attention_scores, claim_answer, study_maps
-from thyroid_utils.studies.grad_cam.attention import attention_table
-from thyroid_utils.studies.grad_cam.faithfulness import deletion_insertion_curves
-from thyroid_utils.studies.grad_cam.sanity import randomisation_curve, randomisation_table
-from thyroid_utils.studies.grad_cam.shape import compare_shapes, highlighted, shape_table, threshold_sweep
-from thyroid_utils.studies.grad_cam.study import MapStudy
+from thyroid_utils.studies.error_analysis import classifier_errors
+from thyroid_utils.studies.grad_cam import MapStudy, study_maps
+from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
+from thyroid_utils.studies.grad_cam.faithfulness import (
+    area_table,
+    compare_maps,
+    deletion_insertion_curves,
+    randomisation_curve,
+    randomisation_table,
+)
+from thyroid_utils.studies.grad_cam.shape import claim_answer, compare_shapes, highlighted, shape_table, threshold_sweep
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
 
@@ -62,11 +62,6 @@ def study(called):
     return study_maps(Predictor(called.runs["tiny"][0]), called.decisions("tiny"), layer=LAYER)
 
 
-@pytest.fixture(scope="module")
-def outlined():
-    return SegmenterComparison.of([fit_or_load(segmentation_config())])
-
-
 def drawn(labels: list[int], right: list[bool], blank: list[bool] | None = None, sure: list[float] | None = None) -> MapStudy:
     """A study whose image, mask, map and patient of case n all tell n: no network is asked."""
     count = len(labels)
@@ -95,10 +90,6 @@ def drawn(labels: list[int], right: list[bool], blank: list[bool] | None = None,
     return MapStudy(SimpleNamespace(network=None), images, inputs, masks, found, "grad_cam", 1, None)
 
 
-def number_of(case: str) -> int:
-    return int(case.rpartition("/")[2])
-
-
 def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
     predictor, decisions = Predictor(called.runs["tiny"][0]), called.decisions("tiny")
     shuffled = decisions.iloc[::-1]
@@ -113,44 +104,35 @@ def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
         outlines = [predictor.store.masks[predictor.cases.index.get_loc(case)] for case in images.index]
         np.testing.assert_array_equal(found.masks, outlines)
         assert found.masks.any(axis=(1, 2)).all() and list(found.patients) == list(images["patient"])
-        scores = attention_scores(maps.maps, np.stack(outlines), cases=list(images.index), patients=images["patient"])
-        pd.testing.assert_frame_equal(found.scores, scores)
-        assert found.attention().equals(attention_table(scores, images["patient"]))
+        pd.testing.assert_frame_equal(
+            found.scores, attention_scores(maps.maps, np.stack(outlines), images.index, images["patient"])
+        )
     assert not np.array_equal(backwards.maps.maps[::-1], study.maps.maps), "method and target were passed on"
-
-
-def test_no_layer_by_name_is_the_declared_one(called, study):
-    predictor = Predictor(called.runs["tiny"][0])
-    first, other = study_maps(predictor, study.images, layer=""), study_maps(predictor, study.images)
-    np.testing.assert_array_equal(first.maps.maps, other.maps.maps)
-    assert first.layer is None and not np.array_equal(first.maps.maps, study.maps.maps)
+    assert study.attention().equals(attention_table(study.scores, study.patients))
+    declared = study_maps(predictor, study.images, layer="")
+    assert declared.layer is None and not np.array_equal(declared.maps.maps, study.maps.maps)
 
 
 def test_what_is_asked_of_a_study_is_asked_of_its_own_images(called, study):
     network, cases = Predictor(called.runs["tiny"][0]).network, list(study.images.index)
-    settings = {"method": "grad_cam", "target": 1, "layer": LAYER}
-    curve = randomisation_curve(network, study.inputs, [3], cases=cases, **settings)
+    curve = randomisation_curve(network, lambda other: cam_maps(other, study.inputs, layer=LAYER), [3], cases)
     found = study.randomisation([3])
     assert found.equals(randomisation_table(curve, study.patients))
     assert found["spearman"].iloc[0].value == pytest.approx(1) and found["spearman"].iloc[-1].value < 0.95
-    expected = deletion_insertion_curves(network, study.inputs, study.maps.maps, 1, 4, cases=cases)
-    pd.testing.assert_frame_equal(study.deletion(4), expected)
+    curves = deletion_insertion_curves(network, study.inputs, study.maps.maps, 1, cases)
+    pd.testing.assert_frame_equal(study.deletion(), curves)
+    assert study.areas(curves).equals(area_table(curves, cases, study.patients))
     regions = shape_table(highlighted(study.maps.maps, 0.3), study.inputs[:, 0], cases)
     pd.testing.assert_frame_equal(study.shapes(0.3), regions)
 
 
 def test_a_network_agrees_with_itself_and_not_with_another(called, study):
-    found = study.against(Predictor(called.runs["tiny"][0]).network)
-    assert list(found.index) == list(study.images.index)
-    seen = found[~found["blank"]]
-    assert len(seen) and seen[["spearman", "ssim"]].to_numpy() == pytest.approx(1)
-    assert list(found["blank"]) == list(study.maps.blank)
     noise = fit_or_load(tiny_config(data__permute_labels=1, seed=5))
-    assert study.against(Predictor(noise).network)["spearman"].mean() < 0.95
     table = study.likeness({"itself": called.runs["tiny"][0], "noise": noise})
-    assert table.loc["itself", "spearman"].value == pytest.approx(1) and table.loc["itself", "ssim"].low == pytest.approx(1)
-    expected = study.against(Predictor(noise).network)
+    assert [found.value for found in table.loc["itself", ["spearman", "ssim"]]] == pytest.approx([1, 1])
+    expected = compare_maps(study.maps.maps, study.maps_of(Predictor(noise).network).maps)
     assert table.loc["noise", "spearman"].value == pytest.approx(expected["spearman"].mean())
+    assert expected["spearman"].mean() < 0.95
     assert table.loc["noise", "images"] == (~expected["blank"]).sum()
 
 
@@ -162,13 +144,12 @@ def test_some_are_drawn_at_random_and_stay_in_step():
         f"drawn/{number}" for number in range(12) if number not in (2, 7)
     }
     part = whole.some(5, 3)
-    numbers = [number_of(case) for case in part.images.index]
+    numbers = [int(case.rpartition("/")[2]) for case in part.images.index]
     assert numbers == sorted(numbers) and len(numbers) == 5
     assert not part.maps.blank.any() and list(part.maps.peak) == [number + 1 for number in numbers]
     assert list(part.patients) == [f"patient-{number}" for number in numbers] and list(part.grays[:, 0, 0]) == numbers
     assert [int(np.flatnonzero(mask.any(axis=0))[0]) for mask in part.masks] == numbers
     assert [int(values.max(axis=0).argmax()) - 1 for values in part.maps.maps] == numbers
-    assert list(part.scores["energy_inside"]) == list(whole.scores.loc[part.images.index, "energy_inside"])
     assert list(part.scores.index) == list(part.images.index), "not the scores of the whole study"
     assert len(whole.some(100).images) == 10 and part.method == whole.method and part.maps.grid == (6, 6)
 
@@ -180,17 +161,9 @@ def test_attention_is_of_the_images_kept_with_the_references_of_all():
     for name, members in (("right", [0, 2, 3, 5]), ("wrong", [1, 4])):
         expected = attention_table(whole.scores.iloc[members], whole.patients[members])
         assert tables[name].equals(expected) and tables[name].at["iou", "map"].images == len(members)
-    assert whole.attention().at["iou", "map"].images == 6
     alone = whole.attention([True] + [False] * 5).at["energy_inside", "other patients"]
     assert alone.value == pytest.approx(whole.scores["energy_inside_other"].iloc[0]), "maps of images not kept are references"
-
-
-@pytest.mark.parametrize(("right", "name"), [(True, "right"), (False, "wrong")])
-def test_decisions_of_one_kind_have_one_table_and_a_figure(right, name):
-    tables = drawn([0, 1, 0, 1], [right] * 4).attention_by_decision()
-    assert list(tables) == [name]
-    figure = plots.attention_dots(tables)
-    assert figure.axes[0].get_yticklabels()[0].get_text().startswith(f"{name}\nn = 4 images")
+    assert list(drawn([0, 1], [False] * 2).attention_by_decision()) == ["wrong"]
 
 
 def test_a_set_without_outlines_has_maps_and_no_attention(monkeypatch):
@@ -207,19 +180,17 @@ def test_a_set_without_outlines_has_maps_and_no_attention(monkeypatch):
     examples = plots.study_examples(study)
     assert examples and all(not example.outlines and not example.facts for example in examples if example.map.any())
     assert plots.cam_panels(examples) is not None
-    errors = classifier_errors(comparison, "tiny")
-    shown = errors.table if len(errors.table) else errors.least_certain()
-    assert not error_plots.classifier_cards(shown, study)[0].outlines
+    shown = classifier_errors(comparison, "tiny").shown(1)
+    assert not error_plots.classifier_cards(shown, study, [])[0].outlines
 
 
-def test_a_segmenter_is_studied_by_its_nodule(outlined):
+def test_a_segmenter_is_studied_by_its_nodule():
+    outlined = SegmenterComparison.of([fit_or_load(segmentation_config())])
     predictor = Predictor(outlined.runs["tiny_segmenter"][0])
     study = study_maps(predictor, outlined.truth, target="nodule")
-    cases = list(outlined.truth.index)
-    by_hand = cam_maps(predictor.network, predictor.inputs(cases), target="nodule")
+    by_hand = cam_maps(predictor.network, predictor.inputs(list(outlined.truth.index)), target="nodule")
     np.testing.assert_array_equal(study.maps.maps, by_hand.maps)
     np.testing.assert_array_equal(study.maps.none_called, by_hand.none_called)
-    assert study.target == "nodule" and list(study.patients) == list(outlined.truth["patient"])
     assert study.attention().at["energy_inside", "map"].images == (~by_hand.blank).sum() > 0
     assert study.randomisation([0])["spearman"].iloc[0].value == pytest.approx(1)
 
@@ -228,8 +199,7 @@ def test_examples_are_one_of_each_class_right_and_wrong():
     sure = [0.1, 0.3, 0.2, 0.4, 0.05, 0.45, 0.2, 0.3]
     whole = drawn([0, 0, 0, 0, 1, 1, 1, 1], [True, True, False, False] * 2, sure=sure)
     examples = plots.study_examples(whole)
-    titles = [example.title for example in examples]
-    assert titles == [
+    assert [example.title for example in examples] == [
         "drawn/1\nbenign, called benign (right)",
         "drawn/3\nbenign, called malignant (wrong)",
         "drawn/5\nmalignant, called malignant (right)",
@@ -256,22 +226,6 @@ def test_a_blank_map_is_an_example_only_where_there_is_no_other():
     assert "blank map" in [text.get_text() for axes in plots.cam_panels(examples).axes for text in axes.texts]
 
 
-def test_one_class_without_an_error_has_one_example():
-    assert [example.title for example in plots.study_examples(drawn([1, 1], [True, True]))] == [
-        "drawn/0\nmalignant, called malignant (right)"
-    ]
-
-
-def test_nothing_but_blank_maps_is_said_in_every_figure():
-    whole = drawn([0, 1, 0, 1], [True, True, False, False], blank=[True] * 4)
-    assert whole.maps.summary() == "4 maps of 6×6 places, 4 of them blank"
-    assert plots.attention_dots({"grad_cam": whole.attention()}) is None
-    assert plots.attention_dots(whole.attention_by_decision()) is None
-    assert [example.facts for example in plots.study_examples(whole)] == [["map is blank"]] * 4
-    assert plots.cam_panels(plots.study_examples(whole)) is not None
-    assert plots.shape_plots(whole.shapes(0.5), whole.images["label"]) is None
-
-
 def test_a_network_without_a_say_has_blank_maps_that_nothing_divides_by(called, study):
     """The head's weights are 0, so that no place speaks for any class."""
     predictor = Predictor(called.runs["tiny"][0])
@@ -279,99 +233,15 @@ def test_a_network_without_a_say_has_blank_maps_that_nothing_divides_by(called, 
         predictor.network.network[-1].weight.zero_()
     blank = study_maps(predictor, study.images, layer=LAYER)
     assert blank.maps.blank.all() and not blank.maps.maps.any() and (blank.attention()["blank"] == len(study.images)).all()
-    assert blank.deletion(2).empty and plots.deletion_insertion_curves(blank.deletion(2)) is None
-    assert blank.against(called.runs["tiny"][0].load_model())["blank"].all()
+    assert plots.attention_dots({"grad_cam": blank.attention()}) is None
+    assert blank.deletion().empty and plots.deletion_insertion_curves(blank.deletion()) is None
     table = blank.randomisation([0])
     assert (table["blank"] == table["maps"]).all() and np.isnan(table["spearman"].iloc[-1].value)
-    figure, count = plots.sanity_curve({"grad_cam": table}), table["maps"].sum()
+    figure, count = plots.sanity_curve(table, "grad_cam"), table["maps"].sum()
     assert figure.legends[0].get_texts()[0].get_text() == f"grad_cam ({count} of {count} maps blank)"
-    compared = compare_shapes(blank.shapes(0.5), study.images["label"].astype(int), study.patients)
+    labels, patients = study.images["label"].astype(int), study.patients
+    compared = compare_shapes(blank.shapes(0.5), labels, patients)
     assert (compared["left_out"] == len(study.images)).all() and compared["p"].isna().all()
-    sweep = threshold_sweep(blank.maps.maps, study.images["label"].astype(int), study.patients)
+    assert plots.shape_plots(blank.shapes(0.5), labels, compared) is None
+    sweep = threshold_sweep(blank.maps.maps, labels, patients, blank.grays, [0.5])
     assert plots.shape_sweep(sweep) is None and claim_answer(sweep).text.startswith("No test")
-
-
-def test_cards_of_a_classifier_show_the_case_that_they_name():
-    whole = drawn([0, 1, 0, 1], [False, True, True, False], sure=[0.2, 0.1, 0.3, 0.4])
-    errors = decision_errors(whole.images.assign(log_odds=0.0), groups=pd.DataFrame({"side": list("LRLR")}, whole.images.index))
-    cards = error_plots.classifier_cards(errors.table, whole, ["side"])
-    assert [card.title for card in cards] == ["drawn/3\nmalignant, called benign", "drawn/0\nbenign, called malignant"]
-    for card, number in zip(cards, (3, 0), strict=True):
-        np.testing.assert_array_equal(card.image, whole.grays[number])
-        np.testing.assert_array_equal(card.map, whole.maps.maps[number])
-        np.testing.assert_array_equal(card.outlines[TRUTH], whole.masks[number])
-        assert card.facts == [f"side: {'LRLR'[number]}"] and not card.filled
-    perfect = decision_errors(drawn([0, 1, 0, 1], [True] * 4, sure=[0.2, 0.1, 0.3, 0.4]).images)
-    assert perfect.table.empty and error_plots.classifier_cards(perfect.table, whole) == []
-    assert [card.title[:7] for card in error_plots.classifier_cards(perfect.least_certain(2), whole)] == ["drawn/1", "drawn/0"]
-
-
-def test_cards_of_a_segmenter_are_at_the_images_own_resolution(outlined):
-    errors = segmenter_errors(outlined, "tiny_segmenter", enough=1.0)
-    rows = errors.table.iloc[[2, 0]]
-    cards = error_plots.segmenter_cards(rows, outlined, "tiny_segmenter")
-    assert [card.title.split("\n")[0] for card in cards] == list(rows.index)
-    for card, case in zip(cards, rows.index, strict=True):
-        frame, truth, values = outlined.picture("tiny_segmenter", case)
-        gray = frame if frame.ndim == 2 else frame[..., 0]
-        np.testing.assert_array_equal(card.outlines[TRUTH], truth)
-        np.testing.assert_array_equal(card.image, gray)
-        np.testing.assert_array_equal(card.map, values)
-        counts = [int(card.filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)]
-        called = values >= 0.5
-        assert counts == [(truth & called).sum(), (~truth & called).sum(), (truth & ~called).sum()] and np.isnan(card.probability)
-    image = outlined._cases.at[rows.index[0], "image"]
-    np.testing.assert_array_equal(cards[0].image, read_gray(image))
-
-
-def test_a_colour_frame_is_drawn_in_gray_and_a_segmenter_may_find_nothing():
-    """Rec. 601: 0.299 R + 0.587 G + 0.114 B."""
-    frame = np.zeros((12, 10, 3), np.uint8)
-    frame[..., 0], frame[..., 2] = 200, 100
-    truth = np.zeros((12, 10), bool)
-    truth[2:6, 3:7] = True
-    nothing = SimpleNamespace(pictures=lambda model, cases: ((frame, truth, np.zeros((12, 10), np.float32)) for _ in cases))
-    rows = pd.DataFrame({"dice": [0.0], "hd95": [15.6], "mode": ["missed"], "scanner": ["A"]}, index=["drawn/0"])
-    (card,) = error_plots.segmenter_cards(rows, nothing, "unet", ["scanner"])
-    assert card.image.shape == (12, 10) and card.image == pytest.approx(71, abs=1)
-    assert [int(card.filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [0, 0, 16]
-    assert card.facts == ["Dice 0.00, HD95 16 px", "scanner: A"]
-    assert error_plots.cards([card]) is not None
-
-
-def outcome(difference: float, low: float, high: float, p_value: float, note: str = "") -> Comparison:
-    return Comparison(0.5, 0.5 - difference, difference, low, high, p_value, 20, 9, note=note)
-
-
-NONE = (np.nan, np.nan, np.nan, np.nan)
-
-
-@pytest.mark.parametrize(
-    ("found", "text"),
-    [
-        (outcome(0.0312, -0.002, 0.064, 0.07), "+0.031 [-0.002, +0.064], p = 0.07"),
-        (outcome(-0.25, -0.4, -0.1, 0.0004), "-0.250 [-0.400, -0.100], p < 0.001"),
-        (outcome(0.1, np.nan, np.nan, np.nan, "one patient"), "+0.100, no p-value: one patient"),
-        (outcome(*NONE, "no image with both values"), "no image with both values"),
-        (outcome(*NONE), "no data"),
-    ],
-)
-def test_a_comparison_without_a_difference_says_why(found, text):
-    assert found.text() == str(found) == text and "nan" not in text
-
-
-def test_a_table_of_comparisons_is_text_and_leaves_numbers_alone():
-    table = pd.DataFrame(
-        {
-            "map": [Estimate(0.5, 0.4, 0.6, 20, 9), Estimate(np.nan, np.nan, np.nan, 0, 0)],
-            "above": [outcome(0.0312, -0.002, 0.064, 0.07), outcome(*NONE, "no image with both values")],
-            "blank": [3, 20],
-        },
-        index=["iou", "energy_inside"],
-    )
-    shown = estimate_table(table, {"above": "above others"}, digits=2)
-    assert shown["map"].tolist() == ["0.50 [0.40, 0.60]", "no data"]
-    assert shown["above others"].tolist() == ["+0.03 [-0.00, +0.06], p = 0.07", "no image with both values"]
-    assert (
-        shown["blank"].tolist() == [3, 20] and list(shown.index) == list(table.index) and isinstance(table.iat[0, 1], Comparison)
-    )

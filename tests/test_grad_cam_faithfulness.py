@@ -1,12 +1,15 @@
-"""Deletion, insertion and ROAD on a network whose answer is known: it looks at one corner and nowhere else."""
+"""Whether a network depends on what a map shows: deletion and insertion of a network whose answer is known, as it looks at one
+corner and nowhere else; the cascade of random weights, what it changes, what it leaves alone, and what a map makes of it."""
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from segmentation_project import register_tiny_segmenter
 from torch import nn
 from training_project import register_tiny
@@ -15,8 +18,17 @@ from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.networks import build_classifier, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.studies.grad_cam import deletion_insertion, deletion_insertion_curves, road
-from thyroid_utils.studies.grad_cam.faithfulness import curve_areas
+from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.studies.grad_cam import faithfulness
+from thyroid_utils.studies.grad_cam.faithfulness import (
+    area_table,
+    compare_maps,
+    deletion_insertion_curves,
+    randomisation_curve,
+    randomisation_table,
+    randomised,
+    stages,
+)
 
 
 class Corner(nn.Module):
@@ -27,11 +39,16 @@ class Corner(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(8.0))
-        self.dropout = nn.Dropout(0.5)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        odds = self.scale * self.dropout(images[:, 0, :4, :4]).mean(dim=(1, 2)) - 4
+        odds = self.scale * images[:, 0, :4, :4].mean(dim=(1, 2)) - 4
         return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+    register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
 
 
 SIDE = 16
@@ -44,24 +61,25 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + np.exp(-value))
 
 
-# The library hands a tensor to numpy in a way that numpy will stop taking.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+@pytest.fixture
+def all_gray(monkeypatch):
+    """Everything blurred is one gray: a blur wider than the image; and 16 steps, in the first of which the corner goes."""
+    monkeypatch.setattr(faithfulness, "_BLUR", 50.0)
+    monkeypatch.setattr(faithfulness, "_STEPS", 16)
 
 
-def test_the_right_map_is_faithful_and_the_wrong_one_is_not():
-    wrong = np.roll(CORNER, (8, 8), axis=(0, 1))
-    inputs = np.repeat(PICTURE, 2, axis=0)
-    network = Corner().train()
-    found = deletion_insertion(network, inputs, np.stack([CORNER, wrong]), steps=16, blur=50.0, cases=["right", "wrong"])
-    assert network.training and network.dropout.training
-    assert found.loc["right", "deletion_auc"] < 0.15 < 0.5 < found.loc["wrong", "deletion_auc"]
-    assert found.loc["right", "insertion_auc"] > 0.9 > 0.75 > found.loc["wrong", "insertion_auc"]
-    assert found.loc["right", "deletion_centre"] == pytest.approx(found.loc["wrong", "deletion_centre"], abs=0.05)
+def test_the_right_map_is_faithful_and_the_wrong_one_is_not(all_gray):
+    maps = np.stack([CORNER, np.roll(CORNER, (8, 8), axis=(0, 1))])
+    cases = ["right", "wrong"]
+    curves = deletion_insertion_curves(Corner(), np.repeat(PICTURE, 2, axis=0), maps, 1, cases)
+    right, wrong = (area_table(curves[curves["image"] == case], [case], ["p"])["map − middle"] for case in cases)
+    assert right["deletion"].first < 0.15 < 0.5 < wrong["deletion"].first
+    assert right["insertion"].first > 0.9 > 0.75 > wrong["insertion"].first
+    assert right["deletion"].second == pytest.approx(wrong["deletion"].second, abs=0.05)
 
 
-def test_the_curve_by_hand():
-    """Everything blurred is one gray here: a blur wider than the image. The corner goes in the first of 16 steps."""
-    curves = deletion_insertion_curves(Corner(), PICTURE, CORNER[None], steps=16, blur=50.0)
+def test_the_curve_by_hand(all_gray):
+    curves = deletion_insertion_curves(Corner(), PICTURE, CORNER[None], 1, ["a"])
     gray = curves.loc[(curves["direction"] == "deletion") & (curves["order"] == "map"), "probability"].to_numpy()
     outside = gray[-1]
     assert gray[0] == pytest.approx(sigmoid(4))
@@ -69,79 +87,174 @@ def test_the_curve_by_hand():
     inserted = curves[(curves["direction"] == "insertion") & (curves["order"] == "map")]["probability"].to_numpy()
     assert inserted[0] == pytest.approx(outside, abs=1e-6)
     np.testing.assert_allclose(inserted[1:], sigmoid(4), atol=1e-6)
-    areas = curve_areas(curves, CORNER[None]).iloc[0]
-    assert areas["deletion_auc"] == pytest.approx(outside + (sigmoid(4) - outside) / 32, abs=1e-6)
-    assert areas["insertion_auc"] == pytest.approx(sigmoid(4) - (sigmoid(4) - outside) / 32, abs=1e-6)
+    areas = area_table(curves, ["a"], ["p"])["map − middle"]
+    assert areas["deletion"].first == pytest.approx(outside + (sigmoid(4) - outside) / 32, abs=1e-6)
+    assert areas["insertion"].first == pytest.approx(sigmoid(4) - (sigmoid(4) - outside) / 32, abs=1e-6)
     shares = curves.groupby(["direction", "order"])["share"].agg(["min", "max", "size"])
     assert (shares["min"] == 0).all() and (shares["max"] == 1).all() and (shares["size"] == 17).all() and len(shares) == 6
 
 
-def test_equal_values_fall_at_random_and_a_seed_repeats_the_draw():
-    flat = np.ones((1, SIDE, SIDE))
-    areas = [deletion_insertion(Corner(), PICTURE, flat, steps=8, seed=seed)["deletion_auc"][0] for seed in (0, 0, 1)]
-    assert areas[0] == areas[1] != areas[2]
-    one = deletion_insertion(Corner(), PICTURE, CORNER[None], steps=8, batch_size=1)
-    np.testing.assert_allclose(one.to_numpy(float), deletion_insertion(Corner(), PICTURE, CORNER[None], steps=8).to_numpy(float))
+def test_equal_values_fall_at_random_and_a_blank_map_has_no_curve():
+    inputs, flat = np.repeat(PICTURE, 3, axis=0), np.ones((3, SIDE, SIDE))
+    flat[1] = 0
+    curves = deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
+    assert set(curves["image"]) == {"a", "c"} and curves.equals(
+        deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
+    )
+    of_map = curves[(curves["order"] == "map") & (curves["direction"] == "deletion")].pivot(columns="image", index="share")
+    assert (of_map["probability"]["a"] != of_map["probability"]["c"]).any(), "each image has a draw of its own"
+    assert area_table(curves, ["a", "b", "c"], ["p", "q", "r"]).at["deletion", "map − middle"].images == 2
+    nothing = deletion_insertion_curves(Corner(), PICTURE, flat[1:2], 1, ["b"])
+    assert nothing.empty and area_table(nothing, ["b"], ["p"]).at["deletion", "map − middle"].images == 0
 
 
-def test_a_blank_map_has_no_area_and_is_said():
-    inputs, steps = np.repeat(PICTURE, 2, axis=0), []
-    maps = np.stack([np.zeros((SIDE, SIDE)), CORNER])
-    found = deletion_insertion(Corner(), inputs, maps, steps=4, progress=lambda done, total: steps.append((done, total)))
-    assert found["blank"].tolist() == [True, False]
-    assert found.iloc[0].drop("blank").isna().all() and found.iloc[1].notna().all()
-    assert steps == [(1, 2), (2, 2)]
-    nothing = deletion_insertion(Corner(), PICTURE, maps[:1], steps=4)
-    assert len(nothing) == 1 and nothing["blank"].all() and nothing["insertion_auc"].isna().all()
-    assert np.isnan(road(Corner(), PICTURE, maps[:1])).all()
-
-
-def test_road_finds_the_right_map_and_leaves_the_generators_alone():
-    random = np.random.default_rng(0)
-    inputs = np.repeat(PICTURE, 2, axis=0) + random.normal(0, 0.05, (2, 1, SIDE, SIDE)).astype(np.float32)
-    wrong = np.roll(CORNER, (8, 8), axis=(0, 1))
-    before, steps = torch.get_rng_state(), []
-    network = Corner().train()
-    found = road(network, inputs, np.stack([CORNER, wrong]), progress=lambda done, total: steps.append(done))
-    assert torch.equal(torch.get_rng_state(), before) and network.dropout.training and steps == [1, 2]
-    assert found[0] > 0.15 > abs(found[1]) + 0.05
-    np.testing.assert_array_equal(found, road(network, inputs, np.stack([CORNER, wrong])))
-    upside_down = road(network, inputs[:1], 1.001 - CORNER[None])
-    assert upside_down[0] < -0.15
-
-
-def test_networks_of_the_registries_can_be_asked(monkeypatch):
-    register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
-    inputs = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
-    for network in (build_classifier("tiny"), build_segmenter("tiny_segmenter"), build_segmenter("tiny_segmenter", classes=2)):
-        maps = cam_maps(network, inputs, method="eigen_cam").maps
-        found = deletion_insertion(network, inputs, maps, steps=3)
-        areas = found.drop(columns="blank").to_numpy(float)
-        assert areas.shape == (2, 6) and ((areas >= 0) & (areas <= 1)).all()
-        assert (np.abs(road(network, inputs, maps, percentiles=(50,))) <= 0.5).all()
-        assert network.training
-
-
-def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image(monkeypatch):
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image():
     torch.manual_seed(0)
     network = build_segmenter("tiny_segmenter").eval()
     inputs = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
     with torch.no_grad():
         network.network[8].bias -= network(torch.from_numpy(inputs)).median()
         probability = torch.sigmoid(network(torch.from_numpy(inputs)))
-    curves = deletion_insertion_curves(network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule", steps=2)
+    curves = deletion_insertion_curves(network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule", ["a"])
     whole = curves[(curves["direction"] == "deletion") & (curves["share"] == 0)]["probability"]
     np.testing.assert_allclose(whole, float(probability[probability >= 0.5].mean()), rtol=1e-5)
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"expected \(1, 16, 16\)"):
-        deletion_insertion(Corner(), PICTURE, CORNER[None, :8])
-    with pytest.raises(ValueError, match=r"expected \(1, 16, 16\)"):
-        road(Corner(), PICTURE, CORNER)
-    with pytest.raises(ValueError, match="steps must be a whole number from 1"):
-        deletion_insertion(Corner(), PICTURE, CORNER[None], steps=0)
-    with pytest.raises(ValueError, match="0 to 1"):
-        deletion_insertion(Corner(), PICTURE, CORNER[None], target=2)
+def trained(build=build_classifier, name: str = "tiny", **options) -> nn.Module:
+    """No value is one that training could begin with."""
+    torch.manual_seed(0)
+    network = build(name, **options)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.copy_(value * 1.5 + 1)
+    return network
+
+
+def pictures(count: int = 3, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 3, side, side)).astype(np.float32)
+
+
+def names(network: nn.Module) -> list[str]:
+    return [name for name, _ in stages(network)]
+
+
+def few(monkeypatch, most: int) -> None:
+    monkeypatch.setattr(faithfulness, "_MOST_STAGES", most)
+
+
+def test_stages_of_the_tiny_network_by_hand(monkeypatch):
+    network = build_classifier("tiny")
+    assert names(network) == ["0", "1", "3", "4", "9"]
+    assert stages(network)[1][1] == ("1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
+    few(monkeypatch, 3)
+    assert names(network) == ["0", "3", "9"]
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "first", "last"),
+    [
+        (build_classifier, "resnet18", "conv1", "fc"),
+        (build_classifier, "resnet18_transformer", "backbone.conv1", "head"),
+        (build_classifier, "swin_t", "features.0", "head"),
+        (build_segmenter, "unet_resnet18", "encoder.conv1", "segmentation_head"),
+        (build_segmenter, "unet", "encoder.0", "head"),
+        (build_segmenter, "tiny_segmenter", "0", "8"),
+    ],
+)
+def test_stages_hold_every_value_once_in_the_order_of_use(build, name, first, last):
+    network = build(name)
+    found = stages(network)
+    held = [key for _, keys in found for key in keys]
+    assert sorted(held) == sorted(network.network.state_dict()) and len(held) == len(set(held))
+    assert found[0][0] == first and found[-1][0] == last and 5 <= len(found) <= 8
+    assert network.training and not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_unet_is_made_random_from_its_head_back_to_its_encoder(monkeypatch):
+    """Its decoder is listed from the finest level, which is used last."""
+    few(monkeypatch, 100)
+    order = names(build_segmenter("unet", widths=(2, 2, 2, 2, 2)))
+    assert [name for name in order if name.startswith("decoder")] == [f"decoder.{level}" for level in (3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize(("build", "name"), [(build_classifier, "tiny"), (build_segmenter, "tiny_segmenter")])
+def test_the_cascade_changes_a_copy_stage_by_stage_and_never_the_callers_network(build, name):
+    network = trained(build, name)
+    before, generator = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    groups, changed = stages(network), set()
+    for (stage, other), (expected, keys) in zip(randomised(network, seed=7), reversed(groups), strict=True):
+        changed |= {f"network.{key}" for key in keys}
+        assert stage == expected and other is not network and not other.training
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, before[key]) != (key in changed), key
+    assert changed == set(before)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.training and torch.equal(torch.get_rng_state(), generator)
+    torch.manual_seed(7)
+    anew = build(name).state_dict()
+    assert all(torch.equal(value, anew[key]) for key, value in other.state_dict().items())
+
+
+def test_similarity_by_hand():
+    random = np.random.default_rng(0)
+    one, other = random.random((2, 8, 8))
+    constant = np.full((8, 8), 0.5)
+    first = np.stack([one, one, one, one, constant])
+    second = np.stack([one, 1 - one, other, np.zeros((8, 8)), one])
+    found = compare_maps(first, second)
+    assert found["spearman"][0] == pytest.approx(1) and found["ssim"][0] == pytest.approx(1)
+    assert found["spearman"][1] == pytest.approx(-1) and found["ssim"][1] < 0
+    assert found["spearman"][2] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
+    assert found["blank"].tolist() == [False, False, False, True, True]
+    assert found.loc[3:, ["spearman", "ssim"]].isna().all(axis=None)
+
+
+def test_the_curve_begins_at_one_and_follows_the_cascade(monkeypatch):
+    few(monkeypatch, 3)
+    torch.manual_seed(1)
+    network, inputs = build_classifier("tiny"), pictures(2, 48)
+
+    def make_maps(other):
+        return cam_maps(other, inputs, method="layer_cam")
+
+    curve = randomisation_curve(network, make_maps, (1, 2), ["a", "b"])
+    assert len(curve) == 2 * 4 * 2
+    assert curve.loc[curve["position"] == 0, ["spearman", "ssim"]].to_numpy() == pytest.approx(1)
+    per_stage = curve[curve["seed"] == 2].drop_duplicates("position")["stage"].tolist()
+    assert per_stage == ["as trained", *reversed(names(network))]
+    last = make_maps([other for _, other in randomised(network, 2)][-1]).maps
+    expected = compare_maps(make_maps(network).maps, last)
+    found = curve[(curve["seed"] == 2) & (curve["position"] == 3)]
+    np.testing.assert_allclose(found["spearman"], expected["spearman"], equal_nan=True)
+    assert not np.allclose(found["spearman"], 1)
+    table = randomisation_table(curve, ["p", "q"])
+    assert list(table.index) == per_stage and (table["maps"] == 4).all()
+    means = curve[curve["position"] == 2].groupby("image")["ssim"].mean()
+    assert table.iloc[2]["ssim"].value == pytest.approx(patient_bootstrap(means.to_numpy(), ["p", "q"]).value)
+
+
+def test_a_map_that_shows_only_the_picture_survives_and_one_that_shows_the_network_does_not(monkeypatch):
+    """Eigen-CAM of a fixed first layer beside Grad-CAM: only the head is random, which Eigen-CAM does not know."""
+    few(monkeypatch, 2)
+    network, inputs = build_classifier("tiny"), pictures(4, 48)
+    curve = {
+        method: randomisation_curve(network, lambda other, method=method: cam_maps(other, inputs, method=method), range(4),
+                                    list("abcd")).query("position == 1")
+        for method in ("eigen_cam", "grad_cam")
+    }  # fmt: skip
+    assert curve["eigen_cam"]["spearman"].to_numpy() == pytest.approx(1)
+    assert curve["grad_cam"]["spearman"].mean() < 0.9
+
+
+def test_blank_maps_are_counted_and_a_segmenter_that_calls_nothing_has_a_curve(monkeypatch):
+    few(monkeypatch, 2)
+    network, inputs = build_classifier("tiny"), pictures(2)
+    with torch.no_grad():
+        network.network[9].weight.zero_()
+    table = randomisation_table(randomisation_curve(network, lambda other: cam_maps(other, inputs), (0,), ["a", "b"]), ["p", "q"])
+    assert (table["blank"] == 2).all() and all(np.isnan(value.value) for value in table["spearman"])
+    network = build_segmenter("tiny_segmenter")
+    with torch.no_grad():
+        network.network[8].bias.fill_(-100)
+    curve = randomisation_curve(network, lambda other: cam_maps(other, inputs), (0,), ["a", "b"])
+    assert len(curve) == 6 and curve["spearman"].between(-1, 1 + 1e-9).all()

@@ -11,15 +11,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots import error_analysis as errors
-from thyroid_utils.plots import grad_cam as explain
+from thyroid_utils.plots import error_analysis
+from thyroid_utils.plots import grad_cam as plots
 from thyroid_utils.plots.pictures import MAP_COLOURS, Explained
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
-from thyroid_utils.studies.grad_cam.marks import MarkPairs
-from thyroid_utils.studies.grad_cam.sanity import randomisation_table
+from thyroid_utils.studies.grad_cam.faithfulness import randomisation_table
 from thyroid_utils.studies.grad_cam.shape import FEATURES, compare_shapes, highlighted, shape_table, threshold_sweep
-from thyroid_utils.studies.grad_cam.shortcut import text_attention
+from thyroid_utils.studies.grad_cam.shortcut import MarkPairs, text_attention
 
 CASES = [f"drawn/{number}" for number in range(8)]
 PATIENTS = [f"patient-{number // 2}" for number in range(8)]
@@ -54,15 +53,12 @@ def texts(figure: Figure) -> list[str]:
     return found + [axes.get_title(loc="left") for axes in figure.axes]
 
 
-def dots(axes) -> list[tuple[float, float]]:
-    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+def dots(axes) -> list[float]:
+    return [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
 
 
-def decision(label=0, probability=0.8, threshold=0.4) -> pd.Series:
-    called = int(probability >= threshold)
-    return pd.Series(
-        {"label": label, "called": called, "right": called == label, "probability": probability, "threshold": threshold}
-    )
+def points(axes) -> list[float]:
+    return sorted(np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "."]))
 
 
 def test_low_is_blue_and_high_is_red():
@@ -73,10 +69,9 @@ def test_low_is_blue_and_high_is_red():
 
 def test_cam_panels_show_image_map_overlay_and_probability(maps, masks):
     image = np.full((48, 48), 100, np.uint8)
-    example = explain.example("drawn/0", decision(), image, maps[0], masks[0], ["62 % inside"])
-    figure = explain.cam_panels([example])
-    (picture, alone, overlay, _, bar) = figure.axes
-    assert picture.get_title(loc="left") == "drawn/0\nbenign, called malignant (wrong)"
+    example = Explained(image, maps[0], "drawn/0\nbenign", 0.8, 0.4, ["62 % inside"], {TRUTH: masks[0]})
+    (picture, alone, overlay, words, bar) = (figure := plots.cam_panels([example])).axes
+    assert picture.get_title(loc="left") == "drawn/0\nbenign"
     np.testing.assert_array_equal(alone.images[0].get_array(), maps[0])
     assert alone.images[0].get_clim() == overlay.images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
     np.testing.assert_array_equal(overlay.images[0].get_array(), image)
@@ -84,77 +79,49 @@ def test_cam_panels_show_image_map_overlay_and_probability(maps, masks):
     assert all(len(axes.collections) == 1 for axes in (picture, alone, overlay)), "the outline"
     assert "p(malignant) 0.80, threshold 0.40\n62 % inside" in texts(figure)
     assert [tick.get_text() for tick in bar.get_xticklabels()] == ["0 (low)", "0.5", "1 (high)"]
-
-
-def test_the_probability_bar_has_the_length_of_the_probability(maps):
-    figure = explain.cam_panels([Explained(np.zeros((48, 48)), maps[0], "drawn/0", 0.3, 0.5)])
-    ends = [line.get_xdata()[1] for line in figure.axes[3].lines]
-    assert ends == pytest.approx([1, 0.3, 0.504])
+    assert [line.get_xdata()[1] for line in words.lines] == pytest.approx([1, 0.8, 0.404]), "the bar is the probability"
+    assert plots.cam_panels([]) is None
 
 
 @pytest.mark.parametrize("blank", [np.zeros((48, 48)), np.full((48, 48), np.nan)])
 def test_a_blank_map_is_said_and_not_coloured(blank, masks):
-    figure = explain.cam_panels([Explained(np.zeros((48, 48), np.uint8), blank, "drawn/7", 0.3, outlines={TRUTH: masks[7]})])
+    figure = plots.cam_panels([Explained(np.zeros((48, 48), np.uint8), blank, "drawn/7", 0.3, outlines={TRUTH: masks[7]})])
     assert texts(figure).count("blank map") == 2
     assert all(image.get_cmap().name == "gray" for axes in figure.axes[:3] for image in axes.images)
 
 
 def test_maps_may_be_coarser_than_their_image_and_images_of_any_form():
     examples = [Explained(np.zeros(shape), np.eye(7), "drawn/0") for shape in ((60, 40), (30, 90), (200, 40))]
-    figure = explain.cam_panels(examples)
+    figure = plots.cam_panels(examples)
     assert figure.axes[2].images[1].get_extent() == [-0.5, 39.5, 59.5, -0.5]
     saved(figure)
     for axes in figure.axes:
         assert axes.get_position().x0 >= 0 and axes.get_position().x1 <= 1 and axes.get_position().y0 >= 0
 
 
-def test_examples_without_a_map_or_none_at_all():
-    assert explain.cam_panels([]) is None
-    with pytest.raises(ValueError, match="no map"):
-        explain.cam_panels([Explained(np.zeros((8, 8)), None, "drawn/0")])
-
-
 def test_attention_dots_are_the_estimates(maps, masks):
-    table = attention_table(attention_scores(maps, masks), PATIENTS, resamples=50)
-    figure = explain.attention_dots({"ResNet18": table, "again": table})
+    table = attention_table(attention_scores(maps, masks, CASES, PATIENTS), PATIENTS)
+    one = attention_table(attention_scores(maps[:1], masks[:1], CASES[:1], PATIENTS[:1]), PATIENTS[:1])
+    none = attention_table(attention_scores(maps[7:], masks[7:], CASES[7:], PATIENTS[7:]), PATIENTS[7:])
+    figure = plots.attention_dots({"ResNet18": table, "right": one, "wrong": none})
     assert len(figure.axes) == 4
-    for axes, measure in zip(figure.axes, explain.MEASURES, strict=True):
-        expected = [table.at[measure, name].value for name in ("map", "centre prior", "chance")]
-        assert [x for x, _ in dots(axes)] == pytest.approx(expected * 2)
-    label = figure.axes[0].get_yticklabels()[0].get_text()
-    assert label == "ResNet18\nn = 7 images\n4 patients\n1 blank left out"
-    assert saved(figure) == saved(explain.attention_dots({"ResNet18": table, "again": table}))
-
-
-def test_attention_dots_of_one_image_and_of_blank_maps_alone(maps, masks):
-    one = attention_table(attention_scores(maps[:1], masks[:1]), PATIENTS[:1], resamples=20)
-    none = attention_table(attention_scores(maps[7:], masks[7:]), PATIENTS[7:], resamples=20)
-    figure = explain.attention_dots({"right": one, "wrong": none})
-    assert len(figure.axes[0].get_yticklabels()) == 1, "without any value there is no row"
-    assert "n = 1 image\n1 patient" in figure.axes[0].get_yticklabels()[0].get_text()
-    assert explain.attention_dots({"wrong": none}) is None and explain.attention_dots({}) is None
-
-
-def randomised(stages: list[str]) -> pd.DataFrame:
-    rows = [
-        {
-            "position": at,
-            "stage": stage,
-            "seed": 0,
-            "image": image,
-            "spearman": 1 / (1 + at),
-            "ssim": 1 - 0.1 * at,
-            "blank": False,
-        }
-        for at, stage in enumerate(["as trained", *stages])
-        for image in range(8)
-    ]
-    rows[-1] |= {"spearman": np.nan, "ssim": np.nan, "blank": True}
-    return randomisation_table(pd.DataFrame(rows), PATIENTS, resamples=20)
+    for axes, measure in zip(figure.axes, plots.MEASURES, strict=True):
+        expected = [table.at[measure, name].value for name in ("map", "other patients", "centre prior", "chance")]
+        assert dots(axes)[:4] == pytest.approx(expected)
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names == ["ResNet18\nn = 7 images\n4 patients\n1 blank left out", "right\nn = 1 image\n1 patient"]
+    assert saved(figure) == saved(plots.attention_dots({"ResNet18": table, "right": one, "wrong": none}))
+    assert plots.attention_dots({"wrong": none}) is None and plots.attention_dots({}) is None
 
 
 def test_sanity_curve_falls_as_the_table_does():
-    figure = explain.sanity_curve({"Grad-CAM": randomised(["fc", "layer4", "conv1"])})
+    rows = [
+        {"position": at, "stage": stage, "image": image, "spearman": 1 / (1 + at), "ssim": 1 - 0.1 * at, "blank": False}
+        for at, stage in enumerate(["as trained", "fc", "layer4", "conv1"])
+        for image in range(8)
+    ]
+    rows[-1] |= {"spearman": np.nan, "ssim": np.nan, "blank": True}
+    figure = plots.sanity_curve(randomisation_table(pd.DataFrame(rows), PATIENTS), "Grad-CAM")
     ranks, structure = figure.axes
     assert list(ranks.lines[0].get_ydata()) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
     assert list(structure.lines[0].get_ydata()) == pytest.approx([1, 0.9, 0.8, 0.7])
@@ -163,46 +130,31 @@ def test_sanity_curve_falls_as_the_table_does():
     assert figure.legends[0].get_texts()[0].get_text() == "Grad-CAM (1 of 32 maps blank)"
 
 
-def test_networks_of_different_stages_are_counted_not_named():
-    figure = explain.sanity_curve({"ResNet18": randomised(["fc", "conv1"]), "VGG16": randomised(["c", "b", "a"])})
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "1", "2", "3"]
-    assert explain.sanity_curve({}) is None
-
-
 def test_shape_plots_show_every_region(maps):
     table = shape_table(highlighted(maps, 0.4), None, CASES)
-    compared = compare_shapes(table, LABELS, PATIENTS, features=[name for name in FEATURES if name != "entropy"], resamples=20)
-    figure = explain.shape_plots(table, LABELS, compared)
+    compared = compare_shapes(table, LABELS, PATIENTS)
+    figure = plots.shape_plots(table, LABELS, compared)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == len(FEATURES) - 1, "the entropy was not measured"
-    area = shown[0]
-    points = np.concatenate([line.get_ydata() for line in area.lines if line.get_marker() == "."])
-    assert sorted(points) == pytest.approx(sorted(table["area"].dropna()))
-    assert [tick.get_text() for tick in area.get_xticklabels()] == ["benign\n4 regions", "malignant\n3 regions"]
+    assert points(shown[0]) == pytest.approx(sorted(table["area"].dropna()))
+    assert [tick.get_text() for tick in shown[0].get_xticklabels()] == ["benign\n4 regions", "malignant\n3 regions"]
     effect = compared.at["area", "effect"]
-    assert area.get_title(loc="left").startswith(f"area, share of image\neffect {effect:+.2f}, p")
-
-
-def test_shape_plots_of_one_class_and_of_nothing(maps):
-    table = shape_table(highlighted(maps, 0.4), None, CASES)
-    figure = explain.shape_plots(table, LABELS * 0)
+    assert shown[0].get_title(loc="left").startswith(f"area, share of image\neffect {effect:+.2f}, p")
+    figure = plots.shape_plots(table, LABELS * 0, compare_shapes(table, LABELS * 0, PATIENTS))
     assert figure.axes[0].get_xticklabels()[1].get_text() == "malignant\n0 regions"
-    nothing = shape_table(np.zeros((8, 48, 48), bool), None, CASES)
-    assert explain.shape_plots(nothing, LABELS) is None
+    assert figure.axes[0].get_title(loc="left").endswith("no test")
 
 
 def test_shape_sweep_draws_effect_and_p_by_threshold(maps):
-    sweep = threshold_sweep(maps, LABELS, PATIENTS, (0.2, 0.5), resamples=20)
-    effects, chance = explain.shape_sweep(sweep).axes
+    sweep = threshold_sweep(maps, LABELS, PATIENTS, maps, (0.2, 0.5))
+    effects, chance = plots.shape_sweep(sweep).axes
     area = sweep[sweep["feature"] == "area"]
     assert list(effects.lines[0].get_xdata()) == pytest.approx([20, 50])
     assert list(effects.lines[0].get_ydata()) == pytest.approx(list(area["effect"]))
     assert list(chance.lines[0].get_ydata()) == pytest.approx(list(area["p_holm"]))
-    one_class = threshold_sweep(maps, LABELS * 0, PATIENTS, (0.2,), resamples=20)
-    assert explain.shape_sweep(one_class) is None
 
 
-def curves() -> pd.DataFrame:
+def test_deletion_and_insertion_curves():
     """Two images whose probability falls, or rises, in a straight line in the map's order and stays 0.5 in the others."""
     rows = [
         {"image": image, "direction": direction, "order": order, "share": share, "probability": line if order == "map" else 0.5}
@@ -212,16 +164,10 @@ def curves() -> pd.DataFrame:
         for share in (0.0, 0.5, 1.0)
         for line in [1 - share if direction == "deletion" else share]
     ]
-    return pd.DataFrame(rows)
-
-
-def test_deletion_and_insertion_curves():
-    figure = explain.deletion_insertion_curves(curves())
-    deletion, insertion = figure.axes
+    deletion, insertion = plots.deletion_insertion_curves(pd.DataFrame(rows)).axes
     assert list(deletion.lines[0].get_ydata()) == [1, 0.5, 0] and list(insertion.lines[0].get_ydata()) == [0, 0.5, 1]
     assert deletion.get_legend().get_texts()[0].get_text() == "the map's order: 0.50"
     assert "n = 2 images" in deletion.get_ylabel()
-    assert explain.deletion_insertion_curves(curves().iloc[:0]) is None
 
 
 @pytest.fixture(scope="module")
@@ -239,19 +185,14 @@ def shortcut(maps):
 
 def test_shortcut_pairs_draw_each_image_once(shortcut):
     _, scores = shortcut
-    energy, moved, placebo = explain.shortcut_pairs(scores).axes
-    points = np.concatenate([line.get_ydata() for line in moved.lines if line.get_marker() == "."])
-    assert sorted(points) == pytest.approx(sorted(scores["probability_removed"].dropna()))
+    energy, moved, placebo = plots.shortcut_pairs(scores).axes
+    assert points(moved) == pytest.approx(sorted(scores["probability_removed"].dropna()))
     assert energy.get_xlabel() == "marks kept (n = 6 images)", "one has no marks and one a blank map"
-    assert moved.get_xlabel() == "marks kept (n = 7 images)"
+    assert moved.get_xlabel() == "marks kept (n = 7 images)" and placebo.get_xlabel() == "as it is (n = 0 images)"
     assert [text.get_text() for text in placebo.texts] == ["nothing to paint"]
-
-
-def test_shortcut_pairs_without_marks_or_with_blank_maps(shortcut):
-    _, scores = shortcut
-    assert explain.shortcut_pairs(scores.iloc[:1]) is None
+    assert plots.shortcut_pairs(scores.iloc[:1]) is None
     blank = scores.assign(energy_kept=np.nan, energy_removed=np.nan)
-    assert explain.shortcut_pairs(blank).axes[0].texts[0].get_text() == "all maps are blank"
+    assert plots.shortcut_pairs(blank).axes[0].texts[0].get_text() == "all maps are blank"
 
 
 def test_shortcut_examples_are_pairs_of_cards(shortcut, maps, monkeypatch):
@@ -262,14 +203,16 @@ def test_shortcut_examples_are_pairs_of_cards(shortcut, maps, monkeypatch):
         assert pipeline == "its pipeline" and list(cases.index) == ["drawn/5", "drawn/3"], "those with the largest marks"
         return MarkPairs(inputs, inputs + 1, inputs, marks[1:3], scores.loc[cases.index, ["marks"]])
 
-    monkeypatch.setattr(explain, "mark_pairs", pairs_of)
+    monkeypatch.setattr(plots, "mark_pairs", pairs_of)
     predictor = SimpleNamespace(pipeline="its pipeline", cases=pd.DataFrame(index=CASES), network=None)
+    decided = pd.DataFrame({"threshold": 0.4}, CASES)
+    study = SimpleNamespace(predictor=predictor, images=decided, maps_of=lambda network, images: SimpleNamespace(maps=maps[1:3]))
     scores = scores.assign(marks=[0, 0.1, 0.1, 0.3, 0.1, 0.4, 0.1, 0.1])
-    found = explain.shortcut_examples(predictor, scores, lambda network, images: SimpleNamespace(maps=maps[1:3]))
+    found = plots.shortcut_examples(study, scores)
     assert [example.title for example in found[:2]] == ["drawn/5\nas it is", "drawn/5\nmarks painted over"]
-    assert found[1].image.shape == (48, 48) and (found[1].image == 1).all()
+    assert found[1].image.shape == (48, 48) and (found[1].image == 1).all() and found[1].threshold == 0.4
     expected = [scores.at[case, f"probability_{way}"] for case in ("drawn/5", "drawn/3") for way in ("kept", "removed")]
     assert [example.probability for example in found] == pytest.approx(expected)
-    assert len(errors.cards(found).axes) == 4 * 3 + 1
+    assert len(error_analysis.cards(found).axes) == 4 * 3 + 1
     assert plt.get_fignums() == []
-    assert explain.shortcut_examples(predictor, scores.assign(marks=0.0), None) == []
+    assert plots.shortcut_examples(study, scores.assign(marks=0.0)) == []

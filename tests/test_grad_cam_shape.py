@@ -14,6 +14,7 @@ from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.studies.grad_cam.shape import (
     FEATURES,
     MIN_PIXELS,
+    claim_answer,
     compare_shapes,
     highlighted,
     mask_shapes,
@@ -21,7 +22,6 @@ from thyroid_utils.studies.grad_cam.shape import (
     shape_table,
     threshold_sweep,
 )
-from thyroid_utils.studies.grad_cam.shape_claim import claim_answer
 
 
 def ellipse(across: float, deep: float, *, angle: float = 0.0, side: int = 128, centre: float = 63.5) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_entropy_by_hand():
     assert region_shape(region, gray)["entropy"] == pytest.approx(2)
     assert region_shape(region, gray.astype(float) / 100 - 1)["entropy"] == pytest.approx(2), "gain and offset do not count"
     assert region_shape(region, np.full((100, 100), 7))["entropy"] == 0
-    assert np.isnan(region_shape(region)["entropy"])
+    assert "entropy" not in region_shape(region)
     random = np.random.default_rng(0).integers(0, 256, (100, 100))
     assert region_shape(np.ones((100, 100), bool), random)["entropy"] == pytest.approx(5, abs=0.02)
 
@@ -154,27 +154,10 @@ def test_any_region_keeps_to_the_ranges(seed):
             assert turned[name] == pytest.approx(found[name], abs=1e-6), name
 
 
-def test_what_is_no_region_is_refused():
-    with pytest.raises(ValueError, match=r"bool \(height, width\)"):
-        region_shape(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="gray has shape"):
-        region_shape(np.zeros((4, 4), bool), np.zeros((4, 5)))
-    with pytest.raises(ValueError, match="NaN"):
-        region_shape(np.zeros((4, 4), bool), np.full((4, 4), np.nan))
-    with pytest.raises(ValueError, match="2 regions and 1 cases"):
-        shape_table([np.ones((4, 4), bool)] * 2, cases=["a"])
-    for wrong, message in ((-np.ones((4, 4)), "below 0"), (np.full((4, 4), np.nan), "NaN"), (np.ones(4), "shape")):
-        with pytest.raises(ValueError, match=message):
-            highlighted(wrong, 0.5)
-    with pytest.raises(ValueError, match="threshold is 0"):
-        highlighted(np.ones((4, 4)), 0)
-
-
 def test_thresholds_are_shares_of_each_maps_own_maximum():
     maps = np.stack([cone(20, 20), 0.25 * cone(20, 20), np.zeros((64, 64))])
     found = highlighted(maps, 0.5)
     assert found[0].any() and (found[0] == found[1]).all() and not found[2].any(), "a blank map highlights nothing"
-    assert (found[0] == highlighted(maps[0], 0.5)).all()
     assert found[0].sum() == pytest.approx(np.pi * 10**2, rel=0.08)  # no pixel lies on the very top: a slightly wider disc
 
 
@@ -189,57 +172,25 @@ def population(seed: int = 0, patients: int = 30) -> tuple[pd.DataFrame, np.ndar
 
 def test_classes_are_compared_feature_by_feature():
     table, labels, codes = population()
-    found = compare_shapes(table, labels, codes, resamples=100)
-    assert list(found.index) == list(FEATURES)
+    found = compare_shapes(table, labels, codes)
+    assert list(found.index) == [name for name in FEATURES if name != "entropy"]
     means = table.groupby(codes).mean(numeric_only=True)
     malignant = np.arange(30) % 5 < 2
-    for name in set(FEATURES) - {"entropy"}:
+    for name, row in found.iterrows():
         one, two = means.loc[~malignant, name], means.loc[malignant, name]
-        assert found.at[name, "p"] == pytest.approx(stats.mannwhitneyu(two, one).pvalue, rel=1e-9), name
-        assert (found.at[name, "benign"], found.at[name, "malignant"]) == pytest.approx((one.median(), two.median()))
-    assert found.at["aspect_ratio", "differs"] and found.at["aspect_ratio", "effect"] > 0.8
-    assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p"]), nan_ok=True)
-    entropy = found.loc["entropy"]
-    assert (
-        np.isnan(entropy["p"])
-        and not entropy["differs"]
-        and entropy["left_out"] == len(table)
-        and "no benign or malignant patient" in entropy["note"]
-    )
-    assert found["differs"].dtype == bool
-
-
-def test_nothing_differs_where_labels_are_drawn_by_lot():
-    table, _, codes = population(patients=40)
-    random = np.random.default_rng(1)
-    called = [
-        compare_shapes(table, random.permutation(np.repeat([0, 1], 20))[codes], codes, resamples=1)["differs"].any()
-        for _ in range(100)
-    ]
-    assert np.mean(called) <= 0.12  # 0.05 and 3 standard errors of 100 draws
-
-
-def test_further_columns_can_be_compared_and_unknown_ones_are_refused():
-    table, labels, codes = population()
-    table["depth"] = labels + np.linspace(0, 0.5, len(table))
-    found = compare_shapes(table, labels, codes, features=["depth", "area"], resamples=50)
-    assert found.at["depth", "effect"] == 1 and found.at["depth", "p_holm"] == pytest.approx(2 * found.at["depth", "p"])
-    with pytest.raises(ValueError, match="shapeliness"):
-        compare_shapes(table, labels, codes, features=["shapeliness"])
+        assert row["p"] == pytest.approx(stats.mannwhitneyu(two, one).pvalue, rel=1e-9), name
+        assert (row["benign"], row["malignant"]) == pytest.approx((one.median(), two.median()))
+    assert found.at["aspect_ratio", "p_holm"] < 0.05 and found.at["aspect_ratio", "effect"] > 0.8
+    assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p"]))
 
 
 def test_one_class_only_is_said():
     table, labels, codes = population()
-    found = compare_shapes(table, 0 * labels, codes, resamples=10)
-    assert found["p"].isna().all() and not found["differs"].any() and found["note"].str.contains("malignant patient has").all()
+    found = compare_shapes(table, 0 * labels, codes)
+    assert found["p"].isna().all() and (found["malignant_patients"] == 0).all()
     maps = np.stack([cone(20, 20)] * 4)
-    answer = claim_answer(threshold_sweep(maps, [1] * 4, [*"abcd"], [0.2, 0.5]))
-    assert (
-        answer.text.startswith("No test")
-        and np.isnan([answer.plain_stops, answer.holm_stops]).all()
-        and not answer.plain
-        and not answer.sweep_holds
-    )
+    answer = claim_answer(threshold_sweep(maps, [1] * 4, [*"abcd"], maps, [0.2, 0.5]))
+    assert answer.text.startswith("No test") and not answer.sweep_holds
 
 
 def wide_at_the_foot(seed: int = 0, patients: int = 24, images: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -257,62 +208,58 @@ def wide_at_the_foot(seed: int = 0, patients: int = 24, images: int = 2) -> tupl
 
 def test_the_sweep_finds_the_threshold_at_which_a_difference_ends():
     maps, labels, codes = wide_at_the_foot()
-    steps = []
-    sweep = threshold_sweep(
-        maps, labels, codes, [0.4, 0.2, 0.6, 0.7, 0.7], resamples=20, progress=lambda done, total: steps.append((done, total))
-    )
-    assert sweep["threshold"].unique().tolist() == [0.2, 0.4, 0.6, 0.7] and steps[-1] == (4, 4)
-    assert "entropy" not in set(sweep["feature"]) and len(sweep) == 4 * (len(FEATURES) - 1)
+    sweep = threshold_sweep(maps, labels, codes, maps, [0.2, 0.4, 0.6, 0.7])
+    assert sweep["threshold"].unique().tolist() == [0.2, 0.4, 0.6, 0.7] and len(sweep) == 4 * len(FEATURES)
     assert sweep["p_sweep"].to_numpy() == pytest.approx(holm(sweep["p"]), nan_ok=True)
-    alone = compare_shapes(shape_table(highlighted(maps, 0.4)), labels, codes, features=[*FEATURES][:-1], resamples=20)
+    alone = compare_shapes(shape_table(highlighted(maps, 0.4), maps), labels, codes)
     pd.testing.assert_frame_equal(sweep[sweep["threshold"] == 0.4].set_index("feature")[alone.columns], alone)
-    answer = claim_answer(sweep)
-    assert answer.holm == (0.2, 0.4) and answer.holm_stops == answer.plain_stops == 0.6 and answer.sweep_holds
+    shapes = sweep[sweep["feature"] != "entropy"]  # whose gray levels here are the map's own
+    answer = claim_answer(shapes)
+    assert answer.sweep_holds
     assert "(0.2, 0.4; from 0.6 on no longer; most often by" in answer.text and "it survives" in answer.text
     assert "With 12 benign and 12 malignant patients" in answer.text and "; 0% of the regions reach" in answer.text
     assert "no image is left out" in answer.text
-    assert answer.by_threshold.loc[0.2, "below_holm"] >= 1 and answer.by_threshold.loc[0.7, "below_holm"] == 0
 
 
 def test_blank_maps_and_specks_are_counted_and_left_out():
     maps, labels, codes = wide_at_the_foot()
     maps[:2] = 0  # both images of the first patient
-    sweep = threshold_sweep(maps, labels, codes, [0.4, 0.999], resamples=20)
+    sweep = threshold_sweep(maps, labels, codes, maps, [0.4, 0.999])
     low = sweep[sweep["threshold"] == 0.4]
     assert (low["left_out"] == 2).all() and (low["benign_patients"] == 11).all() and (low["malignant_patients"] == 12).all()
     assert (sweep.loc[sweep["threshold"] == 0.999, "left_out"] == len(maps)).all()
-    answer = claim_answer(sweep)
-    assert answer.by_threshold.loc[0.999, "tested"] == 0 and answer.holm_stops == 0.999
+    text = claim_answer(sweep).text
+    assert "from 0.999 on no longer" in text and f"up to {len(maps)} images have no region large enough" in text
 
 
-def test_an_unadjusted_claim_is_told_from_an_adjusted_one():
-    def rows(threshold, p_values):
-        table = pd.DataFrame({"threshold": threshold, "feature": ["area", "solidity", "perimeter"], "p": p_values})
-        counts = {"left_out": 0, "at_edge": 0.0, "detectable": 0.4, "benign_patients": 9, "malignant_patients": 8}
-        return table.assign(p_holm=holm(p_values), **counts)
-
-    def answer(*rows_of):
-        table = pd.concat(rows_of)
-        return claim_answer(table.assign(p_sweep=holm(table["p"])))
-
-    none = answer(rows(0.3, [0.2, 0.6, 0.9]), rows(0.5, [0.5, 0.6, 0.9]))
-    assert none.plain == none.holm == () and none.plain_stops == none.holm_stops == 0.3 and "not found here" in none.text
-    plain = answer(rows(0.3, [0.03, 0.6, 0.9]), rows(0.5, [0.5, 0.6, 0.9]))
-    assert plain.plain == (0.3,) and plain.holm == () and (plain.plain_stops, plain.holm_stops) == (0.5, 0.3)
-    assert "(0.3; from 0.5 on no longer)" in plain.text and "does not survive that several features were tried" in plain.text
-    held = answer(rows(0.3, [0.01, 0.6, 0.9]), rows(0.5, [0.5, 0.012, 0.9]))
-    assert held.holm == (0.3, 0.5) and np.isnan(held.holm_stops) and not held.sweep_holds
-    assert "up to the highest tried" in held.text and "all thresholds it does not survive." in held.text
-    with pytest.raises(ValueError, match="level"):
-        claim_answer(pd.DataFrame(), level=5)
-
-
-def test_a_sweep_without_thresholds_is_refused_and_gray_gives_entropy():
-    maps, labels, codes = wide_at_the_foot(patients=6)
-    with pytest.raises(ValueError, match="no thresholds"):
-        threshold_sweep(maps, labels, codes, [])
-    sweep = threshold_sweep(maps, labels, codes, [0.4], grays=list(maps), resamples=10)
-    assert sweep.set_index("feature").at["entropy", "images"] == len(maps)
+@pytest.mark.parametrize(
+    ("p_values", "holds", "said"),
+    [
+        (([0.2, 0.6, 0.9], [0.5, 0.6, 0.9]), False, ["holds for no feature at any of 2 thresholds", "not found here"]),
+        (
+            ([0.03, 0.6, 0.9], [0.5, 0.6, 0.9]),
+            False,
+            ["(0.3; from 0.5 on no longer)", "does not survive that several features were tried"],
+        ),
+        (
+            ([0.01, 0.6, 0.9], [0.5, 0.012, 0.9]),
+            False,
+            ["(0.3, 0.5; up to the highest tried; most often by", "all thresholds it does not survive."],
+        ),
+        (([0.001, 0.6, 0.9], [0.5, 0.6, 0.9]), True, ["(0.3; from 0.5 on no longer; most often by area)", "it survives."]),
+    ],
+)
+def test_an_unadjusted_claim_is_told_from_an_adjusted_one(p_values, holds, said):
+    counts = {"left_out": 0, "at_edge": 0.0, "detectable": 1.4, "benign_patients": 9, "malignant_patients": 8}
+    features = ["area", "solidity", "perimeter"]
+    tables = [
+        pd.DataFrame({"threshold": threshold, "feature": features, "p": values, "p_holm": holm(values), **counts})
+        for threshold, values in zip((0.3, 0.5), p_values, strict=True)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    answer = claim_answer(table.assign(p_sweep=holm(table["p"])))
+    assert answer.sweep_holds == holds and all(part in answer.text for part in said)
+    assert "a single test finds no effect, however large, with a power of 80 %" in answer.text
 
 
 def test_predicted_masks_of_labelled_cases_are_compared():
@@ -322,7 +269,8 @@ def test_predicted_masks_of_labelled_cases_are_compared():
     cases["label"] = cases["label"].astype("Int64")
     cases.loc[0, "label"] = pd.NA
     found = mask_shapes(masks, cases)
-    expected = compare_shapes(shape_table(masks[1:]), cases["label"][1:].astype(int), cases["patient"][1:], features=["area"])
+    expected = compare_shapes(shape_table(masks[1:]), cases["label"][1:].astype(int), cases["patient"][1:])
     assert "entropy" not in found.index and found.at["area", "effect"] == expected.at["area", "effect"] == 1
-    assert (found["images"] == 11).all() and found.at["eccentricity", "malignant"] < found.at["eccentricity", "benign"]
+    assert (found["benign_patients"] + found["malignant_patients"] == 11).all()
+    assert found.at["eccentricity", "malignant"] < found.at["eccentricity", "benign"]
     assert mask_shapes(masks, cases.assign(label=pd.array([1] * 12, dtype="Int64"))).empty

@@ -6,11 +6,9 @@ import functools
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from segmentation_project import register_tiny_segmenter, segmentation_config, tiny_segmenter
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torchvision.ops import StochasticDepth
 from training_fixtures import one_cache, own_runs  # noqa: F401
@@ -28,8 +26,6 @@ from thyroid_utils.inference.uncertainty_scores import (
 from thyroid_utils.models.networks import build_classifier
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.masks import segmentation_scores
-from thyroid_utils.scores.probabilities import aurc
-from thyroid_utils.studies.error_analysis.uncertainty import ask_all, detection_table, error_detection, selective_risk
 from thyroid_utils.training.fit import fit_or_load
 
 
@@ -213,38 +209,18 @@ def test_the_network_is_restored_when_it_fails():
     assert all(module.training for module in network.modules()) and torch.backends.mha.get_fastpath_enabled()
 
 
-def test_all_ways_of_a_classifiers_runs():
-    runs = [fit_or_load(tiny_config(training__epochs=1, split__ratios=(0.4, 0.3, 0.3), seed=seed)) for seed in (0, 1)]
-    names, ensemble = seed_ensemble(runs)
-    told = [run.predictions.loc[names, "probability"] for run in runs]
-    np.testing.assert_array_equal(ensemble, told)
-    asked = ask_all(runs, passes=6)
-    assert list(asked.scores) == ["single", "seeds", "views", "dropout"] and not asked.skipped
-    assert all(table.index.equals(names) for table in asked.scores.values())
-    np.testing.assert_allclose(asked.scores["single"]["probability"], told[0], atol=1e-5)
-    np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(ensemble), rtol=1e-12)
-    some = ask_all(runs[:1], names[[3, 1]], passes=6)
-    assert some.skipped == {"seeds": "there is one seed"}
-    pd.testing.assert_frame_equal(some.scores["dropout"], asked.scores["dropout"].loc[names[[3, 1]]], rtol=1e-6)
-    table = detection_table(asked.scores, told[0] > told[0].median(), ["p" + name[:13] for name in names], resamples=50)
-    assert set(table["method"]) == {"single", "seeds", "views", "dropout"} and (table["errors"] == len(names) // 2).all()
-    with pytest.raises(KeyError, match="no test case phantom/none"):
-        ask_all(runs, ["phantom/none"])
-    with pytest.raises(KeyError, match="no val case"):
-        ask_all(runs[:1], names[:1], split="val")
-    with pytest.raises(DataError, match="0 runs"):
-        ask_all([])
-
-
-def test_all_ways_of_a_segmenters_runs():
-    runs = [fit_or_load(segmentation_config(training__epochs=1, split__ratios=(0.4, 0.3, 0.3), seed=seed)) for seed in (0, 1)]
+def test_runs_of_several_seeds_are_an_ensemble():
+    runs = [fit_or_load(segmentation_config(training__epochs=1, seed=seed)) for seed in (0, 1)]
     names, ensemble = seed_ensemble(runs)
     assert ensemble.shape == (2, len(names), 64, 64) and (ensemble[1] == runs[1].maps("test")[1]).all()
-    asked = ask_all(runs, names[:3], passes=3, shift=2)
-    assert list(asked.scores) == ["single", "seeds", "views", "dropout"]
-    assert asked.scores["seeds"]["disagreement"].tolist() == map_uncertainty(ensemble[:, :3])["disagreement"].tolist()
+    other = fit_or_load(tiny_config(training__epochs=1))
+    np.testing.assert_array_equal(seed_ensemble([other])[1][0], other.predictions.loc[names, "probability"])
     with pytest.raises(DataError, match="2 splits or tasks"):
-        seed_ensemble([runs[0], fit_or_load(tiny_config(training__epochs=1))])
+        seed_ensemble([runs[0], other])
+    with pytest.raises(KeyError, match="no test case phantom/none"):
+        seed_ensemble(runs, cases=["phantom/none"])
+    with pytest.raises(KeyError, match="no val case"):
+        seed_ensemble(runs, "val", names[:1])
 
 
 class _Fixed:
@@ -278,53 +254,3 @@ def test_what_views_show_by_hand():
     assert samples[:, 0].tolist() == pytest.approx([1 / (1 + math.exp(-value)) for value in corner])
     with pytest.raises(ValueError, match="shift is 3"):
         augmented_views(_Fixed("classification"), image, shift=3)
-
-
-def test_error_detection_is_the_auroc_over_patients():
-    random = np.random.default_rng(0)
-    wrong = random.random(80) < 0.3
-    doubt = random.normal(size=80) + wrong - 50  # no probabilities, and below 0
-    patients = [f"p{number // 2}" for number in range(80)]
-    found = error_detection(doubt, wrong, patients)
-    assert found.value == pytest.approx(roc_auc_score(wrong, doubt))
-    assert found.low < found.value < found.high and (found.images, found.patients, found.note) == (80, 40, "")
-    same = error_detection(doubt, wrong, patients)
-    assert (same.low, same.high) == (found.low, found.high)
-    assert error_detection(np.zeros(80), wrong, patients).value == 0.5
-
-
-@pytest.mark.parametrize(("wrong", "what"), [([False] * 3, "all 3 images are right"), ([1, 1, 1], "all 3 images are wrong")])
-def test_without_both_errors_and_right_ones_there_is_no_detection(wrong, what):
-    found = error_detection([0.1, 0.2, 0.3], wrong, ["a", "b", "c"])
-    assert np.isnan(found.value) and np.isnan(found.low) and found.note == what and found.images == 3
-
-
-def test_detection_leaves_out_what_is_undefined_and_says_so():
-    wrong = pd.array([True, False, None, True, False], dtype="boolean")
-    found = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], wrong, list("abcde"))
-    assert found.value == 1 and found.images == 3 and "2 of 5 images left out" in found.note
-    same = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], np.array([1, 0, np.nan, 1, 0], object), list("abcde"))
-    assert (same.value, same.images, same.note) == (1, 3, found.note)
-    none = error_detection([np.nan], [True], ["a"])
-    assert np.isnan(none.value) and none.note == "no image; 1 of 1 images left out"
-    with pytest.raises(ValueError, match="true or false"):
-        error_detection([0.1, 0.2], [0.5, 1], ["a", "b"])
-    with pytest.raises(ValueError, match="expected two equal"):
-        error_detection([0.1], [True, False], ["a", "b"])
-
-
-def test_selective_risk_and_the_table():
-    random = np.random.default_rng(2)
-    errors, doubt = random.random(30), random.random(30)
-    errors[4] = np.nan
-    patients = [f"p{number // 3}" for number in range(30)]
-    found = selective_risk(doubt, errors, patients, resamples=200)
-    assert found.value == pytest.approx(aurc(doubt, errors)) and found.low < found.value < found.high and found.images == 29
-    scores = {"single": label_uncertainty(doubt), "seeds": label_uncertainty(np.stack([doubt, doubt**2]))}
-    table = detection_table(scores, np.where(np.isnan(errors), np.nan, errors > 0.5), patients, errors=errors, resamples=50)
-    assert [(row.method, row.score) for row in table.itertuples()] == [
-        ("single", "entropy"), ("single", "nearness"), *[("seeds", name) for name in LABEL_SCORES],
-    ]  # fmt: skip
-    assert (table["images"] == 29).all() and (table["left_out"] == 1).all()
-    assert (table["errors"] == (errors > 0.5).sum()).all()
-    assert table["aurc"][0].value == pytest.approx(aurc(scores["single"]["entropy"], errors))

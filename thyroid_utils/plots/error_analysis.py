@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,84 +11,89 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.plots.curves import band, estimate_line
+from thyroid_utils.plots.grad_cam import example
 from thyroid_utils.plots.pictures import MAP_LABEL, Explained, case_panel, draw_examples, mask_colours, panel_grid
-from thyroid_utils.plots.rows import counted, defined, interval, row_colour, row_legend, share_bars, subgroup_axes
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, model_colours, new_figure, styled
+from thyroid_utils.plots.rows import counted, interval, named_rows, row_colour, row_legend, share_bars, subgroup_axes
+from thyroid_utils.plots.style import (
+    ACCENT,
+    CLASS_COLOURS,
+    INK,
+    NEUTRAL,
+    TRUTH,
+    across,
+    below,
+    model_colours,
+    new_figure,
+    styled,
+)
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.studies.error_analysis import Errors
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
-from thyroid_utils.studies.grad_cam.study import MapStudy
+from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
+CAPTIONS = {
+    "calls": "{kind}. Yellow, and dashed on the map: outline. Tick: threshold.",
+    "call_modes": "Every error of {model} in one mode: in a subgroup that has more of them, near the threshold, or confident.",
+    "accuracy": "Accuracy of {model} by subgroup; bars: 95 % over patients.",
+    "calibration": "Mean calibrated probability by {model} (bar) against the share that is malignant (dot, 95 % over patients).",
+    "call_doubts": "Does uncertainty find the errors of {model}? AUROC, area under the risk-coverage curve. Not asked: "
+    "{skipped}.",
+    "risk": "Errors of {model} among the images that are kept when the least certain are handed to a person.",
+    "sets": "Prediction sets of {model}, promised to hold the truth in {percent:.0f} % of each class's images.{note}",
+    "benefit": "Net benefit of puncturing by the calibrated probability, of all and of nobody. Bands: 95 % over patients.",
+    "suspects": "The likeliest of {count} suspects among {images} test images; AUC of {model}: {auc}.",
+    "masks": "{kind}. Green: found, orange: falsely called, blue: missed. Map: probability. Yellow, dashed: outline.",
+    "mask_modes": "Every error of {model} in one mode: where most of its wrong pixels lie.",
+    "lost": "What each part costs of Dice, in points, n = {count} images; bars: 95 % over patients.",
+    "frame": "Where pixels are missed and falsely called when every nodule is brought to one place and size. Dashed: its "
+    "bounding box.",
+    "far": "The {shown} farthest of {count} images of {model} whose HD95 (pixels of the frame) is an outlier, and what it would "
+    "be without regions far off.",
+    "dice": "Dice of {model} by subgroup; bars: 95 % over patients.",
+    "mask_doubts": "Does uncertainty find the masks of {model} with a Dice below {enough:g}? AUROC, and area under the curve of "
+    "1 − Dice.",
+    "disturbed": "{score} of {model} on disturbed images, n = {count}; dotted: undisturbed, band: 95 % over patients.",
+    "changes": "{score} of {model} and its paired change from the undisturbed images: value [95 % over patients].",
+}
+_PAGE = 20  # cards of a figure, which cannot hold any number of them
 _FEWEST_KEPT = 0.05  # coverage from which a risk is drawn: the first images swing between 0 and 1
 _TICKS = (-1, -0.5, 0, 0.5, 1)
 
 
-def card(
-    case: str,
-    row: pd.Series,
-    image: np.ndarray,
-    truth: np.ndarray | None = None,
-    *,
-    found: np.ndarray | None = None,
-    values: np.ndarray | None = None,
-    factors: Sequence[str] = (),
-) -> Explained:
-    """A row of `error_analysis.Errors.images` as a card: the case, how it was called, and what is known of it.
-
-    Args:
-        case: id.
-        row: of a classifier or a segmenter.
-        image: uint8 or float (height, width).
-        truth, found: bool masks (height, width); None where there is none. `found` makes the picture of a segmenter's mask.
-        values: map (height, width) in [0, 1]; all zero where blank.
-        factors: columns of the row to tell.
-    """
-    facts = [f"{name}: {row[name]}" for name in factors if name in row and pd.notna(row[name])]
-    if pd.notna(row.get("uncertainty")):
-        facts.insert(0, f"uncertainty {row['uncertainty']:.2g}")
-    if "probability" in row:
-        title = f"{case}\n{row['truth']}, called {row['prediction']}"
-        if row["runs"] > 1:
-            facts.insert(0, f"wrong in {row['runs_wrong']} of {row['runs']} runs")
-    else:
-        title = f"{case}\n{MODES.get(row['mode'], 'no pixel wrong')}"
-        facts.insert(
-            0, f"Dice {row['dice']:.2f}, HD95 {row['hd95']:.0f} px" if pd.notna(row["dice"]) else "no nodule, none called"
-        )
-    return Explained(
-        image, values, title, float(row.get("probability", np.nan)), float(row.get("threshold", 0.5)), facts,
-        {} if truth is None else {TRUTH: truth},
-        {} if truth is None or found is None else mask_colours(truth, found),
-    )  # fmt: skip
-
-
-def classifier_cards(rows: pd.DataFrame, study: MapStudy, factors: Sequence[str] = ()) -> list[Explained]:
+def classifier_cards(rows: pd.DataFrame, study: MapStudy, factors: Sequence[str]) -> list[Explained]:
     """Cards of some images of a classifier, with their maps, as the network saw them.
 
     Args:
-        rows: of `Errors.table` or `Errors.least_certain()`.
-        study: of the same run's test images (`explain.study_maps`).
-        factors: as for `card`.
+        rows: of `Errors.shown`.
+        study: of the same run's test images (`study_maps`).
+        factors: columns of the rows to tell.
     """
     found = []
     for case, row in rows.iterrows():
-        at = study.images.index.get_loc(case)
-        truth = study.masks[at] if study.masks[at].any() else None
-        found.append(card(case, row, study.grays[at], truth, values=study.maps.maps[at], factors=factors))
+        runs = [f"wrong in {row['runs_wrong']} of {row['runs']} runs"] if row["runs"] > 1 else []
+        found.append(example(study, case, f"{row['truth']}, called {row['prediction']}", runs + _facts(row, factors)))
     return found
 
 
-def segmenter_cards(
-    rows: pd.DataFrame, comparison: SegmenterComparison, model: str, factors: Sequence[str] = ()
-) -> list[Explained]:
+def segmenter_cards(rows: pd.DataFrame, comparison: SegmenterComparison, model: str, factors: Sequence[str]) -> list[Explained]:
     """Cards of some images of a segmenter, at their own resolution; arguments as for `classifier_cards`."""
-    pictures = zip(rows.iterrows(), comparison.pictures(model, list(rows.index)), strict=True)
-    return [
-        card(case, row, luma(image), truth, found=values >= 0.5, values=values, factors=factors)
-        for (case, row), (image, truth, values) in pictures
-    ]
+    found = []
+    pictures = comparison.pictures(model, list(rows.index))
+    for (case, row), (image, truth, values) in zip(rows.iterrows(), pictures, strict=True):
+        scored = f"Dice {row['dice']:.2f}, HD95 {row['hd95']:.0f} px" if pd.notna(row["dice"]) else "no nodule, none called"
+        title = f"{case}\n{MODES.get(row['mode'], 'no pixel wrong')}"
+        marks = {"outlines": {TRUTH: truth}, "filled": mask_colours(truth, values >= 0.5)}
+        found.append(Explained(luma(image), values, title, facts=[scored, *_facts(row, factors)], **marks))
+    return found
+
+
+def _facts(row: pd.Series, factors: Sequence[str]) -> list[str]:
+    doubt = [f"uncertainty {row['uncertainty']:.2g}"] if pd.notna(row["uncertainty"]) else []
+    return doubt + [f"{name}: {row[name]}" for name in factors if name in row and pd.notna(row[name])]
 
 
 @styled
@@ -100,15 +105,22 @@ def cards(examples: Sequence[Explained]) -> Figure | None:
     """
     if not examples:
         return None
-    kinds = ["image"]
-    kinds += ["filled"] * any(example.filled for example in examples)
-    kinds += ["overlay"] * any(example.map is not None for example in examples)
-    return draw_examples(examples, kinds, "probability of nodule" if "filled" in kinds else MAP_LABEL)
+    filled = any(example.filled for example in examples)
+    kinds = ["image", *["filled"] * filled, "overlay"]
+    return draw_examples(examples, kinds, "probability of nodule" if filled else MAP_LABEL)
 
 
-def card_pages(examples: Sequence[Explained], each: int = 20) -> list[Sequence[Explained]]:
-    """Cards in groups of so many, as one figure cannot hold any number of them."""
-    return [examples[start : start + each] for start in range(0, len(examples), each)]
+def card_pages(errors: Errors, examples: Sequence[Explained], caption: str) -> Iterator[tuple[int, Figure, str]]:
+    """Cards of `errors.shown` in figures of twenty: number of the page, figure and caption.
+
+    caption: its `{kind}` becomes what is shown, of which model.
+    """
+    wrong = int(errors.images["wrong"].sum())
+    kind = "Errors, the most confident first" if wrong else "No error: the least certain images"
+    told = caption.format(kind=f"{errors.model}. {kind} ({len(examples)} of {max(wrong, len(examples))})")
+    pages = [examples[start : start + _PAGE] for start in range(0, len(examples), _PAGE)]
+    for page, shown in enumerate(pages, 1):
+        yield page, cards(shown), f"{told} Page {page} of {len(pages)}."
 
 
 @styled
@@ -117,7 +129,7 @@ def forest(table: pd.DataFrame, overall: Estimate, label: str) -> Figure | None:
 
     Args:
         table: of `subgroups.subgroup_table`.
-        overall: of all images (`subgroups.overall_estimate`): the dashed line, with its interval as a band.
+        overall: of all images (`patient_bootstrap`): the dashed line, with its interval as a band.
         label: of the score, with its unit.
     """
     if table.empty:
@@ -126,12 +138,11 @@ def forest(table: pd.DataFrame, overall: Estimate, label: str) -> Figure | None:
     for height, row in zip(heights, table.itertuples(), strict=True):
         interval(place, row.estimate, height, row_colour(row), hollow=row.marked)
     if not np.isnan(overall.value):
+        ends = np.nan_to_num([overall.low, overall.high], nan=overall.value)
         place.axvline(overall.value, color=ACCENT, linestyle="--", linewidth=1.2, zorder=0)
-        place.axvspan(
-            *np.nan_to_num([overall.low, overall.high], nan=overall.value), color=ACCENT, alpha=0.12, linewidth=0, zorder=0
-        )
+        place.axvspan(*ends, color=ACCENT, alpha=0.12, linewidth=0, zorder=0)
     place.set_xlabel(f"{label}\n(dashed: all, {overall.text()}, n = {overall.images} images, {overall.patients} patients)")
-    figure.legend(handles=row_legend(table), loc="outside lower left", ncols=2)
+    below(figure, handles=row_legend(table), ncols=2)
     return figure
 
 
@@ -151,19 +162,18 @@ def calibration_by_subgroup(table: pd.DataFrame) -> Figure | None:
     place.set(xlabel="share of images, dot: malignant, bar: mean probability predicted", xlim=(-0.02, 1.02))
     bar = Line2D([], [], color=INK, marker="|", markersize=12, markeredgewidth=2, linestyle="", label="predicted")
     dot = Line2D([], [], color=NEUTRAL, marker="o", label="observed")
-    figure.legend(handles=[dot, bar, *row_legend(table)], loc="outside lower left", ncols=2)
+    below(figure, handles=[dot, bar, *row_legend(table)], ncols=2)
     return figure
 
 
-def loss_of_dice(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """What each part of a nodule costs of Dice, in points, by model; None for no table.
+def loss_of_dice(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each part of a nodule costs of Dice, in points, by model.
 
     Args:
         tables: model → `mask_errors.lost_dice`.
     """
-    tables = defined(tables)
     known = [value for table in tables.values() for value in table["lost"]]
-    return share_bars(tables, f"points of Dice lost (of 100), {counted(known)}", "lost", "") if tables else None
+    return share_bars(tables, f"points of Dice lost (of 100), {counted(known)}", "lost", "")
 
 
 @styled
@@ -181,9 +191,9 @@ def nodule_frame(found: FrameErrors) -> Figure | None:
         place.set_facecolor("#d5d9de")  # cells that no image reaches
         drawn = place.imshow(100 * values, cmap="magma", vmin=0, vmax=100 * top, extent=(-1, 1, 1, -1))
         place.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, edgecolor="white", linestyle="--", linewidth=1.2))
-        place.set(title=title, xlabel="across, widths of the nodule", xticks=_TICKS, yticks=_TICKS)
-        place.set_xticklabels([f"{tick:g}" for tick in _TICKS])
-        place.set_yticklabels([f"{tick:g}" for tick in _TICKS])
+        place.set(title=title, xlabel="across, widths of the nodule")
+        place.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+        place.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
         place.grid(False)
     axes[0, 0].set_ylabel("down, heights of the nodule")
     axes[0, 1].set_yticklabels([])
@@ -194,28 +204,23 @@ def nodule_frame(found: FrameErrors) -> Figure | None:
 
 
 @styled
-def risk_coverage(curves: Mapping[str, pd.DataFrame], risk: str = "share of errors") -> Figure | None:
-    """Errors among the images that are kept when the least certain are handed on, a line an uncertainty; None for no curve.
+def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Errors among the images that are kept when the least certain are handed on, a line an uncertainty.
 
     Drawn from a coverage of 5 % on; the areas in the legend are of whole curves.
 
     Args:
-        curves: name in the legend → `scores.probabilities.risk_coverage`.
-        risk: label of what `risk` is the mean of.
+        curves: name in the legend → `scores.probabilities.risk_coverage`, of the same errors.
     """
-    curves = defined(curves)
-    if not curves:
-        return None
     figure, axes = new_figure(1, 1, 3.8)
     place, colours = axes[0, 0], model_colours(list(curves))
     for name, curve in curves.items():
         label, steady = f"{name}: {curve['risk'].mean():.3f}", curve[curve["coverage"] >= _FEWEST_KEPT]
         place.plot(100 * steady["coverage"], steady["risk"], color=colours[name], linewidth=1.7, label=label)
-    longest, whole = max(curves.values(), key=len), {round(curve["risk"].iloc[-1], 9) for curve in curves.values()}
-    if len(whole) == 1:  # one model asked in several ways, not several models
-        risk_of_all = whole.pop()
-        place.axhline(risk_of_all, color=NEUTRAL, linestyle=":", linewidth=1.3, label=f"order by chance: {risk_of_all:.3f}")
-    place.set(xlabel="images kept, the most certain first, %", ylabel=f"{risk} among them", xlim=(0, 100))
+    longest = max(curves.values(), key=len)
+    risk = longest["risk"].iloc[-1]
+    place.axhline(risk, color=NEUTRAL, linestyle=":", linewidth=1.3, label=f"order by chance: {risk:.3f}")
+    place.set(xlabel="images kept, the most certain first, %", ylabel="share of errors among them", xlim=(0, 100))
     place.set_title(f"n = {len(longest)} images")
     place.set_ylim(bottom=0)
     figure.legend(loc="outside right upper", title="area under the curve", title_fontsize=9, alignment="left")
@@ -223,24 +228,18 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame], risk: str = "share of erro
 
 
 @styled
-def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figure | None:
-    """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability; None for no curve.
+def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str) -> Figure:
+    """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability.
 
     Args:
         curves: model → `scores.estimates.benefit_curve`, all of the same images; intervals are drawn as bands.
         tested: stands above, such as `ClassifierComparison.tested`.
     """
-    curves = defined(curves)
-    if not curves:
-        return None
     figure, axes = new_figure(1, 1, 3.8)
     place, colours = axes[0, 0], model_colours(list(curves))
     for name, curve in curves.items():
-        place.plot(100 * curve["threshold"], curve["net_benefit"], color=colours[name], linewidth=1.8, label=name)
-        if "low" in curve:
-            place.fill_between(
-                100 * curve["threshold"], curve["low"], curve["high"], color=colours[name], alpha=0.15, linewidth=0
-            )
+        x = 100 * curve["threshold"]
+        band(place, x, curve["net_benefit"], curve["low"], curve["high"], colours[name], label=name)
     first = next(iter(curves.values()))
     for column, name, dashes in (("treat_all", "act on all", "--"), ("treat_none", "act on nobody", ":")):
         place.plot(100 * first["threshold"], first[column], color=INK, linestyle=dashes, linewidth=1.3, label=name)
@@ -252,37 +251,28 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str = "") -> Figu
 
 
 @styled
-def robustness(curves: Mapping[str, pd.DataFrame], measure: str, label: str) -> Figure | None:
-    """A score by the strength of each disturbance, with 95 % bands over patients; dotted: undisturbed; None for no row.
+def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
+    """A score by the strength of each disturbance, with 95 % bands over patients; dotted: undisturbed.
 
     Args:
-        curves: model → `robustness.robustness_curve`.
-        measure: of its column.
+        curve: of `robustness.robustness_curve`.
         label: of the score.
     """
-    curves = defined({name: table[table["measure"] == measure] for name, table in curves.items() if len(table)})
-    if not curves:
-        return None
-    kinds = [kind for kind in PERTURBATIONS if any((table["perturbation"] == kind).any() for table in curves.values())]
-    columns, colours = min(3, len(kinds)), model_colours(list(curves))
+    kinds = [kind for kind in PERTURBATIONS if (curve["perturbation"] == kind).any()]
+    columns, colour = min(3, len(kinds)), model_colours([model])[model]
     rows = -(-len(kinds) // columns)
     figure, axes = new_figure(rows, columns, 2.3 * rows + 0.5, 3.2 * columns if len(kinds) > 1 else 5.5, sharey=True)
     for place, kind in zip(axes.flat, kinds, strict=False):
-        for name, table in curves.items():
-            found = table[table["perturbation"] == kind].sort_values("level")
-            values = np.array([[score.value, score.low, score.high] for score in found["score"]]).reshape(-1, 3)
-            place.plot(found["level"], values[:, 0], "o-", color=colours[name], markersize=4, linewidth=1.6, label=name)
-            place.fill_between(found["level"], values[:, 1], values[:, 2], color=colours[name], alpha=0.15, linewidth=0)
-            for untouched in values[found["level"] == 0, 0]:
-                place.axhline(untouched, color=colours[name], linestyle=":", linewidth=1)
+        found = curve[curve["perturbation"] == kind].sort_values("level")
+        values = estimate_line(place, found["level"], found["score"], colour, label=model)
+        for untouched in values[found["level"] == 0, 0]:
+            place.axhline(untouched, color=colour, linestyle=":", linewidth=1)
         place.set_xlabel(PERTURBATIONS[kind].label, fontsize=9)
     for place in axes.flat[len(kinds) :]:
         place.set_visible(False)
     for place in axes[:, 0]:
         place.set_ylabel(label)
-    rests = counted([score for table in curves.values() for score in table["score"]])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=4, title=rests, title_fontsize=9,
-                  alignment="left")  # fmt: skip
+    below(figure, axes[0, 0], title=counted(list(curve["score"])), title_fontsize=9, alignment="left")
     return figure
 
 
@@ -295,53 +285,44 @@ _SETS = {
 
 
 @styled
-def conformal_bars(table: pd.DataFrame, alpha: float) -> Figure | None:
-    """What prediction sets hold (bars), and how often the truth is among it, with 95 % intervals; None for no image.
+def conformal_bars(table: pd.DataFrame, alpha: float) -> Figure:
+    """What prediction sets hold (bars), and how often the truth is among it, with 95 % intervals.
 
     Args:
         table: of `conformal.coverage`.
         alpha: of the sets: the dashed line is the coverage that was promised.
     """
     table = table[table["images"] > 0]
-    if table.empty:
-        return None
     alone = table["single_right"].fillna(0) * table["single"]
     parts = {"right alone": alone, "both": table["both"], "wrong alone": table["single"] - alone, "empty": table["empty"]}
     figure, axes = new_figure(1, 2, 1.5 + 0.42 * len(table), sharey=True, width_ratios=[1.5, 1])
     bars, dots = axes[0]
-    heights, left = np.arange(len(table)), np.zeros(len(table))
+    left = np.zeros(len(table))
     for name, values in parts.items():
         if not (values > 1e-9).any():
             continue
         label, colour = _SETS[name]
-        bars.barh(heights, 100 * values, 0.62, left=left, color=colour, label=label)
-        for height, value, start in zip(heights, 100 * values, left, strict=True):
-            if value >= 5:
-                bars.text(start + value / 2, height, f"{value:.0f}", ha="center", va="center", fontsize=8.5,
-                          color=INK if name == "both" else "white")  # fmt: skip
+        drawn = bars.barh(range(len(table)), 100 * values, 0.62, left=left, color=colour, label=label)
+        texts = [f"{100 * value:.0f}" if value >= 0.05 else "" for value in values]
+        bars.bar_label(drawn, texts, label_type="center", fontsize=8.5, color=INK if name == "both" else "white")
         left += 100 * values.to_numpy()
-    for height, row in zip(heights, table.itertuples(), strict=True):
+    for height, row in enumerate(table.itertuples()):
         percent = [100 * end for end in (row.coverage.value, row.coverage.low, row.coverage.high)]
         interval(dots, Estimate(*percent, row.images, row.patients), height, INK)
     dots.axvline(100 * (1 - alpha), color=ACCENT, linestyle="--", linewidth=1.3)
     names = [f"{name}\nn = {row.images} images,\n{row.patients} patients" for name, row in table.iterrows()]
-    bars.set_yticks(heights, names, fontsize=8.5)
-    bars.set(xlabel="% of the sets", ylim=(len(table) - 0.5, -0.5), xlim=(0, 100), title="The set holds")
-    dots.set(xlabel=f"% (dashed: {100 * (1 - alpha):g} % promised)", title="The truth is in the set")
-    for place in axes[0]:
-        place.grid(axis="y", visible=False)
-        place.grid(axis="x", visible=True)
-    handles, labels = bars.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=4)
+    named_rows(bars, names, fontsize=8.5).set(xlabel="% of the sets", xlim=(0, 100), title="The set holds")
+    across(dots).set(xlabel=f"% (dashed: {100 * (1 - alpha):g} % promised)", title="The truth is in the set")
+    below(figure, bars)
     return figure
 
 
-def label_suspects(cases: pd.DataFrame, ranked: pd.DataFrame, count: int = 8) -> Figure | None:
+def label_suspects(cases: pd.DataFrame, ranked: pd.DataFrame, count: int) -> Figure | None:
     """The images whose label is likeliest wrong, with outline, label and probability; None where none is suspect.
 
     Args:
         cases: case table.
-        ranked: of `label_errors.rank_label_errors`.
+        ranked: of `uncertainty.rank_label_errors`.
         count: pictures at most.
     """
     panels = []

@@ -6,7 +6,7 @@ Every wrong pixel belongs to one part of `LOST_PARTS`. A nodule counts as found 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked_masks
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
-from thyroid_utils.scores.masks import OVERLAP
+from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.masks import OVERLAP, binarise
 from thyroid_utils.scores.surface import surface_scores
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 # Name in code → name in a table.
 LOST_PARTS = {
@@ -37,51 +38,41 @@ MODES = {
 }
 _RING_SHARE = 0.1  # of the diameter of a disc of the nodules' area: shrinking a disc by so much leaves a Dice of 0.78
 _SMALLEST_RING = 2.0
-WHISKER = 1.5  # interquartile ranges above the third quartile, as a box plot's
+_WHISKER = 1.5  # interquartile ranges above the third quartile, as a box plot's
+_SIDE = 64  # cells of a nodule's frame
 _BY_RULE = {"missed": MODES["missed"], "false alarm": "false alarm"}
 
 
-class FrameErrors(NamedTuple):
-    """maps: float (2, side, side), missed and falsely called; NaN in a cell that no image reaches. images: how many they rest on.
-    left_out: images without a nodule, which have no such frame."""
-
-    maps: np.ndarray
-    images: int
-    left_out: int
-
-
-def where_lost(truth: np.ndarray, found: np.ndarray, ring: float | None = None) -> dict[str, float]:
-    """How the wrong pixels of one image are shared out.
+def where_lost(truth: np.ndarray, found: np.ndarray) -> dict[str, float | str]:
+    """How the wrong pixels of one image are shared out, and the one mode that they amount to.
 
     Args:
         truth, found: bool (height, width).
-        ring: how far the boundary reaches to either side of the outline of a found nodule, in pixels; None takes a tenth of the
-            diameter of a disc of the area of the truth, at least 2.
 
     Returns:
-        `wrong`, the pixels in one mask alone, and name of `LOST_PARTS` → its share of them, in [0, 1], summing to 1; NaN where
+        `wrong_pixels`, those in one mask alone, and name of `LOST_PARTS` → its share of them, in [0, 1], summing to 1; NaN where
         no pixel is wrong.
 
         - missed: of nodules that are not found; extra: of called regions that are false, wherever they lie;
-        - boundary: of the rest those within `ring` of the outline;
+        - boundary: of the rest those within a ring of the outline of a found nodule, to either side: as wide as a tenth of the
+          diameter of a disc of the area of the truth, and at least 2 pixels;
         - core: missed further inside a found nodule; spill: called further outside.
 
-        `ring` in pixels as used, NaN where the truth is empty.
+        `mode`, of `MODES`; "" where no pixel is wrong:
+
+        - "missed": no nodule is found and nothing else is called, or missed nodules hold most of the wrong pixels;
+        - "wrong place": no nodule is found, and a region elsewhere is called;
+        - else the part with the most wrong pixels, the first of `MODES` where parts are equal.
 
     Raises:
-        ValueError: masks of different shapes or of more than two levels, or a ring below 0.
+        ValueError: masks of different shapes or of more than two levels.
     """
     truth, found = checked_masks(truth, found, "where_lost")
-    if ring is not None and not 0 <= ring < np.inf:
-        raise ValueError(f"where_lost: ring is {ring}; expected a number of pixels from 0, or None")
-    area = int(truth.sum())
-    if ring is None:
-        ring = max(_SMALLEST_RING, _RING_SHARE * np.sqrt(4 * area / np.pi))
     wrong = truth ^ found
     total = int(wrong.sum())
     missed, extra = _unmatched(truth, found), _unmatched(found, truth)
     rest = wrong & ~missed & ~extra
-    near = _within(truth & ~missed, ring)
+    near = _within(truth & ~missed, max(_SMALLEST_RING, _RING_SHARE * np.sqrt(4 * truth.sum() / np.pi)))
     parts = {
         "boundary": rest & near,
         "core": rest & truth & ~near,
@@ -91,37 +82,28 @@ def where_lost(truth: np.ndarray, found: np.ndarray, ring: float | None = None) 
         "extra": wrong & extra,
     }
     shares = {name: int(part.sum()) / total if total else np.nan for name, part in parts.items()}
-    return {"wrong": total, **shares, "ring": ring if area else np.nan}
+    mode = max((name for name in MODES if name in LOST_PARTS), key=shares.get) if total else ""
+    if total and truth.any() and not (truth & ~missed).any():
+        mode = "wrong place" if extra.any() else "missed"
+    return {"wrong_pixels": total, **shares, "mode": mode}
 
 
-def failure_mode(truth: np.ndarray, found: np.ndarray, ring: float | None = None) -> str | None:
-    """The one mode of `MODES` that an image's wrong pixels amount to; None where no pixel is wrong.
+def mask_row(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float | str]:
+    """`where_lost` of one map, called nodule from 0.5, and `confidence`.
 
-    - "missed": no nodule is found and nothing else is called, or missed nodules hold most of the wrong pixels;
-    - "wrong place": no nodule is found, and a region elsewhere is called;
-    - else the part of `LOST_PARTS` with the most wrong pixels, the first of `MODES` where parts are equal.
+    The confidence is the mean probability of the called pixels; where none is called, 1 − the highest probability. Both in
+    [0.5, 1].
 
-    Arguments and errors as for `where_lost`.
+    Args:
+        truth: bool (height, width). probabilities: (height, width), in [0, 1].
     """
-    lost = where_lost(truth, found, ring)
-    truth, found = checked_masks(truth, found, "failure_mode")
-    if not lost["wrong"]:
-        return None
-    if truth.any() and not (truth & ~_unmatched(truth, found)).any():
-        return "wrong place" if lost["extra"] > 0 else "missed"
-    return max((name for name in MODES if name in LOST_PARTS), key=lost.get)
-
-
-def without_extra(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The called mask without its false regions, bool (height, width)."""
-    truth, found = checked_masks(truth, found, "without_extra")
-    return found & ~_unmatched(found, truth)
+    called = binarise(probabilities)
+    confidence = float(probabilities[called].mean()) if called.any() else 1 - float(probabilities.max())
+    return {"confidence": confidence, **where_lost(truth, called)}
 
 
 def _unmatched(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The pixels of the mask's 8-connected parts of which less than a tenth lies on the other mask, bool."""
-    if not mask.any():
-        return np.zeros(mask.shape, bool)
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     areas = np.bincount(labels.ravel(), minlength=count)
     shared = np.bincount(labels[mask & other], minlength=count)
@@ -148,31 +130,24 @@ def lost_dice(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         index part (labels of `LOST_PARTS`, then "all"): `lost`, an `Estimate` over patients, in [0, 1], the parts summing to 1 −
-        mean Dice; `share` of all that is lost, an `Estimate`, the ratio of the sums, NaN where nothing is.
+        mean Dice.
     """
     known = table[table["dice"].notna()]
-    loss = 1 - known["dice"].to_numpy(float)
-    rows = {}
-    for name, label in LOST_PARTS.items():
-        part = loss * np.nan_to_num(known[name].to_numpy(float))
-        rows[label] = {"lost": patient_bootstrap(part, known["patient"]), "share": _ratio(part, loss, known["patient"])}
-    rows["all"] = {"lost": patient_bootstrap(loss, known["patient"]), "share": _ratio(loss, loss, known["patient"])}
+    loss = 1 - known["dice"]
+    parts = {label: loss * known[name].fillna(0) for name, label in LOST_PARTS.items()} | {"all": loss}
+    rows = {label: {"lost": patient_bootstrap(part, known["patient"])} for label, part in parts.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray, patients: pd.Series) -> Estimate:
-    """Σ part / Σ whole with its interval over patients; resamples that lose nothing count as none lost to this part."""
-    if not whole.sum() > 0:
-        return Estimate(np.nan, np.nan, np.nan, len(whole), patients.nunique())
+class FrameErrors(NamedTuple):
+    """maps: float (2, 64, 64), missed and falsely called; NaN in a cell that no image reaches. images: how many they rest on;
+    those without a nodule have no such frame."""
 
-    def ratio(drawn: np.ndarray) -> float:
-        lost, total = drawn.sum(axis=0)
-        return lost / total if total else 0.0
-
-    return patient_bootstrap(np.column_stack([part, whole]), patients, ratio)
+    maps: np.ndarray
+    images: int
 
 
-def nodule_frame_errors(truths: Iterable[np.ndarray], founds: Iterable[np.ndarray], side: int = 64) -> FrameErrors:
+def nodule_frame_errors(truths: Iterable[np.ndarray], founds: Iterable[np.ndarray]) -> FrameErrors:
     """Where in and around a nodule pixels are missed and falsely called, on average, in a frame that every nodule fills alike.
 
     The frame is centred on the bounding box of the image's largest nodule and twice as wide and as high; the box is its inner
@@ -180,81 +155,61 @@ def nodule_frame_errors(truths: Iterable[np.ndarray], founds: Iterable[np.ndarra
 
     Args:
         truths, founds: bool (height, width) each, a pair an image, of any sizes; may be generators, one pair is held at a time.
-        side: cells.
 
     Returns:
         FrameErrors: share of the images that reach a cell whose pixel there is missed, and falsely called.
-
-    Raises:
-        ValueError: `side` below 2, masks that are refused, or not as many of one as of the other.
     """
-    if isinstance(side, bool) or not isinstance(side, int) or side < 2:
-        raise ValueError(f"nodule_frame_errors: side is {side!r}; expected a whole number of cells from 2")
-    sums, reached = np.zeros((2, side, side)), np.zeros((side, side), int)
-    images = left_out = 0
+    sums, reached, images = np.zeros((2, _SIDE, _SIDE)), np.zeros((_SIDE, _SIDE), int), 0
     for truth, found in zip(truths, founds, strict=True):
-        truth, found = checked_masks(truth, found, "nodule_frame_errors")
         if not truth.any():
-            left_out += 1
             continue
-        rows, columns = (_cells(*bounds, side) for bounds in _box(truth))
+        _, _, parts, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
+        left, top, width, height, _ = parts[1 + parts[1:, cv2.CC_STAT_AREA].argmax()].tolist()
+        rows, columns = _cells(top, height), _cells(left, width)
         inside = [(cells >= 0) & (cells < length) for cells, length in zip((rows, columns), truth.shape, strict=True)]
-        there = np.ix_(*inside)
-        here = np.ix_(rows[inside[0]], columns[inside[1]])
+        there, here = np.ix_(*inside), np.ix_(rows[inside[0]], columns[inside[1]])
         for number, wrong in enumerate((truth & ~found, found & ~truth)):
             sums[number][there] += wrong[here]
         reached[there] += 1
         images += 1
     with np.errstate(invalid="ignore"):
-        return FrameErrors(sums / reached, images, left_out)
+        return FrameErrors(sums / reached, images)
 
 
-def _box(mask: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(first row, rows) and (first column, columns) of the mask's largest part."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    left, top, width, height, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()].tolist()
-    return (top, height), (left, width)
-
-
-def _cells(first: int, length: int, side: int) -> np.ndarray:
+def _cells(first: int, length: int) -> np.ndarray:
     """The pixel under the centre of each cell of an axis that is twice as long as the box and centred on it; may lie outside."""
-    centres = first - length / 2 + (np.arange(side) + 0.5) * 2 * length / side
+    centres = first - length / 2 + (np.arange(_SIDE) + 0.5) * 2 * length / _SIDE
     return np.floor(centres).astype(int)
 
 
-def outliers_of(
-    scores: pd.DataFrame, masks: Callable[[str], tuple[np.ndarray, np.ndarray]], whisker: float = WHISKER
-) -> pd.DataFrame:
-    """The images whose outline is far off somewhere, and why.
+def hd95_outliers(comparison: SegmenterComparison, model: str) -> pd.DataFrame:
+    """The test images of a model's first run whose outline is far off somewhere at their own resolution, and why.
 
-    Args:
-        scores: index case; `patient`, `dice`, `hd95` (pixels) and `presence` (of `scores.masks.segmentation_table`).
-        masks: gives a case's truth and called mask, bool (height, width); asked for outliers alone.
-        whisker: outliers lie above the third quartile by more than so many interquartile ranges, both of the images that have a
-            nodule in truth and prediction.
+    Outliers lie above the third quartile by more than 1.5 interquartile ranges, both of the images that have a nodule in truth
+    and prediction.
 
     Returns:
-        index `case`, the largest first: `patient`, `dice`, `hd95` and `limit` (pixels; the limit NaN where no image has both),
+        index `case`, the largest first: `dice`, `hd95` and `limit` (pixels; the limit NaN where no image has both),
         `without_extra`, HD95 with false regions taken away, and `cause`: "extra regions" where that falls to the limit, else
         "outline"; or "nodule missed" and "false alarm", whose HD95 is the image's diagonal by rule.
     """
-    both = scores.loc[scores["presence"] == "both", "hd95"]
+    scores = comparison.tables[model][0].query("resolution == 'own'")
+    both = scores["presence"] == "both"
     limit = np.nan
-    if len(both):
-        low, high = np.quantile(both, [0.25, 0.75])
-        limit = float(high + whisker * (high - low))
-    chosen = scores[scores["presence"].isin(list(_BY_RULE)) | ((scores["presence"] == "both") & (scores["hd95"] > limit))]
-    rows = [_outlier(row, masks(row.Index), limit) for row in chosen.itertuples()]
-    table = chosen[["patient", "dice", "hd95"]].assign(limit=limit)
-    table["without_extra"] = [row[0] for row in rows]
-    table["cause"] = pd.Series([row[1] for row in rows], table.index, dtype="string")
+    if both.any():
+        low, high = np.quantile(scores.loc[both, "hd95"], [0.25, 0.75])
+        limit = float(high + _WHISKER * (high - low))
+    table = scores[scores["presence"].isin(list(_BY_RULE)) | (both & (scores["hd95"] > limit))]
+    rows = []
+    for case, presence in table["presence"].items():
+        without, cause = np.nan, _BY_RULE.get(presence)
+        if cause is None:
+            _, truth, probabilities = comparison.picture(model, case)
+            found = binarise(probabilities)
+            kept = found & ~_unmatched(found, truth)
+            without = surface_scores(truth, kept)["hd95"] if kept.any() else np.nan
+            cause = "extra regions" if without <= limit else "outline"
+        rows.append((without, cause))
+    table = table[["dice", "hd95"]].assign(limit=limit)
+    table[["without_extra", "cause"]] = pd.DataFrame(rows, table.index, columns=["without_extra", "cause"])
     return table.sort_values("hd95", ascending=False, kind="stable").rename_axis("case")
-
-
-def _outlier(row, pair: tuple[np.ndarray, np.ndarray], limit: float) -> tuple[float, str]:
-    truth, found = pair
-    if row.presence in _BY_RULE:
-        return np.nan, _BY_RULE[row.presence]
-    left = without_extra(truth, found)
-    without = surface_scores(truth, left)["hd95"] if left.any() else np.nan
-    return without, "extra regions" if without <= limit else "outline"

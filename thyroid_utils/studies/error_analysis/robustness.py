@@ -8,36 +8,33 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from thyroid_utils.common.progress import Progress, in_threads
+from thyroid_utils.common.progress import in_threads, progress_bar
+from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.checks import checked_labels, patient_codes
 from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
-from thyroid_utils.scores.masks import OVERLAP_SCORES, binarise, overlap_scores, pixel_counts
+from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 
 DYNAMIC_RANGE_DB = 60.0  # that a scanner is taken to show in 255 gray levels
 
 
-@dataclass(frozen=True)
-class Perturbation:
+class Perturbation(NamedTuple):
     """A disturbance of a gray frame.
 
-    levels: by default, rising, 0 among them. label: of a figure's axis, with the unit. low, high: levels that can be.
-    change: (gray uint8, level, generator) → gray uint8, never called with level 0. turns: whether the mask moves along.
+    label: of a figure's axis, with the unit. low, high: levels that can be. change: (gray uint8, level, generator) → gray uint8,
+    never called with level 0.
     """
 
-    levels: tuple[float, ...]
     label: str
     low: float
     high: float
     change: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-    turns: bool = False
 
 
 def _gain(gray: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:
@@ -69,12 +66,12 @@ def _clahe(gray: np.ndarray, level: float, random: np.random.Generator) -> np.nd
 
 
 PERTURBATIONS = {
-    "gain": Perturbation((-12, -6, -3, 0, 3, 6, 12), "gain, dB", -DYNAMIC_RANGE_DB, DYNAMIC_RANGE_DB, _gain),
-    "speckle": Perturbation((0, 0.05, 0.1, 0.2, 0.4), "multiplied noise, SD", 0, 10, _speckle),
-    "blur": Perturbation((0, 0.25, 0.5, 1, 2), "Gaussian blur, σ in % of the shorter side", 0, 50, _blur),
-    "jpeg": Perturbation((0, 10, 30, 50, 70, 90), "JPEG, 100 − quality", 0, 100, _jpeg),
-    "rotation": Perturbation((-20, -10, -5, 0, 5, 10, 20), "rotation clockwise, degrees", -180, 180, _rotation, turns=True),
-    "clahe": Perturbation((0, 1, 2, 4, 8), "CLAHE, clip limit (8 × 8 tiles)", 0, 1000, _clahe),
+    "gain": Perturbation("gain, dB", -DYNAMIC_RANGE_DB, DYNAMIC_RANGE_DB, _gain),
+    "speckle": Perturbation("multiplied noise, SD", 0, 10, _speckle),
+    "blur": Perturbation("Gaussian blur, σ in % of the shorter side", 0, 50, _blur),
+    "jpeg": Perturbation("JPEG, 100 − quality", 0, 100, _jpeg),
+    "rotation": Perturbation("rotation clockwise, degrees", -180, 180, _rotation),
+    "clahe": Perturbation("CLAHE, clip limit (8 × 8 tiles)", 0, 1000, _clahe),
 }
 
 
@@ -89,30 +86,13 @@ def perturb(gray: np.ndarray, name: str, level: float, seed: int | Sequence[int]
 
     Returns:
         uint8 (height, width). What a rotation brings in from outside is black.
-
-    Raises:
-        ValueError: an unknown name, a level out of range, or a frame that is not uint8 (height, width).
     """
-    kind = _kind(name, level)
-    if gray.dtype != np.uint8 or gray.ndim != 2 or not gray.size:
-        raise ValueError(f"perturb: frame is {gray.dtype} {gray.shape}; expected gray uint8 (height, width)")
-    return gray.copy() if level == 0 else kind.change(gray, level, np.random.default_rng(seed))
+    return gray.copy() if level == 0 else PERTURBATIONS[name].change(gray, level, np.random.default_rng(seed))
 
 
 def perturb_mask(mask: np.ndarray, name: str, level: float) -> np.ndarray:
     """The mask, bool (height, width), of a disturbed frame: turned with it, by the nearest pixel, and otherwise the same."""
-    if not _kind(name, level).turns or level == 0:
-        return mask.copy()
-    return _turned(mask.astype(np.uint8), level, cv2.INTER_NEAREST).astype(bool)
-
-
-def _kind(name: str, level: float) -> Perturbation:
-    if name not in PERTURBATIONS:
-        raise ValueError(f"perturbation {name!r} is unknown; known: {', '.join(PERTURBATIONS)}")
-    kind = PERTURBATIONS[name]
-    if not kind.low <= level <= kind.high:
-        raise ValueError(f"perturbation {name}: level is {level}; expected {kind.low:g} to {kind.high:g} ({kind.label})")
-    return kind
+    return _turned(mask.astype(np.uint8), level, cv2.INTER_NEAREST).astype(bool) if name == "rotation" else mask
 
 
 def _turned(pixels: np.ndarray, degrees: float, interpolation: int) -> np.ndarray:
@@ -126,112 +106,58 @@ def _levels(values: np.ndarray) -> np.ndarray:
 
 
 def robustness_curve(
-    predictor: Predictor,
-    frames: Sequence[np.ndarray],
-    truth: Sequence[int] | Sequence[np.ndarray],
-    patients: Sequence[str],
-    *,
-    perturbations: Sequence[str] | Mapping[str, Sequence[float]] | None = None,
-    measures: Sequence[str] | None = None,
-    threshold: float = 0.5,
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
+    predictor: Predictor, images: pd.DataFrame, perturbations: Mapping[str, Sequence[float]], most: int
 ) -> pd.DataFrame:
     """Scores of one network on frames disturbed in several ways and strengths, with their change from the undisturbed ones.
 
     Args:
-        predictor: of a classifier or a segmenter.
-        frames: gray uint8 (height, width) each, as they were read.
-        truth: labels (0 benign, 1 malignant) of a classifier; masks of a segmenter, bool, each of its frame's size.
-        patients: the patient of each, shape (n,).
-        perturbations: names of `PERTURBATIONS`, or name → levels; None takes all. Level 0 is always among them, and asked once.
-        measures: of a classifier, names of `scores.labels.SCORES`, by default auc; of a segmenter, of `masks.OVERLAP_SCORES`,
-            by default dice, at the network's resolution.
-        threshold: at or above it an image is called malignant, or a pixel nodule.
-        resamples, seed: of the bootstrap over patients; `seed` also draws the speckle.
-        progress: called with (images asked, images in all).
+        predictor: of a classifier, whose AUC is asked, or of a segmenter, whose Dice is, at its own resolution.
+        images: index `case`, of its case table; `patient` and, for a classifier, `label`.
+        perturbations: name of `PERTURBATIONS` → levels. Level 0 is always among them, and asked once.
+        most: images; of more so many are taken at equal steps.
 
     Returns:
-        a row a perturbation, level and measure: `perturbation`, `level`, `measure`, `score` (`Estimate`) and `change` (`Estimate`
-        of score − score at level 0, paired). A segmenter's score is the mean over the images whose score is defined: those with a
-        nodule in truth or prediction, counted in `Estimate.images`.
+        a row a perturbation and level: `perturbation`, `level`, `score` (`Estimate`) and `change` (`Estimate` of score − score at
+        level 0, paired). A segmenter's score is the mean over the images whose score is defined: those with a nodule in truth or
+        prediction, counted in `Estimate.images`.
 
     Raises:
-        ValueError: an unknown name, a level out of range, lengths that differ, or a mask of another size than its frame.
+        ValueError: an unknown name, or a level out of range.
     """
     wanted = _wanted(perturbations)
-    segmenting = predictor.run.config.task == "segmentation"
-    measures = [*(("dice",) if segmenting else ("auc",))] if measures is None else list(measures)
-    if segmenting and not set(measures) <= set(OVERLAP_SCORES):
-        raise ValueError(f"robustness_curve: measures {measures}; expected some of {', '.join(OVERLAP_SCORES)}")
-    if len(frames) != len(truth) or not len(frames):
-        raise ValueError(f"robustness_curve: {len(frames)} frames and {len(truth)} truths; expected one for each, and some")
-    patient_codes(patients, len(frames), "robustness_curve")
-    labels = None if segmenting else checked_labels(truth, "robustness_curve")
-    asked = sum(len(levels) - 1 for levels in wanted.values()) + 1
-    done = 0
-
-    def ask(name: str, level: float) -> np.ndarray:
-        nonlocal done
-        found = _answers(predictor, frames, truth if segmenting else None, name, level, threshold, seed)
-        done += 1
-        if progress is not None:
-            progress(done * len(frames), asked * len(frames))
-        return found
-
-    untouched = ask(next(iter(wanted)), 0)
-    rows = []
-    for name, levels in wanted.items():
-        for level in levels:
-            found = untouched if level == 0 else ask(name, level)
-            for measure in measures:
-                settings = {"resamples": resamples, "seed": seed}
-                if segmenting:
-                    estimates = _of_maps(found, untouched, measure, patients, settings)
-                else:
-                    estimates = _of_labels(labels, found, untouched, measure, patients, threshold, settings)
-                rows.append({"perturbation": name, "level": float(level), "measure": measure, **estimates})
+    images = images.iloc[:: max(1, len(images) // most)][:most]
+    files, segmenting = predictor.cases.loc[images.index], predictor.run.config.task == "segmentation"
+    frames = [read_gray(image) for image in files["image"]]
+    masks = [read_mask(mask) for mask in files["mask"]] if segmenting else None
+    steps = [(name, level) for name, levels in wanted.items() for level in levels]
+    untouched, bar, rows = _answers(predictor, frames, masks, steps[0][0], 0.0), progress_bar("Disturbing"), []
+    for done, (name, level) in enumerate(steps, 1):
+        found = _answers(predictor, frames, masks, name, level) if level else untouched
+        estimates = _of_maps(found, untouched, images) if segmenting else _of_labels(found, untouched, images)
+        rows.append({"perturbation": name, "level": level, **estimates})
+        bar(done, len(steps))
     return pd.DataFrame(rows)
 
 
-def change_table(curve: pd.DataFrame) -> pd.DataFrame:
-    """`robustness_curve` as a table of the disturbed images: `disturbance` (its label), `strength`, `score`, `change`."""
-    disturbed = curve[curve["level"] != 0]
-    labels = [PERTURBATIONS[name].label for name in disturbed["perturbation"]]
-    return pd.DataFrame({"disturbance": labels, "strength": disturbed["level"].to_numpy(),
-                         "score": disturbed["score"].to_numpy(), "change": disturbed["change"].to_numpy()})  # fmt: skip
-
-
-def _wanted(perturbations: Sequence[str] | Mapping[str, Sequence[float]] | None) -> dict[str, list[float]]:
-    names = list(PERTURBATIONS) if perturbations is None else perturbations
-    if not isinstance(names, Mapping):
-        for name in names:
-            _kind(name, 0)
-        names = {name: PERTURBATIONS[name].levels for name in names}
-    if not names:
-        raise ValueError(f"robustness_curve: no perturbation; expected some of {', '.join(PERTURBATIONS)}")
-    wanted = {name: sorted({0.0, *map(float, levels)}) for name, levels in names.items()}
+def _wanted(perturbations: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    if not perturbations or not set(perturbations) <= set(PERTURBATIONS):
+        raise ValueError(f"disturbances: {list(perturbations)}; expected some of {', '.join(PERTURBATIONS)}")
+    wanted = {name: sorted({0.0, *map(float, levels)}) for name, levels in perturbations.items()}
     for name, levels in wanted.items():
-        for level in levels:
-            _kind(name, level)
+        kind = PERTURBATIONS[name]
+        if not kind.low <= levels[0] <= levels[-1] <= kind.high:
+            raise ValueError(f"disturbance {name}: levels are {levels}; expected {kind.low:g} to {kind.high:g} ({kind.label})")
     return wanted
 
 
 def _answers(
-    predictor: Predictor,
-    frames: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray] | None,
-    name: str,
-    level: float,
-    threshold: float,
-    seed: int,
+    predictor: Predictor, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None, name: str, level: float
 ) -> np.ndarray:
     """Probabilities of malignancy (n,), or pixel counts (n, 4) of a segmenter, a batch of frames in memory at a time."""
 
     def prepared(position: int):
         mask = None if masks is None else perturb_mask(masks[position], name, level)
-        return predictor.pipeline(perturb(frames[position], name, level, (seed, position)), mask)
+        return predictor.pipeline(perturb(frames[position], name, level, (0, position)), mask)
 
     found = []
     for start in range(0, len(frames), predictor.batch_size):
@@ -240,32 +166,28 @@ def _answers(
         if masks is None:
             found.append(expit(predictor.log_odds(inputs)))
         else:
-            called = binarise(predictor.maps(inputs), threshold)
-            counts = [pixel_counts(sample.mask, mask) for sample, mask in zip(samples, called, strict=True)]
+            counts = map(pixel_counts, [sample.mask for sample in samples], binarise(predictor.maps(inputs)))
             found.append(np.array([list(count.values()) for count in counts]))
     return np.concatenate(found)
 
 
-def _of_labels(
-    labels: np.ndarray,
-    found: np.ndarray,
-    untouched: np.ndarray,
-    measure: str,
-    patients: Sequence[str],
-    threshold: float,
-    settings: Mapping[str, int],
-) -> dict[str, Estimate]:
+def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
+    labels, patients = images["label"].astype(int), images["patient"]
     return {
-        name: patient_bootstrap_scores(labels, found, patients, measure, threshold, less=less, **settings)[measure]
+        name: patient_bootstrap_scores(labels, found, patients, "auc", less=less, resamples=1000)["auc"]
         for name, less in (("score", None), ("change", untouched))
     }
 
 
-def _of_maps(
-    found: np.ndarray, untouched: np.ndarray, measure: str, patients: Sequence[str], settings: Mapping[str, int]
-) -> dict[str, Estimate]:
-    now, before = (overlap_scores(*counts.T)[measure] for counts in (found, untouched))
+def _of_maps(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
+    now, before = (overlap_scores(*counts.T)["dice"] for counts in (found, untouched))
     return {
-        "score": patient_bootstrap(now, patients, **settings),
-        "change": patient_bootstrap(now - before, patients, **settings),
+        "score": patient_bootstrap(now, images["patient"]),
+        "change": patient_bootstrap(now - before, images["patient"]),
     }
+
+
+def change_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """`robustness_curve` as a table of the disturbed images: `disturbance` (its label), `strength`, `score`, `change`."""
+    table = curve[curve["level"] != 0].rename(columns={"perturbation": "disturbance", "level": "strength"})
+    return table.assign(disturbance=[PERTURBATIONS[name].label for name in table["disturbance"]])

@@ -18,13 +18,14 @@ import pandas as pd
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
-from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import patient_bootstrap
 
 # name → whether more is better
 MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_distance": False}
-_RESAMPLES = 2000
+# What a map is held against, as a table says it → end of its columns.
+BASELINES = {"other patients": "other", "centre prior": "centre", "chance": "chance"}
+_REGION = 0.5  # share of a map's maximum from which on a place belongs to its region
 
 
 def centre_prior(shape: tuple[int, int]) -> np.ndarray:
@@ -38,159 +39,110 @@ def centre_prior(shape: tuple[int, int]) -> np.ndarray:
     return prior / prior.max()
 
 
-def attention_scores(
-    maps: np.ndarray,
-    masks: np.ndarray,
-    threshold: float = 0.5,
-    cases: Sequence[str] | None = None,
-    patients: Sequence[str] | None = None,
-) -> pd.DataFrame:
+def attention_scores(maps: np.ndarray, masks: np.ndarray, cases: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
     """How well each map points to its nodule.
 
     - `energy_inside`: share of the map's sum inside the mask, in [0, 1] (Wang et al. 2020).
     - `pointing_game`: 1 where the map's maximum lies inside, else 0 (Zhang et al. 2018, here without tolerance); of several equal
       maxima the share inside.
-    - `iou`: of the places with at least `threshold` times the maximum with the mask, in [0, 1].
+    - `iou`: of the places with at least half the maximum with the mask, in [0, 1].
     - `peak_distance`: from the maximum to the nearest pixel of the mask, in pixels, 0 inside; of several the mean.
 
     Args:
         maps: (n, height, width), 0 or above; a map that is zero everywhere, or holds NaN, is blank.
         masks: bool, the same shape; may be empty.
-        threshold: share of the maximum, in (0, 1].
-        cases: index of the result; None numbers the rows.
-        patients: of each image, (n,), for the maps of other patients; None leaves these out.
+        cases, patients: of each image, (n,).
 
     Returns:
-        A row an image. For each measure three columns: its own name, `…_centre` (the centre prior's) and `…_chance`; with
-        patients also `…_other`, the mean over the maps of other patients (NaN where there are none). `blank` and
-        `no_mask` (bool) tell why values are NaN: a blank map has no measure and no chance level, only the centre prior's; an
-        empty mask has nothing.
-
-    Raises:
-        ValueError: shapes that differ, values below 0, or a threshold outside (0, 1].
+        A row an image, index `case`. For each measure four columns: its own name, `…_other` (the mean over the maps of other
+        patients; NaN where there are none), `…_centre` (the centre prior's) and `…_chance`. `blank` and `no_mask` (bool) tell
+        why values are NaN: a blank map has no measure and no chance level, an empty mask has nothing.
 
     References:
         Wang et al., Score-CAM, CVPR Workshops 2020; Zhang et al., Int. J. Comput. Vis. 126 (2018) 1084-1102.
     """
-    maps, masks = np.asarray(maps, dtype=float), np.asarray(masks).astype(bool)
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(
-            f"attention_scores: maps have shape {maps.shape}, masks {masks.shape}; expected two equal (n, height, width)"
-        )
-    if not 0 < threshold <= 1:
-        raise ValueError(f"attention_scores: threshold is {threshold}; expected a share of the maximum above 0, up to 1")
-    if (maps < 0).any():
-        raise ValueError(f"attention_scores: maps hold values down to {np.nanmin(maps):.3g}; expected 0 or above")
-    prior = centre_prior(maps.shape[1:])
-    rows = [_scores_of(values, mask, prior, threshold) for values, mask in zip(maps, masks, strict=True)]
-    columns = [*(f"{name}{end}" for name in MEASURES for end in ("", "_centre", "_chance")), "blank", "no_mask"]
-    index = None if cases is None else pd.Index(list(cases), name="case", dtype="string")
-    scores = pd.DataFrame(rows, columns=columns, index=index)
-    if patients is None:
-        return scores
-    patient_codes(patients, len(maps), "attention_scores")
-    found = _other_patients(maps, masks, ~scores["blank"].to_numpy(bool), np.asarray(patients, dtype=object), threshold)
-    for at, name in enumerate(MEASURES):
-        scores.insert(4 * at + 3, f"{name}_other", found[name])
-    return scores
+    maps, masks, patients = np.asarray(maps, float), np.asarray(masks, bool), np.asarray(patients, object)
+    shown, outlined = np.flatnonzero(maps.max(axis=(1, 2)) > 0), masks.any(axis=(1, 2))  # NaN is not above 0
+    away = np.stack([distance_transform_edt(~mask) for mask in masks])
+    pairs = _pairs(np.concatenate([maps[shown], centre_prior(maps.shape[1:])[None]]), masks, away)
+    area = masks.mean(axis=(1, 2))
+    chance = {"energy_inside": area, "pointing_game": area, "peak_distance": away.mean(axis=(1, 2))}
+    chance["iou"] = np.array([_shifted_iou(*pair) for pair in zip(maps, masks, strict=True)])
+    other = patients[shown][:, None] != patients  # (maps, images)
+    columns = {}
+    for name in MEASURES:
+        *of_maps, of_centre = pairs[name]
+        of_maps = np.reshape(of_maps, other.shape)
+        columns[name], columns[f"{name}_chance"] = np.full((2, len(maps)), np.nan)
+        columns[name][shown] = of_maps[np.arange(len(shown)), shown]
+        columns[f"{name}_chance"][shown] = chance[name][shown]
+        columns[f"{name}_centre"] = of_centre
+        columns[f"{name}_other"] = (of_maps * other).sum(axis=0) / np.where(other.any(axis=0), other.sum(axis=0), np.nan)
+    scores = pd.DataFrame(columns, index=pd.Index(list(cases), name="case", dtype="string"))
+    scores[~outlined] = np.nan
+    return scores.assign(blank=~np.isin(np.arange(len(maps)), shown), no_mask=~outlined)
 
 
-def _other_patients(
-    maps: np.ndarray, masks: np.ndarray, known: np.ndarray, patients: np.ndarray, threshold: float
-) -> dict[str, np.ndarray]:
-    """Each measure's mean over the maps (those `known`) of other patients on each image's mask, (n,)."""
-    count = len(maps)
-    values = maps[known].reshape(-1, maps[0].size)  # (maps, pixels)
-    nodules = masks.reshape(count, -1).T.astype(float)  # (pixels, images)
-    outlined = masks.any(axis=(1, 2))
-    away = np.stack([distance_transform_edt(~mask) for mask in masks]).reshape(count, -1).T
-    peak = values.max(axis=1, keepdims=True)
-    peaks = (values == peak) / (values == peak).sum(axis=1, keepdims=True)
-    called = (values >= threshold * peak).astype(float)
-    shared = called @ nodules  # (maps, images)
-    union = called.sum(axis=1)[:, None] + nodules.sum(axis=0) - shared
-    pairs = {
+def _pairs(maps: np.ndarray, masks: np.ndarray, away: np.ndarray) -> dict[str, np.ndarray]:
+    """Each measure of every map (m, height, width) on every mask (n, height, width), (m, n); of empty masks without meaning."""
+    values, nodules = maps.reshape(len(maps), -1), masks.reshape(len(masks), -1).T.astype(float)  # (m, pixels), (pixels, n)
+    top = values.max(axis=1, keepdims=True)
+    peaks = (values == top) / (values == top).sum(axis=1, keepdims=True)
+    called = (values >= _REGION * top).astype(float)
+    shared = called @ nodules
+    return {
         "energy_inside": values @ nodules / values.sum(axis=1, keepdims=True),
         "pointing_game": peaks @ nodules,
-        "iou": shared / union,
-        "peak_distance": peaks @ away,
-    }
-    other = patients[known][:, None] != patients[None]
-    number = np.where(outlined & other.any(axis=0), other.sum(axis=0), np.nan)
-    return {name: (pair * other).sum(axis=0) / number for name, pair in pairs.items()}
-
-
-def _scores_of(values: np.ndarray, mask: np.ndarray, prior: np.ndarray, threshold: float) -> dict[str, float]:
-    blank, no_mask = not np.nanmax(values, initial=0) > 0 or bool(np.isnan(values).any()), not mask.any()
-    row: dict[str, float] = {"blank": blank, "no_mask": no_mask}
-    if no_mask:
-        return row
-    distances = distance_transform_edt(~mask)
-    row |= {f"{name}_centre": value for name, value in _measures(prior, mask, distances, threshold).items()}
-    if not blank:
-        area = float(mask.mean())
-        row |= _measures(values, mask, distances, threshold)
-        row |= {"energy_inside_chance": area, "pointing_game_chance": area, "peak_distance_chance": float(distances.mean())}
-        row["iou_chance"] = _shifted_iou(values >= threshold * values.max(), mask)
-    return row
-
-
-def _measures(values: np.ndarray, mask: np.ndarray, distances: np.ndarray, threshold: float) -> dict[str, float]:
-    peak, called = values == values.max(), values >= threshold * values.max()
-    return {
-        "energy_inside": float(values[mask].sum() / values.sum()),
-        "pointing_game": float(mask[peak].mean()),
-        "iou": float((called & mask).sum() / (called | mask).sum()),
-        "peak_distance": float(distances[peak].mean()),
+        "iou": shared / (called.sum(axis=1)[:, None] + nodules.sum(axis=0) - shared),
+        "peak_distance": peaks @ away.reshape(len(masks), -1).T,
     }
 
 
-def _shifted_iou(called: np.ndarray, mask: np.ndarray) -> float:
-    """The mean IoU over all cyclic shifts of a region. What overlaps at each shift is a correlation, here by Fourier."""
+def _shifted_iou(values: np.ndarray, mask: np.ndarray) -> float:
+    """The mean IoU over all cyclic shifts of a map's region. What overlaps at each shift is a correlation, here by Fourier."""
+    called = values >= _REGION * values.max()
     shared = np.rint(irfft2(rfft2(mask.astype(float)) * np.conj(rfft2(called.astype(float))), s=mask.shape))
-    return float((shared / (called.sum() + mask.sum() - shared)).mean())
+    return float((shared / np.maximum(called.sum() + mask.sum() - shared, 1)).mean())
 
 
-def attention_table(
-    scores: pd.DataFrame, patients: Sequence[str], *, resamples: int = _RESAMPLES, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """The measures over images with intervals over patients, beside the centre prior and chance on the same images.
+def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFrame:
+    """The measures over images with intervals over patients, beside the baselines on the same images.
 
     Args:
         scores: of `attention_scores`.
         patients: of each row, (n,).
-        resamples, level, seed: of the bootstrap that draws whole patients.
 
     Returns:
-        A row a measure. Columns `map`, `centre prior`, `chance` (`Estimate`), `difference` and `above chance` (`Comparison` of
-        the map with the centre prior and with chance; first − second); where the scores have them, also `other patients` and
-        `above other patients`, which answers whether a map follows its own image; `blank` and `no mask`: images left out for
-        that, of all columns alike, so that all rest on the same images. Without any image left every value is NaN.
-
-    Raises:
-        ValueError: not one patient for each row.
+        A row a measure. Columns `map` and those of `BASELINES` (`Estimate`); `− other patients`, `− centre prior` and `− chance`
+        (`Comparison` of the map with each: first − second), the first of which answers whether a map follows its own image;
+        `blank` and `no mask`: images left out for that, of all columns alike, so that all rest on the same images. Without any
+        image left every value is NaN.
     """
-    patients = np.asarray(patients, dtype=object)
-    patient_codes(patients, len(scores), "attention_table")
     kept = ~(scores["blank"] | scores["no_mask"]).to_numpy(bool)
-    settings = {"resamples": resamples, "level": level, "seed": seed}
+    patients = np.asarray(patients, dtype=object)[kept]
+    lost = {"blank": int((scores["blank"] & ~scores["no_mask"]).sum()), "no mask": int(scores["no_mask"].sum())}
     rows = {}
     for name in MEASURES:
-        share = name == "pointing_game"
-        own, centre, chance = (scores.loc[kept, f"{name}{end}"].to_numpy(float) for end in ("", "_centre", "_chance"))
-        rows[name] = {
-            "map": patient_bootstrap(own, patients[kept], share=share, **settings),
-            "centre prior": patient_bootstrap(centre, patients[kept], share=share, **settings),
-            "chance": patient_bootstrap(chance, patients[kept], **settings),
-            "difference": compare_means(own, centre, patients[kept], **settings),
-            "above chance": compare_means(own, chance, patients[kept], **settings),
-        }
-        if f"{name}_other" in scores:
-            others = scores.loc[kept, f"{name}_other"].to_numpy(float)
-            rows[name]["other patients"] = patient_bootstrap(others, patients[kept], share=share, **settings)
-            rows[name]["above other patients"] = compare_means(own, others, patients[kept], **settings)
-        rows[name] |= {
-            "blank": int((scores["blank"] & ~scores["no_mask"]).sum()),
-            "no mask": int(scores["no_mask"].sum()),
-        }
+        own = scores.loc[kept, name]
+        others = {baseline: scores.loc[kept, f"{name}_{end}"] for baseline, end in BASELINES.items()}
+        settings = {"share": name == "pointing_game", "resamples": 2000}
+        means = {of: patient_bootstrap(values, patients, **settings) for of, values in {"map": own, **others}.items()}
+        against = {f"− {baseline}": compare_means(own, values, patients) for baseline, values in others.items()}
+        rows[name] = means | against | lost
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
+
+
+def attention_answer(table: pd.DataFrame) -> str:
+    """Whether maps follow their own images' nodules, in words: how much of them lies inside, beside other patients' maps.
+
+    table: of `attention_table`.
+    """
+    energy = table.loc["energy_inside"]
+    against, share = energy["− other patients"], energy["map"].value
+    if np.isnan(share):
+        return "No image has both a map and an outline."
+    beats = "more" if against.low > 0 else "less" if against.high < 0 else "not more"
+    return (
+        f"Of a map {100 * share:.0f} % lie inside the nodule, {beats} than of other patients' maps laid there "
+        f"({against.text(3)}); a blob in the middle has {100 * energy['centre prior'].value:.0f} %."
+    )

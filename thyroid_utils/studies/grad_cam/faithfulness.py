@@ -1,39 +1,45 @@
-"""Whether a network depends on what a map shows: its answer while the image is taken away or built up in the map's order."""
+"""Whether a network depends on what a map shows: its answer while the image is taken away or built up in the map's order, and
+maps of the trained network beside those of partly random ones.
+
+A map that stays as it is when the weights become random is a picture of the image and the architecture, not an explanation.
+
+References:
+    Petsiuk, Das and Saenko, RISE, BMVC 2018 (deletion and insertion); Adebayo et al., Sanity checks for saliency maps, NeurIPS
+    2018.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_grad_cam.metrics.road import ROADCombined
 from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
+from skimage.metrics import structural_similarity
 from torch import nn
 
-from thyroid_utils.common.progress import Progress
-from thyroid_utils.inference.cam import as_images, checked_inputs
-from thyroid_utils.inference.layers import restore_modes
-from thyroid_utils.inference.targets import Target, image_targets
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.inference.cam import CamMaps, as_images
+from thyroid_utils.inference.layers import trial
+from thyroid_utils.inference.targets import image_targets
+from thyroid_utils.models.networks import Classifier, Segmenter
+from thyroid_utils.scores.comparisons import compare_means
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.grad_cam.attention import centre_prior
 
 ORDERS = ("map", "random", "centre")
 DIRECTIONS = ("deletion", "insertion")
+SIMILARITIES = ("spearman", "ssim")
+_STEPS, _BLUR = 10, 0.1  # parts in which the pixels are exchanged; σ of the blur as a share of the image's smaller side
+_PIECE = 1 / 8  # share of a network's tensors above which a module is looked into
+_MOST_STAGES = 8
 
 
 def deletion_insertion_curves(
-    network: nn.Module,
-    inputs: np.ndarray,
-    maps: np.ndarray,
-    target: int | str = 1,
-    steps: int = 20,
-    *,
-    blur: float = 0.1,
-    batch_size: int = 16,
-    seed: int = 0,
-    cases: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    network: nn.Module, inputs: np.ndarray, maps: np.ndarray, target: int | str, cases: Sequence[str]
 ) -> pd.DataFrame:
     """The target's probability while pixels are blurred, or put into a blurred image, the most important ones first.
 
@@ -42,189 +48,213 @@ def deletion_insertion_curves(
     map come in a random order.
 
     Args:
-        network: `Classifier` or `Segmenter`.
+        network: `Classifier` or `Segmenter`, in evaluation mode.
         inputs: float32 (n, channels, height, width).
         maps: (n, height, width), 0 or above; blank ones are left out.
         target: as for `cam_maps`. Of a segmenter it is the mean nodule probability of the pixels that it calls nodule in
             the whole image.
-        steps: in how many equal parts the pixels are exchanged.
-        blur: σ of the Gaussian that makes the image to exchange with, as a share of the image's smaller side.
-        batch_size: images a forward pass; no result depends on it.
-        seed: of the random places and of equal values.
-        cases: names of the images; None numbers them.
-        progress: called with (images done, images in all).
+        cases: of the images.
 
     Returns:
-        Columns image (a case or a number), direction (deletion, insertion), order (map, random, centre), share (of the pixels
-        exchanged, 0 to 1) and probability. Blank maps have no rows.
-
-    Raises:
-        ValueError: shapes that do not fit, or fewer than one step.
-
-    Reference:
-        Petsiuk, Das and Saenko, RISE, BMVC 2018.
+        Columns image (the case), direction (deletion, insertion), order (map, random, centre), share (of the pixels exchanged, 0
+        to 1) and probability. Blank maps have no rows.
     """
-    inputs, maps = checked_inputs(inputs), np.asarray(maps, dtype=float)
-    if maps.shape != (len(inputs), *inputs.shape[2:]):
-        raise ValueError(f"maps have shape {maps.shape}; expected {(len(inputs), *inputs.shape[2:])}, one for each of the inputs")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number from 1; found {steps!r}")
-    names = list(range(len(inputs))) if cases is None else list(cases)
-    parts = []
-    with _asked(network):
-        for number, (image, values) in enumerate(zip(inputs, maps, strict=True)):
-            if not _blank(values):
-                parts.append(
-                    _curves_of(network, image, values, target, steps, blur, batch_size, (seed, number)).assign(
-                        image=names[number]
-                    )
-                )
-            if progress is not None:
-                progress(number + 1, len(inputs))
+    bar, parts = progress_bar("Deleting and inserting"), []
+    for number, (case, image, values) in enumerate(zip(cases, inputs, maps, strict=True)):
+        if values.max() > 0:  # neither blank nor NaN
+            found = _curves_of(network, image, values.astype(float), target, np.random.default_rng((0, number)))
+            parts.append(found.assign(image=case))
+        bar(number + 1, len(inputs))
     columns = ["image", "direction", "order", "share", "probability"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def deletion_insertion(
-    network: nn.Module,
-    inputs: np.ndarray,
-    maps: np.ndarray,
-    target: int | str = 1,
-    steps: int = 20,
-    *,
-    cases: Sequence[str] | None = None,
-    **options,
-) -> pd.DataFrame:
-    """Areas under the curves of `deletion_insertion_curves`, whose arguments these are, in [0, 1].
-
-    Deletion is the better the smaller, insertion the better the larger; both only beside their references on the same images.
-
-    Returns:
-        A row an image: `deletion_auc`, `deletion_random`, `deletion_centre`, and the same of insertion, by the trapezoidal rule;
-        `blank` (bool), whose areas are NaN.
-    """
-    curves = deletion_insertion_curves(network, inputs, maps, target, steps, cases=cases, **options)
-    return curve_areas(curves, maps, cases)
-
-
-def curve_areas(curves: pd.DataFrame, maps: np.ndarray, cases: Sequence[str] | None = None) -> pd.DataFrame:
-    """What `deletion_insertion` returns, from the curves of the same maps."""
-    index = pd.RangeIndex(len(maps)) if cases is None else pd.Index(list(cases), name="case", dtype="string")
-    areas = pd.DataFrame(np.nan, index=index, columns=[_column(way, order) for way in DIRECTIONS for order in ORDERS])
-    for (image, direction, order), curve in curves.groupby(["image", "direction", "order"], sort=False):
-        areas.loc[image, _column(direction, order)] = float(np.trapezoid(curve["probability"], curve["share"]))
-    return areas.assign(blank=[_blank(np.asarray(values, float)) for values in maps])
-
-
-def road(
-    network: nn.Module,
-    inputs: np.ndarray,
-    maps: np.ndarray,
-    target: int | str = 1,
-    *,
-    percentiles: Sequence[int] = (20, 40, 60, 80),
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """ROAD of each map, in [-1/2, 1/2], by pytorch-grad-cam; above 0 where the order of the pixels matters.
-
-    It is half the difference of the target's probability without the least important pixels and without the most important ones.
-    What is taken away is filled in by noisy linear interpolation, which leaves no outline of the hole to be recognised. The
-    library is given ranks (equal values in a random order), as thresholds at equal values take away more than the share asked
-    for. Each filling solves as many equations as pixels are missing: about a second an image and percentile at 224 pixels.
-
-    Args:
-        network, inputs, maps, target, seed, progress: as for `deletion_insertion_curves`.
-        percentiles: shares of pixels that are taken away, in percent, averaged over.
-
-    Returns:
-        float64 (n,), NaN for a blank map.
-
-    Reference:
-        Rong et al., A consistent and efficient evaluation strategy for attribution methods, ICML 2022.
-    """
-    inputs, maps = checked_inputs(inputs), np.asarray(maps, dtype=float)
-    if maps.shape != (len(inputs), *inputs.shape[2:]):
-        raise ValueError(f"maps have shape {maps.shape}; expected {(len(inputs), *inputs.shape[2:])}, one for each of the inputs")
-    measure = ROADCombined(percentiles=list(percentiles))
-    found = np.full(len(inputs), np.nan)
-    with _asked(network), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        for number, (image, values) in enumerate(zip(inputs, maps, strict=True)):
-            if not _blank(values):
-                torch.manual_seed(seed + number)  # of the noise in the filling
-                order = _falling(values, np.random.default_rng((seed, number)))
-                ranks = np.empty(len(order), np.float32)
-                ranks[order] = np.arange(len(order), 0, -1) / len(order)
-                images = as_images(network, image[None])
-                targets, _ = image_targets(network, images, target, probability=True)
-                found[number] = float(measure(images, ranks.reshape(1, *values.shape), targets, network)[0])
-            if progress is not None:
-                progress(number + 1, len(inputs))
-    return found
-
-
-def _column(direction: str, order: str) -> str:
-    return f"{direction}_{'auc' if order == 'map' else order}"
-
-
-def _blank(values: np.ndarray) -> bool:
-    return bool(np.isnan(values).any()) or not values.max() > 0
-
-
-@contextmanager
-def _asked(network: nn.Module) -> Iterator[None]:
-    """In evaluation mode, without gradients; afterwards in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        network.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        restore_modes(modes)
-
-
 def _curves_of(
-    network: nn.Module,
-    image: np.ndarray,
-    values: np.ndarray,
-    target: int | str,
-    steps: int,
-    blur: float,
-    batch_size: int,
-    seed: tuple[int, int],
+    network: nn.Module, image: np.ndarray, values: np.ndarray, target: int | str, random: np.random.Generator
 ) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
     (of_class,), _ = image_targets(network, as_images(network, image[None]), target, probability=True)
     height, width = values.shape
-    blurred = gaussian_filter(image, (0, *[blur * min(height, width)] * 2), mode="nearest")
+    blurred = gaussian_filter(image, (0, *[_BLUR * min(height, width)] * 2), mode="nearest")
     shifted = np.roll(values, (random.integers(height), random.integers(width)), axis=(0, 1))
     maps = {"map": values, "random": shifted, "centre": centre_prior(values.shape)}
-    shares = np.linspace(0, 1, steps + 1)
+    shares = np.linspace(0, 1, _STEPS + 1)
     parts = []
     for order in ORDERS:
-        exchanged = _exchanged(_falling(maps[order], random), shares).reshape(-1, 1, height, width)  # (steps + 1, 1, …)
+        flat = maps[order].ravel()
+        rank = np.empty(len(flat), int)
+        rank[np.lexsort((random.permutation(len(flat)), -flat))] = np.arange(len(flat))  # 0: the highest
+        exchanged = (rank < np.rint(shares * len(flat))[:, None]).reshape(-1, 1, height, width)  # (steps + 1, 1, …)
         for direction, before, after in (("deletion", image, blurred), ("insertion", blurred, image)):
-            found = _answers(network, np.where(exchanged, after, before), of_class, batch_size)
+            with torch.no_grad():
+                outputs = network(as_images(network, np.where(exchanged, after, before)))
+            found = [float(of_class(output)) for output in outputs]
             parts.append(pd.DataFrame({"direction": direction, "order": order, "share": shares, "probability": found}))
     return pd.concat(parts)
 
 
-def _falling(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Places of a flattened map by falling value, equal ones in a random order."""
-    flat = values.ravel()
-    return np.lexsort((random.permutation(len(flat)), -flat))
+def area_table(curves: pd.DataFrame, cases: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
+    """Areas under the curves, by the trapezoidal rule, of the map's order beside the others', over patients.
+
+    Args:
+        curves: of `deletion_insertion_curves`.
+        cases, patients: of all images; those without curves are left out.
+
+    Returns:
+        A row each for deletion and insertion, `map − random place` and `map − middle` (`Comparison`). In deletion below 0, and in
+        insertion above 0, says that the map's places matter more.
+    """
+    areas = pd.DataFrame(np.nan, index=list(cases), columns=pd.MultiIndex.from_product([DIRECTIONS, ORDERS]))
+    for (image, direction, order), curve in curves.groupby(["image", "direction", "order"], sort=False):
+        areas.loc[image, (direction, order)] = np.trapezoid(curve["probability"], curve["share"])
+    names = {"map − random place": "random", "map − middle": "centre"}
+    return pd.DataFrame(
+        {
+            name: {way: compare_means(areas[way, "map"], areas[way, order], patients) for way in DIRECTIONS}
+            for name, order in names.items()
+        }
+    )
 
 
-def _exchanged(order: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Which pixels are exchanged at each share, bool (shares, pixels)."""
-    rank = np.empty(len(order), int)
-    rank[order] = np.arange(len(order))
-    return rank < np.rint(shares * len(order))[:, None]
+def stages(network: Classifier | Segmenter) -> list[tuple[str, tuple[str, ...]]]:
+    """A network's modules in the order in which they are used, in eight neighbouring groups or as many as it has parts; the last
+    one (the head) is a group alone.
+
+    Returns:
+        (name of the first module, names of the tensors of the state dict) of each group, first to last. Together they hold every
+        parameter and every statistic of a normalisation.
+    """
+    keys = list(network.network.state_dict())
+    pieces = _pieces(network.network, "", keys, _PIECE * len(keys))
+    calls = _calls(network, [name for name, _ in pieces])
+    order: list[int] = []
+    for name, _ in pieces:  # with its predecessor where it is never called
+        order.append(calls.get(name, order[-1] if order else -1))
+    *body, head = [pieces[at] for at in np.argsort(order, kind="stable")]
+    places = np.array_split(np.arange(len(body)), min(_MOST_STAGES - 1, len(body)))
+    groups = [*([body[at] for at in place] for place in places), [head]]
+    named = []
+    for group in groups:
+        first = next((name for name, _ in group if name in calls), group[0][0])
+        named.append((first, tuple(key for _, held in group for key in held)))
+    return named
 
 
-def _answers(network: nn.Module, images: np.ndarray, target: Target, batch_size: int) -> np.ndarray:
-    found = []
-    for start in range(0, len(images), batch_size):
-        outputs = network(as_images(network, images[start : start + batch_size]))
-        found += [float(target(output)) for output in outputs]
-    return np.array(found)
+def _pieces(module: nn.Module, path: str, keys: list[str], largest: float) -> list[tuple[str, list[str]]]:
+    """A module's tensors by child, and by their children where one has too many; what it holds itself comes first."""
+    own = [key for key in keys if "." not in key.removeprefix(path)]
+    found = [(path.rstrip(".") or own[0], own)] if own else []
+    for name, child in module.named_children():
+        inside = [key for key in keys if key.startswith(f"{path}{name}.")]
+        if len(inside) > largest and any(child.children()):
+            found += _pieces(child, f"{path}{name}.", inside, largest)
+        elif inside:
+            found.append((f"{path}{name}", inside))
+    return found
+
+
+def _calls(network: Classifier | Segmenter, names: list[str]) -> dict[str, int]:
+    """When each of the named modules is first called in a forward pass; without those that never are."""
+    paths = {module: path for path, module in network.network.named_modules()}
+    calls: dict[str, int] = {}
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        path = paths.get(module)
+        holders = [name for name in names if path is not None and f"{path}.".startswith(f"{name}.")]
+        holder = max(holders, key=len, default=None)  # the innermost
+        if holder is not None and next(module.parameters(recurse=False), None) is not None:
+            calls.setdefault(holder, len(calls))
+
+    trial(network, note)
+    return calls
+
+
+def randomised(network: Classifier | Segmenter, seed: int) -> Iterator[tuple[str, Classifier | Segmenter]]:
+    """The network with its last stage made random, then the last two, and so on to the first: the cascade of Adebayo et al.
+
+    Random are the values that the same architecture begins training from scratch with, and its normalisations' statistics.
+
+    Args:
+        network: stays as it is.
+        seed: of the random values; PyTorch's own generators are not touched.
+
+    Returns:
+        Iterator of (name of the first random module, network in evaluation mode). It is one and the same copy, changed between
+        the steps: use it before the next is asked for.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        fresh = network.architecture.build(network.in_channels, network.classes, **network.options).state_dict()
+    changed = copy.deepcopy(network).eval()
+    state = changed.network.state_dict()
+    for name, keys in reversed(stages(network)):
+        for key in keys:
+            state[key].copy_(fresh[key])
+        yield name, changed
+
+
+def compare_maps(first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
+    """How alike two networks' maps of the same images are.
+
+    Args:
+        first, second: (n, height, width) in [0, 1]; 7 pixels a side or more.
+
+    Returns:
+        A row an image: `spearman`, the correlation of ranks over the pixels, and `ssim`, the structural similarity (Wang et al.
+        2004), both in [-1, 1] and 1 for equal maps; `blank` (bool), one of the two is zero everywhere, or one and the same value
+        everywhere, and both are NaN.
+    """
+    rows = []
+    for one, two in zip(np.asarray(first, float), np.asarray(second, float), strict=True):
+        blank = not (np.ptp(one) > 0 and np.ptp(two) > 0)
+        ranks = np.nan if blank else np.corrcoef(rankdata(one), rankdata(two))[0, 1]
+        structure = np.nan if blank else structural_similarity(one, two, data_range=1.0)
+        rows.append((float(ranks), float(structure), blank))
+    return pd.DataFrame(rows, columns=[*SIMILARITIES, "blank"])
+
+
+def randomisation_curve(
+    network: Classifier | Segmenter,
+    make_maps: Callable[[nn.Module], CamMaps],
+    seeds: Sequence[int],
+    cases: Sequence[str],
+) -> pd.DataFrame:
+    """How alike the maps of the trained network and of ever more random ones are.
+
+    Args:
+        network: stays as it is.
+        make_maps: gives a network's maps of the same images.
+        seeds: of the random weights; each makes a cascade of its own.
+        cases: of the images.
+
+    Returns:
+        A row for each seed, step and image: `position` (0: as trained, compared with itself; then ever more random stages),
+        `stage` (name of the first random module), `seed`, `image`, `spearman`, `ssim` and `blank`, as in `compare_maps`.
+    """
+    bar, steps, tables = progress_bar("Randomising"), len(stages(network)), []
+    trained = make_maps(network).maps
+    for number, seed in enumerate(seeds):
+        tables.append(compare_maps(trained, trained).assign(position=0, stage="as trained", seed=seed, image=cases))
+        for position, (stage, other) in enumerate(randomised(network, seed), start=1):
+            found = compare_maps(trained, make_maps(other).maps)
+            tables.append(found.assign(position=position, stage=stage, seed=seed, image=cases))
+            bar(number * steps + position, len(seeds) * steps)
+    return pd.concat(tables, ignore_index=True)
+
+
+def randomisation_table(curve: pd.DataFrame, patients: Sequence[str]) -> pd.DataFrame:
+    """`randomisation_curve` by stage, with intervals over patients.
+
+    Args:
+        curve: its result.
+        patients: of each image, in the order of the inputs, (n,).
+
+    Returns:
+        A row a stage, in the order of the cascade, index `stage`: `spearman` and `ssim` (`Estimate` of the mean over images, of
+        each image's mean over seeds), `blank` (maps without a value, over images and seeds) and `maps` (in all).
+    """
+    rows = {}
+    for (_, stage), found in curve.groupby(["position", "stage"]):
+        means = found.groupby("image", sort=False)[list(SIMILARITIES)].mean()
+        estimates = {name: patient_bootstrap(means[name], patients) for name in SIMILARITIES}
+        rows[stage] = {**estimates, "blank": int(found["blank"].sum()), "maps": len(found)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")

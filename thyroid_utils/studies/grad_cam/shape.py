@@ -2,7 +2,8 @@
 
 Paper 001 says that the regions highlighted by Grad-CAM differ in "shape features" between benign and malignant nodules, P < 0.05.
 It names no feature, no test and no threshold at which a map becomes a region. So every feature is tested here at every threshold,
-adjusted for their number, and `shape_claim.claim_answer` says where the claim holds and where it stops.
+adjusted for their number, and `claim_answer` says where the claim holds and where it stops: without adjustment, adjusted for the
+features that could have been named, and adjusted for the thresholds that could have been chosen as well.
 
 What to keep in mind when reading a difference:
 
@@ -17,20 +18,21 @@ What to keep in mind when reading a difference:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from skimage.measure import label, regionprops
 
-from thyroid_utils.common.progress import Progress
-from thyroid_utils.scores.checks import check_level
+from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
+from thyroid_utils.scores.groups import mann_whitney_patients
 
 # Below it outlines are made of pixels: of discs of 50 pixels and more, measured circularity is within 0.12 of 1.
 MIN_PIXELS = 50
 GRAY_BINS = 32  # few enough that a region of 50 pixels can fill them
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALPHA = 0.05  # the P of the paper's claim
 
 # Feature → what it is called, with its unit.
 FEATURES: dict[str, str] = {
@@ -48,21 +50,11 @@ def highlighted(maps: np.ndarray, threshold: float) -> np.ndarray:
     """Where each map reaches a share of its own maximum: bool, the shape of `maps`.
 
     Args:
-        maps: at least 0, (n, height, width) or (height, width). A map of zeros (blank after ReLU) highlights nothing.
+        maps: at least 0, (n, height, width). A map of zeros (blank after ReLU) highlights nothing.
         threshold: share of the maximum, in (0, 1].
-
-    Raises:
-        ValueError: NaN or negative values among the maps, or a threshold outside (0, 1].
     """
-    values = np.asarray(maps)
-    if values.ndim not in (2, 3):
-        raise ValueError(f"highlighted: maps have shape {values.shape}; expected (n, height, width) or (height, width)")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"highlighted: threshold is {threshold}; expected a share of the maximum, above 0 and at most 1")
-    if not (values >= 0).all():
-        raise ValueError("highlighted: maps hold NaN or values below 0; expected maps after ReLU")
-    peaks = values.max(axis=(-2, -1), keepdims=True)
-    return (values >= threshold * peaks) & (peaks > 0)
+    peaks = maps.max(axis=(1, 2), keepdims=True)
+    return (maps >= threshold * peaks) & (peaks > 0)
 
 
 def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str, float | str | bool]:
@@ -78,7 +70,7 @@ def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str
     - `aspect_ratio`: height over width of the bounding box, above 0: over 1 is taller than wide. (The ratio of the ellipse's axes
       would be eccentricity again, as 1 / √(1 − e²).)
     - `entropy`: Shannon's, in bits, of the gray levels inside, in 32 equal bins from the image's darkest to its brightest pixel,
-      in [0, 5]; free of gain and offset. NaN without `gray`.
+      in [0, 5]; free of gain and offset. Absent without `gray`.
 
     Perimeters of pixel sets are estimates. Crofton's is within 7 % for discs of at least 50 pixels, and up to 9 % too short for
     upright squares (circularity 0.94 at a side of 8 and 0.88 at 64, where π/4 = 0.79 is true). The other one that skimage has,
@@ -95,20 +87,11 @@ def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str
         image's border, where its outline is the image's) and `status`: "measured", "empty", or "small" for a part of fewer than
         `MIN_PIXELS` pixels. Features of an empty and of a small region are NaN.
 
-    Raises:
-        ValueError: not a bool mask, or gray of another size or with NaN.
-
     Reference:
         skimage.measure.regionprops; Crofton's formula as in Serra, Image Analysis and Mathematical Morphology (1982).
     """
-    region = np.asarray(region)
-    if region.dtype != bool or region.ndim != 2 or not region.size:
-        raise ValueError(f"region_shape: region is {region.dtype} {region.shape}; expected bool (height, width)")
-    if gray is not None:
-        gray = np.asarray(gray)
-        if gray.shape != region.shape or np.isnan(gray).any():
-            raise ValueError(f"region_shape: gray has shape {gray.shape} or NaN; expected numbers, {region.shape} as the region")
-    found = dict.fromkeys(FEATURES, np.nan) | {"pixels": 0, "parts": 0, "at_edge": False, "status": "empty"}
+    features = [name for name in FEATURES if gray is not None or name != "entropy"]
+    found = dict.fromkeys(features, np.nan) | {"pixels": 0, "parts": 0, "at_edge": False, "status": "empty"}
     parts = regionprops(label(region))
     if not parts:
         return found
@@ -147,101 +130,54 @@ def shape_table(
 
     Args:
         regions: bool (n, height, width), or n masks of any sizes: thresholded maps (`highlighted`), masks or predicted masks.
-        grays: as many images of the regions' sizes; None leaves the entropy NaN.
+        grays: as many images of the regions' sizes; None leaves the entropy out.
         cases: ids for the index; None numbers the rows.
-
-    Returns:
-        DataFrame, index `case`: the columns `FEATURES`, `pixels`, `parts`, `at_edge` and `status`.
-
-    Raises:
-        ValueError: different numbers of regions, grays and cases, or as `region_shape`.
     """
-    for name, given in (("grays", grays), ("cases", cases)):
-        if given is not None and len(given) != len(regions):
-            raise ValueError(f"shape_table: {len(regions)} regions and {len(given)} {name}; expected as many of each")
-    rows = [region_shape(region, None if grays is None else grays[row]) for row, region in enumerate(regions)]
-    columns = [*FEATURES, "pixels", "parts", "at_edge", "status"]
-    index = pd.Index(range(len(rows)) if cases is None else list(cases), name="case")
-    return pd.DataFrame(rows, columns=columns, index=index)
+    grays = [None] * len(regions) if grays is None else grays
+    rows = [region_shape(region, gray) for region, gray in zip(regions, grays, strict=True)]
+    return pd.DataFrame(rows, index=pd.Index(range(len(rows)) if cases is None else list(cases), name="case"))
 
 
-def compare_shapes(
-    table: pd.DataFrame,
-    labels: Sequence[int],
-    patients: Sequence[str],
-    *,
-    features: Sequence[str] = tuple(FEATURES),
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def compare_shapes(table: pd.DataFrame, labels: Sequence[int], patients: Sequence[str]) -> pd.DataFrame:
     """Benign against malignant in each feature, over patients, adjusted by Holm for the number of features.
 
     Args:
-        table: of `shape_table`, perhaps with further columns to hold shape against; any numeric column can be compared.
+        table: of `shape_table`.
         labels: 0 benign, 1 malignant, in the order of the table's rows.
         patients: the patient of each row. Their images are averaged (`mann_whitney_patients`).
-        features: columns to compare.
-        level: of the intervals; 1 − level is the significance level of the family of features.
-        resamples, seed: of the intervals.
 
     Returns:
         DataFrame, index `feature`: `benign`, `malignant` (medians over patients), `effect` (rank-biserial, positive where
-        malignant is larger) with its interval `low`, `high`, `p`, `p_holm`, `differs` (p_holm below 1 − level), `detectable`
-        (effect found with a power of 80 % by one such test), `images`, `benign_patients`, `malignant_patients`, `left_out`
-        (images without the feature: empty or small regions), `mixed` (benign images of patients who count as malignant) and
-        `note`. Where a class has no patient with a value, numbers are NaN, `differs` is False and `note` says so.
-
-    Raises:
-        ValueError: a feature that is no column, labels other than 0 and 1, a patient missing, or lengths that differ.
+        malignant is larger) with its 95 % interval `low`, `high`, `p`, `p_holm`, `detectable` (effect found with a power of 80 %
+        by one such test), `benign_patients`, `malignant_patients` and `left_out` (images without the feature: empty or small
+        regions). Where a class has no patient with a value, numbers are NaN.
     """
-    check_level(level, "compare_shapes")
-    absent = [name for name in features if name not in table]
-    if absent or not len(features):
-        raise ValueError(f"compare_shapes: no column {absent or 'named'}; expected some of {', '.join(table.columns)}")
-    found = {
-        name: mann_whitney_patients(
-            table[name].to_numpy(float), labels, patients, level=level, resamples=resamples, seed=seed
-        )
-        for name in features
-    }  # fmt: skip
-    adjusted = holm([test.p_value for test in found.values()])
-    rows = [
-        {
-            "feature": name,
+    rows = {}
+    for name in [name for name in FEATURES if name in table]:
+        test = mann_whitney_patients(table[name], labels, patients, resamples=1000)
+        rows[name] = {
             "benign": test.first,
             "malignant": test.second,
             "effect": test.effect,
             "low": test.low,
             "high": test.high,
             "p": test.p_value,
-            "p_holm": p_holm,
-            "differs": bool(p_holm < 1 - level),
             "detectable": test.detectable,
-            "images": test.images,
             "benign_patients": test.first_patients,
             "malignant_patients": test.second_patients,
             "left_out": test.left_out,
-            "mixed": test.mixed,
-            "note": _note(test),
         }
-        for (name, test), p_holm in zip(found.items(), adjusted, strict=True)
-    ]
-    return pd.DataFrame(rows).set_index("feature")
+    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
+    found.insert(6, "p_holm", holm(found["p"]))
+    return found
 
 
-def _note(test: GroupComparison) -> str:
-    absent = [name for name, count in (("benign", test.first_patients), ("malignant", test.second_patients)) if not count]
-    return f"no {' or '.join(absent)} patient has a value" if absent else test.note
-
-
-def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame, **settings) -> pd.DataFrame:
+def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame) -> pd.DataFrame:
     """`compare_shapes` of predicted masks, for the cases that have a label.
 
     Args:
         masks: bool (height, width) each, of any sizes.
         cases: a row a mask: `patient`, and `label` (0, 1 or NA).
-        settings: as for `compare_shapes`.
 
     Returns:
         of `compare_shapes`; no row where the labelled cases are not of both classes.
@@ -251,58 +187,88 @@ def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame, **settings) ->
     if labels.nunique() < 2:
         return pd.DataFrame()
     kept = [mask for mask, there in zip(masks, known, strict=True) if there]
-    features = [name for name in FEATURES if name != "entropy"]  # which is of the image
-    return compare_shapes(
-        shape_table(kept), labels.tolist(), cases["patient"][known].tolist(), **{"features": features, **settings}
-    )
+    return compare_shapes(shape_table(kept), labels.tolist(), cases["patient"][known].tolist())
 
 
 def threshold_sweep(
     maps: np.ndarray,
     labels: Sequence[int],
     patients: Sequence[str],
+    grays: Sequence[np.ndarray],
     thresholds: Sequence[float] = THRESHOLDS,
-    grays: Sequence[np.ndarray] | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 500,
-    seed: int = 0,
-    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """`compare_shapes` of the regions that each threshold cuts out of the maps.
 
     Args:
         maps: at least 0, (n, height, width); blank ones have no region and are counted in `left_out`.
-        labels, patients: one a map.
-        thresholds: shares of each map's maximum, in (0, 1].
-        grays: images of the maps' size for the entropy, which is left out of the family without them.
-        level, resamples, seed: as in `compare_shapes`.
-        progress: called with (thresholds done, thresholds in all).
+        labels, patients, grays: one a map, the images of the maps' size.
+        thresholds: shares of each map's maximum, in (0, 1], ascending.
 
     Returns:
-        one row a threshold and feature, thresholds ascending: `threshold`, `feature`, the columns of `compare_shapes` (`p_holm`
-        for the features at that threshold, as if no other had been tried), `p_sweep` (Holm for all features at all
-        thresholds) and `at_edge` (share of the regions measured whose outline is partly the image's).
-
-    Raises:
-        ValueError: no threshold, or as `highlighted`, `shape_table` and `compare_shapes`.
+        one row a threshold and feature: `threshold`, `feature`, the columns of `compare_shapes` (`p_holm` for the features at
+        that threshold, as if no other had been tried), `at_edge` (share of the regions measured whose outline is partly the
+        image's) and `p_sweep` (Holm for all features at all thresholds).
     """
-    cuts = sorted(set(thresholds))
-    if not cuts:
-        raise ValueError("threshold_sweep: no thresholds; expected at least one in (0, 1]")
-    features = [name for name in FEATURES if grays is not None or name != "entropy"]
-    tables = []
-    for done, threshold in enumerate(cuts, start=1):
+    bar, tables = progress_bar("Comparing shapes"), []
+    for done, threshold in enumerate(thresholds, start=1):
         shapes = shape_table(highlighted(maps, threshold), grays)
-        compared = compare_shapes(
-            shapes, labels, patients, features=features, level=level, resamples=resamples, seed=seed
-        ).reset_index()  # fmt: skip
-        measured = shapes[shapes["status"] == "measured"]
-        compared["at_edge"] = measured["at_edge"].mean() if len(measured) else np.nan
-        compared.insert(0, "threshold", threshold)
-        tables.append(compared)
-        if progress is not None:
-            progress(done, len(cuts))
+        at_edge = shapes.loc[shapes["status"] == "measured", "at_edge"].mean()
+        tables.append(compare_shapes(shapes, labels, patients).reset_index().assign(threshold=threshold, at_edge=at_edge))
+        bar(done, len(thresholds))
     table = pd.concat(tables, ignore_index=True)
-    table.insert(table.columns.get_loc("p_holm") + 1, "p_sweep", holm(table["p"]))
-    return table
+    return table.assign(p_sweep=holm(table["p"]))
+
+
+class ClaimAnswer(NamedTuple):
+    """sweep_holds: some feature has P < 0.05 after Holm over all features and thresholds. text: where the claim holds and where
+    it stops, in a few sentences, with what the patients at hand could have shown."""
+
+    sweep_holds: bool
+    text: str
+
+
+def claim_answer(sweep: pd.DataFrame) -> ClaimAnswer:
+    """Does paper 001's "P < 0.05" for the shape of highlighted regions hold here, and from which threshold on does it not.
+
+    sweep: of `threshold_sweep`.
+    """
+    tested = sweep[sweep["p"].notna()]
+    if tested.empty:
+        return ClaimAnswer(False, "No test: one class has no patient with a region.")
+    holds = bool((sweep["p_sweep"] < ALPHA).any())
+    return ClaimAnswer(holds, f"{_claim(sweep, tested, holds)} {_limits(sweep)}")
+
+
+def _claim(sweep: pd.DataFrame, tested: pd.DataFrame, sweep_holds: bool) -> str:
+    tried = sorted(sweep["threshold"].unique())
+    plain, adjusted = (sorted(tested.loc[tested[column] < ALPHA, "threshold"].unique()) for column in ("p", "p_holm"))
+    of, name = f"of {len(tried)} thresholds", f"P < {ALPHA}"
+    if not plain:
+        return f"{name} holds for no feature at any {of}, even without adjustment: the claim is not found here."
+    first = f"{name} holds for some feature at {len(plain)} {of} without adjustment ({_listed(plain, tried)})"
+    if not adjusted:
+        return f"{first}, and at none after Holm over the features: the claim does not survive that several features were tried."
+    smallest = tested.loc[tested.groupby("threshold")["p"].idxmin()].set_index("threshold")
+    best = smallest.loc[adjusted, "feature"].mode()[0]
+    return (
+        f"{first}, and at {len(adjusted)} after Holm over the features ({_listed(adjusted, tried)}; most often by {best}). "
+        f"Adjusted for all features at all thresholds {'it survives' if sweep_holds else 'it does not survive'}."
+    )
+
+
+def _listed(holding: list[float], tried: list[float]) -> str:
+    beyond = [threshold for threshold in tried if threshold > holding[-1]]
+    end = f"from {beyond[0]:.3g} on no longer" if beyond else "up to the highest tried"
+    return f"{', '.join(f'{threshold:.3g}' for threshold in holding)}; {end}"
+
+
+def _limits(sweep: pd.DataFrame) -> str:
+    """What these patients could have shown, and whether outlines are the map's own."""
+    best, most = sweep.loc[sweep["detectable"].idxmin()], sweep["left_out"].max()
+    found = f"rank-biserial effects from {best['detectable']:.2f} on" if best["detectable"] <= 1 else "no effect, however large,"
+    lost = f"up to {most} images have no region large enough and are left out" if most else "no image is left out"
+    edges = dict.fromkeys(f"{share:.0%}" for share in (sweep["at_edge"].min(), sweep["at_edge"].max()))
+    return (
+        f"With {best['benign_patients']} benign and {best['malignant_patients']} malignant patients a single test finds "
+        f"{found} with a power of 80 %; {lost}; {' to '.join(edges)} of the regions reach the image's border."
+    )

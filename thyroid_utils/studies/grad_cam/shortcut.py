@@ -13,18 +13,24 @@ ignores the marks therefore does not prove that the network does; the probabilit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from torch import nn
 
-from thyroid_utils.common.progress import Progress
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.data.images import read_gray
+from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
 from thyroid_utils.inference.cam import CamMaps
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.scores.checks import check_level
+from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
+from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample
 from thyroid_utils.scores.comparisons import compare_means
-from thyroid_utils.studies.grad_cam.marks import mark_pairs
+from thyroid_utils.scores.estimates import Comparison, p_told
 
 # What `shortcut_table` compares: row → the two columns, as `_measures` makes them.
 COMPARED = {
@@ -35,72 +41,175 @@ COMPARED = {
     "calls changed by, marks − placebo": ("changed_by_removal", "changed_by_placebo"),
     "area painted, marks − placebo": ("area_removal", "area_placebo"),
 }
+_BLOCK = 32  # images in memory at once, three times each
 
 
-def text_attention(marks: np.ndarray, kept: np.ndarray, removed: np.ndarray, cases: Sequence[str] | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class MarkPairs:
+    """What a network sees of n frames with their marks and without.
+
+    Attributes:
+        kept, removed, placebo: float32 (n, channels, height, width): as they are; with the marks painted over; with the mirror
+            image of the marks inside the echo image painted over instead.
+        marks: bool (n, height, width), network pixels of which painting the marks over changes any part; none where preprocessing
+            crops, blanks or paints them over itself. Where a frame is enlarged, interpolation carries a mark half a frame pixel
+            beyond them.
+        table: index `case`: `marks` and `placebo` (shares of the network's pixels that the two ways of painting change; no
+            placebo without marks inside the echo image whose mirror image is free), `callipers` and `text_regions` (counts in the
+            whole frame).
+    """
+
+    kept: np.ndarray
+    removed: np.ndarray
+    placebo: np.ndarray
+    marks: np.ndarray
+    table: pd.DataFrame
+
+
+def mark_pairs(pipeline: Pipeline, cases: pd.DataFrame) -> MarkPairs:
+    """Preprocess each frame three times: with its marks, with them painted over, and with the placebo.
+
+    All three are cropped alike: the crop is that of the untouched frame, as `crop_echo` finds another box in two of five painted
+    frames of DDTI, and what moved with the box would be taken for the marks' doing.
+
+    Args:
+        pipeline: of a `Predictor`.
+        cases: one or more rows of a case table; each needs memory of three inputs.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    found = for_each_case(lambda case: _pair(pipeline, read_gray(case["image"])), cases)
+    inputs, marks, rows = zip(*found, strict=True)
+    kept, removed, placebo = (np.stack(images) for images in zip(*inputs, strict=True))
+    return MarkPairs(kept, removed, placebo, np.stack(marks), pd.DataFrame(rows, index=cases.index.rename("case")))
+
+
+def _pair(pipeline: Pipeline, gray: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, dict]:
+    """Inputs (kept, removed, placebo), marks on the network's grid and the row of the table, of one frame uint8."""
+    echo = echo_mask(gray)
+    found, painter = find_overlays(gray, echo=echo), RemoveOverlays()
+    mirrored = _mirrored(found.mask & echo, echo)
+    placebo = cv2.inpaint(gray, mirrored.astype(np.uint8), painter.radius, cv2.INPAINT_TELEA) if mirrored.any() else gray
+    steps, rest = _at_last_crop(pipeline)
+    kept, removed, placebo = _cropped([gray, painter.change(gray), placebo], steps)
+    samples = [rest(image) for image in (kept, removed, placebo)]
+    marks = np.zeros(samples[0].image.shape[1:], bool)
+    if not any(step.name == "remove_overlays" for step in pipeline.steps):
+        marks = any_part(kept != removed, samples[0].geometry)
+    elsewhere = any_part(kept != placebo, samples[0].geometry)
+    row = {
+        "marks": float(marks.mean()),
+        "placebo": float(elsewhere.mean()),
+        "callipers": found.callipers,
+        "text_regions": found.text_regions,
+    }
+    return [sample.image for sample in samples], marks, row
+
+
+def _mirrored(marks: np.ndarray, echo: np.ndarray) -> np.ndarray:
+    """Marks inside the echo image, mirrored left to right in its box and kept to what is echo and not itself near a mark."""
+    box, turned = mask_box(echo), np.zeros_like(marks)
+    # Painted as wide as the step paints: it widens what was drawn by a pixel.
+    wide = cv2.dilate(marks.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    turned[box.top : box.bottom, box.left : box.right] = box.crop(wide)[:, ::-1]
+    near = cv2.dilate(wide.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
+    return turned & echo & ~near
+
+
+def _at_last_crop(pipeline: Pipeline) -> tuple[list, Pipeline]:
+    """The steps up to and with the last `crop_echo`, none without one, and the pipeline of the others."""
+    count = max((number for number, step in enumerate(pipeline.steps, start=1) if isinstance(step, CropEcho)), default=0)
+    rest = Pipeline(pipeline.steps[count:], pipeline.name)
+    rest.mean, rest.deviation = pipeline.mean, pipeline.deviation
+    return pipeline.steps[:count], rest
+
+
+def _cropped(images: list[np.ndarray], steps: list) -> list[np.ndarray]:
+    """Gray frames after some steps, each cropped and blanked as the first one is."""
+    samples = [Sample(image, None, Geometry.of(image)) for image in images]
+    for step in steps:
+        if not isinstance(step, CropEcho):
+            samples = [step(sample) for sample in samples]
+            continue
+        before, after = samples[0], step(samples[0])
+        (top, left), (height, width) = _corner(before.geometry, after.geometry), after.image.shape
+        box = Box(top, top + height, left, left + width)
+        blanked = (after.image == 0) & (box.crop(before.image) != 0)
+        samples = [replace(after, image=np.where(blanked, np.uint8(0), box.crop(sample.image))) for sample in samples]
+    return [sample.image for sample in samples]
+
+
+def _corner(before: Geometry, after: Geometry) -> tuple[int, int]:
+    """Where a crop's upper left corner lies in the image before it, in its pixels."""
+    row, column = ((new - old) / scale for new, old, scale in zip(after.offset, before.offset, before.scale, strict=True))
+    return round(row), round(column)
+
+
+def any_part(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A mask of a frame on the grid of the image made from it: True where any part of the image's pixel is.
+
+    Args:
+        mask: bool, `geometry.frame`.
+        geometry: of the preprocessed image.
+
+    Returns:
+        bool, `geometry.shape`; False where the image reaches beyond the frame.
+    """
+    bounds = []
+    for axis in (0, 1):
+        edges = geometry.offset[axis] + geometry.scale[axis] * np.arange(geometry.shape[axis] + 1)
+        # 1e-9: an edge that should lie on a whole pixel must not reach into the next by rounding.
+        first, last = np.floor(edges[:-1] + 1e-9).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
+        bounds.append((np.clip(first, 0, mask.shape[axis]), np.clip(last, 0, mask.shape[axis])))
+    (top, bottom), (left, right) = bounds
+    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    counts = sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
+    return counts > 0
+
+
+def text_attention(marks: np.ndarray, kept: np.ndarray, removed: np.ndarray, cases: Sequence[str]) -> pd.DataFrame:
     """Share of each map's sum on the marks' pixels, with the marks kept and with them painted over.
 
     Args:
         marks: bool (n, height, width), of `MarkPairs`.
         kept, removed: maps of the two, at least 0, (n, height, width).
-        cases: ids for the index; None numbers the rows.
+        cases: ids for the index.
 
     Returns:
         DataFrame, index `case`: `energy_kept`, `energy_removed` and `chance` (the marks' share of the area: what a uniform map
         has), each in [0, 1]; NaN without marks, and an energy NaN for a blank map.
-
-    Raises:
-        ValueError: shapes that differ, or maps with NaN or values below 0.
     """
-    marks = np.asarray(marks, dtype=bool)
-    columns = {}
+    found = pd.DataFrame(index=pd.Index(list(cases), name="case"))
     for name, maps in (("energy_kept", kept), ("energy_removed", removed)):
-        values = np.asarray(maps)
-        if values.shape != marks.shape or values.ndim != 3:
-            raise ValueError(f"text_attention: maps are {values.shape}, marks {marks.shape}; expected equal (n, height, width)")
-        if not (values >= 0).all():
-            raise ValueError("text_attention: maps hold NaN or values below 0; expected maps after ReLU")
-        total = values.sum(axis=(1, 2), dtype=float)
-        inside = (values * marks).sum(axis=(1, 2), dtype=float)
-        columns[name] = np.divide(inside, total, out=np.full(len(total), np.nan), where=total > 0)
-    index = pd.Index(range(len(marks)) if cases is None else list(cases), name="case")
-    found = pd.DataFrame(columns | {"chance": marks.mean(axis=(1, 2))}, index=index)
+        total = maps.sum(axis=(1, 2), dtype=float)
+        found[name] = (maps * marks).sum(axis=(1, 2), dtype=float) / np.where(total > 0, total, np.nan)
+    found["chance"] = marks.mean(axis=(1, 2))
     found.loc[~marks.any(axis=(1, 2))] = np.nan
     return found
 
 
 def shortcut_scores(
-    predictor: Predictor,
-    cases: pd.DataFrame,
-    make_maps: Callable[[nn.Module, np.ndarray], CamMaps],
-    *,
-    block: int = 32,
-    progress: Progress | None = None,
+    predictor: Predictor, cases: pd.DataFrame, make_maps: Callable[[nn.Module, np.ndarray], CamMaps]
 ) -> pd.DataFrame:
     """Everything the shortcut test asks of a classifier, image by image; memory is that of one block.
 
     Args:
         predictor: of a classification run.
         cases: rows of its case table, the test images as a rule.
-        make_maps: `explain.cam_maps`, or a `functools.partial` of it with another method.
-        block: images in memory at once.
-        progress: called with (images done, images in all).
+        make_maps: `cam_maps`, or a `functools.partial` of it with another method.
 
     Returns:
         DataFrame, index `case`: the columns of `MarkPairs.table` and of `text_attention`, and `probability_kept`,
         `probability_removed`, `probability_placebo` of malignancy, these two NaN where there was nothing to paint.
 
     Raises:
-        ValueError: a run that is not one of classification, no rows, or a block below 1.
+        ValueError: a run that is not one of classification.
         DataError: an image that cannot be read.
     """
-    if block < 1:
-        raise ValueError(f"shortcut_scores: block is {block}; expected a whole number from 1")
-    if cases.empty:
-        raise ValueError("shortcut_scores: no cases; expected one row or more of a case table")
-    tables = []
-    for start in range(0, len(cases), block):
-        pairs = mark_pairs(predictor.pipeline, cases.iloc[start : start + block])
+    bar, tables = progress_bar("Painting marks over"), []
+    for start in range(0, len(cases), _BLOCK):
+        pairs = mark_pairs(predictor.pipeline, cases.iloc[start : start + _BLOCK])
         shown = pairs.table["marks"].to_numpy() > 0
         painted = pairs.table["placebo"].to_numpy() > 0
         odds = {name: predictor.log_odds(getattr(pairs, name)) for name in ("kept", "removed", "placebo")}
@@ -110,70 +219,45 @@ def shortcut_scores(
         found["probability_removed"] = np.where(shown, expit(odds["removed"]), np.nan)
         found["probability_placebo"] = np.where(shown & painted, expit(odds["placebo"]), np.nan)
         tables.append(found)
-        if progress is not None:
-            progress(min(start + block, len(cases)), len(cases))
+        bar(min(start + _BLOCK, len(cases)), len(cases))
     return pd.concat(tables)
 
 
-def shortcut_table(
-    scores: pd.DataFrame,
-    patients: Sequence[str],
-    *,
-    threshold: float = 0.5,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def shortcut_table(scores: pd.DataFrame, patients: Sequence[str], threshold: float) -> pd.DataFrame:
     """The paired comparisons of the shortcut test, over patients. For callipers alone give the rows with `callipers` above 0.
 
     Args:
         scores: of `shortcut_scores`.
         patients: the patient of each row.
         threshold: at or above this probability an image is called malignant.
-        level, resamples, seed: of the intervals, as in `scores.comparisons.compare_means`.
 
     Returns:
-        DataFrame, index `measure` (`COMPARED`): `comparison` (`scores.estimates.Comparison` of the two means), `images` compared,
-        `patients`, and `left_out` (images without marks or placebo, or with a blank map). The probability moved is |difference|.
-
-    Raises:
-        ValueError: a patient missing, or as many patients as there are not rows.
+        DataFrame, index `measure` (`COMPARED`): `comparison` (`Comparison` of the two means), `images` compared, `patients`, and
+        `left_out` (images without marks or placebo, or with a blank map). The probability moved is |difference|.
     """
-    measures = _measures(scores, threshold)
-    settings = {"resamples": resamples, "level": level, "seed": seed}
+    measures, kept = scores.copy(), scores["probability_kept"]
+    for way, name, area in (("removal", "removed", "marks"), ("placebo", "placebo", "placebo")):
+        other = scores[f"probability_{name}"]
+        measures[f"moved_by_{way}"] = (kept - other).abs()
+        measures[f"changed_by_{way}"] = ((kept >= threshold) != (other >= threshold)).where(other.notna())
+        measures[f"area_{way}"] = scores[area].where(scores["probability_placebo"].notna())
     rows = []
     for name, (first, second) in COMPARED.items():
-        found = compare_means(measures[first], measures[second], patients, **settings)
+        found = compare_means(measures[first], measures[second], patients)
         counts = {"images": found.images, "patients": found.patients, "left_out": len(scores) - found.images}
         rows.append({"measure": name, "comparison": found, **counts})
     return pd.DataFrame(rows).set_index("measure")
 
 
-def _measures(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    measures, kept = scores.copy(), scores["probability_kept"]
-    for way in ("removal", "placebo"):
-        other = scores["probability_removed" if way == "removal" else "probability_placebo"]
-        measures[f"moved_by_{way}"] = (kept - other).abs()
-        changed = ((kept >= threshold) != (other >= threshold)).astype(float)
-        measures[f"changed_by_{way}"] = changed.where(other.notna())
-        painted = scores["marks" if way == "removal" else "placebo"]
-        measures[f"area_{way}"] = painted.where(scores["probability_placebo"].notna())
-    return measures
-
-
-def shortcut_answer(table: pd.DataFrame, level: float = 0.95) -> str:
+def shortcut_answer(table: pd.DataFrame) -> str:
     """The shortcut test's answer in words: do the marks attract the map, and do they move the network.
 
     A test of many images finds effects that are too small to matter: the calls that change say whether the marks decide anything.
+    A p-value below 0.05 is taken for an effect; the three questions are not adjusted for their number.
 
     Args:
         table: of `shortcut_table`.
-        level: a p-value below 1 − level is taken for an effect; the three questions are not adjusted for their number.
-
-    Raises:
-        ValueError: `level` outside (0, 1).
     """
-    check_level(level, "shortcut_answer")
     energy, chance, shift, moved, changed, area = (table.at[name, "comparison"] for name in COMPARED)
     if not shift.images:
         return "No image shows the network a burned-in mark: there is nothing to test."
@@ -181,21 +265,20 @@ def shortcut_answer(table: pd.DataFrame, level: float = 0.95) -> str:
     if energy.images:
         sentences.append(
             f"They hold {energy.first:.1%} of the map's energy (area: {chance.second:.1%}) and {energy.second:.1%} once painted "
-            f"over: {_verdict(energy.p_value, energy.difference, level, 'they attract the map', 'they repel the map')} "
-            f"({_chance(energy.p_value)})."
+            f"over: {_verdict(energy, 'they attract the map', 'they repel the map')}."
         )
     else:
         sentences.append("All maps are blank, so that nothing can be said of them.")
     sentences.append(
         f"Painting them over moves the mean probability of malignancy by {_signed(-shift.difference)} "
-        f"[{_signed(-shift.high)}, {_signed(-shift.low)}] ({_chance(shift.p_value)})."
+        f"[{_signed(-shift.high)}, {_signed(-shift.low)}] ({_told(shift)})."
     )
     if moved.images:
-        used = _verdict(moved.p_value, moved.difference, level, "the network sees them", "paint alone moves it more")
         sentences.append(
             f"An image moves by {moved.first:.3f} on average, by {moved.second:.3f} under like paint elsewhere "
-            f"({area.second:.1%} of the area, for the marks {area.first:.1%}): {used} "
-            f"({_chance(moved.p_value)}), and {changed.first:.1%} of calls change, {changed.second:.1%} by the placebo."
+            f"({area.second:.1%} of the area, for the marks {area.first:.1%}): "
+            f"{_verdict(moved, 'the network sees them', 'paint alone moves it more')}, and {changed.first:.1%} of calls change, "
+            f"{changed.second:.1%} by the placebo."
         )
         if area.second < 0.8 * area.first:
             sentences.append("The placebo covers less than the marks do, as it has to fit beside them: part of that is area.")
@@ -206,13 +289,15 @@ def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"  # no −0
 
 
-def _verdict(p_value: float, difference: float, level: float, more: str, less: str) -> str:
-    if np.isnan(p_value):
-        return "no test is possible"
-    if p_value >= 1 - level:
-        return "no effect is shown"
-    return more if difference > 0 else less
+def _told(found: Comparison) -> str:
+    return "no p-value" if np.isnan(found.p_value) else p_told(found.p_value)
 
 
-def _chance(p_value: float) -> str:
-    return "no p-value" if np.isnan(p_value) else "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+def _verdict(found: Comparison, more: str, less: str) -> str:
+    if np.isnan(found.p_value):
+        said = "no test is possible"
+    elif found.p_value >= 0.05:
+        said = "no effect is shown"
+    else:
+        said = more if found.difference > 0 else less
+    return f"{said} ({_told(found)})"
