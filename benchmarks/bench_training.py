@@ -24,10 +24,11 @@ import numpy as np
 import torch
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.training.data import Batch, split_data
-from thyroid_utils.training.device import choose_device, choose_precision, repeatable
-from thyroid_utils.training.loop import _quiet, assemble
-from thyroid_utils.training.module import NetworkTraining
+from thyroid_utils.training.batch import Batch
+from thyroid_utils.training.data import split_data
+from thyroid_utils.training.fit import assemble
+from thyroid_utils.training.loop import NetworkTraining, quiet
+from thyroid_utils.training.state import choose_device, choose_precision, repeatable
 
 
 class Timed(NetworkTraining):
@@ -113,13 +114,13 @@ def main() -> None:
         device = choose_device(config.training)
         data = split_data(config)
         rates: dict[str, list[float]] = {"pipeline": [], "fixed batch": []}
-        with repeatable(device, deterministic=True), _quiet():
+        with repeatable(device), quiet():
             assembly = assemble(config, data, Path(folder), device)
-            train = assembly.fit.positions["train"][: arguments.batch * arguments.batches]
-            assembly.fit.positions["train"] = train
+            train = assembly.positions["train"][: arguments.batch * arguments.batches]
+            assembly.positions["train"] = train
             modules = {
-                "pipeline": Timed(assembly.fit, assembly.network, assembly.criterion, None, None),
-                "fixed batch": Fixed(assembly.fit, assembly.network, assembly.criterion, None, None),
+                "pipeline": Timed(assembly),
+                "fixed batch": Fixed(assembly),
             }
             for number in range(arguments.rounds + 1):
                 for name, module in modules.items():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config
+from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config, with_cases
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
@@ -18,11 +18,11 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses.classification import CrossEntropy
-from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import runs_dir
+from thyroid_utils.training.state import read_checkpoint
 
 # Bad input
 
@@ -32,32 +32,26 @@ def test_unlabelled_images_are_left_out_and_counted(monkeypatch):
     cases = load_cases("phantom", **config.data.options)
     unlabelled = cases.assign(case=[f"none-{number}" for number in range(len(cases))], label=pd.NA).set_index("case")
     unlabelled["label"] = unlabelled["label"].astype("Int8")
-    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: pd.concat([cases, unlabelled.head(3)]))
+    with_cases(monkeypatch, pd.concat([cases, unlabelled.head(3)]))
     assert fit_or_load(config).data["unlabelled"] == 3
-    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: unlabelled)
+    with_cases(monkeypatch, unlabelled)
     with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a label"):
         fit_or_load(config)
 
 
 @pytest.mark.parametrize("split, side", [("train", "training"), ("val", "validation"), ("test", "test")])
 @pytest.mark.parametrize("label, name", [(0, "benign"), (1, "malignant")])
-def test_one_class_only_on_a_side_is_refused(split, side, label, name, monkeypatch):
+def test_a_side_that_is_empty_or_of_one_class_is_refused(split, side, label, name, monkeypatch):
     config = tiny_config(split__by="official")
     cases = split_data(tiny_config()).cases.copy()
     cases.loc[cases["split"] == split, "label"] = label
-    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with_cases(monkeypatch, cases)
     with pytest.raises(DataError, match=rf"split: all \d+ {side} images are {name}; .* each need both classes"):
         fit_or_load(config)
-    assert not runs_dir().exists(), "nothing was begun"
-
-
-@pytest.mark.parametrize("split, side", [("val", "validation"), ("test", "test")])
-def test_an_empty_side_is_refused(split, side, monkeypatch):
-    cases = split_data(tiny_config()).cases
-    cases = cases[cases["split"] != split]
-    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with_cases(monkeypatch, cases[cases["split"] != split])
     with pytest.raises(DataError, match=f"split: no {side} images"):
-        fit_or_load(tiny_config(split__by="official"))
+        fit_or_load(config)
+    assert not runs_dir().exists(), "nothing was begun"
 
 
 def test_a_table_without_patients_is_split_by_what_belongs_together(tmp_path, monkeypatch):
@@ -83,13 +77,6 @@ def test_a_table_without_patients_is_split_by_what_belongs_together(tmp_path, mo
     )
 
 
-def test_a_batch_of_one_is_refused_where_it_has_no_variance():
-    with pytest.raises(
-        ConfigError, match=r"training\.batch_size must be 2 or more with tiny, whose batch normalisation .* found 1"
-    ):
-        fit_or_load(tiny_config(training__batch_size=1))
-
-
 def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch):
     monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(WithAuxiliary, minimum=16))
     run = fit_or_load(tiny_config(training__epochs=1, training__batch_size=1))
@@ -107,24 +94,20 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
             {"training__devices": 64, "training__batch_size": 64},
             r"training\.devices must be at most 13, the training images; found 64",
         ),
+        ({"training__batch_size": 1}, r"training\.batch_size must be 2 or more with tiny, whose batch normalisation .* found 1"),
         (
             {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},
             r"optimiser\.schedule must be another than one_cycle for a training of one step, .* found 1 epoch of 1 batch: raise",
         ),
     ],
-    ids=["batches larger than the set", "devices without an image", "a cycle of one step"],
+    ids=["batches larger than the set", "devices without an image", "batches of one", "a cycle of one step"],
 )
-def test_too_few_images_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.loop.open_arrays", lambda *_: pytest.fail("preprocessed"))
+def test_sizes_that_do_not_go_together_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
+    monkeypatch.setattr("thyroid_utils.training.fit.preprocessed", lambda *_: pytest.fail("preprocessed"))
     for train in (fit_or_load, lambda config: run_all([config])):
         with pytest.raises(ConfigError, match=message):
             train(tiny_config(**changes))
     assert not list(runs_dir().glob("*/config.json"))
-
-
-def test_a_cycle_of_two_steps_is_trained():
-    changes = {"optimiser__schedule": "one_cycle", "training__epochs": 2, "training__batch_size": 64}
-    assert len(fit_or_load(tiny_config(**changes)).history) == 2
 
 
 def test_an_image_below_the_networks_minimum_is_refused():
@@ -184,7 +167,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
         f"tiny: the loss is nan in epoch 2, batch 2; epoch 1 is kept in {folder / 'resume'}; "
         "lower optimiser.learning_rate (now 0.01), or set optimiser.clip_norm (for example 1)"
     )
-    assert read_checkpoint(folder / "resume").progress.epoch == 1
+    assert read_checkpoint(folder / "resume").standing.epoch == 1
     same_results(straight.folder, fit_or_load(config).folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
@@ -16,41 +15,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from segmentation_project import register_tiny_segmenter, segmentation_config
+from segmentation_project import segmentation_config
 from torch.nn import functional
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import Killed, batches_of, elsewhere, forked, killed_at, tiny_config
+from training_project import batches_of, forked, tiny_config, with_arrays, with_cases
 
-from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_hash
 from thyroid_utils.models import losses
-from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
-from thyroid_utils.training.checkpoint import read_checkpoint
-from thyroid_utils.training.data import Arrays, Batch, open_arrays, split_data
+from thyroid_utils.training.batch import Batch
+from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
-from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import RUN_FILES, RunDamaged, find_run, list_runs, runs_dir
-from thyroid_utils.training.maps import maps_file
-from thyroid_utils.training.tasks import COUNTS, TASKS, nodule_probability
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
-
-
-def same_results(one: Path, other: Path) -> None:
-    for name in {*RUN_FILES, "maps.safetensors"} - {"environment.json"}:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-def with_cases(monkeypatch, cases: pd.DataFrame) -> None:
-    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+from thyroid_utils.training.fit import fit_or_load, maps_file
+from thyroid_utils.training.ledger import RUN_FILES, list_runs, runs_dir
+from thyroid_utils.training.tasks import COUNTS, TASKS, Task, nodule_probability
 
 
 def phantoms(**changes) -> pd.DataFrame:
@@ -161,33 +144,25 @@ def test_one_and_two_classes_give_the_same_probability(seed, classes):
     assert torch.allclose(nodule_probability(logits), expected, atol=1e-6)
 
 
-def test_two_classes_train_as_well():
-    run = fit_or_load(segmentation_config(training__epochs=2, model__options={"classes": 2}))
-    assert run.load_model().classes == 2 and np.isfinite(run.history).all(axis=None)
-    assert np.isfinite(run.maps()[1]).all()
-
-
-def test_it_learns():
+def test_it_learns(monkeypatch):
     """The brighter half of an image is the nodule: a network that trains at all finds it on patients it has not seen."""
     config = segmentation_config(
         training__epochs=12, optimiser__learning_rate=0.03, augmentation=["horizontal_flip", "vertical_flip"]
     )
-    data = split_data(config)
-    arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
-    noise = np.random.default_rng(0).normal(size=arrays.images.shape).astype(np.float32)
-    arrays.images = 0.2 * noise + arrays.masks[:, None]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
-        run = fit_or_load(config)
-    assert run.metrics["test"]["dice"] > 0.9, "images and masks were changed together"
+    noise = np.random.default_rng(0)
+    with_arrays(monkeypatch, config, lambda arrays: bright(arrays, noise))
+    assert fit_or_load(config).metrics["test"]["dice"] > 0.9, "images and masks were changed together"
+
+
+def bright(arrays, noise: np.random.Generator) -> np.ndarray:
+    return 0.2 * noise.normal(size=arrays.images.shape).astype(np.float32) + arrays.masks[:, None]
 
 
 def test_masks_follow_their_images(monkeypatch):
     """Every batch that is trained on: an image that is its own mask still is after augmentation, up to interpolation."""
     config = segmentation_config(training__epochs=1, augmentation="default")
-    arrays = Arrays(open_arrays(config, split_data(config).cases), with_masks=True)
-    arrays.images = arrays.masks[:, None].astype(np.float32)
-    seen = []
+    arrays = with_arrays(monkeypatch, config, lambda arrays: arrays.masks[:, None].astype(np.float32))
+    seen, inputs = [], []
 
     class Watching(torch.nn.Module):
         def forward(self, logits, masks):
@@ -196,25 +171,13 @@ def test_masks_follow_their_images(monkeypatch):
             return (logits[:, 0] - masks.float()).square().mean()
 
     monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Watching())
-    monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
-    inputs = []
-    monkeypatch.setattr("thyroid_utils.training.module.network_input", lambda images, *_: inputs.append(images) or images)
+    monkeypatch.setattr("thyroid_utils.training.loop.network_input", lambda images, *_: inputs.append(images) or images)
     fit_or_load(config)
     originals = torch.from_numpy(np.array(arrays.masks))
     assert len(seen) == batches_of(config)
     for masks, images in zip(seen, inputs, strict=False):  # the inputs of validation come behind
         assert masks.dtype == torch.bool and ((images[:, 0] > 0.5 * images.max()) == masks).float().mean() > 0.97
         assert not any((masks[0] == original).all() for original in originals), "and was changed"
-
-
-def test_a_finished_run_is_loaded_and_the_same_twice(monkeypatch, tmp_path):
-    first = fit_or_load(segmentation_config())
-    with monkeypatch.context() as patch:
-        patch.setattr("thyroid_utils.training.fit.assemble", lambda *_: pytest.fail("trained again"))
-        assert fit_or_load(segmentation_config()).metrics == first.metrics
-    elsewhere(monkeypatch, tmp_path / "other")
-    torch.manual_seed(123)
-    same_results(first.folder, fit_or_load(segmentation_config()).folder)
 
 
 def test_both_tasks_share_a_split_and_are_listed_together():
@@ -227,73 +190,15 @@ def test_both_tasks_share_a_split_and_are_listed_together():
     with pytest.raises(ValueError, match="maps are kept of segmentation runs, for val and test; asked for 'test'"):
         classifier.maps()
     names, maps = segmenter.maps("val")
-    some, few = segmenter.maps("val", names[[1, 0]])
-    assert list(some) == [names[1], names[0]] and np.array_equal(few, maps[[1, 0]])
+    some, few = segmenter.maps("val", names[[2, 0]])
+    assert list(some) == [names[2], names[0]] and np.array_equal(few, maps[[2, 0]])
     with pytest.raises(KeyError):
         segmenter.maps("test", names[:1])
     with pytest.raises(ValueError, match="asked for 'train'"):
         segmenter.maps("train")
 
 
-def test_a_report_gets_a_line_an_epoch(capsys):
-    run = fit_or_load(segmentation_config())
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and f"Dice {run.history.loc[2, 'val_dice']:.3f}" in lines[1]
-    assert lines[1].startswith("tiny_segmenter, bce_dice, seed 0: epoch 2 of 3: loss ")
-
-
-# Taken up again
-
-WAYS = {
-    "adam": {},
-    "sgd, one cycle, clipped, loss": {
-        "optimiser": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.05, "schedule": "one_cycle", "clip_norm": 0.5},
-        "training__monitor": "loss",
-    },
-    "plateau, patience, two classes": {
-        "optimiser__schedule": "plateau", "training__patience": 3, "model__options": {"classes": 2},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_run_that_died_ends_as_it_would_have(way, monkeypatch, tmp_path):
-    config = segmentation_config(training__epochs=4, **WAYS[way])
-    straight = fit_or_load(config)
-    elsewhere(monkeypatch, tmp_path / "resumed")
-    with pytest.raises(Killed):
-        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
-    (folder,) = [path for path in runs_dir().iterdir() if path.name != ".locks"]
-    assert read_checkpoint(folder / "resume").progress.epoch == 2
-    same_results(straight.folder, fit_or_load(config).folder)
-
-
-def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(monkeypatch, tmp_path):
-    config = segmentation_config(training__epochs=1)
-    straight = fit_or_load(config)
-    replace = os.replace
-    for moment in range(100):
-        elsewhere(monkeypatch, tmp_path / f"died-{moment}")
-        written = []
-
-        def dying(source, target, written=written, moment=moment):
-            if len(written) == moment:
-                raise Killed
-            written.append(Path(target).name)
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr("thyroid_utils.common.files.os.replace", dying)
-            try:
-                fit_or_load(config)
-            except Killed:
-                pass
-            else:
-                break
-        run = fit_or_load(config)
-        same_results(straight.folder, run.folder)
-        assert set(os.listdir(run.folder)) == set(os.listdir(straight.folder)), "nothing is left behind"
-    assert "maps.safetensors" in written and written[-1] == "complete.json" and moment == len(written)
+# Maps
 
 
 def test_killed_while_the_maps_are_written(monkeypatch):
@@ -302,17 +207,17 @@ def test_killed_while_the_maps_are_written(monkeypatch):
     reading, writing = os.pipe()
 
     def train() -> None:
-        score = TASKS["segmentation"].scores
+        score = Task.scores
 
-        def scores(criterion, write_maps=None):
+        def scores(task, criterion, write_maps=None):
             def stop(maps):
                 write_maps(maps)
                 os.write(writing, b"x")
                 time.sleep(60)
 
-            return score(criterion, stop if write_maps else None)
+            return score(task, criterion, stop if write_maps else None)
 
-        monkeypatch.setattr(TASKS["segmentation"], "scores", scores)
+        monkeypatch.setattr(Task, "scores", scores)
         fit_or_load(config)
 
     split_data(config)
@@ -326,25 +231,6 @@ def test_killed_while_the_maps_are_written(monkeypatch):
     assert set(os.listdir(run.folder)) == {*RUN_FILES, "maps.safetensors", "complete.json"}
 
 
-@pytest.mark.parametrize("how", ["edited", "missing", "cut"])
-def test_damaged_maps_are_told_and_made_again(how, capsys):
-    config = segmentation_config(training__epochs=1)
-    run = fit_or_load(config)
-    path = run.folder / "maps.safetensors"
-    before = path.read_bytes()
-    if how == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(before[:-9] + (b"123456789" if how == "edited" else b""))
-    run.check(weights=False) if how != "missing" else None  # large files are read when they are to be used
-    with pytest.raises(RunDamaged, match=rf"run {run.name}: maps\.safetensors (was changed|is missing)"):
-        find_run(run.name)
-    capsys.readouterr()
-    again = fit_or_load(config)
-    assert capsys.readouterr().out.startswith(f"run {run.name}: maps.safetensors ")
-    assert (again.folder / "maps.safetensors").read_bytes() == before
-
-
 def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
     maps = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     path = tmp_path / "maps.safetensors"
@@ -354,42 +240,10 @@ def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
         write(maps[2:])
     with safe_open(path, "numpy") as file:
         assert np.array_equal(file.get_tensor("maps"), maps)
-    for wrong, message in (
-        (maps[:3], "3 maps were written, 5 expected"),
-        (maps[:, :2], "expected uint8 maps"),
-        (maps * 1.0, "uint8"),
-    ):
-        with pytest.raises(ValueError, match=message), maps_file(tmp_path / "wrong.safetensors", maps.shape) as write:
-            write(wrong)
-    assert [file.name for file in tmp_path.iterdir() if "maps" in file.name or "wrong" in file.name] == ["maps.safetensors"]
+    assert [file.name for file in tmp_path.glob("*maps*")] == ["maps.safetensors"]
 
 
 # Bad input
-
-
-REFUSED = [
-    ({"training__monitor": "auc"}, "training.monitor must be loss or dice with task segmentation; found 'auc'"),
-    ({"training__class_balance": "weights"}, "training.class_balance must be none with task segmentation"),
-    ({"training__class_balance": "sampling"}, "training.class_balance must be none with task segmentation"),
-    ({"model__name": "resnet18"}, "model.name must name a segmenter with task segmentation; found 'resnet18', a classifier's"),
-    ({"loss__name": "cross_entropy"}, "loss.name must name a segmentation loss with task segmentation; found 'cross_entropy'"),
-    (
-        {"task": "classification", "loss__name": "focal"},
-        "training.monitor must be loss or auc with task classification; found 'dice'",
-    ),
-]
-
-
-@pytest.mark.parametrize("changes, message", REFUSED, ids=[message for _, message in REFUSED])
-def test_what_belongs_to_the_other_task_is_refused(changes, message):
-    with pytest.raises(ConfigError) as caught:
-        segmentation_config(**changes)
-    assert str(caught.value).startswith(f"config: {message}")
-
-
-def test_a_task_alone_is_refused_by_the_first_default_that_does_not_fit():
-    with pytest.raises(ConfigError, match=r"model\.name must name a segmenter"):
-        RunConfig(task="segmentation")
 
 
 @pytest.mark.parametrize(
@@ -446,14 +300,13 @@ def test_nodules_lost_in_preprocessing_are_told(monkeypatch, tmp_path):
         fit_or_load(segmentation_config(split__by="official", size=16))
 
 
-@pytest.mark.parametrize("loss", sorted({"bce", "dice", "bce_dice"} | set(losses.SEGMENTATION_LOSSES)))
+@pytest.mark.parametrize("loss", sorted(losses.SEGMENTATION_LOSSES))
 def test_a_batch_with_empty_masks_only_trains(loss, monkeypatch, tmp_path):
     """Four of five training masks are empty, in batches of two: some batches hold nothing to find."""
     cases = split_data(segmentation_config()).cases
     train = cases["split"] == "train"
     with_cases(monkeypatch, with_empty_masks(cases, train & (train.cumsum() % 5 != 0), tmp_path))
-    config = segmentation_config(split__by="official", training__batch_size=2, training__epochs=1, loss__name=loss)
-    run = fit_or_load(config)
+    run = fit_or_load(segmentation_config(split__by="official", training__batch_size=2, training__epochs=1, loss__name=loss))
     assert np.isfinite(run.history).all(axis=None)
     assert all(bool(torch.isfinite(values).all()) for values in run.load_model().state_dict().values())
 
@@ -468,11 +321,8 @@ def test_a_run_with_an_empty_mask_says_how_many_images_were_scored(monkeypatch, 
     assert blank["true_positives"] == blank["false_negatives"] == 0
     assert metrics["scored"] == metrics["images"] - int(blank["false_positives"] == 0)
     outlined = counts.drop(first[0])
-    dice = (
-        2
-        * outlined["true_positives"]
-        / (2 * outlined["true_positives"] + outlined["false_positives"] + outlined["false_negatives"])
-    )
+    twice = 2 * outlined["true_positives"]
+    dice = twice / (twice + outlined["false_positives"] + outlined["false_negatives"])
     assert metrics["dice"] == pytest.approx(dice.sum() / metrics["scored"]), "the false alarm adds nothing but its image"
 
 
@@ -503,23 +353,17 @@ def test_a_mask_of_many_levels_is_refused(monkeypatch, tmp_path):
 def test_maps_that_are_no_numbers_stop_the_run(monkeypatch):
     """A network that gives NaN on test images alone, and a loss that hides it."""
     config = segmentation_config(training__epochs=1)
-    data = split_data(config)
-    first = int(data.positions("test")[0])
-    arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
-    arrays.images = np.array(arrays.images)
-    arrays.images[first] = np.nan
-    monkeypatch.setattr("thyroid_utils.training.loop.Arrays", lambda *_, **__: arrays)
+    first = int(split_data(config).positions("test")[0])
+
+    def spoilt(arrays):
+        images = np.array(arrays.images)
+        images[first] = np.nan
+        return images
+
+    with_arrays(monkeypatch, config, spoilt)
     with pytest.raises(TrainingError, match="tiny_segmenter: the loss on test is nan with the weights of epoch 1; lower"):
         fit_or_load(config)
     assert not list(runs_dir().glob("*/complete.json"))
-
-
-@pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_a_batch_of_one_is_refused_before_any_preprocessing(task, monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.data.preprocessed", lambda *_: pytest.fail("preprocessed"))
-    config = segmentation_config(training__batch_size=1) if task == "segmentation" else tiny_config(training__batch_size=1)
-    with pytest.raises(ConfigError, match=r"training\.batch_size must be 2 or more with tiny.*, whose batch normalisation"):
-        fit_or_load(config)
 
 
 def test_frames_without_patients_are_split_by_recovered_video(monkeypatch, tmp_path):
@@ -560,4 +404,4 @@ def test_both_tasks_can_be_asked_for_at_once(capsys):
     configs = [segmentation_config(training__epochs=1), tiny_config(training__epochs=1)]
     runs = run_all(configs)
     assert [run.config.task for run in runs] == ["segmentation", "classification"]
-    assert "tiny_segmenter bce_dice seed 0: 1 epochs, best 1" in capsys.readouterr().out
+    assert "tiny_segmenter, bce_dice, seed 0: 1 epochs, best 1" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Fixtures that a test file of training has for every test by importing them: one cache, a ledger a test, the tiny network."""
+"""Fixtures that a test file of training has for every test by importing them: one cache, a ledger a test, the tiny networks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import functools
 
 import pytest
 import torch
+from segmentation_project import register_tiny_segmenter
 from training_project import register_tiny
 
 from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,8 +26,9 @@ def one_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_runs(tmp_path, monkeypatch):
-    """Every test has its own folder of runs, and the tiny network."""
+    """Every test has its own folder of runs, and the tiny networks."""
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path))
     register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
     return tmp_path / "runs"

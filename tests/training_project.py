@@ -7,13 +7,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.weights import for_channels
-from thyroid_utils.training.data import epoch_batches, split_data
+from thyroid_utils.training.batch import Arrays, epoch_batches
+from thyroid_utils.training.data import open_arrays, split_data
 
 
 def tiny_network(in_channels: int, classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:
@@ -58,8 +61,9 @@ def tiny_config(**changes) -> RunConfig:
 
 
 def same_results(one: Path, other: Path) -> None:
-    """Assert that two finished run folders hold the same numbers, to the last bit."""
-    for name in ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json"):
+    """Assert that two finished run folders hold the same files and numbers, to the last bit, and nothing is left behind."""
+    assert set(os.listdir(one)) == set(os.listdir(other))
+    for name in set(os.listdir(one)) - {"environment.json", "complete.json"}:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
@@ -83,6 +87,19 @@ class Killed(BaseException):
 def elsewhere(monkeypatch, folder: Path) -> None:
     """From here on runs are kept in another folder."""
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(folder))
+
+
+def with_cases(monkeypatch, cases: pd.DataFrame) -> None:
+    """From here on every data set is this table."""
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+
+
+def with_arrays(monkeypatch, config: RunConfig, change: Callable[[Arrays], np.ndarray]) -> Arrays:
+    """From here on every run sees these images in place of the preprocessed ones."""
+    arrays = Arrays(open_arrays(config, split_data(config).cases), with_masks=config.task != "classification")
+    arrays.images = change(arrays)
+    monkeypatch.setattr("thyroid_utils.training.fit.Arrays", lambda *_, **__: arrays)
+    return arrays
 
 
 def killed_at(batch: int):

@@ -100,19 +100,21 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 def seal(folder: Path, names: Iterable[str], **told: Any) -> None:
     """Write the mark that a folder is finished: these files as they are now, and what else is told."""
     files = {name: {"sha256": file_hash(folder / name), "state": _state(folder / name)} for name in names}
-    write_text(folder / MARK, json.dumps({**told, "files": files}, indent=2))
+    mark = {**told, "files": files}
+    write_text(folder / MARK, json.dumps({**mark, "key": content_key(mark)}, indent=2))
 
 
 def broken_seal(folder: Path) -> str | None:
     """What is wrong with a folder, beginning with the file's name; None where all is as it was sealed."""
     try:
-        files = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
-        sealed = {name: (entry["sha256"], entry["state"]) for name, entry in files.items()}
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        if mark.pop("key") != content_key(mark):
+            return f"{MARK} was changed after it had been finished"
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{MARK} cannot be read"
-    for name, (sha256, state) in sealed.items():
+    for name, sealed in mark["files"].items():
         try:
-            if _state(folder / name) != state and file_hash(folder / name) != sha256:
+            if _state(folder / name) != sealed["state"] and file_hash(folder / name) != sealed["sha256"]:
                 return f"{name} was changed after it had been finished"
         except FileNotFoundError:
             return f"{name} is missing"

@@ -6,12 +6,13 @@ higher floors; everything that can be judged by itself is judged here.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from thyroid_utils.common.errors import nearest
 
 
 class ConfigError(ValueError):
@@ -41,41 +42,26 @@ def _first_error(settings: type[Settings], error: ValidationError) -> ConfigErro
     if isinstance(inner, ConfigError):  # from a config inside this one, or from a rule over several fields
         return ConfigError(f"{name}.{inner.field}" if name else inner.field, inner.problem)
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, settings.model_fields, n=1)
-        return ConfigError(name, f"does not exist; did you mean {close[0]}?" if close else _known(settings))
-    return ConfigError(name, f"must be {_allowed(settings, name)}; found {first['input']!r}")
+        return ConfigError(name, f"does not exist; {nearest(name, settings.model_fields)}")
+    return ConfigError(name, f"must be {_allowed(settings.model_fields[name])}; found {first['input']!r}")
 
 
-def _known(settings: type[Settings]) -> str:
-    return f"does not exist; known: {', '.join(settings.model_fields)}"
-
-
-def _allowed(settings: type[Settings], name: str) -> str:
-    field = settings.model_fields[name]
-    if field.description:
-        return field.description
+def _allowed(field: Any) -> str:
     if get_origin(field.annotation) is Literal:
         return f"one of {', '.join(get_args(field.annotation))}"
-    if field.annotation is bool:
-        return "true or false"
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-        return f"settings of {', '.join(field.annotation.model_fields)}"
-    return "a name"
+    return field.description or f"settings of {', '.join(field.annotation.model_fields)}"
 
 
-def _range(
-    default: float | None, low: float, high: float, *, whole: bool = False, above: bool = False, below: bool = False
-) -> Any:
-    """A field from low to high (`above`, `below`: without the end itself); its description says so in an error."""
-    limits = {"gt" if above else "ge": low, "lt" if below else "le": high}
-    ends = f"{'above' if above else 'from'} {low:.10g} to {'below ' if below else ''}{high:.10g}"
-    shown = f"a {'whole ' if whole else ''}number {ends}"
-    strict = {"strict": True} if whole else {"strict": True, "allow_inf_nan": False}
-    return Field(default, description=shown + (" or None" if default is None else ""), **limits, **strict)
+def _number(default: float | None, low: float, high: float, *, above: bool = False) -> Any:
+    """A field from low to high (`above`: without low itself); its description says so in an error."""
+    limits = {"gt" if above else "ge": low, "le": high}
+    shown = f"a number {'above' if above else 'from'} {low:.10g} to {high:.10g}" + (" or None" if default is None else "")
+    return Field(default, description=shown, strict=True, allow_inf_nan=False, **limits)
 
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def _whole(default: int | None, low: int, high: int) -> Any:
+    shown = f"a whole number from {low} to {high}" + (" or None" if default is None else "")
+    return Field(default, description=shown, strict=True, ge=low, le=high)
 
 
 def _as_json(value: Any) -> Any:
@@ -87,27 +73,11 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-PathText = Annotated[str, BeforeValidator(_as_text)]
+PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 Options = Annotated[dict[str, JsonValue], BeforeValidator(_as_json)]
 Spec = Annotated[str | list[JsonValue], BeforeValidator(_as_json), Field(description="a preset's name or a list of steps")]
-Flag = Annotated[bool, Field(strict=True)]
-
-
-def _options() -> Any:
-    return Field(default_factory=dict, description="a mapping from names to plain values (numbers, text, lists)")
-
-
-def _without(options: dict[str, Any], decided: dict[str, str]) -> dict[str, Any]:
-    """The options, none of which may be among those that other fields decide (`decided`: option → field)."""
-    for option, field in decided.items():
-        if option in options:
-            raise ConfigError(option, f"must be left out, as {field} decides it; found {options[option]!r}")
-    return options
-
-
-def _labelled(name: str, options: dict[str, Any]) -> str:
-    told = ", ".join(f"{option} {value}" for option, value in options.items())
-    return f"{name} ({told})" if told else name
+NO_OPTIONS = Field({}, description="a mapping from names to plain values (numbers, text, lists)")
+_SEED = (0, 2**32 - 1)
 
 
 class DataConfig(Settings):
@@ -117,8 +87,8 @@ class DataConfig(Settings):
 
     dataset: str = Field("phantom", min_length=1, description="the name of a reader")
     root: PathText | None = Field(None, description="a folder or None")
-    options: Options = _options()
-    permute_labels: int | None = _range(None, 0, 2**32 - 1, whole=True)
+    options: Options = NO_OPTIONS
+    permute_labels: int | None = _whole(None, *_SEED)
 
 
 class SplitConfig(Settings):
@@ -132,8 +102,8 @@ class SplitConfig(Settings):
     ratios: tuple[float, float, float] = Field(
         (0.7, 0.15, 0.15), description="three numbers above 0 (train, validation, test) that sum to 1"
     )
-    seed: int = _range(0, 0, 2**32 - 1, whole=True)
-    repeat: int | None = _range(None, 0, 10_000, whole=True)
+    seed: int = _whole(0, *_SEED)
+    repeat: int | None = _whole(None, 0, 10_000)
 
     @field_validator("ratios")
     @classmethod
@@ -149,43 +119,33 @@ class SplitConfig(Settings):
         return self
 
 
-class ModelConfig(Settings):
+class _Named(Settings):
+    """A model or a loss: its name, and options for its builder."""
+
+    name: str
+    options: Options = NO_OPTIONS
+
+    @property
+    def label(self) -> str:
+        """The name, with the options where there are any: `tversky (alpha 0.3, beta 0.7)`."""
+        told = ", ".join(f"{option} {value}" for option, value in self.options.items())
+        return f"{self.name} ({told})" if told else self.name
+
+
+class ModelConfig(_Named):
     """name: one of `models.CLASSIFIERS` or `timm:NAME`; for segmentation one of `models.SEGMENTERS` or `smp:ARCH:ENCODER`;
     for joint one of `models.JOINT_MODELS` or `smp:ARCH:ENCODER`.
     weights: "imagenet" (a segmenter's encoder), "none" or a file. options: for its builder."""
 
     name: str = Field("resnet18", min_length=1, description="the name of a model")
     weights: PathText = Field("none", min_length=1, description="imagenet, none or the path of a file")
-    options: Options = _options()
-
-    @field_validator("options")
-    @classmethod
-    def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
-        decided = {"name": "model.name", "weights": "model.weights", "task": "task", "in_channels": "preprocessing"}
-        return _without(options, decided)
-
-    @property
-    def label(self) -> str:
-        """The name, with the options where there are any."""
-        return _labelled(self.name, self.options)
 
 
-class LossConfig(Settings):
+class LossConfig(_Named):
     """name: one of `losses.CLASSIFICATION_LOSSES` or `losses.SEGMENTATION_LOSSES`. options: for its builder; with task
     joint also classification_weight, that of the cross-entropy which is added to a segmentation loss."""
 
     name: str = Field("cross_entropy", min_length=1, description="the name of a loss")
-    options: Options = _options()
-
-    @field_validator("options")
-    @classmethod
-    def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return _without(options, {"name": "loss.name", "task": "task", "class_weights": "training.class_balance"})
-
-    @property
-    def label(self) -> str:
-        """The name, with the options where there are any."""
-        return _labelled(self.name, self.options)
 
 
 class OptimiserConfig(Settings):
@@ -195,11 +155,11 @@ class OptimiserConfig(Settings):
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = _range(1e-4, 0, 10, above=True)
-    weight_decay: float = _range(0.0, 0, 1)
-    momentum: float = _range(0.0, 0, 1, below=True)
+    learning_rate: float = _number(1e-4, 0, 10, above=True)
+    weight_decay: float = _number(0.0, 0, 1)
+    momentum: float = _number(0.0, 0, 1)
     schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = "constant"
-    clip_norm: float | None = _range(None, 0, 1e6, above=True)
+    clip_norm: float | None = _number(None, 0, 1e6, above=True)
 
     @model_validator(mode="after")
     def _momentum_has_an_effect(self) -> OptimiserConfig:
@@ -216,27 +176,23 @@ class TrainingConfig(Settings):
     equally often, with repetition); "none" for segmentation, whose classes are pixels. monitor: the validation value that
     decides: "loss", or "auc" of a classifier, or "dice" of a segmenter, or any of them (joint). device: "auto" is a GPU where
     there is one. devices: how many of them, by DDP; `batch_size` is shared among them. precision: "auto" is bf16 on GPUs that
-    have it and float32 elsewhere. deterministic: on GPUs, where it costs time; a CPU always is.
+    have it and float32 elsewhere.
     """
 
-    epochs: int = _range(10, 1, 10_000, whole=True)
-    batch_size: int = _range(16, 1, 4096, whole=True)
-    patience: int | None = _range(None, 1, 10_000, whole=True)
+    epochs: int = _whole(10, 1, 10_000)
+    batch_size: int = _whole(16, 1, 4096)
+    patience: int | None = _whole(None, 1, 10_000)
     class_balance: Literal["none", "weights", "sampling"] = "none"
     monitor: Literal["loss", "auc", "dice"] = "loss"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = _range(1, 1, 64, whole=True)
+    devices: int = _whole(1, 1, 64)
     precision: Literal["auto", "32", "bf16"] = "auto"
-    channels_last: Flag = True
-    compile: Flag = False
-    deterministic: Flag = True
 
     @model_validator(mode="after")
     def _batch_can_be_shared(self) -> TrainingConfig:
         if self.batch_size % self.devices:
-            raise ConfigError(
-                "batch_size", f"must be a multiple of devices ({self.devices}), which share it; found {self.batch_size}"
-            )
+            problem = f"must be a multiple of devices ({self.devices}), which share it; found {self.batch_size}"
+            raise ConfigError("batch_size", problem)
         return self
 
 
@@ -254,35 +210,39 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: Spec = "paper_001"
-    size: int | None = _range(None, 8, 4096, whole=True)
+    size: int | None = _whole(None, 8, 4096)
     augmentation: Spec = "default"
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
-    seed: int = _range(0, 0, 2**32 - 1, whole=True)
+    seed: int = _whole(0, *_SEED)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> RunConfig:
-        monitor, balance = self.training.monitor, self.training.class_balance
+        def refuse(field: str, allowed: str, found: Any) -> None:
+            raise ConfigError(field, f"must be {allowed} with task {self.task}; found {found!r}")
+
         other = {"classification": "dice", "segmentation": "auc"}.get(self.task)
-        if monitor == other:
-            allowed = {"classification": "loss or auc", "segmentation": "loss or dice"}[self.task]
-            raise ConfigError("training.monitor", f"must be {allowed} with task {self.task}; found {monitor!r}")
+        if self.training.monitor == other:
+            refuse("training.monitor", "loss or dice" if other == "auc" else "loss or auc", other)
         if self.task == "segmentation" and self.data.permute_labels is not None:
-            found = self.data.permute_labels
-            raise ConfigError("data.permute_labels", f"must be None with task segmentation, which has no labels; found {found}")
+            refuse("data.permute_labels", "None", self.data.permute_labels)
+        if self.task == "segmentation" and self.training.class_balance != "none":
+            refuse("training.class_balance", "none", self.training.class_balance)
         if self.task == "classification" and "classes" in self.model.options:
-            found = self.model.options["classes"]
-            raise ConfigError("model.options.classes", f"must be left out, as task decides it; found {found!r}")
-        if self.task == "segmentation" and balance != "none":
-            problem = f"must be none with task segmentation (pixels are weighed by the loss, not by class); found {balance!r}"
-            raise ConfigError("training.class_balance", problem)
-        if self.task != "classification":
-            for field, settings, what in (("model.name", self.model, "segmenter"), ("loss.name", self.loss, "segmentation loss")):
-                if settings.name == type(settings).model_fields["name"].default:
-                    raise ConfigError(field, f"must name a {what} with task {self.task}; found {settings.name!r}, a classifier's")
+            refuse("model.options.classes", "left out", self.model.options["classes"])
+        if self.task != "classification" and self.model.name == ModelConfig().name:
+            refuse("model.name", "that of a segmenter", self.model.name)
+        if self.task != "classification" and self.loss.name == LossConfig().name:
+            refuse("loss.name", "that of a segmentation loss", self.loss.name)
         return self
+
+    @property
+    def label(self) -> str:
+        """A run's name in a line: network, seed, and the loss of masks, as segmenters are compared by their losses too."""
+        loss = f", {self.loss.name}" if self.task != "classification" else ""
+        return f"{self.model.name}{loss}, seed {self.seed}"
 
     def to_json(self) -> str:
         """Every field, defaults included, as indented JSON."""

@@ -20,8 +20,8 @@ from thyroid_utils.models.networks import OneAnswer
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.store import ArrayStore
 from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
-from thyroid_utils.training.device import choose_device
 from thyroid_utils.training.ledger import Run
+from thyroid_utils.training.state import choose_device
 from thyroid_utils.training.tasks import log_odds, nodule_probability
 
 ANSWERS = {"classification": "image", "segmentation": "pixels"}  # of a joint network

@@ -22,16 +22,16 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.training.checkpoint import read_checkpoint
 from thyroid_utils.training.data import split_data
-from thyroid_utils.training.device import choose_device, repeatable
-from thyroid_utils.training.ledger import FAILURE, RESUME
-from thyroid_utils.training.loop import assemble, fit_epochs
+from thyroid_utils.training.fit import assemble
+from thyroid_utils.training.ledger import FAILURE
+from thyroid_utils.training.loop import fit_epochs
+from thyroid_utils.training.state import choose_device, read_checkpoint, repeatable
 
 _MARK = "\x1eprogress "
 
 
-def fit_on_several(folder: Path, progress: Progress | None) -> None:
+def fit_on_several(folder: Path, progress: Progress) -> None:
     """Train the run of a folder that holds its `config.json`, on as many devices as that says.
 
     Raises:
@@ -41,36 +41,27 @@ def fit_on_several(folder: Path, progress: Progress | None) -> None:
     failure.unlink(missing_ok=True)
     command = [sys.executable, "-m", "thyroid_utils.training.distributed", str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-    process = subprocess.Popen(command, **pipes, start_new_session=True)
-    try:
-        for line in process.stdout:
-            if not line.startswith(_MARK):
-                print(line, end="", flush=True)
-            elif progress is not None:
-                done, total = line.removeprefix(_MARK).split()
-                progress(int(done), int(total))
-        process.wait()
-    finally:
-        _end(process)
-    if process.returncode == 0:
-        return
-    try:
-        raise TrainingError(json.loads(failure.read_text(encoding="utf-8"))["message"])
-    except (OSError, ValueError, KeyError):
-        raise TrainingError(
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        try:
+            for line in process.stdout:
+                if line.startswith(_MARK):
+                    done, total = line.removeprefix(_MARK).split()
+                    progress(int(done), int(total))
+                else:
+                    print(line, end="", flush=True)
+            process.wait()
+        finally:  # leave none of the group behind: one that failed may have left the others waiting for it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        message = (
             f"{folder}: a process of the training on several devices ended with code {process.returncode}; "
             "its messages are above; run again to go on, or set training.devices to 1"
-        ) from None
-    finally:
+        )
+        with contextlib.suppress(OSError, ValueError):
+            message = json.loads(failure.read_text(encoding="utf-8"))["message"]
         failure.unlink(missing_ok=True)
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Leave no process of the group behind: one that failed may have left the others waiting for it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.stdin.close()
-    process.wait()
+        raise TrainingError(message)
 
 
 def main(folder: Path) -> int:
@@ -80,9 +71,9 @@ def main(folder: Path) -> int:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # else every process would take memory of the first GPU
     try:
-        with repeatable(device, config.training.deterministic):
+        with repeatable(device):
             assembly = assemble(config, split_data(config), folder, device)
-            fit_epochs(assembly, read_checkpoint(folder / RESUME), device, _tell)
+            fit_epochs(assembly, read_checkpoint(assembly.resume), device, _tell)
     except (TrainingError, ValueError) as error:
         write_text(folder / FAILURE, json.dumps({"message": str(error)}))
         return 1

@@ -10,22 +10,24 @@
 | `maps.safetensors` | probability maps (segmentation, joint), in the order of `predictions.csv` |
 | `metrics.json` | loss and AUC, Dice and IoU, or all of these, on validation and test |
 | `environment.json` | versions, device, threads, commit, time |
-| `complete.json` | written last: the SHA-256 of each file above |
+| `complete.json` | written last: the SHA-256 of each file above (`common.cache.seal`) |
 
-The name leaves out what says where and how fast, not what: the data's folder, the device, channels-last and torch.compile
-(arithmetic in another order; `environment.json` tells). A run on a GPU and the same on a CPU are one run, made once.
+The name leaves out what says where, not what: the data's folder and the device (`environment.json` tells). A run on a GPU and
+the same on a CPU are one run, made once.
 While it is being trained a folder has `resume/` instead of the mark; locks lie in `.locks/` beside the runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +36,19 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.cache import MARK, broken_seal, content_key, seal
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.files import file_hash, write_text
+from thyroid_utils.common.files import file_hash
 
 if TYPE_CHECKING:
     import torch
 
-MARK = "complete.json"
 RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "predictions.csv", "metrics.json",
              "environment.json")  # fmt: skip
 MAPS = "maps.safetensors"  # of segmentation and joint runs
 MAPS_TENSOR = "maps"
-_LARGE = ("weights.safetensors", MAPS)
 RESUME = "resume"
+STATE = "state.pt"  # in it: where training stands
 FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
 # Raised by hand where a change to networks, losses, training or preprocessing moves the numbers of a run; the runs in
 # `tests/test_pinned_numbers.py` notice one. Docstrings, names and moves leave it alone. Versions of libraries are not in a run's
@@ -76,8 +78,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """
     values = config.model_dump(mode="json")
     del values["data"]["root"]
-    for name in ("device", "channels_last", "compile"):
-        del values["training"][name]
+    del values["training"]["device"]
     if config.model.weights not in ("none", "imagenet"):
         path = paths.resolve_in_project(config.model.weights)
         try:
@@ -98,8 +99,7 @@ def run_hash(config: RunConfig, fingerprint: str, split_hash: str) -> str:
     """
     from thyroid_utils.models.networks import network_source  # with torch, which reading the ledger does not need
 
-    content = [identity(config), fingerprint, split_hash, RECIPE, network_source(config.model.name)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return content_key(identity(config), fingerprint, split_hash, RECIPE, network_source(config.model.name))
 
 
 class Run:
@@ -174,10 +174,8 @@ class Run:
                 maps = kept[int(rows[0]) : int(rows[-1]) + 1]
             else:
                 chosen = [int(rows[names.get_loc(case)]) for case in cases]
-                names, maps = (
-                    pd.Index(cases, dtype=names.dtype, name="case"),
-                    np.concatenate([kept[at : at + 1] for at in chosen]),
-                )
+                maps = np.concatenate([kept[at : at + 1] for at in chosen])
+                names = pd.Index(cases, dtype=names.dtype, name="case")
         return names, maps.astype(np.float32) / np.float32(255)
 
     @cached_property
@@ -196,7 +194,7 @@ class Run:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """File → SHA-256 of its bytes, as they were when the run had finished."""
-        return self._json(MARK)["files"]
+        return {name: entry["sha256"] for name, entry in self._json(MARK)["files"].items()}
 
     @property
     def best_epoch(self) -> int:
@@ -212,31 +210,16 @@ class Run:
         network.load_state_dict(load_file(self.folder / "weights.safetensors"))
         return network.eval()
 
-    def check(self, weights: bool = True) -> None:
-        """Raise RunDamaged, naming the file, unless every file is the one that was written.
-
-        weights: also read the weights and the maps, the large files.
-        """
-        try:
+    def check(self) -> None:
+        """Raise RunDamaged, naming the file, unless every file is the one that was written."""
+        problem = broken_seal(self.folder)
+        if problem is None:
             mark = self._json(MARK)
-            hashes, name = mark["files"], mark["run"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise RunDamaged(f"run {self.name}: {MARK} cannot be read") from None
-        if name != self.name or set(hashes) not in (set(RUN_FILES), {*RUN_FILES, MAPS}):
-            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
-        for file, expected in hashes.items():
-            if not (self.folder / file).is_file():
-                raise RunDamaged(f"run {self.name}: {file} is missing")
-            if (weights or file not in _LARGE) and self._hash(file) != expected:
-                raise RunDamaged(f"run {self.name}: {file} was changed after the run had finished")
-        if set(hashes) != set(run_files(self.config)):
-            raise RunDamaged(f"run {self.name}: {MARK} belongs to another run")
-
-    def _hash(self, file: str) -> str:
-        try:
-            return file_hash(self.folder / file)
-        except OSError as error:  # removed meanwhile, or the disk fails
-            raise RunDamaged(f"run {self.name}: {file} cannot be read ({error.strerror})") from None
+            # By the names first: without its config a folder of other files cannot tell what it should hold.
+            known = set(mark["files"]) >= set(RUN_FILES) and set(mark["files"]) == set(run_files(self.config))
+            problem = None if known and mark.get("run") == self.name else f"{MARK} belongs to another run"
+        if problem is not None:
+            raise RunDamaged(f"run {self.name}: {problem}")
 
     def _json(self, file: str) -> dict[str, Any]:
         return json.loads((self.folder / file).read_text(encoding="utf-8"))
@@ -253,11 +236,11 @@ def _read_csv(path: Path, **types: str) -> pd.DataFrame:
 
 
 def mark_complete(folder: Path) -> Run:
-    """Write the mark of a run whose files are all there, and drop what was kept to resume it."""
-    hashes = {name: file_hash(folder / name) for name in run_files(Run(folder).config)}
-    write_text(folder / MARK, json.dumps({"run": folder.name, "files": hashes}, indent=2))
+    """Write the mark of a run whose files are all there; what was kept to resume it goes before."""
+    run = Run(folder)
     shutil.rmtree(folder / RESUME, ignore_errors=True)
-    return Run(folder)
+    seal(folder, run_files(run.config), run=run.name)
+    return run
 
 
 def left_behind(folder: Path) -> list[Path]:
@@ -278,19 +261,15 @@ def find_run(name: str) -> Run | None:
         RunDamaged: it is there and damaged; the message names the file.
     """
     run = Run(runs_dir() / name)
-    if not (run.folder / MARK).is_file():
+    if not (run.folder / MARK).exists():
         return None
     run.check()
-    if (run.folder / RESUME).is_dir():  # its process was killed behind the mark
-        with suppress(RunBusy, OSError), run_lock(name, wait=False):
-            if (run.folder / MARK).is_file():
-                shutil.rmtree(run.folder / RESUME)
     return run
 
 
 @contextmanager
 def run_lock(name: str, wait: bool = True) -> Iterator[None]:
-    """Hold a run for oneself. The operating system lets go of it when the process ends, however it ends.
+    """Hold a run for oneself; having to wait is told. The operating system lets go when the process ends, however it ends.
 
     Raises:
         RunBusy: another process holds it and `wait` is false.
@@ -299,17 +278,25 @@ def run_lock(name: str, wait: bool = True) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise RunBusy(f"run {name}: another process is training it; wait for it or go on with the next") from None
+        if not wait:
+            raise RunBusy(f"run {name}: another process is training it; wait for it or go on with the next") from None
+        print(f"run {name}: another process is training it; waiting", flush=True)
+        lock.acquire()
     try:
         yield
     finally:
         lock.release()
 
 
+_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
+           "test_score", "code", "megabytes", "note"]  # fmt: skip
+_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice"), "joint": ("dice", "Dice")}
+
+
 def list_runs() -> pd.DataFrame:
-    """Every run that is there, the newest first, without reading weights.
+    """Every run that is there, the newest first.
 
     Returns:
         index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
@@ -318,22 +305,41 @@ def list_runs() -> pd.DataFrame:
         "current", or "older" where `RECIPE` has been raised since and the run will not be used again; megabytes; `note`: what is
         wrong with a damaged one.
     """
-    folders = [path for path in runs_dir().glob("*") if path.is_dir() and not path.name.startswith(".")]
-    rows = [_listed(folder) for folder in sorted(folders, key=_changed, reverse=True)]
-    rows = [row for row in rows if (runs_dir() / row["run"]).is_dir()]  # others may be pruned or trained again meanwhile
+    rows = [row for folder in _folders() if (row := _listed(folder)) is not None]
+    rows.sort(key=lambda row: row["changed"], reverse=True)
     return pd.DataFrame(rows, columns=_LISTED).set_index("run")
 
 
-_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
-           "test_score", "code", "megabytes", "note"]  # fmt: skip
-_SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice"), "joint": ("dice", "Dice")}
+def _folders() -> list[Path]:
+    return sorted(path for path in runs_dir().glob("[!.]*") if path.is_dir())
 
 
-def _changed(folder: Path) -> float:
+def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
+    """The row of a run; None where others have removed it. held: this process holds its lock, so that no other one trains it."""
+    run = Run(folder)
+    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder), "state": "finished"}
+    finished = (folder / MARK).exists()
+    busy = not finished and not held and _is_busy(run.name)
     try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        row["changed"] = folder.stat().st_mtime
+        config = run.config
+        score, row["score"] = _SCORES[config.task]
+        row |= {"task": config.task, "model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
+        row |= {"dataset": config.data.dataset, "seed": config.seed}
+        row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
+        if not finished:
+            return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}
+        run.check()
+        metrics = run.metrics
+        row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
+        return row | {"val_score": metrics["val"][score], "test_score": metrics["test"][score]}
+    except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
+        if not folder.is_dir():
+            return None
+        if busy:  # its first files are being written
+            return row | {"state": "training"}
+        note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
+        return row | {"state": "damaged", "note": note}
 
 
 def _megabytes(folder: Path) -> float:
@@ -346,35 +352,10 @@ def _megabytes(folder: Path) -> float:
     return size / 1e6
 
 
-def _listed(folder: Path, held: bool = False) -> dict[str, Any]:
-    """The row of a run. held: this process holds its lock, so that no other one trains it."""
-    run = Run(folder)
-    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder)}
-    try:
-        config = run.config
-        score, score_name = _SCORES[config.task]
-        row |= {"task": config.task, "score": score_name}
-        row |= {"model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
-        row |= {"dataset": config.data.dataset, "seed": config.seed}
-        row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
-        if not (folder / MARK).is_file():
-            busy = not held and _is_busy(run.name)
-            return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}
-        run.check(weights=False)
-        metrics = run.metrics
-        row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
-        row |= {"val_score": metrics["val"][score], "test_score": metrics["test"][score]}
-    except (RunDamaged, OSError, ValueError, KeyError, TypeError) as error:
-        if not held and not (folder / MARK).is_file() and _is_busy(run.name):  # its first files are being written
-            return row | {"state": "training"}
-        note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
-        return row | {"state": "damaged", "note": note}
-    return row | {"state": "finished"}
-
-
 def _epochs_so_far(folder: Path) -> int:
     try:
-        return int(json.loads((folder / RESUME / "last.json").read_text(encoding="utf-8"))["body"]["progress"]["epoch"])
+        with (folder / RESUME / STATE).open("rb") as stream:
+            return int(json.loads(stream.readline())["epoch"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
@@ -399,29 +380,47 @@ def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: boo
         names of the runs removed, or that would be.
     """
     chosen = []
-    for name, row in list_runs().iterrows():
-        folder = runs_dir() / name
-        if not _is_useless(folder, row, unfinished, outdated):
-            continue
-        try:
-            with run_lock(name, wait=False):
-                # Until now another process may have finished it, mended it or removed it.
-                if not folder.is_dir() or not _is_useless(folder, _listed(folder, held=True), unfinished, outdated):
-                    continue
+    for folder in _folders():
+        with suppress(RunBusy), run_lock(folder.name, wait=False):
+            row = _listed(folder, held=True)
+            if row is None:
+                continue
+            useless = row["state"] == "damaged" or (unfinished and row["state"] == "unfinished")
+            if useless or (outdated and row.get("code") == "older"):
+                chosen.append(folder.name)
                 if not dry_run:
                     shutil.rmtree(folder)
-        except RunBusy:
-            continue
-        chosen.append(name)
     return chosen
 
 
-def _is_useless(folder: Path, row: Mapping[str, Any] | pd.Series, unfinished: bool, outdated: bool) -> bool:
-    if row["state"] == "damaged" or (outdated and row.get("code") == "older"):
-        return True
-    if row["state"] == "finished":
-        try:
-            Run(folder).check()
-        except RunDamaged:
-            return True
-    return unfinished and row["state"] == "unfinished"
+_PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn", "opencv-python-headless")
+
+
+def environment_stamp(device: str, precision: str, devices: int) -> dict[str, Any]:
+    """Where and with what a run was finished, as numbers of another machine may differ in the last digits: versions, device,
+    precision, threads, commit; no host or user name."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": device,
+        "devices": devices,
+        "cuda": None if device == "cpu" else torch.version.cuda,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit that the sources are at, None outside a git checkout."""
+    if shutil.which("git") is None or not (paths.project_root() / ".git").exists():
+        return None
+    command = ["git", "-C", str(paths.project_root()), "rev-parse", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return answer.stdout.strip() or None

@@ -1,10 +1,14 @@
-"""The epochs of a run: what they need is put together, checked, and handed to Lightning."""
+"""The epochs of a run as Lightning sees them: steps, validation, and what happens when an epoch ends. What differs by task is
+asked of it."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +20,24 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.errors import DataError, TrainingError
-from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models.networks import check_weights
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import TrainingError
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.training.checkpoint import Checkpoint
-from thyroid_utils.training.data import Arrays, SplitData, batch_starts, input_pipeline, open_arrays
-from thyroid_utils.training.device import choose_precision
-from thyroid_utils.training.ledger import RESUME
-from thyroid_utils.training.module import Fit, NetworkTraining, derived_seed
-from thyroid_utils.training.tasks import SIDES, TASKS
+from thyroid_utils.preprocess.augment_batch import augment_batch
+from thyroid_utils.training.batch import Arrays, Batch, Batches, epoch_batches, in_order, network_input
+from thyroid_utils.training.state import (
+    Checkpoint,
+    Standing,
+    build_optimiser,
+    build_schedule,
+    choose_precision,
+    step_after_batch,
+    step_after_epoch,
+    write_checkpoint,
+)
+from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Scores
 
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -36,85 +45,193 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_A
 
 @dataclass(frozen=True)
 class Assembly:
-    """What is trained: the data, the network with its first weights, the loss."""
+    """What is trained: the data, the network with its first weights, the loss.
 
-    fit: Fit
+    positions: "train", "val" and "test" → rows of the arrays. resume: the folder of the state that is kept. fitted: µ and σ of
+    the training images where the preprocessing has them, so that other images can be asked about without those.
+    """
+
+    config: RunConfig
+    arrays: Arrays
+    positions: dict[str, np.ndarray]
     network: nn.Module
     criterion: nn.Module
     input_shape: tuple[int, int, int]
+    fitted: list[float] | None
+    resume: Path
 
 
-def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:
-    """Build everything that a run needs; what costs nothing to check is checked first.
+def derived_seed(*numbers: int) -> int:
+    """One seed for torch out of several numbers, such as seed and epoch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    Args:
-        folder: of the run.
 
-    Raises:
-        ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+class NetworkTraining(pl.LightningModule):
+    """Trains a network from the beginning or from a checkpoint.
+
+    Everything random is drawn from (seed, epoch): dropout from torch's generator, which every epoch seeds anew, order and
+    augmentation from keys. So training that is taken up after an epoch goes on exactly as it would have.
     """
-    task, pipeline = TASKS[config.task], input_pipeline(config)
-    model = config.model
-    check_weights(model.name, model.weights, model.options)
-    check_steps(config, len(data.positions("train")))
-    build_augmentation(config.augmentation)
-    positions = {split: data.positions(split) for split in ("train", "val", "test")}
-    labels = data.cases["label"].fillna(-1).to_numpy("int64")[positions["train"]]
-    criterion = task.criterion(config, labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed))
-        network = task.network(config, pipeline.channels, config.model.weights)
-    check_batches(config, network)
-    store = open_arrays(config, data.cases, progress_bar("Preprocessing"))
-    arrays = Arrays(store, with_masks=task.with_masks, pin=device.type == "cuda")
-    network.check_size(*store.images.shape[-2:])
-    if task.with_masks:
-        _check_masks(arrays, positions)
-    if config.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return Assembly(Fit(config, arrays, positions, folder / RESUME), network, criterion, tuple(store.images.shape[1:]))
 
+    def __init__(self, assembly: Assembly, start: Checkpoint | None = None, progress: Progress | None = None):
+        super().__init__()
+        self.assembly, self.start, self.report_progress = assembly, start, progress
+        self.network, self.criterion = assembly.network, assembly.criterion
+        self.config, self.task = assembly.config, TASKS[assembly.config.task]
+        self.augmentation = build_augmentation(self.config.augmentation)
+        self.standing = Standing() if start is None else start.standing
+        self.best = None if start is None else start.best
+        self.schedule = None
+        self._losses: list[torch.Tensor] = []
+        self._counts: list[int] = []
+        self._scores: Scores | None = None
+        self._started = self._learning_rate = 0.0
 
-def _check_masks(arrays: Arrays, positions: dict[str, np.ndarray]) -> None:
-    """Raise where no mask of a side has survived the preprocessing, as tiny ones may not."""
-    for split, chosen in positions.items():
-        if not any(arrays.masks[position].any() for position in chosen):
-            height, width = arrays.masks.shape[1:]
-            raise DataError(
-                f"preprocessing: all {len(chosen)} {SIDES[split]} masks are empty at {height}×{width} pixels; raise size, or "
-                "leave out the step that cuts the nodules off"
-            )
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch at work, from 1."""
+        return self.standing.epoch + 1
 
+    def train_dataloader(self) -> Batches:
+        training, arrays = self.config.training, self.assembly.arrays
+        positions = self.assembly.positions["train"]
+        parts, keys = epoch_batches(
+            positions,
+            arrays.labels[positions],
+            batch_size=training.batch_size,
+            seed=self.config.seed,
+            epoch=self.epoch,
+            balance=training.class_balance,
+            devices=training.devices,
+        )
+        return Batches(arrays, parts, keys, (self.trainer.global_rank, self.trainer.world_size))
 
-def check_batches(config: RunConfig, network: nn.Module) -> None:
-    """Raise ConfigError for batches of one image where the network normalises over a batch."""
-    training = config.training
-    if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
-        raise ConfigError(
-            "training.batch_size",
-            f"must be {2 * training.devices} or more with {config.model.name}, whose batch normalisation needs two images "
-            f"on each device; found {training.batch_size}",
+    def val_dataloader(self) -> Batches:
+        """The whole validation set on every device, so that all of them judge an epoch by the same images."""
+        return Batches(self.assembly.arrays, in_order(self.assembly.positions["val"], self.config.training.batch_size))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        config, steps = self.config.optimiser, len(self.train_dataloader())  # the same for every epoch
+        optimiser = build_optimiser(config, self.network.parameters())
+        mode = "min" if self.config.training.monitor == "loss" else "max"
+        self.schedule = build_schedule(config, optimiser, self.config.training.epochs, steps, mode)
+        return optimiser
+
+    def on_fit_start(self) -> None:
+        if self.start is not None:
+            self.network.load_state_dict(self.start.network)
+            self.trainer.optimizers[0].load_state_dict(self.start.optimiser)
+            if self.schedule is not None:
+                self.schedule.load_state_dict(self.start.schedule)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, masks = batch.images, batch.masks
+        if self.trainer.training:
+            images, masks = augment_batch(self.augmentation, images, masks, keys=batch.keys)
+        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.keys)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.trainer.global_rank))
+        self._losses, self._counts, self._started = [], [], time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        logits, targets = self.network(batch.images), self.task.targets(batch)
+        extra = 0.0
+        if isinstance(logits, tuple):
+            logits, auxiliary = logits
+            extra = self.network.auxiliary_weight * self.criterion(auxiliary.float(), targets)
+        loss = self.criterion(logits.float(), targets) + extra
+        self._losses.append(loss.detach())
+        self._counts.append(len(batch.labels))
+        if loss.device.type == "cpu":  # asking a GPU for each number would make it wait; there it is asked once an epoch
+            self._check(self._losses[-1], f"batch {len(self._losses)}")
+        return loss
+
+    def on_train_batch_end(self, outputs: torch.Tensor, batch: Batch, batch_idx: int) -> None:
+        self._learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        step_after_batch(self.schedule)
+        if self.report_progress is not None and self.trainer.is_global_zero:
+            batches = self.trainer.num_training_batches
+            total = self.config.training.epochs * batches
+            # The last is kept for the end of the run, where a bar is taken away.
+            self.report_progress(min(self.standing.epoch * batches + batch_idx + 1, total - 1), total)
+
+    def on_validation_epoch_start(self) -> None:
+        self._scores = self.task.scores(self.criterion)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._scores.add(self.network(batch.images), batch)
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the epoch, go on with the schedule, keep the state, stop where it is time."""
+        row = self.trainer.strategy.broadcast(self._row())  # running means differ between devices; the first one's count
+        monitor, patience = self.config.training.monitor, self.config.training.patience
+        state, value = self.standing, row[f"val_{monitor}"]
+        state.epoch += 1
+        state.note_stretch(device_name(self.device))
+        state.history.append(row)
+        state.seconds += time.perf_counter() - self._started
+        state.images += sum(self._counts) * self.trainer.world_size
+        state.waited += 1
+        if state.best_value is None or (value < state.best_value if monitor == "loss" else value > state.best_value):
+            state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        state.stopped = patience is not None and state.waited >= patience
+        step_after_epoch(self.schedule, value)
+        if self.trainer.is_global_zero:
+            optimiser = self.trainer.optimizers[0].state_dict()
+            schedule = None if self.schedule is None else self.schedule.state_dict()
+            kept = Checkpoint(state, dict(self.network.state_dict()), self.best, optimiser, schedule)
+            write_checkpoint(self.assembly.resume, kept)
+            if os.environ.get("THYROID_REPORT_DIR"):
+                print(self._line(row), flush=True)
+        self.trainer.should_stop = state.stopped
+
+    @torch.no_grad()
+    def _row(self) -> dict[str, float]:
+        """The epoch's line of the history. Raises TrainingError for a loss that is no number."""
+        losses, counts = torch.stack(self._losses).double().cpu(), torch.tensor(self._counts, dtype=torch.float64)
+        for number, loss in enumerate(losses, 1):
+            self._check(loss, f"batch {number}")
+        mean = ((losses * counts).sum() / counts.sum()).to(self.device)  # where NCCL takes it, which knows no CPU
+        val_loss = self._scores.loss()
+        self._check(val_loss, "validation")
+        values = self._scores.values()
+        return {
+            "epoch": self.epoch,
+            "learning_rate": self._learning_rate,
+            "train_loss": float(self.trainer.strategy.reduce(mean, reduce_op="mean")),
+            "val_loss": val_loss,
+            **{f"val_{name}": values[name] for name in self.task.history},
+        }
+
+    def _check(self, loss: torch.Tensor | float, where: str) -> None:
+        """Raise TrainingError for a loss that is no number."""
+        if math.isfinite(loss):
+            return
+        kept = (
+            f"epoch {self.standing.epoch} is kept in {self.assembly.resume}" if self.standing.epoch else "no epoch was finished"
+        )
+        optimiser = self.config.optimiser
+        clip = "" if optimiser.clip_norm else ", or set optimiser.clip_norm (for example 1)"
+        raise TrainingError(
+            f"{self.config.model.name}: the loss is {float(loss):g} in epoch {self.epoch}, {where}; {kept}; "
+            f"lower optimiser.learning_rate (now {optimiser.learning_rate:g}){clip}"
         )
 
-
-def check_steps(config: RunConfig, images: int) -> None:
-    """Raise ConfigError where so many training images make no batch, or fewer steps than the schedule needs."""
-    training = config.training
-    batches = len(batch_starts(images, training.batch_size, training.devices))
-    if images < training.devices:
-        raise ConfigError("training.devices", f"must be at most {images}, the training images; found {training.devices}")
-    if not batches:
-        most = images - images % training.devices
-        raise ConfigError(
-            "training.batch_size",
-            f"must be at most {most}, as {images} training images fill no larger batch (training.devices is {training.devices}); "
-            f"found {training.batch_size}",
-        )
-    if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
-        raise ConfigError(
-            "optimiser.schedule",
-            "must be another than one_cycle for a training of one step, in which nothing can rise and fall; "
-            f"found {training.epochs} epoch of {batches} batch: raise training.epochs or lower training.batch_size",
+    def _line(self, row: dict[str, float]) -> str:
+        state, score = self.standing, self.task.score
+        best = " (best so far)" if state.best_epoch == state.epoch else ""
+        stop = f"; stopped: {state.waited} epochs without a better one" if state.stopped else ""
+        return (
+            f"{self.config.label}: epoch {state.epoch} of {self.config.training.epochs}: "
+            f"loss {row['train_loss']:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"{SCORE_NAMES[score]} {row[f'val_{score}']:.3f}{best}{stop}"
         )
 
 
@@ -124,17 +241,16 @@ def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.devic
     Raises:
         TrainingError: the loss is no number, or memory ran out.
     """
-    config = assembly.fit.config
-    module = NetworkTraining(assembly.fit, assembly.network, assembly.criterion, start, progress)
-    several = config.training.devices > 1
-    with _quiet():
+    config, training = assembly.config, assembly.config.training
+    module = NetworkTraining(assembly, start, progress)
+    with quiet(), interrupts_stay():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=config.training.devices,
-            strategy="ddp" if several else "auto",
+            devices=training.devices,
+            strategy="ddp" if training.devices > 1 else "auto",
             plugins=[LightningEnvironment()],  # never that of a scheduler whose job this process happens to be
-            precision=choose_precision(config.training.precision, device),
-            max_epochs=config.training.epochs - module.standing.epoch,
+            precision=choose_precision(training.precision, device),
+            max_epochs=training.epochs - module.standing.epoch,
             gradient_clip_val=config.optimiser.clip_norm,
             reload_dataloaders_every_n_epochs=1,  # the order of an epoch is drawn from its number
             use_distributed_sampler=False,
@@ -145,12 +261,13 @@ def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.devic
             enable_model_summary=False,
         )
         try:
-            _fit(trainer, module)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            trainer.fit(module)
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+            if not told and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
                 raise
             torch.cuda.empty_cache()
-            size, (height, width) = config.training.batch_size, assembly.input_shape[1:]
+            size, (height, width) = training.batch_size, assembly.input_shape[1:]
             raise TrainingError(
                 f"{config.model.name}: out of memory in epoch {module.epoch} with batches of {size} images of {height}×{width}; "
                 f"lower training.batch_size (to {max(1, size // 2)}) or size, or choose precision bf16; "
@@ -158,27 +275,21 @@ def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.devic
             ) from None
 
 
-def _fit(trainer: pl.Trainer, module: NetworkTraining) -> None:
+@contextmanager
+def interrupts_stay() -> Iterator[None]:
     """Lightning turns an interrupt into the end of the process and turns a deaf ear to further ones; here it stays one."""
-    in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module)
+        yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        if in_main and signal.getsignal(signal.SIGINT) is not handler:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Lightning's remarks about loaders and hardware, which a reader of a report can do nothing about."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

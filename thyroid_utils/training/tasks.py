@@ -6,9 +6,9 @@ Everything else (splits, batches, epochs, states, the ledger) is one path for al
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,16 +19,13 @@ from torch import nn
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.table import SPLITS
 from thyroid_utils.models import losses, networks
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.training.optimisers import class_weights
-
-if TYPE_CHECKING:
-    from thyroid_utils.training.data import Batch
+from thyroid_utils.training.batch import Batch
 
 SIDES = {"train": "training", "val": "validation", "test": "test"}
+SCORE_NAMES = {"auc": "AUC", "dice": "Dice"}
 THRESHOLD = 0.5  # at or above it a pixel is called nodule
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 
@@ -36,47 +33,39 @@ COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negative
 WriteMaps = Callable[[np.ndarray], None]
 
 
-class Scores(ABC):
-    """What a network says about the images of a set, gathered batch after batch and in their order."""
-
-    @abstractmethod
-    def add(self, logits: torch.Tensor | networks.JointLogits, batch: Batch) -> None:
-        """Take the logits of a batch, with its truth, on whatever device they are."""
-
-    @abstractmethod
-    def loss(self) -> float:
-        """Of the whole set; NaN where an output is no number."""
-
-    @abstractmethod
-    def values(self) -> dict[str, float]:
-        """Score → value, as `metrics.json` has it."""
-
-    @abstractmethod
-    def columns(self) -> dict[str, np.ndarray]:
-        """What `predictions.csv` tells of each image, beside the case: column → (n,)."""
-
-
-class Task(ABC):
+@dataclass(frozen=True)
+class Task:
     """One kind of training.
 
-    score: what is followed from epoch to epoch beside the loss; the higher the better. score_name: as it is printed.
-    history: scores in a row of the history. left_out: what `data.json` calls the number of cases that do not count.
-    with_masks: whether masks are learnt, and maps kept. needs_classes: whether each side of a split has to hold both classes.
+    labels, masks: what is learnt; labels: each side of a split has to hold both classes; masks: probability maps are kept.
+    asked: what a case needs, and what to do without. left_out: what `data.json` calls the number of cases that do not count.
     """
 
-    name: ClassVar[str]
-    score: ClassVar[str]
-    score_name: ClassVar[str]
-    history: ClassVar[tuple[str, ...]]
-    left_out: ClassVar[str]
-    with_masks: ClassVar[bool]
-    needs_classes: ClassVar[bool]
+    name: str
+    labels: bool
+    masks: bool
+    asked: str
+    left_out: str
+    build: Callable[..., nn.Module]
 
-    @abstractmethod
+    @property
+    def score(self) -> str:
+        """What is followed from epoch to epoch beside the loss; the higher the better."""
+        return "dice" if self.masks else "auc"
+
+    @property
+    def history(self) -> list[str]:
+        """Scores in a row of the history."""
+        return ["auc"] * self.labels + ["dice", "iou", "pixel_accuracy"] * self.masks
+
     def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
         """The rows that count. Raises DataError where there is none."""
+        needed = ["label"] * self.labels + ["mask"] * self.masks
+        cases = table[table[needed].notna().all(axis=1)]
+        if cases.empty:
+            raise DataError(f"{dataset}: none of {len(table)} cases has {self.asked}")
+        return cases
 
-    @abstractmethod
     def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
         """Raise DataError for a split that cannot be trained or tested.
 
@@ -84,83 +73,86 @@ class Task(ABC):
             cases: with their split.
             empty: bool (n,), whether a mask is empty; None for a task without masks.
         """
-
-    @abstractmethod
-    def has(self, field: str, name: str) -> bool:
-        """Whether a name is that of a network (field "model") or a loss ("loss") of this task."""
+        for split, side in SIDES.items():
+            chosen = cases["split"].eq(split).fillna(False).to_numpy(bool)
+            advice = "training, validation and test each need"
+            if not chosen.any():
+                raise DataError(f"split: no {side} images; {advice} some: use split.by = patient")
+            labels = cases.loc[chosen, "label"]
+            if self.labels and labels.nunique() < 2:
+                found = f"all {len(labels)} {side} images are {'malignant' if labels.iloc[0] else 'benign'}"
+                raise DataError(f"split: {found}; {advice} both classes: use another seed or ratios, or add cases")
+            if self.masks and empty[chosen].all():
+                found = f"all {int(chosen.sum())} {side} masks are empty"
+                raise DataError(f"split: {found}; {advice} outlined images: check the masks, or use another seed or ratios")
 
     def check_names(self, config: RunConfig) -> None:
         """Raise ConfigError for a network or a loss of another task; unknown names are refused where they are looked up."""
-        for field, name in (("model", config.model.name), ("loss", config.loss.name)):
-            owners = [task.name for task in TASKS.values() if task.has(field, name)]
-            if owners and self.name not in owners:
-                raise ConfigError(f"{field}.name", f"must be for task {self.name}; found {name!r}, which is for {owners[0]}")
+        for field in ("model", "loss"):
+            name = getattr(config, field).name
+            if _is_known(field, name, not self.masks) and not _is_known(field, name, self.masks):
+                other = "classification" if self.masks else "segmentation"
+                raise ConfigError(f"{field}.name", f"must be for task {self.name}; found {name!r}, which is for {other}")
 
-    @abstractmethod
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
         """The network of a config, its random values from torch's generator."""
+        return self.build(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
 
-    @abstractmethod
     def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
         """The loss of a config; `labels` of the training images decide class weights, None leaves them out."""
-
-    @abstractmethod
-    def targets(self, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """What the logits of a batch are compared with."""
-
-    @abstractmethod
-    def scores(self, criterion: nn.Module, write_maps: WriteMaps | None = None) -> Scores:
-        """An empty collection. write_maps: gets the maps of each batch, of a task that has any."""
-
-    def mode(self, monitor: str) -> str:
-        """ "min" or "max": what is better in the monitored value."""
-        return "min" if monitor == "loss" else "max"
-
-
-class Classification(Task):
-    """Labels from logits (batch, 2)."""
-
-    name, score, score_name = "classification", "auc", "AUC"
-    history, left_out, with_masks, needs_classes = ("auc",), "unlabelled", False, True
-
-    def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        cases = table[table["label"].notna()]
-        if cases.empty:
-            raise DataError(f"{dataset}: none of {len(table)} cases has a label (0 benign, 1 malignant); add labels")
-        return cases
-
-    def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
-        for split in SPLITS:
-            labels = cases.loc[_on_side(cases, split), "label"]
-            if labels.nunique() < 2:
-                name = "benign" if labels.iloc[0] == 0 else "malignant"
-                raise DataError(
-                    f"split: all {len(labels)} {SIDES[split]} images are {name}; training, validation and test each need both "
-                    "classes: use another seed or ratios, or add cases"
-                )
-
-    def has(self, field: str, name: str) -> bool:
-        if field == "loss":
-            return name in losses.CLASSIFICATION_LOSSES
-        return name in CLASSIFIERS or name.startswith("timm:")
-
-    def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
-        model = config.model
-        return networks.build_classifier(model.name, in_channels=in_channels, classes=2, weights=weights, **model.options)
-
-    def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
         balanced = config.training.class_balance == "weights" and labels is not None
         weights = class_weights(labels) if balanced else None
         return losses.build_loss(self.name, config.loss.name, class_weights=weights, **config.loss.options)
 
-    def targets(self, batch: Batch) -> torch.Tensor:
-        return batch.labels
+    def targets(self, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """What the logits of a batch are compared with."""
+        if self.labels and self.masks:
+            return batch.masks, batch.labels
+        return batch.masks if self.masks else batch.labels
 
     def scores(self, criterion: nn.Module, write_maps: WriteMaps | None = None) -> Scores:
-        return ClassificationScores(criterion)
+        """An empty collection. write_maps: gets the maps of each batch, of a task that has any."""
+        if self.labels and self.masks:
+            return JointScores(criterion, write_maps)
+        return SegmentationScores(criterion, write_maps) if self.masks else ClassificationScores(criterion)
 
 
-class ClassificationScores(Scores):
+def _is_known(field: str, name: str, masks: bool) -> bool:
+    """Whether a name is that of a network or a loss of tasks with masks, or of those without."""
+    if field == "loss":
+        return name in (losses.SEGMENTATION_LOSSES if masks else losses.CLASSIFICATION_LOSSES)
+    return name in (SEGMENTERS if masks else CLASSIFIERS) or name.startswith("smp:" if masks else "timm:")
+
+
+_LABEL = "a label (0 benign, 1 malignant)"
+TASKS = {
+    task.name: task
+    for task in (
+        Task("classification", True, False, f"{_LABEL}; add labels", "unlabelled", networks.build_classifier),
+        Task("segmentation", False, True, "a mask; add masks", "without_mask", networks.build_segmenter),
+        Task("joint", True, True, f"both {_LABEL} and a mask; add what is missing, or train task classification or segmentation",
+             "without_label_or_mask", networks.build_joint),
+    )
+}  # fmt: skip
+
+
+class Scores(Protocol):
+    """What a network says about the images of a set, gathered batch after batch and in their order."""
+
+    def add(self, logits: torch.Tensor | networks.JointLogits, batch: Batch) -> None:
+        """Take the logits of a batch, with its truth, on whatever device they are."""
+
+    def loss(self) -> float:
+        """Of the whole set; NaN where an output is no number."""
+
+    def values(self) -> dict[str, float]:
+        """Score → value, as `metrics.json` has it."""
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What `predictions.csv` tells of each image, beside the case: column → (n,)."""
+
+
+class ClassificationScores:
     """The loss is that of all logits at once, as class weights make it no mean over batches."""
 
     def __init__(self, criterion: nn.Module):
@@ -187,51 +179,12 @@ class ClassificationScores(Scores):
         return {"probability": expit(odds), "log_odds": odds}
 
 
-class Segmentation(Task):
-    """Masks from logits (batch, 1 or 2, height, width)."""
-
-    name, score, score_name = "segmentation", "dice", "Dice"
-    history, left_out, with_masks, needs_classes = ("dice", "iou", "pixel_accuracy"), "without_mask", True, False
-
-    def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        cases = table[table["mask"].notna()]
-        if cases.empty:
-            raise DataError(f"{dataset}: none of {len(table)} cases has a mask; add masks")
-        return cases
-
-    def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
-        for split in SPLITS:
-            side = _on_side(cases, split)
-            if empty[side].all():
-                raise DataError(
-                    f"split: all {int(side.sum())} {SIDES[split]} masks are empty; training, validation and test each need "
-                    "outlined images: check the masks, or use another seed or ratios"
-                )
-
-    def has(self, field: str, name: str) -> bool:
-        if field == "loss":
-            return name in losses.SEGMENTATION_LOSSES
-        return name in SEGMENTERS or name.startswith("smp:")
-
-    def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
-        return networks.build_segmenter(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
-
-    def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
-        return losses.build_loss(self.name, config.loss.name, **config.loss.options)
-
-    def targets(self, batch: Batch) -> torch.Tensor:
-        return batch.masks
-
-    def scores(self, criterion: nn.Module, write_maps: WriteMaps | None = None) -> Scores:
-        return SegmentationScores(criterion, write_maps)
-
-
-class SegmentationScores(Scores):
+class SegmentationScores:
     """Counts of pixels an image, so that a set of any size fits in memory; they stay on the device until they are asked for.
 
     The loss is the mean over batches, each weighing as much as it has images. Dice and IoU are means over the images that have a
-    nodule in truth or prediction, as in `masks.segmentation_table`: a false alarm scores 0, and only images that are rightly
-    left empty count for nothing. Pixel accuracy is the mean over all images. All at the network's resolution.
+    nodule in truth or prediction, as in `scores.masks.segmentation_table`: a false alarm scores 0, and only images that are
+    rightly left empty count for nothing. Pixel accuracy is the mean over all images. All at the network's resolution.
     """
 
     def __init__(self, criterion: nn.Module, write_maps: WriteMaps | None = None):
@@ -258,18 +211,14 @@ class SegmentationScores(Scores):
 
     def values(self) -> dict[str, float]:
         true_positives, false_positives, false_negatives, true_negatives = self._table().T
-        wrong = false_positives + false_negatives
-        correct = true_positives + true_negatives
-        accuracy = float((correct / (correct + wrong)).mean())
+        wrong, correct = false_positives + false_negatives, true_positives + true_negatives
         scored = true_positives + wrong > 0
-        hit, wrong = true_positives[scored], wrong[scored]
-        if not len(hit):
-            return {"dice": float("nan"), "iou": float("nan"), "pixel_accuracy": accuracy, "scored": 0}
-        dice, iou = 2 * hit / (2 * hit + wrong), hit / (hit + wrong)
+        hit, missed = true_positives[scored], wrong[scored]
+        dice, iou = 2 * hit / (2 * hit + missed), hit / (hit + missed)
         return {
-            "dice": float(dice.mean()),
-            "iou": float(iou.mean()),
-            "pixel_accuracy": accuracy,
+            "dice": float(dice.mean()) if len(hit) else float("nan"),
+            "iou": float(iou.mean()) if len(hit) else float("nan"),
+            "pixel_accuracy": float((correct / (correct + wrong)).mean()),
             "scored": int(scored.sum()),
         }
 
@@ -280,41 +229,7 @@ class SegmentationScores(Scores):
         return torch.cat(self._counts).cpu().numpy()
 
 
-class Joint(Segmentation):
-    """Labels and masks from `JointLogits`: a segmenter's network with a second head, and the sum of both losses."""
-
-    name = "joint"
-    history, left_out, needs_classes = ("auc", *Segmentation.history), "without_label_or_mask", True
-
-    def cases(self, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        cases = table[table["mask"].notna() & table["label"].notna()]
-        if cases.empty:
-            raise DataError(
-                f"{dataset}: none of {len(table)} cases has both a label (0 benign, 1 malignant) and a mask; "
-                "add what is missing, or train task classification or segmentation"
-            )
-        return cases
-
-    def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
-        Classification().check(cases, None)
-        super().check(cases, empty)
-
-    def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
-        return networks.build_joint(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
-
-    def criterion(self, config: RunConfig, labels: np.ndarray | None) -> nn.Module:
-        balanced = config.training.class_balance == "weights" and labels is not None
-        weights = class_weights(labels) if balanced else None
-        return losses.build_loss(self.name, config.loss.name, class_weights=weights, **config.loss.options)
-
-    def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch.masks, batch.labels
-
-    def scores(self, criterion: nn.Module, write_maps: WriteMaps | None = None) -> Scores:
-        return JointScores(criterion, write_maps)
-
-
-class JointScores(Scores):
+class JointScores:
     """Those of both tasks; the loss is their losses' weighted sum."""
 
     def __init__(self, criterion: losses.JointLoss, write_maps: WriteMaps | None = None):
@@ -336,7 +251,10 @@ class JointScores(Scores):
         return self.image.columns() | self.pixels.columns()
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Joint())}
+def class_weights(labels: np.ndarray, classes: int = 2) -> torch.Tensor:
+    """n / (classes · n of the class): float32 (classes,), so that every class weighs the same in the sum."""
+    counts = np.bincount(labels, minlength=classes)
+    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
 def nodule_probability(logits: torch.Tensor) -> torch.Tensor:
@@ -349,13 +267,3 @@ def log_odds(logits: torch.Tensor) -> np.ndarray:
     """Logits (batch, 2) → logit of class 1 against class 0, float64 (batch,)."""
     logits = logits.double().cpu()
     return (logits[:, 1] - logits[:, 0]).numpy()
-
-
-def _on_side(cases: pd.DataFrame, split: str) -> np.ndarray:
-    """Which cases are on a side. Raises DataError where none is."""
-    side = cases["split"].eq(split).fillna(False).to_numpy(bool)
-    if not side.any():
-        raise DataError(
-            f"split: no {SIDES[split]} images; a run needs training, validation and test images: use split.by = patient"
-        )
-    return side
