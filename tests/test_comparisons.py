@@ -24,7 +24,6 @@ from thyroid_utils.scores.comparisons import (
     sign_flip_test,
     subset_comparison,
     subset_estimate,
-    wilcoxon_test,
 )
 
 
@@ -172,30 +171,6 @@ def test_mcnemar_edges_and_seeds():
     for unclear in ([1, np.nan], ["False", "True"], [1, 2]):
         with pytest.raises(ValueError, match="neither right"):
             mcnemar_test([1, 0], unclear)
-
-
-def test_wilcoxon_is_scipys_and_of_patients_means():
-    random = np.random.default_rng(0)
-    codes = np.repeat(np.arange(20), 3)
-    one = random.random(60)
-    two = one + 0.1 * random.normal(size=60) + 0.02
-    assert wilcoxon_test(one, two, range(60)).p_value == pytest.approx(stats.wilcoxon(one, two).pvalue)
-    means = [[values[codes == code].mean() for code in range(20)] for values in (one, two)]
-    found = wilcoxon_test(one, two, codes)
-    assert found.p_value == pytest.approx(stats.wilcoxon(*means).pvalue)
-    assert (found.images, found.patients) == (60, 20)
-    assert found.difference == pytest.approx(np.median(np.subtract(*means)))
-    # Six pairs all in one direction: two of the 2⁶ sign patterns.
-    assert wilcoxon_test([1, 2, 3, 4, 5, 6], [0] * 6, range(6)).p_value == pytest.approx(2 / 64)
-
-
-def test_wilcoxon_edges():
-    assert wilcoxon_test([0.5, 0.7], [0.5, 0.7], ["a", "b"]).p_value == 1
-    # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in the last digit.
-    assert wilcoxon_test([0.1, 0.2, 0.3, 0.6], [0.3, 0.2, 0.1, 0.6], list("aaab")).p_value == 1
-    assert wilcoxon_test([1, np.nan, 2], [0, 1, np.nan], list("abc")).images == 1
-    with pytest.raises(ValueError, match="none of 1 pairs"):
-        wilcoxon_test([np.nan], [1.0], ["a"])
 
 
 def test_holm_by_hand_and_statsmodels():

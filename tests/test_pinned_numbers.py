@@ -189,12 +189,6 @@ def statistics() -> Entries:
             f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y),
             f.mcnemar_test(y == 1, y == 1, who),
         ],
-        "wilcoxon_test": lambda: [
-            f.wilcoxon_test(dice, other, who),
-            f.wilcoxon_test(gap, other, who),
-            f.wilcoxon_test(p, p, who),
-        ],
-        "wilcoxon_test of images": lambda: f.wilcoxon_test(dice, other, range(72)),
         "holm": lambda: f.holm([0.04, 0.001, np.nan, 0.03, 0.03, 0.9]),
         "compare_models": lambda: [
             f.compare_models(y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),

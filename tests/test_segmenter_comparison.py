@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
-from scipy.stats import wilcoxon
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
 from thyroid_utils.common.config import ConfigError
@@ -22,7 +21,7 @@ from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import segmentation
 from thyroid_utils.plots.curves import epochs
-from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.studies.compare import comparison_configs
@@ -206,8 +205,8 @@ def test_pairs_are_tested_over_patients(comparison):
     (row,) = comparison.pairs().to_dict("records")
     first, second = (np.mean(own(comparison, row[name], "dice"), axis=0) for name in ("first", "second"))
     assert row["difference"] == pytest.approx((first - second).mean()) and row["low"] < row["difference"] < row["high"]
-    means = pd.DataFrame({"a": first, "b": second}).groupby(comparison.truth["patient"].to_numpy()).mean()
-    assert row["p"] == pytest.approx(wilcoxon(means["a"] - means["b"]).pvalue)
+    found = compare_means(first, second, comparison.truth["patient"])
+    assert (row["p"], row["low"]) == pytest.approx((found.p_value, found.low))
     assert row["p_holm"] == row["p"] and row["differs"] == (row["p"] < 0.05) and row["images"] == len(first)
 
 
@@ -224,8 +223,7 @@ def test_pairs_rest_on_the_images_that_both_models_define(comparison):
     first, second = (own(pair, model, "dice")[0].to_numpy()[2:] for model in ("a", "b"))
     patients = pair.truth["patient"].to_numpy()[2:]
     assert row["images"] == len(patients) and row["difference"] == pytest.approx((first - second).mean())
-    means = pd.DataFrame({"a": first, "b": second}).groupby(patients).mean()
-    assert row["p"] == pytest.approx(wilcoxon(means["a"] - means["b"]).pvalue)
+    assert row["p"] == compare_means(first, second, patients).p_value
     assert row["low"] < (first - second).mean() < row["high"]
 
 

@@ -8,7 +8,7 @@ Which to use for a comparison of models on one test set:
 - every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
   signs for McNemar's) and adjusts by Holm;
 - another score of a pair: `patient_bootstrap_scores` with `less`;
-- a value an image (Dice) of a pair: `compare_means`, `wilcoxon_test`;
+- a value an image (Dice) of a pair: `compare_means`;
 - patients of two groups: `mann_whitney_patients`; a score inside and outside a subgroup: `randomisation_test`;
 - scores over repeated random subsets: `subset_estimate`, `subset_comparison`.
 

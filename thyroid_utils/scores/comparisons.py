@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import binom, norm, wilcoxon
+from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 from thyroid_utils.scores.checks import check_level, checked_labels, checked_scores, need_both_classes, patient_codes
@@ -172,37 +172,6 @@ def _sign_flip_p(differences: np.ndarray) -> float:
         chances = np.convolve(chances, plus)
     sums = 2 * np.arange(len(chances)) - (len(chances) - 1)
     return float(min(1.0, chances[np.abs(sums) >= abs(int(differences.sum()))].sum()))
-
-
-def wilcoxon_test(first: Sequence[float], second: Sequence[float], patients: Sequence[str]) -> Comparison:
-    """Wilcoxon's signed-rank test of two models' values on the same images, such as Dice, over patients.
-
-    Args:
-        first, second: a value an image, shape (n,); a pair with NaN is left out.
-        patients: the patient of each image, shape (n,); values are averaged over a patient, and patients are the pairs.
-
-    Returns:
-        Comparison of the medians, `difference` being the median of the differences; no interval. Equal pairs are left out; p = 1
-        where no pair differs. `images` counts the images, `patients` the pairs. The exact distribution is used for up to 50 pairs
-        without ties, as scipy does.
-
-    Raises:
-        ValueError: shapes that differ, no pair, or a patient missing.
-
-    Reference:
-        Wilcoxon, Biometrics Bulletin 1 (1945) 80-83.
-    """
-    codes, _ = patient_codes(patients, len(first), "wilcoxon_test")
-    images = pd.DataFrame({"one": np.asarray(first, dtype=float), "two": np.asarray(second, dtype=float)}).dropna()
-    if images.empty:
-        raise ValueError(f"wilcoxon_test: none of {len(first)} pairs has both values; expected at least one")
-    one, two = images.groupby(codes[images.index]).mean().to_numpy().T
-    differences = one - two
-    # Averages of the same values in another order can differ by rounding; such pairs are equal.
-    differences[np.abs(differences) < 1e-12 * np.maximum(np.abs(one), np.abs(two))] = 0
-    p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
-    medians = float(np.median(one)), float(np.median(two)), float(np.median(differences))
-    return Comparison(*medians, np.nan, np.nan, p_value, len(images), len(one))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -21,8 +21,8 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.map_scores import COUNTS, map_scores, pictures, spacing_of
 from thyroid_utils.scores.checks import patient_codes
-from thyroid_utils.scores.comparisons import holm, wilcoxon_test
-from thyroid_utils.scores.estimates import patient_bootstrap, percentile_estimate, resample, seed_summary
+from thyroid_utils.scores.comparisons import compare_means, holm
+from thyroid_utils.scores.estimates import percentile_estimate, resample, seed_summary
 from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.data import split_data
@@ -141,19 +141,15 @@ class SegmenterComparison(ComparedRuns):
 
         Returns:
             a row a pair: `first`, `second`; `difference` of their means (first − second) with `low` and `high`, its 95 %
-            interval by resampling patients; `p` of Wilcoxon's test over patients (each with the mean over its images), `p_holm`
+            interval by resampling patients; `p` of the sign-flip test of that mean over patients (`compare_means`), `p_holm`
             adjusted for all pairs, `differs`: adjusted p below 0.05; `images` that it rests on.
         """
         by_image = {model: _nanmean(self._values(model, [score]))[:, 0] for model in self.runs}
         rows = []
         for first, second in combinations(self.runs, 2):
-            one, two = by_image[first], by_image[second]
-            both = ~np.isnan(one) & ~np.isnan(two)
-            patients = self.truth["patient"][both]
-            found = patient_bootstrap(one[both] - two[both], patients, resamples=resamples)
-            test = wilcoxon_test(one[both], two[both], patients)
-            rows.append({"first": first, "second": second, "difference": found.value, "low": found.low, "high": found.high,
-                         "p": test.p_value, "images": int(both.sum())})  # fmt: skip
+            found = compare_means(by_image[first], by_image[second], self.truth["patient"], resamples=resamples)
+            rows.append({"first": first, "second": second, "difference": found.difference, "low": found.low, "high": found.high,
+                         "p": found.p_value, "images": found.images})  # fmt: skip
         table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "images"])
         adjusted = holm(table["p"]) if len(table) else np.empty(0)
         return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
