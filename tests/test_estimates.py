@@ -77,7 +77,7 @@ def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="expected two equal"):
+    with pytest.raises(ValueError, match="patients have shape"):
         patient_bootstrap([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="level is 95"):
         patient_bootstrap([1.0, 2.0], ["a", "b"], level=95)

@@ -21,7 +21,14 @@ from scipy.special import expit, logit
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from thyroid_utils.scores.checks import check_level, checked_labels, checked_scores, need_both_classes, patient_codes
+from thyroid_utils.scores.checks import (
+    check_level,
+    checked_labels,
+    checked_scores,
+    known_patients,
+    need_both_classes,
+    patient_codes,
+)
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, patient_bootstrap
 from thyroid_utils.scores.groups import Area
 
@@ -291,17 +298,13 @@ def compare_means(
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != two.shape or one.ndim != 1:
         raise ValueError(f"compare_means: shapes {one.shape} and {two.shape}; expected two equal (n,)")
-    difference = patient_bootstrap(one - two, patients, resamples=resamples, level=level, seed=seed)
-    known = ~np.isnan(one - two)
+    known, codes, count = known_patients(one - two, patients, "compare_means")
     if not known.any():
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
-    means = float(one[known].mean()), float(two[known].mean())
-    single = difference.patients < 2
-    codes, _ = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), "compare_means")
-    p_value = np.nan if single else sign_flip_test(np.bincount(codes, (one - two)[known]), seed=seed)
-    note = "1 patient" if single else ""
-    counts = difference.images, difference.patients
-    return Comparison(*means, difference.value, difference.low, difference.high, p_value, *counts, note=note)
+    found = patient_bootstrap(one - two, patients, resamples=resamples, level=level, seed=seed)
+    p_value = np.nan if count < 2 else sign_flip_test(np.bincount(codes, (one - two)[known]), seed=seed)
+    means, note = (float(one[known].mean()), float(two[known].mean())), "1 patient" if count < 2 else ""
+    return Comparison(*means, found.value, found.low, found.high, p_value, found.images, count, note=note)
 
 
 def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:

@@ -29,6 +29,7 @@ from thyroid_utils.scores.checks import (
     checked_labels,
     checked_probabilities,
     checked_scores,
+    known_patients,
     need_both_classes,
     patient_codes,
 )
@@ -127,9 +128,8 @@ class SeedSummary:
         """`0.91 ± 0.02 (5 seeds)`."""
         if not self.seeds:
             return "no data"
-        if self.seeds == 1:
-            return f"{self.mean:.{digits}f} (1 seed)"
-        return f"{self.mean:.{digits}f} ± {self.sd:.{digits}f} ({self.seeds} seeds)"
+        spread = "" if self.seeds == 1 else f" ± {self.sd:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread} ({self.seeds} seed{'s' * (self.seeds > 1)})"
 
 
 def seed_summary(values: Sequence[float]) -> SeedSummary:
@@ -139,9 +139,8 @@ def seed_summary(values: Sequence[float]) -> SeedSummary:
     """
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
-    if not len(known):
-        return SeedSummary(np.nan, np.nan, 0)
-    return SeedSummary(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else np.nan, len(known))
+    sd = float(known.std(ddof=1)) if len(known) > 1 else np.nan
+    return SeedSummary(float(known.mean()) if len(known) else np.nan, sd, len(known))
 
 
 def proportion_interval(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -255,16 +254,10 @@ def patient_bootstrap(
         >>> print(patient_bootstrap([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
         0.70 [0.40, 0.85]
     """
-    values, patients = np.asarray(values, dtype=float), np.asarray(patients, dtype=object)
-    if values.shape[:1] != patients.shape:
-        raise ValueError(
-            f"patient_bootstrap: values have shape {values.shape}, patients {patients.shape}; expected two equal (n,)"
-        )
     check_level(level, "patient_bootstrap")
-    patient_codes(patients, len(values), "patient_bootstrap")
-    known = ~(np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1))
+    values = np.asarray(values, dtype=float)
+    known, codes, count = known_patients(values, patients, "patient_bootstrap")
     values = values[known]
-    codes, count = patient_codes(patients[known], len(values), "patient_bootstrap")
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
 

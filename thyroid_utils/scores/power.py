@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
 
-from thyroid_utils.scores.checks import patient_codes
+from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, proportion_interval
 
 PATIENTS_GRID = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -197,9 +197,7 @@ def patients_and_seeds_interval(
     if seeds < 1 or seed_sd < 0:
         raise ValueError(f"{where}: {seeds} seeds, seed_sd {seed_sd}; expected 1 or more, and a number from 0")
     values = np.asarray(differences, dtype=float)
-    patient_codes(patients, len(values), where)
-    known = ~np.isnan(values)
-    codes, count = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), where)
+    known, codes, count = known_patients(values, patients, where)
     if np.isnan(seed_sd) or count < 2:
         return np.nan, np.nan
     values = values[known]
@@ -214,9 +212,8 @@ def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> np.nda
     """Each patient's mean difference of each seed (seeds, patients)."""
     if rows.ndim != 2:
         raise ValueError(f"{where}: differences have shape {rows.shape}; expected (n,) or (seeds, n)")
-    patient_codes(patients, rows.shape[1], where)
-    known = ~np.isnan(rows).all(axis=0)
-    codes, count = patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), where)
+    some = np.where(np.isnan(rows).all(axis=0), np.nan, 0)
+    known, codes, count = known_patients(some, patients, where)
     if count < 2:
         raise ValueError(f"{where}: {count} patients have a difference; expected 2 or more, whose spread can be measured")
     rows = rows[:, known]
