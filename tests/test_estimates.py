@@ -22,7 +22,7 @@ from thyroid_utils.scores.estimates import (
     pr_band,
     proportion_interval,
     roc_band,
-    seed_summary,
+    told_over_seeds,
 )
 from thyroid_utils.scores.labels import SCORES, classification_scores, confusion_counts
 from thyroid_utils.scores.probabilities import benefit_values
@@ -93,12 +93,9 @@ def test_proportion_interval_is_wilsons():
     assert np.isnan(proportion_interval(0, 0)).all()
 
 
-def test_seed_summary():
-    found = seed_summary([0.9, 0.92, 0.97, np.nan])
-    assert (found.mean, found.sd, found.seeds) == pytest.approx((0.93, np.std([0.9, 0.92, 0.97], ddof=1), 3))
-    assert str(found) == "0.93 ± 0.04 (3 seeds)"
-    assert seed_summary([0.91]).text() == "0.91 (1 seed)" and np.isnan(seed_summary([0.91]).sd)
-    assert seed_summary([]).text() == "no data"
+def test_scores_over_seeds_are_told():
+    assert told_over_seeds([0.9, 0.92, 0.97, np.nan]) == "0.93 ± 0.04 (3 seeds)"
+    assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
 
 
 def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, ...]:

@@ -194,7 +194,6 @@ def statistics() -> Entries:
             f.compare_models(y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),
             f.compare_models(y, twice, who, {name: [0.5, 0.45] for name in twice}),
         ],
-        "seed_summary": lambda: [f.seed_summary(first), f.seed_summary([0.8, np.nan]), f.seed_summary([np.nan])],
         "proportion_interval": lambda: [f.proportion_interval(*pair) for pair in ((3, 17), (0, 9), (9, 9), (0, 0))],
         "corrected_error": lambda: [f.corrected_error(np.stack([first, second]).T, 50, 22), f.corrected_error(first[:1], 5, 2)],
         "subset_estimate": lambda: [f.subset_estimate(first, 50, 22, 9), f.subset_estimate(first[:1], 50, 22, 9)],

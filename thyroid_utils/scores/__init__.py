@@ -16,6 +16,6 @@ Which to use for a comparison of models on one test set:
 call differences significant too readily where a patient has several: leave patients out only where each has one image.
 
 All hold the trained models fixed: they say how another sample of patients could differ, not another training. The latter is what
-`seed_summary` shows. Where a model was trained several times, its probabilities go in as (seeds, images): scores are averaged
+`told_over_seeds` shows. Where a model was trained several times, its probabilities go in as (seeds, images): scores are averaged
 over seeds, and images stay the sample.
 """

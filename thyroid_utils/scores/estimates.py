@@ -113,34 +113,16 @@ class Comparison:
         return f"{self.difference:+.{digits}f}{interval}, {p_told(self.p_value)}"
 
 
-@dataclass(frozen=True)
-class SeedSummary:
-    """Mean and sample standard deviation (n − 1) over seeds; `sd` is NaN for one seed."""
-
-    mean: float
-    sd: float
-    seeds: int
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def text(self, digits: int = 2) -> str:
-        """`0.91 ± 0.02 (5 seeds)`."""
-        if not self.seeds:
-            return "no data"
-        spread = "" if self.seeds == 1 else f" ± {self.sd:.{digits}f}"
-        return f"{self.mean:.{digits}f}{spread} ({self.seeds} seed{'s' * (self.seeds > 1)})"
-
-
-def seed_summary(values: Sequence[float]) -> SeedSummary:
-    """Mean ± SD of one score over training seeds, shape (seeds,); NaN is left out and not counted.
+def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
+    """`0.91 ± 0.02 (5 seeds)`: mean and sample standard deviation (n − 1) of one score over training seeds; NaN is left out.
 
     The SD is the spread of training on one split. It is no interval for other patients: that is the bootstrap's.
     """
-    known = np.asarray(values, dtype=float)
-    known = known[~np.isnan(known)]
-    sd = float(known.std(ddof=1)) if len(known) > 1 else np.nan
-    return SeedSummary(float(known.mean()) if len(known) else np.nan, sd, len(known))
+    known = pd.Series(values, dtype=float).dropna()
+    if known.empty:
+        return "no data"
+    spread = f" ± {known.std():.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{spread} ({len(known)} seed{'s' * (len(known) > 1)})"
 
 
 def proportion_interval(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:

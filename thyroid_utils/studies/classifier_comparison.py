@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
-from thyroid_utils.scores.estimates import patient_bootstrap_scores, pr_band, roc_band, seed_summary
+from thyroid_utils.scores.estimates import patient_bootstrap_scores, pr_band, roc_band, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.studies.compare import ComparedRuns
@@ -121,7 +121,7 @@ class ClassifierComparison(ComparedRuns):
         """Mean ± SD of each score over the runs of each model, as text, best AUC first."""
         runs = self.by_run().set_index("run").groupby("model")
         best = runs["auc"].mean().sort_values(ascending=False).index
-        return runs.agg(lambda values: seed_summary(values).text(3)).loc[best]
+        return runs.agg(lambda values: told_over_seeds(values, 3)).loc[best]
 
     def pairs(self) -> pd.DataFrame:
         """Every pair of models compared, after Holm: over patients as `scores.comparisons.compare_models` describes, on random

@@ -22,7 +22,7 @@ from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.map_scores import COUNTS, map_scores, pictures, spacing_of
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import percentile_estimate, resample, seed_summary
+from thyroid_utils.scores.estimates import percentile_estimate, resample
 from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.data import split_data
@@ -217,11 +217,11 @@ class SegmenterComparison(ComparedRuns):
         test = self.by_run(["dice"]).groupby("model")["dice"]
         rows = {}
         for model, found in self.runs.items():
-            summary, changes = seed_summary(test.get_group(model)), []
+            dice_of_seeds, changes = test.get_group(model), []
             for run in found:
                 dice = run.history["val_dice"].to_numpy()
                 changes += list(np.abs(np.diff(dice[-1 - max(1, round(len(dice) / 3)) :])))  # from the epoch before on
-            rows[model] = {"test_dice": summary.mean, "seed_sd": summary.sd, "seeds": summary.seeds,
+            rows[model] = {"test_dice": dice_of_seeds.mean(), "seed_sd": dice_of_seeds.std(), "seeds": dice_of_seeds.count(),
                            "epoch_change": np.mean(changes) if changes else np.nan}  # fmt: skip
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
