@@ -11,7 +11,7 @@ import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.plots import classification
+from thyroid_utils.plots import classifier_comparison as plots
 from thyroid_utils.plots.rows import cost_and_score, score_dots
 from thyroid_utils.plots.style import model_colours
 from thyroid_utils.scores.comparisons import subset_estimate
@@ -202,14 +202,14 @@ def test_the_table_names_the_models_that_differ(comparison):
 
 
 def test_figures_show_every_model(comparison, subsets):
-    assert "3 subsets" in classification.roc_and_pr(subsets).axes[0].get_title(loc="left")
-    curves = classification.roc_and_pr(comparison, resamples=50)
+    assert "3 subsets" in plots.roc_and_pr(subsets).axes[0].get_title(loc="left")
+    curves = plots.roc_and_pr(comparison, resamples=50)
     names = [text.get_text() for text in curves.legends[0].get_texts()]
     assert names[0].startswith("strong, AUC") and names[1].startswith("weak, AUC")
-    assert [axes.get_title(loc="left") for axes in classification.training_curves(comparison).axes[:2]] == ["weak", "strong"]
-    matrix = classification.confusion_matrices(comparison).axes[1]
+    assert [axes.get_title(loc="left") for axes in plots.training_curves(comparison).axes[:2]] == ["weak", "strong"]
+    matrix = plots.confusion_matrices(comparison).axes[1]
     assert sum(int(text.get_text()) for text in matrix.texts) == 120
-    assert len(classification.reliability(comparison).axes) == 2
+    assert len(plots.reliability(comparison).axes) == 2
     estimates = comparison.estimates(["auc", "accuracy"], resamples=50)
     dots = score_dots(estimates, {"auc": "AUC"}).axes[0]
     assert [line.get_xdata()[0] for line in dots.lines if line.get_marker() == "o"] == [value.value for value in estimates["auc"]]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 from test_masks import NODULE, part, random_masks
-
 from thyroid_utils.studies.faulty_002 import compare_with_faulty_002, faulty_002_labels, faulty_002_scores
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics as reference
 
 from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES
 from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.labels import SCORES, Counted
-from thyroid_utils.studies.papers import PAPERS, beside_reported, reported_scores, whole_counts
-
-RANGE = {"images": range(600, 720), "prevalence": (0.35, 0.65)}
+from thyroid_utils.scores.labels import SCORES
+from thyroid_utils.studies.papers import beside_reported, compare_with_faulty_002, faulty_002_scores, reported_scores
 
 
 def wide(task: str):
@@ -26,14 +29,12 @@ def test_every_number_is_a_share_with_its_basis():
         table = reported_scores(task)
         assert table["value"].between(0.3, 1).all() and not table[["data", "split", "why_not"]].eq("").any().any()
         assert not table.duplicated(["paper", "model", "loss", "score"]).any()
-        assert set(table["paper"]) <= {*PAPERS, "TN3K"}
+        assert set(table["paper"]) <= {"000", "001", "002", "003", "004", "TN3K"}
         known = CLASSIFICATION_LOSSES if task == "classification" else SEGMENTATION_LOSSES
         assert set(table["loss"]) <= {*known, ""}
         untold = table["paper"].eq("TN3K") | (table["paper"].eq("003") & table["model"].ne("mobile_deeplab"))
         assert (table["loss"].eq("") == untold).all()
     assert set(reported_scores("classification")["score"]) <= set(SCORES)
-    with pytest.raises(ValueError, match="expected classification or segmentation"):
-        reported_scores("detection")
 
 
 def test_precision_and_sensitivity_give_the_f1_reported():
@@ -76,25 +77,6 @@ def test_paper_003_by_method():
     assert set(table.index) - {"mobile_deeplab"} <= set(SEGMENTERS)
 
 
-def test_one_division_of_the_classes_explains_all_of_paper_000s_table():
-    table = wide("classification").loc["000"]
-    divisions = []
-    for model, row in table.iterrows():
-        scores = tuple(row[["accuracy", "precision", "sensitivity", "f1"]])
-        found = whole_counts(**RANGE, scores=scores)
-        assert found, model
-        for counts in found:
-            table = Counted(*counts)
-            assert [round(float(table.score(name)), 4) for name in ("accuracy", "precision", "sensitivity", "f1")] == list(scores)
-        divisions.append({(tp + fn, fp + tn) for tp, fp, fn, tn in found})
-    assert set.intersection(*divisions) == {(329, 329)}
-
-
-def test_counts_that_no_table_has_are_not_found():
-    assert whole_counts(range(10, 20), (0.4, 0.6), (0.9999, 0.5, 0.5, 0.5)) == []
-    assert (3, 1, 2, 4) in whole_counts(range(10, 11), (0.5, 0.5), (0.7, 0.75, 0.6, 0.6667))
-
-
 def test_ours_stand_beside_the_reported_ones_with_the_reason_against_comparing():
     estimates = pd.DataFrame({"auc": [Estimate(0.7, 0.6, 0.8, 100, 80)] * 2}, index=["resnet18", "convnext_tiny"])
     beside = beside_reported(estimates, "classification")
@@ -123,3 +105,58 @@ def test_pooled_figures_stand_beside_the_means_over_images():
         ["tversky", "dice", 0.971], ["tversky", "iou", 0.9437], ["bce", "dice", 0.9708], ["bce", "iou", 0.9434]
     ]  # fmt: skip
     pd.testing.assert_frame_equal(beside.drop(columns="here_pooled"), beside_reported(estimates, "segmentation"))
+
+
+def blobs(seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """A mask of a few smooth parts."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return cv2.GaussianBlur(noise, (0, 0), 6) > 0.02
+
+
+def test_the_faulty_evaluation_by_hand():
+    """A 2 × 2 nodule in 4 × 4, enlarged to 8 × 8 and compared with 0: the right 4 × 4 pixels and one row and column around."""
+    truth, prediction = np.zeros((4, 4), bool), np.zeros((8, 8), bool)
+    truth[1:3, 1:3] = prediction[2:6, 2:6] = True
+    faulty = faulty_002_scores([truth], [prediction], size=8)
+    grown = 36
+    assert faulty["n_iou"] == pytest.approx(16 / grown) and faulty["b_iou"] == pytest.approx((64 - grown) / (64 - 16))
+    assert faulty["miou"] == pytest.approx((16 / 36 + 28 / 48) / 2)
+    assert faulty["pixel_accuracy"] == pytest.approx((16 + 28) / 64)
+    assert faulty["class_mean_f1"] == pytest.approx((2 * 16 / 52 + 2 * 28 / 76) / 2)
+    # TN "wrongly determined" is FP, here 0: (16 + 0) / (16 + 0 + 0 + 20).
+    assert faulty["pixel_accuracy_as_defined"] == pytest.approx(16 / 36) and faulty["skipped"] == 0
+    both = compare_with_faulty_002([truth], [prediction], size=8)
+    assert (both["corrected"] == 1).all() and both.loc["n_iou", "difference"] == pytest.approx(16 / 36 - 1)
+
+
+def test_the_faulty_evaluation_is_the_papers_code():
+    """Its steps once more with its own means: an image of three channels, OpenCV's default resize, a histogram of pairs."""
+    truths = [blobs(seed, (90, 110)) for seed in range(4)]
+    predictions = [cv2.resize(blobs(10 + seed, (90, 110)).astype(np.uint8), (64, 64)) > 0 for seed in range(4)]
+    predictions[2] = predictions[2][:, :-1]
+    pairs = []
+    for truth, prediction in zip(truths, predictions, strict=True):
+        label, image = np.repeat(255 * truth[..., None].astype(np.uint8), 3, axis=2), np.repeat(prediction[..., None], 3, axis=2)
+        label = cv2.resize(label, (64, 64))
+        if label.size == image.size:
+            pairs.append(np.stack([label.ravel() != 0, image.ravel()]))
+    truth, prediction = np.concatenate(pairs, axis=1)
+    faulty = faulty_002_scores(truths, predictions, size=64)
+    assert len(pairs) == 3 and faulty["skipped"] == 1
+    assert faulty["b_iou"] == pytest.approx(reference.jaccard_score(truth, prediction, pos_label=0))
+    assert faulty["n_iou"] == pytest.approx(reference.jaccard_score(truth, prediction))
+    assert faulty["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, prediction))
+    assert faulty["class_mean_f1"] == pytest.approx(reference.f1_score(truth, prediction, average="macro"))
+    nothing = faulty_002_scores(truths[:1], predictions[2:3], size=64)
+    assert nothing["skipped"] == 1 and math.isnan(nothing["n_iou"]) and math.isnan(nothing["class_mean_f1"])
+
+
+def test_the_comparison_shows_the_growth_whatever_the_sizes():
+    truths = [blobs(0, (100, 100)), blobs(1, (60, 140))]
+    both = compare_with_faulty_002(truths, truths, size=150)
+    assert list(both.columns) == ["corrected", "faulty", "difference"] and np.isfinite(both.to_numpy()).all()
+    assert both.at["n_iou", "corrected"] == 1 and both.at["n_iou", "difference"] < -0.005
+    assert both.at["pixel_accuracy_as_defined", "corrected"] == both.at["pixel_accuracy", "corrected"]
+    assert both.at["pixel_accuracy_as_defined", "faulty"] < both.at["pixel_accuracy", "faulty"]
+    alone = compare_with_faulty_002(truths[:1], truths[:1], size=100)
+    assert alone.at["n_iou", "difference"] == 0, "at its own size a label is not resized, and nothing grows"

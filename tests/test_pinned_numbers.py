@@ -127,7 +127,7 @@ def metrics() -> Entries:
     y, p, q = column("label"), column("one"), column("two")
     ones, sure = np.ones(6, int), np.array([0.1, 0.2, 0.2, 0.6, 0.7, 0.9])
     odd = np.array([0.3, np.nan, 0.1, 0.3, 0.9, 0.5]), np.array([0, 1, 0.5, np.nan, 1, 0])
-    pairs, gray = mask_pairs(), np.random.default_rng(22).integers(0, 2, (6, 7, 3)).astype(np.uint8) * 255
+    pairs = mask_pairs()
     truths, founds = zip(*pairs.values(), strict=True)
     counts = {name: np.array([3, 0, 0, 5, 0]) + at for at, name in enumerate(("true_positives", "false_positives"))}
     counts |= {"false_negatives": np.array([2, 0, 4, 0, 0]), "true_negatives": np.array([9, 6, 0, 0, 0])}
@@ -167,7 +167,6 @@ def metrics() -> Entries:
             truths[:3], [np.kron(founds[0], np.ones((2, 2), bool))[:64, :64]] * 3, 64
         ),
         "compare_with_faulty_002": lambda: f.compare_with_faulty_002(truths, founds),
-        "faulty_002_labels": lambda: f.faulty_002_labels(gray),
     }
 
 

@@ -19,7 +19,8 @@ from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
 from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.plots import segmentation
+from thyroid_utils.plots import loss_ablation
+from thyroid_utils.plots import segmenter_comparison as plots
 from thyroid_utils.plots.curves import epochs
 from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.scores.estimates import patient_bootstrap
@@ -375,26 +376,61 @@ def test_figures_show_what_was_compared(comparison):
     models = comparison.models
     figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == models
-    spread = segmentation.score_spread(by_image, "dice", "Dice", models).axes[0]
+    spread = plots.score_spread(by_image, models).axes[0]
     points = [line for line in spread.lines if line.get_marker() == "."]
     expected = [by_image.loc[by_image["model"] == model, "dice"].dropna().tolist() for model in models]
     assert [line.get_xdata().tolist() for line in points] == expected
-    size = segmentation.score_by_size(by_image, "dice", "Dice", models[0]).axes[0]
+    size = plots.score_by_size(by_image, models[0]).axes[0]
     assert size.get_xlabel() == "diameter of a disc of the nodule's area, mm (log scale)"
-    outlines = segmentation.outlines(comparison, models[0], count=1)
+    outlines = plots.outlines(comparison, models[0], count=1)
     assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
     case = comparison.truth.index[0]
-    assert len(segmentation.side_by_side(comparison, models, [case]).axes) == len(models)
+    assert len(plots.side_by_side(comparison, models, [case]).axes) == len(models)
     estimates = comparison.estimates(["sensitivity", "precision"], resamples=50)
-    plane = segmentation.plane(estimates, "sensitivity", "precision", {"sensitivity": "sensitivity", "precision": "precision"})
+    plane = loss_ablation.plane(estimates, {"sensitivity": "sensitivity", "precision": "precision"})
     assert {text.get_text() for text in plane.legends[0].get_texts()} == set(models)
-    swept = segmentation.sweep(estimates, [0.3, 0.7], estimates.iloc[0], {"sensitivity": "sensitivity"}).axes[0]
+    swept = loss_ablation.sweep(estimates, [0.3, 0.7], estimates.iloc[0]).axes[0]
     assert swept.lines[0].get_ydata().tolist() == [estimate.value for estimate in estimates["sensitivity"]]
 
 
 def test_a_worked_example_writes_every_number():
     truth = np.eye(3, dtype=bool)
-    figure = segmentation.worked_example(truth, np.full((3, 3), 0.25))
+    figure = loss_ablation.worked_example(truth, np.full((3, 3), 0.25))
     assert [text.get_text() for text in figure.axes[1].texts] == ["0.25"] * 9
-    weights = segmentation.border_weights(np.zeros((3, 3), np.uint8), truth, np.ones((3, 3)))
+    weights = loss_ablation.border_weights(np.zeros((3, 3), np.uint8), truth, np.ones((3, 3)))
     assert len(weights.axes) == 3
+
+
+def scored_images() -> pd.DataFrame:
+    """Two models on six images: from a hundredth of a percent of the frame to a fifth, one without a nodule."""
+    share = np.array([0.0001, 0.0004, 0.002, 0.03, 0.2, 0.0])
+    one = pd.DataFrame({"case": list("abcdef"), "area": 1e5 * share, "share": share, "diameter_mm": np.sqrt(share) * 50})
+    one["dice"] = [0.1, 0.3, 0.5, 0.8, 0.9, np.nan]
+    return pd.concat([one.assign(model="first"), one.assign(model="second")], ignore_index=True)
+
+
+def test_the_spread_counts_the_images_that_have_the_score():
+    table = scored_images()
+    place = plots.score_spread(table, ["first", "second"]).axes[0]
+    assert place.get_xlabel() == "Dice, n = 5 images"
+    table.loc[table["model"].eq("second") & table["case"].isin(["a", "b"]), "dice"] = np.nan
+    place = plots.score_spread(table, ["first", "second"]).axes[0]
+    assert place.get_xlabel() == "Dice, n = 3 to 5 images, by model"
+    assert plots.score_spread(table, ["second"]).axes[0].get_xlabel() == "Dice, n = 3 images"
+
+
+@pytest.mark.parametrize(
+    "spacing, label, ticks",
+    [
+        ("known", "diameter of a disc of the nodule's area, mm (log scale)", ["0.5", "1", "2.24", "8.66", "22.4"]),
+        ("partly known", "nodule, % of the frame (log scale)", ["0.01", "0.04", "0.2", "3", "20"]),
+        ("unknown", "nodule, % of the frame (log scale)", ["0.01", "0.04", "0.2", "3", "20"]),
+    ],
+)
+def test_sizes_are_in_mm_where_all_are_known_and_no_tick_of_a_small_nodule_says_0(spacing, label, ticks):
+    table = scored_images()
+    table.loc[{"known": [], "partly known": [0], "unknown": table.index}[spacing], "diameter_mm"] = np.nan
+    place = plots.score_by_size(table, "first").axes[0]
+    assert place.get_xlabel() == label and place.get_xscale() == "log"
+    assert [text.get_text() for text in place.get_xticklabels()] == ticks
+    assert place.get_xticks().tolist() == [float(tick) for tick in ticks]

@@ -1,19 +1,20 @@
-"""What the five papers and others report, number by number, with the reason why it may not be set against a figure of one's own.
+"""What the five papers and others report, number by number, with the reason why it may not be set against a figure of one's own;
+and paper 002's own evaluation with its faults.
 
-The numbers are the papers'; where one contradicts the others of its table, `remark` says so.
+The numbers are the papers'; where one contradicts the others of its table, `remark` says so. Paper 003's tables are pictures: its
+text quotes those by loss (3 and 8) in full, and of the other methods (7) the points that its network is ahead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
 import pandas as pd
 
-PAPERS = {
-    "000": "Dual-stage framework: VGG16 + ResNet50-UNet",
-    "001": "ResNet18 with focal loss and Grad-CAM",
-    "002": "U-Net on TN-SCUI",
-    "003": "Improved DeepLabV3+ with Tversky loss",
-    "004": "U-Net, SegNet and Residual U-Net",
-}
+from thyroid_utils.scores.masks import overlap_scores, pixel_counts
+
 # Paper → what its numbers rest on: test set, split, and what makes them incomparable.
 _BASIS = {
     "000": (
@@ -39,45 +40,77 @@ _BASIS = {
     ),
     "TN3K": ("TN3K, official test set of 614 images", "official", "another set; Dice mostly pooled, or derived from IoU"),
 }
-_CLASSIFIER_SCORES = ("accuracy", "precision", "sensitivity", "f1")
-_CLASSIFIERS = {
-    "vgg16": (0.9924, 0.9969, 0.9878, 0.9924),
-    "resnet18": (0.9894, 0.9909, 0.9878, 0.9893),
-    "resnet18_transformer": (0.9711, 0.9641, 0.9787, 0.9713),
-    "resnet34": (0.9620, 0.9606, 0.9635, 0.9621),
-    "vgg19": (0.9483, 0.9836, 0.9119, 0.9464),
-    "alexnet": (0.9286, 0.9052, 0.9574, 0.9306),
-}
-_SEGMENTER_SCORES = ("dice", "iou", "precision", "sensitivity")
-_SEGMENTERS = {
-    "unet_resnet50": (0.9319, 0.8727, 0.9423, 0.9346),
-    "unet_vgg19": (0.9305, 0.8703, 0.9154, 0.9466),
-    "unet_vgg16": (0.9254, 0.8614, 0.9066, 0.9457),
-    "deeplabv3plus": (0.8180, 0.6981, 0.8410, 0.8035),
-    "transunet": (0.8069, 0.6835, 0.8061, 0.8162),
-    "attention_unet": (0.7718, 0.6382, 0.7596, 0.8005),
-    "unet": (0.7666, 0.6310, 0.7497, 0.7982),
-}
+_OVERLAP = ("dice", "iou", "precision", "sensitivity")
+_OF_003 = ("dice", "iou", "sensitivity", "specificity", "pixel_accuracy")
+# Task → blocks of a paper's numbers: paper, loss, scores, and model → its values.
+_REPORTED: dict[str, list[tuple[str, str, tuple[str, ...], dict[str, tuple[float, ...]]]]] = {
+    "classification": [
+        ("000", "cross_entropy", ("accuracy", "precision", "sensitivity", "f1"), {
+            "vgg16": (0.9924, 0.9969, 0.9878, 0.9924),
+            "resnet18": (0.9894, 0.9909, 0.9878, 0.9893),
+            "resnet18_transformer": (0.9711, 0.9641, 0.9787, 0.9713),
+            "resnet34": (0.9620, 0.9606, 0.9635, 0.9621),
+            "vgg19": (0.9483, 0.9836, 0.9119, 0.9464),
+            "alexnet": (0.9286, 0.9052, 0.9574, 0.9306),
+        }),
+        ("000", "cross_entropy", ("auc",), {"vgg16": (0.9998,)}),
+        ("001", "focal", ("auc", "accuracy", "sensitivity", "precision", "f1"), {
+            "resnet18": (0.997, 0.984, 0.978, 0.939, 0.957),
+        }),
+    ],
+    "segmentation": [
+        ("000", "bce_dice", _OVERLAP, {
+            "unet_resnet50": (0.9319, 0.8727, 0.9423, 0.9346),
+            "unet_vgg19": (0.9305, 0.8703, 0.9154, 0.9466),
+            "unet_vgg16": (0.9254, 0.8614, 0.9066, 0.9457),
+            "deeplabv3plus": (0.8180, 0.6981, 0.8410, 0.8035),
+            "transunet": (0.8069, 0.6835, 0.8061, 0.8162),
+            "attention_unet": (0.7718, 0.6382, 0.7596, 0.8005),
+            "unet": (0.7666, 0.6310, 0.7497, 0.7982),
+        }),
+        ("002", "border_cross_entropy", ("iou", "pixel_accuracy"), {"unet": (0.6131, 0.955)}),
+        ("003", "tversky", _OF_003, {"mobile_deeplab": (0.9710, 0.9437, 0.9837, 0.9859, 0.9817)}),
+        ("003", "bce", _OF_003, {"mobile_deeplab": (0.9708, 0.9434, 0.9660, 0.9892, 0.9820)}),
+        ("003", "", ("iou",), {"fcn8s": (0.8990,), "unet": (0.9372,), "deeplabv3plus_xception": (0.9420,)}),
+        ("004", "bce", ("dice",), {"unet": (0.9765,), "residual_unet": (0.9732,), "segnet": (0.7783,)}),
+        ("TN3K", "", ("iou", "dice"), {
+            "unet": (0.6467, 0.7855),
+            "segnet": (0.6587, 0.7942),
+            "deeplabv3plus": (0.6486, 0.7868),
+            "attention_unet": (0.6938, 0.8192),
+            "enhanced_transunet": (0.7087, 0.8292),
+            "trfe_plus": (0.7138, 0.8330),
+            "ssmt_net": (0.7834, 0.8694),
+        }),
+    ],
+}  # fmt: skip
+_BEHIND = "{}; 0.9437 less the {} points that the text says it is behind"
 _PRETRAINING = "with a pretrained encoder; the plain U-Net has none, so that architecture and pretraining are confounded"
-_SCORES_003 = ("dice", "iou", "sensitivity", "specificity", "pixel_accuracy")
-_LOSSES_003 = {
-    "tversky": (0.9710, 0.9437, 0.9837, 0.9859, 0.9817),
-    "bce": (0.9708, 0.9434, 0.9660, 0.9892, 0.9820),
+# Paper and model, with loss and score where it is of one number → what is to be said of it.
+_REMARKS = {
+    ("000", "unet_resnet50"): _PRETRAINING,
+    ("000", "unet_vgg19"): _PRETRAINING,
+    ("000", "unet_vgg16"): _PRETRAINING,
+    ("001", "resnet18", "focal", "precision"): "the results section says 0.997, with which F1 would be 0.987",
+    ("002", "unet", "border_cross_entropy", "iou"): "pooled over pixels (n_IoU); a Dice of 0.760",
+    ("002", "unet", "border_cross_entropy", "pixel_accuracy"): "an empty prediction would reach about 0.9",
+    ("003", "mobile_deeplab", "tversky", "pixel_accuracy"): "impossible beside its sensitivity and specificity, between which it "
+    "must lie",
+    ("003", "fcn8s"): _BEHIND.format("FCN-8s", 4.47),
+    ("003", "unet"): _BEHIND.format("U-Net", 0.65),
+    ("003", "deeplabv3plus_xception"): _BEHIND.format("DeepLabV3+, with Xception to judge by its size", 0.17),
+    ("TN3K", "unet"): "U-Net",
+    ("TN3K", "segnet"): "SegNet",
+    ("TN3K", "deeplabv3plus"): "DeepLabV3+",
+    ("TN3K", "attention_unet"): "Attention U-Net",
+    ("TN3K", "enhanced_transunet"): "Enhanced TransUNet (Ozcan 2024)",
+    ("TN3K", "trfe_plus"): "TRFE+",
+    ("TN3K", "ssmt_net"): "SSMT-Net (2026)",
 }
-_BEHIND_003 = {  # model → (name in the paper, points of IoU below the paper's own)
-    "fcn8s": ("FCN-8s", 4.47),
-    "unet": ("U-Net", 0.65),
-    "deeplabv3plus_xception": ("DeepLabV3+, with Xception to judge by its size", 0.17),
-}
-_TN3K = {  # model → (name in the publication, IoU, Dice)
-    "unet": ("U-Net", 0.6467, 0.7855),
-    "segnet": ("SegNet", 0.6587, 0.7942),
-    "deeplabv3plus": ("DeepLabV3+", 0.6486, 0.7868),
-    "attention_unet": ("Attention U-Net", 0.6938, 0.8192),
-    "enhanced_transunet": ("Enhanced TransUNet (Ozcan 2024)", 0.7087, 0.8292),
-    "trfe_plus": ("TRFE+", 0.7138, 0.8330),
-    "ssmt_net": ("SSMT-Net (2026)", 0.7834, 0.8694),
-}
+PAPER_SIZE = 512  # pixels a side, to which paper 002 brings its labels
+# Paper 002's five figures, which its evaluation and the corrected one give.
+PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")
+_CHANNELS = 3
 
 
 def reported_scores(task: str) -> pd.DataFrame:
@@ -91,19 +124,15 @@ def reported_scores(task: str) -> pd.DataFrame:
         `loss` (its name here, "" where none is told), `score` (as in `metrics`), `value` (in [0, 1]), `data`, `split`, `why_not`
         (why it may not be compared with another figure) and `remark` on this number, or "". Paper, model, loss and score occur
         together once.
-
-    Raises:
-        ValueError: another task.
     """
-    if task == "classification":
-        rows = _classification()
-    elif task == "segmentation":
-        rows = _segmentation()
-    else:
-        raise ValueError(f"reported_scores: task is {task!r}; expected classification or segmentation")
-    table = pd.DataFrame(rows, columns=["paper", "model", "loss", "score", "value", "remark"])
-    basis = pd.DataFrame([_BASIS[paper] for paper in table["paper"]], columns=["data", "split", "why_not"])
-    return pd.concat([table.drop(columns="remark"), basis, table["remark"]], axis=1)
+    rows = []
+    for paper, loss, scores, models in _REPORTED[task]:
+        for model, values in models.items():
+            for score, value in zip(scores, values, strict=True):
+                remark = _REMARKS.get((paper, model, loss, score)) or _REMARKS.get((paper, model), "")
+                rows.append((paper, model, loss, score, value, *_BASIS[paper], remark))
+    columns = ["paper", "model", "loss", "score", "value", "data", "split", "why_not", "remark"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -121,21 +150,14 @@ def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | N
     """
     table = reported_scores(task)
     table = table[table["model"].isin(estimates.index) & table["score"].isin(estimates.columns)]
-    why_not = [
-        f"{reason}; {remark}" if remark else reason for reason, remark in zip(table["why_not"], table["remark"], strict=True)
-    ]
-    columns = {
-        "model": table["model"],
-        "loss": table["loss"].str.replace("_", " "),
-        "score": table["score"].str.replace("_", " "),
-        "reported": table["value"],
-        "paper": table["paper"],
-        "here": _texts(estimates, table),
-        **({} if pooled is None else {"here_pooled": _texts(pooled, table)}),
-        "reported on": table["data"] + ", " + table["split"],
-        "why not comparable": why_not,
-    }
-    return pd.DataFrame(columns)
+    shown = table[["model", "loss", "score"]].replace("_", " ", regex=True).assign(model=table["model"])
+    shown["reported"], shown["paper"] = table["value"], table["paper"]
+    shown["here"] = _texts(estimates, table)
+    if pooled is not None:
+        shown["here_pooled"] = _texts(pooled, table)
+    shown["reported on"] = table["data"] + ", " + table["split"]
+    shown["why not comparable"] = (table["why_not"] + "; " + table["remark"]).str.removesuffix("; ")
+    return shown
 
 
 def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
@@ -146,88 +168,83 @@ def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _classification() -> list[tuple]:
-    rows = [
-        ("000", model, "cross_entropy", score, value, "")
-        for model, values in _CLASSIFIERS.items()
-        for score, value in zip(_CLASSIFIER_SCORES, values, strict=True)
-    ]
-    return [
-        *rows,
-        ("000", "vgg16", "cross_entropy", "auc", 0.9998, ""),
-        ("001", "resnet18", "focal", "auc", 0.997, ""),
-        ("001", "resnet18", "focal", "accuracy", 0.984, ""),
-        ("001", "resnet18", "focal", "sensitivity", 0.978, ""),
-        ("001", "resnet18", "focal", "precision", 0.939, "the results section says 0.997, with which F1 would be 0.987"),
-        ("001", "resnet18", "focal", "f1", 0.957, ""),
-    ]
+def faulty_002_scores(
+    truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
+) -> dict[str, float]:
+    """Paper 002's five figures as its code has them: for showing what its faults are worth, never for results.
 
+    The faults, as the code printed in the paper has them:
 
-def _segmentation() -> list[tuple]:
-    rows = [
-        ("000", model, "bce_dice", score, value, _PRETRAINING if model.startswith("unet_") else "")
-        for model, values in _SEGMENTERS.items()
-        for score, value in zip(_SEGMENTER_SCORES, values, strict=True)
-    ]
-    rows += [
-        ("002", "unet", "border_cross_entropy", "iou", 0.6131, "pooled over pixels (n_IoU); a Dice of 0.760"),
-        ("002", "unet", "border_cross_entropy", "pixel_accuracy", 0.955, "an empty prediction would reach about 0.9"),
-    ]
-    rows += _paper_003()
-    rows += [
-        ("004", model, "bce", "dice", value, "")
-        for model, value in (("unet", 0.9765), ("residual_unet", 0.9732), ("segnet", 0.7783))
-    ]
-    for model, (name, iou, dice) in _TN3K.items():
-        rows += [("TN3K", model, "", "iou", iou, name), ("TN3K", model, "", "dice", dice, name)]
-    return rows
-
-
-def _paper_003() -> list[tuple]:
-    """Its network by loss (Tables 3 and 8), and the IoU of the other methods (Table 7).
-
-    The tables are pictures. The text quotes the first two in full, of Table 7 the points that the paper's network is ahead.
-    """
-    impossible = "impossible beside its sensitivity and specificity, between which it must lie"
-    rows = [
-        ("003", "mobile_deeplab", loss, score, value, impossible if (loss, score) == ("tversky", "pixel_accuracy") else "")
-        for loss, values in _LOSSES_003.items()
-        for score, value in zip(_SCORES_003, values, strict=True)
-    ]
-    best = _LOSSES_003["tversky"][_SCORES_003.index("iou")]
-    for model, (name, points) in _BEHIND_003.items():
-        remark = f"{name}; {best} less the {points} points that the text says it is behind"
-        rows.append(("003", model, "", "iou", round(best - points / 100, 4), remark))
-    return rows
-
-
-def whole_counts(images: range, prevalence: tuple[float, float], scores: tuple[float, ...], decimals: int = 4) -> list[tuple]:
-    """Every table of counts whose accuracy, precision, sensitivity and F1 round to the ones reported.
-
-    Percentages with two decimals on a few hundred images leave few possibilities, which shows what a table can rest on.
+    1. Labels are resized to 512² with bilinear interpolation and then compared with 0: every pixel that a nodule's edge bleeds
+       into becomes nodule, so that the truth grows.
+    2. Three equal channels are counted. Every count is three times what it should be; ratios of counts do not change.
+    3. Pairs whose sizes differ are skipped with a message, so that the figures describe fewer images than the text says.
+    4. TN is defined as "the number of negative samples that were wrongly determined". The code does not follow this definition:
+       its diagonal holds the negatives determined rightly. `pixel_accuracy_as_defined` is what the text's formula gives.
+    5. Colours are turned into classes with blue·65536 + green·256 + red on 8-bit arrays. In 8 bits white becomes 255 and not
+       16777215, and its class 0; NumPy 1 widened the product and hid the fault, NumPy 2 refuses it.
 
     Args:
-        images: test images to try.
-        prevalence: smallest and largest share of malignant images to try.
-        scores: accuracy, precision, sensitivity and F1 in [0, 1], as rounded in the paper.
-        decimals: they were rounded to.
+        truths: bool (height, width) at the size of the labels' files.
+        predictions: bool (height, width) at the network's size; one whose size is not `size` × `size` is skipped (fault 3).
+        size: that the labels are resized to, in pixels.
 
     Returns:
-        tuples (true positives, false positives, false negatives, true negatives).
+        `PAPER_SCORES`, pooled; `pixel_accuracy_as_defined` (fault 4); `skipped`, how many pairs were. A class that is never
+        predicted makes `class_mean_f1` NaN, and all figures are NaN where every pair is skipped.
     """
-    accuracy, precision, sensitivity, f1 = scores
-    half = 0.5 * 10**-decimals + 1e-12
-    found = []
-    for total in images:
-        for malignant in range(round(prevalence[0] * total), round(prevalence[1] * total) + 1):
-            for tp in range(int((sensitivity - half) * malignant), int((sensitivity + half) * malignant) + 2):
-                if tp < 1 or tp > malignant or abs(tp / malignant - sensitivity) > half:
-                    continue
-                fn = malignant - tp
-                for fp in range(max(0, int(tp / (precision + half)) - tp - 1), int(tp / (precision - half)) - tp + 2):
-                    tn = total - malignant - fp
-                    if fp < 0 or tn < 0 or abs(tp / (tp + fp) - precision) > half:
-                        continue
-                    if abs((tp + tn) / total - accuracy) <= half and abs(2 * tp / (2 * tp + fp + fn) - f1) <= half:
-                        found.append((tp, fp, fn, tn))
-    return found
+    histogram, skipped = np.zeros((2, 2)), 0
+    for truth, prediction in zip(truths, predictions, strict=True):
+        if prediction.shape != (size, size):
+            skipped += 1
+            continue
+        grown = cv2.resize(255 * truth.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR) != 0
+        histogram += _CHANNELS * np.bincount(2 * grown.ravel() + prediction.ravel(), minlength=4).reshape(2, 2)
+    right = histogram.diagonal()
+    predicted_wrongly, missed = histogram.sum(axis=0) - right, histogram.sum(axis=1) - right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = right / (right + predicted_wrongly + missed)
+        precision, recall = right / (right + predicted_wrongly), right / (right + missed)
+        tp, fp, fn = right[1], predicted_wrongly[1], missed[1]
+        return {
+            "b_iou": float(iou[0]),
+            "n_iou": float(iou[1]),
+            "miou": float(np.nan if np.isnan(iou).all() else np.nanmean(iou)),
+            "pixel_accuracy": float(right.sum() / (right.sum() + predicted_wrongly.sum())),
+            "class_mean_f1": float((2 * precision * recall / (precision + recall)).mean()),
+            # The negatives wrongly determined are FP: it stands both for TN and for itself.
+            "pixel_accuracy_as_defined": float((tp + fp) / (tp + fp + fp + fn)),
+            "skipped": skipped,
+        }
+
+
+def compare_with_faulty_002(
+    truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
+) -> pd.DataFrame:
+    """What the faults 1, 2 and 4 of paper 002's evaluation are worth on these masks.
+
+    For the faulty side each prediction is brought to `size` × `size` by nearest neighbour, as a network of that size would put
+    it out, so that no pair is skipped: fault 3 changes which images are scored, and is worth whatever the skipped ones are.
+
+    Args:
+        truths: bool (height, width) at the size of the labels' files.
+        predictions: bool (height, width) of the whole frame, at any size.
+        size: that the labels are resized to, in pixels.
+
+    Returns:
+        rows `PAPER_SCORES` and `pixel_accuracy_as_defined`, whose corrected value is pixel accuracy; columns `corrected` (at
+        the truth's own size, which predictions are brought to by nearest neighbour, pooled), `faulty`, and `difference`,
+        faulty − corrected.
+    """
+    counts = pd.DataFrame(
+        [pixel_counts(truth, _at_size(prediction, truth.shape)) for truth, prediction in zip(truths, predictions, strict=True)]
+    )
+    faulty = faulty_002_scores(truths, [_at_size(prediction, (size, size)) for prediction in predictions], size)
+    corrected = {name: float(value) for name, value in overlap_scores(**counts.sum()).items()}
+    corrected["pixel_accuracy_as_defined"] = corrected["pixel_accuracy"]
+    both = pd.DataFrame({"corrected": corrected, "faulty": faulty}).loc[[*PAPER_SCORES, "pixel_accuracy_as_defined"]]
+    return both.assign(difference=both["faulty"] - both["corrected"]).rename_axis("score")
+
+
+def _at_size(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) != 0

@@ -1,0 +1,142 @@
+"""Figures of the classifier comparison: curves with bands, decisions, calibration, cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from thyroid_utils.plots.curves import band
+from thyroid_utils.plots.pictures import case_panel, panel_grid
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, below, integer_ticks, model_colours, new_figure, styled
+from thyroid_utils.scores.probabilities import reliability_table
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+
+# What captions of comparisons say in the same words.
+EARNED = "A network further right has to earn its place by height."
+BESIDE = "and what the same network reaches here: not comparable, for the reason given."
+COSTS = {"parameters": "parameters, millions", "images_per_second": "training, images/s"}
+_DOTTED = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1}
+
+
+@styled
+def roc_and_pr(comparison: ClassifierComparison, resamples: int = 500) -> Figure:
+    """ROC and precision-recall curves on test, means over runs; the two best models with 95 % bands, as more would hide one
+    another."""
+    figure, axes = new_figure(1, 2, 4.3)
+    colours = model_colours(comparison.models)
+    malignant = pd.concat(comparison.predictions(comparison.models[0]))["label"].mean()
+    order = comparison.estimates(["auc"], resamples=resamples)["auc"]
+    for rank, (model, estimate) in enumerate(order.items()):
+        for place, kind in zip(axes[0], ("roc", "pr"), strict=True):
+            found = comparison.curve(model, kind, resamples).to_numpy().T
+            x, y, low, high = found if rank < 2 else (*found[:2], found[1], found[1])
+            band(place, x, y, low, high, colours[model], label=f"{model}, AUC {estimate.text(2)}")
+    axes[0, 0].plot([0, 1], [0, 1], **_DOTTED)
+    axes[0, 1].axhline(malignant, **_DOTTED)
+    axes[0, 0].set(xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC ({comparison.tested})")
+    title = f"Precision-recall (dotted: chance, {malignant:.2f})"
+    axes[0, 1].set(xlabel="sensitivity (recall)", ylabel="precision", title=title)
+    for place in axes[0]:
+        place.set(xlim=(0, 1), ylim=(0, 1.01))
+    below(figure, axes[0, 0], ncols=2)
+    return figure
+
+
+@styled
+def training_curves(comparison: ClassifierComparison) -> Figure:
+    """Training (dashed) and validation (solid) loss, and validation AUC, by epoch; one line a run, a dot at the epoch kept."""
+    figure, axes = new_figure(2, len(comparison.models), 4.2, sharex="col", sharey="row")
+    colours = model_colours(comparison.models)
+    for (loss, auc), (model, runs) in zip(axes.T, comparison.runs.items(), strict=True):
+        for run in runs:
+            history, best = run.history, run.best_epoch
+            loss.plot(history.index, history["train_loss"], "--", color=NEUTRAL, linewidth=1, alpha=0.8)
+            loss.plot(history.index, history["val_loss"], color=colours[model], linewidth=1.5)
+            auc.plot(history.index, history["val_auc"], color=colours[model], linewidth=1.5)
+            auc.plot([best], [history["val_auc"].loc[best]], "o", color=colours[model])
+        loss.set_title(model)
+        auc.set_xlabel("epoch")
+        auc.axhline(0.5, **_DOTTED)
+        integer_ticks(auc, "x")
+    axes[0, 0].set_ylabel("loss\n(dashed: training)")
+    axes[1, 0].set_ylabel("validation AUC")
+    return figure
+
+
+@styled
+def confusion_matrices(comparison: ClassifierComparison) -> Figure:
+    """Counts on test of each model's first run, at the threshold chosen on validation."""
+    figure, axes = new_figure(1, len(comparison.models), 2.9)
+    for place, model in zip(axes[0], comparison.models, strict=True):
+        found = comparison.decisions(model)
+        counts = np.bincount(2 * found["label"] + found["called"], minlength=4).reshape(2, 2)
+        bare(place).imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1.4)
+        for (row, column), count in np.ndenumerate(counts):
+            place.text(column, row, count, ha="center", va="center", fontsize=13)
+        classes = ["benign", "malignant"]
+        place.set_xticks([0, 1], classes, fontsize=8.5)
+        place.set_yticks([0, 1], classes if place is axes[0, 0] else ["", ""], fontsize=8.5, rotation=90, va="center")
+        place.set(xlabel="called", title=f"{model}\nthreshold {found['threshold'].iloc[0]:.2f}")
+    axes[0, 0].set_ylabel("truth")
+    return figure
+
+
+@styled
+def reliability(comparison: ClassifierComparison) -> Figure:
+    """Predicted probability against the share that is malignant on test, before and after temperature scaling."""
+    figure, axes = new_figure(1, len(comparison.models), 3.0, sharey=True)
+    for place, model in zip(axes[0], comparison.models, strict=True):
+        for found, colour, name in zip(comparison.calibrated(model), (NEUTRAL, ACCENT), ("as trained", "scaled"), strict=True):
+            table = reliability_table(found["label"], found["probability"], 8).dropna()
+            place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
+        place.plot([0, 1], [0, 1], **_DOTTED)
+        temperatures = ", ".join(f"{value:.2g}" for value in comparison.temperatures[model])
+        place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("share malignant")
+    axes[0, 0].legend(loc="upper left")
+    return figure
+
+
+def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, count: int = 8) -> Figure | None:
+    """Test images that were called rightly or wrongly, the surest first, each with its probability; None where there is none.
+
+    Args:
+        cases: case table.
+        decisions: of `ClassifierComparison.decisions`.
+        right: which of them.
+        count: pictures at most.
+    """
+    chosen = decisions[decisions["right"] == right]
+    surest = (chosen["probability"] - chosen["threshold"]).abs().sort_values(ascending=False, kind="stable").index[:count]
+    panels = []
+    for case in surest:
+        row = decisions.loc[case]
+        truth, called = ("malignant" if row[name] else "benign" for name in ("label", "called"))
+        panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
+    return panel_grid(panels, 4) if panels else None
+
+
+def captions(comparison: ClassifierComparison) -> dict[str, str]:
+    """What stands below the figures and tables of a comparison, by name."""
+    plan, started, tested, chosen = comparison.plan, comparison.started, comparison.tested, comparison.chosen
+    decisions = comparison.decisions(chosen)
+    errors = f"{(~decisions['right']).sum()} errors among {len(decisions)} test images"
+    predicted = "Predicted probability against what is malignant"
+    at_half = "Decisions at 0.5 in place of the chosen threshold"
+    return {
+        "test_set": f"What every score below rests on: the test images of the first run, of {plan}.",
+        "training_curves": f"Loss and validation AUC by epoch, {plan}. Dot: the epoch kept. Dotted: chance.",
+        "scores": f"Scores on test at the threshold chosen on validation, best AUC first: mean [95 % interval], {plan}.",
+        "score_dots": f"The same, drawn: value and 95 % interval, {tested}, {plan}.",
+        "scores_at_half": f"{at_half}: mean [95 % interval], {plan}, {started}.",
+        "spread": f"Mean ± SD of the scores over {plan}; {started}.",
+        "pairs": f"Differences of AUC (first − second) with 95 % interval, and p-values after Holm; {started}.",
+        "roc_and_pr": f"Mean curves on test, {plan}; bands: 95 %, for the two best. Dotted: chance.",
+        "confusion": f"Counts on test at the chosen threshold, first run, {tested}; shade is the share of the true class.",
+        "reliability": f"{predicted}, on test, before and after the temperature fitted on validation.",
+        "cost": f"AUC against size and speed of training on this machine. {EARNED}",
+        "right": f"{chosen}, first run: rightly classified, surest first, with the probability of malignancy.",
+        "wrong": f"{chosen}, first run: up to 16 of {errors}, surest first.",
+        "reported": f"What papers 000 and 001 report, {BESIDE}",
+    }

@@ -1,0 +1,107 @@
+"""Figures of the loss ablation: a worked example, weights of pixels, two scores against each other, a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from thyroid_utils.plots.curves import estimate_line
+from thyroid_utils.plots.pictures import Panel, draw_panel
+from thyroid_utils.plots.rows import interval
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_figure, styled
+from thyroid_utils.scores.masks import SEGMENTATION_SCORES
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+
+EPOCHS = {"train_loss": "loss on training", "val_loss": "loss on validation", "val_dice": "Dice on validation",
+          "val_pixel_accuracy": "pixel accuracy on validation"}  # fmt: skip
+BORDER_CAPTION = "The weight map of two nodules (w0 = 10, σ = 5 pixels): outlines count eleven times as much as what is far away."
+
+
+@styled
+def plane(estimates: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Two scores against each other, a point a row with both 95 % intervals as bars.
+
+    Args:
+        estimates: `Estimate`s; index: the names in the legend.
+        labels: the two columns → axis label, across and up.
+    """
+    figure, axes = new_figure(1, 1, 4.4, 7.6)
+    place, colours = axes[0, 0], model_colours(estimates.index)
+    for name, row in estimates.iterrows():
+        across, up = row[list(labels)]
+        interval(place, across, up.value, colours[name], width=1.3)
+        interval(place, up, across.value, colours[name], upright=True, width=1.3)
+        place.plot([], [], "o", color=colours[name], label=name)
+    xlabel, ylabel = labels.values()
+    place.set(xlabel=xlabel, ylabel=ylabel)
+    place.grid(visible=True)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def sweep(estimates: pd.DataFrame, betas: Sequence[float], reference: pd.Series) -> Figure:
+    """Scores by Tversky's β (α = 1 − β) with 95 % bands; dashed: another loss as reference.
+
+    Args:
+        estimates: `Estimate`s, a row a β in their order, a column a score.
+        betas: ascending, in (0, 1).
+        reference: score → `Estimate` of the reference.
+    """
+    figure, axes = new_figure(1, len(estimates.columns), 3.2, sharey=True)
+    for place, score in zip(axes[0], estimates, strict=True):
+        estimate_line(place, betas, estimates[score], ACCENT)
+        place.axhline(reference[score].value, color=NEUTRAL, linestyle="--", linewidth=1.2)
+        place.set(xlabel="β: weight of missed pixels", title=SEGMENTATION_SCORES[score], xticks=list(betas))
+    axes[0, 0].set_ylabel("score on test")
+    return figure
+
+
+@styled
+def worked_example(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """A small mask and the probabilities predicted for it, with every number written in its pixel.
+
+    Args:
+        truth: bool (height, width), a few pixels a side.
+        probabilities: (height, width) in [0, 1].
+    """
+    figure, axes = new_figure(1, 2, 2.7, 6.0)
+    for place, values, title in zip(axes[0], (truth.astype(float), probabilities), ("truth", "probability"), strict=True):
+        bare(place).imshow(values, cmap="Blues", vmin=0, vmax=1.4)
+        for (row, column), value in np.ndenumerate(values):
+            place.text(column, row, f"{value:g}", ha="center", va="center", fontsize=11)
+        place.set_title(title)
+    return figure
+
+
+@styled
+def border_weights(image: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Figure:
+    """A frame with its outline beside the weight that each pixel has in the loss.
+
+    Args:
+        image: uint8 (height, width). truth: bool (height, width). weights: float (height, width).
+    """
+    figure, axes = new_figure(1, 2, 3.4, 8.0)
+    draw_panel(axes[0, 0], Panel(image, outlines={TRUTH: truth}))
+    axes[0, 0].set_title("truth")
+    drawn = bare(axes[0, 1]).imshow(weights, cmap="magma")
+    axes[0, 1].set_title("weight of each pixel")
+    figure.colorbar(drawn, ax=axes[0, 1], shrink=0.8)
+    return figure
+
+
+def captions(comparison: SegmenterComparison, model: str) -> dict[str, str]:
+    """What stands below the figures and tables of a model by loss, by name."""
+    plan, started = comparison.plan, comparison.started
+    tested = len(comparison.truth)
+    reference = "bce" if "bce" in comparison.models else comparison.models[0]
+    return {
+        "epochs": f"{model} by loss: mean over {plan}, band from the lowest to the highest seed.",
+        "scores": f"{model} by loss: mean over {plan} [95 % interval over patients], best Dice first; {started}.",
+        "plane": f"Sensitivity against precision by loss, n = {tested} test images; bars: 95 % over patients.",
+        "sweep": f"Scores by β on test, n = {tested} images; band: 95 % over patients. Dashed: {reference}.",
+        "smallest": f"The third of the test images with the smallest nodules, n = {len(comparison.smallest())}; {started}.",
+    }

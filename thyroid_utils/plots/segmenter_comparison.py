@@ -1,0 +1,136 @@
+"""Figures of the segmenter comparison: spread over images, size of the nodule, outlines beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from thyroid_utils.plots.classifier_comparison import BESIDE, EARNED
+from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
+from thyroid_utils.plots.rows import box_and_points, named_rows
+from thyroid_utils.plots.style import TRUTH, below, model_colours, new_figure, styled
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+
+COSTS = {"parameters": "parameters, millions", "latency_ms": "one image on this CPU, ms"}
+
+
+@styled
+def score_spread(by_image: pd.DataFrame, order: Sequence[str]) -> Figure:
+    """The distribution of Dice over test images: a box (quartiles, median) and every image as a point, a row a model.
+
+    The axis tells how many images have the score: an image rightly left empty has none.
+
+    Args:
+        by_image: of `SegmenterComparison.by_image`.
+        order: models from top to bottom.
+    """
+    figure, axes = new_figure(1, 1, 1.0 + 0.55 * len(order))
+    place, colours = named_rows(axes[0, 0], order), model_colours(order)
+    known = by_image.dropna(subset="dice")
+    for position, model in enumerate(order):
+        box_and_points(place, known.loc[known["model"] == model, "dice"].to_numpy(), position, colours[model])
+    images = known["model"].value_counts().reindex(order, fill_value=0)
+    same = images.min() == images.max()
+    count = f"{images.min()} images" if same else f"{images.min()} to {images.max()} images, by model"
+    place.set_xlabel(f"Dice, n = {count}")
+    return figure
+
+
+@styled
+def score_by_size(by_image: pd.DataFrame, chosen: str, bins: int = 5) -> Figure:
+    """Dice against the size of the nodule: medians of equally filled bins, a line a model; points are one model's images.
+
+    Args:
+        by_image: of `SegmenterComparison.by_image`; outlined images only are drawn.
+        chosen: the model whose images are drawn as points.
+        bins: how many, each with equally many images.
+    """
+    figure, axes = new_figure(1, 1, 3.6)
+    place = axes[0, 0]
+    outlined = by_image[by_image["area"] > 0]
+    known = outlined["diameter_mm"].notna().all()
+    outlined = outlined.assign(size=outlined["diameter_mm"] if known else 100 * outlined["share"])
+    colours = model_colours(list(outlined["model"].unique()))
+    points = outlined[outlined["model"] == chosen]
+    place.plot(points["size"], points["dice"], ".", color=colours[chosen], alpha=0.45, markersize=5)
+    for model, own in outlined.groupby("model", sort=False):
+        own = own.sort_values("size", kind="stable")
+        parts = [own.iloc[part] for part in np.array_split(np.arange(len(own)), min(bins, len(own)))]
+        middle, medians = ([part[name].median() for part in parts] for name in ("size", "dice"))
+        place.plot(middle, medians, "o-", color=colours[model], linewidth=1.7, markersize=4, label=model)
+    name = "diameter of a disc of the nodule's area, mm" if known else "nodule, % of the frame"
+    place.set(xscale="log", xlabel=f"{name} (log scale)", ylabel="Dice on test")
+    # Three digits, as sizes span decades: one decimal would call the smallest nodules 0, which a log axis does not have.
+    ticks = dict.fromkeys(float(f"{value:.3g}") for value in np.quantile(outlined["size"], [0, 0.25, 0.5, 0.75, 1]))
+    place.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+    place.minorticks_off()
+    below(figure, place)
+    return figure
+
+
+def outlines(comparison: SegmenterComparison, model: str, count: int = 2) -> Figure:
+    """Best, median and worst test images of a model's first run: image, truth, probability and both laid over each other.
+
+    In the last picture green is found, red is called nodule though it is none, blue is missed. A row an image, with its case,
+    Dice and HD95 in pixels of the image's own resolution; `count` of each kind.
+    """
+    panels = []
+    for case, row in comparison.examples(model, count).iterrows():
+        image, truth, probability = comparison.picture(model, case)
+        told = f"Dice {row['dice']:.2f}, HD95 {row['hd95']:.0f} px"
+        panels += [
+            Panel(image, f"{row['kind']}: {case}"),
+            Panel(image, "truth", outlines={TRUTH: truth}),
+            Panel(np.round(255 * probability).astype(np.uint8), "probability"),
+            Panel(image, told, filled=mask_colours(truth, probability >= 0.5)),
+        ]
+    return panel_grid(panels, 4)
+
+
+def side_by_side(comparison: SegmenterComparison, models: Sequence[str], cases: Sequence[str]) -> Figure:
+    """The same test images by several models (first runs), a row an image: truth in yellow, each model's outline in its colour.
+
+    Args:
+        comparison: the runs.
+        models: at most five fit beside each other.
+        cases: test images.
+    """
+    colours = model_colours(comparison.models)
+    panels = []
+    for case in cases:
+        for number, model in enumerate(models):
+            image, truth, probability = comparison.picture(model, case)
+            dice = comparison.tables[model][0].query("resolution == 'own'").at[case, "dice"]
+            title = f"{model}\n{f'{case}, ' if number == 0 else ''}Dice {dice:.2f}"
+            panels.append(Panel(image, title, outlines={TRUTH: truth, colours[model]: probability >= 0.5}))
+    return panel_grid(panels, len(models))
+
+
+def captions(comparison: SegmenterComparison) -> dict[str, str]:
+    """What stands below the figures and tables of a comparison, by name."""
+    plan, started, chosen = comparison.plan, comparison.started, comparison.chosen
+    tested = f"n = {len(comparison.truth)} test images, {plan}"
+    scores = "Scores on test per image at the frames' own resolution, best Dice first"
+    stability = "Stability: over seeds (SD; none for a single seed) and over the last third of the epochs"
+    return {
+        "epochs": f"Validation by epoch: mean over {plan}, band from the lowest to the highest seed.",
+        "scores": f"{scores}: mean [95 % interval], {plan}.",
+        "score_dots": f"The same, drawn: value and 95 % interval, {tested}.",
+        "presence": f"What became of each nodule, test images summed over {plan}. 'neither' is left out of all means.",
+        "every_score": f"Every score of {chosen}: mean [95 % interval], {tested}.",
+        "pairs": f"Differences of Dice (first − second) with 95 % interval, and p-values; {started}.",
+        "protocols": "Dice of the same masks, per image and pooled, at the frames' own resolution and at the network's.",
+        "faulty_002": f"Paper 002's scores of {chosen}, pooled: corrected, with the faults of its code, and the difference.",
+        "spread": "Dice of every test image, mean over seeds. Box: quartiles and median.",
+        "size": f"Dice against the size of the nodule. Lines: medians of equally filled bins. Points: the images of {chosen}.",
+        "smallest": f"The third of the test images with the smallest nodules, n = {len(comparison.smallest())}.",
+        "outlines": f"{chosen}, first seed. Right: green is found, red is called nodule and is none, blue is missed.",
+        "side_by_side": "The two hardest images of that network, by up to five networks. Yellow: truth.",
+        "stability": f"{stability}; {started}.",
+        "cost": f"Dice against size and time. {EARNED}",
+        "costs": "What each network costs here, with the options of this run; published sizes are in the first table.",
+        "reported": f"What the papers report, {BESIDE}",
+    }
