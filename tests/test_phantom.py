@@ -19,7 +19,18 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.phantom.canvas import texture
 from thyroid_utils.data.phantom.cases import phantom_cases, simulate_view, simulation_stages
-from thyroid_utils.data.phantom.patients import Settings, label_of, sample_patient, sample_view
+from thyroid_utils.data.phantom.patients import (
+    POINTS,
+    Patient,
+    Settings,
+    Traits,
+    View,
+    label_of,
+    malignancy_posterior,
+    sample_traits,
+    tirads_level,
+    trait_probability,
+)
 from thyroid_utils.data.phantom.scanners import (
     RAYLEIGH_SNR,
     SCANNERS,
@@ -33,14 +44,6 @@ from thyroid_utils.data.phantom.scanners import (
     log_compress,
     rayleigh_fit,
     total_attenuation,
-)
-from thyroid_utils.data.phantom.traits import (
-    POINTS,
-    Traits,
-    malignancy_posterior,
-    sample_traits,
-    tirads_level,
-    trait_probability,
 )
 
 
@@ -219,7 +222,7 @@ def test_the_perfect_reader_has_an_auc_of_095():
 
 def frames(count: int, **wanted: str) -> list:
     """The first frames of seed 9 whose nodules have these traits."""
-    people = (sample_patient(number, Settings(seed=9)) for number in range(500))
+    people = (Patient(number, Settings(seed=9)) for number in range(500))
     found = [person.number for person in people if all(getattr(person.traits, name) == wanted[name] for name in wanted)]
     assert len(found) >= count
     return [simulate_view(number, size=192, seed=9) for number in found[:count]]
@@ -300,8 +303,8 @@ def test_views_of_a_patient_are_near_identical_and_patients_are_not(cases):
 def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
     for bias, gap in ((0.0, 0.0), (0.6, 0.45)):  # 0.6 × three of four views; the standard error is 0.03
         settings = Settings(calliper_bias=bias)
-        people = [sample_patient(number, settings) for number in range(600)]
-        marked = [(person.label, sample_view(person, 0, settings).callipers) for person in people]
+        people = [Patient(number, settings) for number in range(600)]
+        marked = [(person.label, View(person, 0, settings).callipers) for person in people]
         shares = [np.mean([callipers for label, callipers in marked if label == wanted]) for wanted in (0, 1)]
         assert shares[1] - shares[0] == pytest.approx(gap, abs=0.1)
     mask = np.zeros((256, 256), bool)

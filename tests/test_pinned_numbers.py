@@ -433,7 +433,7 @@ def phantoms() -> Entries:
     def told_of(patient: int, view: int, **settings) -> list:
         frame = f.simulate_view(patient, view, **settings)
         pixels = [hashlib.sha256(part.tobytes()).hexdigest() for part in (frame.image, frame.nodule, frame.gland)]
-        traits, neck = frame.patient.traits, (frame.patient.neck, frame.patient.nodule, frame.view)
+        traits, neck = frame.patient.traits, (vars(part) for part in (frame.patient.neck, frame.patient.nodule, frame.view))
         level = [f.tirads_level(traits), f.malignancy_posterior(traits)]
         return [pixels, float(frame.image.mean()), frame.spacing, frame.patient.label, traits, *level, *neck]
 

@@ -20,22 +20,11 @@ from thyroid_utils.data.overlays import find_echo_area, find_overlays
 from thyroid_utils.data.phantom.scanners import RAYLEIGH_SNR, RayleighFit
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import SPLITS, Measures, label_names
+from thyroid_utils.plots import style
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
-from thyroid_utils.plots.style import (
-    ACCENT,
-    BOX,
-    CLASS_COLOURS,
-    NEUTRAL,
-    PROBLEM,
-    across,
-    bare,
-    below,
-    integer_ticks,
-    new_figure,
-    styled,
-)
+from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_figure, styled
 
-CLASSES = tuple(CLASS_COLOURS)
+CLASSES = tuple(style.CLASS_COLOURS)
 
 CAPTIONS = {
     "class_counts": "What there is to learn from, by class. A patient counts at its most severe label.",
@@ -78,7 +67,7 @@ def _stacked(axes: Axes, counts: pd.DataFrame, total: str, title: str) -> None:
     """Horizontal bars, one a row of `counts`, made of its columns (classes); the sum stands at the end."""
     left = np.zeros(len(counts))
     for name in [name for name in CLASSES if name in counts]:
-        bars = axes.barh(range(len(counts)), counts[name], left=left, color=CLASS_COLOURS[name], label=name, height=0.68)
+        bars = axes.barh(range(len(counts)), counts[name], left=left, color=style.CLASS_COLOURS[name], label=name, height=0.68)
         left += counts[name].to_numpy()
     axes.bar_label(bars, [f"{value:.0f}" for value in left], padding=3, fontsize=9)
     axes.set_yticks(range(len(counts)), [str(name) for name in counts.index])
@@ -105,7 +94,7 @@ def counts(cases: pd.DataFrame, by: str | None = None) -> Figure:
     _stacked(axes[0, 0], table, "count", "Images and patients by class")
     below(figure, axes[0, 0])
     views = cases["patient"].value_counts().value_counts().sort_index()
-    axes[0, 1].bar(views.index.astype(str), views, color=NEUTRAL, width=0.7)
+    axes[0, 1].bar(views.index.astype(str), views, color=style.NEUTRAL, width=0.7)
     axes[0, 1].set(title="Images a patient", xlabel="images of the patient", ylabel="patients")
     integer_ticks(axes[0, 1])
     if by:
@@ -128,7 +117,7 @@ def frame_sizes(table: pd.DataFrame, classes: pd.Series) -> Figure:
         _stacked(axes[0, 0], pd.crosstab(sizes, classes), "images", title)
         axes[0, 0].set_ylabel("width × height, pixels")
     else:
-        axes[0, 0].scatter(table["width"], table["height"], s=18, color=NEUTRAL, alpha=0.5)
+        axes[0, 0].scatter(table["width"], table["height"], s=18, color=style.NEUTRAL, alpha=0.5)
         axes[0, 0].set(xlabel="width, pixels", ylabel="height, pixels", title=title)
     return figure
 
@@ -148,7 +137,7 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
     bins = np.linspace(0, max(1.0, np.nanmax(shares)), 26)
     for name in names:
         values = shares[(classes == name) & (shares > 0)]
-        look = {"histtype": "step", "color": CLASS_COLOURS[name], "linewidth": 1.8, "label": f"{name} (n = {len(values)})"}
+        look = {"histtype": "step", "color": style.CLASS_COLOURS[name], "linewidth": 1.8, "label": f"{name} (n = {len(values)})"}
         axes[0, 0].hist(values, bins, weights=np.full(len(values), 100 / max(1, len(values))), **look)
     axes[0, 0].set(xlabel=f"{target} area, % of the frame", ylabel="% of the class's images", title=f"{target.capitalize()} area")
     axes[0, 0].legend(loc="upper right")
@@ -170,12 +159,11 @@ def intensities(measures: Measures, target: str = "nodule") -> Figure:
     centres = np.arange(256).reshape(-1, 8).mean(axis=1)
     for place, name in zip(axes[0], names, strict=True):
         inside, around = 100 * measures.histograms[name].reshape(2, -1, 8).sum(axis=2)
-        place.fill_between(centres, inside, step="mid", color=CLASS_COLOURS[name], alpha=0.35, label=f"inside the {target}")
-        place.step(centres, around, where="mid", color=NEUTRAL, linewidth=1.6, label="ring around it")
+        place.fill_between(centres, inside, step="mid", color=style.CLASS_COLOURS[name], alpha=0.35, label=f"inside the {target}")
+        place.step(centres, around, where="mid", color=style.NEUTRAL, linewidth=1.6, label="ring around it")
         place.set(xlabel="gray level, 0 to 255", title=name.capitalize(), xlim=(0, 255))
         place.legend(loc="upper right")
-    axes[0, 0].set_ylabel("% of pixels\n(bins of 8 levels)")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set(ylabel="% of pixels\n(bins of 8 levels)", ylim=(0, None))
     return figure
 
 
@@ -258,8 +246,8 @@ def mask_problems(cases: pd.DataFrame, audit: Audit) -> Figure | None:
             if changed.any():  # perhaps too few pixels to be seen without a box
                 title += f", {changed.sum()} pixels to mend"
                 left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
-                boxes = {PROBLEM: (max(0, top - 6), top + height + 6, max(0, left - 6), left + width + 6)}
-            panels.append(replace(case_panel(cases, case, title), filled={PROBLEM: changed}, boxes=boxes))
+                boxes = {style.PROBLEM: (max(0, top - 6), top + height + 6, max(0, left - 6), left + width + 6)}
+            panels.append(replace(case_panel(cases, case, title), filled={style.PROBLEM: changed}, boxes=boxes))
     return panel_grid(panels) if panels else None
 
 
@@ -271,7 +259,7 @@ def burned_in_marks(cases: pd.DataFrame, audit: Audit) -> Figure | None:
         image = read_gray(cases.at[case, "image"])
         found = find_overlays(image)
         title = f"{case}\n{found.text_regions} text regions, {found.callipers} callipers"
-        panels.append(Panel(image, title, filled={PROBLEM: found.mask}, boxes={BOX: tuple(find_echo_area(image))}))
+        panels.append(Panel(image, title, filled={style.PROBLEM: found.mask}, boxes={style.BOX: tuple(find_echo_area(image))}))
     return panel_grid(panels) if panels else None
 
 
@@ -286,16 +274,14 @@ def exposure_bars(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, 1, 1.1 + 0.36 * len(table), 8.0)
     by_rule = table.set_index(["split by", "training holds"])[["mean", "lowest", "highest"]] * 100
     height = 0.8 / len(rules)
-    for number, (rule, colour) in enumerate(zip(rules, [ACCENT, PROBLEM, NEUTRAL], strict=False)):
+    for number, (rule, colour) in enumerate(zip(rules, [style.ACCENT, style.PROBLEM, style.NEUTRAL], strict=False)):
         mean, low, high = by_rule.loc[rule].loc[kinds].to_numpy().T
         heights = np.arange(len(kinds)) + number * height
         bars = axes[0, 0].barh(heights, mean, 0.9 * height, xerr=[mean - low, high - mean], color=colour, label=rule)
         axes[0, 0].bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
     axes[0, 0].set_yticks(np.arange(len(kinds)) + 0.4 - height / 2, kinds)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].set(
-        xlabel="% of the test images", xlim=(0, 112), title="Test images that training has already met, by the rule of the split"
-    )
+    axes[0, 0].set(xlabel="% of the test images", xlim=(0, 112), title="Test images that training has met, by rule of splitting")
     below(figure, across(axes[0, 0]))
     return figure
 
@@ -345,15 +331,17 @@ def speckle(envelope: np.ndarray, fit: RayleighFit, patches: dict[str, np.ndarra
     """
     figure, axes = new_figure(1, 2, 3.1, width_ratios=[1.15, 1])
     values = np.asarray(envelope).ravel() / fit.scale
-    levels = np.linspace(0, 4.5, 200)
+    levels, bins = np.linspace(0, 4.5, 200), np.linspace(0, 4.5, 46)
     simulated, theory = f"simulated, SNR {fit.snr:.2f}", f"Rayleigh, SNR {RAYLEIGH_SNR:.2f}"
-    axes[0, 0].hist(values, np.linspace(0, 4.5, 46), density=True, color=ACCENT, alpha=0.45, label=simulated)
-    axes[0, 0].plot(levels, levels * np.exp(-(levels**2) / 2), color=NEUTRAL, linewidth=1.6, label=theory)
+    axes[0, 0].hist(values, bins, density=True, color=style.ACCENT, alpha=0.45, label=simulated)
+    axes[0, 0].plot(levels, levels * np.exp(-(levels**2) / 2), color=style.NEUTRAL, linewidth=1.6, label=theory)
     axes[0, 0].set(xlabel="envelope / Rayleigh scale", ylabel="probability density", title="Homogeneous phantom")
     axes[0, 0].legend(loc="upper right")
     names = [f"{name}\n(n = {len(snr)} patches)" for name, snr in patches.items()]
-    axes[0, 1].boxplot(list(patches.values()), positions=range(len(names)), widths=0.5, sym=".", medianprops={"color": ACCENT})
-    axes[0, 1].axhline(RAYLEIGH_SNR, color=NEUTRAL, linestyle="--", linewidth=1.2)
+    axes[0, 1].boxplot(
+        list(patches.values()), positions=range(len(names)), widths=0.5, sym=".", medianprops={"color": style.ACCENT}
+    )
+    axes[0, 1].axhline(RAYLEIGH_SNR, color=style.NEUTRAL, linestyle="--", linewidth=1.2)
     axes[0, 1].set_xticks(range(len(names)), names)
     axes[0, 1].set(ylabel="speckle SNR, mean / SD", title=f"Patches of frames (dashed: {RAYLEIGH_SNR:.2f})", ylim=(0, None))
     return figure

@@ -17,7 +17,7 @@ from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.phantom.anatomy import build_scene
-from thyroid_utils.data.phantom.patients import TISSUE, Patient, Settings, View, sample_patient, sample_view
+from thyroid_utils.data.phantom.patients import TISSUE, Patient, Settings, View, malignancy_posterior, tirads_level
 from thyroid_utils.data.phantom.scanners import (
     SCANNERS,
     draw_callipers,
@@ -28,7 +28,6 @@ from thyroid_utils.data.phantom.scanners import (
     smooth_display,
     total_attenuation,
 )
-from thyroid_utils.data.phantom.traits import malignancy_posterior, tirads_level
 from thyroid_utils.data.table import make_cases
 
 _REACH = 3.2  # mm that a probe moves at most between views
@@ -61,8 +60,8 @@ def simulate_view(patient: int = 0, view: int = 0, **settings) -> Frame:
         DataError: a setting outside its range.
     """
     chosen = Settings(**settings)
-    person = sample_patient(patient, chosen)
-    return _simulate(person, sample_view(person, view, chosen), chosen)
+    person = Patient(patient, chosen)
+    return _simulate(person, View(person, view, chosen), chosen)
 
 
 def simulation_stages(patient: int = 0, view: int = 0, **settings) -> dict[str, np.ndarray]:
@@ -160,8 +159,8 @@ def phantom_cases(
     if workers is not None and workers < 1:
         raise DataError(f"phantom: workers is {workers}, expected 1 or more")
     settings = Settings(size, seed, scanners, malignant_share, calliper_bias, views)
-    people = (sample_patient(number, settings) for number in range(patients))
-    described = [(person, sample_view(person, view, settings)) for person in people for view in range(person.views)]
+    people = (Patient(number, settings) for number in range(patients))
+    described = [(person, View(person, view, settings)) for person in people for view in range(person.views)]
 
     def fill(folder: Path) -> None:
         for made, _ in enumerate(_made(described, folder, settings, workers), start=1):

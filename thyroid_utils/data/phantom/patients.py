@@ -1,10 +1,16 @@
-"""What is drawn once for a patient and once for a view: class, traits, neck, nodule, and how the probe is held."""
+"""What is drawn once for a patient and once for a view: class, traits, neck, nodule, and how the probe is held.
+
+Traits are drawn given the class: first the composition, then the others given composition and class. The frequencies are
+orders of magnitude from the TI-RADS literature (Tessler et al., ACR TI-RADS, JACR 2017, doi 10.1016/j.jacr.2017.01.046),
+adjusted together until the best possible reader of the traits has an AUC of 0.95: benign and malignant overlap.
+Nothing else in a phantom (size, age, sex, scanner, place) depends on the class, callipers excepted where asked for.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from numbers import Integral
 
 import numpy as np
@@ -12,11 +18,45 @@ import numpy as np
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom.canvas import Waves
 from thyroid_utils.data.phantom.scanners import SCANNERS, Scanner, find_scanners
-from thyroid_utils.data.phantom.traits import Traits, sample_traits
 
 # First name of each stream of random numbers, so that a change in one never shifts another.
 SET, PATIENT, TISSUE, TEXTURES, NODULE, VIEW = range(6)
 
+POINTS = {  # of ACR TI-RADS
+    "composition": {"cystic": 0, "spongiform": 0, "mixed": 1, "solid": 2},
+    "echogenicity": {"anechoic": 0, "hyperechoic": 1, "isoechoic": 1, "hypoechoic": 2, "markedly hypoechoic": 3},
+    "shape": {"wider than tall": 0, "taller than wide": 3},
+    "margin": {"smooth": 0, "ill-defined": 0, "lobulated": 2, "extrathyroidal": 3},
+    "foci": {"none": 0, "comet-tail": 0, "macrocalcification": 1, "rim": 2, "punctate": 3},
+}
+# Frequencies of the traits in the order of POINTS, of the benign and of the malignant.
+_COMPOSITION = ((0.13, 0.12, 0.32, 0.43), (0.004, 0.006, 0.13, 0.86))
+_GIVEN_COMPOSITION = {
+    "cystic": {  # a cyst is anechoic, and anechoic means a cyst
+        "echogenicity": ((1, 0, 0, 0, 0), (1, 0, 0, 0, 0)),
+        "shape": ((0.98, 0.02), (0.95, 0.05)),
+        "margin": ((0.95, 0.05, 0, 0), (0.9, 0.1, 0, 0)),
+        "foci": ((0.6, 0.37, 0, 0.03, 0), (0.7, 0.1, 0, 0.2, 0)),
+    },
+    "spongiform": {
+        "echogenicity": ((0, 0.15, 0.7, 0.15, 0), (0, 0.15, 0.6, 0.25, 0)),
+        "shape": ((0.97, 0.03), (0.9, 0.1)),
+        "margin": ((0.8, 0.19, 0.01, 0), (0.6, 0.3, 0.1, 0)),
+        "foci": ((0.7, 0.28, 0.02, 0, 0), (0.6, 0.2, 0.1, 0, 0.1)),
+    },
+    "mixed": {
+        "echogenicity": ((0, 0.16, 0.54, 0.28, 0.02), (0, 0.04, 0.24, 0.58, 0.14)),
+        "shape": ((0.95, 0.05), (0.8, 0.2)),
+        "margin": ((0.72, 0.22, 0.05, 0.01), (0.36, 0.24, 0.32, 0.08)),
+        "foci": ((0.63, 0.2, 0.08, 0.05, 0.04), (0.42, 0.04, 0.12, 0.08, 0.34)),
+    },
+    "solid": {
+        "echogenicity": ((0, 0.18, 0.46, 0.32, 0.04), (0, 0.03, 0.15, 0.56, 0.26)),
+        "shape": ((0.91, 0.09), (0.57, 0.43)),
+        "margin": ((0.69, 0.24, 0.06, 0.01), (0.18, 0.23, 0.46, 0.13)),
+        "foci": ((0.77, 0.03, 0.1, 0.05, 0.05), (0.36, 0.01, 0.14, 0.07, 0.42)),
+    },
+}
 # Echogenicity → mean and SD of a nodule's echo, dB relative to the gland.
 _ECHO = {
     "anechoic": (-34, 1),
@@ -60,91 +100,56 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Nodule:
-    """One nodule; positions and lengths in mm, angles in radians.
+class Traits:
+    """The five ACR TI-RADS categories of one nodule, in the words of `POINTS`."""
 
-    `x`, `y` centre (lateral from the midline, depth); `across`, `deep` half axes; `waves` of its outline; `echo` dB relative to
-    the gland; `softness` of its edge in mm; `variation` inside in dB.
+    composition: str
+    echogenicity: str
+    shape: str
+    margin: str
+    foci: str
+
+
+def _pick(random: np.random.Generator, name: str, frequencies: tuple[float, ...]) -> str:
+    weights = np.array(frequencies, float)
+    return str(random.choice(list(POINTS[name]), p=weights / weights.sum()))
+
+
+def sample_traits(random: np.random.Generator, label: int) -> Traits:
+    """Draw the traits of a benign (0) or malignant (1) nodule."""
+    composition = _pick(random, "composition", _COMPOSITION[label])
+    others = {name: _pick(random, name, table[label]) for name, table in _GIVEN_COMPOSITION[composition].items()}
+    return Traits(composition, **others)
+
+
+def trait_probability(traits: Traits, label: int) -> float:
+    """P(traits | class) in [0, 1]; 0 for a combination that does not occur, such as a cyst that is not anechoic."""
+    tables = {"composition": _COMPOSITION, **_GIVEN_COMPOSITION[traits.composition]}
+    probability = 1.0
+    for name, table in tables.items():
+        frequency = dict(zip(POINTS[name], table[label], strict=True))[getattr(traits, name)]
+        probability *= frequency / sum(table[label])
+    return probability
+
+
+def malignancy_posterior(traits: Traits, malignant_share: float = 0.4) -> float:
+    """P(malignant | traits) by Bayes' rule, in [0, 1]: what a reader who sees every trait perfectly would say.
+
+    Args:
+        traits: traits that occur together, as `sample_traits` draws them.
+        malignant_share: prior probability of malignancy.
     """
-
-    x: float
-    y: float
-    across: float
-    deep: float
-    turn: float
-    waves: Waves
-    echo: float
-    softness: float
-    variation: float
-    halo: bool
+    malignant = malignant_share * trait_probability(traits, 1)
+    benign = (1 - malignant_share) * trait_probability(traits, 0)
+    return malignant / (malignant + benign)
 
 
-@dataclass(frozen=True)
-class Neck:
-    """A neck in millimetres; lateral positions from the midline towards the imaged lobe, depths from the skin.
-
-    Depths: `skin`, `fat`, `strap` are the lower edges of the layers at the midline. The tuples are a centre, half axes, or both;
-    the trachea's are the depth of its centre and its radius.
-    """
-
-    skin: float
-    fat: float
-    strap: float
-    arch: float
-    isthmus: float
-    trachea: tuple[float, float]
-    lobe: tuple[float, float]
-    lobe_axes: tuple[float, float]
-    lobe_turn: float
-    carotid: tuple[float, float, float]
-    jugular: tuple[float, float, float, float]
-    spine: float
-    gland_echo: float
-    gland_variation: float
-    muscle_echo: float
-    fat_echo: float
-
-
-@dataclass(frozen=True)
-class Patient:
-    """A patient: class, traits, the anatomy, and the scanner used, with its imaging `depth` in mm."""
-
-    number: int
-    label: int
-    traits: Traits
-    age: int
-    sex: str
-    side: str
-    plane: str
-    scanner: Scanner
-    depth: float
-    neck: Neck
-    nodule: Nodule
-    views: int
-    callipers: bool
-    centre: float
-    gain: float
-    loose_edge: int
-    penetration: float
-
-    def spacing(self, size: int) -> float:
-        """mm a pixel of a frame of `size` pixels: its echo area shows the imaging depth."""
-        top, bottom, _, _ = self.scanner.echo_area(size)
-        return self.depth / (bottom - top)
-
-
-@dataclass(frozen=True)
-class View:
-    """One frame of a patient: where the probe is (mm, relative to the patient's usual place), its gain and callipers."""
-
-    number: int
-    shift: tuple[float, float]
-    tilt: float
-    stretch: float
-    gain: float
-    focus: float
-    same_scatter: float
-    callipers: bool
+def tirads_level(traits: Traits) -> str:
+    """TR1 (0 or 1 ACR TI-RADS points), TR2 (2), TR3 (3), TR4 (4 to 6) or TR5; a spongiform nodule scores 0 whatever it shows."""
+    points = sum(POINTS[name][value] for name, value in asdict(traits).items())
+    if traits.composition == "spongiform" or points < 2:
+        return "TR1"
+    return f"TR{points}" if points < 4 else "TR4" if points < 7 else "TR5"
 
 
 def label_of(number: int, settings: Settings) -> int:
@@ -168,111 +173,118 @@ def _waves(random: np.random.Generator, margin: str) -> Waves:
     return tuple((order, height, random.uniform(0, 2 * math.pi)) for order, height in heights)
 
 
-def _sample_nodule(random: np.random.Generator, traits: Traits, plane: str) -> Nodule:
-    """Nodule with its centre relative to the lobe's, -1 to 1: `_place` puts it into the neck."""
-    size = min(max(6.2 * math.exp(random.normal(0, 0.38)), 3.0), 12.0)
-    tall = traits.shape == "taller than wide"
-    ratio = random.uniform(1.12, 1.5) if tall else random.uniform(0.58, 0.92)
-    if plane == "longitudinal" and not tall:
-        ratio *= 0.9
-    return Nodule(
-        x=random.uniform(-1, 1),
-        y=random.uniform(-1, 1),
-        across=size / math.sqrt(ratio),
-        deep=size * math.sqrt(ratio),
-        turn=random.uniform(-0.12, 0.12) if tall else random.uniform(-0.25, 0.25),
-        waves=_waves(random, traits.margin),
-        echo=random.normal(*_ECHO[traits.echogenicity]),
-        softness=random.uniform(1.6, 2.6) if traits.margin == "ill-defined" else random.uniform(0.25, 0.5),
-        variation=random.uniform(0.8, 2.6),
-        halo=traits.margin == "smooth" and random.random() < (0.85 if traits.echogenicity == "isoechoic" else 0.35),
-    )
+class Nodule:
+    """One nodule as it is drawn from its traits; positions and lengths in mm, angles in radians.
+
+    `x`, `y` centre (lateral from the midline, depth), at first relative to the room in the lobe, -1 to 1; `across`, `deep` half
+    axes; `waves` of its outline; `echo` dB relative to the gland; `softness` of its edge in mm; `variation` inside in dB.
+    """
+
+    def __init__(self, random: np.random.Generator, traits: Traits, plane: str):
+        size = min(max(6.2 * math.exp(random.normal(0, 0.38)), 3.0), 12.0)
+        tall = traits.shape == "taller than wide"
+        ratio = random.uniform(1.12, 1.5) if tall else random.uniform(0.58, 0.92)
+        if plane == "longitudinal" and not tall:
+            ratio *= 0.9
+        self.x, self.y = random.uniform(-1, 1), random.uniform(-1, 1)
+        self.across, self.deep = size / math.sqrt(ratio), size * math.sqrt(ratio)
+        self.turn = random.uniform(-0.12, 0.12) if tall else random.uniform(-0.25, 0.25)
+        self.waves = _waves(random, traits.margin)
+        self.echo = random.normal(*_ECHO[traits.echogenicity])
+        self.softness = random.uniform(1.6, 2.6) if traits.margin == "ill-defined" else random.uniform(0.25, 0.5)
+        self.variation = random.uniform(0.8, 2.6)
+        self.halo = traits.margin == "smooth" and random.random() < (0.85 if traits.echogenicity == "isoechoic" else 0.35)
+
+    def put_into(self, neck: Neck, random: np.random.Generator, margin: str, plane: str) -> None:
+        """Move the centre into the lobe; an extrathyroidal nodule reaches through the lobe's front."""
+        (x, y), (across, deep) = neck.lobe, neck.lobe_axes
+        room_x = max(across - self.across - 1.0, 0) * (0.35 if plane == "longitudinal" else 0.75)
+        room_y = max(deep - self.deep - 0.8, 0) * 0.75
+        if margin == "extrathyroidal":
+            self.x, self.y = x + self.x * room_x * 0.4, y - deep + self.deep * random.uniform(0.5, 0.7)
+        else:
+            self.x, self.y = x + self.x * room_x, y + self.y * room_y
 
 
-def _sample_neck(random: np.random.Generator, nodule: Nodule, plane: str) -> Neck:
-    transverse = plane == "transverse"
-    skin = random.uniform(1.3, 2.0)
-    fat = skin + random.uniform(1.2, 4.5)
-    strap = fat + random.uniform(2.6, 5.0)
-    isthmus = random.uniform(2.2, 4.0)
-    radius = random.uniform(7.8, 9.5)
-    across = max(random.uniform(7.5, 10.5) if transverse else random.uniform(21, 27), 1.12 * nodule.across + 1.2)
-    deep = max(random.uniform(7.0, 9.5), 1.12 * nodule.deep + 1.0)
-    x = radius + 0.8 * across if transverse else 0.0
-    y = strap + deep - random.uniform(0.2, 1.2)
-    carotid = x + across + random.uniform(3.0, 5.0)
-    vein = carotid + random.uniform(3.5, 5.5), y - random.uniform(1.5, 4.0)
-    return Neck(
-        skin=skin,
-        fat=fat,
-        strap=strap,
-        arch=random.uniform(0.0006, 0.0028),
-        isthmus=isthmus,
-        trachea=(strap + isthmus + radius + random.uniform(-0.3, 0.8), radius),
-        lobe=(x, y),
-        lobe_axes=(across, deep),
-        lobe_turn=random.uniform(-0.22, 0.1) if transverse else random.uniform(-0.05, 0.05),
-        carotid=(carotid, y + random.uniform(0.5, 4.5), random.uniform(2.7, 3.6)),
-        jugular=(*vein, random.uniform(3.0, 5.5), random.uniform(1.0, 3.0)),
-        spine=y + deep + random.uniform(5.0, 9.0),
-        gland_echo=random.normal(1.0, 1.6),
-        gland_variation=abs(random.normal(1.5, 0.6)),
-        muscle_echo=random.normal(-9.5, 1.2),
-        fat_echo=random.normal(-6.5, 1.5),
-    )
+class Neck:
+    """A neck in millimetres, with room for a nodule; lateral positions from the midline towards the imaged lobe, depths from
+    the skin.
+
+    `skin`, `fat`, `strap` are the lower edges of the layers at the midline. The tuples are a centre, half axes, or both; the
+    trachea's are the depth of its centre and its radius. Echoes in dB relative to an average gland.
+    """
+
+    def __init__(self, random: np.random.Generator, nodule: Nodule, plane: str):
+        transverse = plane == "transverse"
+        self.skin = random.uniform(1.3, 2.0)
+        self.fat = self.skin + random.uniform(1.2, 4.5)
+        self.strap = self.fat + random.uniform(2.6, 5.0)
+        self.isthmus = random.uniform(2.2, 4.0)
+        radius = random.uniform(7.8, 9.5)
+        across = max(random.uniform(7.5, 10.5) if transverse else random.uniform(21, 27), 1.12 * nodule.across + 1.2)
+        deep = max(random.uniform(7.0, 9.5), 1.12 * nodule.deep + 1.0)
+        x = radius + 0.8 * across if transverse else 0.0
+        y = self.strap + deep - random.uniform(0.2, 1.2)
+        carotid = x + across + random.uniform(3.0, 5.0)
+        vein = carotid + random.uniform(3.5, 5.5), y - random.uniform(1.5, 4.0)
+        self.lobe, self.lobe_axes = (x, y), (across, deep)
+        self.arch = random.uniform(0.0006, 0.0028)
+        self.trachea = (self.strap + self.isthmus + radius + random.uniform(-0.3, 0.8), radius)
+        self.lobe_turn = random.uniform(-0.22, 0.1) if transverse else random.uniform(-0.05, 0.05)
+        self.carotid = (carotid, y + random.uniform(0.5, 4.5), random.uniform(2.7, 3.6))
+        self.jugular = (*vein, random.uniform(3.0, 5.5), random.uniform(1.0, 3.0))
+        self.spine = y + deep + random.uniform(5.0, 9.0)
+        self.gland_echo = random.normal(1.0, 1.6)
+        self.gland_variation = abs(random.normal(1.5, 0.6))
+        self.muscle_echo = random.normal(-9.5, 1.2)
+        self.fat_echo = random.normal(-6.5, 1.5)
 
 
-def _place(random: np.random.Generator, nodule: Nodule, neck: Neck, traits: Traits, plane: str) -> Nodule:
-    """The nodule inside its lobe; an extrathyroidal one reaches through the lobe's front."""
-    (x, y), (across, deep) = neck.lobe, neck.lobe_axes
-    room_x = max(across - nodule.across - 1.0, 0) * (0.35 if plane == "longitudinal" else 0.75)
-    room_y = max(deep - nodule.deep - 0.8, 0) * 0.75
-    if traits.margin == "extrathyroidal":
-        return replace(nodule, x=x + nodule.x * room_x * 0.4, y=y - deep + nodule.deep * random.uniform(0.5, 0.7))
-    return replace(nodule, x=x + nodule.x * room_x, y=y + nodule.y * room_y)
+class Patient:
+    """Patient `number` (from 0) of a set: class, traits, anatomy, and the scanner used, with its imaging `depth` in mm.
+
+    `centre` is the probe's usual place (mm from the midline), `loose_edge` the side where it lifts off the skin (-1, 1, or 0 for
+    none), `penetration` dB/cm/MHz that the tissue takes beside the usual.
+    """
+
+    def __init__(self, number: int, settings: Settings):
+        random = settings.random(PATIENT, number)
+        self.number, self.label = number, label_of(number, settings)
+        self.traits = traits = sample_traits(random, self.label)
+        self.plane = plane = "longitudinal" if random.random() < 0.25 else "transverse"
+        self.nodule = nodule = Nodule(random, traits, plane)
+        self.neck = neck = Neck(random, nodule, plane)
+        nodule.put_into(neck, random, traits.margin, plane)
+        self.age = round(min(max(random.normal(52, 14), 18), 88))
+        self.sex = "F" if random.random() < 0.78 else "M"
+        self.side = "right" if random.random() < 0.52 else "left"
+        self.scanner: Scanner = random.choice(find_scanners(settings.scanners))
+        self.depth = min(max(neck.lobe[1] + neck.lobe_axes[1] + random.uniform(9, 22), 38.0), 58.0)
+        self.views = int(random.integers(*settings.views, endpoint=True))
+        self.callipers = random.random() < 0.3 + settings.calliper_bias * (self.label - 0.5)
+        beside = 0.55 * nodule.x + 0.45 * neck.lobe[0]
+        self.centre = beside + random.uniform(-6, 4) if plane == "transverse" else nodule.x + random.uniform(-5, 5)
+        self.gain = random.normal(0, 2.0)
+        self.loose_edge = int(random.choice([0, -1, 1], p=[0.84, 0.08, 0.08]))
+        self.penetration = random.uniform(-0.01, 0.08)
+
+    def spacing(self, size: int) -> float:
+        """mm a pixel of a frame of `size` pixels: its echo area shows the imaging depth."""
+        top, bottom, _, _ = self.scanner.echo_area(size)
+        return self.depth / (bottom - top)
 
 
-def sample_patient(number: int, settings: Settings) -> Patient:
-    """Draw patient `number` (from 0) of a set."""
-    random = settings.random(PATIENT, number)
-    label = label_of(number, settings)
-    traits = sample_traits(random, label)
-    plane = "longitudinal" if random.random() < 0.25 else "transverse"
-    drawn = _sample_nodule(random, traits, plane)
-    neck = _sample_neck(random, drawn, plane)
-    nodule = _place(random, drawn, neck, traits, plane)
-    beside = 0.55 * nodule.x + 0.45 * neck.lobe[0]
-    return Patient(
-        number=number,
-        label=label,
-        traits=traits,
-        age=round(min(max(random.normal(52, 14), 18), 88)),
-        sex="F" if random.random() < 0.78 else "M",
-        side="right" if random.random() < 0.52 else "left",
-        plane=plane,
-        scanner=random.choice(find_scanners(settings.scanners)),
-        depth=min(max(neck.lobe[1] + neck.lobe_axes[1] + random.uniform(9, 22), 38.0), 58.0),
-        neck=neck,
-        nodule=nodule,
-        views=int(random.integers(*settings.views, endpoint=True)),
-        callipers=random.random() < 0.3 + settings.calliper_bias * (label - 0.5),
-        centre=beside + random.uniform(-6, 4) if plane == "transverse" else nodule.x + random.uniform(-5, 5),
-        gain=random.normal(0, 2.0),
-        loose_edge=int(random.choice([0, -1, 1], p=[0.84, 0.08, 0.08])),
-        penetration=random.uniform(-0.01, 0.08),
-    )
+class View:
+    """View `number` (from 0) of a patient: a small movement of the probe (`shift` in mm), a touch of gain, the tissue nearly the
+    same (`same_scatter`, a correlation)."""
 
-
-def sample_view(patient: Patient, number: int, settings: Settings) -> View:
-    """Draw view `number` (from 0) of a patient: a small movement of the probe, a touch of gain, the tissue nearly the same."""
-    random = settings.random(VIEW, patient.number, number)
-    return View(
-        number=number,
-        shift=(random.normal(0, 0.45), random.normal(0, 0.2)),
-        tilt=random.normal(0, 0.008),
-        stretch=random.normal(1.0, 0.006),
-        gain=patient.gain + random.normal(0, 0.5),
-        focus=patient.nodule.y + random.uniform(-3, 3),
-        same_scatter=random.uniform(0.92, 0.98),
-        callipers=patient.callipers and random.random() < 0.75,
-    )
+    def __init__(self, patient: Patient, number: int, settings: Settings):
+        random = settings.random(VIEW, patient.number, number)
+        self.number = number
+        self.shift = (random.normal(0, 0.45), random.normal(0, 0.2))
+        self.tilt = random.normal(0, 0.008)
+        self.stretch = random.normal(1.0, 0.006)
+        self.gain = patient.gain + random.normal(0, 0.5)
+        self.focus = patient.nodule.y + random.uniform(-3, 3)
+        self.same_scatter = random.uniform(0.92, 0.98)
+        self.callipers = patient.callipers and random.random() < 0.75
