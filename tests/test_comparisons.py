@@ -111,15 +111,6 @@ def test_one_image_a_patient_makes_clustered_and_plain_delong_one():
     assert alone == delong_test(labels, models[0], models[1])
 
 
-def test_copies_of_each_image_add_nothing_to_the_clustered_test():
-    labels, models, codes = example()
-    copied = delong_test(np.repeat(labels, 5), np.repeat(models[0], 5), np.repeat(models[1], 5), np.repeat(codes, 5))
-    once = delong_test(labels, models[0], models[1], codes)
-    assert copied.p_value == pytest.approx(once.p_value) and copied.images == 5 * once.images
-    deceived = delong_test(np.repeat(labels, 5), np.repeat(models[0], 5), np.repeat(models[1], 5))
-    assert deceived.high - deceived.low < 0.5 * (once.high - once.low)
-
-
 def test_delong_at_the_edges():
     labels, models, codes = example()
     same = delong_test(labels, models[0], 5 * models[0] ** 3 - 2, codes)  # the same order of the images, and no probabilities

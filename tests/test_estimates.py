@@ -15,8 +15,12 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores import estimates
 from thyroid_utils.scores.comparisons import delong_test, mcnemar_test
 from thyroid_utils.scores.estimates import (
+    Comparison,
+    Estimate,
     benefit_curve,
     drawn_patients,
+    p_text,
+    p_told,
     patient_bootstrap,
     patient_bootstrap_scores,
     pr_band,
@@ -93,6 +97,14 @@ def test_proportion_interval_is_wilsons():
     assert np.isnan(proportion_interval(0, 0)).all()
 
 
+def test_estimates_comparisons_and_p_values_are_told():
+    assert str(Estimate(0.614, 0.55, 0.662, 9, 4)) == "0.61 [0.55, 0.66]"
+    assert str(Comparison(0.6, 0.5, 0.1, 0.02, 0.18, 0.0004, 9, 4)) == "+0.100 [+0.020, +0.180], p < 0.001"
+    assert Comparison(0.6, 0.5, 0.1, np.nan, np.nan, np.nan, 9, 1, note="1 patient").text(1) == "+0.1, no p-value: 1 patient"
+    assert Comparison(*[np.nan] * 6, 0, 0).text() == "no data"
+    assert [p_text(value) for value in (np.nan, 0.0321, 0.0001)] == ["–", "0.032", "< 0.001"] and p_told(0.5) == "p = 0.5"
+
+
 def test_scores_over_seeds_are_told():
     assert told_over_seeds([0.9, 0.92, 0.97, np.nan]) == "0.93 ± 0.04 (3 seeds)"
     assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
@@ -122,14 +134,6 @@ def test_values_are_the_scores_and_the_order_is_kept():
         else:
             assert estimate.low < estimate.value < estimate.high and not estimate.note, name
     assert list(patient_bootstrap_scores(labels, probabilities, patients, ("mcc", "auc"), resamples=10)) == ["mcc", "auc"]
-
-
-def test_the_interval_of_a_mean_score_is_patient_bootstraps():
-    labels, probabilities, _, patients = example()
-    ours = patient_bootstrap_scores(labels, probabilities, patients, "brier", resamples=4000)["brier"]
-    plain = patient_bootstrap((probabilities - labels) ** 2, patients, resamples=4000)
-    assert ours.value == pytest.approx(plain.value)
-    assert (ours.low, ours.high) == pytest.approx((plain.low, plain.high), abs=0.05 * (plain.high - plain.low))
 
 
 def test_same_seed_same_interval_whatever_the_block(monkeypatch):
@@ -338,8 +342,6 @@ def test_net_benefit_of_one_patient_has_no_interval_and_a_missing_one_is_refused
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([0, 1], [0.1, 0.9], ["a"]), {}, "patients have shape \\(1,\\); expected \\(2,\\)"),
-        (([0, 1], [0.1, 0.9], ["a", None]), {}, "1 of 2 values have no patient"),
         (([0, 1], [0.1, 0.9], ["a", "b"]), {"metrics": ("auc", "dice")}, "no score 'dice'; expected some of auc"),
         (([0, 1], [0.1, 0.9], ["a", "b"]), {"metrics": ()}, "no score named"),
         (([0, 1], [0.1, 0.9], ["a", "b"]), {"threshold": (0.1, 0.2)}, "one for each of 1 seeds"),

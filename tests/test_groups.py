@@ -26,7 +26,7 @@ def test_three_against_two_by_hand():
     found = mann_whitney_patients(*grouped([1, 2, 4], [3, 5]))
     assert found.effect == pytest.approx(4 / 6)
     # 10 ways to place two of five ranks; the rank sum 3 + 5 = 8 and the more extreme 9, and their mirror images: 4 of 10.
-    assert found.p_value == pytest.approx(0.4)
+    assert found.p_value == pytest.approx(0.4) and str(found).startswith("effect +0.67") and "p = 0.4" in str(found)
     assert (found.first, found.second) == (2, 4)
     assert (found.images, found.first_patients, found.second_patients, found.left_out, found.mixed) == (5, 3, 2, 0, 0)
 
@@ -94,12 +94,9 @@ def test_one_group_only_is_said():
     assert empty.note == "no patient with a value in group 0 and 1" and empty.left_out == 2
 
 
-def test_values_all_alike_do_not_differ():
-    found = mann_whitney_patients(*grouped([2.0] * 6, [2.0] * 5))
-    assert (found.p_value, found.effect) == (1.0, 0.0)
-
-
-def test_full_separation_has_no_interval():
+def test_all_alike_and_full_separation():
+    alike = mann_whitney_patients(*grouped([2.0] * 6, [2.0] * 5))
+    assert (alike.p_value, alike.effect) == (1.0, 0.0)
     found = mann_whitney_patients(*grouped([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]))
     assert found.effect == 1 and found.p_value == pytest.approx(2 / 252)
     assert np.isnan(found.low) and found.note == "all resamples agree"
@@ -136,7 +133,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
-    random, trials = np.random.default_rng(0), 300
+    random, trials = np.random.default_rng(0), 200
     groups, codes = np.repeat([0, 1], [25, 15]), np.arange(40)
     detectable = mann_whitney_patients(np.arange(40.0), groups, codes, resamples=10).detectable
     shift = np.sqrt(2) * stats.norm.ppf((1 + detectable) / 2)
@@ -145,8 +142,8 @@ def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
         for by in (0, shift)
     ]
     false_alarms, power = np.mean(np.array(found) < 0.05, axis=1)
-    assert 0.02 <= false_alarms <= 0.085  # 0.05 ± 3 standard errors
-    assert 0.74 <= power <= 0.9  # 0.8, somewhat more as the variance under an effect is smaller
+    assert 0.005 <= false_alarms <= 0.095  # 0.05 ± 3 standard errors
+    assert 0.71 <= power <= 0.9  # 0.8, somewhat more as the variance under an effect is smaller
 
 
 def test_scores_of_parts_are_those_of_their_images():

@@ -32,11 +32,6 @@ def test_the_formula_is_that_of_the_paired_t_test(effect, patients):
     assert paired_power(-effect, 1.0, patients) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_formula_with_seeds_alone_is_a_z_test():
-    """No spread over patients: d / (τ / √seeds) is normal around 0.8 · 2 / 1 = 1.6 for four seeds."""
-    assert paired_power(0.8, 0.0, 5, seeds=4, seed_sd=1.0) == pytest.approx(0.3595 + 0.0002, abs=5e-4)
-
-
 def test_simulation_is_the_formula_within_its_error():
     """Differences are drawn from 2,000 normal ones. Of eight cells each lies within 4 simulation errors."""
     differences, patients = spread(2000, 0.05)
