@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.inference.dual_stage import STAGES, DualStage, Findings
+from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.inference.findings import STAGES, Findings
 from thyroid_utils.plots import dual_stage as plots
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import delong_test, holm

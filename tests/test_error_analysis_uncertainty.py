@@ -16,8 +16,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.inference.uncertainty_samples import seed_ensemble
-from thyroid_utils.inference.uncertainty_scores import LABEL_SCORES, label_uncertainty, map_uncertainty
+from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty, seed_ensemble
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis import uncertainty

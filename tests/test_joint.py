@@ -22,7 +22,7 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty_samples import augmented_views, mc_dropout
+from thyroid_utils.inference.uncertainty import augmented_views, mc_dropout
 from thyroid_utils.models.losses import build_loss
 from thyroid_utils.models.networks import JOINT_MODELS, JointLogits, build_joint, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS

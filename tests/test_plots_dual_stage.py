@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, UNCERTAINTY, Finding
+from thyroid_utils.inference.findings import RESEARCH_ONLY, UNCERTAINTY, Finding
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.plots.dual_stage import finding_cards, measure_lines, variants_forest
 from thyroid_utils.scores.estimates import Comparison, Estimate

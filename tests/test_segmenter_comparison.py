@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
+from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask, write_png
@@ -129,14 +130,9 @@ def test_tables_are_measured_once_and_a_damaged_one_again(comparison, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(map_scores, "_measured", lambda *_: pytest.fail("measured again"))
         pd.testing.assert_frame_equal(map_scores.map_scores(run, run.config, cases), first)
-    (path,) = (map_scores.paths.cache_dir() / "map_scores").glob(f"{run.name}-*.csv")
-    content = path.read_text()
-    path.write_text("\n".join(content.splitlines()[:-3]))
-    seen = []
-    again = map_scores.map_scores(run, run.config, cases, lambda done, total: seen.append((done, total)))
-    pd.testing.assert_frame_equal(again, first)
-    images = run.metrics["test"]["images"]
-    assert seen == [(number, 2 * images) for number in range(1, 2 * images + 1)] and path.read_text() == content
+    for path in (paths.cache_dir() / "map_scores").glob("*.json"):
+        path.write_text(path.read_text().replace("0.", "1.", 1))
+    pd.testing.assert_frame_equal(map_scores.map_scores(run, run.config, cases), first)
 
 
 def test_tables_are_measured_again_where_maps_or_spacing_are_others(comparison, monkeypatch):

@@ -116,16 +116,13 @@ def _note(few: list[tuple[str, int]], unit: str, alpha: float) -> str:
     return f"{found}; {1 - alpha:.0%} coverage needs at least {needed}, so {what}"
 
 
-def coverage(
-    sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str], *, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str]) -> pd.DataFrame:
     """How often the truth is in the set, over all test images and within each class, with intervals over patients.
 
     Args:
         sets: of `conformal_sets`.
         labels: 0 benign, 1 malignant, of the test images, shape (m,).
         patients: the patient of each, shape (m,).
-        resamples, seed: of the bootstrap.
 
     Returns:
         rows "all", "benign", "malignant": `coverage` (`Estimate`, share of images whose set holds the truth), `size` (`Estimate`,
@@ -142,8 +139,8 @@ def coverage(
         own = codes[members]
         single = size[members] == 1
         rows[name] = {
-            "coverage": _share(held[members], own, resamples, seed),
-            "size": patient_bootstrap(size[members], own, resamples=resamples, seed=seed),
+            "coverage": _share(held[members], own),
+            "size": patient_bootstrap(size[members], own),
             "images": int(members.sum()),
             "patients": len(np.unique(own)),
             **{key: _mean(size[members] == count) for count, key in enumerate(("empty", "single", "both"))},
@@ -152,12 +149,12 @@ def coverage(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
 
 
-def _share(held: np.ndarray, codes: np.ndarray, resamples: int, seed: int) -> Estimate:
+def _share(held: np.ndarray, codes: np.ndarray) -> Estimate:
     """Share of True with its interval over patients, Wilson's where all or none are: an accuracy whose truth is all 1."""
     if not len(held):
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
     truth = np.ones(len(held), dtype=int)
-    found = patient_bootstrap_scores(truth, held.astype(float), codes, "accuracy", resamples=resamples, seed=seed)
+    found = patient_bootstrap_scores(truth, held.astype(float), codes, "accuracy")
     return found["accuracy"]
 
 

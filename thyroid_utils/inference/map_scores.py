@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common import paths
+from thyroid_utils.common.cache import cached, content_key
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import write_text
-from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.files import source_hash
+from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.preprocess.store import ArrayStore
 from thyroid_utils.scores import checks, masks, surface
-from thyroid_utils.scores.masks import SEGMENTATION_SCORES, binarise, segmentation_table
+from thyroid_utils.scores.masks import binarise, segmentation_table
 from thyroid_utils.training.data import open_arrays
 from thyroid_utils.training.ledger import MAPS, Run
 
@@ -29,7 +26,7 @@ COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negative
 _BLOCK = 32  # images whose masks at their own resolution are in memory at once
 
 
-def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame) -> pd.DataFrame:
     """Scores of the test maps of a segmentation run, called nodule from a probability of 0.5.
 
     At the "network" resolution a map meets the preprocessed mask. At the image's "own" the map is brought back to the frame,
@@ -40,7 +37,6 @@ def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progr
         run: of task segmentation.
         config: its config, with the data's root as it is now.
         cases: the split case table of that config (`training.data.split_data`).
-        progress: called with (images done, images in all), each image counting twice.
 
     Returns:
         index `case`; `resolution` ("network", then "own"); the columns of `masks.segmentation_table`. Lengths in millimetres
@@ -50,23 +46,17 @@ def map_scores(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progr
         DataError: an unreadable image, or masks that are not those the run was scored with.
     """
     names = run.predictions.index[run.predictions["split"] == "test"]
-    path = paths.cache_dir() / "map_scores" / f"{run.name}-{_key(run, cases.loc[names])}.csv"
-    try:
-        # By the Python parser, whose numbers are those that were written in every version of pandas.
-        types = dict.fromkeys(("case", "resolution", "presence"), "string")
-        table = pd.read_csv(path, dtype=types, engine="python", keep_default_na=False, na_values=[""])
-        table = table.set_index("case")
-        if list(table.index) == [*names] * len(RESOLUTIONS) and {*SEGMENTATION_SCORES, *COUNTS, "presence"} <= set(table):
-            return table
-    except (OSError, ValueError, KeyError):  # absent or damaged
-        pass
-    table = _measured(run, config, cases, progress or (lambda done, total: None))
-    write_text(path, table.to_csv())
-    return table
+    # A run that was made again may have other maps. The way back to the frame is in the run's name.
+    spacings = [None if np.isnan(value) else value for value in spacing_of(cases.loc[names])]
+    key = content_key(run.name, run.hashes[MAPS], spacings, _code())
+    kept = cached("map_scores", key, lambda: _measured(run, config, cases).reset_index().to_dict("list"))
+    types = dict.fromkeys(("case", "resolution", "presence"), "string")
+    return pd.DataFrame(kept).astype(types).set_index("case")
 
 
-def _measured(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progress) -> pd.DataFrame:
+def _measured(run: Run, config: RunConfig, cases: pd.DataFrame) -> pd.DataFrame:
     names = run.predictions.index[run.predictions["split"] == "test"]
+    progress = progress_bar("Scoring masks")
     positions, store = cases.index.get_indexer(names), stored(config, cases)
     tables = []
     for number, resolution in enumerate(RESOLUTIONS):
@@ -90,8 +80,7 @@ def _measured(run: Run, config: RunConfig, cases: pd.DataFrame, progress: Progre
                 progress=lambda image, _, done=done: progress(done + image, len(RESOLUTIONS) * len(names)),
             )
             tables.append(table.assign(resolution=resolution))
-    table = pd.concat(tables).astype({"presence": "string", "resolution": "string"})
-    table.index = table.index.astype("string")
+    table = pd.concat(tables)
     counted = run.predictions.loc[names, list(COUNTS)].to_numpy()
     if (table.loc[table["resolution"] == "network", list(COUNTS)].to_numpy() != counted).any():
         raise DataError(f"run {run.name}: the masks are not those that it was scored with; give the folder of its data as root")
@@ -124,17 +113,7 @@ def spacing_of(cases: pd.DataFrame) -> np.ndarray:
     return pd.to_numeric(cases["spacing_mm"]).to_numpy(float, na_value=np.nan)
 
 
-def _key(run: Run, tested: pd.DataFrame) -> str:
-    """Of what a table depends on beside the run's name: its maps (a run that was made again may have others), the spacing of
-    its test images and the code that measures. The way back to the frame is in the run's name. 16 hexadecimal digits."""
-    content = [run.hashes[MAPS], [None if np.isnan(value) else value for value in spacing_of(tested)], _code()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
 @cache
 def _code() -> str:
-    """SHA-256 of the modules that turn a run's maps into a table."""
-    digest = hashlib.sha256()
-    for path in [*(Path(module.__file__) for module in (checks, masks, surface, images)), Path(__file__)]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Of the modules that turn a run's maps into a table."""
+    return source_hash([checks.__file__, masks.__file__, surface.__file__, images.__file__, __file__])

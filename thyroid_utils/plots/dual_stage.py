@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, Finding
+from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
 from thyroid_utils.plots.pictures import MAP_COLOURS, Panel, draw_map, draw_panel
 from thyroid_utils.plots.rows import interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, WIDTH, bare, new_figure, styled

@@ -27,7 +27,8 @@ from thyroid_utils.common.files import NO_SPACE, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
-from thyroid_utils.inference.dual_stage import RESEARCH_ONLY, CaseImage, DualStage
+from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.training.ledger import Run, RunDamaged, find_run
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.commands import full_name

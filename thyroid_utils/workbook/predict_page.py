@@ -18,7 +18,7 @@ from PIL import Image
 
 from thyroid_utils.common.files import write_text
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
-from thyroid_utils.inference.dual_stage import Finding
+from thyroid_utils.inference.findings import Finding
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.workbook.pages import embedded_jpeg, number_text, render_page
 

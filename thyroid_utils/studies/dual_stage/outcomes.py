@@ -10,7 +10,8 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.inference.dual_stage import STAGES, CaseImage, DualStage, Findings
+from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.map_scores import spacing_of
 from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients

@@ -20,7 +20,7 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.inference.dual_stage.items import left_whole
+from thyroid_utils.inference.findings import left_whole
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.pipeline import PRESETS
 from thyroid_utils.scores.comparisons import compare_means, delong_test, holm

@@ -1,8 +1,8 @@
 """What is doubtful: how unsure a network is of an image, asked in several ways, whether that finds its errors, and which labels
 are likely wrong.
 
-Each way gives samples, several answers to the same image (`inference.uncertainty_samples`), of which scores are made
-(`inference.uncertainty_scores`).
+Each way gives samples, several answers to the same image (`inference.uncertainty`), of which scores are made
+(`inference.uncertainty`).
 
 Labels are doubted by confident learning: what a network that never saw an image says firmly against its label. Probabilities
 must be out of sample: of test images, as a network has learnt the labels of its training images, the wrong ones too. A suspect is
@@ -26,8 +26,17 @@ from scipy.stats import rankdata
 
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty_samples import augmented_views, check_ensemble, has_dropout, mc_dropout, seed_ensemble
-from thyroid_utils.inference.uncertainty_scores import LABEL_SCORES, MAP_SCORES, label_uncertainty, map_uncertainty
+from thyroid_utils.inference.uncertainty import (
+    LABEL_SCORES,
+    MAP_SCORES,
+    augmented_views,
+    check_ensemble,
+    has_dropout,
+    label_uncertainty,
+    map_uncertainty,
+    mc_dropout,
+    seed_ensemble,
+)
 from thyroid_utils.scores.checks import checked
 from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.probabilities import aurc

@@ -22,9 +22,8 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.inference.cam import CamMaps, as_images
+from thyroid_utils.inference.cam import CamMaps, as_images, image_targets
 from thyroid_utils.inference.layers import trial
-from thyroid_utils.inference.targets import image_targets
 from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import patient_bootstrap

@@ -1,4 +1,5 @@
-"""Several answers to the same image: from runs of several seeds, from changed images, from random dropout."""
+"""How sure a network is: several answers to an image, from runs of several seeds, from changed images or from random dropout, and
+scores of uncertainty made of them. Entropies are in bits, so that that of a coin is 1."""
 
 from __future__ import annotations
 
@@ -9,14 +10,30 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit
+from scipy.special import entr, expit
 from torch import nn
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.scores.checks import checked_probabilities
+from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.training.tasks import log_odds, nodule_probability
+
+# Name in code → name in a table. The higher, the less certain.
+LABEL_SCORES = {
+    "entropy": "predictive entropy",
+    "mutual_information": "mutual information",
+    "sd": "standard deviation",
+    "nearness": "nearness to the threshold",
+}
+MAP_SCORES = {
+    "entropy": "predictive entropy",
+    "mutual_information": "mutual information",
+    "sd": "standard deviation",
+    "disagreement": "disagreement of masks",
+    "soft_dice_loss": "1 − expected Dice",
+}
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _PASSES_AT_ONCE = 16
@@ -62,9 +79,7 @@ def check_ensemble(runs: Sequence[Run]) -> None:
         raise DataError(f"ensemble: {len(runs)} runs of {len(kinds)} splits or tasks; give runs of one split that differ in seed")
 
 
-def augmented_views(
-    predictor: Predictor, inputs: np.ndarray, shift: int = 4, mirror: bool = True, progress: Progress | None = None
-) -> np.ndarray:
+def augmented_views(predictor: Predictor, inputs: np.ndarray, shift: int = 4) -> np.ndarray:
     """What a network says of each image as it is, shifted by some pixels up, down, left and right, and all that mirrored.
 
     Only left and right are exchanged: depth has a meaning in ultrasound. A shift repeats the border. Maps are brought back; where
@@ -74,8 +89,6 @@ def augmented_views(
         predictor: of either task.
         inputs: float32 (n, channels, height, width), as `Predictor.inputs` gives them.
         shift: pixels of the network's input; 0 leaves the shifts out.
-        mirror: whether each view is also mirrored.
-        progress: called with (views done, views in all).
 
     Returns:
         samples, the image as it is first: (views, n), or float32 (views, n, height, width).
@@ -85,7 +98,7 @@ def augmented_views(
         raise ValueError(f"augmented_views: shift is {shift!r}; expected a whole number of pixels from 0 to {side - 1}")
     segmenting = predictor.run.config.task == "segmentation"
     shifts = [(0, 0)] if not shift else [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)]
-    views = [(down, right, flipped) for flipped in ((False, True) if mirror else (False,)) for down, right in shifts]
+    views = [(down, right, flipped) for flipped in (False, True) for down, right in shifts]
     samples: list[np.ndarray] = []
     for down, right, flipped in views:
         seen = _shifted(inputs, down, right)
@@ -96,8 +109,6 @@ def augmented_views(
         else:
             found = expit(predictor.log_odds(seen))
         samples.append(found)
-        if progress is not None:
-            progress(len(samples), len(views))
     return np.stack(samples)
 
 
@@ -126,7 +137,6 @@ def mc_dropout(
     seed: int = 0,
     *,
     keys: Sequence[int] | None = None,
-    progress: Progress | None = None,
 ) -> np.ndarray:
     """Answers of a network whose dropout layers stay random while all else (batch normalisation, stochastic depth) is as in use.
 
@@ -138,7 +148,6 @@ def mc_dropout(
         seed: same seed, same numbers, whatever other images are asked along; torch's own generator is left as it was.
         keys: whole numbers from 0, one an image, which decide its draws; None takes 0, 1, …: give them where images are asked in
             several calls.
-        progress: called with (images done, images in all).
 
     Returns:
         samples (passes, n), or float32 (passes, n, height, width): 4 · passes · n · pixels bytes.
@@ -158,13 +167,11 @@ def mc_dropout(
     devices = [parameter.device] if parameter.device.type == "cuda" else []
     samples = []
     with _random_dropout(network), torch.random.fork_rng(devices), torch.inference_mode():
-        for done, (image, key) in enumerate(zip(inputs, keys, strict=True), 1):
+        for image, key in zip(inputs, keys, strict=True):
             torch.manual_seed(int(np.random.SeedSequence([seed, key]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
             one = torch.from_numpy(np.ascontiguousarray(image)).to(parameter.device)[None]
             parts = [*range(0, passes, _PASSES_AT_ONCE), passes]
             samples.append(np.concatenate([_read(network(one.expand(to - at, -1, -1, -1))) for at, to in pairwise(parts)]))
-            if progress is not None:
-                progress(done, len(inputs))
     return np.stack(samples, axis=1)
 
 
@@ -210,3 +217,108 @@ def _random_dropout(network: nn.Module) -> Iterator[None]:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
+
+
+def binary_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """−p log₂ p − (1 − p) log₂(1 − p), in [0, 1] bits, of probabilities of any shape."""
+    values = np.asarray(probabilities, dtype=float)
+    return (entr(values) + entr(1 - values)) / np.log(2)
+
+
+def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
+    """Uncertainty of a classifier from several answers to each image.
+
+    Args:
+        samples: probabilities of malignancy, (samples, n) or, for a single answer, (n,).
+        threshold: at or above it an image is called malignant, in (0, 1).
+
+    Returns:
+        a row an image: `probability` (mean over samples) and the scores of `LABEL_SCORES`:
+
+        - `entropy` H(mean p), in [0, 1];
+        - `mutual_information` H(mean p) − mean H(p), in [0, 1]: what the samples disagree about, while the entropy also holds
+          what each of them doubts;
+        - `sd` of p over samples (divided by their number), in [0, 0.5];
+        - `nearness` −|logit(mean p) − logit(threshold)|, at most 0. The entropy is highest at 0.5, the wrong place where the
+          threshold is another.
+
+        mutual_information and sd are NaN for a single sample.
+
+    Reference:
+        Depeweg et al., Decomposition of uncertainty in Bayesian deep learning, ICML (2018).
+    """
+    samples = np.atleast_2d(np.asarray(samples, dtype=float))
+    samples = np.atleast_2d(checked_probabilities(samples, samples.shape[-1], "label_uncertainty"))
+    if not 0 < threshold < 1:
+        raise ValueError(f"label_uncertainty: threshold is {threshold}; expected a probability in (0, 1)")
+    mean, entropy, information, spread = _moments(samples)
+    nearness = -np.abs(logit(mean) - float(logit([threshold])[0]))
+    return pd.DataFrame(
+        {"probability": mean, "entropy": entropy, "mutual_information": information, "sd": spread, "nearness": nearness}
+    )
+
+
+def map_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
+    """Uncertainty of a segmenter from several maps of each image, one image in memory in double precision at a time.
+
+    Args:
+        samples: probabilities of nodule, (samples, n, height, width).
+        threshold: at or above it a pixel is called nodule.
+
+    Returns:
+        a row an image: the scores of `MAP_SCORES`:
+
+        - `entropy`, `mutual_information`, `sd` as in `label_uncertainty`, of each pixel, the mean over all pixels;
+        - `disagreement` 1 − the mean Dice of every pair of samples' masks (two empty masks agree);
+        - `soft_dice_loss` 1 − 2 Σ_called p / (number called + Σ p), with p the mean map: one less the Dice that its
+          probabilities promise to its own mask. It is 1 where nothing is called nodule: against any nodule that Dice is 0.
+
+        mutual_information, sd and disagreement are NaN for a single sample.
+
+    Reference:
+        Roy et al., Bayesian QuickNAT, NeuroImage 195 (2019) 11-22 (disagreement); Borges, Pacheco and Silva, Soft Dice
+        confidence (2024), arXiv 2402.10665.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 4 or not samples.size:
+        raise ValueError(f"map_uncertainty: samples of shape {samples.shape}; expected (samples, n, height, width)")
+    rows = []
+    for image in range(samples.shape[1]):
+        maps = samples[:, image].astype(float)  # (samples, height, width)
+        if not (maps.min() >= 0 and maps.max() <= 1):
+            raise ValueError(f"map_uncertainty: image {image} holds NaN or values outside [0, 1]; expected probabilities")
+        mean, *scores = _moments(maps)
+        called = mean >= threshold
+        total = called.sum() + mean.sum()
+        rows.append(
+            {
+                **dict(zip(MAP_SCORES, (float(score.mean()) for score in scores), strict=False)),
+                "disagreement": _disagreement(maps >= threshold),
+                "soft_dice_loss": float(1 - 2 * mean[called].sum() / total) if called.any() else 1.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _moments(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, entropy of the mean, mutual information and SD over the first axis."""
+    mean = samples.mean(axis=0)
+    entropy = binary_entropy(mean)
+    if len(samples) == 1:
+        undefined = np.full(mean.shape, np.nan)
+        return mean, entropy, undefined, undefined
+    # Never below 0 but by rounding: the entropy is concave.
+    information = np.maximum(entropy - binary_entropy(samples).mean(axis=0), 0)
+    return mean, entropy, information, samples.std(axis=0)
+
+
+def _disagreement(masks: np.ndarray) -> float:
+    """1 − mean Dice over the pairs of masks, bool (samples, height, width); NaN for one."""
+    if len(masks) < 2:
+        return float("nan")
+    pixels = masks.reshape(len(masks), -1).astype(np.float32)
+    shared, areas = (pixels @ pixels.T).astype(float), pixels.sum(axis=1, dtype=float)
+    one, two = np.triu_indices(len(masks), 1)
+    both = areas[one] + areas[two]
+    dice = np.divide(2 * shared[one, two], both, out=np.ones(len(both)), where=both > 0)
+    return float(1 - dice.mean())

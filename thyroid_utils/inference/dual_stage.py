@@ -1,7 +1,7 @@
-"""A classifier and a segmenter that look at the same images.
+"""Paper 000's framework on any images: a classifier and a segmenter, and what both say of an image as one finding.
 
 Images come and go a batch at a time, so that memory does not grow with their number; an image that cannot be used becomes a
-finding with an `error`, and the others go on.
+finding with an `error`, and the others go on. For research only: nothing here is a medical device.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
-from thyroid_utils.inference.dual_stage.checks import check_input, check_roles, run_notes
-from thyroid_utils.inference.dual_stage.finding import Finding, Findings
-from thyroid_utils.inference.dual_stage.items import Clock, Item, left_whole, read_item
+from thyroid_utils.inference.findings import Clock, Finding, Findings, Item, left_whole, read_item
 from thyroid_utils.inference.layers import TargetLayer, named_layer, target_layer
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty_samples import augmented_views
-from thyroid_utils.inference.uncertainty_scores import binary_entropy, label_uncertainty, map_uncertainty
-from thyroid_utils.preprocess.pipeline import Spec
-from thyroid_utils.preprocess.steps import luma
+from thyroid_utils.inference.uncertainty import augmented_views, binary_entropy, label_uncertainty, map_uncertainty
+from thyroid_utils.preprocess.pipeline import Pipeline
+from thyroid_utils.preprocess.steps import Resize, luma
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
-from thyroid_utils.scores.probabilities import Platt, fit_platt, logit
-from thyroid_utils.training.ledger import Run
+from thyroid_utils.scores.probabilities import fit_platt, logit
+from thyroid_utils.training.data import input_pipeline
+from thyroid_utils.training.ledger import RECIPE, Run
 
 CLASSIFIER, SEGMENTER = "classifier", "segmenter"
 NO_NODULE = "no nodule found"
 OUTSIDE = "attention outside the predicted nodule"
 _TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
+_SERVES = {role: (task, "joint") for role, task in _TASKS.items()}
+_SHIFT = 4  # pixels of a network's input that views are shifted by, for the uncertainty
 
 
 class DualStage:
@@ -48,22 +48,19 @@ class DualStage:
     The classifier sees whole frames, as in the paper; one that was trained on crops around the nodule (step `nodule_crop`) sees
     crops around the segmenter's mask, and the whole frame where that is empty. Both may be the same joint run. Each prepares its
     own input, in its own size and channels. Calibration, threshold and conformal sets come from the classifier's validation
-    images, whose predictions its run holds.
+    images, whose predictions its run holds; the calibration is the slope and intercept of the log-odds that fit them best.
 
     Args:
         classifier: finished run of task classification or joint.
         segmenter: finished run of task segmentation or joint.
-        calibrate: by slope and intercept of the log-odds that fit the validation images best (`fit_platt`).
         alpha: share of conformal sets that may miss the truth, in (0, 1).
         batch_size: images in memory at once.
-        shift: pixels of a network's input that views are shifted by, for the uncertainty; 0 takes the mirrored view alone.
         layer: path of the classifier's module whose map is its attention, such as "layer3" of a ResNet; None or "" takes the last
             one, which has few places on small images.
-        preprocessing, size: what images are to get, where that is decided elsewhere; None: whatever each run got.
 
     Raises:
-        DataError: runs given the other way round or of another task; a run trained on other preprocessing or channels than the
-            images get (the difference is named); training images that are not there, where a run of an older version
+        DataError: runs given the other way round or of another task; a run trained on images of another form than
+            its preprocessing gives; training images that are not there, where a run of an older version
             holds no µ and σ of them.
         ValueError: an impossible alpha or batch_size, no module of that path, or a classifier that has no layer known to
             Grad-CAM.
@@ -73,21 +70,15 @@ class DualStage:
         self,
         classifier: Run | Predictor,
         segmenter: Run | Predictor,
-        calibrate: bool = True,
         alpha: float = 0.1,
         *,
         batch_size: int = 8,
-        shift: int = 4,
         layer: str | None = None,
-        preprocessing: Spec | None = None,
-        size: int | None = None,
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"DualStage: batch_size must be a whole number from 1; found {batch_size!r}")
         runs = [given.run if isinstance(given, Predictor) else given for given in (classifier, segmenter)]
         check_roles(*runs)
         for role, run in zip((CLASSIFIER, SEGMENTER), runs, strict=True):
-            check_input(role, run, preprocessing, size)
+            check_input(role, run)
         self.classifier, self.segmenter = (
             given if isinstance(given, Predictor) else Predictor(given, batch_size=batch_size)
             for given in (classifier, segmenter)
@@ -97,10 +88,10 @@ class DualStage:
         network = self.classifier.network
         own = TargetLayer(named_layer(network.network, layer)) if layer else None
         self._layer = own or target_layer(network, tuple(runs[0].data["input"][1:]))
-        self.alpha, self.batch_size, self.shift = alpha, batch_size, shift
+        self.alpha, self.batch_size = alpha, batch_size
         known = runs[0].predictions.query("split == 'val'")
         odds, self._truth = known["log_odds"].to_numpy(float), known["label"].to_numpy(int)
-        self.calibration = fit_platt(self._truth, odds) if calibrate else Platt(1.0, 0.0)
+        self.calibration = fit_platt(self._truth, odds)
         self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
         self.threshold = choose_threshold(self._truth, self._known)
         few = self._sets(np.array([0.5])).attrs["note"]
@@ -224,10 +215,10 @@ class DualStage:
 
     def _uncertainty(self, probabilities: np.ndarray, inputs: np.ndarray, pixels: np.ndarray) -> list[dict[str, float]]:
         """Entropy of what is told, and how far mirrored and shifted views of each network's input disagree."""
-        views = self.calibration(logit(augmented_views(_as(self.classifier, CLASSIFIER), inputs, self.shift)))
+        views = self.calibration(logit(augmented_views(_as(self.classifier, CLASSIFIER), inputs, _SHIFT)))
         labels = label_uncertainty(views, self.threshold)
         labels["entropy"] = binary_entropy(probabilities)
-        maps = map_uncertainty(augmented_views(_as(self.segmenter, SEGMENTER), pixels, self.shift))
+        maps = map_uncertainty(augmented_views(_as(self.segmenter, SEGMENTER), pixels, _SHIFT))
         joined = labels[["entropy", "sd"]].join(maps[["disagreement", "soft_dice_loss"]].add_prefix("map_"))
         return [{str(name): float(value) for name, value in row.items()} for row in joined.to_dict("records")]
 
@@ -282,3 +273,56 @@ def _share_inside(attention: np.ndarray, item: Item) -> tuple[float, float]:
     if not (item.mask & seen).any() or not attention.any():
         return float("nan"), float("nan")
     return float(attention[item.mask].sum() / attention.sum()), float((item.mask & seen).sum() / seen.sum())
+
+
+def check_roles(classifier: Run, segmenter: Run) -> None:
+    """Raise DataError where a run is of a task that its stage cannot use, saying so where the two are only exchanged."""
+    given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
+    wrong = {role: run for role, run in given.items() if run.config.task not in _SERVES[role]}
+    if len(wrong) == 2:
+        raise DataError(
+            f"the classifier is {_shown(classifier)} and the segmenter {_shown(segmenter)}: give them the other way round"
+        )
+    for role, run in wrong.items():
+        raise DataError(f"the {role} is {_shown(run)}; expected a run of task {' or '.join(_SERVES[role])}")
+
+
+def check_input(role: str, run: Run) -> None:
+    """Raise DataError where images would reach a run's network in another form than in its training. role: for the message."""
+    own = input_pipeline(run.config)
+    trained, now = tuple(run.data["input"]), (own.channels, *_size(own))
+    if trained != now:
+        raise DataError(
+            f"the {role}, {_shown(run)}, was trained on images of {_form(trained)}, and its preprocessing now gives "
+            f"{_form(now)}; train it again, or use the version of the workbook that trained it"
+        )
+
+
+def run_notes(classifier: Predictor, segmenter: Predictor) -> list[str]:
+    """What a reader should know of two runs, as sentences without a full stop."""
+    said = []
+    for role, predictor in ((CLASSIFIER, classifier), (SEGMENTER, segmenter)):
+        if predictor.run.data["recipe"] != RECIPE:
+            said.append(f"the {role} was trained by another version of the code, which may have preprocessed images otherwise")
+        if predictor.run.data["leaky"]:
+            said.append(f"the {role} was trained on a split by image: its own test scores, and thresholds, are too good")
+    if classifier.pipeline.needs_mask:
+        said.append(
+            "the classifier was trained on crops around true masks, as were its threshold, calibration and conformal sets made; "
+            "here it sees crops around predicted ones"
+        )
+    return said
+
+
+def _shown(run: Run) -> str:
+    return f"run {run.name} ({run.config.model.name}, task {run.config.task})"
+
+
+def _size(pipeline: Pipeline) -> tuple[int, int]:
+    """Height and width of what a pipeline gives."""
+    size = next(step.size for step in pipeline.steps if isinstance(step, Resize))
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _form(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} channel{'s' * (shape[0] != 1)} of {shape[1]}×{shape[2]} pixels"
