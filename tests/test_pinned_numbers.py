@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -252,20 +253,18 @@ def bootstrap() -> Entries:
         "_power_simulation": lambda: powers(),
         "_patients_needed": lambda: f.patients_needed(powers()),
         "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who, resamples=300),
-        "selective_risk": lambda: f.selective_risk(p * (1 - p), 1 - gap, who, resamples=100),
-        "detection_table": lambda: f.detection_table({"seeds": f.label_uncertainty(seeds)}, wrong, who, resamples=100),
+        "selective_risk": lambda: f.selective_risk(p * (1 - p), 1 - gap, who),
+        "detection_table": lambda: f.detection_table({"seeds": f.label_uncertainty(seeds)}, wrong, who),
         "coverage": lambda: f.coverage(f.conformal_sets(q, y, p, 0.2, val_patients=who, by_class=True), y, who),
         "lost_dice": lambda: f.lost_dice(found_on_masks()),
         "subgroup_table": lambda: [
-            f.subgroup_table(pd.Series(gap, cases), groups, named, deals=199),
-            f.subgroup_table(results, groups, named, "accuracy", 0.45, deals=199),
-            f.subgroup_table(results, groups, named, "auc", deals=199),
+            f.subgroup_table(pd.Series(values, cases), groups, named) for values in (gap, (p >= 0.45) == y)
         ],
         "subgroup_calibration": lambda: f.subgroup_calibration(results, groups, named),
         "outcome_table": lambda: f.outcome_table(outcomes(), 0.6, resamples=300),
         "dice_by_decision": lambda: f.dice_by_decision(outcomes(), resamples=300),
         "agreement": lambda: f.agreement(outcomes(), resamples=300),
-        "attention_table": lambda: f.attention_table(f.attention_scores(*attention(), patients=list("aabbcd")), list("aabbcd")),
+        "attention_table": lambda: f.attention_table(f.attention_scores(*attention(), range(6), list("aabbcd")), list("aabbcd")),
         "compare_shapes": lambda: f.compare_shapes(f.shape_table(blobs()), y[:24], who[:24]),
     }
     return {name: functools.cache(make) for name, make in entries.items()}
@@ -533,21 +532,21 @@ def explanations() -> Entries:
 
     drawing = functools.partial(network, "build_segmenter", "tiny_segmenter")
     shown = functools.cache(lambda: f.cam_maps(network(), inputs).maps)
-    curves = functools.cache(lambda: f.deletion_insertion_curves(network(), inputs, shown(), steps=5, cases=["a", "b", "c"]))
+    curves = functools.cache(lambda: f.deletion_insertion_curves(network(), inputs, shown(), 1, ["a", "b", "c"]))
+    cascade = functools.cache(lambda: f.randomisation_curve(network(), lambda other: f.cam_maps(other, inputs), (0, 1), range(3)))
     return {
         **{method: lambda method=method: f.cam_maps(network(), inputs, method=method) for method in f.CAM_METHODS},
         "of the other class": lambda: f.cam_maps(network(), inputs, target=0),
         "of a segmenter": lambda: f.cam_maps(drawing(), inputs, target="nodule"),
-        "attention_scores": lambda: f.attention_scores(maps, masks, patients=list("aabbcd")),
+        "attention_scores": lambda: f.attention_scores(maps, masks, range(6), list("aabbcd")),
         "centre_prior": lambda: f.centre_prior((32, 40)),
-        "deletion_insertion_curves": lambda: [curves(), f.curve_areas(curves(), shown(), ["a", "b", "c"])],
-        "road": lambda: f.road(network(), inputs, shown()),
+        "deletion_insertion_curves": lambda: [curves(), f.area_table(curves(), ["a", "b", "c"], ["p", "q", "q"])],
         "mc_dropout": lambda: [f.mc_dropout(network(), inputs, 3, 0), f.mc_dropout(drawing(), inputs, 2, 1)],
         "compare_maps": lambda: f.compare_maps(maps, np.roll(maps, 1, axis=2)),
-        "randomisation_curve": lambda: f.randomisation_curve(network(), inputs, (0, 1)),
-        "randomisation_table": lambda: f.randomisation_table(f.randomisation_curve(network(), inputs, (0, 1)), ["a", "b", "b"]),
+        "randomisation_curve": cascade,
+        "randomisation_table": lambda: f.randomisation_table(cascade(), ["a", "b", "b"]),
         "shape_table": lambda: [f.shape_table(f.highlighted(maps, 0.6), list(maps)), f.shape_table(blobs())],
-        "text_attention": lambda: f.text_attention(masks, maps, np.roll(maps, 3, axis=1)),
+        "text_attention": lambda: f.text_attention(masks, maps, np.roll(maps, 3, axis=1), range(6)),
     }
 
 
@@ -556,6 +555,9 @@ def findings() -> Entries:
     samples = np.random.default_rng(30).integers(0, 101, (4, 3, 24, 24)) / 100
     samples[:, 2] /= 4
     seeds, pairs, (gray, mask) = np.stack([p, q, (p + q) / 2]), mask_pairs(), frame()
+    segmenters = SimpleNamespace(
+        tables={"one": [found_on_masks().assign(resolution="own")]}, picture=lambda model, case: (None, *pairs[case])
+    )
     perturbed = {"gain": -6, "speckle": 0.1, "blur": 1, "jpeg": 70, "rotation": 10, "clahe": 2}
     return {
         "label_uncertainty": lambda: [f.label_uncertainty(seeds, 0.4), f.label_uncertainty(p)],
@@ -570,10 +572,10 @@ def findings() -> Entries:
             f.nodule_measures(mask, gray, (0.1, 0.07)),
             [f.nodule_measures(found) for _, found in pairs.values()],
         ],
-        "where_lost": lambda: {name: [f.where_lost(*pair), f.failure_mode(*pair)] for name, pair in pairs.items()},
+        "where_lost": lambda: {name: f.where_lost(*pair) for name, pair in pairs.items()},
         "nodule_frame_errors": lambda: f.nodule_frame_errors(*zip(*pairs.values(), strict=True)),
-        "outliers_of": lambda: f.outliers_of(found_on_masks(), pairs.__getitem__, 0.2),
-        "label errors": lambda: [f.class_thresholds(y, p), f.confident_joint(y, p), f.rank_label_errors(y, seeds, who)],
+        "hd95_outliers": lambda: f.hd95_outliers(segmenters, "one"),
+        "rank_label_errors": lambda: f.rank_label_errors(people().assign(probability=seeds.mean(axis=0))),
         "tertiles": lambda: [str(level) for level in f.tertiles(pd.Series(p), np.arange(72) < 50, "%")],
         "perturb": lambda: [[f.perturb(gray, *item), f.perturb_mask(mask, *item)] for item in perturbed.items()],
         "examples": lambda: f.examples(outcomes(), 2),
