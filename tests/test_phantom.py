@@ -19,19 +19,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.phantom.canvas import texture
 from thyroid_utils.data.phantom.cases import phantom_cases, simulate_view, simulation_stages
-from thyroid_utils.data.phantom.patients import (
-    POINTS,
-    Patient,
-    Settings,
-    Traits,
-    View,
-    label_of,
-    malignancy_posterior,
-    sample_traits,
-    tirads_level,
-    trait_probability,
-)
-from thyroid_utils.data.phantom.scanners import (
+from thyroid_utils.data.phantom.imaging import (
     RAYLEIGH_SNR,
     SCANNERS,
     USUAL_ATTENUATION,
@@ -44,6 +32,18 @@ from thyroid_utils.data.phantom.scanners import (
     log_compress,
     rayleigh_fit,
     total_attenuation,
+)
+from thyroid_utils.data.phantom.patients import (
+    POINTS,
+    Patient,
+    Settings,
+    Traits,
+    View,
+    label_of,
+    malignancy_posterior,
+    sample_traits,
+    tirads_level,
+    trait_probability,
 )
 
 

@@ -10,18 +10,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import Progress, in_threads
-from thyroid_utils.data.copies import (
-    HASH_BITS,
-    SIDE,
-    components,
-    groups_on_both_sides,
-    links,
-    near_pairs,
-    patient_groups,
-    perceptual_hash,
-    pixel_hash,
-    thumbnail,
-)
+from thyroid_utils.data import copies
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.mask_audit import MaskProblem, mask_problems
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
@@ -75,34 +64,29 @@ class Audit:
         if len(unknown):
             raise DataError(f"audit: {len(unknown)} cases were not audited (first: {unknown[0]}); audit this table again")
         hashes = self.images.loc[cases.index, "pixel_hash"]
-        same_pixels = groups_on_both_sides(cases[hashes.notna()], hashes.dropna())
-        same_cluster = groups_on_both_sides(cases, self.clusters[cases.index])
+        same_pixels = copies.groups_on_both_sides(cases[hashes.notna()], hashes.dropna())
+        same_cluster = copies.groups_on_both_sides(cases, self.clusters[cases.index])
         already = {case for members in same_pixels["cases"] for case in members}
         new = [not already.intersection(members) for members in same_cluster["cases"]]
         parts = {
             "identical images": same_pixels,
             "near-identical images": same_cluster[np.array(new, bool)],
-            "patient": groups_on_both_sides(cases, patient_groups(cases)),
+            "patient": copies.groups_on_both_sides(cases, copies.patient_groups(cases)),
         }
         rows = [part.assign(kind=kind) for kind, part in parts.items()]
         return pd.concat(rows, ignore_index=True)[["kind", "splits", "images", "cases"]]
 
     def summary(self) -> pd.DataFrame:
         """One row a kind of finding, for display: `what`, `count` (sets, pairs, regions), `images` concerned, their `share`."""
-        near_images = set(self.near["a"]) | set(self.near["b"])
-        sizes = self.clusters.value_counts()
+        sizes, unreadable = self.clusters.value_counts(), int((~self.images["readable"]).sum())
         across = self.identical[self.identical["patients"] > 1]
-        other_patient = self.near[~self.near["same_patient"].fillna(True).astype(bool)]
-        unreadable = int((~self.images["readable"]).sum())
-        rows = [
-            ("images", len(self.images), len(self.images)),
-            ("unreadable images", unreadable, unreadable),
-            ("sets of pixel-identical images", len(self.identical), int(self.identical["images"].sum())),
-            ("… filed under several patients", len(across), int(across["images"].sum())),
-            ("pairs of near-identical images", len(self.near), len(near_images)),
-            ("… of different patients", len(other_patient), len(set(other_patient["a"]) | set(other_patient["b"]))),
-            ("clusters of copies", int((sizes > 1).sum()), int(sizes[sizes > 1].sum())),
-        ]
+        of_others = self.near[~self.near["same_patient"].fillna(True).astype(bool)]
+        rows = [("images", len(self.images), len(self.images)), ("unreadable images", unreadable, unreadable)]
+        for what, sets in (("sets of pixel-identical images", self.identical), ("… filed under several patients", across)):
+            rows.append((what, len(sets), int(sets["images"].sum())))
+        for what, pairs in (("pairs of near-identical images", self.near), ("… of different patients", of_others)):
+            rows.append((what, len(pairs), len({*pairs["a"], *pairs["b"]})))
+        rows.append(("clusters of copies", int((sizes > 1).sum()), int(sizes[sizes > 1].sum())))
         for problem in MASK_PROBLEMS:
             found = self.masks[self.masks["problem"] == problem]
             if len(found):
@@ -125,16 +109,16 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     Returns:
         Audit, in the order of `cases`. Unreadable files are listed in it; they do not stop the audit.
     """
-    thumbs = np.zeros((_VIEWS, len(cases), SIDE * SIDE), np.float32)
-    hashes = np.ones((_VIEWS, len(cases), HASH_BITS), np.int8)
+    thumbs = np.zeros((_VIEWS, len(cases), copies.SIDE * copies.SIDE), np.float32)
+    hashes = np.ones((_VIEWS, len(cases), copies.HASH_BITS), np.int8)
     files = [(image, None if pd.isna(mask) else mask) for image, mask in zip(cases["image"], cases["mask"], strict=True)]
 
     def look(position: int) -> tuple[dict, list[MaskProblem]]:
         image, mask = files[position]
         row, views = _look_at_image(image)
         for view, picture in enumerate(views):
-            thumbs[view, position] = thumbnail(picture)
-            hashes[view, position] = perceptual_hash(thumbs[view, position])
+            thumbs[view, position] = copies.thumbnail(picture)
+            hashes[view, position] = copies.perceptual_hash(thumbs[view, position])
         if mask is None:
             return row, []
         share, problems = _look_at_mask(mask, views[0].shape if views else None)
@@ -144,13 +128,14 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     rows = pd.DataFrame([row for row, _ in looked], cases.index, columns=list(_IMAGE_COLUMNS), dtype=object)
     images = rows.astype(_IMAGE_COLUMNS)
     images.insert(6, "readable", images["problem"].isna())
-    pairs, correlation, distance = near_pairs(thumbs, hashes)
+    pairs, correlation, distance = copies.near_pairs(thumbs, hashes)
+    clusters = copies.components(len(cases), pairs, copies.links(images["pixel_hash"]))
     masks = [(case, *problem) for case, (_, problems) in zip(cases.index, looked, strict=True) for problem in problems]
     return Audit(
         images=images,
         identical=_identical(cases, images["pixel_hash"]),
         near=_near(cases, images["pixel_hash"], pairs, correlation, distance),
-        clusters=pd.Series(components(len(cases), pairs, links(images["pixel_hash"])), index=cases.index, name="cluster"),
+        clusters=pd.Series(clusters, index=cases.index, name="cluster"),
         masks=pd.DataFrame(masks, columns=["case", "problem", "count", "pixels"]).astype({"case": "string"}),
     )
 
@@ -167,7 +152,7 @@ def _look_at_image(path: str) -> tuple[dict, list[np.ndarray]]:
     row = {
         "height": gray.shape[0],
         "width": gray.shape[1],
-        "pixel_hash": pixel_hash(gray),
+        "pixel_hash": copies.pixel_hash(gray),
         "text_regions": overlays.text_regions,
         "callipers": overlays.callipers,
     }
@@ -195,20 +180,17 @@ def _identical(cases: pd.DataFrame, hashes: pd.Series) -> pd.DataFrame:
 def _near(
     cases: pd.DataFrame, hashes: pd.Series, pairs: np.ndarray, correlation: np.ndarray, distance: np.ndarray
 ) -> pd.DataFrame:
-    codes = pd.factorize(hashes)[0]
-    other = np.flatnonzero(codes[pairs[:, 0]] != codes[pairs[:, 1]])
-    best_first = other[np.argsort(-correlation[other], kind="stable")]
-    a, b = pairs[best_first].T
-    patients = pd.factorize(cases["patient"])[0]
+    a, b = pairs.T
+    patients, pixels = pd.factorize(cases["patient"])[0], pd.factorize(hashes)[0]
     known = cases["patient_known"].to_numpy(bool) if "patient_known" in cases else np.ones(len(cases), bool)
     same = pd.array(patients[a] == patients[b], dtype="boolean")
     same[~(known[a] & known[b])] = pd.NA
-    return pd.DataFrame(
-        {
-            "a": cases.index[a],
-            "b": cases.index[b],
-            "correlation": correlation[best_first],
-            "hash_distance": distance[best_first],
-            "same_patient": same,
-        }
-    )
+    table = {
+        "a": cases.index[a],
+        "b": cases.index[b],
+        "correlation": correlation,
+        "hash_distance": distance,
+        "same_patient": same,
+    }
+    near = pd.DataFrame(table)[pixels[a] != pixels[b]]
+    return near.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)

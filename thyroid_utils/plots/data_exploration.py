@@ -17,7 +17,7 @@ from thyroid_utils.data.audit import Audit
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.mask_audit import clean_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
-from thyroid_utils.data.phantom.scanners import RAYLEIGH_SNR, RayleighFit
+from thyroid_utils.data.phantom.imaging import RAYLEIGH_SNR, RayleighFit
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import SPLITS, Measures, label_names
 from thyroid_utils.plots import style

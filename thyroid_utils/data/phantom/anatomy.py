@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from thyroid_utils.data.phantom.canvas import Canvas, Shape, ellipse, smoothstep, texture
+from thyroid_utils.data.phantom.imaging import Tissue
 from thyroid_utils.data.phantom.patients import NODULE, TEXTURES, Neck, Nodule, Patient, Settings, Traits, View
-from thyroid_utils.data.phantom.scanners import Tissue
 
 _FLUID = 0.12  # dB/cm/MHz
 # Name of a texture → (lateral, axial) distance of its knots in mm: of the neck, and of a nodule's inside.

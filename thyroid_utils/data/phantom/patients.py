@@ -17,7 +17,7 @@ import numpy as np
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.phantom.canvas import Waves
-from thyroid_utils.data.phantom.scanners import SCANNERS, Scanner, find_scanners
+from thyroid_utils.data.phantom.imaging import SCANNERS, Scanner, find_scanners
 
 # First name of each stream of random numbers, so that a change in one never shifts another.
 SET, PATIENT, TISSUE, TEXTURES, NODULE, VIEW = range(6)
