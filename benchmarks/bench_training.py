@@ -25,8 +25,7 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.training.batch import Batch
-from thyroid_utils.training.data import split_data
-from thyroid_utils.training.fit import assemble
+from thyroid_utils.training.data import assemble, split_data
 from thyroid_utils.training.loop import NetworkTraining, quiet
 from thyroid_utils.training.state import choose_device, choose_precision, repeatable
 

@@ -30,10 +30,9 @@ from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.batch import Arrays
-from thyroid_utils.training.data import open_arrays, split_data
+from thyroid_utils.training.data import derived_seed, open_arrays, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import list_runs
-from thyroid_utils.training.loop import derived_seed
 from thyroid_utils.training.tasks import TASKS
 
 
@@ -202,7 +201,7 @@ def test_it_learns_both(monkeypatch):
     arrays = Arrays(open_arrays(config, data.cases), with_masks=True)
     noise = np.random.default_rng(0).normal(size=arrays.images.shape).astype(np.float32)
     arrays.images = 0.2 * noise + np.where(arrays.masks[:, None], 2, -arrays.labels[:, None, None, None]).astype(np.float32)
-    monkeypatch.setattr("thyroid_utils.training.fit.Arrays", lambda *_, **__: arrays)
+    monkeypatch.setattr("thyroid_utils.training.data.Arrays", lambda *_, **__: arrays)
     run = fit_or_load(config)
     assert run.metrics["test"]["dice"] > 0.7
     assert classification_scores(run.predictions["label"], run.predictions["probability"])["auc"] > 0.99

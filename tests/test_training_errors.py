@@ -103,7 +103,7 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     ids=["batches larger than the set", "devices without an image", "batches of one", "a cycle of one step"],
 )
 def test_sizes_that_do_not_go_together_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
-    monkeypatch.setattr("thyroid_utils.training.fit.preprocessed", lambda *_: pytest.fail("preprocessed"))
+    monkeypatch.setattr("thyroid_utils.training.data.preprocessed", lambda *_: pytest.fail("preprocessed"))
     for train in (fit_or_load, lambda config: run_all([config])):
         with pytest.raises(ConfigError, match=message):
             train(tiny_config(**changes))

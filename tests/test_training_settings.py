@@ -28,11 +28,11 @@ from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses.classification import CrossEntropy
 from thyroid_utils.training import distributed
 from thyroid_utils.training.batch import Arrays, Batches, epoch_batches, in_order
-from thyroid_utils.training.data import open_arrays, split_data
+from thyroid_utils.training.data import derived_seed, open_arrays, split_data
 from thyroid_utils.training.distributed import fit_on_several
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import run_hash
-from thyroid_utils.training.loop import NetworkTraining, derived_seed
+from thyroid_utils.training.loop import NetworkTraining
 from thyroid_utils.training.state import build_optimiser, build_schedule, choose_device, choose_precision, step_after_epoch
 from thyroid_utils.training.tasks import class_weights
 

@@ -98,7 +98,7 @@ def with_arrays(monkeypatch, config: RunConfig, change: Callable[[Arrays], np.nd
     """From here on every run sees these images in place of the preprocessed ones."""
     arrays = Arrays(open_arrays(config, split_data(config).cases), with_masks=config.task != "classification")
     arrays.images = change(arrays)
-    monkeypatch.setattr("thyroid_utils.training.fit.Arrays", lambda *_, **__: arrays)
+    monkeypatch.setattr("thyroid_utils.training.data.Arrays", lambda *_, **__: arrays)
     return arrays
 
 

@@ -1,15 +1,20 @@
-"""From a config to preprocessed arrays: the case table that counts for its task, split, and the network's input."""
+"""From a config to what a run is trained on and with: the split case table, the preprocessed arrays, network and loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.common.cache import cached, content_key, file_hashes
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
+from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import audit, copies, splits, videos
@@ -18,10 +23,13 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
-from thyroid_utils.models.networks import input_size
+from thyroid_utils.models.networks import check_weights, input_size
+from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
-from thyroid_utils.training.tasks import TASKS
+from thyroid_utils.training.batch import Arrays, batch_starts
+from thyroid_utils.training.ledger import RESUME
+from thyroid_utils.training.tasks import SIDES, TASKS
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,24 @@ class SplitData:
     def positions(self, split: str) -> np.ndarray:
         """Rows of a split, ascending."""
         return np.flatnonzero(self.cases["split"].eq(split).to_numpy(bool))
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What is trained: the data, the network with its first weights, the loss.
+
+    positions: "train", "val" and "test" → rows of the arrays. resume: the folder of the state that is kept. fitted: µ and σ of
+    the training images where the preprocessing has them, so that other images can be asked about without those.
+    """
+
+    config: RunConfig
+    arrays: Arrays
+    positions: dict[str, np.ndarray]
+    network: nn.Module
+    criterion: nn.Module
+    input_shape: tuple[int, int, int]
+    fitted: list[float] | None
+    resume: Path
 
 
 def split_data(config: RunConfig) -> SplitData:
@@ -137,3 +163,82 @@ def open_arrays(config: RunConfig, cases: pd.DataFrame, progress: Progress | Non
     """
     fitting = None if progress is None else progress_bar("Fitting the preprocessing")
     return preprocessed(cases, input_pipeline(config).fit(cases, fitting), progress)
+
+
+def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:
+    """Build everything that a run needs; what costs nothing to check is checked first.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
+    """
+    task, positions = TASKS[config.task], {split: data.positions(split) for split in SIDES}
+    check_steps(config, len(positions["train"]))
+    labels = data.cases["label"].fillna(-1).to_numpy("int64")[positions["train"]]
+    pipeline = input_pipeline(config)
+    network, criterion = build(config, pipeline.channels, config.model.weights, labels)
+    pipeline.fit(data.cases, progress_bar("Fitting the preprocessing"))
+    store = preprocessed(data.cases, pipeline, progress_bar("Preprocessing"))
+    shape = tuple(store.images.shape[1:])
+    network.check_size(*shape[1:])
+    arrays = Arrays(store, with_masks=task.masks, pin=device.type == "cuda")
+    for split, chosen in positions.items():  # tiny masks may not survive the preprocessing
+        if task.masks and not any(arrays.masks[position].any() for position in chosen):
+            raise DataError(
+                f"preprocessing: all {len(chosen)} {SIDES[split]} masks are empty at {shape[1]}×{shape[2]} pixels; "
+                "raise size, or leave out the step that cuts the nodules off"
+            )
+    fitted = [pipeline.mean, pipeline.deviation] if pipeline.needs_fit else None
+    network = network.to(memory_format=torch.channels_last)
+    return Assembly(config, arrays, positions, network, criterion, shape, fitted, folder / RESUME)
+
+
+def build(config: RunConfig, channels: int, weights: str, labels: np.ndarray | None) -> tuple[nn.Module, nn.Module]:
+    """Network and loss of a config, with all that can be checked without data.
+
+    Args:
+        channels: of the images.
+        weights: what the network starts from; "none" builds it fast, to check the rest.
+        labels: int (n,), of the training images, for class weights; None leaves those out.
+    """
+    model, training = config.model, config.training
+    check_weights(model.name, model.weights, model.options)
+    build_augmentation(config.augmentation)
+    criterion = TASKS[config.task].criterion(config, labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed))
+        network = TASKS[config.task].network(config, channels, weights)
+    if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            "training.batch_size",
+            f"must be {2 * training.devices} or more with {model.name}, whose batch normalisation needs two images "
+            f"on each device; found {training.batch_size}",
+        )
+    return network, criterion
+
+
+def check_steps(config: RunConfig, images: int) -> None:
+    """Raise ConfigError where so many training images make no batch, or fewer steps than the schedule needs."""
+    training = config.training
+    batches = len(batch_starts(images, training.batch_size, training.devices))
+    if images < training.devices:
+        raise ConfigError("training.devices", f"must be at most {images}, the training images; found {training.devices}")
+    if not batches:
+        raise ConfigError(
+            "training.batch_size",
+            f"must be at most {images - images % training.devices}, as {images} training images fill no larger batch "
+            f"(training.devices is {training.devices}); found {training.batch_size}",
+        )
+    if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
+        raise ConfigError(
+            "optimiser.schedule",
+            "must be another than one_cycle for a training of one step, in which nothing can rise and fall; "
+            f"found {training.epochs} epoch of {batches} batch: raise training.epochs or lower training.batch_size",
+        )
+
+
+def derived_seed(*numbers: int) -> int:
+    """One seed for torch out of several numbers, such as seed and epoch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

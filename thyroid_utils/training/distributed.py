@@ -22,8 +22,7 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.training.data import split_data
-from thyroid_utils.training.fit import assemble
+from thyroid_utils.training.data import assemble, split_data
 from thyroid_utils.training.ledger import FAILURE
 from thyroid_utils.training.loop import fit_epochs
 from thyroid_utils.training.state import choose_device, read_checkpoint, repeatable

@@ -24,8 +24,8 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models.networks import input_size
-from thyroid_utils.training.data import input_pipeline, split_data
-from thyroid_utils.training.fit import build, check_steps, fit_or_load
+from thyroid_utils.training.data import build, check_steps, input_pipeline, split_data
+from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash, runs_dir
 from thyroid_utils.training.state import choose_device
 

@@ -15,22 +15,18 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.errors import DataError, TrainingError
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import atomic_path, write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models.networks import check_weights
-from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.preprocess.store import preprocessed
-from thyroid_utils.training.batch import Arrays, Batches, batch_starts, in_order, network_input
-from thyroid_utils.training.data import SplitData, input_pipeline, split_data
+from thyroid_utils.training.batch import Batches, in_order, network_input
+from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
+from thyroid_utils.training.distributed import fit_on_several
 from thyroid_utils.training.ledger import (
     MAPS,
     MAPS_TENSOR,
     RECIPE,
-    RESUME,
     Run,
     RunDamaged,
     environment_stamp,
@@ -41,7 +37,7 @@ from thyroid_utils.training.ledger import (
     run_lock,
     runs_dir,
 )
-from thyroid_utils.training.loop import Assembly, derived_seed, device_name, fit_epochs
+from thyroid_utils.training.loop import device_name, fit_epochs
 from thyroid_utils.training.state import (
     Checkpoint,
     CheckpointDamaged,
@@ -106,8 +102,6 @@ def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progres
         state = _kept_state(assembly.resume)
         if state is None or not (state.standing.stopped or state.standing.epoch >= config.training.epochs):
             if config.training.devices > 1:
-                from thyroid_utils.training.distributed import fit_on_several
-
                 fit_on_several(folder, tell)
             else:
                 fit_epochs(assembly, state, device, tell)
@@ -125,80 +119,6 @@ def _kept_state(resume: Path) -> Checkpoint | None:
         print(f"{damage}; this run is trained from its beginning", flush=True)
         shutil.rmtree(resume)
         return None
-
-
-def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:
-    """Build everything that a run needs; what costs nothing to check is checked first.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        ConfigError, DataError, ValueError: names, options, weights or sizes that do not go together.
-    """
-    task, positions = TASKS[config.task], {split: data.positions(split) for split in SIDES}
-    check_steps(config, len(positions["train"]))
-    labels = data.cases["label"].fillna(-1).to_numpy("int64")[positions["train"]]
-    pipeline = input_pipeline(config)
-    network, criterion = build(config, pipeline.channels, config.model.weights, labels)
-    pipeline.fit(data.cases, progress_bar("Fitting the preprocessing"))
-    store = preprocessed(data.cases, pipeline, progress_bar("Preprocessing"))
-    shape = tuple(store.images.shape[1:])
-    network.check_size(*shape[1:])
-    arrays = Arrays(store, with_masks=task.masks, pin=device.type == "cuda")
-    for split, chosen in positions.items():  # tiny masks may not survive the preprocessing
-        if task.masks and not any(arrays.masks[position].any() for position in chosen):
-            raise DataError(
-                f"preprocessing: all {len(chosen)} {SIDES[split]} masks are empty at {shape[1]}×{shape[2]} pixels; "
-                "raise size, or leave out the step that cuts the nodules off"
-            )
-    fitted = [pipeline.mean, pipeline.deviation] if pipeline.needs_fit else None
-    network = network.to(memory_format=torch.channels_last)
-    return Assembly(config, arrays, positions, network, criterion, shape, fitted, folder / RESUME)
-
-
-def build(config: RunConfig, channels: int, weights: str, labels: np.ndarray | None) -> tuple[nn.Module, nn.Module]:
-    """Network and loss of a config, with all that can be checked without data.
-
-    Args:
-        channels: of the images.
-        weights: what the network starts from; "none" builds it fast, to check the rest.
-        labels: int (n,), of the training images, for class weights; None leaves those out.
-    """
-    model, training = config.model, config.training
-    check_weights(model.name, model.weights, model.options)
-    build_augmentation(config.augmentation)
-    criterion = TASKS[config.task].criterion(config, labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed))
-        network = TASKS[config.task].network(config, channels, weights)
-    if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
-        raise ConfigError(
-            "training.batch_size",
-            f"must be {2 * training.devices} or more with {model.name}, whose batch normalisation needs two images "
-            f"on each device; found {training.batch_size}",
-        )
-    return network, criterion
-
-
-def check_steps(config: RunConfig, images: int) -> None:
-    """Raise ConfigError where so many training images make no batch, or fewer steps than the schedule needs."""
-    training = config.training
-    batches = len(batch_starts(images, training.batch_size, training.devices))
-    if images < training.devices:
-        raise ConfigError("training.devices", f"must be at most {images}, the training images; found {training.devices}")
-    if not batches:
-        raise ConfigError(
-            "training.batch_size",
-            f"must be at most {images - images % training.devices}, as {images} training images fill no larger batch "
-            f"(training.devices is {training.devices}); found {training.batch_size}",
-        )
-    if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
-        raise ConfigError(
-            "optimiser.schedule",
-            "must be another than one_cycle for a training of one step, in which nothing can rise and fall; "
-            f"found {training.epochs} epoch of {batches} batch: raise training.epochs or lower training.batch_size",
-        )
 
 
 def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:

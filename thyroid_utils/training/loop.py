@@ -12,21 +12,17 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import nn
 
-from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.augment_batch import augment_batch
-from thyroid_utils.training.batch import Arrays, Batch, Batches, epoch_batches, in_order, network_input
+from thyroid_utils.training.batch import Batch, Batches, epoch_batches, in_order, network_input
+from thyroid_utils.training.data import Assembly, derived_seed
 from thyroid_utils.training.state import (
     Checkpoint,
     Standing,
@@ -41,29 +37,6 @@ from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Scores
 
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """What is trained: the data, the network with its first weights, the loss.
-
-    positions: "train", "val" and "test" → rows of the arrays. resume: the folder of the state that is kept. fitted: µ and σ of
-    the training images where the preprocessing has them, so that other images can be asked about without those.
-    """
-
-    config: RunConfig
-    arrays: Arrays
-    positions: dict[str, np.ndarray]
-    network: nn.Module
-    criterion: nn.Module
-    input_shape: tuple[int, int, int]
-    fitted: list[float] | None
-    resume: Path
-
-
-def derived_seed(*numbers: int) -> int:
-    """One seed for torch out of several numbers, such as seed and epoch."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def device_name(device: torch.device) -> str:
