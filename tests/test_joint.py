@@ -245,8 +245,8 @@ def test_data_without_both_truths_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__name": "resnet18"}, "model.name must name a segmenter with task joint"),
-        ({"loss__name": "cross_entropy"}, "loss.name must name a segmentation loss with task joint"),
+        ({"model__name": "resnet18"}, "model.name must be that of a segmenter with task joint"),
+        ({"loss__name": "cross_entropy"}, "loss.name must be that of a segmentation loss with task joint"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(changes, message):
