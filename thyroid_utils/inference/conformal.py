@@ -154,7 +154,7 @@ def _share(held: np.ndarray, codes: np.ndarray) -> Estimate:
     if not len(held):
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
     truth = np.ones(len(held), dtype=int)
-    found = patient_bootstrap_scores(truth, held.astype(float), codes, "accuracy")
+    found = patient_bootstrap_scores(truth, held.astype(float), codes, "accuracy", resamples=1000)
     return found["accuracy"]
 
 
