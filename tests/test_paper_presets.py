@@ -17,7 +17,6 @@ import pytest
 from thyroid_utils.common import paths
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.phantom.cases import phantom_cases
-from thyroid_utils.data.readers.own import read_manifest
 from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.workbook.cli import main
 
@@ -114,11 +113,6 @@ def workplace(tmp_path_factory):
 
 def test_every_papers_file_is_run_here():
     assert set(PRESETS) == {path.stem for path in paths.params_dir().glob("paper_*.yaml")}
-
-
-def test_the_manifest_is_read_as_it_was_written(workplace):
-    cases = read_manifest(workplace / "manifest")
-    assert len(cases) == 24 and cases["mask"].notna().all() and cases["label"].nunique() == 2 and cases["patient"].nunique() == 24
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -515,7 +515,13 @@ def models() -> Entries:
     return {
         **{f"{build.__name__} {name}": lambda pair=(build, name): asked(*pair) for build, name in named},
         "parameter_counts": f.parameter_counts,
-        "sums_that_do_not_add_up": lambda: f.sums_that_do_not_add_up()[["computed", "agrees"]],
+        "sums_that_do_not_add_up": lambda: (
+            pd.concat(f.sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text"))[
+                ["computed", "agrees"]
+            ]
+            .replace({"agrees": {"yes": True, "no": False}})
+            .reset_index(drop=True)
+        ),
     }
 
 

@@ -13,7 +13,6 @@ from scipy.ndimage import map_coordinates
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.table import make_cases
@@ -76,25 +75,6 @@ def comparison():
         config for options in (None, WIDE) for config in comparison_configs(["tiny_segmenter"], [0, 1], common(), options=options)
     ]
     return SegmenterComparison.of([fit_or_load(config) for config in configs])
-
-
-def test_configs_differ_in_what_is_compared_alone():
-    shared = {"task": "segmentation", "loss": {"name": "dice"}, "size": 32}
-    configs = comparison_configs(["unet", "tiny_segmenter"], [3, 4], shared, weights="imagenet", options=WIDE)
-    assert [(config.model.name, config.seed) for config in configs] == [
-        ("unet", 3), ("unet", 4), ("tiny_segmenter", 3), ("tiny_segmenter", 4),
-    ]  # fmt: skip
-    assert {config.loss.name for config in configs} == {"dice"} and configs[2].model.options == {"width": 12}
-    assert {(config.task, config.model.weights) for config in configs} == {("segmentation", "imagenet")}
-    sweep = [("tversky", {"alpha": 0.3, "beta": 0.7}), ("tversky", {"alpha": 0.5, "beta": 0.5}), ("bce", {})]
-    found = comparison_configs(["unet"], [0], shared, losses=sweep)
-    assert [(config.loss.name, config.loss.options) for config in found] == sweep
-    mixed = comparison_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
-    assert [config.model.weights for config in mixed] == ["none", "imagenet"]
-    with pytest.raises(ConfigError, match="tiny_segmenter, which is not compared"):
-        comparison_configs(["unet"], [0], shared, options=WIDE)
-    with pytest.raises(ConfigError, match=r"loss\.name must name a segmentation loss"):
-        comparison_configs(["unet"], [0], {"task": "segmentation"})
 
 
 def test_models_with_options_and_losses_have_names_of_their_own(comparison):
@@ -312,13 +292,6 @@ def test_sizes_and_the_smallest(comparison):
     assert one.to_numpy() == pytest.approx(np.mean(own(comparison, "tiny_segmenter", "dice"), axis=0))
 
 
-def test_history_and_runs_are_there_for_figures(comparison):
-    history = comparison.history()
-    assert len(history) == 16 and {"model", "seed", "epoch", "val_dice", "val_iou", "train_loss"} <= set(history)
-    by_run = comparison.by_run(["dice"])
-    assert by_run["seed"].tolist() == [0, 1, 0, 1] and by_run["dice"].between(0, 1).all()
-
-
 def test_images_with_neither_are_left_out_and_counted():
     """Four images of four patients, one of each of the four cases; two seeds that differ on the last."""
     table = pd.DataFrame(
@@ -370,6 +343,8 @@ def test_masks_are_those_that_were_scored(comparison):
 def test_figures_show_what_was_compared(comparison):
     by_image = comparison.by_image(["dice"])
     models = comparison.models
+    assert comparison.by_run(["dice"])["seed"].tolist() == [0, 1, 0, 1] and len(comparison.history()) == 16
+    assert len(plots.captions(comparison)) == 17 and len(loss_ablation.captions(comparison, "tiny")) == 5
     figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == models
     spread = plots.score_spread(by_image, models).axes[0]

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from scipy.stats import t as student
+from scipy.special import expit, stdtrit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
@@ -163,7 +162,7 @@ class ClassifierComparison(ComparedRuns):
         x, y = tables[0].columns[:2]
         curves = np.stack([table[y] for table in tables])
         value = curves.mean(axis=0)
-        reach = student.ppf(0.975, len(curves) - 1) * corrected_error(curves, self._sizes["train"], self._sizes["test"])
+        reach = stdtrit(len(curves) - 1, 0.975) * corrected_error(curves, self._sizes["train"], self._sizes["test"])
         low, high = np.clip(value - reach, 0, 1), np.clip(value + reach, 0, 1)
         return pd.DataFrame({x: tables[0][x], y: value, "low": low, "high": high})
 

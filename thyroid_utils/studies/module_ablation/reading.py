@@ -12,7 +12,7 @@ from torch import nn
 from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.scores.estimates import p_text
 from thyroid_utils.studies.module_ablation.study import SCORE, AblationStudy, GainPower
-from thyroid_utils.studies.module_ablation.tables import TABLES, parameter_counts
+from thyroid_utils.studies.module_ablation.tables import TABLES
 
 _COSTS = {"aspp": ["training_seconds"], "backbone": ["latency_ms"], "method": ["latency_ms"]}  # those that the paper's table has
 _FRONTS = {"parameters": "parameters", "latency_ms": "latency"}
@@ -81,12 +81,6 @@ def power_table(powers: GainPower) -> pd.DataFrame:
     shown["smallest seen here"] = found["smallest"]
     shown["power here, %"] = 100 * found["power"]
     return shown.assign(**{"SD over patients": found["patient_sd"]})
-
-
-def count_table() -> pd.DataFrame:
-    """`parameter_counts` of all tables for a reader."""
-    names = {"parameters": "parameters, M", "mebibytes": "float32, MiB", "share": "× reference", "reported_share": "paper, ×"}
-    return parameter_counts().rename(columns=names)
 
 
 def network_stages(network: nn.Module, size: int = 256) -> pd.DataFrame:

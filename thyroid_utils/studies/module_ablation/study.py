@@ -75,9 +75,9 @@ class AblationStudy:
         """Each table of the paper on these data.
 
         Returns:
-            name of the table → DataFrame, index `row`: `network` (its name beyond this table), `seeds` (number), `parameters`
+            name of the table → DataFrame, index `row`: `network` (its name beyond this table), `parameters`
             (millions), `share` (of the reference's), `training_seconds` (mean over seeds, as measured where each run was
-            trained), `latency_ms` (one image on this CPU), `weights` (what it started from); `iou`, its `Estimate` over patients
+            trained), `latency_ms` (one image on this CPU); `iou`, its `Estimate` over patients
             of the mean over seeds, per image at the image's own resolution; `seed_sd`, the SD over seeds of its mean (NaN for
             one); `difference`, a `Comparison` of row and reference on the images that define the score for both
             (`compare_means`: interval and p-value over patients, both of the mean), None for the reference; `p_holm`, adjusted
@@ -98,12 +98,10 @@ class AblationStudy:
                 cost = costs.loc[network]
                 rows[row.name] = {
                     "network": network,
-                    "seeds": self.seeds,
                     "parameters": cost["parameters"],
                     "share": cost["parameters"] / costs.at[reference, "parameters"],
                     "training_seconds": float(np.mean([run.environment["seconds"] for run in self.whole.runs[network]])),
                     "latency_ms": cost["latency_ms"],
-                    "weights": cost["weights"],
                     SCORE: estimates[network],
                     "seed_sd": float(means.get_group(network).std(ddof=1)),
                     "difference": compared,
@@ -133,7 +131,7 @@ class AblationStudy:
     def networks(self) -> pd.DataFrame:
         """A row a network, with the columns of `results` that do not depend on a reference row."""
         found = pd.concat(self.results.values()).drop_duplicates("network").set_index("network")
-        return found[["parameters", "training_seconds", "latency_ms", "weights", "seeds", SCORE, "seed_sd"]]
+        return found[["parameters", "training_seconds", "latency_ms", SCORE]]
 
     def front(self, cost: str) -> list[str]:
         """Networks that no other beats in both cost ("parameters" or "latency_ms") and score, by rising cost."""

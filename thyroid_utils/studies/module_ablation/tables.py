@@ -164,22 +164,17 @@ def study_configs(
     return configs
 
 
-def parameter_counts() -> pd.DataFrame:
-    """Parameters of the networks of all tables, for colour images and at full width.
-
-    Returns:
-        index (table, row): `parameters` (millions), `mebibytes` (float32), `share` of the table's reference, `reported_share`.
-    """
+def count_table() -> pd.DataFrame:
+    """Parameters of the networks of all tables, for colour images and at full width: index (table, row); millions, mebibytes in
+    float32, and times the table's reference, here and in the paper."""
     rows = {}
     for table in TABLES.values():
         counts = {row.name: count_parameters(row.model, **row.switches) for row in table.rows}
         for row in table.rows:
             count = counts[row.name]
-            size = {"parameters": count / 1e6, "mebibytes": 4 * count / 2**20, "share": count / counts[table.reference]}
-            rows[table.title, row.name] = {**size, "reported_share": row.reported_share}
-    found = pd.DataFrame.from_dict(rows, orient="index")
-    found.index = pd.MultiIndex.from_tuples(rows, names=["table", "row"])
-    return found
+            rows[table.title, row.name] = (count / 1e6, 4 * count / 2**20, count / counts[table.reference], row.reported_share)
+    index = pd.MultiIndex.from_tuples(rows, names=["table", "row"])
+    return pd.DataFrame(list(rows.values()), index, ["parameters, M", "float32, MiB", "× reference", "paper, ×"])
 
 
 @cache
