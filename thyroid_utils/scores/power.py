@@ -210,8 +210,6 @@ def patients_and_seeds_interval(
 
 def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> np.ndarray:
     """Each patient's mean difference of each seed (seeds, patients)."""
-    if rows.ndim != 2:
-        raise ValueError(f"{where}: differences have shape {rows.shape}; expected (n,) or (seeds, n)")
     some = np.where(np.isnan(rows).all(axis=0), np.nan, 0)
     known, codes, count = known_patients(some, patients, where)
     if count < 2:
