@@ -144,7 +144,6 @@ def metrics() -> Entries:
             f.classification_scores(sure > 0.5, 1 - sure),
             f.classification_scores(y, np.full(72, 0.5)),
         ],
-        "confusion_counts": lambda: [f.confusion_counts(y, p), f.confusion_counts(y, q, 0.38), f.confusion_counts(ones, sure)],
         "choose_threshold": lambda: [f.choose_threshold(y, p), f.choose_threshold(y, q), f.choose_threshold(sure > 0.3, sure)],
         "logit": lambda: f.logit([0, 1e-9, 0.2, 0.5, 0.99, 1]),
         "reliability_table": lambda: f.reliability_table(y, p, 6).reset_index(drop=True),

@@ -254,18 +254,6 @@ def checked_names(names: str | Sequence[str], where: str) -> tuple[str, ...]:
     return names
 
 
-def confusion_counts(labels: Sequence[int], probabilities: Sequence[float], threshold: float = 0.5) -> dict[str, int]:
-    """true_positives, false_positives, false_negatives and true_negatives; positive is malignant, at or above the threshold.
-
-    Raises:
-        ValueError: as `classification_scores`, or a threshold that is NaN.
-    """
-    truth, values = checked(labels, probabilities, "confusion_counts")
-    if np.isnan(threshold):
-        raise ValueError("confusion_counts: threshold is NaN; expected a number, such as choose_threshold gives")
-    return dict(zip(COUNTS, Labelled(truth, values, threshold).table.sum(axis=1).astype(int).tolist(), strict=True))
-
-
 def choose_threshold(labels: Sequence[int], probabilities: Sequence[float]) -> float:
     """The threshold with the highest sensitivity + specificity on validation images, to be applied to others unchanged.
 
