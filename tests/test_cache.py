@@ -10,7 +10,7 @@ import time
 import pytest
 
 from thyroid_utils.common import cache, paths
-from thyroid_utils.common.cache import broken_seal, cached, cached_folder, content_key, seal
+from thyroid_utils.common.cache import broken_seal, cached, cached_folder, content_key
 from thyroid_utils.common.errors import DataError
 
 
@@ -150,9 +150,3 @@ def test_a_killed_process_leaves_no_folder_and_two_make_one(tmp_path):
     assert (first.wait(), second.wait(), second.stdout.read()) == (0, 0, "")
     assert (tmp_path / "set" / "a").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".set-")] == []
-
-
-def test_a_seal_keeps_what_it_is_told(tmp_path):
-    (tmp_path / "a").write_text("1")
-    seal(tmp_path, ["a"], run="name")
-    assert json.loads((tmp_path / "complete.json").read_text())["run"] == "name" and broken_seal(tmp_path) is None
