@@ -22,7 +22,6 @@ from thyroid_utils.common.files import atomic_path, write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.batch import Batches, in_order, network_input
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
-from thyroid_utils.training.distributed import fit_on_several
 from thyroid_utils.training.ledger import (
     MAPS,
     MAPS_TENSOR,
@@ -37,12 +36,12 @@ from thyroid_utils.training.ledger import (
     run_lock,
     runs_dir,
 )
-from thyroid_utils.training.loop import device_name, fit_epochs
 from thyroid_utils.training.state import (
     Checkpoint,
     CheckpointDamaged,
     choose_device,
     choose_precision,
+    device_name,
     read_checkpoint,
     repeatable,
 )
@@ -84,6 +83,10 @@ def fit_or_load(config: RunConfig, progress: Progress | None = None, *, wait: bo
 
 
 def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progress | None) -> Run:
+    # With Lightning, for which who only loads finished runs need not wait.
+    from thyroid_utils.training.distributed import fit_on_several
+    from thyroid_utils.training.loop import fit_epochs
+
     device = choose_device(config.training)
     with repeatable(device):
         assembly = assemble(config, data, folder, device)

@@ -29,6 +29,7 @@ from thyroid_utils.training.state import (
     build_optimiser,
     build_schedule,
     choose_precision,
+    device_name,
     step_after_batch,
     step_after_epoch,
     write_checkpoint,
@@ -37,11 +38,6 @@ from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Scores
 
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a GPU, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 class NetworkTraining(pl.LightningModule):

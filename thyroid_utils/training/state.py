@@ -39,6 +39,11 @@ def choose_device(config: TrainingConfig) -> torch.device:
     return torch.device("cuda")
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def choose_precision(precision: str, device: torch.device) -> str:
     """Lightning's name of a precision; "auto" is bf16 on GPUs that have it in hardware and float32 elsewhere."""
     if precision == "auto":

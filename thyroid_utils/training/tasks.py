@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
-from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from thyroid_utils.common.config import ConfigError, RunConfig
@@ -168,6 +167,8 @@ class ClassificationScores:
         return float(self.criterion(torch.cat(self._logits), torch.cat(self._labels)))
 
     def values(self) -> dict[str, float]:
+        from sklearn.metrics import log_loss, roc_auc_score  # a second, which who only reads runs need not wait
+
         labels, found = torch.cat(self._labels).cpu().numpy(), self.columns()
         return {
             "log_loss": float(log_loss(labels, found["probability"], labels=[0, 1])),
