@@ -22,7 +22,7 @@ from thyroid_utils.studies.error_analysis import (
     failure_modes,
     segmenter_errors,
 )
-from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, MODES, hd95_outliers, lost_dice
+from thyroid_utils.studies.error_analysis.mask_errors import MODES, hd95_outliers, lost_dice
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
 
@@ -200,14 +200,6 @@ def test_a_segmenter_that_predicts_nothing_anywhere():
     assert lost_dice(errors.images).at["all", "lost"].value == 1
     outliers = hd95_outliers(comparison, "tiny")
     assert outliers["cause"].tolist() == ["nodule missed"] * 5 and outliers["limit"].isna().all()
-
-
-def test_a_perfect_segmenter_shows_its_least_certain():
-    maps = [certain(block(NODULE), inside) for inside in (0.9, 0.6, 0.8)]
-    errors = segmenter_errors(made_comparison([block(NODULE)] * 3, maps), "tiny", 0.8)
-    assert errors.table.empty and list(errors.shown(2).index) == ["c1", "c2"]
-    assert "makes no error on 3 images" in errors.sentence and failure_modes(errors).table.empty
-    assert set(LOST_PARTS) <= set(errors.images) and (errors.images["wrong_pixels"] == 0).all()
 
 
 def test_a_mode_is_said_to_be_where_it_is_most():

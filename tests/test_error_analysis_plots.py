@@ -228,17 +228,6 @@ def test_nodule_frame_draws_both_maps_on_one_scale(masks):
     assert plots.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
 
 
-def test_a_segmenter_that_finds_nothing_is_drawn(masks):
-    truths, nothing = masks[0] | (np.arange(40) == 20), np.zeros_like(masks[0])
-    missed, false = plots.nodule_frame(nodule_frame_errors(truths, nothing)).axes[:2]
-    assert missed.images[0].get_array().max() == 100 and false.images[0].get_array().max() == 0
-    rows = outlined(truths, nothing)
-    assert max(bars(plots.loss_of_dice({"U-Net": lost_dice(rows)}).axes[0])) == pytest.approx(100)
-    table = subgroup_table(rows["dice"], GROUPS, PATIENTS)
-    assert not table["differs"].any()
-    saved(plots.forest(table, patient_bootstrap(rows["dice"], PATIENTS), "Dice"))
-
-
 def test_risk_coverage_draws_the_curve_and_its_area(called):
     wrong = called.images["wrong"].astype(float)
     curve = risk_coverage(1 - called.images["confidence"], wrong)

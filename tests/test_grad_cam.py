@@ -22,15 +22,8 @@ from thyroid_utils.plots import grad_cam as plots
 from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis import classifier_errors
-from thyroid_utils.studies.grad_cam import MapStudy, study_maps
+from thyroid_utils.studies.grad_cam import MapStudy, faithfulness, study_maps
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
-from thyroid_utils.studies.grad_cam.faithfulness import (
-    area_table,
-    compare_maps,
-    deletion_insertion_curves,
-    randomisation_curve,
-    randomisation_table,
-)
 from thyroid_utils.studies.grad_cam.shape import claim_answer, compare_shapes, highlighted, shape_table, threshold_sweep
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
@@ -115,13 +108,13 @@ def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
 
 def test_what_is_asked_of_a_study_is_asked_of_its_own_images(called, study):
     network, cases = Predictor(called.runs["tiny"][0]).network, list(study.images.index)
-    curve = randomisation_curve(network, lambda other: cam_maps(other, study.inputs, layer=LAYER), [3], cases)
+    curve = faithfulness.randomisation_curve(network, lambda other: cam_maps(other, study.inputs, layer=LAYER), [3], cases)
     found = study.randomisation([3])
-    assert found.equals(randomisation_table(curve, study.patients))
+    assert found.equals(faithfulness.randomisation_table(curve, study.patients))
     assert found["spearman"].iloc[0].value == pytest.approx(1) and found["spearman"].iloc[-1].value < 0.95
-    curves = deletion_insertion_curves(network, study.inputs, study.maps.maps, 1, cases)
+    curves = faithfulness.deletion_insertion_curves(network, study.inputs, study.maps.maps, 1, cases)
     pd.testing.assert_frame_equal(study.deletion(), curves)
-    assert study.areas(curves).equals(area_table(curves, cases, study.patients))
+    assert study.areas(curves).equals(faithfulness.area_table(curves, cases, study.patients))
     regions = shape_table(highlighted(study.maps.maps, 0.3), study.inputs[:, 0], cases)
     pd.testing.assert_frame_equal(study.shapes(0.3), regions)
 
@@ -130,7 +123,7 @@ def test_a_network_agrees_with_itself_and_not_with_another(called, study):
     noise = fit_or_load(tiny_config(data__permute_labels=1, seed=5))
     table = study.likeness({"itself": called.runs["tiny"][0], "noise": noise})
     assert [found.value for found in table.loc["itself", ["spearman", "ssim"]]] == pytest.approx([1, 1])
-    expected = compare_maps(study.maps.maps, study.maps_of(Predictor(noise).network).maps)
+    expected = faithfulness.compare_maps(study.maps.maps, study.maps_of(Predictor(noise).network).maps)
     assert table.loc["noise", "spearman"].value == pytest.approx(expected["spearman"].mean())
     assert expected["spearman"].mean() < 0.95
     assert table.loc["noise", "images"] == (~expected["blank"]).sum()

@@ -7,6 +7,7 @@ import copy
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -20,15 +21,6 @@ from thyroid_utils.models.networks import build_classifier, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.grad_cam import faithfulness
-from thyroid_utils.studies.grad_cam.faithfulness import (
-    area_table,
-    compare_maps,
-    deletion_insertion_curves,
-    randomisation_curve,
-    randomisation_table,
-    randomised,
-    stages,
-)
 
 
 class Corner(nn.Module):
@@ -68,18 +60,8 @@ def all_gray(monkeypatch):
     monkeypatch.setattr(faithfulness, "_STEPS", 16)
 
 
-def test_the_right_map_is_faithful_and_the_wrong_one_is_not(all_gray):
-    maps = np.stack([CORNER, np.roll(CORNER, (8, 8), axis=(0, 1))])
-    cases = ["right", "wrong"]
-    curves = deletion_insertion_curves(Corner(), np.repeat(PICTURE, 2, axis=0), maps, 1, cases)
-    right, wrong = (area_table(curves[curves["image"] == case], [case], ["p"])["map − middle"] for case in cases)
-    assert right["deletion"].first < 0.15 < 0.5 < wrong["deletion"].first
-    assert right["insertion"].first > 0.9 > 0.75 > wrong["insertion"].first
-    assert right["deletion"].second == pytest.approx(wrong["deletion"].second, abs=0.05)
-
-
 def test_the_curve_by_hand(all_gray):
-    curves = deletion_insertion_curves(Corner(), PICTURE, CORNER[None], 1, ["a"])
+    curves = faithfulness.deletion_insertion_curves(Corner(), PICTURE, CORNER[None], 1, ["a"])
     gray = curves.loc[(curves["direction"] == "deletion") & (curves["order"] == "map"), "probability"].to_numpy()
     outside = gray[-1]
     assert gray[0] == pytest.approx(sigmoid(4))
@@ -87,7 +69,7 @@ def test_the_curve_by_hand(all_gray):
     inserted = curves[(curves["direction"] == "insertion") & (curves["order"] == "map")]["probability"].to_numpy()
     assert inserted[0] == pytest.approx(outside, abs=1e-6)
     np.testing.assert_allclose(inserted[1:], sigmoid(4), atol=1e-6)
-    areas = area_table(curves, ["a"], ["p"])["map − middle"]
+    areas = faithfulness.area_table(curves, ["a"], ["p"])["map − middle"]
     assert areas["deletion"].first == pytest.approx(outside + (sigmoid(4) - outside) / 32, abs=1e-6)
     assert areas["insertion"].first == pytest.approx(sigmoid(4) - (sigmoid(4) - outside) / 32, abs=1e-6)
     shares = curves.groupby(["direction", "order"])["share"].agg(["min", "max", "size"])
@@ -97,15 +79,14 @@ def test_the_curve_by_hand(all_gray):
 def test_equal_values_fall_at_random_and_a_blank_map_has_no_curve():
     inputs, flat = np.repeat(PICTURE, 3, axis=0), np.ones((3, SIDE, SIDE))
     flat[1] = 0
-    curves = deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
-    assert set(curves["image"]) == {"a", "c"} and curves.equals(
-        deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
-    )
+    curves = faithfulness.deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
+    assert set(curves["image"]) == {"a", "c"}
+    assert curves.equals(faithfulness.deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"]))
     of_map = curves[(curves["order"] == "map") & (curves["direction"] == "deletion")].pivot(columns="image", index="share")
     assert (of_map["probability"]["a"] != of_map["probability"]["c"]).any(), "each image has a draw of its own"
-    assert area_table(curves, ["a", "b", "c"], ["p", "q", "r"]).at["deletion", "map − middle"].images == 2
-    nothing = deletion_insertion_curves(Corner(), PICTURE, flat[1:2], 1, ["b"])
-    assert nothing.empty and area_table(nothing, ["b"], ["p"]).at["deletion", "map − middle"].images == 0
+    assert faithfulness.area_table(curves, ["a", "b", "c"], ["p", "q", "r"]).at["deletion", "map − middle"].images == 2
+    nothing = faithfulness.deletion_insertion_curves(Corner(), PICTURE, flat[1:2], 1, ["b"])
+    assert nothing.empty and faithfulness.area_table(nothing, ["b"], ["p"]).at["deletion", "map − middle"].images == 0
 
 
 def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image():
@@ -115,7 +96,9 @@ def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image():
     with torch.no_grad():
         network.network[8].bias -= network(torch.from_numpy(inputs)).median()
         probability = torch.sigmoid(network(torch.from_numpy(inputs)))
-    curves = deletion_insertion_curves(network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule", ["a"])
+    curves = faithfulness.deletion_insertion_curves(
+        network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule", ["a"]
+    )
     whole = curves[(curves["direction"] == "deletion") & (curves["share"] == 0)]["probability"]
     np.testing.assert_allclose(whole, float(probability[probability >= 0.5].mean()), rtol=1e-5)
 
@@ -135,7 +118,7 @@ def pictures(count: int = 3, side: int = 32) -> np.ndarray:
 
 
 def names(network: nn.Module) -> list[str]:
-    return [name for name, _ in stages(network)]
+    return [name for name, _ in faithfulness.stages(network)]
 
 
 def few(monkeypatch, most: int) -> None:
@@ -145,7 +128,13 @@ def few(monkeypatch, most: int) -> None:
 def test_stages_of_the_tiny_network_by_hand(monkeypatch):
     network = build_classifier("tiny")
     assert names(network) == ["0", "1", "3", "4", "9"]
-    assert stages(network)[1][1] == ("1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
+    assert faithfulness.stages(network)[1][1] == (
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    )
     few(monkeypatch, 3)
     assert names(network) == ["0", "3", "9"]
 
@@ -163,7 +152,7 @@ def test_stages_of_the_tiny_network_by_hand(monkeypatch):
 )
 def test_stages_hold_every_value_once_in_the_order_of_use(build, name, first, last):
     network = build(name)
-    found = stages(network)
+    found = faithfulness.stages(network)
     held = [key for _, keys in found for key in keys]
     assert sorted(held) == sorted(network.network.state_dict()) and len(held) == len(set(held))
     assert found[0][0] == first and found[-1][0] == last and 5 <= len(found) <= 8
@@ -181,8 +170,8 @@ def test_a_unet_is_made_random_from_its_head_back_to_its_encoder(monkeypatch):
 def test_the_cascade_changes_a_copy_stage_by_stage_and_never_the_callers_network(build, name):
     network = trained(build, name)
     before, generator = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    groups, changed = stages(network), set()
-    for (stage, other), (expected, keys) in zip(randomised(network, seed=7), reversed(groups), strict=True):
+    groups, changed = faithfulness.stages(network), set()
+    for (stage, other), (expected, keys) in zip(faithfulness.randomised(network, seed=7), reversed(groups), strict=True):
         changed |= {f"network.{key}" for key in keys}
         assert stage == expected and other is not network and not other.training
         for key, value in other.state_dict().items():
@@ -201,7 +190,7 @@ def test_similarity_by_hand():
     constant = np.full((8, 8), 0.5)
     first = np.stack([one, one, one, one, constant])
     second = np.stack([one, 1 - one, other, np.zeros((8, 8)), one])
-    found = compare_maps(first, second)
+    found = faithfulness.compare_maps(first, second)
     assert found["spearman"][0] == pytest.approx(1) and found["ssim"][0] == pytest.approx(1)
     assert found["spearman"][1] == pytest.approx(-1) and found["ssim"][1] < 0
     assert found["spearman"][2] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
@@ -217,44 +206,45 @@ def test_the_curve_begins_at_one_and_follows_the_cascade(monkeypatch):
     def make_maps(other):
         return cam_maps(other, inputs, method="layer_cam")
 
-    curve = randomisation_curve(network, make_maps, (1, 2), ["a", "b"])
+    curve = faithfulness.randomisation_curve(network, make_maps, (1, 2), ["a", "b"])
     assert len(curve) == 2 * 4 * 2
     assert curve.loc[curve["position"] == 0, ["spearman", "ssim"]].to_numpy() == pytest.approx(1)
     per_stage = curve[curve["seed"] == 2].drop_duplicates("position")["stage"].tolist()
     assert per_stage == ["as trained", *reversed(names(network))]
-    last = make_maps([other for _, other in randomised(network, 2)][-1]).maps
-    expected = compare_maps(make_maps(network).maps, last)
+    last = make_maps([other for _, other in faithfulness.randomised(network, 2)][-1]).maps
+    expected = faithfulness.compare_maps(make_maps(network).maps, last)
     found = curve[(curve["seed"] == 2) & (curve["position"] == 3)]
     np.testing.assert_allclose(found["spearman"], expected["spearman"], equal_nan=True)
     assert not np.allclose(found["spearman"], 1)
-    table = randomisation_table(curve, ["p", "q"])
+    table = faithfulness.randomisation_table(curve, ["p", "q"])
     assert list(table.index) == per_stage and (table["maps"] == 4).all()
     means = curve[curve["position"] == 2].groupby("image")["ssim"].mean()
     assert table.iloc[2]["ssim"].value == pytest.approx(patient_bootstrap(means.to_numpy(), ["p", "q"]).value)
+
+
+def likeness(network, inputs, seeds=(0,), **settings) -> pd.DataFrame:
+    """The cascade of a network by the maps of some images, each of a patient of its own."""
+    names = list(range(len(inputs)))
+    return faithfulness.randomisation_curve(network, lambda other: cam_maps(other, inputs, **settings), seeds, names)
 
 
 def test_a_map_that_shows_only_the_picture_survives_and_one_that_shows_the_network_does_not(monkeypatch):
     """Eigen-CAM of a fixed first layer beside Grad-CAM: only the head is random, which Eigen-CAM does not know."""
     few(monkeypatch, 2)
     network, inputs = build_classifier("tiny"), pictures(4, 48)
-    curve = {
-        method: randomisation_curve(network, lambda other, method=method: cam_maps(other, inputs, method=method), range(4),
-                                    list("abcd")).query("position == 1")
-        for method in ("eigen_cam", "grad_cam")
-    }  # fmt: skip
-    assert curve["eigen_cam"]["spearman"].to_numpy() == pytest.approx(1)
-    assert curve["grad_cam"]["spearman"].mean() < 0.9
+    picture, learnt = (
+        likeness(network, inputs, range(4), method=method).query("position == 1") for method in ("eigen_cam", "grad_cam")
+    )
+    assert picture["spearman"].to_numpy() == pytest.approx(1) and learnt["spearman"].mean() < 0.9
 
 
 def test_blank_maps_are_counted_and_a_segmenter_that_calls_nothing_has_a_curve(monkeypatch):
     few(monkeypatch, 2)
-    network, inputs = build_classifier("tiny"), pictures(2)
+    network, drawing = build_classifier("tiny"), build_segmenter("tiny_segmenter")
     with torch.no_grad():
         network.network[9].weight.zero_()
-    table = randomisation_table(randomisation_curve(network, lambda other: cam_maps(other, inputs), (0,), ["a", "b"]), ["p", "q"])
+        drawing.network[8].bias.fill_(-100)
+    table = faithfulness.randomisation_table(likeness(network, pictures(2)), ["p", "q"])
     assert (table["blank"] == 2).all() and all(np.isnan(value.value) for value in table["spearman"])
-    network = build_segmenter("tiny_segmenter")
-    with torch.no_grad():
-        network.network[8].bias.fill_(-100)
-    curve = randomisation_curve(network, lambda other: cam_maps(other, inputs), (0,), ["a", "b"])
+    curve = likeness(drawing, pictures(2))
     assert len(curve) == 6 and curve["spearman"].between(-1, 1 + 1e-9).all()

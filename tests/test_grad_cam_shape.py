@@ -54,13 +54,6 @@ def test_a_disc(radius):
     assert found["solidity"] > 0.9 and found["status"] == "measured" and found["parts"] == 1 and not found["at_edge"]
 
 
-def test_circularity_hardly_depends_on_the_size_of_a_disc():
-    """That of skimage's other perimeter falls from 1.3 to 0.9 on such discs."""
-    found = [region_shape(ellipse(radius, radius, centre=63.5 + shift))["circularity"]
-             for radius in (4, 5, 8, 12, 20, 30, 50) for shift in (0, 0.2, 0.5)]  # fmt: skip
-    assert max(found) - min(found) < 0.2 and min(found) > 0.88 and max(found) < 1.12
-
-
 @pytest.mark.parametrize("angle", [0, 30, 45, 90])
 @pytest.mark.parametrize(("long", "short"), [(50, 25), (24, 8)])
 def test_an_ellipse(long, short, angle):
@@ -86,21 +79,6 @@ def test_a_square_and_upright_and_lying_rectangles():
     # Second moments of n pixels in a row: (n² − 1) / 12, and 1 / 12 more in skimage, which gives each pixel its own extent.
     assert tall["eccentricity"] == wide["eccentricity"] == pytest.approx(np.sqrt(1 - 10**2 / 40**2), abs=1e-3)
     assert tall["circularity"] < square["circularity"]
-
-
-def test_a_corner_of_three_squares_is_less_solid_than_its_hull():
-    region = rectangle(40, 40)
-    region[20:40, 50:70] = False
-    # The hull cuts the corner: three squares of 20 × 20 and half of one. It runs along pixel edges, which adds half a row or two.
-    assert region_shape(region)["solidity"] == pytest.approx(1200 / 1400, abs=0.02)
-
-
-def test_shape_does_not_depend_on_place_and_hardly_on_resolution():
-    here, there = region_shape(rectangle(20, 10)), region_shape(rectangle(20, 10, top=60, left=80))
-    assert here == there
-    coarse, fine = region_shape(ellipse(12, 8, side=64, centre=31.5)), region_shape(ellipse(48, 32, side=256, centre=127.5))
-    for name in set(FEATURES) - {"entropy"}:
-        assert coarse[name] == pytest.approx(fine[name], rel=0.06), name
 
 
 def test_the_largest_part_is_measured_and_parts_are_counted():
@@ -233,23 +211,24 @@ def test_blank_maps_and_specks_are_counted_and_left_out():
 
 
 @pytest.mark.parametrize(
-    ("p_values", "holds", "said"),
+    ("p_values", "said"),
     [
-        (([0.2, 0.6, 0.9], [0.5, 0.6, 0.9]), False, ["holds for no feature at any of 2 thresholds", "not found here"]),
+        (
+            ([0.2, 0.6, 0.9], [0.5, 0.6, 0.9]),
+            "holds for no feature at any of 2 thresholds, even without adjustment: the claim is",
+        ),
         (
             ([0.03, 0.6, 0.9], [0.5, 0.6, 0.9]),
-            False,
-            ["(0.3; from 0.5 on no longer)", "does not survive that several features were tried"],
+            "(0.3; from 0.5 on no longer), and at none after Holm over the features: the claim",
         ),
+        (([0.01, 0.6, 0.9], [0.5, 0.012, 0.9]), "(0.3, 0.5; up to the highest tried; most often by"),
         (
-            ([0.01, 0.6, 0.9], [0.5, 0.012, 0.9]),
-            False,
-            ["(0.3, 0.5; up to the highest tried; most often by", "all thresholds it does not survive."],
+            ([0.001, 0.6, 0.9], [0.5, 0.6, 0.9]),
+            "(0.3; from 0.5 on no longer; most often by area). Adjusted for all features at all",
         ),
-        (([0.001, 0.6, 0.9], [0.5, 0.6, 0.9]), True, ["(0.3; from 0.5 on no longer; most often by area)", "it survives."]),
     ],
 )
-def test_an_unadjusted_claim_is_told_from_an_adjusted_one(p_values, holds, said):
+def test_an_unadjusted_claim_is_told_from_an_adjusted_one(p_values, said):
     counts = {"left_out": 0, "at_edge": 0.0, "detectable": 1.4, "benign_patients": 9, "malignant_patients": 8}
     features = ["area", "solidity", "perimeter"]
     tables = [
@@ -258,7 +237,9 @@ def test_an_unadjusted_claim_is_told_from_an_adjusted_one(p_values, holds, said)
     ]
     table = pd.concat(tables, ignore_index=True)
     answer = claim_answer(table.assign(p_sweep=holm(table["p"])))
-    assert answer.sweep_holds == holds and all(part in answer.text for part in said)
+    holds = min(min(values) for values in p_values) < 0.05 / 6
+    assert answer.sweep_holds == holds and said in answer.text
+    assert ("it does not survive" in answer.text, "it survives" in answer.text) == ("up to the highest" in said, holds)
     assert "a single test finds no effect, however large, with a power of 80 %" in answer.text
 
 
