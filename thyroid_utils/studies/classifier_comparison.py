@@ -27,7 +27,7 @@ class ClassifierComparison(ComparedRuns):
     """Runs of classifiers by model or loss, on one split or on random subsets. Thresholds and temperatures come from validation;
     test is only ever scored."""
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "joint")
     score: ClassVar[str] = "auc"
 
     def class_sizes(self) -> pd.DataFrame:

@@ -133,7 +133,7 @@ class ComparedRuns:
 
     runs: dict[str, list[Run]]
 
-    task: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
     score: ClassVar[str]  # by which validation chooses
 
     @classmethod
@@ -144,8 +144,8 @@ class ComparedRuns:
             DataError: no runs, runs of another task, models without the same seeds and splits, or runs of one model that differ
                 in more than these.
         """
-        if not runs or any(run.config.task != cls.task for run in runs):
-            raise DataError(f"comparison: needs one or more runs, all of task {cls.task}")
+        if not runs or any(run.config.task not in cls.tasks for run in runs):
+            raise DataError(f"comparison: needs one or more runs, all of task {' or '.join(cls.tasks)}")
         grouped: dict[str, list[Run]] = {}
         for run in runs:
             grouped.setdefault(getattr(run.config, key).label, []).append(run)

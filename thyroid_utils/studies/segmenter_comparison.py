@@ -43,7 +43,7 @@ class SegmenterComparison(ComparedRuns):
 
     root: str | Path | None = None
 
-    task: ClassVar[str] = "segmentation"
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     score: ClassVar[str] = "dice"
 
     @classmethod
