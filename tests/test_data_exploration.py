@@ -81,6 +81,7 @@ def test_count_bars_are_the_counts(cases):
 
 def test_tirads_and_split_bars_count_every_image_once(cases):
     assert sum(bar_lengths(plots.tirads(cases).axes[0])) == len(cases)
+    assert plots.tirads(cases.drop(columns="tirads")) is None
     split = split_cases(cases, (0.5, 0.5), require_classes=False)
     images, patients = plots.split_bars(split).axes
     assert sum(bar_lengths(images)) == len(cases) and sum(bar_lengths(patients)) == cases["patient"].nunique()
