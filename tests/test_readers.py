@@ -180,6 +180,7 @@ def test_tnscui_by_its_one_table_and_letters_not_bytes(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "José 1.png") for form in ("NFC", "NFD"))
     images(tmp_path / "image", decomposed)
     masks(tmp_path / "mask", composed)
+    assert "0 CSV files" in refusal("tnscui", tmp_path)
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text(f"ID,CATE\n{composed},1\n", encoding="utf-8")
     assert "2 CSV files" in refusal("tnscui", tmp_path)

@@ -34,6 +34,7 @@ from thyroid_utils.workbook.predict import (
     BURNED_IN,
     COLOUR,
     LITTLE_RANGE,
+    NOT_SQUARE,
     SCALES_DIFFER,
     Source,
     anonymous,
@@ -248,6 +249,8 @@ def test_the_option_gives_no_scale_to_a_file_of_several(tmp_path):
     same = write_dicom(tmp_path / "same.dcm", SMALL, regions=[region(0.005, 0.005), region(0.005, 0.005)])
     assert noted(same) == ((0.05, 0.05), [])
     assert noted(write_dicom(tmp_path / "none.dcm", SMALL)) == (0.5, [])
+    oblong = write_dicom(tmp_path / "oblong.dcm", SMALL, more=[(0x28, 0x34, "IS", "2\\1")])
+    assert noted(oblong)[1] == [NOT_SQUARE]
 
 
 def test_colour_doppler_is_told_by_the_header_or_by_the_frame(tmp_path):

@@ -82,13 +82,12 @@ class PublishedSet:
 
     def table(self, folder: Path) -> Path:
         """The one CSV file of a folder; `labels.csv` or `train.csv` where there are several."""
-        tables = [path for path in entries(folder) if path.suffix.lower() == ".csv"]
-        named = [path for path in tables if path.name.lower() in ("labels.csv", "train.csv")]
-        if len(tables) == 1 or len(named) == 1:
-            return (named or tables)[0]
-        if not tables:
-            raise self.missing(folder, self.expected)
-        raise DataError(f"{self.name}: {len(tables)} CSV files in {folder} ({first_few(p.name for p in tables)}); keep one")
+        tables = {path.name.lower(): path for path in entries(folder) if path.suffix.lower() == ".csv"}
+        named = [path for name, path in tables.items() if name in ("labels.csv", "train.csv")] or [*tables.values()]
+        if len(named) != 1:
+            shown = f" ({first_few(path.name for path in named)})" if named else ""
+            raise DataError(f"{self.name}: {len(named)} CSV files in {folder}{shown}, expected {self.expected}; keep one")
+        return named[0]
 
 
 DDTI = PublishedSet(
