@@ -221,3 +221,11 @@ def test_nothing_that_varies_and_everything_that_differs():
     assert randomisation_test(Mean(np.ones(24)), inside, known, codes, 99) == (1.0, "")
     assert randomisation_test(Mean(inside.astype(float)), inside, known, codes, 99) == (0.01, "")
     assert randomisation_test(Area(inside, np.ones(24)), inside, known, codes, 99)[1] == "the score is undefined on one side"
+
+
+def test_a_patient_in_both_parts_has_its_own_images_shuffled():
+    """The one patient with malignant images keeps one inside, which is benign in a third of the deals: no area then."""
+    codes, truth = np.array([0, 0, 0, *range(1, 11)]), np.arange(13) < 2
+    inside = np.array([True, False, False, *[True] * 5, *[False] * 5])
+    p, why = randomisation_test(Area(truth, np.arange(13) % 5), inside, np.ones(13, bool), codes, 200)
+    assert np.isnan(p) and why.startswith("the score is undefined in 3")
