@@ -67,12 +67,13 @@ def project(temporary: pytest.TempPathFactory, seeds: list[int], epochs: int = 4
         torch.set_num_threads(1)
         training = {"batch_size": 8, "device": "cpu", "epochs": epochs}
         common = {"size": 64, "optimiser": {"learning_rate": 0.02}, "training": training, "split": {"ratios": (0.5, 0.25, 0.25)}}
+        tiny = {"name": "tiny", "options": {"dropout": 0.0}}
+        outlining = {**common, "loss": {"name": "bce_dice"}, "preprocessing": STEPS}
         configs = variant_configs(
-            common,
             seeds,
-            classifier={"model": {"name": "tiny", "options": {"dropout": 0.0}}, "preprocessing": [*STEPS, "three_channels"]},
-            segmenter={"model": {"name": "tiny_segmenter"}, "loss": {"name": "bce_dice"}, "preprocessing": STEPS},
-            joint={"model": {"name": "tiny_joint"}},
+            {**common, "task": "classification", "model": tiny, "preprocessing": [*STEPS, "three_channels"]},
+            {**outlining, "task": "segmentation", "model": {"name": "tiny_segmenter"}},
+            {**outlining, "task": "joint", "model": {"name": "tiny_joint"}},
         )
         yield {role: [fit_or_load(config) for config in several] for role, several in configs.items()}
         torch.set_num_threads(threads)

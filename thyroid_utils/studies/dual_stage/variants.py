@@ -63,9 +63,7 @@ def with_crop(spec: str | Sequence, margin: float = 0.2) -> list:
 
 
 def variant_configs(
-    common: Mapping[str, Any],
     seeds: Sequence[int],
-    *,
     classifier: Mapping[str, Any],
     segmenter: Mapping[str, Any],
     joint: Mapping[str, Any] | None = None,
@@ -74,27 +72,18 @@ def variant_configs(
     """The runs that the variants need, one a seed.
 
     Args:
-        common: fields of `RunConfig` that all share, such as data and split. Each image of the data should have a label and a
-            mask: a classifier leaves out images without a label and a segmenter those without a mask, so that their splits
-            differ otherwise, and few test images are common to all.
         seeds: of the training.
-        classifier, segmenter: fields of theirs beside these, such as model, loss, training.
-        joint: fields of the joint network, whose others are the segmenter's; None leaves it out.
+        classifier, segmenter, joint: fields of `RunConfig` but the seed, with one data set and one split for all; joint None
+            leaves that network out. Each image should have a label and a mask: a classifier leaves out images without a label
+            and a segmenter those without a mask, so that their splits differ otherwise, and few test images are common to all.
         margin: of the crops, as for `with_crop`.
 
     Returns:
         "frame", "crop", "segmenter" and, where wanted, "joint" → configs in the order of the seeds.
     """
-    frame = {**common, **classifier, "task": "classification"}
-    cropped = with_crop(frame.get("preprocessing", RunConfig.model_fields["preprocessing"].default), margin)
-    wanted = {
-        "frame": frame,
-        "crop": {**frame, "preprocessing": cropped},
-        "segmenter": {**common, **segmenter, "task": "segmentation"},
-    }
-    if joint is not None:
-        wanted["joint"] = {**common, **segmenter, **joint, "task": "joint"}
-    return {role: [RunConfig(**{**fields, "seed": seed}) for seed in seeds] for role, fields in wanted.items()}
+    cropped = with_crop(classifier.get("preprocessing", RunConfig.model_fields["preprocessing"].default), margin)
+    wanted = {"frame": classifier, "crop": {**classifier, "preprocessing": cropped}, "segmenter": segmenter, "joint": joint}
+    return {role: [RunConfig(**{**fields, "seed": seed}) for seed in seeds] for role, fields in wanted.items() if fields}
 
 
 @dataclass(frozen=True)
