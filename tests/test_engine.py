@@ -51,18 +51,18 @@ def name_of(config: RunConfig) -> str:
     return run_hash(config, data.fingerprint, data.split_hash)
 
 
-class Ticks(list):
-    """A progress callback that remembers."""
+@pytest.fixture
+def ticks(monkeypatch) -> list[tuple[int, int]]:
+    """What the bar of runs is told."""
+    told = []
+    monkeypatch.setattr(engine, "progress_bar", lambda *_, **__: lambda *numbers: told.append(numbers))
+    return told
 
-    def __call__(self, done: int, total: int) -> None:
-        self.append((done, total))
 
-
-def test_runs_come_in_the_order_of_the_configs_and_equal_ones_are_trained_once(monkeypatch):
+def test_runs_come_in_the_order_of_the_configs_and_equal_ones_are_trained_once(ticks, monkeypatch):
     two, one = seeds(2, 1)
     anywhere = two.model_copy(update={"training": two.training.model_copy(update={"device": "auto"})})  # where is not what
-    ticks = Ticks()
-    runs = run_all([two, one, anywhere], progress=ticks)
+    runs = run_all([two, one, anywhere])
     assert [run.config.seed for run in runs] == [2, 1, 2] and runs[0] is runs[2]
     assert ticks == [(1, 2), (2, 2)] and list_runs()["state"].tolist() == ["finished"] * 2
     assert runs[1].name == fit_or_load(one).name
@@ -123,11 +123,10 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message):
         run_all(seeds(1), **arguments)
 
 
-def test_a_failed_run_does_not_stop_the_others():
+def test_a_failed_run_does_not_stop_the_others(ticks):
     first, last = seeds(1, 3)
-    ticks = Ticks()
     with pytest.raises(RunsFailed, match=r"1 failed, 2 of 3 are finished: tiny, seed 2: TrainingError: tiny: the loss") as raised:
-        run_all([first, diverging(2), last], progress=ticks)
+        run_all([first, diverging(2), last])
     assert [run and run.config.seed for run in raised.value.runs] == [1, None, 3]
     (failure,) = raised.value.failures
     assert failure.config.seed == 2 and "TrainingError" in failure.trace
@@ -135,7 +134,7 @@ def test_a_failed_run_does_not_stop_the_others():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_run_that_another_process_trains_is_left_for_the_end(name, scheduler):
+def test_a_run_that_another_process_trains_is_left_for_the_end(name, scheduler, monkeypatch):
     first, second = seeds(1, 2)
     held, let_go = threading.Event(), threading.Event()
 
@@ -153,8 +152,9 @@ def test_a_run_that_another_process_trains_is_left_for_the_end(name, scheduler):
         finished.append(list(list_runs().query("state == 'finished'")["seed"]))
         let_go.set()
 
+    monkeypatch.setattr(engine, "progress_bar", lambda *_, **__: progress)
     try:
-        runs = run_all([first, second], name, scheduler if name == "dask" else None, progress)
+        runs = run_all([first, second], name, scheduler if name == "dask" else None)
     finally:
         let_go.set()
         other.join()
@@ -315,16 +315,16 @@ def small_config(seed: int) -> RunConfig:
     )
 
 
-def test_a_killed_worker_loses_nothing_and_changes_nothing(tmp_path, monkeypatch):
+def test_a_killed_worker_loses_nothing_and_changes_nothing(ticks, tmp_path, monkeypatch):
     configs = [small_config(seed) for seed in (1, 2, 3)]
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "serial"))
     expected = run_all(configs)
+    ticks.clear()
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "dask"))
     killer = Killer(tmp_path / "dask")
     killer.start()
-    ticks = Ticks()
     try:
-        runs = run_all(configs, "dask", progress=ticks, workers=2)
+        runs = run_all(configs, "dask", workers=2)
     finally:
         killer.over.set()
         killer.join()

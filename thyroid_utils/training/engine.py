@@ -66,7 +66,6 @@ def run_all(
     configs: Iterable[RunConfig],
     engine: str = "serial",
     address: str | None = None,
-    progress: Progress | None = None,
     workers: int | None = None,
     threads: int | None = None,
 ) -> list[Run]:
@@ -82,7 +81,6 @@ def run_all(
             `if __name__ == "__main__":`, as its workers are started from it.
         address: with "dask": of a scheduler whose workers see the same folders, such as tcp://HOST:8786. None starts workers on
             this machine, which nobody else can reach, and ends them.
-        progress: called with (runs done, runs in all); None draws a bar in a terminal.
         workers: how many to start; None takes one a GPU (one for `training.devices` GPUs), without GPUs as many as have
             cores for their threads.
         threads: of PyTorch in a run; None takes `torch.get_num_threads()` of this process, on workers that share GPUs no
@@ -104,9 +102,7 @@ def run_all(
     names = _names(configs)
     wanted = dict(zip(names, configs, strict=True))
     outcomes: dict[str, Run | Failure] = {}
-    # A caller who draws a bar of its own wants no second one below it.
-    within = None if progress is None else lambda done, total: None
-    progress = progress_bar("Runs", lines=False) if progress is None else progress
+    progress = progress_bar("Runs", lines=False)
 
     def done(name: str, outcome: Run | Failure, loaded: bool = False) -> None:
         outcomes[name] = outcome
@@ -120,7 +116,7 @@ def run_all(
     missing = {name: config for name, config in wanted.items() if name not in outcomes}
     _check(configs, missing, here=address is None)
     if missing:
-        chosen = _serial(threads, within) if engine == "serial" else _dask(missing, address, workers, threads)
+        chosen = _serial(threads) if engine == "serial" else _dask(missing, address, workers, threads)
         with chosen as train:
             for wait in (False, True):
                 left = {name: config for name, config in missing.items() if name not in outcomes}
@@ -194,7 +190,7 @@ def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) 
                 network.check_size(size, size)
 
 
-def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | None) -> Run | Failure | None:
+def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | None = None) -> Run | Failure | None:
     """The run, why there is none, or None where another process is training it."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -209,10 +205,10 @@ def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | N
 
 
 @contextmanager
-def _serial(threads: int | None, progress: Progress | None) -> Iterator[Train]:
+def _serial(threads: int | None) -> Iterator[Train]:
     def train(missing: dict[str, RunConfig], wait: bool) -> Iterator[tuple[str, Run | Failure | None]]:
         for name, config in missing.items():
-            yield name, _attempt(config, wait, threads or torch.get_num_threads(), progress)
+            yield name, _attempt(config, wait, threads or torch.get_num_threads())
 
     yield train
 
