@@ -8,10 +8,9 @@ import pytest
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP as TheirASPP
 from segmentation_project import segmentation_config
-from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention, convolution
+from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.weights import WeightsError
 from thyroid_utils.studies.module_ablation.reading import network_stages
@@ -65,21 +64,6 @@ def test_parameters_of_each_switch_by_hand():
     ordinary, separable = sum(9 * i * o for i, o in fusions), sum(9 * i + i * o for i, o in fusions)
     assert count(separable_decoder=False) - count() == ordinary - separable
     assert count(**PLAIN) == count(**PLAIN, separable_decoder=False), "the stock decoder's are ordinary anyway"
-
-
-@pytest.mark.parametrize(("size", "inputs", "outputs"), [(3, 320, 256), (3, 16, 3), (5, 12, 7)])
-def test_a_separable_convolution_has_the_share_that_figure_3_should_say(size, inputs, outputs):
-    def kernels(separable: bool) -> int:
-        return sum(parameter_count(part) for part in convolution(inputs, outputs, size, separable) if isinstance(part, nn.Conv2d))
-
-    assert kernels(True) / kernels(False) == pytest.approx(1 / outputs + 1 / size**2)
-
-
-def test_dilation_is_the_published_one_and_keeps_the_size():
-    network = on_meta().network
-    convolutions = [part for part in network.context.modules() if isinstance(part, nn.Conv2d)]
-    assert [part.dilation[0] for part in convolutions if part.dilation[0] > 1] == [6, 12, 18]
-    assert network.context.aspp(torch.zeros(2, 320, 5, 7, device="meta")).shape == (2, 256, 5, 7)
 
 
 @pytest.mark.parametrize("separable", [False, True])

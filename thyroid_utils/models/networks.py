@@ -262,13 +262,7 @@ def build_segmenter(
 
 
 def build_joint(
-    name: str,
-    *,
-    in_channels: int = 3,
-    classes: int = 1,
-    weights: str | Path = "none",
-    head_dropout: float = 0.2,
-    **options: Any,
+    name: str, *, in_channels: int = 3, classes: int = 1, weights: str | Path = "none", head_dropout: float = 0.2, **options: Any
 ) -> JointNetwork:
     """A segmenter with a class head on its encoder's deepest map.
 

@@ -129,11 +129,7 @@ class PretrainedResidualUNet(nn.Module):
     multiple = 32
 
     def __init__(
-        self,
-        in_channels: int = 3,
-        classes: int = 1,
-        pretrained: bool = False,
-        widths: Sequence[int] = (256, 128, 64, 32, 16),
+        self, in_channels: int = 3, classes: int = 1, pretrained: bool = False, widths: Sequence[int] = (256, 128, 64, 32, 16)
     ):
         super().__init__()
         from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import

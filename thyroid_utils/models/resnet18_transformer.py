@@ -32,13 +32,7 @@ class ResNet18Transformer(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        classes: int,
-        pretrained: bool = False,
-        layers: int = 2,
-        heads: int = 8,
-        dropout: float = 0.1,
+        self, in_channels: int, classes: int, pretrained: bool = False, layers: int = 2, heads: int = 8, dropout: float = 0.1
     ):
         super().__init__()
         parts = OrderedDict(resnet18().named_children())

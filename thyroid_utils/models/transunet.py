@@ -98,14 +98,7 @@ class HybridEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        layers: int,
-        heads: int,
-        blocks: Sequence[int],
-        image_size: int,
-        dropout: float,
+        self, in_channels: int, width: int, layers: int, heads: int, blocks: Sequence[int], image_size: int, dropout: float
     ):
         super().__init__()
         from timm.layers import StdConv2dSame  # timm takes seconds to import

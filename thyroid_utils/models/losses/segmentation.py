@@ -205,11 +205,7 @@ class BorderCrossEntropy(SegmentationLoss):
 
 
 def border_weights(
-    mask: np.ndarray,
-    weight: float = 10.0,
-    sigma: float = 5.0,
-    nodule_weight: float = 1.0,
-    separation_only: bool = False,
+    mask: np.ndarray, weight: float = 10.0, sigma: float = 5.0, nodule_weight: float = 1.0, separation_only: bool = False
 ) -> np.ndarray:
     """w = w_c + w0·exp(−(d1 + d2)² / 2σ²) of Ronneberger et al. 2015, for outlines as paper 002 wants them weighted.
 
