@@ -12,10 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.models.networks import build_segmenter, parameter_count
+from thyroid_utils.models.networks import build_classifier, build_segmenter, check_weights, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS, segmenter_facts
+from thyroid_utils.models.weights import WeightsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,8 +55,8 @@ SMALL = {
 }
 WITHOUT_DROPOUT = {"dropout": 0.0}
 
-# Side in pixels, options, learning rate of Adam and steps; a step alone of the libraries' large networks. Dropout is off, so that the
-# eight images are learnt, not averages.
+# Side in pixels, options, learning rate of Adam and steps; a step alone of the libraries' large networks. Dropout is off, so
+# that the eight images are learnt, not averages.
 # SegFormer's first stage attends to one place for every 32 pixels: with fewer than 64 its queries have no say and no gradient.
 LEARNING = {
     "unet_resnet18": (32, {}, 2e-3, 12),
@@ -112,6 +115,27 @@ def empty_like_parameters(model, *shape: int) -> torch.Tensor:
 def test_registry_holds_the_libraries_and_our_own():
     assert set(SEGMENTERS) == {*LIBRARIES, *OWN} == set(LEARNING)
     assert not set(SEGMENTERS) & set(CLASSIFIERS)
+
+
+def test_a_network_of_ones_own_is_a_builder_and_a_line(monkeypatch):
+    def dots(in_channels: int, classes: int, width: int = 4) -> nn.Module:
+        parts = nn.Conv2d(in_channels, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, classes, 1), nn.Upsample(scale_factor=4)
+        network = nn.Sequential(*parts)
+        network.multiple = 4
+        return network
+
+    def mean(in_channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(in_channels, 4, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+    monkeypatch.setitem(SEGMENTERS, "dots", Architecture(dots))
+    monkeypatch.setitem(CLASSIFIERS, "mean", Architecture(mean))
+    segmenter, classifier = build_segmenter("dots", width=8), build_classifier("mean", in_channels=1)
+    assert segmenter(torch.zeros(1, 3, 45, 61)).shape == (1, 1, 45, 61) and classifier(torch.zeros(1, 1, 64, 50)).shape == (1, 2)
+    assert target_layer(classifier).module is classifier.network[0] and target_layer(segmenter).module is segmenter.network[2]
+    with pytest.raises(ValueError, match="model dots: no option 'widht'; did you mean width"):
+        build_segmenter("dots", widht=8)
+    with pytest.raises(WeightsError, match="dots: has no encoder with published ImageNet weights; use weights: none or a file"):
+        check_weights("dots", "imagenet")
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)

@@ -139,7 +139,7 @@ class MobileDeepLab(nn.Module):
         maps = self.encoder(images)
         f2, f4, f8, f16 = maps[1], maps[2], maps[3], maps[-1]  # 16×256×256, 24×128×128, 32×64×64, 320×32×32
         rich = self.context(f16)  # F: 256×32×32
-        decoded = self.decoder(rich, f2, f4, f8, f16)  # 64×256×256
+        decoded = self.decoder(rich, (f2, f4, f8, f16))  # 64×256×256
         return resampled(self.head(decoded), images.shape[-2:], "linear")  # classes×512×512
 
     def stages(self) -> dict[str, nn.Module]:
@@ -234,13 +234,12 @@ class FusionDecoder(nn.Module):
         self.double2 = convolution(c2, _FINEST_SKIP, 1)
         self.secondary = Fusion(_FUSED + _FINEST_SKIP, _FINE, separable)
 
-    def forward(
-        self, rich: torch.Tensor, f2: torch.Tensor, f4: torch.Tensor, f8: torch.Tensor, f16: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, rich: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        f2, f4, f8, f16 = maps
         at8 = self.vertical8(self.attend16(f16), self.attend8(f8))  # up×2 of 320×32×32, with 32×64×64 → 128×64×64
         at4 = self.vertical4(at8, self.reduce4(self.attend4(f4)))  # V: up×2, with 48×128×128 → 128×128×128
-        maps = self.horizontal(rich, at4)  # up×4 of 256×32×32, with V → 128×128×128
-        return self.secondary(maps, self.double2(self.attend2(f2)))  # up×2, with 32×256×256 → 64×256×256
+        joined = self.horizontal(rich, at4)  # up×4 of 256×32×32, with V → 128×128×128
+        return self.secondary(joined, self.double2(self.attend2(f2)))  # up×2, with 32×256×256 → 64×256×256
 
 
 class StockDecoder(nn.Module):
@@ -255,10 +254,8 @@ class StockDecoder(nn.Module):
         self.join = Fusion(width + _SHALLOW, width, separable=False)
         self.refine = convolution(width, width, 3)
 
-    def forward(
-        self, rich: torch.Tensor, f2: torch.Tensor, f4: torch.Tensor, f8: torch.Tensor, f16: torch.Tensor
-    ) -> torch.Tensor:
-        joined = self.join(self.attend_deep(rich), self.reduce4(self.attend4(f4)))  # 304×128×128 → 256×128×128
+    def forward(self, rich: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        joined = self.join(self.attend_deep(rich), self.reduce4(self.attend4(maps[1])))  # 304×128×128 → 256×128×128
         return self.refine(joined)
 
 
