@@ -191,6 +191,17 @@ def test_figures_show_every_model(comparison, subsets):
     assert len(costs.axes) == 2 and len(plots.captions(comparison)) == 14
 
 
+def test_cases_are_shown_surest_first(comparison, monkeypatch):
+    titles = []
+    monkeypatch.setattr(plots, "case_panel", lambda cases, case, title: titles.append(title))
+    monkeypatch.setattr(plots, "panel_grid", lambda panels, columns: len(panels))
+    decisions = comparison.decisions("strong")
+    assert plots.decided_cases(None, decisions, right=True, count=5) == 5
+    surest = (decisions["probability"] - decisions["threshold"]).abs()[decisions["right"]].idxmax()
+    assert titles[0].startswith(f"{surest}: ") and "called" in titles[0]
+    assert plots.decided_cases(None, decisions.assign(right=True), right=False) is None
+
+
 def test_a_model_has_one_colour_whatever_the_order():
     assert len(set(model_colours([f"m{number:02}" for number in range(20)]).values())) == 20
     assert model_colours(["b", "a"]) == model_colours(["a", "b"])

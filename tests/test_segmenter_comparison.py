@@ -19,7 +19,6 @@ from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import map_scores
 from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.plots import loss_ablation
 from thyroid_utils.plots import segmenter_comparison as plots
 from thyroid_utils.plots.curves import epochs
 from thyroid_utils.scores.comparisons import compare_means, holm
@@ -344,7 +343,7 @@ def test_figures_show_what_was_compared(comparison):
     by_image = comparison.by_image(["dice"])
     models = comparison.models
     assert comparison.by_run(["dice"])["seed"].tolist() == [0, 1, 0, 1] and len(comparison.history()) == 16
-    assert len(plots.captions(comparison)) == 17 and len(loss_ablation.captions(comparison, "tiny")) == 5
+    assert len(plots.captions(comparison)) == 17
     figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == models
     spread = plots.score_spread(by_image, models).axes[0]
@@ -357,19 +356,6 @@ def test_figures_show_what_was_compared(comparison):
     assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
     case = comparison.truth.index[0]
     assert len(plots.side_by_side(comparison, models, [case]).axes) == len(models)
-    estimates = comparison.estimates(["sensitivity", "precision"], resamples=50)
-    plane = loss_ablation.plane(estimates, {"sensitivity": "sensitivity", "precision": "precision"})
-    assert {text.get_text() for text in plane.legends[0].get_texts()} == set(models)
-    swept = loss_ablation.sweep(estimates, [0.3, 0.7], estimates.iloc[0]).axes[0]
-    assert swept.lines[0].get_ydata().tolist() == [estimate.value for estimate in estimates["sensitivity"]]
-
-
-def test_a_worked_example_writes_every_number():
-    truth = np.eye(3, dtype=bool)
-    figure = loss_ablation.worked_example(truth, np.full((3, 3), 0.25))
-    assert [text.get_text() for text in figure.axes[1].texts] == ["0.25"] * 9
-    weights = loss_ablation.border_weights(np.zeros((3, 3), np.uint8), truth, np.ones((3, 3)))
-    assert len(weights.axes) == 3
 
 
 def scored_images() -> pd.DataFrame:
