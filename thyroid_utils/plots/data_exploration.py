@@ -10,6 +10,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -137,8 +138,8 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
     bins = np.linspace(0, max(1.0, np.nanmax(shares)), 26)
     for name in names:
         values = shares[(classes == name) & (shares > 0)]
-        look = {"histtype": "step", "color": style.CLASS_COLOURS[name], "linewidth": 1.8, "label": f"{name} (n = {len(values)})"}
-        axes[0, 0].hist(values, bins, weights=np.full(len(values), 100 / max(1, len(values))), **look)
+        look = {"color": style.CLASS_COLOURS[name], "linewidth": 1.8, "label": f"{name} (n = {len(values)})"}
+        sns.histplot(x=values, bins=bins, stat="percent", element="step", fill=False, ax=axes[0, 0], **look)
     axes[0, 0].set(xlabel=f"{target} area, % of the frame", ylabel="% of the class's images", title=f"{target.capitalize()} area")
     axes[0, 0].legend(loc="upper right")
     highest = max(measures.positions[name].max() for name in names)
