@@ -16,12 +16,7 @@ from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.error_analysis import (
-    classifier_errors,
-    decision_errors,
-    failure_modes,
-    segmenter_errors,
-)
+from thyroid_utils.studies.error_analysis import classifier_errors, decision_errors, failure_modes, segmenter_errors
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, hd95_outliers, lost_dice
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
