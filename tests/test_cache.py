@@ -10,8 +10,9 @@ import time
 import pytest
 
 from thyroid_utils.common import cache, paths
-from thyroid_utils.common.cache import broken_seal, cached, cached_folder, content_key
+from thyroid_utils.common.cache import broken_seal, cached, cached_folder, content_key, file_hashes
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import file_hash
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +151,25 @@ def test_a_killed_process_leaves_no_folder_and_two_make_one(tmp_path):
     assert (first.wait(), second.wait(), second.stdout.read()) == (0, 0, "")
     assert (tmp_path / "set" / "a").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".set-")] == []
+
+
+def test_hashes_of_files_are_remembered_and_a_disguised_change_is_still_seen(tmp_path, monkeypatch):
+    files = [str(tmp_path / name) for name in "abc"]
+    for name in files:
+        Path(name).write_text(f"content of {name}")
+    record = paths.cache_dir() / "file_hashes.json"
+    hashes = file_hashes(files)
+    assert hashes == {name: file_hash(name) for name in files}
+    assert not record.exists(), "just written: not to be trusted yet"
+    monkeypatch.setattr(cache, "_SETTLED_NS", 0)
+    file_hashes(files)
+    read = []
+    monkeypatch.setattr(cache, "file_hash", lambda path: read.append(path) or file_hash(path))
+    assert file_hashes(files) == hashes and not read
+    set_back(Path(files[0]))  # same inode, same length, same date of modification
+    assert file_hashes(files)[files[0]] != hashes[files[0]] and read == [files[0]]
+    for broken in ("", "[1]", '{"a": 3}', '{"a": [[1, 2, 3, 4], "x"]}', '{"a": {"b": 1, "c": 2}}', "\xff"):
+        record.write_bytes(broken.encode("latin1"))
+        assert file_hashes(files[1:]) == {name: hashes[name] for name in files[1:]}
+    with pytest.raises(DataError, match=r"cannot be read .*; restore it or drop its row"):
+        file_hashes([*files, str(tmp_path / "nowhere")])

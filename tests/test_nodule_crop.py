@@ -35,19 +35,21 @@ def crop(frame: np.ndarray, mask: np.ndarray, **options):
     return NoduleCrop(**options)(_started(frame, mask))
 
 
-def test_a_crop_by_hand():
-    """A box of 8×12 at rows 20 to 27, columns 30 to 41: side 12·(1 + 2·0.25) = 18, centred on (24, 36)."""
-    frame, mask = frame_and_mask((60, 80), slice(20, 28), slice(30, 42))
-    sample = crop(frame, mask, margin=0.25, minimum=8)
-    np.testing.assert_array_equal(sample.image, frame[15:33, 27:45])
-    np.testing.assert_array_equal(sample.mask, mask[15:33, 27:45])
-    assert sample.geometry.offset == (15, 27) and sample.geometry.scale == (1, 1)
-
-
-def test_a_crop_at_the_border_is_moved_inside():
-    frame, mask = frame_and_mask((60, 80), slice(0, 8), slice(70, 80))
-    sample = crop(frame, mask, margin=0.5, minimum=8)
-    np.testing.assert_array_equal(sample.image, frame[:20, 60:])
+@pytest.mark.parametrize(
+    ("rows", "columns", "margin", "minimum", "top", "left", "side"),
+    [
+        ((20, 28), (30, 42), 0.25, 8, 15, 27, 18),  # a box of 8×12: side 12·(1 + 2·0.25), centred on (24, 36)
+        ((0, 8), (70, 80), 0.5, 8, 0, 60, 20),  # at the border it is moved inside
+        ((30, 31), (40, 41), 0.2, 16, 22, 32, 16),  # a tiny nodule gets the smallest side
+    ],
+)
+def test_crops_by_hand(rows, columns, margin, minimum, top, left, side):
+    frame, mask = frame_and_mask((60, 80), slice(*rows), slice(*columns))
+    sample = crop(frame, mask, margin=margin, minimum=minimum)
+    inside = slice(top, top + side), slice(left, left + side)
+    np.testing.assert_array_equal(sample.image, frame[inside])
+    np.testing.assert_array_equal(sample.mask, mask[inside])
+    assert sample.geometry.offset == (top, left) and sample.geometry.scale == (1, 1)
 
 
 def test_where_the_frame_is_too_small_the_square_is_black():
@@ -58,11 +60,6 @@ def test_where_the_frame_is_too_small_the_square_is_black():
     np.testing.assert_array_equal(sample.image[2:22], frame[:, 10:34] + 1)
     assert not sample.image[:2].any() and not sample.image[22:].any()
     np.testing.assert_array_equal(sample.geometry.to_original(sample.mask), mask)
-
-
-def test_a_tiny_nodule_gets_the_smallest_side():
-    frame, mask = frame_and_mask((60, 80), slice(30, 31), slice(40, 41))
-    assert crop(frame, mask, minimum=16).image.shape == (16, 16)
 
 
 def test_two_nodules_are_kept_together():
@@ -81,14 +78,6 @@ def test_a_map_of_the_crop_finds_back_to_the_frame():
     assert whole.sum() == 16 * 16 and whole[16:32, 30:46].all()
 
 
-def test_colour_frames_and_crops_of_crops():
-    frame, mask = frame_and_mask((60, 80), slice(20, 28), slice(30, 42))
-    colour = np.stack([frame, frame, frame], axis=2)
-    pipeline = build_pipeline([{"nodule_crop": {"margin": 0.25}}, "gray", "crop_echo", "resize", "scale"], 32)
-    sample = pipeline(colour, mask)
-    assert sample.image.shape == (1, 32, 32) and sample.mask.any()
-
-
 def test_without_a_mask_it_is_refused():
     pipeline = build_pipeline(CROPPED)
     assert pipeline.needs_mask and not build_pipeline("plain").needs_mask
@@ -103,20 +92,6 @@ def test_an_empty_mask_is_refused_or_leaves_the_whole_frame():
     sample = crop(frame, mask, empty="frame")
     np.testing.assert_array_equal(sample.image, frame)
     assert sample.geometry.offset == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [({"margin": -0.1}, "margin must be"), ({"minimum": 0}, "minimum must be"), ({"empty": "skip"}, "empty must be one of")],
-)
-def test_options_out_of_range_are_refused(options, problem):
-    with pytest.raises(DataError, match=problem):
-        NoduleCrop(**options)
-
-
-def test_an_order_that_makes_no_sense_is_refused():
-    with pytest.raises(DataError, match="nodule_crop behind resize"):
-        build_pipeline(["resize", "nodule_crop", "scale"])
 
 
 @pytest.fixture()

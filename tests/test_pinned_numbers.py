@@ -279,7 +279,7 @@ def preprocess() -> Entries:
             pipeline.refitted(0.31, 0.17)
         sample = pipeline(image, mask)
         geometry, soft = sample.geometry, (np.arange(sample.mask.size) % 97 / 96).reshape(sample.mask.shape)
-        there = [geometry.to_original(sample.mask, gray.shape), geometry.to_original(soft.astype(np.float32), smooth=True)]
+        there = [geometry.to_original(sample.mask), geometry.to_original(soft.astype(np.float32), smooth=True)]
         return [sample.image, sample.mask, geometry, *there]
 
     small = {"resize": {"size": 64}}

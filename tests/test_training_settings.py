@@ -219,8 +219,8 @@ def test_batches_are_the_preprocessed_images():
     batches = list(Batches(arrays, in_order(positions, 2)))
     images, masks = torch.cat([batch.images for batch in batches]), torch.cat([batch.masks for batch in batches])
     for row, position in enumerate(positions):
-        image, mask = store[position]
-        assert np.array_equal(images[row].expand(3, -1, -1), image) and np.array_equal(masks[row], mask)
+        assert np.array_equal(images[row].expand(3, -1, -1), store.images[position])
+        assert np.array_equal(masks[row], store.masks[position])
     assert torch.cat([batch.labels for batch in batches]).tolist() == data.cases["label"].iloc[positions].tolist()
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.overlays import Box
 
+_ROUNDING = 1e-9  # pixels; so that a place on the border of two pixels is always the second's
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -47,12 +49,11 @@ class Geometry:
         corner = (self.offset[0] - self.scale[0] * top, self.offset[1] - self.scale[1] * left)
         return replace(self, shape=tuple(shape), offset=corner)
 
-    def to_original(self, mask: np.ndarray, shape: tuple[int, int] | None = None, *, smooth: bool = False) -> np.ndarray:
+    def to_original(self, mask: np.ndarray, *, smooth: bool = False) -> np.ndarray:
         """Bring a mask (or a map of scores) on the image's grid back to the frame's, by the nearest pixel.
 
         Args:
             mask: (height, width) of the image, any type; float32 with `smooth`.
-            shape: (height, width) of the frame, checked when given.
             smooth: interpolate between pixel centres (bilinear) in place of taking the nearest; half a pixel at the image's own
                 border goes on as it is.
 
@@ -60,37 +61,32 @@ class Geometry:
             array of the frame's size and the mask's type; 0 or False wherever the image does not reach.
 
         Raises:
-            DataError: a mask or a frame of another size.
+            DataError: a mask of another size.
         """
         if mask.shape != self.shape:
             raise DataError(f"mask is {mask.shape}, expected the processed image's {self.shape}; predict at that size")
-        if shape is not None and tuple(shape) != self.frame:
-            raise DataError(f"frame is {tuple(shape)}, but this geometry belongs to one of {self.frame}; keep them in pairs")
-        rows, row_inside = self._source(0)
-        columns, column_inside = self._source(1)
+        (inside_rows, rows), (inside_columns, columns) = self._places(0), self._places(1)
         original = np.zeros(self.frame, mask.dtype)
-        inside = np.ix_(row_inside, column_inside)
-        if smooth:
-            upper, lower, down = self._between(0, row_inside)
-            left, right, across = self._between(1, column_inside)
-            lines = mask[upper] + (mask[lower] - mask[upper]) * down[:, None]
-            spread = lines[:, left] + (lines[:, right] - lines[:, left]) * across
-            original[inside] = np.clip(spread, mask.min(), mask.max())  # rounding must not leave the map's range
-        else:
-            original[inside] = mask[np.ix_(rows, columns)]
+        inside = np.ix_(inside_rows, inside_columns)
+        if not smooth:
+            original[inside] = mask[np.ix_((rows + _ROUNDING).astype(int), (columns + _ROUNDING).astype(int))]
+            return original
+        upper, lower, down = _between(rows, self.shape[0])
+        left, right, across = _between(columns, self.shape[1])
+        lines = mask[upper] + (mask[lower] - mask[upper]) * down[:, None]
+        spread = lines[:, left] + (lines[:, right] - lines[:, left]) * across
+        original[inside] = np.clip(spread, mask.min(), mask.max())  # rounding must not leave the map's range
         return original
 
-    def _between(self, axis: int, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For the frame's pixel centres `inside` along an axis: the image pixels on either side, and how far on the way from the
-        first to the second they lie, float32 in [0, 1]."""
-        centres = np.flatnonzero(inside) + 0.5
-        places = np.clip((centres - self.offset[axis]) / self.scale[axis] - 0.5, 0, self.shape[axis] - 1)
-        low = places.astype(int)
-        return low, np.minimum(low + 1, self.shape[axis] - 1), (places - low).astype(np.float32)
+    def _places(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """Along an axis, which of the frame's pixel centres the image covers, and where in the image those lie, in pixels."""
+        places = (np.arange(self.frame[axis]) + 0.5 - self.offset[axis]) / self.scale[axis]
+        inside = (places + _ROUNDING >= 0) & (places + _ROUNDING < self.shape[axis])
+        return inside, places[inside]
 
-    def _source(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """For the frame's pixel centres along an axis: image indices of those that the image covers, and which those are."""
-        centres = np.arange(self.frame[axis]) + 0.5
-        indices = np.floor((centres - self.offset[axis]) / self.scale[axis] + 1e-9).astype(int)
-        inside = (indices >= 0) & (indices < self.shape[axis])
-        return indices[inside], inside
+
+def _between(places: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels on either side of places along an axis, and how far from the first to the second they lie, float32 in [0, 1]."""
+    places = np.clip(places - 0.5, 0, length - 1)
+    low = places.astype(int)
+    return low, np.minimum(low + 1, length - 1), (places - low).astype(np.float32)

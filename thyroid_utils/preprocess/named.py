@@ -13,7 +13,7 @@ Entry = str | Mapping[str, Mapping[str, Any] | None]  # a name, or {name: {param
 
 
 class Named:
-    """Base of frozen dataclasses whose fields are made by `number`, `odd`, `choice` and `flag`.
+    """Base of frozen dataclasses whose fields are made by `number`, `odd` and `choice`.
 
     name: in a parameter file. what: what a message calls it.
     """
@@ -55,16 +55,13 @@ def odd(default: int, low: int, high: int) -> Any:
     return parameter(default, f"odd and from {low} to {high}", allows)
 
 
-def choice(default: str, *others: str) -> Any:
-    names = (default, *others)
-    return parameter(default, f"one of {', '.join(names)}", names.__contains__)
+def choice(*options: Any) -> Any:
+    """One of some texts or of True and False; the first is the default."""
 
-
-def flag(default: bool) -> Any:
     def allows(value: Any) -> bool:
-        return isinstance(value, bool)
+        return type(value) is type(options[0]) and value in options
 
-    return parameter(default, "true or false", allows)
+    return parameter(options[0], f"one of {', '.join(map(str, options))}", allows)
 
 
 def parameter(default: Any, expected: str, allows: Callable[[Any], bool]) -> Any:

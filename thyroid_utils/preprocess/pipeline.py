@@ -75,19 +75,20 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class Pipeline:
-    """Preprocessing from a frame to a network's input.
+    """Preprocessing from a frame to a network's input; made by `build_pipeline`.
 
     Call it with an image, uint8 (height, width) or RGB (height, width, 3), and perhaps its mask, bool (height, width); the
     result is a `Sample` with a float32 image (channels, height, width), the mask on the same grid and the geometry.
-    Made by `build_pipeline`.
+
+    mean, deviation: of the training images, in front of `zscore` by train.
     """
 
-    def __init__(self, steps: Sequence[Step], name: str):
-        self.steps = tuple(steps)
-        self.name = name
-        self.mean: float | None = None  # of the training images, in front of zscore by train
-        self.deviation: float | None = None
+    steps: Sequence[Step]
+    name: str
+    mean: float | None = None
+    deviation: float | None = None
 
     @property
     def needs_fit(self) -> bool:
@@ -98,10 +99,6 @@ class Pipeline:
     def needs_mask(self) -> bool:
         """Whether a step reads the mask, so that an image without one cannot be preprocessed."""
         return any(isinstance(step, NoduleCrop) for step in self.steps)
-
-    @property
-    def fitted(self) -> bool:
-        return not self.needs_fit or self.mean is not None
 
     @property
     def channels(self) -> int:
@@ -209,7 +206,7 @@ class Pipeline:
         return self
 
     def _check_fitted(self) -> None:
-        if not self.fitted:
+        if self.needs_fit and self.mean is None:
             raise DataError(f"pipeline {self.name}: not fitted; call fit(cases) with the split case table first")
 
 

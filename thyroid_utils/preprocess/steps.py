@@ -19,7 +19,7 @@ from thyroid_utils.data.images import resize_mask
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess.filters import laid_into, lee, resample, srad
 from thyroid_utils.preprocess.geometry import Geometry
-from thyroid_utils.preprocess.named import Named, choice, flag, number, odd, parameter
+from thyroid_utils.preprocess.named import Named, choice, number, odd, parameter
 
 MAX_SIDE = 4096  # pixels; a larger network input is a slip of the pen
 
@@ -75,24 +75,16 @@ class CropEcho(Step, name="crop_echo", kind="colour"):
     """
 
     margin: int = number(3, 0, 100)
-    blank: bool = flag(True)
+    blank: bool = choice(True, False)
 
     def __call__(self, sample: Sample) -> Sample:
-        gray = luma(sample.image)
-        height, width = gray.shape
-        echo = echo_mask(gray)
-        found = mask_box(echo)
-        box = Box(
-            max(found.top - self.margin, 0),
-            min(found.bottom + self.margin, height),
-            max(found.left - self.margin, 0),
-            min(found.right + self.margin, width),
-        )
+        size = 2 * self.margin + 1
+        echo = echo_mask(luma(sample.image)).astype(np.uint8)
+        near = cv2.dilate(echo, np.ones((size, size), np.uint8)) > 0
+        box = mask_box(near)
         image = box.crop(sample.image).copy()
         if self.blank:
-            size = 2 * self.margin + 1
-            near = cv2.dilate(echo.astype(np.uint8), np.ones((size, size), np.uint8))
-            image[box.crop(near) == 0] = 0
+            image[~box.crop(near)] = 0
         mask = None if sample.mask is None else box.crop(sample.mask).copy()
         return Sample(image, mask, sample.geometry.cropped(box))
 
@@ -217,7 +209,7 @@ class Gaussian(Step, name="gaussian"):
     sigma: float = number(1.0, 0.1, 50)
 
     def change(self, image):
-        return cv2.GaussianBlur(image, (0, 0), float(self.sigma))
+        return cv2.GaussianBlur(image, (0, 0), self.sigma)
 
 
 @dataclass(frozen=True)
@@ -266,7 +258,7 @@ class Bilateral(Step, name="bilateral"):
     sigma_px: float = number(2.0, 0.1, 50)
 
     def change(self, image):
-        return cv2.bilateralFilter(image, self.window, float(self.sigma_level), float(self.sigma_px))
+        return cv2.bilateralFilter(image, self.window, self.sigma_level, self.sigma_px)
 
 
 @dataclass(frozen=True)
@@ -278,7 +270,7 @@ class NonlocalMeans(Step, name="nonlocal_means"):
     search: int = odd(15, 5, 41)
 
     def change(self, image):
-        return cv2.fastNlMeansDenoising(image, None, float(self.strength), self.patch, self.search)
+        return cv2.fastNlMeansDenoising(image, None, self.strength, self.patch, self.search)
 
 
 @dataclass(frozen=True)
@@ -300,7 +292,7 @@ class Clahe(Step, name="clahe"):
     tiles: int = number(8, 1, 64)
 
     def change(self, image):
-        return cv2.createCLAHE(float(self.clip_limit), (self.tiles, self.tiles)).apply(image)
+        return cv2.createCLAHE(self.clip_limit, (self.tiles, self.tiles)).apply(image)
 
 
 @dataclass(frozen=True)

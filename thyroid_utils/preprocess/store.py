@@ -29,26 +29,16 @@ from thyroid_utils.preprocess.pipeline import Pipeline, code_hash, contents, for
 class ArrayStore:
     """Preprocessed images of a case table, read from disk page by page as they are used.
 
-    images: float32 (n, channels, height, width), a read-only memory map. masks: bool (n, height, width), a read-only memory
-    map, or None where no case has a mask. has_mask: bool (n,); where it is False the mask is empty and means nothing.
-    cases: the case table, row i belonging to images[i]. folder: where it lies. hash: the store's name.
+    images: float32 (n, channels, height, width), a read-only memory map. masks: bool (n, height, width), a read-only memory map,
+    empty for a case without one, or None where no case has one. cases: the case table, row i belonging to images[i]. geometries:
+    the way back to the frame of each. folder: where it lies.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
-    has_mask: np.ndarray
     cases: pd.DataFrame
     geometries: tuple[Geometry, ...]
     folder: Path
-    hash: str
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Copies of one image (channels, height, width) and its mask (height, width), None where there is none."""
-        mask = np.array(self.masks[position]) if self.has_mask[position] else None
-        return np.array(self.images[position]), mask
 
 
 def preprocessed(
@@ -85,7 +75,7 @@ def preprocessed(
     images = np.broadcast_to(images, (len(cases), meta["channels"], *images.shape[2:]), subok=True)
     masks = np.load(folder / "masks.npy", mmap_mode="r") if (folder / "masks.npy").is_file() else None
     geometries = tuple(Geometry(**{name: tuple(pair) for name, pair in entry.items()}) for entry in meta["geometries"])
-    return ArrayStore(images, masks, cases["mask"].notna().to_numpy(bool), cases, geometries, folder, name)
+    return ArrayStore(images, masks, cases, geometries, folder)
 
 
 def _write(folder: Path, cases: pd.DataFrame, pipeline: Pipeline, progress: Progress | None, workers: int | None) -> None:
