@@ -416,12 +416,11 @@ def trained_augmented() -> Entries:
     gray, mask = (pixels[::2, ::2].copy() for pixels in frame())
     images, masks = gray[None, None].repeat(3, 0) / np.float32(255), mask[None].repeat(3, 0)
 
-    def changed(name: str) -> list:
+    def changed(name: str) -> tuple:
         from torch import from_numpy
 
         augmentation = f.build_augmentation(name)
-        batch = f.augment_batch(augmentation, from_numpy(images), from_numpy(masks), keys=[[0, 1, at] for at in range(3)])
-        return [augmentation(gray.astype(np.float32), mask, seed=5), batch]
+        return augmentation(from_numpy(images), from_numpy(masks), seed=(0, 1, 0))
 
     runs = {task: lambda task=task: trained_run(task, "default") for task in ("classification", "joint")}
     return runs | {f"augmentation {name}": lambda name=name: changed(name) for name in f.AUGMENTATION_PRESETS}

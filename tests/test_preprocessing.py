@@ -107,6 +107,7 @@ def test_edge_strength_of_a_ramp_is_its_slope_and_of_a_step_the_gaussians():
     step = 100.0 * disc()
     assert edge_strength(step, disc()) == pytest.approx(100 * stats.norm.pdf(0.5), rel=0.1)  # half a pixel off the step
     assert np.isnan([edge_strength(step, np.full(step.shape, filled)) for filled in (False, True)]).all()
+    assert np.isnan(edge_strength(step, disc(radius=0))), "a single pixel has no normal"
 
 
 def test_patches_avoid_structure_shadow_and_black():

@@ -115,7 +115,7 @@ def killed_at(batch: int):
 def batches_of(config: RunConfig) -> int:
     positions = split_data(config).positions("train")
     size = config.training.batch_size
-    return len(epoch_batches(positions, positions, batch_size=size, seed=0, epoch=1, balance="none")[0])
+    return len(epoch_batches(positions, positions, batch_size=size, seed=0, epoch=1, balance="none"))
 
 
 class WithAuxiliary(nn.Module):

@@ -1,7 +1,8 @@
-"""Random changes of an image and its mask together, by `torchvision.transforms.v2`.
+"""Random changes of a batch of images and their masks together, on the device that the batch is on, and copies made by them.
 
-Masks are resampled by the nearest pixel and stay boolean. The changes work on any scale of gray levels: black is the image's
-own minimum, and brightness and noise are given as shares of its range, so that scaled and z-scored images are treated alike.
+Masks are resampled by the nearest pixel and stay boolean; what a turn or shift brings in from outside is black. The changes work
+on any scale of gray levels: black is the image's own minimum, and brightness and noise are shares of its range, so that scaled
+and z-scored images are treated alike.
 
 `default` has no vertical flip: depth has a meaning in ultrasound. Sound comes from above, shadows and enhancement lie below
 what casts them, and an upside-down image shows what no scanner can.
@@ -9,156 +10,236 @@ what casts them, and an upside-down image shows what no scanner can.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torch.nn import functional
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import file_hashes
-from thyroid_utils.common.errors import DataError, cache_errors, nearest
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.cache import cached_folder, content_key
+from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess.pipeline import for_each_case
+from thyroid_utils.preprocess.named import Entry, Named, number, parsed
+from thyroid_utils.preprocess.pipeline import Spec, contents, for_each_case
+
+Masks = torch.Tensor | None
 
 
-class Gain(v2.Transform):
+class Draws:
+    """What is drawn for a batch, a row an image, from a generator of its own on the images' device."""
+
+    def __init__(self, images: torch.Tensor, seed: Sequence[int]):
+        self.shape, self.device = images.shape, images.device
+        stream = np.random.SeedSequence(list(seed), spawn_key=(2,))  # a key, so that neither order nor dropout shares its numbers
+        self.generator = torch.Generator(self.device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+
+    def even(self, count: int) -> torch.Tensor:
+        """(batch, count) in [-1, 1)."""
+        return 2 * torch.rand(self.shape[0], count, generator=self.generator, device=self.device) - 1
+
+    def field(self) -> torch.Tensor:
+        """Standard normal (batch, 1, height, width): one field for all channels."""
+        return torch.randn(self.shape[0], 1, *self.shape[2:], generator=self.generator, device=self.device)
+
+
+AUGMENTATIONS: dict[str, type[Change]] = {}
+
+
+class Change(Named):
+    """A kind of random change. One of gray levels has `change(pixels, span, draws)`: pixels, (batch, channels, height, width),
+    begin at 0, and span, (batch, 1, 1, 1), is the range that each image had at first."""
+
+    what = "augmentation"
+
+    def __init_subclass__(cls, name: str = ""):
+        if name:
+            cls.name = name
+            AUGMENTATIONS[name] = cls
+
+
+class Move(Change):
+    """A change of places. Its `sources(draws)`, (batch, 3, 3), take a pixel's (x, y, 1), counted from the centre, to those of the
+    pixel it comes from."""
+
+
+class _Flip(Move):
+    signs: tuple[float, float]
+
+    def sources(self, draws: Draws) -> torch.Tensor:
+        chosen = draws.even(1) < 2 * self.p - 1
+        signs = torch.where(chosen, torch.tensor([*self.signs, 1.0], device=draws.device), 1.0)
+        return torch.diag_embed(signs)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip(_Flip, name="horizontal_flip"):
+    p: float = number(0.5, 0, 1)
+    signs = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class VerticalFlip(_Flip, name="vertical_flip"):
+    p: float = number(0.5, 0, 1)
+    signs = (1.0, -1.0)
+
+
+@dataclass(frozen=True)
+class Affine(Move, name="affine"):
+    """Rotation by up to ±degrees, shift by up to ±translate of the side in whole pixels, size by up to ±scale."""
+
+    degrees: float = number(0.0, 0, 180)
+    translate: float = number(0.0, 0, 1)
+    scale: float = number(0.0, 0, 0.9)
+
+    def sources(self, draws: Draws) -> torch.Tensor:
+        drawn = draws.even(4)
+        sides = torch.tensor(draws.shape[:1:-1], device=draws.device)
+        return affine_sources(
+            drawn[:, 0] * self.degrees, torch.round(drawn[:, 1:3] * self.translate * sides), 1 + drawn[:, 3] * self.scale
+        )
+
+
+@dataclass(frozen=True)
+class Gain(Change, name="gain"):
     """Another gain and dynamic range: image → contrast · image + brightness · range, both drawn evenly."""
 
-    def __init__(self, brightness: float, contrast: float):
-        super().__init__()
-        self.brightness, self.contrast = brightness, contrast
+    brightness: float = number(0.1, 0, 1)
+    contrast: float = number(0.2, 0, 1)
 
-    def make_params(self, flat_inputs: list) -> dict:
-        draw = torch.rand(2) * 2 - 1
-        return {"offset": float(draw[0]) * self.brightness, "factor": 1 + float(draw[1]) * self.contrast}
-
-    def transform(self, inpt: Any, params: dict) -> Any:
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        return tv_tensors.wrap(inpt * params["factor"] + params["offset"] * inpt.max(), like=inpt)
+    def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
+        offset, factor = draws.even(2)[:, :, None, None, None].unbind(1)
+        return pixels * (1 + factor * self.contrast) + offset * self.brightness * span
 
 
-class Noise(v2.Transform):
-    """Normal noise, one field for all channels: added (share of the range) or, as speckle is, multiplied."""
+@dataclass(frozen=True)
+class Speckle(Change, name="speckle"):
+    """Normal noise that is multiplied, as speckle is."""
 
-    def __init__(self, sigma: float, multiply: bool):
-        super().__init__()
-        self.sigma, self.multiply = sigma, multiply
+    sigma: float = number(0.1, 0, 1)
 
-    def transform(self, inpt: Any, params: dict) -> Any:
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        field = self.sigma * torch.randn(inpt.shape[-2:])
-        changed = inpt * (1 + field) if self.multiply else inpt + field * inpt.max()
-        return tv_tensors.wrap(changed, like=inpt)
+    def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
+        return pixels * (1 + self.sigma * draws.field())
 
 
-def _affine(degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0) -> v2.Transform:
-    """Rotation by up to ±degrees, shift by up to ±translate of the side, size by up to ±scale, in one resampling."""
-    return v2.RandomAffine(degrees, (translate, translate), (1 - scale, 1 + scale), interpolation=v2.InterpolationMode.BILINEAR)
+@dataclass(frozen=True)
+class Noise(Change, name="noise"):
+    """Normal noise that is added; sigma is a share of the range."""
+
+    sigma: float = number(0.03, 0, 1)
+
+    def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
+        return pixels + self.sigma * span * draws.field()
 
 
-# name → (builder, {parameter: (default, lowest, highest)})
-AUGMENTATIONS: dict[str, tuple[Callable[..., v2.Transform], dict[str, tuple[float, float, float]]]] = {
-    "horizontal_flip": (lambda p: v2.RandomHorizontalFlip(p), {"p": (0.5, 0, 1)}),
-    "vertical_flip": (lambda p: v2.RandomVerticalFlip(p), {"p": (0.5, 0, 1)}),
-    "affine": (_affine, {"degrees": (0.0, 0, 180), "translate": (0.0, 0, 1), "scale": (0.0, 0, 0.9)}),
-    "gain": (lambda brightness, contrast: Gain(brightness, contrast), {"brightness": (0.1, 0, 1), "contrast": (0.2, 0, 1)}),
-    "speckle": (lambda sigma: Noise(sigma, multiply=True), {"sigma": (0.1, 0, 1)}),
-    "noise": (lambda sigma: Noise(sigma, multiply=False), {"sigma": (0.03, 0, 1)}),
-}
+def affine_sources(degrees: torch.Tensor, shifts: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The matrices of `Move.sources` that turn, shift and scale about the centre.
 
-AUGMENTATION_PRESETS: dict[str, tuple[tuple[str | dict[str, dict[str, float]], ...], str]] = {
-    "none": ((), "The image as it is: papers 000 and 004 state no augmentation."),
-    "paper_001": (("horizontal_flip", {"affine": {"degrees": 15}}), "Flip and rotation; axis and angle are ours."),
-    "paper_002": (
-        ({"affine": {"degrees": 15, "translate": 0.1}}, {"noise": {"sigma": 0.03}}),
-        "Rotate, translate, add noise; amounts are ours. The paper stores one copy of each image before it splits.",
-    ),
-    "paper_003": (
-        ("horizontal_flip", "vertical_flip", {"affine": {"degrees": 5}}),
-        "Horizontal and vertical mirror, rotation by 5°. The paper makes four images of one before it splits.",
-    ),
+    Args:
+        degrees: (batch,), positive turns clockwise as seen on a screen.
+        shifts: (batch, 2), pixels to the right and downwards.
+        scales: (batch,), above 1 enlarges.
+    """
+    angle, nothing = torch.deg2rad(degrees), torch.zeros_like(degrees)
+    cosine, sine = torch.cos(angle) / scales, torch.sin(angle) / scales
+    across, down = shifts.unbind(1)
+    rows = [
+        torch.stack([cosine, sine, -across * cosine - down * sine], 1),
+        torch.stack([-sine, cosine, across * sine - down * cosine], 1),
+        torch.stack([nothing, nothing, nothing + 1], 1),
+    ]
+    return torch.stack(rows, 1)
+
+
+def moved(pixels: torch.Tensor, masks: Masks, sources: torch.Tensor) -> tuple[torch.Tensor, Masks]:
+    """Images and masks after a move, in one resampling: pixels bilinear, masks by the nearest; outside is 0.
+
+    Args:
+        pixels: float (batch, channels, height, width).
+        masks: bool (batch, height, width), or None.
+        sources: (batch, 3, 3), as `Move.sources` gives them.
+    """
+    height, width = pixels.shape[-2:]
+    x = torch.arange(width, device=pixels.device) - (width - 1) / 2
+    y = torch.arange(height, device=pixels.device)[:, None] - (height - 1) / 2
+    # By elementwise arithmetic: a matrix product may be rounded to ten bits on a GPU, a tenth of a pixel.
+    m = sources.to(pixels.dtype)[..., None, None]
+    across, down = (m[:, row, 0] * x + m[:, row, 1] * y + m[:, row, 2] for row in (0, 1))
+    grid = torch.stack([across * (2 / width), down * (2 / height)], dim=-1)
+    if masks is not None:
+        levels = masks[:, None].to(pixels.dtype)
+        masks = functional.grid_sample(levels, grid, mode="nearest", align_corners=False)[:, 0] > 0.5
+    return functional.grid_sample(pixels, grid, mode="bilinear", align_corners=False), masks
+
+
+AUGMENTATION_PRESETS: dict[str, tuple[Entry, ...]] = {
+    "none": (),  # papers 000 and 004 state no augmentation
+    "paper_001": ("horizontal_flip", {"affine": {"degrees": 15}}),  # flip and rotation; axis and angle are ours
+    # Rotate, translate, add noise; amounts are ours. The paper stores one copy of each image before it splits.
+    "paper_002": ({"affine": {"degrees": 15, "translate": 0.1}}, {"noise": {"sigma": 0.03}}),
+    # Horizontal and vertical mirror, rotation by 5°. The paper makes four images of one before it splits.
+    "paper_003": ("horizontal_flip", "vertical_flip", {"affine": {"degrees": 5}}),
+    # What another hand, patient or gain setting could have shown; no vertical flip, because depth has a meaning.
     "default": (
-        (
-            "horizontal_flip",
-            {"affine": {"degrees": 8, "translate": 0.05, "scale": 0.1}},
-            {"gain": {"brightness": 0.05, "contrast": 0.15}},
-            {"speckle": {"sigma": 0.08}},
-        ),
-        "What another hand, patient or gain setting could have shown; no vertical flip, because depth has a meaning.",
+        "horizontal_flip",
+        {"affine": {"degrees": 8, "translate": 0.05, "scale": 0.1}},
+        {"gain": {"brightness": 0.05, "contrast": 0.15}},
+        {"speckle": {"sigma": 0.08}},
     ),
+    # As default, and about twice as far, for small sets and many epochs; chosen on validation images of DDTI.
     "strong": (
-        (
-            "horizontal_flip",
-            {"affine": {"degrees": 15, "translate": 0.1, "scale": 0.2}},
-            {"gain": {"brightness": 0.05, "contrast": 0.2}},
-            {"speckle": {"sigma": 0.08}},
-        ),
-        "As default, and about twice as far, for small sets and many epochs; chosen on validation images of DDTI.",
+        "horizontal_flip",
+        {"affine": {"degrees": 15, "translate": 0.1, "scale": 0.2}},
+        {"gain": {"brightness": 0.05, "contrast": 0.2}},
+        {"speckle": {"sigma": 0.08}},
     ),
 }
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A list of random changes. Made by `build_augmentation`; `steps` is the list with every parameter filled in."""
+    """A list of random changes; made by `build_augmentation`."""
 
     name: str
-    steps: tuple[tuple[str, dict[str, float]], ...]
-    note: str
-    _transform: Callable
+    changes: tuple[Change, ...]
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 over the steps and their parameters."""
-        return hashlib.sha256(json.dumps(self.steps, sort_keys=True).encode()).hexdigest()
-
-    def __call__(
-        self, image: np.ndarray, mask: np.ndarray | None = None, seed: int | Sequence[int] = 0
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Change an image and its mask by the same draw.
+    def __call__(self, images: torch.Tensor, masks: Masks = None, *, seed: Sequence[int]) -> tuple[torch.Tensor, Masks]:
+        """Change every image and its mask by one draw, each image by its own.
 
         Args:
-            image: float32 (channels, height, width) or (height, width), any scale.
-            mask: bool (height, width), or None.
-            seed: decides the draw; the same seed and image give the same result, in any thread order and worker. Several
-                numbers (seed, epoch, position) may be given. The state of torch's own generator is left as it was.
+            images: float (batch, channels, height, width), any scale; channels that are alike stay so.
+            masks: bool (batch, height, width), or None.
+            seed: whole numbers from 0 that decide the draws of the batch, such as seed, epoch and number of the batch. On a GPU
+                they decide others than on a CPU. torch's own generator is left as it was.
 
         Returns:
-            image and mask of the same shapes and types; the image stays in the range that it had.
+            images and masks of the same shapes, types and device; each image stays in the range that it had.
         """
-        if not self.steps:
-            return image.copy(), None if mask is None else mask.copy()
-        floor = float(image.min())
-        pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32) - np.float32(floor))
-        top = float(pixels.max())
-        inputs = [tv_tensors.Image(pixels if image.ndim == 3 else pixels[None])]
-        if mask is not None:
-            inputs.append(tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8))[None]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-            changed = self._transform(*inputs)
-        changed = changed if mask is not None else [changed]
-        result = (changed[0].clamp(0, top).numpy() + np.float32(floor)).reshape(image.shape)
-        return result, None if mask is None else changed[1].numpy()[0].astype(bool)
+        if not self.changes:
+            return images, masks
+        floor = images.amin(dim=(1, 2, 3), keepdim=True)
+        pixels = images - floor
+        span = pixels.amax(dim=(1, 2, 3), keepdim=True)
+        draws = Draws(images, seed)
+        for moves, changes in itertools.groupby(self.changes, lambda change: isinstance(change, Move)):
+            if moves:
+                sources = [change.sources(draws).double() for change in changes]
+                pixels, masks = moved(pixels, masks, functools.reduce(torch.matmul, sources))
+            else:
+                for change in changes:
+                    pixels = change.change(pixels, span, draws)
+        return torch.minimum(pixels.clamp(min=0), span) + floor, masks
 
 
-def build_augmentation(spec: str | Sequence[str | Mapping[str, Mapping[str, float] | None]] | None) -> Augmentation:
+def build_augmentation(spec: Spec | None) -> Augmentation:
     """The augmentation that a parameter names.
 
     Args:
@@ -168,45 +249,16 @@ def build_augmentation(spec: str | Sequence[str | Mapping[str, Mapping[str, floa
     Raises:
         DataError: an unknown name or parameter (the nearest valid one is given), or a value out of range.
     """
-    name, note = "custom", ""
-    if spec is None:
-        spec = "none"
+    spec, name = "none" if spec is None else spec, "custom"
     if isinstance(spec, str):
         if spec not in AUGMENTATION_PRESETS:
             raise DataError(f"augmentation {spec!r} is no preset; {nearest(spec, AUGMENTATION_PRESETS)}")
-        name = spec
-        spec, note = AUGMENTATION_PRESETS[spec]
-    steps = tuple(_parsed(entry) for entry in spec)
-    transforms = [AUGMENTATIONS[step][0](**parameters) for step, parameters in steps]
-    return Augmentation(name, steps, note, v2.Compose(transforms) if transforms else v2.Identity())
-
-
-def _parsed(entry: str | Mapping[str, Mapping[str, float] | None]) -> tuple[str, dict[str, float]]:
-    entry = {entry: None} if isinstance(entry, str) else entry
-    if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise DataError(f"augmentation must be a name or {{name: {{parameter: value}}}}; found {entry!r}")
-    name, given = next(iter(entry.items()))
-    if name not in AUGMENTATIONS:
-        raise DataError(f"augmentation {name!r} is unknown; {nearest(name, AUGMENTATIONS)}")
-    allowed = AUGMENTATIONS[name][1]
-    parameters = {parameter: default for parameter, (default, _, _) in allowed.items()}
-    for parameter, value in (given or {}).items():
-        if parameter not in allowed:
-            raise DataError(f"augmentation {name}: no parameter {parameter!r}; {nearest(parameter, allowed)}")
-        _, low, high = allowed[parameter]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise DataError(f"augmentation {name}: {parameter} must be a number from {low:g} to {high:g}; found {value!r}")
-        parameters[parameter] = float(value)
-    return name, parameters
+        name, spec = spec, AUGMENTATION_PRESETS[spec]
+    return Augmentation(name, tuple(parsed(entry, AUGMENTATIONS, "augmentation") for entry in spec))
 
 
 def augmented_copies(
-    cases: pd.DataFrame,
-    spec: str | Sequence | None,
-    copies: int = 1,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    progress: Progress | None = None,
+    cases: pd.DataFrame, spec: Spec | None, copies: int = 1, seed: int = 0, progress: Progress | None = None
 ) -> pd.DataFrame:
     """The case table with augmented copies of every image, written as PNG: what papers 002 and 003 do before they split.
 
@@ -215,51 +267,45 @@ def augmented_copies(
         spec: as for `build_augmentation`.
         copies: copies of each image.
         seed: decides every copy; independent of the order of the rows and the number of workers.
-        folder: where the files go; None takes one in the cache named by the content, and uses it again when it is complete.
-        progress: called with (images done, images in all).
+        progress: called with (images done, images in all); not called where the copies are there already.
 
     Returns:
         the originals and, behind them, the copies: rows `CASE+1`, ... with the original's patient, label and other columns.
         `source_case` is the original's id (its own, for an original), `copy` the number of the copy (0 for an original), and
-        `split` is empty.
+        `split` is empty. The files lie in the cache folder, named by the content.
 
     Raises:
-        DataError: fewer than one copy, a folder with other files in it, an image or a mask that cannot be read, or a folder that
-            cannot be written.
+        DataError: fewer than one copy, an image or a mask that cannot be read, or a cache folder that cannot be written.
     """
     if copies < 1:
         raise DataError(f"augmented_copies: copies must be at least 1; found {copies}")
     augmentation = build_augmentation(spec)
-    files = [*cases["image"], *cases["mask"].dropna()]
-    hashes = file_hashes(files)
-    content = [
-        [case, hashes[row["image"]], None if pd.isna(row["mask"]) else hashes[row["mask"]]] for case, row in cases.iterrows()
-    ]
-    key = hashlib.sha256(json.dumps([sorted(content, key=str), augmentation.hash, copies, seed]).encode()).hexdigest()[:32]
-    target = paths.cache_dir() / "augmented" / key if folder is None else Path(folder)
-    with cache_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with cache_errors(target.parent), FileLock(target.parent / f".{target.name}.lock"):
-        complete = target / "complete.txt"
-        if target.exists() and any(target.iterdir()) and not complete.is_file():
-            raise DataError(f"{target}: holds other files; augmented copies need an empty or a new folder: name another")
-        if not (complete.is_file() and complete.read_text() == key):
-            _write_copies(target, cases, augmentation, copies, seed, progress)
-            write_text(complete, key)
+
+    def make(folder: Path) -> None:
+        def work(case: pd.Series) -> None:
+            pixels = read_gray(case["image"])
+            mask = np.zeros(pixels.shape, bool) if pd.isna(case["mask"]) else read_mask(case["mask"], shape=pixels.shape)
+            images, masks = (torch.from_numpy(array).expand(copies, *array.shape) for array in (pixels.astype(np.float32), mask))
+            images, masks = augmentation(images[:, None], masks, seed=(seed, int(_stem(case.name), 16)))
+            for copy, (image, outline) in enumerate(zip(images.round().byte(), masks, strict=True), start=1):
+                write_png(_file(folder, case.name, copy), image[0].numpy())
+                if not pd.isna(case["mask"]):
+                    write_png(_file(folder, case.name, copy, "-mask"), outline.numpy())
+
+        for_each_case(work, cases, progress=progress)
+
+    changes = [[change.name, change.parameters()] for change in augmentation.changes]
+    content = sorted([case, *hashes] for case, hashes in zip(cases.index, contents(cases), strict=True))
+    target = cached_folder(paths.cache_dir() / "augmented" / content_key(content, changes, copies, seed), make)
     originals = cases.reset_index().assign(source_case=cases.index.to_numpy(), copy=0)
     tables = [originals]
-    for number in range(1, copies + 1):
-        table = originals.assign(copy=number)
-        stems = [f"{_stem(case)}-{number}" for case in cases.index]
-        table["image"] = [str(target / f"{stem}.png") for stem in stems]
-        table["mask"] = [
-            pd.NA if pd.isna(mask) else str(target / f"{stem}-mask.png") for stem, mask in zip(stems, cases["mask"], strict=True)
-        ]
-        table["case"] = table["case"] + f"+{number}"
+    for copy in range(1, copies + 1):
+        table = originals.assign(copy=copy, case=originals["case"] + f"+{copy}")
+        table["image"] = [str(_file(target, case, copy)) for case in cases.index]
+        outlines = pd.Series([str(_file(target, case, copy, "-mask")) for case in cases.index])
+        table["mask"] = outlines.where(originals["mask"].notna(), pd.NA)
         tables.append(table)
-    whole = pd.concat(tables, ignore_index=True)
-    whole["split"] = pd.NA
-    return make_cases(whole)
+    return make_cases(pd.concat(tables, ignore_index=True).assign(split=pd.NA))
 
 
 def _stem(case: str) -> str:
@@ -267,29 +313,5 @@ def _stem(case: str) -> str:
     return hashlib.sha256(case.encode()).hexdigest()[:16]
 
 
-def _write_copies(
-    target: Path, cases: pd.DataFrame, augmentation: Augmentation, copies: int, seed: int, progress: Progress | None
-) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-
-    def work(case: pd.Series) -> None:
-        image = read_gray(case["image"])
-        mask = None if pd.isna(case["mask"]) else read_mask(case["mask"], shape=image.shape)
-        own = int(_stem(case.name), 16)
-        for number in range(1, copies + 1):
-            changed, changed_mask = augmentation(image.astype(np.float32), mask, seed=(seed, own, number))
-            stem = temporary / f"{_stem(case.name)}-{number}"
-            write_png(stem.with_name(f"{stem.name}.png"), np.round(changed).astype(np.uint8))
-            if changed_mask is not None:
-                write_png(stem.with_name(f"{stem.name}-mask.png"), changed_mask)
-
-    try:
-        # One thread: torch's generator, which the transforms draw from, is shared by all threads of a process.
-        for_each_case(work, cases, 1, progress)
-        temporary.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+def _file(folder: Path, case: str, number: int, kind: str = "") -> Path:
+    return folder / f"{_stem(case)}-{number}{kind}.png"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 
 from thyroid_utils.preprocess.store import ArrayStore
@@ -19,17 +18,17 @@ from thyroid_utils.preprocess.store import ArrayStore
 @dataclass(frozen=True)
 class Batch:
     """images: float32 (batch, stored channels, height, width); labels: int64 (batch,), -1 for an unknown one; masks: bool (batch,
-    height, width) or None; keys: a row of whole numbers an image, which decides its random changes."""
+    height, width) or None; seed: whole numbers that decide the random changes of the batch."""
 
     images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None
-    keys: np.ndarray
+    seed: tuple[int, ...]
 
     def to(self, device: torch.device, **_) -> Batch:
         """The batch on a device; Lightning calls this."""
         moved = [None if part is None else part.to(device, non_blocking=True) for part in (self.images, self.labels, self.masks)]
-        return Batch(*moved, self.keys)
+        return Batch(*moved, self.seed)
 
 
 class Arrays:
@@ -46,22 +45,26 @@ class Arrays:
         self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
         self.pin = pin
 
-    def batch(self, positions: np.ndarray, keys: np.ndarray | None = None) -> Batch:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> Batch:
         """Copies of the images at these positions, in page-locked memory where `pin`."""
         images, labels = torch.from_numpy(self.images[positions]), torch.from_numpy(self.labels[positions])
         masks = None if self.masks is None else torch.from_numpy(self.masks[positions])
         if self.pin:
             images, labels, masks = (None if part is None else part.pin_memory() for part in (images, labels, masks))
-        return Batch(images, labels, masks, np.empty((len(positions), 0), np.int64) if keys is None else keys)
+        return Batch(images, labels, masks, seed)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """One pass over some positions in their order. `share`: (number, of how many) for one of several devices."""
+    """One pass over some positions in their order.
+
+    seed: of the pass; that of a batch has its number and the device's behind. share: (number, of how many) for one of several
+    devices.
+    """
 
     arrays: Arrays
     parts: Sequence[np.ndarray]
-    keys: Sequence[np.ndarray] | None = None
+    seed: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
@@ -70,8 +73,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         first, step = self.share
         for number, positions in enumerate(self.parts):
-            keys = None if self.keys is None else self.keys[number][first::step]
-            yield self.arrays.batch(positions[first::step], keys)
+            yield self.arrays.batch(positions[first::step], (*self.seed, number, first))
 
 
 def network_input(images: torch.Tensor, channels: int) -> torch.Tensor:
@@ -92,7 +94,7 @@ def batch_starts(images: int, batch_size: int, devices: int) -> list[int]:
 
 def epoch_batches(
     positions: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: str, devices: int = 1
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> list[np.ndarray]:
     """The batches of one epoch of training, decided by seed and epoch alone.
 
     Args:
@@ -104,11 +106,11 @@ def epoch_batches(
         devices: among how many each batch is shared out.
 
     Returns:
-        positions and keys, an array a batch. A key is (seed, epoch, position, which occurrence of it). On one device the last
-        batch may be smaller, but one of a single image is left out: batch normalisation has no variance to divide by. Several
-        devices get full batches only, because their gradients are averaged with equal weight.
+        positions, an array a batch. On one device the last batch may be smaller, but one of a single image is left out: batch
+        normalisation has no variance to divide by. Several devices get full batches only, because their gradients are averaged
+        with equal weight.
     """
-    # A stream of its own (spawn_key), so that the order shares no numbers with the changes of any image.
+    # A stream of its own (spawn_key), so that the order shares no numbers with dropout or augmentation.
     random = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(1,)))
     if balance == "sampling":
         classes = [positions[labels == label] for label in np.unique(labels)]
@@ -116,7 +118,4 @@ def epoch_batches(
         order = np.array([random.choice(classes[number]) for number in drawn])
     else:
         order = random.permutation(positions)
-    occurrence = pd.Series(order).groupby(order).cumcount().to_numpy()
-    keys = np.column_stack([np.full(len(order), seed), np.full(len(order), epoch), order, occurrence]).astype(np.int64)
-    starts = batch_starts(len(order), batch_size, devices)
-    return ([order[start : start + batch_size] for start in starts], [keys[start : start + batch_size] for start in starts])
+    return [order[start : start + batch_size] for start in batch_starts(len(order), batch_size, devices)]

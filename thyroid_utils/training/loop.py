@@ -20,7 +20,6 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.preprocess.augment_batch import augment_batch
 from thyroid_utils.training.batch import Batch, Batches, epoch_batches, in_order, network_input
 from thyroid_utils.training.data import Assembly, derived_seed
 from thyroid_utils.training.state import (
@@ -43,8 +42,8 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_A
 class NetworkTraining(pl.LightningModule):
     """Trains a network from the beginning or from a checkpoint.
 
-    Everything random is drawn from (seed, epoch): dropout from torch's generator, which every epoch seeds anew, order and
-    augmentation from keys. So training that is taken up after an epoch goes on exactly as it would have.
+    Everything random is drawn from (seed, epoch): dropout from torch's generator, which every epoch seeds anew, the order from
+    one of its own, augmentation from one a batch. So training that is taken up after an epoch goes on exactly as it would have.
     """
 
     def __init__(self, assembly: Assembly, start: Checkpoint | None = None, progress: Progress | None = None):
@@ -69,7 +68,7 @@ class NetworkTraining(pl.LightningModule):
     def train_dataloader(self) -> Batches:
         training, arrays = self.config.training, self.assembly.arrays
         positions = self.assembly.positions["train"]
-        parts, keys = epoch_batches(
+        parts = epoch_batches(
             positions,
             arrays.labels[positions],
             batch_size=training.batch_size,
@@ -78,7 +77,7 @@ class NetworkTraining(pl.LightningModule):
             balance=training.class_balance,
             devices=training.devices,
         )
-        return Batches(arrays, parts, keys, (self.trainer.global_rank, self.trainer.world_size))
+        return Batches(arrays, parts, (self.config.seed, self.epoch), (self.trainer.global_rank, self.trainer.world_size))
 
     def val_dataloader(self) -> Batches:
         """The whole validation set on every device, so that all of them judge an epoch by the same images."""
@@ -101,8 +100,8 @@ class NetworkTraining(pl.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, masks = batch.images, batch.masks
         if self.trainer.training:
-            images, masks = augment_batch(self.augmentation, images, masks, keys=batch.keys)
-        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.keys)
+            images, masks = self.augmentation(images, masks, seed=batch.seed)
+        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.seed)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.trainer.global_rank))
