@@ -110,31 +110,6 @@ def test_sizes_that_do_not_go_together_are_told_before_anything_is_preprocessed(
     assert not list(runs_dir().glob("*/config.json"))
 
 
-def test_an_image_below_the_networks_minimum_is_refused():
-    with pytest.raises(ValueError, match=r"tiny: images of 12×12 pixels are too small; its minimum is 16×16"):
-        fit_or_load(tiny_config(size=12))
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"model__name": "resnet19"}, "model 'resnet19' is unknown; did you mean resnet"),
-        ({"model__options": {"droput": 0.1}}, "model tiny: no option 'droput'; did you mean dropout"),
-        ({"loss__name": "crossentropy"}, "loss 'crossentropy' is unknown"),
-        ({"augmentation": "defualt"}, "augmentation 'defualt' is no preset; did you mean default"),
-        ({"preprocessing": "paper_01"}, "preprocessing 'paper_01' is no preset"),
-        (
-            {"model__weights": "nowhere.safetensors"},
-            "config: model.weights must be imagenet, none or a file; .*nowhere.safetensors cannot be read",
-        ),
-    ],
-)
-def test_wrong_names_stop_before_anything_is_trained(change, message):
-    with pytest.raises(ValueError, match=message):
-        fit_or_load(tiny_config(**change))
-    assert not list(runs_dir().glob("*/config.json"))
-
-
 class Failing(CrossEntropy):
     """Goes wrong at a call: from `after` training batches on the loss is no number, or memory is out."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -22,15 +21,13 @@ from training_project import batches_of, forked, tiny_config, with_arrays, with_
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
-from thyroid_utils.data.images import read_mask, write_png
+from thyroid_utils.data.images import write_png
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.splits import split_hash
 from thyroid_utils.models import losses
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.batch import Batch
 from thyroid_utils.training.data import split_data
-from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load, maps_file
 from thyroid_utils.training.ledger import RUN_FILES, list_runs, runs_dir
 from thyroid_utils.training.tasks import COUNTS, TASKS, Task, nodule_probability
@@ -341,15 +338,6 @@ def test_images_of_mixed_and_odd_sizes_and_nodules_at_the_border(monkeypatch, tm
     assert (run.predictions["true_positives"] + run.predictions["false_negatives"]).between(200, 350).all(), "a quarter each"
 
 
-def test_a_mask_of_many_levels_is_refused(monkeypatch, tmp_path):
-    cases = phantoms()
-    levels = np.tile(np.arange(40, 104, dtype=np.uint8), (64, 1))
-    cases.loc[cases.index[2], "mask"] = str(write_png(tmp_path / "levels.png", levels))
-    with_cases(monkeypatch, cases)
-    with pytest.raises(DataError, match=rf"case {cases.index[2]}: .*64 gray levels between 40 and 103 do not tell foreground"):
-        fit_or_load(segmentation_config())
-
-
 def test_maps_that_are_no_numbers_stop_the_run(monkeypatch):
     """A network that gives NaN on test images alone, and a loss that hides it."""
     config = segmentation_config(training__epochs=1)
@@ -364,44 +352,3 @@ def test_maps_that_are_no_numbers_stop_the_run(monkeypatch):
     with pytest.raises(TrainingError, match="tiny_segmenter: the loss on test is nan with the weights of epoch 1; lower"):
         fit_or_load(config)
     assert not list(runs_dir().glob("*/complete.json"))
-
-
-def test_frames_without_patients_are_split_by_recovered_video(monkeypatch, tmp_path):
-    """A set like TG3K: numbered frames, no patients. Its videos take their place, and the run says so."""
-    rows = phantoms()[:10]
-    folders = [tmp_path / "thyroid-image", tmp_path / "thyroid-mask"]
-    for folder in folders:
-        folder.mkdir()
-    for number, (_, row) in enumerate(rows.iterrows()):
-        for frame in range(2):  # two frames of each scene
-            for folder, path in zip(folders, (row["image"], row["mask"]), strict=True):
-                shutil.copy(path, folder / f"{2 * number + frame:04d}.png")
-    config = segmentation_config(data={"dataset": "tg3k", "root": tmp_path}, training__epochs=1)
-    run, data = fit_or_load(config), split_data(config)
-    assert "recovered from the frames take their place" in run.data["patients"] and not run.data["leaky"]
-    assert data.cases["patient"].str.startswith("tg3k-video-").all()
-    assert (data.cases.groupby("patient")["split"].nunique() == 1).all()
-    pairs = data.cases.sort_index()["patient"].to_numpy().reshape(-1, 2)
-    assert (pairs[:, 0] == pairs[:, 1]).all(), "two frames of one scene are of one video"
-    assert run.data["split_hash"] == split_hash(data.cases)
-    assert read_mask(data.cases["mask"].iloc[0]).any()
-
-
-def test_all_runs_are_checked_before_the_first_is_trained():
-    good = segmentation_config(training__epochs=1)
-    for change, message in (
-        ({"loss__name": "dise"}, "segmentation loss 'dise' is unknown"),
-        ({"model__name": "unett"}, "model 'unett' is unknown; did you mean unet"),
-        ({"model__options": {"widht": 3}}, "model tiny_segmenter: no option 'widht'; did you mean width"),
-        ({"training__batch_size": 1}, r"training\.batch_size must be 2 or more with tiny_segmenter"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run_all([good, segmentation_config(**change)])
-        assert list_runs().empty
-
-
-def test_both_tasks_can_be_asked_for_at_once(capsys):
-    configs = [segmentation_config(training__epochs=1), tiny_config(training__epochs=1)]
-    runs = run_all(configs)
-    assert [run.config.task for run in runs] == ["segmentation", "classification"]
-    assert "tiny_segmenter, bce_dice, seed 0: 1 epochs, best 1" in capsys.readouterr().out
