@@ -69,8 +69,7 @@ def _measured(run: Run, config: RunConfig, cases: pd.DataFrame) -> pd.DataFrame:
             else:
                 truths = [read_mask(path) for path in rows["mask"]]
                 there = [store.geometries[at] for at in positions[chosen]]
-                back = zip(there, maps, truths, strict=True)
-                found = [binarise(geometry.to_original(map_, truth.shape, smooth=True)) for geometry, map_, truth in back]
+                found = [binarise(geometry.to_original(map_, smooth=True)) for geometry, map_ in zip(there, maps, strict=True)]
                 spacings = [None if np.isnan(value) else value for value in spacing_of(rows)]
             table = segmentation_table(
                 truths,
