@@ -512,7 +512,7 @@ def models() -> Entries:
     named = [(build, name) for build, names in registries.items() for name in names if not name.startswith("tiny")]
     return {
         **{f"{build.__name__} {name}": lambda pair=(build, name): asked(*pair) for build, name in named},
-        "parameter_counts": f.parameter_counts,
+        "parameter_counts": lambda: f.count_table().set_axis(["parameters", "mebibytes", "share", "reported_share"], axis=1),
         "sums_that_do_not_add_up": lambda: (
             pd.concat(f.sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text"))[
                 ["computed", "agrees"]
