@@ -124,6 +124,16 @@ def test_the_seed_alone_decides_and_every_image_has_its_own_draw(preset):
         assert not torch.equal(augmentation(images, seed=seed)[0], first)
 
 
+def test_devices_that_share_a_batch_change_it_as_one_would():
+    images = batch(6)
+    whole, masks = build_augmentation("default")(images, images[:, 0] > 0, seed=(1, 2))
+    for first in (0, 1):
+        part = images[first::2]
+        shared, outlines = build_augmentation("default")(part, part[:, 0] > 0, seed=(1, 2), share=(first, 2))
+        torch.testing.assert_close(shared, whole[first::2])
+        assert torch.equal(outlines, masks[first::2])
+
+
 def test_any_scale_and_equal_channels():
     """A z-scored image is changed as its scaled twin, and gray in three channels stays gray."""
     scaled = 0.2 + 0.6 * discs(5)[:, None].float()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,20 +35,27 @@ Masks = torch.Tensor | None
 
 
 class Draws:
-    """What is drawn for a batch, a row an image, from a generator of its own on the images' device."""
+    """What is drawn for a batch, a row an image, from a generator of its own on the images' device.
 
-    def __init__(self, images: torch.Tensor, seed: Sequence[int]):
-        self.shape, self.device = images.shape, images.device
+    share: as for `Augmentation`. All of the batch is drawn, so that several devices train as one would.
+    """
+
+    def __init__(self, images: torch.Tensor, seed: Sequence[int], share: tuple[int, int] = (0, 1)):
+        self.shape, self.device, self.share = images.shape, images.device, share
         stream = np.random.SeedSequence(list(seed), spawn_key=(2,))  # a key, so that neither order nor dropout shares its numbers
         self.generator = torch.Generator(self.device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
 
     def even(self, count: int) -> torch.Tensor:
         """(batch, count) in [-1, 1)."""
-        return 2 * torch.rand(self.shape[0], count, generator=self.generator, device=self.device) - 1
+        return 2 * self._drawn(torch.rand, count) - 1
 
     def field(self) -> torch.Tensor:
         """Standard normal (batch, 1, height, width): one field for all channels."""
-        return torch.randn(self.shape[0], 1, *self.shape[2:], generator=self.generator, device=self.device)
+        return self._drawn(torch.randn, 1, *self.shape[2:])
+
+    def _drawn(self, draw: Callable[..., torch.Tensor], *shape: int) -> torch.Tensor:
+        first, step = self.share
+        return draw(step * self.shape[0], *shape, generator=self.generator, device=self.device)[first::step]
 
 
 AUGMENTATIONS: dict[str, type[Change]] = {}
@@ -211,7 +218,9 @@ class Augmentation:
     name: str
     changes: tuple[Change, ...]
 
-    def __call__(self, images: torch.Tensor, masks: Masks = None, *, seed: Sequence[int]) -> tuple[torch.Tensor, Masks]:
+    def __call__(
+        self, images: torch.Tensor, masks: Masks = None, *, seed: Sequence[int], share: tuple[int, int] = (0, 1)
+    ) -> tuple[torch.Tensor, Masks]:
         """Change every image and its mask by one draw, each image by its own.
 
         Args:
@@ -219,6 +228,7 @@ class Augmentation:
             masks: bool (batch, height, width), or None.
             seed: whole numbers from 0 that decide the draws of the batch, such as seed, epoch and number of the batch. On a GPU
                 they decide others than on a CPU. torch's own generator is left as it was.
+            share: (first, step) where these are the images `first::step` of a larger batch, shared out among `step` devices.
 
         Returns:
             images and masks of the same shapes, types and device; each image stays in the range that it had.
@@ -228,7 +238,7 @@ class Augmentation:
         floor = images.amin(dim=(1, 2, 3), keepdim=True)
         pixels = images - floor
         span = pixels.amax(dim=(1, 2, 3), keepdim=True)
-        draws = Draws(images, seed)
+        draws = Draws(images, seed, share)
         for moves, changes in itertools.groupby(self.changes, lambda change: isinstance(change, Move)):
             if moves:
                 sources = [change.sources(draws).double() for change in changes]

@@ -18,17 +18,18 @@ from thyroid_utils.preprocess.store import ArrayStore
 @dataclass(frozen=True)
 class Batch:
     """images: float32 (batch, stored channels, height, width); labels: int64 (batch,), -1 for an unknown one; masks: bool (batch,
-    height, width) or None; seed: whole numbers that decide the random changes of the batch."""
+    height, width) or None; seed: whole numbers that decide the random changes; share: which part this is, as in `Batches`."""
 
     images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None
     seed: tuple[int, ...]
+    share: tuple[int, int]
 
     def to(self, device: torch.device, **_) -> Batch:
         """The batch on a device; Lightning calls this."""
         moved = [None if part is None else part.to(device, non_blocking=True) for part in (self.images, self.labels, self.masks)]
-        return Batch(*moved, self.seed)
+        return Batch(*moved, self.seed, self.share)
 
 
 class Arrays:
@@ -45,21 +46,20 @@ class Arrays:
         self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
         self.pin = pin
 
-    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> Batch:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = (), share: tuple[int, int] = (0, 1)) -> Batch:
         """Copies of the images at these positions, in page-locked memory where `pin`."""
         images, labels = torch.from_numpy(self.images[positions]), torch.from_numpy(self.labels[positions])
         masks = None if self.masks is None else torch.from_numpy(self.masks[positions])
         if self.pin:
             images, labels, masks = (None if part is None else part.pin_memory() for part in (images, labels, masks))
-        return Batch(images, labels, masks, seed)
+        return Batch(images, labels, masks, seed, share)
 
 
 @dataclass(frozen=True)
 class Batches:
     """One pass over some positions in their order.
 
-    seed: of the pass; that of a batch has its number and the device's behind. share: (number, of how many) for one of several
-    devices.
+    seed: of the pass; that of a batch has its number behind. share: (number, of how many) for one of several devices.
     """
 
     arrays: Arrays
@@ -73,7 +73,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         first, step = self.share
         for number, positions in enumerate(self.parts):
-            yield self.arrays.batch(positions[first::step], (*self.seed, number, first))
+            yield self.arrays.batch(positions[first::step], (*self.seed, number), self.share)
 
 
 def network_input(images: torch.Tensor, channels: int) -> torch.Tensor:

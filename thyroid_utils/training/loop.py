@@ -100,8 +100,8 @@ class NetworkTraining(pl.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, masks = batch.images, batch.masks
         if self.trainer.training:
-            images, masks = self.augmentation(images, masks, seed=batch.seed)
-        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.seed)
+            images, masks = self.augmentation(images, masks, seed=batch.seed, share=batch.share)
+        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.seed, batch.share)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.trainer.global_rank))
