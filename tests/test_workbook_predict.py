@@ -60,7 +60,7 @@ def trained(one_cache, tmp_path_factory):  # noqa: F811
         patch.setenv("THYROID_REPORT_DIR", str(tmp_path_factory.mktemp("report")))
         register_tiny(functools.partial(patch.setitem, CLASSIFIERS))
         register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
-        patch.setitem(SEGMENTERS, "tiny_segmenter", replace(SEGMENTERS["tiny_segmenter"], build=calls_dark, head=("1.",)))
+        patch.setitem(SEGMENTERS, "tiny_segmenter", replace(SEGMENTERS["tiny_segmenter"], build=calls_dark))
         classifier = fit_or_load(tiny_config(training__epochs=1))
         segmenter = fit_or_load(segmentation_config(training__epochs=1, optimiser__learning_rate=1e-6))
         frames = [np.asarray(Image.open(path).convert("L")) for path in Predictor(classifier).cases["image"][:5]]
