@@ -24,7 +24,7 @@ class Batch:
     labels: torch.Tensor
     masks: torch.Tensor | None
     seed: tuple[int, ...]
-    share: tuple[int, int]
+    share: tuple[int, int] = (0, 1)
 
     def to(self, device: torch.device, **_) -> Batch:
         """The batch on a device; Lightning calls this."""
