@@ -1,15 +1,21 @@
-"""The command `thyroid-workbook`."""
+"""The command `thyroid-workbook`.
+
+What a command needs is imported when it runs, so that help comes at once and only `run` and `predict` load PyTorch.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thyroid_utils.common.errors import DataError, ParameterError, RunError
+
+if TYPE_CHECKING:
+    from thyroid_utils.training.ledger import Run
 
 app = typer.Typer(
     help="Run the notebooks into HTML reports, check data sets, look after training runs, keep notebooks clean.",
@@ -23,6 +29,9 @@ notebooks_app = typer.Typer(help="The notebooks as files.", no_args_is_help=True
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(notebooks_app, name="notebooks")
+
+_COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
+_SHORT = 8  # digits of a run's name that are shown; any beginning that fits one run is understood
 
 
 @app.command()
@@ -65,9 +74,10 @@ def predict(
     ] = False,
 ) -> None:
     """Find and judge the nodules of images: a table, masks, a page of cards. For research only, not a medical device."""
+    runs = _finished_run("classifier", classifier), _finished_run("segmenter", segmenter)
     from thyroid_utils.workbook.predict import predict as predict_images
 
-    raise typer.Exit(predict_images(images, classifier, segmenter, out, spacing, keep_names))
+    raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names))
 
 
 @data_app.command("check")
@@ -78,17 +88,40 @@ def check_data(
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],
 ) -> None:
     """Say what was found in a data set and what is wrong with it; exit code 1 where something is."""
-    from thyroid_utils.workbook.commands import show_check
+    from thyroid_utils.common.progress import progress_bar
+    from thyroid_utils.data.check import check_dataset
+    from thyroid_utils.data.readers import READERS
 
-    raise typer.Exit(show_check(dataset, root))
+    if dataset not in READERS:
+        raise ParameterError(f"data check {dataset}: no such reader; there are {', '.join(READERS)}")
+    report = check_dataset(dataset, root.absolute(), progress=progress_bar(f"Reading {dataset}"))
+    _print_table(("what", "found"), report.summary.items())
+    if report.table.empty:
+        typer.echo("nothing wrong")
+    else:
+        _print_table(report.table.columns, report.table.itertuples(index=False))
+    raise typer.Exit(0 if report.ok else 1)
 
 
 @runs_app.command("list")
-def list_runs() -> None:
+def show_runs() -> None:
     """List every run with its state, model and AUC, the newest first."""
-    from thyroid_utils.workbook.commands import show_list
+    from thyroid_utils.training.ledger import list_runs, runs_dir
 
-    raise typer.Exit(show_list())
+    runs = list_runs()
+    if runs.empty:
+        typer.echo(f"no runs in {runs_dir()}")
+        return
+    shown = runs[["state", "model", "loss", "dataset", "seed", "epochs", "best_epoch", "score"]]
+    shown.insert(0, "run", runs.index.str[:_SHORT])
+    shown.loc[runs["code"] == "older", "state"] += ", older code"
+    for name in ("val", "test"):
+        shown[name] = runs[f"{name}_score"].map("{:.3f}".format, na_action="ignore")
+    shown["MB"] = runs["megabytes"].map("{:.1f}".format)
+    shown = shown.rename(columns={"dataset": "data", "best_epoch": "best"})
+    _print_table(shown.columns, shown.itertuples(index=False), ("seed", "epochs", "best", "val", "test", "MB"))
+    for note in runs.loc[runs["state"] == "damaged", "note"]:
+        typer.echo(f"{note}; it is trained again when it is asked for")
 
 
 @runs_app.command("show")
@@ -96,21 +129,36 @@ def show_run(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name, or the beginning of it.", show_default=False)],
 ) -> None:
     """Show one run: config, data, metrics, environment, history; exit code 1 where it is not whole."""
-    from thyroid_utils.workbook.commands import show_run as show
+    import yaml
 
-    raise typer.Exit(show(name))
+    from thyroid_utils.training.ledger import list_runs
+
+    run = _named_run(name, f"runs show {name}")
+    row = list_runs().loc[run.name]
+    typer.echo(f"run {run.name}\nfolder {run.folder}\nstate {row['state']} {row['note']}")
+    if row["state"] != "finished":
+        raise typer.Exit(1)
+    config = run.config.model_dump(mode="json")
+    told = {"config": config, "data": run.data, "metrics": run.metrics, "environment": run.environment}
+    typer.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    typer.echo("history\n" + run.history.to_string(float_format="{:.6g}".format))
 
 
 @runs_app.command("prune")
-def prune_runs(
+def prune(
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that could be resumed.")] = False,
     outdated: Annotated[bool, typer.Option("--outdated", help="Also runs made by another version of the code.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would be.")] = False,
 ) -> None:
     """Remove damaged runs, and what the options name; one that is being trained is never touched."""
-    from thyroid_utils.workbook.commands import prune
+    from thyroid_utils.training.ledger import list_runs, prune_runs
 
-    raise typer.Exit(prune(unfinished=unfinished, outdated=outdated, dry_run=dry_run))
+    sizes = list_runs()["megabytes"]
+    removed = prune_runs(unfinished=unfinished, outdated=outdated, dry_run=dry_run)
+    for name in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {name[:_SHORT]} ({sizes[name]:.1f} MB)")
+    if not removed:
+        typer.echo("nothing to remove")
 
 
 @notebooks_app.command()
@@ -155,6 +203,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"thyroid-workbook: {line}", file=sys.stderr)
         return 2
+
+
+def _named_run(name: str, where: str) -> Run:
+    """The only run whose name begins so, finished or not; `where` opens the message."""
+    from thyroid_utils.training.ledger import Run, runs_dir
+
+    fitting = [path for path in runs_dir().glob("[!.]*") if path.is_dir() and name and path.name.startswith(name)]
+    if len(fitting) != 1:
+        found = f"{len(fitting)} runs begin so" if fitting else "there is no such run"
+        raise ParameterError(f"{where}: {found}; thyroid-workbook runs list shows them all")
+    return Run(fitting[0])
+
+
+def _finished_run(option: str, name: str) -> Run:
+    from thyroid_utils.training.ledger import RunDamaged, find_run
+
+    where = f"predict: --{option} {name}"
+    try:
+        run = find_run(_named_run(name, where).name)
+    except RunDamaged as damage:
+        raise ParameterError(f"{where}: {damage}; train it again") from None
+    if run is None:
+        raise ParameterError(f"{where}: the run is not finished; train it to its end first")
+    return run
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], numbers: Iterable[str] = ()) -> None:
+    """Rows below a heading, folded to the terminal's width; what is missing is a dash, what is bad has a colour."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    headings = [Column(name, justify="right" if name in numbers else "left", overflow="fold") for name in columns]
+    table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        cells = ["–" if pd.isna(value) else f"{value:.0f}" if isinstance(value, float) else str(value) for value in row]
+        style = next((colour for word, colour in _COLOURS.items() if word in cells[:2]), None)
+        table.add_row(*cells, style=style)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width of its own
+    console.print(table)
 
 
 def _spread_only(arguments: Sequence[str]) -> list[str]:

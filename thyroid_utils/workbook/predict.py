@@ -29,9 +29,8 @@ from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_col
 from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
-from thyroid_utils.training.ledger import Run, RunDamaged, find_run
+from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook import environment
-from thyroid_utils.workbook.commands import full_name
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.predict_page import Pages, card
 
@@ -49,8 +48,8 @@ LITTLE_RANGE = (
 
 def predict(
     images: Sequence[Path],
-    classifier: str,
-    segmenter: str,
+    classifier: Run,
+    segmenter: Run,
     out: Path,
     spacing: float | None = None,
     keep_names: bool = False,
@@ -60,7 +59,7 @@ def predict(
 
     Args:
         images: files and folders (searched with all below them) of PNG, JPEG, TIFF, BMP, GIF or DICOM, one or many frames.
-        classifier, segmenter: names of finished runs, or their beginnings.
+        classifier, segmenter: finished runs.
         out: folder that does not exist or is empty; removed again where the work is interrupted.
         spacing: mm a pixel of images whose file gives none.
         keep_names: call results by the files' names; for files that name nobody.
@@ -69,15 +68,14 @@ def predict(
         exit code: 0, or 1 where some images could not be used.
 
     Raises:
-        ParameterError: nothing to read, no such run, runs that do not serve, a folder that holds something.
+        ParameterError: nothing to read, runs that do not serve, a folder that holds something.
     """
     console = console or Console(highlight=False)
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
     sources, others = find_sources(images, keep_names)
-    runs = [named_run(option, name) for option, name in (("classifier", classifier), ("segmenter", segmenter))]
     try:
-        stage = DualStage(*runs)
+        stage = DualStage(classifier, segmenter)
     except DataError as error:
         raise ParameterError(f"predict: {error}") from None
     if others:
@@ -92,22 +90,6 @@ def predict(
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     console.print(RESEARCH_ONLY)
     return SOME_FAILED if failed else FINE
-
-
-def named_run(option: str, name: str) -> Run:
-    """The finished run of that name, or the only one whose name begins so.
-
-    Raises:
-        ParameterError: none, several, unfinished or damaged.
-    """
-    where = f"predict: --{option} {name}"
-    try:
-        run = find_run(full_name(name, where))
-    except RunDamaged as damage:
-        raise ParameterError(f"{where}: {damage}; train it again") from None
-    if run is None:
-        raise ParameterError(f"{where}: the run is not finished; train it to its end first")
-    return run
 
 
 def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float | None, began: float) -> Counter:
