@@ -18,8 +18,8 @@ from thyroid_utils.data.phantom.cases import phantom_cases
 from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer, resampled, resampled_positions
 from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.hybrids import ResNet18Transformer
 from thyroid_utils.models.networks import architecture, build_classifier, input_size, parameter_count
-from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

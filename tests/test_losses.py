@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torchvision.ops import sigmoid_focal_loss
 
-from thyroid_utils.models.losses import build_loss
-from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES
-from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES, build_loss
 
 # Probabilities 0.8/0.2 and 0.4/0.6: the first image is benign (p_y = 0.8), the second malignant (p_y = 0.6).
 LOGITS = torch.log(torch.tensor([[0.8, 0.2], [0.4, 0.6]]))

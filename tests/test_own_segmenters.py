@@ -12,9 +12,17 @@ from torch import nn
 from torch.nn import functional
 
 from thyroid_utils.models.any_size import cropped, mirrored
-from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet, ResidualUnit, doubled
-from thyroid_utils.models.transunet import TransUNet
-from thyroid_utils.models.unet import AttentionGate, AttentionUNet, UNet, valid_sizes
+from thyroid_utils.models.hybrids import TransUNet
+from thyroid_utils.models.unet import (
+    AttentionGate,
+    AttentionUNet,
+    PretrainedResidualUNet,
+    ResidualUNet,
+    ResidualUnit,
+    UNet,
+    doubled,
+    valid_sizes,
+)
 from thyroid_utils.models.vgg_segmenters import BilinearUp, FCN8s, SegNet, bilinear_kernel, unpooled
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from thyroid_utils.models.losses.classification import CLASSIFICATION_LOSSES
-from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import SCORES

@@ -10,8 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 from scipy import ndimage
 
-from thyroid_utils.models.losses import build_loss
-from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES, border_weights
+from thyroid_utils.models.losses import SEGMENTATION_LOSSES, border_weights, build_loss
 
 # The nodule is the middle; the prediction, 0.8 where marked and 0.2 elsewhere, is one column too far to the right:
 # . . . .        . . . .      right: 2 of the nodule, 10 of the background

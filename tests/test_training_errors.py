@@ -17,7 +17,7 @@ from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.models.losses.classification import CrossEntropy
+from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load

@@ -25,7 +25,7 @@ from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.models.losses.classification import CrossEntropy
+from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training import distributed
 from thyroid_utils.training.batch import Arrays, Batches, epoch_batches, in_order
 from thyroid_utils.training.data import build, open_arrays, split_data

@@ -11,8 +11,8 @@ from torchvision import models
 from thyroid_utils.common.errors import nearest
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
+from thyroid_utils.models.hybrids import ResNet18Transformer
 from thyroid_utils.models.libraries import timm_architecture
-from thyroid_utils.models.resnet18_transformer import ResNet18Transformer
 from thyroid_utils.models.weights import fill, for_channels, published_values
 
 

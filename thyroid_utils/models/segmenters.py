@@ -11,11 +11,10 @@ from torch import nn
 from thyroid_utils.common.errors import nearest
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
+from thyroid_utils.models.hybrids import PUBLISHED, TransUNet
 from thyroid_utils.models.libraries import smp_architecture, smp_network
 from thyroid_utils.models.mobile_deeplab import XCEPTION, MobileDeepLab, imagenet_of, without_classifying_convolution
-from thyroid_utils.models.residual_unet import PretrainedResidualUNet, ResidualUNet
-from thyroid_utils.models.transunet import PUBLISHED, TransUNet
-from thyroid_utils.models.unet import AttentionUNet, UNet
+from thyroid_utils.models.unet import AttentionUNet, PretrainedResidualUNet, ResidualUNet, UNet
 from thyroid_utils.models.vgg_segmenters import FCN8s, SegNet
 
 

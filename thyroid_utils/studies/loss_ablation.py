@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thyroid_utils.models.losses.segmentation import SEGMENTATION_LOSSES
+from thyroid_utils.models.losses import SEGMENTATION_LOSSES
 
 _SURE = 1e-4  # how far the sure answers are from 0 and 1
 
