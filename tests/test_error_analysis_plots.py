@@ -142,13 +142,13 @@ def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
 def test_cards_come_in_pages_with_their_caption(called, masks, monkeypatch):
     monkeypatch.setattr(plots, "_PAGE", 2)
     cards = plots.classifier_cards(called.shown(3), studied(masks), [])
-    pages = list(plots.card_pages(called, cards, "{kind}. Yellow."))
+    pages = list(plots.card_pages(called, cards))
     assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [7, 4]
     wrong = len(called.table)
-    assert pages[1][2] == f"ResNet18. Errors, the most confident first (3 of {wrong}). Yellow. Page 2 of 2."
+    assert pages[1][2] == f"ResNet18. Errors, the most confident first (3 of {wrong}, page 2 of 2)"
     perfect = decision_errors(decided(LABELS, LABELS * 0.6 + 0.1), "tiny")
-    ((_, _, caption),) = plots.card_pages(perfect, cards[:1], "{kind}.")
-    assert caption == "tiny. No error: the least certain images (1 of 1). Page 1 of 1."
+    ((_, _, kind),) = plots.card_pages(perfect, cards[:1])
+    assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"
 
 
 def test_long_facts_and_ids_stay_on_their_card(called, masks):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +38,3 @@ def test_the_plane_and_the_sweep_show_every_loss():
     assert {(float(x[0]), float(y[0])) for x, y in dots} == {(0.5, 0.7), (0.7, 0.5)}
     swept = plots.sweep(estimates, [0.3, 0.7], estimates.iloc[0]).axes[0]
     assert swept.lines[0].get_ydata().tolist() == [0.5, 0.7] and set(swept.lines[1].get_ydata()) == {0.5}
-    runs = SimpleNamespace(plan="1 training seed", started="all from scratch", truth=[0] * 9, models=["dice", "bce"],
-                           smallest=lambda: [0] * 3)  # fmt: skip
-    assert "Dashed: bce." in plots.captions(runs, "unet")["sweep"]

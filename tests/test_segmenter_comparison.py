@@ -343,7 +343,6 @@ def test_figures_show_what_was_compared(comparison):
     by_image = comparison.by_image(["dice"])
     models = comparison.models
     assert comparison.by_run(["dice"])["seed"].tolist() == [0, 1, 0, 1] and len(comparison.history()) == 16
-    assert len(plots.captions(comparison)) == 17
     figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == models
     spread = plots.score_spread(by_image, models).axes[0]

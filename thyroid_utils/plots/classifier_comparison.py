@@ -12,9 +12,6 @@ from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, below, integer_tick
 from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 
-# What captions of comparisons say in the same words.
-EARNED = "A network further right has to earn its place by height."
-BESIDE = "and what the same network reaches here: not comparable, for the reason given."
 COSTS = {"parameters": "parameters, millions", "images_per_second": "training, images/s"}
 _DOTTED = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1}
 
@@ -115,28 +112,3 @@ def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, 
         truth, called = ("malignant" if row[name] else "benign" for name in ("label", "called"))
         panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
     return panel_grid(panels, 4) if panels else None
-
-
-def captions(comparison: ClassifierComparison) -> dict[str, str]:
-    """What stands below the figures and tables of a comparison, by name."""
-    plan, started, tested, chosen = comparison.plan, comparison.started, comparison.tested, comparison.chosen
-    decisions = comparison.decisions(chosen)
-    errors = f"{(~decisions['right']).sum()} errors among {len(decisions)} test images"
-    predicted = "Predicted probability against what is malignant"
-    at_half = "Decisions at 0.5 in place of the chosen threshold"
-    return {
-        "test_set": f"What every score below rests on: the test images of the first run, of {plan}.",
-        "training_curves": f"Loss and validation AUC by epoch, {plan}. Dot: the epoch kept. Dotted: chance.",
-        "scores": f"Scores on test at the threshold chosen on validation, best AUC first: mean [95 % interval], {plan}.",
-        "score_dots": f"The same, drawn: value and 95 % interval, {tested}, {plan}.",
-        "scores_at_half": f"{at_half}: mean [95 % interval], {plan}, {started}.",
-        "spread": f"Mean ± SD of the scores over {plan}; {started}.",
-        "pairs": f"Differences of AUC (first − second) with 95 % interval, and p-values after Holm; {started}.",
-        "roc_and_pr": f"Mean curves on test, {plan}; bands: 95 %, for the two best. Dotted: chance.",
-        "confusion": f"Counts on test at the chosen threshold, first run, {tested}; shade is the share of the true class.",
-        "reliability": f"{predicted}, on test, before and after the temperature fitted on validation.",
-        "cost": f"AUC against size and speed of training on this machine. {EARNED}",
-        "right": f"{chosen}, first run: rightly classified, surest first, with the probability of malignancy.",
-        "wrong": f"{chosen}, first run: up to 16 of {errors}, surest first.",
-        "reported": f"What papers 000 and 001 report, {BESIDE}",
-    }

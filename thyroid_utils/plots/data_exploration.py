@@ -1,7 +1,4 @@
-"""Notebook 01: a data set in numbers and pictures, what its audit found, how it was split, and phantoms beside real frames.
-
-Captions of tables and figures are in `CAPTIONS`, what is said where there is nothing to show in `ABSENT`.
-"""
+"""Notebook 01: a data set in numbers and pictures, what its audit found, how it was split, and phantoms beside real frames."""
 
 from __future__ import annotations
 
@@ -26,42 +23,6 @@ from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_figure, styled
 
 CLASSES = tuple(style.CLASS_COLOURS)
-
-CAPTIONS = {
-    "class_counts": "What there is to learn from, by class. A patient counts at its most severe label.",
-    "counts": "Left: class balance. Next: images that one patient brings; each bar beyond 1 lets a split by image leak.",
-    "gallery": "Frames drawn at random from each class, the outline in yellow.",
-    "frame_sizes": "Sizes of the frames in pixels: everything is resized to one size later.",
-    "areas_and_positions": "Left: share of the frame inside the outline. Right: where it lies; brighter is in more masks.",
-    "intensities": "Gray levels inside the outline and in a ring around it; every image counts alike.",
-    "measures_by_class": "Medians over images with their 95 % interval, from resampling patients 1,000 times.",
-    "tirads": "Images and patients by TI-RADS level. Where each bar has one colour, the label holds no more than the level.",
-    "traits": "Malignant patients among the labelled, by nodule trait, with 95 % Wilson intervals.",
-    "audit": "What the audit found. 'share' is the share of images concerned.",
-    "identical_images": "Pixel-identical images, one row a set. Compare the outlines: each copy carries its own.",
-    "outline_agreement": "The same picture, outlined twice: Dice of the masks, more than which no model can be asked for.",
-    "near_identical_images": "Near-identical pairs: different patients first, then from the closest to the least close.",
-    "mask_problems": "The worst masks. Yellow: as given. Red: what cleaning would change. Border contact is only pointed out.",
-    "burned_in_marks": "The frames with most marks. Green: the echo image as found. Red: text, scales and callipers.",
-    "marks_by_class": "Patients with callipers in any image, and mean text regions an image, with 95 % intervals.",
-    "recovered_videos": "How well the videos were recovered. That neighbours belong together is the only truth there is.",
-    "split": "Images, patients and classes of each side: the classes should have like shares in all.",
-    "exposure": "Test images whose patient or near-identical twin is in training: mean over the seeds, and range.",
-    "simulation": "One phantom from tissue to frame, stage by stage.",
-    "beside_real": "Simulated frames above real ones, cut to the echo image. Compare speckle, layers and shadows.",
-    "speckle": "Left: envelope of a homogeneous phantom. Right: SNR of calm patches, read as if shown at 60 dB.",
-}
-ABSENT = {
-    "tirads": "This data set gives no TI-RADS levels.",
-    "traits": "This data set describes no nodule traits.",
-    "identical_images": "No two images are pixel-identical.",
-    "outline_agreement": "No picture was outlined twice in different ways.",
-    "near_identical_images": "No two images are near-identical.",
-    "mask_problems": "The masks have neither specks, holes, loose parts nor contact with the border.",
-    "burned_in_marks": "No marks are burned in.",
-    "recovered_videos": "Nothing had to be recovered.",
-    "beside_real": "No real frames were given. Set DATA_ROOT to a folder that holds ddti/ to see them here.",
-}
 
 
 def _stacked(axes: Axes, counts: pd.DataFrame, total: str, title: str) -> None:

@@ -35,30 +35,6 @@ from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
 from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
-CAPTIONS = {
-    "calls": "{kind}. Yellow, and dashed on the map: outline. Tick: threshold.",
-    "call_modes": "Every error of {model} in one mode: in a subgroup that has more of them, near the threshold, or confident.",
-    "accuracy": "Accuracy of {model} by subgroup; bars: 95 % over patients.",
-    "calibration": "Mean calibrated probability by {model} (bar) against the share that is malignant (dot, 95 % over patients).",
-    "call_doubts": "Does uncertainty find the errors of {model}? AUROC, area under the risk-coverage curve. Not asked: "
-    "{skipped}.",
-    "risk": "Errors of {model} among the images that are kept when the least certain are handed to a person.",
-    "sets": "Prediction sets of {model}, promised to hold the truth in {percent:.0f} % of each class's images.{note}",
-    "benefit": "Net benefit of puncturing by the calibrated probability, of all and of nobody. Bands: 95 % over patients.",
-    "suspects": "The likeliest of {count} suspects among {images} test images; AUC of {model}: {auc}.",
-    "masks": "{kind}. Green: found, orange: falsely called, blue: missed. Map: probability. Yellow, dashed: outline.",
-    "mask_modes": "Every error of {model} in one mode: where most of its wrong pixels lie.",
-    "lost": "What each part costs of Dice, in points, n = {count} images; bars: 95 % over patients.",
-    "frame": "Where pixels are missed and falsely called when every nodule is brought to one place and size. Dashed: its "
-    "bounding box.",
-    "far": "The {shown} farthest of {count} images of {model} whose HD95 (pixels of the frame) is an outlier, and what it would "
-    "be without regions far off.",
-    "dice": "Dice of {model} by subgroup; bars: 95 % over patients.",
-    "mask_doubts": "Does uncertainty find the masks of {model} with a Dice below {enough:g}? AUROC, and area under the curve of "
-    "1 − Dice.",
-    "disturbed": "{score} of {model} on disturbed images, n = {count}; dotted: undisturbed, band: 95 % over patients.",
-    "changes": "{score} of {model} and its paired change from the undisturbed images: value [95 % over patients].",
-}
 _PAGE = 20  # cards of a figure, which cannot hold any number of them
 _FEWEST_KEPT = 0.05  # coverage from which a risk is drawn: the first images swing between 0 and 1
 _TICKS = (-1, -0.5, 0, 0.5, 1)
@@ -110,17 +86,14 @@ def cards(examples: Sequence[Explained]) -> Figure | None:
     return draw_examples(examples, kinds, "probability of nodule" if filled else MAP_LABEL)
 
 
-def card_pages(errors: Errors, examples: Sequence[Explained], caption: str) -> Iterator[tuple[int, Figure, str]]:
-    """Cards of `errors.shown` in figures of twenty: number of the page, figure and caption.
-
-    caption: its `{kind}` becomes what is shown, of which model.
-    """
+def card_pages(errors: Errors, examples: Sequence[Explained]) -> Iterator[tuple[int, Figure, str]]:
+    """Cards of `errors.shown` in figures of twenty: number of the page, figure, and what is shown, of which model."""
     wrong = int(errors.images["wrong"].sum())
     kind = "Errors, the most confident first" if wrong else "No error: the least certain images"
-    told = caption.format(kind=f"{errors.model}. {kind} ({len(examples)} of {max(wrong, len(examples))})")
     pages = [examples[start : start + _PAGE] for start in range(0, len(examples), _PAGE)]
     for page, shown in enumerate(pages, 1):
-        yield page, cards(shown), f"{told} Page {page} of {len(pages)}."
+        count = f"{len(examples)} of {max(wrong, len(examples))}, page {page} of {len(pages)}"
+        yield page, cards(shown), f"{errors.model}. {kind} ({count})"
 
 
 @styled

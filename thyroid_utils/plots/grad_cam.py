@@ -32,36 +32,6 @@ from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.grad_cam.shape import ALPHA, FEATURES
 from thyroid_utils.studies.grad_cam.shortcut import mark_pairs
 
-CAPTIONS = {
-    "test_set": "Whose maps are measured below.",
-    "panels": "{method} of {model}: the surest right and wrong images of each class. Yellow: outline. Each map has its own "
-    "maximum.",
-    "attention": "Where the maps point, n = {count} images with a map and an outline: value [95 % over patients].",
-    "differences": "The map less each baseline, on the same images: difference [95 % over patients], p (patients' signs "
-    "flipped).",
-    "methods": "The same for every method that was asked for; distance: lower is better, all others: higher.",
-    "by_decision": "The maps of images that {model} calls rightly and wrongly; bars: 95 % over patients.",
-    "by_call": "Share of the map inside the nodule, by call: mean [95 % over patients], and the difference to the other group.",
-    "deletion": "Probability of malignant of n = {count} random test images. Band: the middle half of the images.",
-    "areas": "Areas under those curves, the map's order against the same map at a random place: "
-    "first − second [95 % over patients], p.",
-    "sanity": "Likeness of the maps to the trained network's, n = {count} images; 1: the same. Band: 95 % over patients.",
-    "random_labels": "Likeness of the maps to those of the same network trained otherwise: "
-    "mean over images with both maps [95 % over patients].",
-    "regions": "Regions from {percent:.0f} % of the maximum on, by class, with the effect (rank-biserial) and p after Holm.",
-    "shapes": "Benign against malignant: medians over patients, effect [95 %], p after Holm, and the effect that these patients "
-    "could show.",
-    "mask_shapes": "The same for the true outlines: medians over patients, effect [95 %], p after Holm.",
-    "sweep": "The claim by threshold: effect of each feature, and its p after Holm.",
-    "marks": "Burned-in marks kept against painted over; n are the images that show any.",
-    "marked_images": "The images with the largest marks, as they are and with the marks painted over, each with its map. "
-    "Tick: threshold.",
-    "shortcut": "The shortcut test: first − second [95 % over patients], p.",
-    "callipers": "The same for the images with callipers alone.",
-    "segmenter": "{method} of {model} for the pixels it calls nodule, beside the same baselines.",
-    "predicted_shapes": "Benign against malignant for the masks that {model} predicts: medians over patients, effect [95 %], p "
-    "after Holm.",
-}
 # Measure of `attention_table` → label of its axis.
 MEASURES = {
     "energy_inside": "share of the map's sum\ninside the nodule",

@@ -13,11 +13,9 @@ from thyroid_utils.plots.pictures import Panel, draw_panel
 from thyroid_utils.plots.rows import interval
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_figure, styled
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES
-from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 EPOCHS = {"train_loss": "loss on training", "val_loss": "loss on validation", "val_dice": "Dice on validation",
           "val_pixel_accuracy": "pixel accuracy on validation"}  # fmt: skip
-BORDER_CAPTION = "The weight map of two nodules (w0 = 10, σ = 5 pixels): outlines count eleven times as much as what is far away."
 
 
 @styled
@@ -91,17 +89,3 @@ def border_weights(image: np.ndarray, truth: np.ndarray, weights: np.ndarray) ->
     axes[0, 1].set_title("weight of each pixel")
     figure.colorbar(drawn, ax=axes[0, 1], shrink=0.8)
     return figure
-
-
-def captions(comparison: SegmenterComparison, model: str) -> dict[str, str]:
-    """What stands below the figures and tables of a model by loss, by name."""
-    plan, started = comparison.plan, comparison.started
-    tested = len(comparison.truth)
-    reference = "bce" if "bce" in comparison.models else comparison.models[0]
-    return {
-        "epochs": f"{model} by loss: mean over {plan}, band from the lowest to the highest seed.",
-        "scores": f"{model} by loss: mean over {plan} [95 % interval over patients], best Dice first; {started}.",
-        "plane": f"Sensitivity against precision by loss, n = {tested} test images; bars: 95 % over patients.",
-        "sweep": f"Scores by β on test, n = {tested} images; band: 95 % over patients. Dashed: {reference}.",
-        "smallest": f"The third of the test images with the smallest nodules, n = {len(comparison.smallest())}; {started}.",
-    }

@@ -17,7 +17,6 @@ from thyroid_utils.plots.curves import band
 from thyroid_utils.plots.rows import beside, grouped_rows, interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_figure, styled
 from thyroid_utils.scores.estimates import POWER, p_told
-from thyroid_utils.studies.module_ablation.study import AblationStudy, GainPower
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "latency of one image on this CPU, ms"}
 _KINDS = {
@@ -150,32 +149,3 @@ def power_curves(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     handles.append(Line2D([], [], color=CLASS_COLOURS["malignant"], linestyle="--", label=f"{100 * POWER:.0f} %"))
     below(figure, handles=handles, ncols=6)
     return figure
-
-
-def network_caption(size: int) -> str:
-    """What stands below `network_diagram`, of images with so many pixels a side."""
-    parts = "channels×height×width and parameters of each part"
-    colours = "Blue: ASPP; violet: PPM; orange: attention; green: fusions"
-    return f"The network with all modules, {size}×{size} pixels in: {parts}. {colours}."
-
-
-def captions(study: AblationStudy, powers: GainPower) -> dict[str, str]:
-    """What stands below the figures and tables that show a study, by name."""
-    truth, plan = study.whole.truth, study.whole.plan
-    against = f"{plan}, {len(truth)} test images of {truth['patient'].nunique()} patients"
-    power = "Patients needed to see each gain with a power of 80 %, by seeds; gains and SDs in points of IoU"
-    curves = "Power against patients for the paper's gains. Grays: seeds. Bands: error of the simulations"
-    front = "Bars: 95 % over patients. Filled and dashed: the front"
-    costs = "What each network costs and reaches, fewest parameters first"
-    return {
-        "power": f"{power}. {powers.basis}.",
-        "power_curves": f"{curves}. {powers.basis}.",
-        "gains": f"Differences to each table's reference row, {against}. Thin lines: {powers.basis}.",
-        "aspp": f"ASPP convolution (the paper's Table 4): {against}. Training time as measured where each run was trained.",
-        "modules": f"Modules one by one and together (the paper's Table 5): {against}.",
-        "backbone": f"Backbone (the paper's Table 6): {against}. Latency on this machine's CPU.",
-        "method": f"Method (the paper's Table 7): {against}.",
-        "removed": f"Components removed (the paper's Table 9): {against}.",
-        "pareto": f"IoU on test against parameters and latency, {against}. {front}.",
-        "costs": f"{costs}; {study.whole.started}. Training timed where it ran.",
-    }

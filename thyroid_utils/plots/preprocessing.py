@@ -18,19 +18,6 @@ from thyroid_utils.plots.style import BOX, NEUTRAL, PROBLEM, TRUTH, WIDTH, acros
 from thyroid_utils.preprocess.augment import Augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 
-CAPTIONS = {
-    "recipes": "The recipes as they are run. µ and σ, where taken from the training images, are those of this split.",
-    "stages": "{pipeline} on {case}: each step's result, the outline in yellow, and the histogram of its values.",
-    "stage_measures": "Quality after each step: means of n = {images} images, one a patient, with 95 % intervals.",
-    "stage_table": "The same numbers: mean and 95 % interval over n = {images} patients.",
-    "removal": "Frames with most marks. Green: echo image found. Red: marks found. Right: inpainted, as in paper_002 before "
-    "equalisation.",
-    "augmentation": "Augmentation '{name}': one image and seven draws, the outline changed with it.",
-    "leak": "What training has seen of the test images ({images} originals, three copies of each). Shares from 0 to 1.",
-    "siblings": "Two test images and what training holds of the same original when augmented first and split by image.",
-    "costs": "Left: median time of each step over n = {images} images. Right: the sum of these medians.",
-    "store": "{pipeline} through the store. Where an earlier run has left it behind, the first use is as short as the second.",
-}
 MEASURE_LABELS = {
     "cnr": "contrast-to-noise ratio\nof nodule and ring",
     "gcnr": "generalised CNR\n(0 = alike, 1 = apart)",

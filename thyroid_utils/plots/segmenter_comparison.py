@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots.classifier_comparison import BESIDE, EARNED
 from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
 from thyroid_utils.plots.rows import box_and_points, named_rows
 from thyroid_utils.plots.style import TRUTH, below, model_colours, new_figure, styled
@@ -107,30 +106,3 @@ def side_by_side(comparison: SegmenterComparison, models: Sequence[str], cases: 
             title = f"{model}\n{f'{case}, ' if number == 0 else ''}Dice {dice:.2f}"
             panels.append(Panel(image, title, outlines={TRUTH: truth, colours[model]: probability >= 0.5}))
     return panel_grid(panels, len(models))
-
-
-def captions(comparison: SegmenterComparison) -> dict[str, str]:
-    """What stands below the figures and tables of a comparison, by name."""
-    plan, started, chosen = comparison.plan, comparison.started, comparison.chosen
-    tested = f"n = {len(comparison.truth)} test images, {plan}"
-    scores = "Scores on test per image at the frames' own resolution, best Dice first"
-    stability = "Stability: over seeds (SD; none for a single seed) and over the last third of the epochs"
-    return {
-        "epochs": f"Validation by epoch: mean over {plan}, band from the lowest to the highest seed.",
-        "scores": f"{scores}: mean [95 % interval], {plan}.",
-        "score_dots": f"The same, drawn: value and 95 % interval, {tested}.",
-        "presence": f"What became of each nodule, test images summed over {plan}. 'neither' is left out of all means.",
-        "every_score": f"Every score of {chosen}: mean [95 % interval], {tested}.",
-        "pairs": f"Differences of Dice (first − second) with 95 % interval, and p-values; {started}.",
-        "protocols": "Dice of the same masks, per image and pooled, at the frames' own resolution and at the network's.",
-        "faulty_002": f"Paper 002's scores of {chosen}, pooled: corrected, with the faults of its code, and the difference.",
-        "spread": "Dice of every test image, mean over seeds. Box: quartiles and median.",
-        "size": f"Dice against the size of the nodule. Lines: medians of equally filled bins. Points: the images of {chosen}.",
-        "smallest": f"The third of the test images with the smallest nodules, n = {len(comparison.smallest())}.",
-        "outlines": f"{chosen}, first seed. Right: green is found, red is called nodule and is none, blue is missed.",
-        "side_by_side": "The two hardest images of that network, by up to five networks. Yellow: truth.",
-        "stability": f"{stability}; {started}.",
-        "cost": f"Dice against size and time. {EARNED}",
-        "costs": "What each network costs here, with the options of this run; published sizes are in the first table.",
-        "reported": f"What the papers report, {BESIDE}",
-    }

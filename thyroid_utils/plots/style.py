@@ -1,9 +1,11 @@
-"""The one figure style: every figure function is `@styled`, takes data and returns a `Figure` that is not shown by itself."""
+"""The one figure style, and captions: a figure function is `@styled`, takes data and returns a `Figure` not shown by itself."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TypeVar
 
 import matplotlib as mpl
@@ -60,6 +62,19 @@ def styled(draw: Draw) -> Draw:
             return draw(*args, **kwargs)
 
     return with_style
+
+
+def captions(notebook: str, **known: object) -> Callable[..., str]:
+    """`says(name, **more)`: what stands below a figure or table of a notebook, from `captions.toml`.
+
+    notebook: section of the file, such as "grad_cam". known, more: what its `{…}` are filled with.
+    """
+    texts = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook]
+
+    def says(name: str, **more: object) -> str:
+        return texts[name].format(**known, **more)
+
+    return says
 
 
 def new_figure(rows: int = 1, columns: int = 1, height: float = 3.2, width: float = WIDTH, **grid) -> tuple[Figure, np.ndarray]:
