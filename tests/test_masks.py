@@ -117,7 +117,7 @@ DIAGONAL, DIAGONAL_MM = math.hypot(20, 30), math.hypot(20 * 0.1, 30 * 0.2)
 )  # fmt: skip
 def test_the_four_cases(truth, prediction, presence, expected):
     assert segmentation_scores(truth, prediction, (0.1, 0.2)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
-    assert segmentation_table([truth], [prediction])["presence"].tolist() == [presence]
+    assert segmentation_table([(truth, prediction)], ["a"], [None])["presence"].tolist() == [presence]
 
 
 def test_an_image_full_of_nodule():
@@ -231,9 +231,8 @@ def test_the_table_holds_every_image():
     truths = [NODULE, NODULE, NOTHING, NOTHING, TRUTH]
     predictions = [NODULE, NOTHING, ELSEWHERE, NOTHING, PREDICTION]
     done, spacings = [], [0.1, (0.1, 0.2), None, 0.1, 0.1]
-    table = segmentation_table(
-        truths, predictions, cases=list("abcde"), spacings=spacings, progress=lambda *step: done.append(step)
-    )
+    pairs = zip(truths, predictions, strict=True)
+    table = segmentation_table(pairs, list("abcde"), spacings, progress=lambda *step: done.append(step))
     assert list(table.columns) == [*SEGMENTATION_SCORES, *COUNTS, "presence"] and table.index.tolist() == list("abcde")
     assert table["presence"].tolist() == ["both", "missed", "false alarm", "neither", "both"]
     assert done == [(number, 5) for number in range(1, 6)]
@@ -244,18 +243,13 @@ def test_the_table_holds_every_image():
 
 def test_images_of_mixed_and_odd_sizes():
     sizes = [(233, 317), (7, 5), (1, 1), (64, 64)]
-    truths = [np.ones(size, bool) for size in sizes]
-    table = segmentation_table(truths, truths)
+    table = segmentation_table(((np.ones(size, bool),) * 2 for size in sizes), range(4), [None] * 4)
     assert (table["dice"] == 1).all() and (table["hd95"] == 0).all()
 
 
 def test_a_refused_image_is_named():
-    with pytest.raises(ValueError, match=r"^ddti/7: segmentation_scores: truth is 20 × 30 pixels and prediction 4 × 5"):
-        segmentation_table([NODULE, NODULE], [NODULE, PREDICTION], cases=["ddti/6", "ddti/7"])
-    with pytest.raises(ValueError, match="2 truths, 1 predictions, 2 cases, 2 spacings"):
-        segmentation_table([NODULE, NODULE], [NODULE])
-    with pytest.raises(ValueError, match="0 truths"):
-        segmentation_table([], [])
+    with pytest.raises(ValueError, match=r"^ddti/7: pixel_counts: truth is 20 × 30 pixels and prediction 4 × 5"):
+        segmentation_table([(NODULE, NODULE), (NODULE, PREDICTION)], ["ddti/6", "ddti/7"], [None] * 2)
 
 
 @pytest.mark.parametrize(

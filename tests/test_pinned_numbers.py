@@ -97,7 +97,7 @@ def blobs() -> list[np.ndarray]:
 def found_on_masks() -> pd.DataFrame:
     """`mask_pairs` as a table of segmentation scores with where their pixels were lost, three images a patient."""
     pairs = mask_pairs()
-    scores = f.segmentation_table(*zip(*pairs.values(), strict=True), cases=list(pairs))
+    scores = f.segmentation_table(pairs.values(), list(pairs), [None] * len(pairs))
     lost = pd.DataFrame([f.where_lost(*pair) for pair in pairs.values()], scores.index)
     return scores.join(lost).assign(patient=[f"p{number // 3}" for number in range(len(pairs))])
 
@@ -133,7 +133,7 @@ def metrics() -> Entries:
     counts = {name: np.array([3, 0, 0, 5, 0]) + at for at, name in enumerate(("true_positives", "false_positives"))}
     counts |= {"false_negatives": np.array([2, 0, 4, 0, 0]), "true_negatives": np.array([9, 6, 0, 0, 0])}
     tables = [f.pixel_counts, f.surface_scores, f.lesion_scores, f.segmentation_scores]
-    spaced = functools.partial(f.segmentation_table, truths, founds, spacings=[None, 0.1, (0.1, 0.2)] * 3 + [None, 0.07])
+    spacings = [None, 0.1, (0.1, 0.2)] * 3 + [None, 0.07]
     return {
         "classification_scores": lambda: [
             f.classification_scores(y, p),
@@ -162,7 +162,7 @@ def metrics() -> Entries:
         "segmentation_scores in mm": lambda: f.segmentation_scores(*pairs["moved"], (0.1, 0.2)),
         "surface_scores in mm": lambda: f.surface_scores(*pairs["one, two called"], 0.08, 1.0),
         "surface_distances": lambda: [f.surface_distances(*pairs["moved"]), f.surface_distances(*pairs["at the border"], 0.3)],
-        "segmentation_table": lambda: spaced(cases=list(pairs)),
+        "segmentation_table": lambda: f.segmentation_table(pairs.values(), list(pairs), spacings),
         "faulty_002_scores": lambda: f.faulty_002_scores(
             truths[:3], [np.kron(founds[0], np.ones((2, 2), bool))[:64, :64]] * 3, 64
         ),

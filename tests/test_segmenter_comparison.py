@@ -16,7 +16,8 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.inference import map_scores
+from thyroid_utils.inference import predictor
+from thyroid_utils.inference.predictor import Predictor, map_scores
 from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import segmenter_comparison as plots
@@ -87,7 +88,7 @@ def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
     run = comparison.runs["tiny_segmenter"][1]
     table, data = comparison.tables["tiny_segmenter"][1], split_data(run.config)
     names, maps = run.maps()
-    store = map_scores.stored(run.config, data.cases)
+    store = Predictor(run).store
     for case, probability in zip(names, maps, strict=True):
         row, position = data.cases.loc[case], data.cases.index.get_loc(case)
         rows = {resolution: part.loc[case] for resolution, part in table.groupby("resolution")}
@@ -104,35 +105,34 @@ def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
 
 def test_tables_are_measured_once_and_a_damaged_one_again(comparison, monkeypatch):
     first = comparison.tables["tiny_segmenter"][0]
-    run = comparison.runs["tiny_segmenter"][0]
-    cases = split_data(run.config).cases
+    asked = Predictor(comparison.runs["tiny_segmenter"][0])
     with monkeypatch.context() as patch:
-        patch.setattr(map_scores, "_measured", lambda *_: pytest.fail("measured again"))
-        pd.testing.assert_frame_equal(map_scores.map_scores(run, run.config, cases), first)
+        patch.setattr(predictor, "_measured", lambda *_: pytest.fail("measured again"))
+        pd.testing.assert_frame_equal(map_scores(asked), first)
     for path in (paths.cache_dir() / "map_scores").glob("*.json"):
         path.write_text(path.read_text().replace("0.", "1.", 1))
-    pd.testing.assert_frame_equal(map_scores.map_scores(run, run.config, cases), first)
+    pd.testing.assert_frame_equal(map_scores(asked), first)
 
 
 def test_tables_are_measured_again_where_maps_or_spacing_are_others(comparison, monkeypatch):
     run = comparison.runs["tiny_segmenter"][0]
-    cases = split_data(run.config).cases
-    first = map_scores.map_scores(run, run.config, cases)
-    wide = map_scores.map_scores(run, run.config, cases.assign(spacing_mm=2 * cases["spacing_mm"]))
+    asked, other = Predictor(run), Predictor(run)
+    other.cases = asked.cases.assign(spacing_mm=2 * asked.cases["spacing_mm"])
+    first, wide = map_scores(asked), map_scores(other)
     known = first["hd95_mm"].notna()
     assert known.any() and wide.loc[known, "hd95_mm"].to_numpy() == pytest.approx(2 * first.loc[known, "hd95_mm"].to_numpy())
     monkeypatch.setitem(run.__dict__, "hashes", {**run.hashes, "maps.safetensors": "those of a run made again"})
-    monkeypatch.setattr(map_scores, "_measured", lambda *_: first.assign(dice=0.125))
-    assert (map_scores.map_scores(run, run.config, cases)["dice"] == 0.125).all()
+    monkeypatch.setattr(predictor, "_measured", lambda *_: first.assign(dice=0.125))
+    assert (map_scores(asked)["dice"] == 0.125).all()
 
 
 def test_other_masks_than_the_run_was_scored_with_are_noticed(comparison, monkeypatch):
     run = comparison.runs["tiny_segmenter"][0]
     predictions = run.predictions.assign(true_positives=run.predictions["true_positives"] + 1)
     monkeypatch.setitem(run.__dict__, "predictions", predictions)
-    monkeypatch.setattr(map_scores, "_code", lambda: "other")
+    monkeypatch.setattr(predictor, "_code", lambda: "other")
     with pytest.raises(DataError, match="the masks are not those that it was scored with"):
-        map_scores.map_scores(run, run.config, split_data(run.config).cases)
+        map_scores(Predictor(run))
 
 
 def own(comparison, model: str, score: str) -> list[pd.Series]:

@@ -121,7 +121,8 @@ def test_false_alarms_cost_as_they_do_on_test():
     found = [[1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]
     values = segmenter_values(found, truth)
     assert values == {"dice": 0.5, "iou": 0.5, "pixel_accuracy": (1 + 1 + 3 / 4 + 0) / 4, "scored": 4}
-    table = segmentation_table(np.array(truth, bool)[:, None], np.array(found, bool)[:, None])
+    pairs = zip(np.array(truth, bool)[:, None], np.array(found, bool)[:, None], strict=True)
+    table = segmentation_table(pairs, range(len(truth)), [None] * len(truth))
     assert table["dice"].mean() == values["dice"] and table["iou"].mean() == values["iou"]
 
 

@@ -1,30 +1,39 @@
 """A finished run's network on images: those it was split from, or any others, preprocessed as it was trained.
 
 Everything that asks a network something after training goes through here, so that preprocessing, device and the meaning of
-an output are decided once.
+an output are decided once. So do the maps that a run has kept, and what they score against the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from thyroid_utils.common.cache import cached, content_key
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.data import images
+from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.models.networks import OneAnswer
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.store import ArrayStore
+from thyroid_utils.scores import checks, masks, surface
+from thyroid_utils.scores.checks import COUNTS
+from thyroid_utils.scores.masks import binarise, segmentation_table
 from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
-from thyroid_utils.training.ledger import Run
+from thyroid_utils.training.ledger import MAPS, Run
 from thyroid_utils.training.state import choose_device
 from thyroid_utils.training.tasks import log_odds, nodule_probability
 
 ANSWERS = {"classification": "image", "segmentation": "pixels"}  # of a joint network
+RESOLUTIONS = ("network", "own")
 
 
 class Predictor:
@@ -36,19 +45,19 @@ class Predictor:
         batch_size: images a forward pass; memory grows with it, results do not depend on it beyond the last digits.
     """
 
-    def __init__(self, run: Run, root: str | None = None, batch_size: int = 32):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number from 1; found {batch_size!r}")
-        self.run, self.batch_size = run, batch_size
-        self.device = choose_device(run.config.training)
-        self._root = root
+    def __init__(self, run: Run, root: str | Path | None = None, batch_size: int = 32):
+        self.run, self.batch_size, self._root = run, batch_size, root
+
+    @cached_property
+    def device(self) -> torch.device:
+        return choose_device(self.run.config.training)
 
     @cached_property
     def config(self) -> RunConfig:
         """Of the run, with the data where they are now."""
         if self._root is None:
             return self.run.config
-        return self.run.config.model_copy(update={"data": self.run.config.data.model_copy(update={"root": self._root})})
+        return self.run.config.model_copy(update={"data": self.run.config.data.model_copy(update={"root": str(self._root)})})
 
     @cached_property
     def network(self) -> torch.nn.Module:
@@ -76,10 +85,19 @@ class Predictor:
     def pipeline(self) -> Pipeline:
         """Its preprocessing, with µ and σ of its training images where it takes them, which need not be at hand."""
         pipeline = input_pipeline(self.config)
-        if not pipeline.needs_fit:
-            return pipeline
-        known = self.run.data.get("fitted")  # runs of older versions hold none
-        return pipeline.refitted(*known) if known else pipeline.fit(self.cases)
+        return pipeline.refitted(*self.run.data["fitted"]) if pipeline.needs_fit else pipeline
+
+    def held_map(self, split: str, case: str) -> np.ndarray:
+        """The map that a segmenter's or joint run has kept of a validation or test image, brought back to its frame: float32
+        (height, width), interpolated between pixels; what preprocessing cut off is 0, background."""
+        geometry = self.store.geometries[self.cases.index.get_loc(case)]
+        return geometry.to_original(self.run.maps(split, [case])[1][0], smooth=True)
+
+    def pictures(self, cases: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Test images of a segmenter one by one, each at its own resolution: the frame, its true mask (bool) and the kept map."""
+        for case in cases:
+            image, mask = self.cases.loc[case, ["image", "mask"]]
+            yield read_image(image), read_mask(mask), self.held_map("test", case)
 
     def inputs(self, cases: Sequence[str]) -> np.ndarray:
         """What the network sees of some of its cases, float32 (n, channels, height, width)."""
@@ -141,3 +159,62 @@ class Predictor:
                 if progress is not None:
                     progress(min(start + self.batch_size, len(inputs)), len(inputs))
         return np.concatenate(found)
+
+
+def map_scores(predictor: Predictor) -> pd.DataFrame:
+    """Scores of the test maps of a segmentation run, called nodule from a probability of 0.5; computed once, then read from the
+    cache.
+
+    At the "network" resolution a map meets the preprocessed mask. At the image's "own" the map is brought back to the frame
+    (`Predictor.held_map`) and meets the mask file.
+
+    Returns:
+        index `case`; `resolution` ("network", then "own"); the columns of `masks.segmentation_table`. Lengths in millimetres
+        are given at the image's own resolution where the set tells the spacing (column `spacing_mm`), and NaN elsewhere.
+
+    Raises:
+        DataError: an unreadable image, or masks that are not those the run was scored with.
+    """
+    run = predictor.run
+    rows = predictor.cases.loc[run.predictions.index[run.predictions["split"] == "test"]]
+    # A run that was made again may have other maps. The way back to the frame is in the run's name.
+    key = content_key(run.name, run.hashes[MAPS], spacings(rows), _code())
+    kept = cached("map_scores", key, lambda: _measured(predictor, rows).reset_index().to_dict("list"))
+    return pd.DataFrame(kept).astype(dict.fromkeys(("case", "resolution", "presence"), "string")).set_index("case")
+
+
+def _measured(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
+    run, bar, tables = predictor.run, progress_bar("Scoring masks"), []
+    for number, resolution in enumerate(RESOLUTIONS):
+        table = segmentation_table(
+            _pairs(predictor, rows, resolution),
+            list(rows.index),
+            spacings(rows) if resolution == "own" else [None] * len(rows),
+            lambda done, total, before=number * len(rows): bar(before + done, len(RESOLUTIONS) * total),
+        )
+        tables.append(table.assign(resolution=resolution))
+    if (tables[0][list(COUNTS)] != run.predictions.loc[rows.index, list(COUNTS)]).any(axis=None):
+        raise DataError(f"run {run.name}: the masks are not those that it was scored with; give the folder of its data as root")
+    return pd.concat(tables)
+
+
+def _pairs(predictor: Predictor, rows: pd.DataFrame, resolution: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The true and the predicted mask of each row, one in memory at a time."""
+    for case, position in zip(rows.index, predictor.cases.index.get_indexer(rows.index), strict=True):
+        if resolution == "network":
+            yield predictor.store.masks[position], binarise(predictor.run.maps("test", [case])[1][0])
+        else:
+            yield read_mask(rows.at[case, "mask"]), binarise(predictor.held_map("test", case))
+
+
+def spacings(cases: pd.DataFrame) -> list[float | None]:
+    """Millimetres a pixel of each image, None where unknown."""
+    if "spacing_mm" not in cases:
+        return [None] * len(cases)
+    return [None if np.isnan(value) else value for value in cases["spacing_mm"].to_numpy(float)]
+
+
+@cache
+def _code() -> str:
+    """Of the modules that turn a run's maps into a table."""
+    return source_hash([checks.__file__, masks.__file__, surface.__file__, images.__file__, __file__])

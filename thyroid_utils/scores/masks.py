@@ -6,13 +6,13 @@ together and scored once, so that large nodules decide. The two differ by points
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.checks import checked_masks
+from thyroid_utils.scores.checks import COUNTS, checked_masks
 from thyroid_utils.scores.surface import SURFACE_SCORES, TOLERANCE, surface_scores
 
 # Name in code → name in a table. In this order they are reported.
@@ -42,7 +42,6 @@ SEGMENTATION_SCORES = {
     "area_error": "area error",
     **LESION_SCORES,
 }
-COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 PRESENCE = ("both", "missed", "false alarm", "neither")
 
 
@@ -173,19 +172,17 @@ def overlap_scores(
 
 
 def segmentation_table(
-    truths: Sequence[np.ndarray],
-    predictions: Sequence[np.ndarray],
-    *,
-    cases: Sequence[str] | None = None,
-    spacings: Sequence[float | Sequence[float] | None] | None = None,
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    cases: Sequence[str],
+    spacings: Sequence[float | Sequence[float] | None],
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """One row an image: its scores, its pixel counts and which of the four cases it is.
 
     Args:
-        truths, predictions: bool (height, width) each, one pair an image; sizes may differ between images.
-        cases: index of the result; None for 0, 1, …
-        spacings: one an image as for `segmentation_scores`; None where all are unknown.
+        pairs: truth and prediction of each image, bool (height, width); sizes may differ between images. May be made one by one.
+        cases: index of the result.
+        spacings: one an image as for `segmentation_scores`.
         progress: called with (done, total).
 
     Returns:
@@ -193,25 +190,18 @@ def segmentation_table(
         truth alone (missed), in the prediction alone (false alarm) or in neither.
 
     Raises:
-        ValueError: no image, lengths that differ, or masks that are refused, with the image's case in front.
+        ValueError: masks that are refused, with the image's case in front.
     """
-    total = len(truths)
-    cases, spacings = range(total) if cases is None else cases, [None] * total if spacings is None else spacings
-    lengths = total, len(predictions), len(cases), len(spacings)
-    if not total or len(set(lengths)) > 1:
-        raise ValueError(
-            "segmentation_table: {} truths, {} predictions, {} cases, {} spacings; expected one of each an image".format(*lengths)
-        )
     rows = []
-    for done, (truth, prediction, spacing, case) in enumerate(zip(truths, predictions, spacings, cases, strict=True), 1):
+    for case, (truth, prediction), spacing in zip(cases, pairs, spacings, strict=True):
         try:
-            scores = segmentation_scores(truth, prediction, spacing)
             counts = pixel_counts(truth, prediction)
+            scores = segmentation_scores(truth, prediction, spacing)
         except ValueError as error:
             raise ValueError(f"{case}: {error}") from None
         rows.append({**scores, **counts, "presence": _presence(**counts)})
         if progress:
-            progress(done, total)
+            progress(len(rows), len(cases))
     return pd.DataFrame(rows, index=pd.Index(cases, name="case"))
 
 

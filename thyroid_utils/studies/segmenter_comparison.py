@@ -16,16 +16,14 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.inference.map_scores import COUNTS, map_scores, pictures, spacing_of
-from thyroid_utils.scores.checks import patient_codes
+from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
+from thyroid_utils.scores.checks import COUNTS, patient_codes
 from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.scores.estimates import percentile_estimate, resample
 from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.studies.compare import ComparedRuns
-from thyroid_utils.training.data import split_data
 from thyroid_utils.training.ledger import Run
 
 # How one and the same masks can be scored.
@@ -54,19 +52,15 @@ class SegmenterComparison(ComparedRuns):
             raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
         return found
 
+    def _asked(self, run: Run) -> Predictor:
+        predictor = Predictor(run, self.root)
+        predictor.cases = self._cases  # one split, so one table
+        return predictor
+
     @cached_property
     def _cases(self) -> pd.DataFrame:
         """The case table that the runs were split from."""
-        run = self.first
-        data = split_data(self._here(run))
-        if data.split_hash != run.data["split_hash"] or data.fingerprint != run.data["fingerprint"]:
-            raise DataError(f"comparison: the data are not those that run {run.name} was trained on; give their folder as root")
-        return data.cases
-
-    def _here(self, run: Run) -> RunConfig:
-        if self.root is None:
-            return run.config
-        return run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": str(self.root)})})
+        return Predictor(self.first, self.root).cases
 
     @cached_property
     def truth(self) -> pd.DataFrame:
@@ -76,18 +70,18 @@ class SegmenterComparison(ComparedRuns):
         own = table[table["resolution"] == "own"]
         area = own["true_positives"] + own["false_negatives"]
         cases = self._cases.loc[own.index]
-        diameter = 2 * np.sqrt(area / np.pi) * spacing_of(cases)
+        diameter = 2 * np.sqrt(area / np.pi) * np.array(spacings(cases), float)
         columns = {"patient": cases["patient"], "label": cases["label"], "area": area, "diameter_mm": diameter}
         return pd.DataFrame({**columns, "share": area / own[list(COUNTS)].sum(axis=1)})
 
     @cached_property
     def tables(self) -> dict[str, list[pd.DataFrame]]:
-        """Model → a table a run, as `map_scores.map_scores` gives it."""
+        """Model → a table a run, as `map_scores` gives it."""
         bar, count, found = progress_bar("Measuring maps"), sum(map(len, self.runs.values())), {}
         for model, runs in self.runs.items():
             found[model] = []
             for run in runs:
-                found[model].append(map_scores(run, self._here(run), self._cases))
+                found[model].append(map_scores(self._asked(run)))
                 bar(sum(map(len, found.values())), count)
         return found
 
@@ -242,8 +236,7 @@ class SegmenterComparison(ComparedRuns):
     def pictures(self, model: str, cases: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Test images (None: all, in the order of `truth`) one by one: the frame, its true mask (bool) and the probability map of
         a model's first run (float32), each at the image's own resolution."""
-        run = self.runs[model][0]
-        return pictures(run, self._here(run), self._cases, list(self.truth.index if cases is None else cases))
+        return self._asked(self.runs[model][0]).pictures(self.truth.index if cases is None else cases)
 
     def picture(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One of `pictures`."""

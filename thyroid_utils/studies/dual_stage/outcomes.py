@@ -12,7 +12,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
-from thyroid_utils.inference.map_scores import spacing_of
+from thyroid_utils.inference.predictor import spacings
 from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 from thyroid_utils.studies.dual_stage.variants import dice_of
@@ -61,8 +61,7 @@ def findings_on_test(
     if not chosen.isin(common).all():
         raise DataError(f"dual-stage: {chosen[~chosen.isin(common)][0]} is no test image of both runs")
     rows = table.loc[chosen]
-    spacings = [None if np.isnan(value) else float(value) for value in spacing_of(rows)]
-    images = [CaseImage(str(case), path, mm) for case, path, mm in zip(chosen, rows["image"], spacings, strict=True)]
+    images = [CaseImage(str(case), path, mm) for case, path, mm in zip(chosen, rows["image"], spacings(rows), strict=True)]
     wanted = {str(case) for case in (chosen[:keep] if isinstance(keep, int) else keep)}
     lines, dices, kept = [], [], {}
     for done, finding in enumerate(stage.findings(images), 1):

@@ -266,8 +266,7 @@ class DualStageStudy:
 
 def predicted_mask(predictor: Predictor, split: str, case: str) -> np.ndarray:
     """The mask that a segmenter's or joint run holds of a validation or test image, on its frame: bool (height, width)."""
-    geometry = predictor.store.geometries[predictor.cases.index.get_loc(case)]
-    return binarise(geometry.to_original(predictor.run.maps(split, [case])[1][0], smooth=True))
+    return binarise(predictor.held_map(split, case))
 
 
 def dice_of(path: str, found: np.ndarray) -> float:

@@ -49,12 +49,10 @@ def test_what_cannot_be_asked_is_refused():
         predictor.maps(predictor.inputs(run.predictions.index[:1]))
     with pytest.raises(KeyError, match="no case phantom/none"):
         predictor.inputs(["phantom/none"])
-    with pytest.raises(ValueError, match="batch_size"):
-        Predictor(run, batch_size=0)
 
 
 def test_new_images_need_no_training_images(monkeypatch):
-    """µ and σ of the training images are in the run; one of an older version reads the images again."""
+    """µ and σ of the training images are in the run."""
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing="paper_001"))
     predictor = Predictor(run)
     frames = [read_gray(image) for image in predictor.cases["image"].head(2)]
@@ -64,10 +62,6 @@ def test_new_images_need_no_training_images(monkeypatch):
     with monkeypatch.context() as away:
         away.setattr("thyroid_utils.inference.predictor.split_data", None)
         np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
-        del run.data["fitted"]
-        with pytest.raises(TypeError):
-            Predictor(run).prepare(frames)
-    np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
     assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
 
 
