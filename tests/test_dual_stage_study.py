@@ -13,11 +13,13 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, Findings
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.plots import dual_stage as plots
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import delong_test, holm
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores
+from thyroid_utils.studies import dual_stage
 from thyroid_utils.studies.dual_stage import (
     VARIANTS,
     DualStageStudy,
@@ -26,9 +28,9 @@ from thyroid_utils.studies.dual_stage import (
     examples,
     findings_on_test,
     outcome_table,
+    predicted_mask,
     stage_seconds,
     variant_configs,
-    variants,
     with_crop,
 )
 
@@ -46,7 +48,7 @@ def study(runs):
 
 @pytest.fixture(scope="module")
 def found(runs) -> Findings:
-    return findings_on_test(DualStage(runs["frame"][0], runs["segmenter"][0]), keep=2)
+    return findings_on_test(DualStage(runs["frame"][0], runs["segmenter"][0]))
 
 
 def table(**columns) -> pd.DataFrame:
@@ -79,7 +81,7 @@ def test_the_variants_differ_in_what_they_are_said_to(runs):
 
 
 def test_each_variant_says_what_its_runs_say(study, runs):
-    assert study.variants == list(VARIANTS) and study.left_out == 0
+    assert study.variants == list(VARIANTS)
     order = study.truth.index
     for variant, role in (("frame", "frame"), ("crop_true", "crop"), ("joint", "joint")):
         told = [run.predictions.loc[order, "probability"] for run in runs[role]]
@@ -96,7 +98,7 @@ def test_a_perfect_segmenter_costs_nothing(runs, monkeypatch):
     def true_mask(predictor, split, case):
         return read_mask(predictor.cases.at[case, "mask"])
 
-    monkeypatch.setattr(variants, "predicted_mask", true_mask)
+    monkeypatch.setattr(dual_stage, "predicted_mask", true_mask)
     study = DualStageStudy.of({role: runs[role] for role in ("frame", "crop", "segmenter")})
     np.testing.assert_allclose(study.probabilities["crop_predicted"], study.probabilities["crop_true"], atol=1e-5)
     assert study.variants == ["frame", "crop_true", "crop_predicted"]
@@ -107,19 +109,18 @@ def test_no_nodule_means_the_whole_frame_and_is_counted(runs, monkeypatch):
     def empty_mask(predictor, split, case):
         return np.zeros_like(read_mask(predictor.cases.at[case, "mask"]))
 
-    monkeypatch.setattr(variants, "predicted_mask", empty_mask)
+    monkeypatch.setattr(dual_stage, "predicted_mask", empty_mask)
     study = DualStageStudy.of({role: runs[role][:1] for role in ("frame", "crop", "segmenter")})
-    estimates = study.estimates(["auc"], resamples=50)
+    estimates = study.estimates(["auc"])
     assert estimates.at["crop_predicted", "without_nodule"] == len(study.truth)
     assert np.isfinite(study.probabilities["crop_predicted"]).all()
 
 
 def test_scores_and_differences(study):
-    estimates, label = study.estimates(resamples=100), study.truth["label"]
+    estimates, label = study.estimates(["auc", "accuracy"]), study.truth["label"]
     for variant in VARIANTS:
         areas = [roc_auc_score(label, seed) for seed in study.probabilities[variant]]
         assert estimates.at[variant, "auc"].value == pytest.approx(np.mean(areas))
-        assert estimates.at[variant, "seeds"] == 2
     val = study.runs["frame"][1].predictions.query("split == 'val'")
     assert study.thresholds["frame"][1] == choose_threshold(val["label"], val["probability"])
     pairs = study.comparisons()
@@ -132,9 +133,9 @@ def test_scores_and_differences(study):
 
 def test_both_masks_are_scored(study, runs):
     case = study.truth.index[0]
-    predictors = [variants.Predictor(run) for run in runs["joint"]]
+    predictors = [Predictor(run) for run in runs["joint"]]
     truth = read_mask(predictors[0].cases.at[case, "mask"])
-    masks = [variants.predicted_mask(predictor, "test", case) for predictor in predictors]
+    masks = [predicted_mask(predictor, "test", case) for predictor in predictors]
     assert study.dice.at[case, "joint"] == pytest.approx(np.mean([segmentation_scores(truth, mask)["dice"] for mask in masks]))
     rows = study.dice_table()
     assert rows.at["segmenter", "difference"] is None
@@ -142,45 +143,32 @@ def test_both_masks_are_scored(study, runs):
     assert rows.at["joint", "difference"].difference == pytest.approx(difference)
 
 
-def test_runs_that_cannot_be_compared_are_refused(runs, monkeypatch):
-    with pytest.raises(DataError, match="expected frame, crop, segmenter"):
-        DualStageStudy.of({"frame": runs["frame"]})
+def test_runs_of_other_seeds_or_splits_are_refused(runs, monkeypatch):
     with pytest.raises(DataError, match="different seeds"):
         DualStageStudy.of({**runs, "crop": runs["crop"][:1]})
-    cases = variants.Predictor(runs["segmenter"][0]).cases
-    first = cases.index[cases["split"] == "test"][0]
-    monkeypatch.setattr(variants.Predictor, "cases", cases.assign(split=cases["split"].where(cases.index != first, "train")))
-    with pytest.raises(DataError, match=r"1 of \d+ test patients are on the training or validation side of the runs of frame"):
+    segmenter = runs["segmenter"][0]
+    stage = DualStage(runs["frame"][0], segmenter)
+    monkeypatch.setitem(segmenter.data, "split_hash", "another")
+    with pytest.raises(DataError, match=r"different splits \(.*segmentation .* 64 images.*both a label and a mask"):
         DualStageStudy.of(runs)
+    with pytest.raises(DataError, match="different splits"):
+        findings_on_test(stage)
 
 
 def test_findings_meet_the_truth(found, runs):
-    cases = variants.Predictor(runs["frame"][0]).cases
-    rows = found.table
-    assert list(rows.index) == list(cases.index[cases["split"] == "test"]) and rows.attrs["left_out"] == 0
+    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
+    cases, rows = stage.classifier.cases, found.table
+    assert list(rows.index) == list(cases.index[cases["split"] == "test"]) and not found.kept
     assert (rows["label"] == cases.loc[rows.index, "label"]).all() and (rows["patient"] == cases.loc[rows.index, "patient"]).all()
     assert (rows["wrong"] == (rows["called"] != rows["label"].map({0: "benign", 1: "malignant"}))).all()
-    assert len(found.kept) == 2
-    for case, finding in found.kept.items():
+    some = findings_on_test(stage, list(rows.index[2:0:-1]))
+    assert list(some.table.index) == list(some.kept) == list(rows.index[2:0:-1])
+    for case, finding in some.kept.items():
         truth = read_mask(cases.at[case, "mask"])
         assert rows.at[case, "dice"] == pytest.approx(segmentation_scores(truth, finding.mask)["dice"])
         assert rows.at[case, "area_mm2"] == pytest.approx(rows.at[case, "area_px"] * float(cases.at[case, "spacing_mm"]) ** 2)
-    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
-    assert list(findings_on_test(stage, cases=list(rows.index[1:3])).table.index) == list(rows.index[1:3])
-    with pytest.raises(DataError, match="no test image of both runs"):
-        findings_on_test(stage, cases=[cases.index[cases["split"] == "train"][0]])
-
-
-def test_a_segmenter_that_saw_the_patients_is_refused(runs, monkeypatch):
-    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
-    cases = stage.segmenter.cases
-    first = cases.index[cases["split"] == "test"][0]
-    monkeypatch.setattr(stage.segmenter, "cases", cases.assign(split=cases["split"].where(cases.index != first, "train")))
-    with pytest.raises(DataError, match="trained on 1 of the test patients"):
-        findings_on_test(stage)
-    monkeypatch.setattr(stage.segmenter, "cases", cases.assign(split="train"))
-    with pytest.raises(DataError, match="no test image in common"):
-        findings_on_test(stage)
+    with pytest.raises(KeyError):
+        findings_on_test(stage, [cases.index[cases["split"] == "train"][0]])
 
 
 def test_dice_by_decision_by_hand():
@@ -190,7 +178,7 @@ def test_dice_by_decision_by_hand():
         called=["benign"] * 3 + ["malignant"] * 3 + ["malignant"] * 2 + ["benign"] * 3 + ["", "benign"],
         dice=[0.9, 0.8, 0.7, 0.95, 0.85, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, np.nan, np.nan],
     )
-    result = dice_by_decision(rows, resamples=200)
+    result = dice_by_decision(rows)
     means = {name: value.value for name, value in result.table["dice"].items()}
     assert means == pytest.approx(
         {"right": 0.8, "wrong": 0.3, "benign, called benign": 0.8, "benign, called malignant": 0.45,
@@ -199,8 +187,6 @@ def test_dice_by_decision_by_hand():
     assert result.comparison.effect == -1 and result.comparison.p_value == pytest.approx(2 / 462)  # of 11 choose 5 orders
     assert result.left_out == 2 and result.table.at["wrong", "patients"] == 5
     assert isinstance(plots.dice_by_decision(rows, result), Figure)
-    with pytest.raises(DataError, match="no image has both"):
-        dice_by_decision(rows.assign(dice=np.nan))
 
 
 def test_outcomes_by_hand():
@@ -211,7 +197,7 @@ def test_outcomes_by_hand():
         dice=[0.9, 0.7, 0.2, 0.8, 0.1, 0.9, np.nan],
         patient=["a", "a", "b", "c", "d", "e", "f"],
     )
-    result = outcome_table(rows, 0.7, resamples=100)
+    result = outcome_table(rows, 0.7)
     assert result["images"].to_dict() == {
         "both right": 2, "class wrong, mask right": 1, "class right, mask wrong": 1, "both wrong": 1,
     }  # fmt: skip
@@ -219,8 +205,7 @@ def test_outcomes_by_hand():
     assert result["if_unrelated"].tolist() == pytest.approx([0.36, 0.24, 0.24, 0.16])
     drawn = plots.doubt_and_dice(rows, 0.7).axes[0].collections
     assert [len(points.get_offsets()) for points in drawn] == [2, 1, 1, 1]
-    with pytest.raises(DataError, match="outcome_table: no image has both"):
-        outcome_table(rows.assign(dice=np.nan))
+    assert outcome_table(rows.assign(dice=np.nan), 0.7)["images"].sum() == 0
 
 
 def test_agreement_by_hand():
@@ -230,7 +215,7 @@ def test_agreement_by_hand():
         attention_by_chance=[0.2, 0.3, 0.1, 0.1, 0.1, np.nan, 0.1],
         dice=[0.9, 0.8, 0.7, 0.2, 0.4, 0.0, np.nan],
     )
-    result = agreement(rows, resamples=100)
+    result = agreement(rows)
     assert result.table["images"].to_dict() == {"inside": 3, "outside": 2, "undefined": 1}
     assert [value.value for value in result.table["accuracy"]] == [1, 0, 1]
     assert result.table["wrong"].tolist() == [0, 2, 0] and result.table.at["outside", "dice"].value == pytest.approx(0.3)

@@ -1,0 +1,429 @@
+"""Paper 000's framework on the test split: its order of stages against others, and what its two answers say together.
+
+The paper classifies the whole frame and segments beside it. Compared with that: the classifier on a crop around the nodule, by
+the true mask (which nobody has in use: the best that segmenting first could do) and by the predicted one (what it would do), and
+one network with a shared encoder and two heads. All are trained with the same seeds on the same split; test images are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.data.images import read_image, read_mask
+from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.inference.findings import STAGES, CaseImage, Findings, left_whole
+from thyroid_utils.inference.predictor import Predictor, spacings
+from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
+from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
+from thyroid_utils.scores.labels import choose_threshold
+from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
+from thyroid_utils.studies.compare import check_recipes
+from thyroid_utils.studies.error_analysis.uncertainty import error_detection
+from thyroid_utils.training.ledger import Run
+
+# Name in code → name in a table.
+VARIANTS = {
+    "frame": "whole frame (the paper)",
+    "crop_true": "crop by the true mask",
+    "crop_predicted": "crop by the predicted mask",
+    "joint": "one network, two heads",
+}
+# Whether the class is wrong and whether the mask is poor → name of the outcome, in the order of a table.
+OUTCOMES = {
+    (False, False): "both right",
+    (True, False): "class wrong, mask right",
+    (False, True): "class right, mask wrong",
+    (True, True): "both wrong",
+}
+_STORED = {"frame": "frame", "crop_true": "crop", "joint": "joint"}  # variant → role whose runs hold its probabilities
+_QUESTIONS = (("crop_true", "frame"), ("crop_predicted", "frame"), ("crop_predicted", "crop_true"), ("joint", "frame"))
+_BLOCK = 16  # crops in memory at once
+
+
+def with_crop(spec: str | Sequence, margin: float = 0.2) -> list:
+    """A preprocessing with a crop around the nodule in front of its `resize`.
+
+    Args:
+        spec: a preset's name or a list of steps.
+        margin: added on each side, as a share of the nodule's longer side.
+
+    Raises:
+        DataError: no such preset, or no resize among the steps.
+    """
+    build_pipeline(spec)
+    steps = list(PRESETS[spec].steps if isinstance(spec, str) else spec)
+    names = [step if isinstance(step, str) else next(iter(step)) for step in steps]
+    steps.insert(names.index("resize"), {"nodule_crop": {"margin": margin}})
+    return steps
+
+
+def variant_configs(
+    seeds: Sequence[int],
+    classifier: Mapping[str, Any],
+    segmenter: Mapping[str, Any],
+    joint: Mapping[str, Any] | None = None,
+    margin: float = 0.2,
+) -> dict[str, list[RunConfig]]:
+    """The runs that the variants need, one a seed.
+
+    Args:
+        seeds: of the training.
+        classifier, segmenter, joint: fields of `RunConfig` but the seed, with one data set and one split for all; joint None
+            leaves that network out.
+        margin: of the crops, as for `with_crop`.
+
+    Returns:
+        "frame", "crop", "segmenter" and, where wanted, "joint" → configs in the order of the seeds.
+    """
+    cropped = with_crop(classifier.get("preprocessing", RunConfig.model_fields["preprocessing"].default), margin)
+    wanted = {"frame": classifier, "crop": {**classifier, "preprocessing": cropped}, "segmenter": segmenter, "joint": joint}
+    return {role: [RunConfig(**{**fields, "seed": seed}) for seed in seeds] for role, fields in wanted.items() if fields}
+
+
+def check_one_split(runs: Sequence[Run]) -> None:
+    """Raise DataError where runs have more than one split: a test image of one could be a training image of another.
+
+    A classifier leaves out images without a label and a segmenter those without a mask, so that their splits differ wherever
+    some images lack one of both.
+    """
+    if len({run.data["split_hash"] for run in runs}) > 1:
+        told = ", ".join(f"{run.config.task} {run.name} {sum(run.data['images'].values())} images" for run in runs)
+        raise DataError(
+            f"dual-stage: the runs have different splits ({told}); train all on images that have both a label and a mask "
+            "(DATA_OPTIONS having: [label, mask])"
+        )
+
+
+@dataclass(frozen=True)
+class DualStageStudy:
+    """The runs of the variants, each with the same seeds and on one split. Made by `DualStageStudy.of`.
+
+    runs: "frame", "crop", "segmenter" and perhaps "joint" → runs. root: the data's folder, where it is another than in training.
+    """
+
+    runs: dict[str, list[Run]]
+    root: str | None = None
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Sequence[Run]], root: str | None = None) -> DualStageStudy:
+        """The study of the runs of `variant_configs`.
+
+        Raises:
+            DataError: runs of one role that differ in more than the seed, roles of different seeds, or runs of different splits.
+        """
+        found = {role: list(several) for role, several in runs.items()}
+        check_recipes(found)
+        if len({tuple(run.config.seed for run in several) for several in found.values()}) > 1:
+            raise DataError("dual-stage study: the variants were trained with different seeds; give each the same ones")
+        check_one_split([run for several in found.values() for run in several])
+        return cls(found, root)
+
+    @property
+    def variants(self) -> list[str]:
+        """Keys of `VARIANTS` that there are runs of."""
+        return [variant for variant in VARIANTS if variant != "joint" or "joint" in self.runs]
+
+    @property
+    def truth(self) -> pd.DataFrame:
+        """`patient` and `label` of the test images."""
+        return self._side("test")
+
+    def _side(self, split: str) -> pd.DataFrame:
+        table = self.runs["frame"][0].predictions
+        return table.loc[table["split"] == split, ["patient", "label"]]
+
+    def _told(self, variant: str, split: str) -> np.ndarray:
+        """Probabilities of malignancy of a side's images, (seeds, n)."""
+        if variant == "crop_predicted":
+            return self._cropped[split]
+        cases = self._side(split).index
+        return np.stack([run.predictions.loc[cases, "probability"].to_numpy(float) for run in self.runs[_STORED[variant]]])
+
+    @cached_property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Variant → probabilities of malignancy of the images of `truth`, (seeds, n)."""
+        return {variant: self._told(variant, "test") for variant in self.variants}
+
+    @cached_property
+    def thresholds(self) -> dict[str, list[float]]:
+        """Variant → the threshold of each seed by Youden's rule on validation, where crops are by predicted masks too."""
+        labels = self._side("val")["label"]
+        return {variant: [choose_threshold(labels, seed) for seed in self._told(variant, "val")] for variant in self.variants}
+
+    def estimates(self, scores: Sequence[str]) -> pd.DataFrame:
+        """Each variant's scores on test, the mean over seeds with its interval over patients.
+
+        Returns:
+            index `variant`; `what` (its name for a reader), an `Estimate` a score (names of `scores.labels.SCORES`), and
+            `without_nodule`: images, the mean over seeds, in which the segmenter found nothing to crop to, so that the classifier
+            saw the whole frame (NaN for the other variants).
+        """
+        rows, (patients, labels) = {}, (self.truth[name] for name in ("patient", "label"))
+        for name in self.variants:
+            found = patient_bootstrap_scores(labels, self.probabilities[name], patients, scores, self.thresholds[name])
+            empty = self._cropped["empty"] if name == "crop_predicted" else np.nan
+            rows[name] = {"what": VARIANTS[name], **found, "without_nodule": empty}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
+
+    def comparisons(self) -> pd.DataFrame:
+        """Paired differences in AUC: every variant less the paper's, and predicted less true crops, which is what an imperfect
+        mask costs.
+
+        Returns:
+            `first`, `second` (variants), `auc` (`Comparison`, first − second, over patients by `delong_test`), `p_holm` over
+            these rows, `differs` (below 0.05).
+        """
+        rows = []
+        for first, second in _QUESTIONS:
+            if first in self.variants:
+                pair = self.probabilities[first], self.probabilities[second]
+                found = delong_test(self.truth["label"], *pair, self.truth["patient"])
+                rows.append({"first": first, "second": second, "auc": found})
+        table = pd.DataFrame(rows)
+        table["p_holm"] = holm([found.p_value for found in table["auc"]])
+        return table.assign(differs=table["p_holm"] < 0.05)
+
+    @cached_property
+    def dice(self) -> pd.DataFrame:
+        """Dice of each test image on its frame, the mean over the seeds that define it: columns `segmenter` and, where there is
+        one, `joint`."""
+        cases, found = self.truth.index, {}
+        for role in [role for role in ("segmenter", "joint") if role in self.runs]:
+            predictors = [Predictor(run, self.root) for run in self.runs[role]]
+            paths = predictors[0].cases["mask"]
+            seeds = [[dice_of(paths[case], predicted_mask(seed, "test", case)) for case in cases] for seed in predictors]
+            found[role] = pd.DataFrame(seeds, columns=cases).mean()
+        return pd.DataFrame(found)
+
+    def dice_table(self) -> pd.DataFrame:
+        """Whether sharing an encoder costs the mask anything: `dice` (`Estimate`) and `difference` to the segmenter's
+        (`Comparison`, None for itself), a row a role."""
+        patients, own = self.truth["patient"], self.dice["segmenter"]
+        rows = {
+            role: {
+                "dice": patient_bootstrap(values, patients),
+                "difference": None if role == "segmenter" else compare_means(values, own, patients),
+            }
+            for role, values in self.dice.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
+
+    @cached_property
+    def _cropped(self) -> dict[str, Any]:
+        """`val` and `test`: probabilities of crops by predicted masks, (seeds, n); `empty`: test images without one."""
+        found: dict[str, list[np.ndarray]] = {"val": [], "test": []}
+        empty, bar, done = 0, progress_bar("Classifying crops"), 0
+        total = len(self.runs["crop"]) * sum(len(self._side(split)) for split in found)
+        for run, segmenter in zip(self.runs["crop"], self.runs["segmenter"], strict=True):
+            asked, outlined = Predictor(run, self.root), Predictor(segmenter, self.root)
+            pipeline = left_whole(asked.pipeline)
+            for split, seeds in found.items():
+                names, odds = self._side(split).index, []
+                for start in range(0, len(names), _BLOCK):
+                    samples = [
+                        pipeline(read_image(asked.cases.at[case, "image"]), predicted_mask(outlined, split, case))
+                        for case in names[start : start + _BLOCK]
+                    ]
+                    odds.append(asked.log_odds(np.stack([sample.image for sample in samples])))
+                    empty += sum(not sample.mask.any() for sample in samples) * (split == "test")
+                    done += len(samples)
+                    bar(done, total)
+                seeds.append(expit(np.concatenate(odds)))
+        return {split: np.stack(seeds) for split, seeds in found.items()} | {"empty": empty / len(self.runs["crop"])}
+
+
+def predicted_mask(predictor: Predictor, split: str, case: str) -> np.ndarray:
+    """The mask that a segmenter's or joint run holds of a validation or test image, on its frame: bool (height, width)."""
+    return binarise(predictor.held_map(split, case))
+
+
+def dice_of(path: str, found: np.ndarray) -> float:
+    """Dice of a mask on its frame with the mask file; NaN where both are empty."""
+    return float(overlap_scores(**pixel_counts(read_mask(path, found.shape), found))["dice"])
+
+
+def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progress: Progress | None = None) -> Findings:
+    """`DualStage.predict` on test images, with the truth.
+
+    Args:
+        stage: of two finished runs on one split, whose data are at hand.
+        cases: only these test images, whose findings are then kept whole; None takes all and keeps none.
+        progress: called with (images done, images in all).
+
+    Returns:
+        `Findings`, whose table has besides: `patient`; `label` (0 or 1); `wrong`, whether the call is (<NA> with an error);
+        `dice` with the mask file, on the frame (NaN with an error, or where both masks are empty).
+
+    Raises:
+        DataError: runs of different splits. KeyError: a case that is no test image.
+    """
+    check_one_split([stage.classifier.run, stage.segmenter.run])
+    table = stage.classifier.cases
+    rows = table[table["split"] == "test"].loc[slice(None) if cases is None else list(cases)]
+    images = [CaseImage(case, path, mm) for case, path, mm in zip(rows.index, rows["image"], spacings(rows), strict=True)]
+    lines, kept = [], {}
+    for finding in stage.findings(images, progress):
+        dice = np.nan if finding.error else dice_of(rows.at[finding.case, "mask"], finding.mask)
+        lines.append({**finding.row(), "dice": dice})
+        if cases is not None:
+            kept[finding.case] = finding
+    found = pd.DataFrame(lines).set_index("case")
+    found["patient"], found["label"] = rows["patient"].to_numpy(object), rows["label"].astype(int).to_numpy()
+    called = found["called"].map({"benign": 0, "malignant": 1})
+    found["wrong"] = (called != found["label"]).astype("boolean").mask(called.isna())
+    return Findings(found, kept, stage.notes)
+
+
+def examples(table: pd.DataFrame, each: int = 1) -> list[str]:
+    """Cases for cards, each once: certain and right of each class, wrong, warned, of lowest Dice, undecided.
+
+    Args:
+        table: of `findings_on_test`.
+        each: so many of each kind, fewer where there are fewer.
+    """
+    known = table[table["error"] == ""]
+    sure = known.sort_values("entropy", kind="stable")
+    wrong = sure["wrong"].astype(bool)
+    kinds = [
+        sure[~wrong & sure["label"].eq(0)],
+        sure[~wrong & sure["label"].eq(1)],
+        sure[wrong],
+        known[known["warnings"] != ""],
+        known.dropna(subset="dice").sort_values("dice", kind="stable"),
+        known.sort_values("entropy", ascending=False, kind="stable"),
+    ]
+    chosen: list[str] = []
+    for kind in kinds:
+        chosen += [case for case in kind.index if case not in chosen][:each]
+    return chosen
+
+
+def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
+    """How often both stages are right on one image, against what their separate rates would give.
+
+    Args:
+        table: of `findings_on_test`; images without a call or a Dice are left out.
+        enough: Dice from which a mask counts as right, in [0, 1].
+
+    Returns:
+        index `outcome` (of `OUTCOMES`): `images`, `patients` that have one, `share` of the images (`Estimate`), and
+        `if_unrelated`, the share that the two stages' own rates would give if the errors of one had nothing to do with those of
+        the other.
+    """
+    known = _with_both(table)
+    wrong, poor = known["wrong"].astype(bool), known["dice"] < enough
+    rows = {}
+    for (of_class, of_mask), name in OUTCOMES.items():
+        members = (wrong == of_class) & (poor == of_mask)
+        rows[name] = {
+            "images": int(members.sum()),
+            "patients": known.loc[members, "patient"].nunique(),
+            "share": patient_bootstrap(members, known["patient"], share=True, resamples=2000),
+            "if_unrelated": float((wrong == of_class).mean() * (poor == of_mask).mean()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
+
+
+def _with_both(table: pd.DataFrame) -> pd.DataFrame:
+    """The images that have a call and a Dice."""
+    return table[table["wrong"].notna() & table["dice"].notna()]
+
+
+class DecisionDice(NamedTuple):
+    """Dice where the class is right and where it is wrong.
+
+    table: rows "right", "wrong" and "CLASS, called CALL" for the four pairs: `dice` (`Estimate`, mean over images, interval over
+    patients), `images`, `patients` that have a Dice. comparison: patients with a wrong call against the others, by Mann-Whitney's
+    test; effect below 0: Dice is lower where the class is wrong. left_out: images without a Dice or a call.
+    """
+
+    table: pd.DataFrame
+    comparison: GroupComparison
+    left_out: int
+
+
+def dice_by_decision(table: pd.DataFrame) -> DecisionDice:
+    """Is Dice lower where the class is wrong?
+
+    Args:
+        table: of `findings_on_test`.
+    """
+    known = _with_both(table)
+    wrong, malignant = known["wrong"].astype(bool), known["label"].eq(1)
+    groups = {
+        "right": ~wrong,
+        "wrong": wrong,
+        "benign, called benign": ~malignant & ~wrong,
+        "benign, called malignant": ~malignant & wrong,
+        "malignant, called malignant": malignant & ~wrong,
+        "malignant, called benign": malignant & wrong,
+    }
+    rows = {}
+    for name, members in groups.items():
+        own = known[members]
+        value = patient_bootstrap(own["dice"], own["patient"], resamples=2000)
+        rows[name] = {"dice": value, "images": len(own), "patients": own["patient"].nunique()}
+    comparison = mann_whitney_patients(known["dice"], wrong.astype(int), known["patient"], resamples=2000)
+    return DecisionDice(pd.DataFrame.from_dict(rows, orient="index").rename_axis("decision"), comparison, len(table) - len(known))
+
+
+class Agreement(NamedTuple):
+    """Whether attention outside the predicted nodule warns of wrong calls.
+
+    table: rows "inside" (attention is denser inside the predicted nodule than outside), "outside" (the warning) and "undefined"
+    (no nodule found, or a blank map): `accuracy` and `dice` (`Estimate`s), `images`, `patients`, `wrong`. detection: AUROC of
+    telling wrong calls from right ones by how little of the attention is inside (0.5: it warns of nothing), `Estimate`.
+    """
+
+    table: pd.DataFrame
+    detection: Estimate
+
+
+def agreement(table: pd.DataFrame) -> Agreement:
+    """Accuracy and Dice where the two stages look at the same place, and where they do not.
+
+    Args:
+        table: of `findings_on_test`; images with an error are left out.
+    """
+    known = table[table["wrong"].notna()]
+    excess, right = known["attention_inside"] / known["attention_by_chance"], ~known["wrong"].astype(bool)
+    groups, rows = {"inside": excess > 1, "outside": excess <= 1, "undefined": excess.isna()}, {}
+    for name, members in groups.items():
+        patients = known.loc[members, "patient"]
+        rows[name] = {
+            "accuracy": patient_bootstrap(right[members], patients, share=True, resamples=2000),
+            "dice": patient_bootstrap(known.loc[members, "dice"], patients, resamples=2000),
+            "images": len(patients),
+            "patients": patients.nunique(),
+            "wrong": int((~right[members]).sum()),
+        }
+    detection = error_detection(-excess, known["wrong"].astype(float), known["patient"])
+    return Agreement(pd.DataFrame.from_dict(rows, orient="index").rename_axis("attention"), detection)
+
+
+def stage_seconds(table: pd.DataFrame) -> pd.DataFrame:
+    """Wall time an image of each stage, of images without an error.
+
+    Args:
+        table: of `DualStage.predict` or `findings_on_test`.
+
+    Returns:
+        index `stage` (of `STAGES`, then "all"): `median_ms`, `mean_ms`, and `share` of the mean of all.
+    """
+    columns = [f"seconds_{stage}" for stage in STAGES]
+    spent = 1000 * table.loc[table["error"] == "", columns].set_axis(STAGES, axis=1)
+    spent["all"] = spent.sum(axis=1, skipna=False)
+    found = pd.DataFrame({"median_ms": spent.median(), "mean_ms": spent.mean()})
+    return found.assign(share=found["mean_ms"] / found.at["all", "mean_ms"]).rename_axis("stage")
