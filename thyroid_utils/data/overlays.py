@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 
 _CROSS_MATCH = 0.70  # correlation with a drawn cross; the best match in frames without callipers stays near 0.5 to 0.6
 _CROSS_HINT = 0.58  # enough for a further cross in a frame that has a sure one
@@ -302,6 +301,8 @@ def _in_margin(echo: np.ndarray, strokes: _Strokes) -> np.ndarray:
 
 def _in_rows(strokes: _Strokes) -> np.ndarray:
     """Which strong strokes stand beside others of the same height on the same line, at least three in a row."""
+    from scipy.sparse.csgraph import connected_components  # a tenth of a second to load
+
     keep = np.zeros(len(strokes.strong), bool)
     members = np.flatnonzero(strokes.strong)
     left, top, width, height = strokes.left[members], strokes.top[members], strokes.width[members], strokes.height[members]

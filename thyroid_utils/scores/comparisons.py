@@ -17,9 +17,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
-from scipy.stats import binom, norm
-from scipy.stats import t as student
+from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
 
 from thyroid_utils.scores.checks import (
     check_level,
@@ -112,8 +110,8 @@ def _compare_areas(
     if np.isnan(variance):
         note = "fewer than two patients have one of the classes"
     elif error > ROUNDING:
-        reach = norm.ppf((1 + level) / 2) * error
-        low, high, p_value = difference - reach, difference + reach, 2 * norm.sf(abs(difference) / error)
+        reach = ndtri((1 + level) / 2) * error
+        low, high, p_value = difference - reach, difference + reach, 2 * ndtr(-abs(difference) / error)
     elif abs(difference) < ROUNDING:
         p_value = 1.0
     else:
@@ -170,6 +168,8 @@ def mcnemar_test(first_right: Sequence[bool], second_right: Sequence[bool], pati
 
 def _sign_flip_p(differences: np.ndarray) -> float:
     """P(|Σ ±d| ≥ |Σ d|) over independent fair signs, exactly, for whole numbers d (n,)."""
+    from scipy.stats import binom  # half a second to load
+
     sizes = Counter(np.abs(differences[differences != 0]).tolist())
     # Distribution of the sum of the sizes that got a plus; of `times` equal sizes a binomial number gets one.
     chances = np.ones(1)
@@ -254,7 +254,7 @@ def compare_models(
                 "auc_difference": area.difference,
                 "low": area.low,
                 "high": area.high,
-                "detectable": (norm.ppf(0.975) + norm.ppf(POWER)) * error,
+                "detectable": (ndtri(0.975) + ndtri(POWER)) * error,
                 "p_auc": area.p_value,
                 "accuracy_difference": calls.first - calls.second,
                 "only_first_right": calls.only_first,
@@ -422,13 +422,13 @@ def subset_comparison(
     if np.isnan(error):
         note = "1 subset"
     elif error > 0:
-        p_value = float(2 * student.sf(abs(difference) / error, freedom))
+        p_value = float(2 * stdtr(freedom, -abs(difference) / error))
     elif difference == 0:
         p_value = 1.0
     else:
         note = "the difference is the same in every subset"
     low, high = difference - reach, difference + reach
-    detectable = reach + float(student.ppf(POWER, freedom)) * error
+    detectable = reach + float(stdtrit(freedom, POWER)) * error
     return Comparison(float(one.mean()), float(two.mean()), difference, low, high, p_value, test, patients, note=note), detectable
 
 
@@ -438,4 +438,4 @@ def _over_subsets(values: Sequence[float], train: int, test: int) -> tuple[np.nd
     if scores.ndim != 1 or not len(scores):
         raise ValueError(f"subsets: scores of shape {scores.shape}; expected (subsets,), at least one")
     error, freedom = float(corrected_error(scores, train, test)), len(scores) - 1
-    return scores, float(student.ppf(0.975, freedom)) * error, error, freedom
+    return scores, float(stdtrit(freedom, 0.975)) * error, error, freedom

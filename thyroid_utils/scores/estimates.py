@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from thyroid_utils.scores.checks import (
     COUNTS,
@@ -131,6 +130,8 @@ def proportion_interval(successes: int, total: int, level: float = 0.95) -> tupl
     Reference:
         Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
     """
+    from scipy.stats import binomtest  # half a second to load
+
     if total == 0:
         return np.nan, np.nan
     interval = binomtest(successes, total).proportion_ci(level, method="wilson")

@@ -17,9 +17,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
-from scipy.stats import nct
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, proportion_interval
@@ -138,6 +136,8 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
         >>> round(paired_power(effect=0.01, sd=0.05, patients=200), 2)
         0.8
     """
+    from scipy.stats import nct  # half a second to load
+
     if patients < 2 or seeds < 1 or sd < 0 or seed_sd < 0 or not sd + seed_sd > 0:
         raise ValueError(
             f"paired_power: {patients} patients, {seeds} seeds, SDs {sd} and {seed_sd}; "
@@ -155,6 +155,8 @@ def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0
     Raises:
         ValueError: as for `paired_power`.
     """
+    from scipy.optimize import brentq
+
     most = np.sqrt(sd**2 / max(patients, 1) + seed_sd**2 / max(seeds, 1))  # far above, scipy gives NaN
     while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
         most *= 2
@@ -167,7 +169,7 @@ def _limit(of_patients: float | np.ndarray, variance: float | np.ndarray, count:
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = (count - 1) * np.square(np.divide(variance, of_patients))
     freedom = np.minimum(np.nan_to_num(freedom, nan=np.inf), 1e6)  # scipy's noncentral t needs a finite number
-    return student.ppf(0.975, freedom), freedom
+    return stdtrit(freedom, 0.975), freedom
 
 
 def patients_and_seeds_interval(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from thyroid_utils.scores.checks import checked, checked_labels, checked_probabilities, need_both_classes
@@ -137,6 +136,8 @@ def fit_temperature(labels: Sequence[int], logits: Sequence[float]) -> float:
         >>> round(fit_temperature([0, 1, 0, 1, 1], [-2, -1, 1, 1, 3]), 2)
         1.72
     """
+    from scipy.optimize import minimize_scalar  # a tenth of a second to load
+
     truth, values = _checked_logits(labels, logits, "fit_temperature")
     wrongness = np.where(truth, -values, values)
     low, high = TEMPERATURES

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
 from thyroid_utils.scores.checks import checked_masks, checked_spacing
 
@@ -149,6 +148,8 @@ def _nearest(outlines: _Outlines, rows: float, columns: float) -> np.ndarray:
     if rows == columns and pairs <= _PAIRS and outlines.side <= _LARGEST:
         distances = np.sqrt(_nearest_squares(outlines).astype(float))
         return distances if rows == 1 else distances * rows
+    from scipy.spatial import cKDTree  # a tenth of a second to load
+
     points = np.stack([outlines.rows * rows, outlines.columns * columns], axis=1)
     one, two = points[: outlines.of_truth], points[outlines.of_truth :]
     return np.concatenate([cKDTree(two).query(one)[0], cKDTree(one).query(two)[0]])
