@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -11,9 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from workbook_project import notebook, write_project
 
-from thyroid_utils.common.errors import RunError
+from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.workbook.cli import main
-from thyroid_utils.workbook.notebooks import cleaned_text, refresh_notebook
+from thyroid_utils.workbook.notebooks import read_notebook, refresh_notebook
 
 CHECKED = {"tags": ["nbval-check-output"]}
 
@@ -38,27 +37,7 @@ def dirty() -> nbformat.NotebookNode:
     return node
 
 
-def test_cleaning_keeps_only_what_tests_compare():
-    cleaned = nbformat.reads(cleaned_text(nbformat.writes(dirty())), as_version=4)
-    nbformat.validate(cleaned)
-    plain, checked = cleaned.cells[-3], cleaned.cells[-2]
-    assert (plain.outputs, plain.execution_count, plain.metadata) == ([], None, {})
-    assert checked.execution_count == 6 and checked.outputs[0].text == "7\n"
-    assert checked.outputs[1].data == {"text/plain": "<Figure>"} and checked.outputs[1].metadata == {}
-    assert cleaned.cells[1].metadata == {"tags": ["parameters"]}
-    assert cleaned.metadata.kernelspec.name == "python3" and set(cleaned.metadata) == {"kernelspec", "language_info"}
-
-
-def test_cleaning_twice_changes_nothing_and_cells_without_id_get_the_same_one():
-    document = json.loads(nbformat.writes(dirty()))
-    for cell in document["cells"]:
-        del cell["id"]
-    once = cleaned_text(json.dumps(document))
-    assert once == cleaned_text(json.dumps(document)) == cleaned_text(once)
-    assert len({cell["id"] for cell in json.loads(once)["cells"]}) == len(document["cells"])
-
-
-def test_clean_check_names_what_would_change_and_changes_nothing(tmp_path, monkeypatch, capsys):
+def test_cleaning_keeps_only_what_tests_compare(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
     write_project(tmp_path, n01_dirty=dirty(), case_review=dirty())
     path = tmp_path / "notebooks" / "01_dirty.ipynb"
@@ -66,9 +45,24 @@ def test_clean_check_names_what_would_change_and_changes_nothing(tmp_path, monke
     assert main(["notebooks", "clean", "--check"]) == 1
     told = capsys.readouterr().out
     assert "notebooks/01_dirty.ipynb" in told and "notebooks/case_review.ipynb" in told and path.read_bytes() == before
-    assert main(["notebooks", "clean"]) == 0 and path.read_bytes() != before
+    assert main(["notebooks", "clean"]) == 0
+    cleaned = nbformat.read(path, as_version=4)
+    nbformat.validate(cleaned)
+    plain, checked = cleaned.cells[-3], cleaned.cells[-2]
+    assert (plain.outputs, plain.execution_count, plain.metadata) == ([], None, {})
+    assert checked.execution_count == 6 and checked.outputs[0].text == "7\n"
+    assert checked.outputs[1].data == {"text/plain": "<Figure>"} and checked.outputs[1].metadata == {}
+    assert cleaned.cells[1].metadata == {"tags": ["parameters"]}
+    assert cleaned.metadata.kernelspec.name == "python3" and set(cleaned.metadata) == {"kernelspec", "language_info"}
     capsys.readouterr()
     assert main(["notebooks", "clean", "--check"]) == 0 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
+    (tmp_path / "06_broken.ipynb").write_text(content)
+    with pytest.raises(ParameterError, match="not a Jupyter notebook"):
+        read_notebook(tmp_path / "06_broken.ipynb")
 
 
 REFRESHED = """import pandas as pd

@@ -29,7 +29,7 @@ RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
     "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "figures": [], "tables": [], "show_code": False,
     "parameter_file": "x.yaml", "versions": {"python": "3.11"},
-    "hardware": {"processor": "P", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux"},
+    "hardware": "P, 2 cores",
 }  # fmt: skip
 RUN = {"title": "Run & more"}
 

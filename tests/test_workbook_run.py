@@ -130,7 +130,7 @@ def test_the_index_shows_title_question_numbers_and_where_it_was_made(finished):
     _, out, _, _ = finished
     index = (out / "index.html").read_text()
     for part in ("A test", "What it is.", "The first", "Which <strong>answer</strong>", "0.780 – 0.840", "mm²", "ab" * 32,
-                 "papermill", "data:image/jpeg;base64,", "SEEDS", "[1, 2]", "no commit"):  # fmt: skip
+                 "nbclient", "data:image/jpeg;base64,", "SEEDS", "[1, 2]", "no commit"):  # fmt: skip
         assert part in index, part
     assert "http-equiv" in index and "<script" not in index
 
@@ -283,14 +283,14 @@ def test_a_kernel_that_dies_is_a_failed_notebook(tmp_path, monkeypatch):
     params = small_project(tmp_path, monkeypatch, n01_dies=dies)
     assert main(["run", str(params)]) == 1
     report = (tmp_path / "reports" / "test" / "01_dies.html").read_text()
-    assert "the kernel died" in report and ">before<" in report
+    assert "Kernel died" in report and ">before<" in report
 
 
 def test_a_notebook_that_ends_itself_is_no_finished_one(tmp_path, monkeypatch):
     leaves = notebook("Leaves", "import sys\nsys.exit(0)", "print('after')", parameters=None)
     params = small_project(tmp_path, monkeypatch, n01_leaves=leaves)
     assert main(["run", str(params)]) == 1
-    assert "the cells after it did not run" in (tmp_path / "reports" / "test" / "index.html").read_text()
+    assert "SystemExit" in (tmp_path / "reports" / "test" / "index.html").read_text()
 
 
 def test_what_a_notebook_writes_beside_its_tables_stops_nothing(tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ tables = pathlib.Path(os.environ["THYROID_REPORT_DIR"], "tables")
 (tables / "01_array.npz").write_bytes(bytes(range(256)))"""
     params = small_project(tmp_path, monkeypatch, n01_writes=notebook("Writes", writes, parameters=None))
     assert main(["run", str(params)]) == 0
-    assert not list((tmp_path / "reports" / "test" / "tables").iterdir())
+    assert not list((tmp_path / "reports" / "test").glob("tables/*"))
 
 
 def test_a_report_keeps_saying_how_it_was_made(tmp_path, monkeypatch):
@@ -344,7 +344,7 @@ def test_an_interruption_ends_kernels_and_keeps_what_was_finished(tmp_path, monk
     assert "Interrupted" in output and "Traceback" not in errors, errors
     out = tmp_path / "reports" / "test"
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
-        "01_quick.html", "01_quick.ipynb", "figures", "index.html", "metrics.json", "run.json", "tables",
+        "01_quick.html", "01_quick.ipynb", "index.html", "metrics.json", "run.json",
     ]  # fmt: skip
     run = read_json(out / "run.json")
     assert run["status"] == "interrupted"
@@ -386,7 +386,7 @@ def test_a_killed_runner_leaves_no_kernel_and_the_next_run_clears_up(tmp_path, m
     assert not list(out.glob(".unfinished-*")) and (out / "01_slow.html").is_file()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 3}'])
 def test_an_unreadable_record_of_earlier_runs_is_no_obstacle(tmp_path, monkeypatch, content):
     params = small_project(tmp_path, monkeypatch)
     out = tmp_path / "reports" / "test"

@@ -51,11 +51,9 @@ def run(
     show_code: Annotated[bool, typer.Option("--show-code", help="Show the code unfolded in the reports.")] = False,
 ) -> None:
     """Execute the notebooks with the parameters of a file and write their reports and an index."""
-    from thyroid_utils.workbook.display import Display
-    from thyroid_utils.workbook.run import Request, run_workbook
+    from thyroid_utils.workbook.run import run_workbook
 
-    request = Request(params, only or (), settings or (), data_root, out, show_code)
-    raise typer.Exit(run_workbook(request, Display()))
+    raise typer.Exit(run_workbook(params, only or (), settings or (), data_root, out, show_code))
 
 
 @app.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,73 +18,48 @@ import thyroid_utils
 from thyroid_utils.common import paths
 
 _PACKAGES = ("thyroid-utils", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless",
-             "segmentation-models-pytorch", "matplotlib", "papermill")  # fmt: skip
+             "segmentation-models-pytorch", "matplotlib", "nbclient")  # fmt: skip
 
 _LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # base64, which could hold a path only by accident
 
 
 def describe() -> dict[str, Any]:
     """Versions of Python and the packages that decide numbers, the commit of the project, the hardware; no host or user name."""
-    return {"versions": versions(), "commit": commit(), "hardware": hardware()}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):  # a cluster's own may go by another name
+            versions[package] = metadata.version(package)
+    return {"versions": versions, "commit": commit(), "hardware": hardware()}
 
 
-def commit() -> dict[str, Any] | None:
-    """`{"id": 40 hexadecimal digits, "dirty": bool}`, or None where the project is no git checkout with a commit."""
-    if shutil.which("git") is None or not (paths.project_root() / ".git").exists():
+def commit() -> str | None:
+    """Twelve hexadecimal digits and whether files were changed since; None where the project is no git checkout with a commit."""
+    if not (paths.project_root() / ".git").exists():
         return None
-
-    def git(*arguments: str) -> subprocess.CompletedProcess:
-        command = ["git", "-C", str(paths.project_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
-
-    head = git("rev-parse", "HEAD")
-    if head.returncode != 0:
-        return None
-    return {"id": head.stdout.strip(), "dirty": bool(git("status", "--porcelain", "--untracked-files=no").stdout.strip())}
+    return _answer(
+        "git", "--no-optional-locks", "-C", str(paths.project_root()),
+        "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty= with uncommitted changes",
+    )  # fmt: skip
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, usable cores, memory in GB and the NVIDIA GPUs that `nvidia-smi` names."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "cores": cores, "memory_gb": _memory_gb(), "gpus": _gpus(), "system": platform.system()}
-
-
-def _processor() -> str:
+def hardware() -> str:
+    """Processor, usable cores, memory and the NVIDIA GPUs that `nvidia-smi` names, as a phrase."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(errors="replace"), re.M) if cpuinfo.is_file() else None
+    processor = named.group(1) if named else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    gpus = _answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    told = ", ".join(gpus.splitlines()) if gpus else "no GPU"
+    return f"{processor}, {cores} core{'s' * (cores != 1)}, {memory:.1f} GB memory, {told}, {platform.system()}"
 
 
-def _memory_gb() -> float | None:
+def _answer(*command: str) -> str | None:
+    """What a program prints; None where it is not there, fails or hangs."""
     try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (ValueError, OSError, AttributeError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _gpus() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return answer.stdout.split("\n")[:-1] if answer.returncode == 0 else []
 
 
 class Scrubber:

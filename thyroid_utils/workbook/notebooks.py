@@ -1,18 +1,29 @@
-"""Keeps the notebooks as files clean: no outputs but the ones that tests compare, no traces of editors."""
+"""The notebooks: executed in a copy and in a kernel that never outlives the call, and kept clean as files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.common.files import write_text
-from thyroid_utils.workbook.execute import execute_notebook
+
+_START_TIMEOUT = 120  # seconds that a kernel may take to answer; a cold disk or a busy machine takes many
+_PATIENCE = 2.0  # seconds between asking a kernel to stop and ending it
 
 CHECKED = "nbval-check-output"
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -20,31 +31,171 @@ _CELL_METADATA = ("tags", "jupyter", "slideshow")
 _PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
 
 
-def clean_notebooks(write: bool = True) -> list[Path]:
-    """Clean every notebook of `notebooks/`; returns those that changed (or, with write=False, would)."""
-    changed = []
-    for path in sorted(paths.notebooks_dir().glob("*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        cleaned = cleaned_text(text, path.name)
-        if cleaned != text:
-            changed.append(path)
-            if write:
-                write_text(path, cleaned)
-    return changed
+class Interruption:
+    """Ctrl-C and its like: while entered, SIGINT, SIGTERM and SIGHUP raise nothing, they set `requested` and end the kernel.
+
+    An exception out of a signal handler could strike between two files that belong together, or in the middle of the event loop
+    that talks to the kernel. `group` is the process group of the kernel at work and of whatever it started.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.group: int | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._earlier = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> None:
+        """Let the cell at work clean up after itself, and end what is left after a moment."""
+        self.requested = True
+        self.send(signal.SIGINT)
+        timer = threading.Timer(_PATIENCE, self.send, [signal.SIGKILL])
+        timer.daemon = True
+        timer.start()
+
+    def send(self, number: int) -> None:
+        """A signal to the kernel and its children, if there are any."""
+        if self.group is not None:
+            with suppress(ProcessLookupError, PermissionError):  # all have ended, the usual case
+                os.killpg(self.group, number)
 
 
-def cleaned_text(text: str, name: str = "notebook") -> str:
-    """A notebook's JSON without outputs, counts and editors' metadata; the cells tagged nbval-check-output keep their outputs."""
+@dataclass(frozen=True)
+class Failure:
+    """What stopped a notebook: the error in one line, and the cell, counted from 0 in the executed notebook."""
+
+    line: str
+    cell: int
+
+
+def execute_notebook(
+    notebook: Path,
+    parameters: dict[str, Any],
+    *,
+    variables: dict[str, str | None],
+    progress: Callable[[str], None] | None = None,
+    interruption: Interruption | None = None,
+) -> tuple[nbformat.NotebookNode, Failure | None]:
+    """Execute a copy of `notebook` and return it with its outputs, and what stopped it if something did.
+
+    The kernel works in a scratch folder, so that files a notebook writes to its current folder end with it.
+
+    Args:
+        parameters: name → value, in a cell of their own behind the one tagged `parameters`.
+        variables: environment of the kernel beyond this process's; None removes one.
+        progress: called with the heading of the section at work.
+        interruption: where it is requested, the kernel ends and the notebook fails.
+    """
+    node = _prepared(notebook, parameters)
+    interruption = interruption or Interruption()
+    with tempfile.TemporaryDirectory(prefix="workbook-") as scratch, Path(scratch, "kernel.log").open("w+") as log:
+        client = _client(node)
+        # What the kernel tells outside of cells is no business of the terminal.
+        options = {"cwd": scratch, "env": _environment(variables), "stdout": log, "stderr": log}
+        place = 0
+        try:
+            with client.setup_kernel(cleanup_kc=True, **options):
+                interruption.group = getattr(client.km.provisioner, "pgid", None)
+                for place, cell in enumerate(node.cells):
+                    if interruption.requested:
+                        return node, Failure("interrupted", place)
+                    if progress and _heading(cell):
+                        progress(_heading(cell))
+                    client.execute_cell(cell, place)
+        except CellExecutionError as error:
+            lines = f"{error.ename}: {error.evalue}".splitlines()
+            return node, Failure(lines[0].rstrip(": "), place)
+        except (RuntimeError, TimeoutError) as error:  # not started; or killed, or crashed in native code
+            log.seek(0)
+            line = " ".join([f"{error}; often the memory was not enough.", *log.read().splitlines()[-1:]])
+            if node.cells[place].cell_type == "code":
+                output = nbformat.v4.new_output("error", ename="DeadKernelError", evalue=line, traceback=[line])
+                node.cells[place].outputs.append(output)
+            return node, Failure(line, place)
+        finally:
+            interruption.send(signal.SIGKILL)
+            interruption.group = None
+    return node, None
+
+
+def _prepared(notebook: Path, parameters: dict[str, Any]) -> nbformat.NotebookNode:
+    """A notebook without outputs, with the parameters set."""
+    node, declared = read_notebook(notebook), 0
+    for place, cell in enumerate(node.cells):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "parameters" in cell.metadata.get("tags", []):
+            declared = place
+    if parameters:
+        source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        metadata = {"tags": ["injected-parameters"]}
+        node.cells.insert(declared + 1, nbformat.v4.new_code_cell(source, metadata=metadata, id="injected-parameters"))
+    return node
+
+
+def _client(node: nbformat.NotebookNode) -> NotebookClient:
+    """To a kernel of this very interpreter, whatever kernel is installed as python3 elsewhere."""
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    options = {"startup_timeout": _START_TIMEOUT, "extra_arguments": ["--log-level=ERROR"], "coalesce_streams": True}
+    return NotebookClient(node, manager, timeout=None, record_timing=False, **options)
+
+
+def _environment(variables: dict[str, str | None]) -> dict[str, str]:
+    # Threads of a kernel wait without spinning: spinning on a shared machine costs training up to ten times the time.
+    given = {"OMP_WAIT_POLICY": "passive", **os.environ, **variables}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _heading(cell: nbformat.NotebookNode) -> str:
+    lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+    return next((line.lstrip("# ") for line in reversed(lines) if line.startswith("#")), "")
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook file. Raises ParameterError where it is none."""
     try:
-        document = json.loads(text)
-        cells = document["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParameterError(f"{name}: not a Jupyter notebook ({error}); restore it from version control") from None
-    for place, cell in enumerate(cells):
-        # nbformat would invent a random id, and the file would differ from run to run
-        cell.setdefault("id", hashlib.sha256(f"{place} {cell['source']}".encode()).hexdigest()[:8])
-    document["nbformat"], document["nbformat_minor"] = 4, 5
-    node = nbformat.from_dict(document)
+        return nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        told = str(error).partition("\n")[0][:100]
+        raise ParameterError(f"{path.name}: not a Jupyter notebook ({told}); restore it from version control") from None
+
+
+def clean_notebooks(write: bool = True) -> list[Path]:
+    """Strip every notebook of `notebooks/` of outputs, counts and editors' metadata; returns those that changed (or, with
+    write=False, would). The cells tagged nbval-check-output keep their outputs."""
+    return [path for path in sorted(paths.notebooks_dir().glob("*.ipynb")) if _store(path, read_notebook(path), write)]
+
+
+def refresh_notebook(path: Path) -> bool:
+    """Execute a copy with the default parameters and store what its checked cells show; whether the file changed.
+
+    Raises RunError where the notebook fails, or where a checked cell shows nothing or writes to standard error, which no test
+    could compare.
+    """
+    executed, failure = execute_notebook(path, {}, variables={"THYROID_REPORT_DIR": None})
+    if failure:
+        raise RunError(f"{path.name}: cell {failure.cell + 1} failed ({failure.line}); nothing was stored")
+    for place, cell in enumerate(executed.cells, start=1):
+        if CHECKED in cell.metadata.get("tags", []):
+            problem = "" if cell.outputs else "shows nothing; print something or drop the tag"
+            if any(output.get("name") == "stderr" for output in cell.outputs):
+                problem = "writes warnings; silence their cause or drop the tag"
+            if problem:
+                raise RunError(f"{path.name}: cell {place} is tagged {CHECKED} but {problem}")
+    return _store(path, executed)
+
+
+def _store(path: Path, node: nbformat.NotebookNode, write: bool = True) -> bool:
+    """Write a notebook as it is kept under version control; whether that changes the file."""
     for cell in node.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key in _CELL_METADATA and value}
         if cell.cell_type != "code":
@@ -54,40 +205,16 @@ def cleaned_text(text: str, name: str = "notebook") -> str:
         else:
             cell.outputs, cell.execution_count = [], None
     node.metadata = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
-    return nbformat.writes(node) + "\n"
+    text = nbformat.writes(node) + "\n"
+    changed = text != path.read_text(encoding="utf-8")
+    if changed and write:
+        write_text(path, text)
+    return changed
 
 
-def refresh_notebook(path: Path) -> bool:
-    """Execute a copy with the default parameters and store what its checked cells show; whether the file changed.
-
-    Raises RunError where the notebook fails, or where a checked cell shows nothing or writes to standard error, which no test
-    could compare.
-    """
-    variables = {"THYROID_REPORT_DIR": None, "THYROID_NOTEBOOK": path.stem, "THYROID_WORKBOOK_ROOT": str(paths.project_root())}
-    executed, failure = execute_notebook(path, {}, variables=variables)
-    if failure:
-        raise RunError(f"{path.name}: cell {failure.cell + 1} failed ({failure.line}); nothing was stored")
-    for place, cell in enumerate(executed.cells, start=1):
-        if CHECKED not in cell.metadata.get("tags", []):
-            continue
-        if not cell.outputs:
-            raise RunError(f"{path.name}: cell {place} is tagged {CHECKED} but shows nothing; print something or drop the tag")
-        if any(output.get("name") == "stderr" for output in cell.outputs):
-            raise RunError(
-                f"{path.name}: cell {place} is tagged {CHECKED} but writes warnings; silence their cause or drop the tag"
-            )
-    text = path.read_text(encoding="utf-8")
-    refreshed = cleaned_text(nbformat.writes(executed), path.name)
-    if refreshed != text:
-        write_text(path, refreshed)
-    return refreshed != text
-
-
-def _comparable(output: Any) -> Any:
+def _comparable(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An output without pictures (nbval compares none) and without metadata."""
     if "data" in output:
         output.data = {kind: value for kind, value in output.data.items() if kind not in _PICTURES}
         output.metadata = {}
-    if output.output_type == "execute_result":
-        output.execution_count = output.get("execution_count")
     return output
