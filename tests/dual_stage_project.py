@@ -17,6 +17,8 @@ from training_project import register_tiny
 
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
+from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.studies.dual_stage import variant_configs
@@ -47,6 +49,10 @@ def disc_cases(folder: Path, images: int = 64) -> pd.DataFrame:
         rows.append({"case": f"{number:03d}", **paths, "patient": f"p{number // 2}", "label": label, "dataset": "discs",
                      "spacing_mm": 0.1 + 0.001 * number})  # fmt: skip
     return make_cases(rows)
+
+
+def stage_of(classifier: Run, segmenter: Run, **options) -> DualStage:
+    return DualStage(Predictor(classifier), Predictor(segmenter), **options)
 
 
 @contextmanager

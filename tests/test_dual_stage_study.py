@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from dual_stage_project import STEPS, project
+from dual_stage_project import STEPS, project, stage_of
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.findings import STAGES, Findings
+from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.plots import dual_stage as plots
 from thyroid_utils.preprocess.pipeline import build_pipeline
@@ -48,7 +47,7 @@ def study(runs):
 
 @pytest.fixture(scope="module")
 def found(runs) -> Findings:
-    return findings_on_test(DualStage(runs["frame"][0], runs["segmenter"][0]))
+    return findings_on_test(stage_of(runs["frame"][0], runs["segmenter"][0]))
 
 
 def table(**columns) -> pd.DataFrame:
@@ -87,8 +86,9 @@ def test_each_variant_says_what_its_runs_say(study, runs):
         told = [run.predictions.loc[order, "probability"] for run in runs[role]]
         np.testing.assert_array_equal(study.probabilities[variant], told)
     for seed in (0, 1):
-        stage = DualStage(runs["crop"][seed], runs["segmenter"][seed])
-        crops = stage.predict(stage.classifier.cases.loc[order, "image"]).table["uncalibrated"]
+        stage = stage_of(runs["crop"][seed], runs["segmenter"][seed])
+        images = stage.classifier.cases.loc[order, "image"]
+        crops = [finding.uncalibrated for finding in stage.findings(CaseImage(*item) for item in images.items())]
         # A mask kept in steps of 1/255 may differ by a pixel at its border, and move the crop by one.
         assert np.abs(study.probabilities["crop_predicted"][seed] - crops).max() < 0.05
     assert np.ptp(study.probabilities["crop_predicted"]) > 0.05
@@ -147,7 +147,7 @@ def test_runs_of_other_seeds_or_splits_are_refused(runs, monkeypatch):
     with pytest.raises(DataError, match="different seeds"):
         DualStageStudy.of({**runs, "crop": runs["crop"][:1]})
     segmenter = runs["segmenter"][0]
-    stage = DualStage(runs["frame"][0], segmenter)
+    stage = stage_of(runs["frame"][0], segmenter)
     monkeypatch.setitem(segmenter.data, "split_hash", "another")
     with pytest.raises(DataError, match=r"different splits \(.*segmentation .* 64 images.*both a label and a mask"):
         DualStageStudy.of(runs)
@@ -156,7 +156,7 @@ def test_runs_of_other_seeds_or_splits_are_refused(runs, monkeypatch):
 
 
 def test_findings_meet_the_truth(found, runs):
-    stage = DualStage(runs["frame"][0], runs["segmenter"][0])
+    stage = stage_of(runs["frame"][0], runs["segmenter"][0])
     cases, rows = stage.classifier.cases, found.table
     assert list(rows.index) == list(cases.index[cases["split"] == "test"]) and not found.kept
     assert (rows["label"] == cases.loc[rows.index, "label"]).all() and (rows["patient"] == cases.loc[rows.index, "patient"]).all()

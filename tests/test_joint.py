@@ -271,7 +271,7 @@ def test_a_joint_run_answers_both_questions():
     np.testing.assert_allclose(predictor.log_odds(inputs), test["log_odds"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(predictor.maps(inputs), run.maps("test")[1], rtol=0, atol=0.51 / 255)
     assert test["log_odds"].std() > 1e-4
-    assert augmented_views(predictor, inputs).shape == (10, len(test))
+    assert augmented_views(predictor.probabilities, inputs).shape == (10, len(test))
     network = predictor.network
     for task, shape in (("classification", ()), ("segmentation", (64, 64))):
         assert mc_dropout(predictor.answering(task), inputs[:2], 3).shape == (3, 2, *shape)

@@ -1,11 +1,9 @@
-"""What goes into paper 000's framework and what comes out of it: images on their way through both stages, and findings."""
+"""What goes into paper 000's framework and what comes out of it: images with what is known of them, and findings."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,7 @@ from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_image
 from thyroid_utils.inference.conformal import CLASSES
 from thyroid_utils.inference.nodule_measures import MEASURES
-from thyroid_utils.preprocess.pipeline import Pipeline
-from thyroid_utils.preprocess.steps import NoduleCrop, Sample
+from thyroid_utils.preprocess.steps import Sample
 from thyroid_utils.scores.checks import checked_spacing
 
 RESEARCH_ONLY = "For research only, not a medical device."
@@ -47,8 +44,8 @@ OUTCOME_COLUMNS = {
 class CaseImage:
     """An image with what is known of it.
 
-    case: how it is called in results. image: uint8 (height, width) or RGB (height, width, 3), a path, or the ImageError that
-    reading it has raised. spacing: (row, column) in mm, one number for both, or None.
+    case: how it is called in results, each otherwise. image: uint8 (height, width) or RGB (height, width, 3), a path, or the
+    ImageError that reading it has raised. spacing: (row, column) in mm, one number for both, or None.
     """
 
     case: str
@@ -56,7 +53,7 @@ class CaseImage:
     spacing: float | Sequence[float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Finding:
     """What was found in one image; arrays at the frame's own resolution.
 
@@ -75,6 +72,7 @@ class Finding:
         uncertainty: name of `UNCERTAINTY` → value. measures: of `nodule_measures`.
         warnings: what a reader should know, each a few words.
         seconds: stage of `STAGES` → seconds; each batch's are shared equally among its images.
+        samples: role of a network → what it is given, until the finding is finished.
     """
 
     case: str
@@ -95,6 +93,7 @@ class Finding:
     measures: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict, repr=False)
 
     @property
     def called_name(self) -> str:
@@ -107,7 +106,7 @@ class Finding:
         return "" if self.error else " or ".join(self.labels) or "neither"
 
     def row(self) -> dict[str, object]:
-        """Everything but the arrays, as plain values: a row of `Findings.table`."""
+        """Everything but the arrays, as plain values."""
         height, width = (pd.NA, pd.NA) if self.frame is None else self.frame.shape[:2]
         numbers = ("probability", "uncalibrated", "threshold", "attention_inside", "attention_by_chance")
         return {
@@ -143,64 +142,16 @@ class Findings:
         return int((self.table["error"] != "").sum())
 
 
-@dataclass
-class Item:
-    """An image on its way, with what both networks see of it; `error` takes it out."""
-
-    case: str
-    frame: np.ndarray | None = None
-    spacing: float | Sequence[float] | None = None
-    error: str = ""
-    samples: dict[str, Sample] = field(default_factory=dict)
-    map: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-
-class Clock:
-    """Seconds spent in each stage of a batch: `with clock("read"): …`."""
-
-    def __init__(self):
-        self.spent = dict.fromkeys(STAGES, 0.0)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.spent[stage] += time.perf_counter() - began
-
-
-def read_item(number: int, image: object) -> Item:
-    """A frame, a path or a `CaseImage`, with its frame or with why there is none."""
-    given = image if isinstance(image, CaseImage) else CaseImage(f"image-{number:04d}", image)
-    item, found = Item(given.case, spacing=given.spacing), given.image
+def begun(given: CaseImage) -> Finding:
+    """A finding that has its frame, or why there is none, without the file's name, which may be a patient's."""
+    finding, image = Finding(given.case, spacing=given.spacing), given.image
     try:
         checked_spacing(given.spacing, "image")
-        if isinstance(found, ImageError):
-            raise found
-        frame = read_image(found) if isinstance(found, str | Path) else found
-        kind = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or (frame.ndim != 2 and frame.shape[2:] != (3,)):
-            raise ImageError(f"expected a path or uint8 (height, width) or (height, width, 3); found {kind}")
+        if isinstance(image, ImageError):
+            raise image
+        frame = image if isinstance(image, np.ndarray) else read_image(image)
         gray = frame.ndim == 3 and (frame[..., :1] == frame[..., 1:]).all()
-        item.frame = np.ascontiguousarray(frame[..., 0]) if gray else frame
+        finding.frame = np.ascontiguousarray(frame[..., 0]) if gray else frame
     except ValueError as error:  # ImageError is one
-        item.error = _without_path(str(error), found)
-    return item
-
-
-def _without_path(message: str, image: object) -> str:
-    """A message without the file it names, whose name may be a patient's."""
-    if isinstance(image, str | Path):
-        for name in (str(image), str(Path(image)), Path(image).name):
-            message = message.replace(f"{name}: ", "").replace(name, "the file")
-    return " ".join(message.split())
-
-
-def left_whole(pipeline: Pipeline) -> Pipeline:
-    """The same fitted pipeline, whose `nodule_crop` leaves a frame whole where no nodule is found."""
-    if not pipeline.needs_mask:
-        return pipeline
-    steps = [replace(step, empty="frame") if isinstance(step, NoduleCrop) else step for step in pipeline.steps]
-    found = Pipeline(steps, pipeline.name)
-    found.mean, found.deviation = pipeline.mean, pipeline.deviation
-    return found
+        finding.error = " ".join(str(error).removeprefix(f"{image}: ").split())
+    return finding

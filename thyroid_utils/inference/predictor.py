@@ -7,12 +7,14 @@ an output are decided once. So do the maps that a run has kept, and what they sc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 
 from thyroid_utils.common.cache import cached, content_key
 from thyroid_utils.common.config import RunConfig
@@ -23,6 +25,7 @@ from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.models.networks import OneAnswer
 from thyroid_utils.preprocess.pipeline import Pipeline
+from thyroid_utils.preprocess.steps import NoduleCrop
 from thyroid_utils.preprocess.store import ArrayStore
 from thyroid_utils.scores import checks, masks, surface
 from thyroid_utils.scores.checks import COUNTS
@@ -83,8 +86,11 @@ class Predictor:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """Its preprocessing, with µ and σ of its training images where it takes them, which need not be at hand."""
-        pipeline = input_pipeline(self.config)
+        """Its preprocessing, with µ and σ of its training images where it takes them, which need not be at hand. A `nodule_crop`
+        leaves a frame whole where no nodule is found."""
+        trained = input_pipeline(self.config)
+        steps = [replace(step, empty="frame") if isinstance(step, NoduleCrop) else step for step in trained.steps]
+        pipeline = Pipeline(steps, trained.name)
         return pipeline.refitted(*self.run.data["fitted"]) if pipeline.needs_fit else pipeline
 
     def held_map(self, split: str, case: str) -> np.ndarray:
@@ -117,7 +123,7 @@ class Predictor:
                 the true ones.
 
         Raises:
-            DataError: no mask where one is needed, an empty one (unless the step says what to do then), or another size.
+            DataError: no mask where one is needed, or another size.
         """
         masks = [None] * len(frames) if masks is None else masks
         return np.stack([self.pipeline(frame, mask).image for frame, mask in zip(frames, masks, strict=True)])
@@ -125,6 +131,10 @@ class Predictor:
     def log_odds(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """The logit of malignant by a classifier or joint network, float64 (n,), of inputs (n, channels, height, width)."""
         return self._batches(self.answering("classification"), inputs, log_odds, progress)
+
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
+        """The probability of malignant, as `log_odds`."""
+        return expit(self.log_odds(inputs))
 
     def maps(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Probabilities of nodule by a segmenter or joint network, at its resolution, float32 (n, height, width)."""

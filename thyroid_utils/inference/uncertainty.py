@@ -3,9 +3,9 @@ scores of uncertainty made of them. Entropies are in bits, so that that of a coi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from scipy.special import entr, expit
 from torch import nn
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.checks import checked_probabilities
 from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import Run
@@ -79,35 +78,26 @@ def check_ensemble(runs: Sequence[Run]) -> None:
         raise DataError(f"ensemble: {len(runs)} runs of {len(kinds)} splits or tasks; give runs of one split that differ in seed")
 
 
-def augmented_views(predictor: Predictor, inputs: np.ndarray, shift: int = 4) -> np.ndarray:
+def augmented_views(answer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, shift: int = 4) -> np.ndarray:
     """What a network says of each image as it is, shifted by some pixels up, down, left and right, and all that mirrored.
 
     Only left and right are exchanged: depth has a meaning in ultrasound. A shift repeats the border. Maps are brought back; where
     a shifted image has lost a pixel, the map of the unshifted one stands in, which disagrees with nothing.
 
     Args:
-        predictor: of either task.
+        answer: `probabilities` of a classifier's `Predictor`, or `maps` of a segmenter's.
         inputs: float32 (n, channels, height, width), as `Predictor.inputs` gives them.
-        shift: pixels of the network's input; 0 leaves the shifts out.
+        shift: pixels of the network's input.
 
     Returns:
         samples, the image as it is first: (views, n), or float32 (views, n, height, width).
     """
-    side = min(inputs.shape[-2:])
-    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < side:
-        raise ValueError(f"augmented_views: shift is {shift!r}; expected a whole number of pixels from 0 to {side - 1}")
-    segmenting = predictor.run.config.task == "segmentation"
-    shifts = [(0, 0)] if not shift else [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)]
-    views = [(down, right, flipped) for flipped in (False, True) for down, right in shifts]
+    shifts = [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)]
     samples: list[np.ndarray] = []
-    for down, right, flipped in views:
-        seen = _shifted(inputs, down, right)
-        seen = np.ascontiguousarray(seen[..., ::-1]) if flipped else seen
-        if segmenting:
-            found = predictor.maps(seen)
-            found = _shifted_back(found[..., ::-1] if flipped else found, down, right, samples[0] if samples else found)
-        else:
-            found = expit(predictor.log_odds(seen))
+    for mirrored, (down, right) in product((1, -1), shifts):
+        found = answer(np.ascontiguousarray(_shifted(inputs, down, right)[..., ::mirrored]))
+        if found.ndim == 3:
+            found = _shifted_back(found[..., ::mirrored], down, right, samples[0] if samples else found)
         samples.append(found)
     return np.stack(samples)
 

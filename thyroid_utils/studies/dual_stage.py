@@ -21,7 +21,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.findings import STAGES, CaseImage, Findings, left_whole
+from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor, spacings
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
 from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
@@ -228,12 +228,11 @@ class DualStageStudy:
         total = len(self.runs["crop"]) * sum(len(self._side(split)) for split in found)
         for run, segmenter in zip(self.runs["crop"], self.runs["segmenter"], strict=True):
             asked, outlined = Predictor(run, self.root), Predictor(segmenter, self.root)
-            pipeline = left_whole(asked.pipeline)
             for split, seeds in found.items():
                 names, odds = self._side(split).index, []
                 for start in range(0, len(names), _BLOCK):
                     samples = [
-                        pipeline(read_image(asked.cases.at[case, "image"]), predicted_mask(outlined, split, case))
+                        asked.pipeline(read_image(asked.cases.at[case, "image"]), predicted_mask(outlined, split, case))
                         for case in names[start : start + _BLOCK]
                     ]
                     odds.append(asked.log_odds(np.stack([sample.image for sample in samples])))
@@ -255,7 +254,7 @@ def dice_of(path: str, found: np.ndarray) -> float:
 
 
 def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progress: Progress | None = None) -> Findings:
-    """`DualStage.predict` on test images, with the truth.
+    """`DualStage.findings` on test images, with the truth.
 
     Args:
         stage: of two finished runs on one split, whose data are at hand.
@@ -274,11 +273,13 @@ def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progr
     rows = table[table["split"] == "test"].loc[slice(None) if cases is None else list(cases)]
     images = [CaseImage(case, path, mm) for case, path, mm in zip(rows.index, rows["image"], spacings(rows), strict=True)]
     lines, kept = [], {}
-    for finding in stage.findings(images, progress):
+    for finding in stage.findings(images):
         dice = np.nan if finding.error else dice_of(rows.at[finding.case, "mask"], finding.mask)
         lines.append({**finding.row(), "dice": dice})
         if cases is not None:
             kept[finding.case] = finding
+        if progress is not None:
+            progress(len(lines), len(images))
     found = pd.DataFrame(lines).set_index("case")
     found["patient"], found["label"] = rows["patient"].to_numpy(object), rows["label"].astype(int).to_numpy()
     called = found["called"].map({"benign": 0, "malignant": 1})

@@ -29,6 +29,7 @@ from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_col
 from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
@@ -75,7 +76,7 @@ def predict(
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
     sources, others = find_sources(images, keep_names)
     try:
-        stage = DualStage(classifier, segmenter)
+        stage = DualStage(Predictor(classifier), Predictor(segmenter))
     except DataError as error:
         raise ParameterError(f"predict: {error}") from None
     if others:

@@ -82,7 +82,9 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     check_ensemble(runs)
     predictions = runs[0].predictions
     index = predictions.index[predictions["split"] == "test"]
-    predictor, score = Predictor(runs[0], root), map_uncertainty if runs[0].config.task == "segmentation" else label_uncertainty
+    predictor = Predictor(runs[0], root)
+    segmenting = runs[0].config.task == "segmentation"
+    answer, score = (predictor.maps, map_uncertainty) if segmenting else (predictor.probabilities, label_uncertainty)
     skipped = {} if len(runs) > 1 else {"seeds": "there is one seed"}
     if not has_dropout(predictor.network):
         skipped["dropout"] = "the network has no dropout"
@@ -90,7 +92,7 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     for start in range(0, len(index), _BLOCK):
         block = index[start : start + _BLOCK]
         inputs = predictor.inputs(block)
-        samples = {"views": augmented_views(predictor, inputs)}
+        samples = {"views": augmented_views(answer, inputs)}
         samples["single"] = samples["views"][:1]
         if "seeds" in tables:
             samples["seeds"] = seed_ensemble(runs, "test", block)[1]
