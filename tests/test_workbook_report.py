@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -13,17 +14,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from thyroid_utils.workbook.pages import (
-    duration_text,
-    formula,
-    inline_markdown,
-    key_numbers,
-    markdown,
-    number_text,
-    provenance,
-    thumbnail,
-)
-from thyroid_utils.workbook.report import render_report, story
+from thyroid_utils.workbook.pages import duration_text, formula, inline_markdown, markdown, number_text
+from thyroid_utils.workbook.report import render_index, render_report, story, thumbnail
 
 RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
@@ -71,10 +63,10 @@ def test_formulas_of_the_field_become_mathml(latex):
     assert not re.search(r"\\[a-zA-Z]", set_formula), set_formula
 
 
-def test_rows_of_a_formula_are_rows():
-    for environment in ("aligned", "gathered", "align*", "split"):
-        shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
-        assert shown.count("<mtr>") == 2 and "&<" not in shown, environment
+@pytest.mark.parametrize("environment", ["aligned", "gathered", "align*", "split"])
+def test_rows_of_a_formula_are_rows(environment):
+    shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
+    assert shown.count("<mtr>") == 2 and "&<" not in shown
 
 
 @pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1", "a & b", "a}"])
@@ -88,13 +80,14 @@ def test_markdown_sets_every_kind_of_formula_and_keeps_prices_and_code():
     assert body.count("<math") == 3 and "<code>$z$</code>" in body and "$5" in body
 
 
-def test_headings_get_their_own_ids():
+def test_headings_get_their_own_ids_whether_written_or_printed():
     taken = {"contents"}
     _, headings = markdown("## Same\n\n## Same\n\n## Contents\n\n## Größe der $x$?", taken=taken)
-    identifiers = [heading["id"] for heading in headings]
-    assert identifiers[:3] == ["same", "same-2", "contents-2"] and len(set(identifiers)) == 4
-    shown = page(new_markdown_cell("## Same"), new_markdown_cell("## Same"))
-    assert shown.count('id="same"') == 1 and shown.count('href="#same-2"') == 2
+    identifiers = {heading["id"] for heading in headings}
+    assert len(identifiers) == 4 and "same" in identifiers and "contents" not in identifiers and taken > identifiers
+    shown = page(new_markdown_cell("## Same"), new_markdown_cell("## Same"), showing({"text/markdown": "### Same"}))
+    assert shown.count('id="same"') == 1 and len(re.findall(r'id="same-\d+"', shown)) == 2
+    assert shown.count('href="#same"') == 2, "beside the text and, on a narrow screen, above it"
 
 
 def test_a_notebooks_title_and_question():
@@ -132,14 +125,22 @@ def test_a_large_picture_that_would_suffer_is_embedded_as_it_is(content):
     assert f'src="data:image/png;base64,{encoded(stream.getvalue())}"' in page(showing({"image/png": encoded(stream.getvalue())}))
 
 
-def test_headings_that_cells_print_get_their_own_ids():
-    shown = page(new_markdown_cell("## Same"), showing({"text/markdown": "### Same"}))
-    assert shown.count('id="same"') == 1 and shown.count('id="same-2"') == 1
-
-
 def test_the_caption_for_jupyterlab_is_not_repeated():
     shown = page(showing({"text/markdown": "*Twice*", "text/plain": "Twice"}, {"thyroid": {"repeats_caption": True}}))
     assert "Twice" not in shown
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"text/latex": r"$\displaystyle x^2$", "text/plain": "x**2"}, "<msup>"),
+        ({"image/svg+xml": "<svg/>"}, "data:image/svg+xml;base64,"),
+        ({"image/jpeg": "/9j/4AAQ\n"}, "data:image/jpeg;base64,/9j/4AAQ"),
+        ({"text/plain": "<7>"}, "<pre>&lt;7&gt;</pre>"),
+    ],
+)
+def test_other_kinds_of_output(data, expected):
+    assert expected in page(showing(data))
 
 
 def test_tables_of_pandas_lose_their_frame_and_align_numbers():
@@ -180,9 +181,9 @@ def test_code_is_folded_unless_asked_for():
     assert "<details class=" not in page(new_code_cell("  ")).split("<main>")[1], "empty cells are left out"
 
 
-def test_parameters_and_titles_are_escaped():
+def test_a_report_says_what_it_was_made_with_and_escapes_it():
     shown = page()
-    assert "<dd" in shown and "&lt;b&gt;" in shown and "Run &amp; more" in shown
+    assert "&lt;b&gt;" in shown and "Run &amp; more" in shown and "Every parameter has its default" in page(parameters={})
 
 
 def test_pictures_beside_the_notebook_are_embedded(tmp_path, monkeypatch):
@@ -192,26 +193,30 @@ def test_pictures_beside_the_notebook_are_embedded(tmp_path, monkeypatch):
     assert f"data:image/png;base64,{encoded(png())}" in page(new_markdown_cell("![A picture](p.png)"))
 
 
-def entry(value, label=None, unit=None) -> dict:
-    return {"value": value, "label": label, "unit": unit}
+def index(recorded: dict, **record) -> str:
+    """The index of a run of one notebook that recorded these values: name → (value, label, unit)."""
+    metrics = {name: dict(zip(("value", "label", "unit"), entry, strict=True)) for name, entry in recorded.items()}
+    run = {**RECORD, **RUN, "description": "", "notebooks": {"01_x": {**RECORD, "earlier": False, **record}}}
+    return render_index(run, {"01_x": metrics}, Path("nowhere"))
 
 
-def test_key_numbers_show_labelled_values_first_and_no_hashes():
+def test_the_index_shows_labelled_numbers_first_and_hashes_apart():
     recorded = {
-        "plain_count": entry(3),
-        "split_hash": entry("ab", "Split"),
-        "table": entry([1, 2], "List"),
-        "dice": entry({"value": 0.81, "low": 0.784, "high": 0.84}, "Dice"),
-        "mean_area": entry(1234.5, "Area", "mm²"),
+        "plain_count": (3, None, None),
+        "split_hash": ("abcd", "Split", None),
+        "dice": ({"value": 0.81, "low": 0.784, "high": 0.84}, "Dice", None),
+        "mean_area": (1234.5, "Area", "mm²"),
     }
-    shown = key_numbers(recorded)
-    assert [(one["label"], one["text"], one["unit"], one["interval"]) for one in shown] == [
-        ("Dice", "0.810", None, "0.784 – 0.840"),
-        ("Area", "1\u202f234", "mm²", None),
-        ("plain count", "3", None, None),
-    ]
-    assert provenance(recorded) == {"Split": "ab"}
-    assert len(key_numbers({f"n{number}": entry(number) for number in range(20)})) == 6
+    numbers, provenance = index(recorded).partition('<dl class="key">')[2].split("Data and splits")
+    told = html.unescape(re.sub("<[^>]*>", " ", numbers.partition("</dl>")[0]))
+    assert " ".join(told.split()) == "Dice 0.810 0.784 – 0.840 Area 1 234 mm² plain count 3"
+    assert "abcd" in provenance
+    assert index({f"n{number}": (number, None, None) for number in range(20)}).count("<div><dt>") == 6
+
+
+def test_the_index_names_an_error_and_an_earlier_run():
+    shown = index({}, error={"line": "ValueError: <x>", "cell": 1}, status="failed", earlier=True, commit="abc")
+    assert "ValueError: &lt;x&gt;" in shown and "from an earlier run" in shown and "commit abc" in shown
 
 
 def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
@@ -228,28 +233,22 @@ def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "–"), (0.81, "0.8 s"), (59.6, "1 min 00 s"), (12.2, "12 s"), (185, "3 min 05 s"), (7440, "2 h 04 min")],
-)
-def test_durations_are_told_as_people_tell_them(seconds, text):
-    assert duration_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
+    ("written", "text"),
     [
-        (None, "–"),
-        (True, "yes"),
-        (12345, "12\u202f345"),
-        (0.0, "0.00"),
-        (0.12345, "0.123"),
-        (12.0, "12.0"),
-        (123.4, "123"),
-        ("a", "a"),
+        (duration_text(None), "–"),
+        (duration_text(0.81), "0.8 s"),
+        (duration_text(59.96), "1 min 00 s"),
+        (duration_text(7440), "124 min 00 s"),
+        (number_text(None), "–"),
+        (number_text(True), "yes"),
+        (number_text(12345), "12\u202f345"),
+        (number_text(0.12345), "0.123"),
+        (number_text(123.4), "123"),
+        (number_text("a"), "a"),
     ],
 )
-def test_numbers_have_three_digits(value, text):
-    assert number_text(value) == text
+def test_durations_and_numbers_are_told_as_people_tell_them(written, text):
+    assert written == text
 
 
 def test_inline_markdown_is_one_line():

@@ -28,7 +28,7 @@ from thyroid_utils.common.files import NO_SPACE, write_text
 from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.environment import Scrubber
 from thyroid_utils.workbook.notebooks import Failure, Interruption, execute_notebook, read_notebook
-from thyroid_utils.workbook.pages import duration_text, provenance, render_index, seen_from_here
+from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.parameters import (
     ParameterFile,
     numbered_notebooks,
@@ -36,7 +36,7 @@ from thyroid_utils.workbook.parameters import (
     read_parameter_file,
     select_notebooks,
 )
-from thyroid_utils.workbook.report import recorded_outputs, render_report, story
+from thyroid_utils.workbook.report import provenance, recorded_outputs, render_index, render_report, story
 
 _FORMAT = 3  # of run.json; raised when its entries change
 
