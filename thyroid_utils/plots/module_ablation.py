@@ -42,7 +42,7 @@ def network_diagram(stages: pd.DataFrame) -> Figure:
     """`mobile_deeplab` with all modules as boxes, with the sizes and parameters that were found and an arrow for each map read.
 
     Args:
-        stages: of `module_ablation.reading.network_stages`.
+        stages: of `module_ablation.tables.network_stages`.
     """
     figure, axes = new_figure(1, 1, 4.8, 12.4)
     axes = bare(axes[0, 0])

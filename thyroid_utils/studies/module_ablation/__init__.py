@@ -1,1 +1,369 @@
-"""Paper 003's ablations again: its tables as runs, what these say, and where the paper's own figures do not add up."""
+"""Paper 003's ablations again: several of its tables from one set of runs, every network scored and timed once, however many
+tables it is in; and how many patients and trainings it takes to see gains as small as the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.scores.comparisons import compare_means, holm
+from thyroid_utils.scores.estimates import Estimate, p_text, patient_bootstrap
+from thyroid_utils.scores.power import (
+    paired_power,
+    patients_and_seeds_interval,
+    patients_needed,
+    power_simulation,
+    seed_components,
+    smallest_gain,
+)
+from thyroid_utils.studies.module_ablation.tables import SWITCHES, TABLES, AblationRow, AblationTable, tables_named
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training.ledger import Run
+
+SCORE = "iou"
+_COSTS = {"aspp": ["training_seconds"], "backbone": ["latency_ms"], "method": ["latency_ms"]}  # those that the paper's table has
+_FRONTS = {"parameters": "parameters", "latency_ms": "latency"}
+_NAMES = {"training_seconds": "training, s", "latency_ms": "latency, ms"}
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """`tables`: name → table; `whole`: the runs of all of them by the networks' names beyond a table; `assumed_sd`: points of
+    IoU between trainings, taken where there is one."""
+
+    tables: dict[str, AblationTable]
+    whole: SegmenterComparison
+    assumed_sd: float
+
+    @classmethod
+    def of(cls, tables: Sequence[str], runs: Sequence[Run], assumed_sd: float, root: str | Path | None = None) -> AblationStudy:
+        """The study of finished runs (`study_configs`).
+
+        Args:
+            tables: names in `TABLES`.
+            runs: of all their rows, in any order; others are left aside, and a run that is given twice counts once.
+            assumed_sd: from 0.
+            root: the data's folder, where it is another than in training.
+
+        Raises:
+            ConfigError: no such table. DataError: a network without runs, or runs that cannot be compared.
+        """
+        named = tables_named(tables)
+        networks = {row.network: row for table in named.values() for row in table.rows}
+        unique = {run.name: run for run in runs}.values()
+        found = {network: [run for run in unique if _belongs(run, row)] for network, row in networks.items()}
+        missing = [network for network, own in found.items() if not own]
+        if missing:
+            raise DataError(f"ablation: no run of {', '.join(missing)}; train the configs of study_configs")
+        whole = SegmenterComparison.of([run for own in found.values() for run in own], root=root)
+        return cls(named, replace(whole, runs=found), float(assumed_sd))
+
+    @property
+    def seeds(self) -> int:
+        """Trainings of each network."""
+        return len(next(iter(self.whole.runs.values())))
+
+    @property
+    def patients(self) -> pd.Series:
+        """Of each test image."""
+        return self.whole.truth["patient"]
+
+    @cached_property
+    def scores(self) -> dict[str, pd.DataFrame]:
+        """Network → IoU at the images' own resolution, a row a seed and a column a test image; NaN where undefined."""
+        return {
+            network: pd.DataFrame([table.loc[table["resolution"] == "own", SCORE].astype(float) for table in tables])
+            for network, tables in self.whole.tables.items()
+        }
+
+    def gains(self) -> Iterable[tuple[str, AblationRow, pd.DataFrame]]:
+        """Each row that is compared: name of its table, the row, and its score less the reference's, as in `scores`."""
+        for name, table in self.tables.items():
+            reference = self.scores[table.row(table.reference).network].to_numpy()
+            for row in table.rows:
+                if row.name != table.reference:
+                    yield name, row, self.scores[row.network].reset_index(drop=True) - reference
+
+    @cached_property
+    def measured_sd(self) -> float:
+        """SD over seeds of a row's difference to its reference that all patients share, points, from the mean over all rows that
+        are compared of its square (`seed_components`): two or three seeds alone tell next to nothing of it. 0 where patients' own
+        answers to the seeds explain it all; NaN for one seed, or fewer than two patients."""
+        if self.seeds < 2 or self.patients.nunique() < 2:
+            return np.nan
+        squares = [seed_components(gain, self.patients)[0] for _, _, gain in self.gains()]
+        return 100 * float(np.sqrt(max(0.0, np.mean(squares))))
+
+    @property
+    def seed_sd(self) -> float:
+        """`measured_sd`, else `assumed_sd`."""
+        return self.assumed_sd if np.isnan(self.measured_sd) else self.measured_sd
+
+    @property
+    def basis(self) -> str:
+        """Where `seed_sd` is from, for a caption."""
+        assumed = "assumed, as one training cannot show it"
+        how = assumed if np.isnan(self.measured_sd) else "measured, pooled over all rows"
+        return f"SD over seeds {self.seed_sd:.2f} points, {how}"
+
+    @cached_property
+    def results(self) -> dict[str, pd.DataFrame]:
+        """Each table of the paper on these data.
+
+        Returns:
+            name of the table → DataFrame, index `row`: `network` (its name beyond this table), `parameters` (millions), `share`
+            (of the reference's), `training_seconds` (mean over seeds, as measured where each run was trained), `latency_ms` (one
+            image on this CPU); `iou`, its `Estimate` over patients of the mean over seeds, per image at the image's own
+            resolution; `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, a `Comparison` of row and reference
+            on the images that define the score for both (`compare_means`), None for the reference; `wide_low` and `wide_high`,
+            its 95 % interval for other patients and other trainings, of which there are as many; `p_holm`, adjusted for the rows
+            of this table, and `differs`, below 0.05; `reported_points` and `reported_share`, the paper's, with its `remark`.
+        """
+        estimates, costs = self.whole.estimates([SCORE])[SCORE], self.whole.costs
+        gains = {(name, row.name): gain for name, row, gain in self.gains()}
+        found = {}
+        for name, table in self.tables.items():
+            reference, rows = table.row(table.reference).network, {}
+            for row in table.rows:
+                network, compared, wide = row.network, None, (np.nan, np.nan)
+                if row.name != table.reference:
+                    gain = gains[name, row.name].mean()
+                    compared = compare_means(self.scores[network].mean(), self.scores[reference].mean(), self.patients)
+                    wide = patients_and_seeds_interval(gain, self.patients, self.seed_sd / 100, self.seeds)
+                rows[row.name] = {
+                    "network": network,
+                    "parameters": costs.at[network, "parameters"],
+                    "share": costs.at[network, "parameters"] / costs.at[reference, "parameters"],
+                    "training_seconds": float(np.mean([run.environment["seconds"] for run in self.whole.runs[network]])),
+                    "latency_ms": costs.at[network, "latency_ms"],
+                    SCORE: estimates[network],
+                    "seed_sd": float(self.scores[network].mean(axis=1).std()),
+                    "difference": compared,
+                    "wide_low": wide[0],
+                    "wide_high": wide[1],
+                    "reported_points": row.reported_iou,
+                    "reported_share": row.reported_share,
+                    "remark": row.remark,
+                }
+            result = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
+            adjusted = holm([np.nan if compared is None else compared.p_value for compared in result["difference"]])
+            found[name] = result.assign(p_holm=adjusted, differs=adjusted < 0.05)
+        return found
+
+    @property
+    def titled(self) -> dict[str, pd.DataFrame]:
+        """`results` by the tables' titles."""
+        return {self.tables[name].title: found for name, found in self.results.items()}
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """A row a network, with the columns of `results` that do not depend on a reference row."""
+        found = pd.concat(self.results.values()).drop_duplicates("network").set_index("network")
+        return found[["parameters", "training_seconds", "latency_ms", SCORE]]
+
+    def front(self, cost: str) -> list[str]:
+        """Networks that no other beats in both cost ("parameters" or "latency_ms") and score, by rising cost."""
+        return pareto_front(self.networks[cost], self.networks[SCORE].map(lambda estimate: estimate.value))
+
+    def together(self) -> Estimate | None:
+        """How far the gain of all modules together is from the sum of their single gains, points: the row that is on in every
+        switch, less the reference, less the differences of the rows between. None without the table "modules"."""
+        if "modules" not in self.tables:
+            return None
+        first, *single, last = [self.scores[row.network].mean() for row in self.tables["modules"].rows]
+        excess = last - first - sum(one - first for one in single)
+        return patient_bootstrap(100 * excess, self.patients, resamples=2000)
+
+
+def _belongs(run: Run, row: AblationRow) -> bool:
+    model = run.config.model
+    return model.name == row.model and {name: v for name, v in model.options.items() if name in SWITCHES} == dict(row.switches)
+
+
+def pareto_front(cost: pd.Series, score: pd.Series) -> list[str]:
+    """The rows that no other row beats in one of both without losing in the other: lower cost, higher score.
+
+    Args:
+        cost, score: row → number, the same rows; one with NaN in either is on no front.
+
+    Returns:
+        names by rising cost. Of equal rows all are on the front.
+    """
+    known = pd.DataFrame({"cost": cost, "score": score}).dropna().sort_values(["cost", "score"], ascending=[True, False])
+    front = []
+    for name, row in known.iterrows():
+        as_good = (known["cost"] <= row["cost"]) & (known["score"] >= row["score"])
+        better = (known["cost"] < row["cost"]) | (known["score"] > row["score"])
+        if not (as_good & better).any():
+            front.append(name)
+    return front
+
+
+class GainPower(NamedTuple):
+    """The answer for each row that is compared.
+
+    table: index (table, row); `gain` to be seen, points; `whose` it is ("paper", or "asked" where the paper quotes none);
+    `patient_sd`, points; `power` of this study for it, in [0, 1], and the `smallest` gain that this study sees with a power of
+    80 %, points, both NaN where nothing was measured; then a text a number of seeds: patients needed.
+    curves: title → `power_simulation` of the rows whose gain the paper quotes, of all where it quotes none.
+    """
+
+    table: pd.DataFrame
+    curves: dict[str, pd.DataFrame]
+
+
+def gain_power(
+    study: AblationStudy, *, gain: float, patients_grid: Sequence[int], seeds_grid: Sequence[int], simulations: int
+) -> GainPower:
+    """Simulate studies of other sizes for every row of a study that is compared with its reference.
+
+    Args:
+        study: whose differences, seed by seed, are drawn from.
+        gain: points, for rows of which the paper quotes none; above 0.
+        patients_grid, seeds_grid, simulations: as for `power_simulation`.
+
+    Raises:
+        ValueError: a grid as `power_simulation` refuses it.
+    """
+    rows, powers, used, bar = {}, {}, study.seed_sd, progress_bar("Simulating studies")
+    compared = list(study.gains())
+    for done, (name, row, gains) in enumerate(compared, start=1):
+        quoted = not np.isnan(row.reported_iou)
+        effect = abs(row.reported_iou) if quoted else float(gain)
+        of_patients = (100 * gains).mean().groupby(study.patients.to_numpy()).mean().dropna()
+        spread, count = float(of_patients.std()), len(of_patients)
+        found = {
+            "gain": effect,
+            "whose": "paper" if quoted else "asked",
+            "patient_sd": spread,
+            "power": np.nan,
+            "smallest": np.nan,
+        }
+        if count > 1:
+            if spread + used > 0:
+                found["power"] = paired_power(effect, spread, count, study.seeds, used)
+                found["smallest"] = smallest_gain(spread, count, study.seeds, used)
+            sizes = patients_grid, seeds_grid, used
+            table = power_simulation(100 * gains, study.patients, effect, *sizes, simulations=simulations)
+            powers[f"{row.name}: {effect:.2f} points"] = quoted, table
+            needed = patients_needed(table)["text"]
+            found |= {f"{seeds} seed{'s' * (seeds != 1)}": text for seeds, text in needed.items()}
+        rows[name, row.name] = found
+        bar(done, len(compared))
+    none_quoted = not any(quoted for quoted, _ in powers.values())
+    curves = {title: found for title, (quoted, found) in powers.items() if quoted or none_quoted}
+    return GainPower(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["table", "row"]), curves)
+
+
+def power_table(powers: GainPower) -> pd.DataFrame:
+    """`GainPower.table` for a reader: "> 1000" is beyond what was simulated, "≤ 20" at or below it, "–" not measured."""
+    found = powers.table
+    shown = pd.DataFrame({"gain": found["gain"], "from": found["whose"]})
+    for seeds in found.columns[found.columns.get_loc("smallest") + 1 :]:
+        texts = found[seeds].fillna("–").str.replace("about ", "").str.replace("not within ", "> ")
+        shown[f"patients, {seeds}"] = texts.str.replace(r"(\d+) or fewer", r"≤ \1", regex=True)
+    shown["smallest seen here"] = found["smallest"]
+    shown["power here, %"] = 100 * found["power"]
+    return shown.assign(**{"SD over patients": found["patient_sd"]})
+
+
+def reading_table(study: AblationStudy, name: str) -> pd.DataFrame:
+    """A table of the study for a reader, without rows where it is not among the study's.
+
+    Returns:
+        index `row`; IoU [95 % over patients]; difference to the reference row in points [95 % over patients], the same interval
+        over patients and seeds, p-value after Holm, the paper's points; SD over seeds of the mean IoU in points; parameters
+        (millions, and times the reference's, here and in the paper), training time and latency where the paper's table has them.
+        Columns that say nothing of any row are left out.
+    """
+    if name not in study.tables:
+        return pd.DataFrame()
+    found = study.results[name]
+    shown = pd.DataFrame(index=found.index)
+    shown["IoU"] = found[SCORE].map(_unbroken)
+    shown[["difference, points", "with seeds", "p (Holm)"]] = [_compared(row) for row in found.itertuples()]
+    shown["paper, points"] = found["reported_points"].map(lambda points: "" if np.isnan(points) else f"{points:+.2f}")
+    shown["SD over seeds"] = 100 * found["seed_sd"]
+    shown["parameters, M"] = found["parameters"]
+    shown["× reference"] = found["share"]
+    shown["paper, ×"] = found["reported_share"]
+    for cost in _COSTS.get(name, []):
+        shown[_NAMES[cost]] = found[cost]
+        if cost == "training_seconds":
+            shown["time, ×"] = found[cost] / found.at[study.tables[name].reference, cost]
+    shown["remark"] = found["remark"]
+    return shown.loc[:, [not (column.isna() | (column == "")).all() for _, column in shown.items()]]
+
+
+def _compared(row) -> tuple[str, str, str]:
+    """Difference, its interval over patients and seeds, and p-value of a row of `AblationStudy.results`."""
+    compared = row.difference
+    if compared is None:
+        return "reference", "", ""
+    difference = f"{100 * compared.difference:+.2f} {_interval(compared.low, compared.high)}".strip()
+    told = "no test" if np.isnan(row.p_holm) else p_text(row.p_holm)
+    return "no data" if np.isnan(compared.difference) else difference, _interval(row.wide_low, row.wide_high), told
+
+
+def _interval(low: float, high: float) -> str:
+    """Not broken in a narrow column."""
+    return "" if np.isnan(low) else f"[{100 * low:+.2f},\u00a0{100 * high:+.2f}]"
+
+
+def _unbroken(estimate: Estimate) -> str:
+    return estimate.text(3).replace(", ", ",\u00a0")
+
+
+def cost_table(study: AblationStudy) -> pd.DataFrame:
+    """The networks of a study, what they cost and reach, cheapest first."""
+    found = study.networks.sort_values("parameters")
+    fronts = {name: study.front(cost) for cost, name in _FRONTS.items()}
+    on = [" and ".join(name for name, front in fronts.items() if network in front) or "–" for network in found.index]
+    return pd.DataFrame(
+        {
+            "parameters, M": found["parameters"],
+            "float32, MiB": found["parameters"] * 4e6 / 2**20,
+            "latency, ms": found["latency_ms"],
+            "training, s": found["training_seconds"],
+            "IoU": found[SCORE].map(_unbroken),
+            "on the front by": on,
+        }
+    )
+
+
+def ablation_findings(study: AblationStudy, powers: GainPower) -> list[str]:
+    """What a study shows, in sentences."""
+    lines = []
+    for name, table in study.tables.items():
+        compared = study.results[name].dropna(subset="difference")
+        differing = compared[compared["differs"]]
+        sure = ((differing["wide_low"] > 0) | (differing["wide_high"] < 0)).sum()
+        told = f" ({', '.join(differing.index)}); {sure} of them also with the spread of training" if len(differing) else ""
+        lines.append(f"**{table.title}**: over patients {len(differing)} of {len(compared)} rows differ in IoU from the row "
+                     f"'{table.reference}' after Holm{told}.")  # fmt: skip
+    if study.seeds == 1:
+        lines.append(
+            "Every network was trained once: a difference may be the luck of that training, which no test over patients sees."
+        )
+    excess = study.together()
+    if excess is not None:
+        *single, together = [row.reported_iou for row in TABLES["modules"].rows[1:]]
+        paper = f"{together - sum(single):+.2f} in the paper's table"
+        lines.append(f"All modules together gain {excess.text(2)} points more than the sum of their single gains ({paper}).")
+    smallest, quoted = powers.table["smallest"].dropna(), powers.table[powers.table["whose"] == "paper"]
+    if len(smallest):
+        tested = f"{study.patients.nunique()} test patients, {study.whole.plan}"
+        lines.append(f"This study ({tested}) sees a gain of {smallest.min():.1f} points or more with a power of 80 %, "
+                     f"{smallest.max():.1f} in the noisiest row; {(quoted['power'] < 0.8).sum()} of the {len(quoted)} gains that "
+                     f"the paper quotes are too small for it. {study.basis}.")  # fmt: skip
+    fronts = [network for network in study.front("parameters") if network in study.front("latency_ms")]
+    return [*lines, f"No network is better and cheaper, by parameters or by latency, than {' and '.join(fronts) or 'none'}."]

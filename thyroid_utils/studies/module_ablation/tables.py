@@ -1,5 +1,5 @@
-"""Paper 003's ablation tables, row by row: the networks, the runs that they need, their parameters; and its figures held to
-each other.
+"""Paper 003's ablation tables, row by row: the networks, their parts and parameters, the runs that they need; and its figures
+held to each other.
 
 The paper's tables are pictures; what is set beside ours is what its text quotes. Its gains are points of IoU on one training of
 each network, scored on the validation split.
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.models.mobile_deeplab import convolution
-from thyroid_utils.models.networks import build_segmenter, parameter_count
+from thyroid_utils.models.networks import Segmenter, build_segmenter, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.papers import reported_scores
@@ -113,22 +114,16 @@ TABLES: dict[str, AblationTable] = {
 }
 
 
-def tables_named(tables: Sequence[str] | Mapping[str, AblationTable]) -> dict[str, AblationTable]:
-    """Tables by their names in `TABLES`; those of one's own are given by name, and given back.
-
-    Raises:
-        ConfigError: no such table.
-    """
-    if isinstance(tables, Mapping):
-        return dict(tables)
-    for name in tables:
+def tables_named(names: Sequence[str]) -> dict[str, AblationTable]:
+    """Those of `TABLES`, by name. Raises ConfigError where there is no such table."""
+    for name in names:
         if name not in TABLES:
             raise ConfigError("table", f"must be one of {', '.join(TABLES)}; found {name!r}")
-    return {name: TABLES[name] for name in tables}
+    return {name: TABLES[name] for name in names}
 
 
 def study_configs(
-    tables: Sequence[str] | Mapping[str, AblationTable],
+    tables: Sequence[str],
     seeds: Sequence[int],
     common: Mapping[str, Any],
     *,
@@ -138,7 +133,7 @@ def study_configs(
     """One config a network and seed, equal in all else, however many tables a network is in.
 
     Args:
-        tables: as for `tables_named`.
+        tables: names in `TABLES`.
         seeds: of the training.
         common: the other fields of `RunConfig`.
         weights: what encoders start from; a network without an encoder starts at random in every case.
@@ -149,7 +144,7 @@ def study_configs(
         ConfigError: no such table, a field that cannot be, options of a model that is in no table, or one that a row decides.
     """
     chosen, options = tables_named(tables), options or {}
-    known = {row.model for table in [*TABLES.values(), *chosen.values()] for row in table.rows}
+    known = {row.model for table in TABLES.values() for row in table.rows}
     for name, own in options.items():
         if name not in known:
             raise ConfigError("options", f"are given for {name}, which is in no table; known: {', '.join(sorted(known))}")
@@ -162,6 +157,65 @@ def study_configs(
         given = {row.model: {**options.get(row.model, {}), **row.switches}}
         configs += comparison_configs([row.model], seeds, {**common, "task": "segmentation"}, weights=own, options=given)
     return configs
+
+
+def network_stages(network: Segmenter, size: int) -> pd.DataFrame:
+    """The parts of a `mobile_deeplab` in the order in which they finish, on one black image.
+
+    Args:
+        network: put into evaluation mode.
+        size: side of the square image in pixels, one that the network takes.
+
+    Returns:
+        DataFrame, a row a part: `stage` (its name), `kind` (its class), `channels`, `height` and `width` of its output (the last
+        one where it puts out several; 1×1 for vectors), `parameters` (number), and `inputs`: tuples (name of the part whose
+        output it reads, or "image"; channels, height, width). Last the row "logits", the network's own output, without
+        parameters of its own.
+    """
+    inner, image, rows = network.network, torch.zeros(1, network.in_channels, size, size), []
+    seen: dict[int, tuple[str, torch.Tensor]] = {id(image): ("image", image)}  # holds the tensors, so that no id comes twice
+
+    def hook(name: str):
+        def note(module: nn.Module, given: tuple, output: object) -> None:
+            outputs = list(output) if isinstance(output, list | tuple) else [output]
+            inputs = tuple((seen[id(tensor)][0], *_shape(tensor)) for tensor in given)
+            for tensor in outputs:
+                seen.setdefault(id(tensor), (name, tensor))
+            shape = dict(zip(("channels", "height", "width"), _shape(outputs[-1]), strict=True))
+            count = parameter_count(module)
+            rows.append({"stage": name, "kind": type(module).__name__, **shape, "parameters": count, "inputs": inputs})
+
+        return note
+
+    inner.eval()
+    handles = [module.register_forward_hook(hook(name)) for name, module in {**inner.stages(), "logits": inner}.items()]
+    with torch.inference_mode():
+        inner(image)
+    for handle in handles:
+        handle.remove()
+    last = tuple(rows[-2][name] for name in ("stage", "channels", "height", "width"))
+    return pd.DataFrame([*rows[:-1], {**rows[-1], "parameters": 0, "inputs": (last,)}])
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, int, int]:
+    channels, height, width = (*tensor.shape[1:], 1, 1)[:3]
+    return int(channels), int(height), int(width)
+
+
+def stage_table(stages: pd.DataFrame) -> pd.DataFrame:
+    """`network_stages` for a reader: index `part`; what it `reads`, its `output` (channels×height×width), `parameters`
+    and their `share, %`."""
+    whole = int(stages["parameters"].sum())
+    rows = {
+        row.stage: {
+            "reads": ", ".join(dict.fromkeys(name for name, *_ in row.inputs)),
+            "output": f"{row.channels}×{row.height}×{row.width}",
+            "parameters": row.parameters,
+            "share, %": round(100 * row.parameters / whole, 1),
+        }
+        for row in stages.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
 def count_table() -> pd.DataFrame:
@@ -184,35 +238,17 @@ def count_parameters(model: str, **options: Any) -> int:
         return parameter_count(build_segmenter(model, **options))
 
 
-@dataclass(frozen=True)
-class PixelTable:
-    """The shares of pixels that Dice, sensitivity and specificity fix together; all in [0, 1].
+def pixel_shares(dice: float, sensitivity: float, specificity: float) -> tuple[float, float]:
+    """Precision and prevalence, the share of pixels in a nodule, that three scores pooled over pixels fix; all in [0, 1].
 
-    precision: from Dice = 2 · precision · sensitivity / (precision + sensitivity). prevalence: the share of pixels in a nodule,
-    from the false positives that precision and specificity both count.
+    Dice = 2 · precision · sensitivity / (precision + sensitivity); precision and specificity both count the false positives.
+
+    >>> print(*np.round(pixel_shares(160 / 220, 80 / 100, 860 / 900), 6))  # 80 found, 20 missed, 40 false, 860 right
+    0.666667 0.1
     """
-
-    dice: float
-    sensitivity: float
-    specificity: float
-
-    @property
-    def precision(self) -> float:
-        return self.dice * self.sensitivity / (2 * self.sensitivity - self.dice)
-
-    @property
-    def prevalence(self) -> float:
-        false_per_true = (1 - self.precision) / self.precision * self.sensitivity
-        return (1 - self.specificity) / (false_per_true + 1 - self.specificity)
-
-    @property
-    def accuracy(self) -> float:
-        return self.prevalence * self.sensitivity + (1 - self.prevalence) * self.specificity
-
-    def specificity_at(self, prevalence: float) -> float:
-        """The specificity that Dice and sensitivity leave at another share of nodule pixels."""
-        false = prevalence * self.sensitivity * (1 - self.precision) / self.precision
-        return 1 - false / (1 - prevalence)
+    precision = dice * sensitivity / (2 * sensitivity - dice)
+    false_per_true = (1 - precision) / precision * sensitivity
+    return precision, (1 - specificity) / (false_per_true + 1 - specificity)
 
 
 def sums_table(place: str) -> pd.DataFrame:
@@ -233,10 +269,10 @@ def sums_table(place: str) -> pd.DataFrame:
 def _loss_sums() -> list[tuple]:
     scores = reported_scores("segmentation").query(f"paper == '003' and model == '{OURS}'")
     of_loss = {loss: table.set_index("score")["value"] for loss, table in scores.groupby("loss", sort=False)}
-    tables = {loss: PixelTable(found["dice"], found["sensitivity"], found["specificity"]) for loss, found in of_loss.items()}
-    rows = []
+    rows, shares = [], {}
     for loss, found in of_loss.items():
         name = {"tversky": "Tversky", "bce": "BCE"}[loss]
+        shares[loss] = pixel_shares(*found[["dice", "sensitivity", "specificity"]])
         low, high = sorted([found["sensitivity"], found["specificity"]])
         how = "pooled over pixels it is a mean of sensitivity and specificity"
         between = low <= found["pixel_accuracy"] <= high
@@ -245,20 +281,23 @@ def _loss_sums() -> list[tuple]:
         of_dice = found["dice"] / (2 - found["dice"])
         how = "Dice / (2 − Dice), so both are pooled"
         rows.append((f"IoU with {name}, %", _percent(found["iou"]), _percent(of_dice), how, abs(of_dice - found["iou"]) < 2e-4))
-    tversky, share, other = tables["tversky"], tables["bce"].prevalence, tables["tversky"].prevalence
+    tversky, (precision, other), (_, share) = of_loss["tversky"], shares["tversky"], shares["bce"]
     claim, how = "nodule pixels in the images of both losses, %", "from Dice, sensitivity and specificity of each"
     rows.append((claim, "one set of images", f"{_percent(other)} and {_percent(share)}", how, abs(other - share) < 0.01))
-    repaired = tversky.specificity_at(share)
-    accuracy = share * tversky.sensitivity + (1 - share) * repaired
-    how = f"with the share of nodule pixels that BCE's figures have; the accuracy is then {_percent(accuracy)}"
-    told, agrees = _percent(tversky.specificity), abs(repaired - tversky.specificity) < 1e-3
+    found = share * tversky["sensitivity"]
+    repaired = 1 - found * (1 - precision) / precision / (1 - share)
+    how = (
+        "with the share of nodule pixels that BCE's figures have; the accuracy is then "
+        f"{_percent(found + (1 - share) * repaired)}"
+    )
+    told, agrees = _percent(tversky["specificity"]), abs(repaired - tversky["specificity"]) < 1e-3
     return [*rows, ("specificity with Tversky, %", told, _percent(repaired), how, agrees)]
 
 
 def _aspp_sums() -> list[tuple]:
     with torch.device("meta"):
         kinds = [convolution(_IN, _OUT, _KERNEL, separable) for separable in (False, True)]
-    ordinary, separable = (sum(parameter_count(part) for part in kind if isinstance(part, torch.nn.Conv2d)) for kind in kinds)
+    ordinary, separable = (sum(parameter_count(part) for part in kind if isinstance(part, nn.Conv2d)) for kind in kinds)
     share = separable / ordinary
     by_rule = 1 / _OUT + 1 / _KERNEL**2
     how = f"1/N + 1/k² = 1/{_OUT} + 1/{_KERNEL}² = {by_rule:.3f}; counted in the network {share:.3f}"
