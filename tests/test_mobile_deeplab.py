@@ -13,7 +13,7 @@ from torch.nn import functional
 from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.weights import WeightsError
-from thyroid_utils.studies.module_ablation.reading import network_stages
+from thyroid_utils.studies.module_ablation.tables import network_stages
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
 
@@ -176,12 +176,6 @@ def test_stages_leave_out_what_is_switched_off():
     assert list(found["stage"]) == ["mobilenet_v2", "ASPP = F", "1×1 at 1/4", "join at 1/4", "3×3 at 1/4", "head", "logits"]
     join = found.set_index("stage").at["join at 1/4", "inputs"]
     assert join == (("ASPP = F", 256, 2, 2), ("1×1 at 1/4", 48, 8, 8))
-
-
-def test_stages_of_any_network_are_its_direct_parts():
-    found = network_stages(build_segmenter("residual_unet", widths=(4, 8), in_channels=1), 16)
-    assert list(found["stage"]) == ["body", "head", "logits"]
-    assert found["inputs"][1] == (("body", 4, 16, 16),)
 
 
 def test_training_asks_for_the_weights_of_the_backbone(tmp_path, monkeypatch):
