@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from thyroid_utils.common.errors import nearest
+
+_SETTLED = ("in_channels", "classes", "pretrained")  # what `build` takes beside a network's own options
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Architecture:
         `minimum` tell which sides in pixels it takes; without them any.
     imagenet: whose published values it can begin with: "torchvision:NAME", "timm:NAME" or "smp:ENCODER", or a function of the
         options that says so; `build` then takes pretrained=True, too.
+    options: its options' names → those that `build` takes them by; None: all of `build`'s own, by their names.
     size: side in pixels of the square images that it gets where a run names none.
     minimum: the smallest side in pixels that a classifier takes.
     explained: where Grad-CAM looks: the path of the module with the last map of a classifier, or with the coarsest one of a
@@ -34,12 +37,12 @@ class Architecture:
     patch: side in pixels of what a token stands for, where that module puts out tokens, the class token first, and no map. It
         lies in front of the last block's attention: behind it only the class token is read, all other gradients are zero.
     what, paper, made_from: for `segmenter_facts`.
-    published: number of trainable parameters in millions as `published_in` prints it, None where there is none; built with the
-        options and numbers `published_with` the network has as many.
+    published: number of trainable parameters in millions as `published_in` prints it, None where there is none.
     """
 
     build: Callable[..., nn.Module]
     imagenet: str | Callable[[Mapping[str, Any]], str] = ""
+    options: Mapping[str, str] | None = None
     size: int = 256
     minimum: int = 32
     explained: str = ""
@@ -49,11 +52,20 @@ class Architecture:
     made_from: str = "this package"
     published: float | None = None
     published_in: str = ""
-    published_with: Mapping[str, Any] = field(default_factory=dict)
 
     def source(self, options: Mapping[str, Any] | None = None) -> str:
         """`imagenet` of a network built with these options."""
         return self.imagenet(options or {}) if callable(self.imagenet) else self.imagenet
+
+    def known_options(self) -> list[str]:
+        """The names of its options."""
+        return own_options(self.build, _SETTLED) if self.options is None else list(self.options)
+
+    def network(self, in_channels: int, classes: int, options: Mapping[str, Any], pretrained: bool = False) -> nn.Module:
+        """The network itself, with published values where `pretrained`."""
+        names = self.options or {}
+        given = {names.get(name, name): value for name, value in options.items()}
+        return self.build(in_channels, classes, **given, **({"pretrained": True} if pretrained else {}))
 
 
 def own_options(build: Callable, settled: Iterable[str]) -> list[str]:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision import models
 
-from thyroid_utils.common.errors import nearest
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
 from thyroid_utils.models.hybrids import ResNet18Transformer
-from thyroid_utils.models.libraries import timm_architecture
 from thyroid_utils.models.weights import fill, for_channels, published_values
 
-
-def classifier_architecture(name: str) -> Architecture:
-    """The architecture of a name in `CLASSIFIERS` or of `timm:NAME`.
-
-    Raises:
-        ValueError: no such model; the nearest name is given.
-    """
-    if name.startswith("timm:"):
-        return timm_architecture(name)
-    if name not in CLASSIFIERS:
-        raise ValueError(f"model {name!r} is unknown; {nearest(name, CLASSIFIERS)} (timm:NAME takes any model of timm)")
-    return CLASSIFIERS[name]
+_DENSE = 4096  # units of each of the two hidden layers in AlexNet's and VGG's head
+_DROPOUT = {"dropout": "dropout"}  # our name of an option → torchvision's
+_DEPTH = {"stochastic_depth": "stochastic_depth_prob"}
 
 
 def _finished(network: nn.Module, name: str, in_channels: int, pretrained: bool) -> nn.Module:
@@ -37,42 +28,31 @@ def _finished(network: nn.Module, name: str, in_channels: int, pretrained: bool)
     return network
 
 
-def _alexnet(in_channels: int, classes: int, pretrained: bool = False, hidden: int = 4096, dropout: float = 0.5) -> nn.Module:
-    network = models.alexnet(num_classes=classes, dropout=dropout)
-    network.avgpool = AdaptivePool(6)
-    _narrow(network.classifier, (1, 4, 6), hidden)
-    return _finished(network, "alexnet", in_channels, pretrained)
+def _as_it_is(name: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    return _finished(models.get_model(name, num_classes=classes, **options), name, in_channels, pretrained)
 
 
-def _vgg(
-    name: str, in_channels: int, classes: int, pretrained: bool = False, hidden: int = 4096, dropout: float = 0.5
+def _with_dense_head(
+    name: str, in_channels: int, classes: int, pretrained: bool = False, hidden: int = _DENSE, dropout: float = 0.5
 ) -> nn.Module:
+    """AlexNet or VGG for images of any size, with another number of units in the hidden layers of its head."""
     network = models.get_model(name, num_classes=classes, dropout=dropout)
-    network.avgpool = AdaptivePool(7)
-    _narrow(network.classifier, (0, 3, 6), hidden)
+    network.avgpool = AdaptivePool(network.avgpool.output_size[0])
+    if hidden != _DENSE:
+        head = network.classifier
+        first, second, last = (at for at, layer in enumerate(head) if isinstance(layer, nn.Linear))
+        head[first] = nn.Linear(head[first].in_features, hidden)
+        head[second] = nn.Linear(hidden, hidden)
+        head[last] = nn.Linear(hidden, classes)
     return _finished(network, name, in_channels, pretrained)
 
 
-def _narrow(head: nn.Sequential, dense: tuple[int, int, int], hidden: int) -> None:
-    """Another number of units in the two hidden layers of AlexNet's or VGG's head."""
-    if hidden != 4096:
-        first, second, last = dense
-        head[first] = nn.Linear(head[first].in_features, hidden)
-        head[second] = nn.Linear(hidden, hidden)
-        head[last] = nn.Linear(hidden, head[last].out_features)
-
-
-def _resnet(name: str, in_channels: int, classes: int, pretrained: bool = False) -> nn.Module:
-    return _finished(models.get_model(name, num_classes=classes), name, in_channels, pretrained)
-
-
-def _inception_v3(
-    in_channels: int, classes: int, pretrained: bool = False, auxiliary: bool = True, dropout: float = 0.5
+def _inception(
+    name: str, in_channels: int, classes: int, pretrained: bool = False, auxiliary: bool = True, dropout: float = 0.5
 ) -> nn.Module:
     # transform_input: its ImageNet weights expect (I - 0.5) / 0.5 where every other network's expect ImageNet's µ and σ.
-    network = models.inception_v3(
-        num_classes=classes, aux_logits=auxiliary, init_weights=True, transform_input=True, dropout=dropout
-    )
+    settings = {"num_classes": classes, "init_weights": True, "transform_input": True, "dropout": dropout}
+    network = models.get_model(name, aux_logits=auxiliary, **settings)
     if auxiliary:
         any_size = AnySizeAuxiliary(768, classes)
         any_size.load_state_dict(network.AuxLogits.state_dict())  # its random values have a scale of their own
@@ -80,7 +60,7 @@ def _inception_v3(
     for_channels(network, in_channels)
     network.transform_input = in_channels == 3
     if pretrained:
-        values = published_values("inception_v3")
+        values = published_values(name)
         fill(network, values if network.transform_input else _with_rescaling(values))
     return network
 
@@ -98,48 +78,33 @@ def _with_rescaling(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return values | {first: values[first] * factor, running: values[running] - constant}
 
 
-def _mobilenet_v2(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.2) -> nn.Module:
-    return _finished(models.mobilenet_v2(num_classes=classes, dropout=dropout), "mobilenet_v2", in_channels, pretrained)
-
-
-def _efficientnet_b0(
-    in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.2, stochastic_depth: float = 0.2
-) -> nn.Module:
-    network = models.efficientnet_b0(num_classes=classes, dropout=dropout, stochastic_depth_prob=stochastic_depth)
-    return _finished(network, "efficientnet_b0", in_channels, pretrained)
-
-
-def _convnext_tiny(in_channels: int, classes: int, pretrained: bool = False, stochastic_depth: float = 0.1) -> nn.Module:
-    network = models.convnext_tiny(num_classes=classes, stochastic_depth_prob=stochastic_depth)
-    return _finished(network, "convnext_tiny", in_channels, pretrained)
-
-
-def _vit_b_16(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
+def _transformer(name: str, in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
     sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
     network = AnySizeTransformer(image_size=224, patch_size=16, **sizes, dropout=dropout, num_classes=classes)
     # torchvision's head begins at zero, which would leave every other parameter without a gradient in the first step.
     nn.init.trunc_normal_(network.heads.head.weight, std=0.02)
-    return _finished(network, "vit_b_16", in_channels, pretrained)
+    return _finished(network, name, in_channels, pretrained)
 
 
-def _swin_t(in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
-    return _finished(models.swin_t(num_classes=classes, dropout=dropout), "swin_t", in_channels, pretrained)
+def _of(name: str, explained: str, build: Callable[..., nn.Module] = _as_it_is, **facts: Any) -> Architecture:
+    """The entry of a network of torchvision's. `_as_it_is` takes the options that the entry lists."""
+    return Architecture(partial(build, name), f"torchvision:{name}", **{"size": 224, "explained": explained, **facts})
 
 
 CLASSIFIERS: dict[str, Architecture] = {
     # AlexNet's and VGG's last maps are those behind the last ReLU, which changes the convolution's own output in place.
-    "alexnet": Architecture(_alexnet, "torchvision:alexnet", 224, minimum=63, explained="features.11"),
-    "vgg16": Architecture(partial(_vgg, "vgg16"), "torchvision:vgg16", 224, explained="features.29"),
-    "vgg19": Architecture(partial(_vgg, "vgg19"), "torchvision:vgg19", 224, explained="features.35"),
-    "resnet18": Architecture(partial(_resnet, "resnet18"), "torchvision:resnet18", 224, explained="layer4"),
-    "resnet34": Architecture(partial(_resnet, "resnet34"), "torchvision:resnet34", 224, explained="layer4"),
-    "inception_v3": Architecture(_inception_v3, "torchvision:inception_v3", 299, minimum=75, explained="Mixed_7c"),
+    "alexnet": _of("alexnet", "features.11", _with_dense_head, minimum=63),
+    "vgg16": _of("vgg16", "features.29", _with_dense_head),
+    "vgg19": _of("vgg19", "features.35", _with_dense_head),
+    "resnet18": _of("resnet18", "layer4", options={}),
+    "resnet34": _of("resnet34", "layer4", options={}),
+    "inception_v3": _of("inception_v3", "Mixed_7c", _inception, size=299, minimum=75),
     "resnet18_transformer": Architecture(
-        ResNet18Transformer, "torchvision:resnet18", 224, explained="encoder.-1.norm1", patch=32
+        ResNet18Transformer, "torchvision:resnet18", size=224, explained="encoder.-1.norm1", patch=32
     ),
-    "mobilenet_v2": Architecture(_mobilenet_v2, "torchvision:mobilenet_v2", 224, explained="features.18"),
-    "efficientnet_b0": Architecture(_efficientnet_b0, "torchvision:efficientnet_b0", 224, explained="features.8"),
-    "convnext_tiny": Architecture(_convnext_tiny, "torchvision:convnext_tiny", 224, explained="features.7"),
-    "vit_b_16": Architecture(_vit_b_16, "torchvision:vit_b_16", 224, minimum=16, explained="encoder.layers.-1.ln_1", patch=16),
-    "swin_t": Architecture(_swin_t, "torchvision:swin_t", 224, explained="permute"),
+    "mobilenet_v2": _of("mobilenet_v2", "features.18", options=_DROPOUT),
+    "efficientnet_b0": _of("efficientnet_b0", "features.8", options=_DROPOUT | _DEPTH),
+    "convnext_tiny": _of("convnext_tiny", "features.7", options=_DEPTH),
+    "vit_b_16": _of("vit_b_16", "encoder.layers.-1.ln_1", _transformer, minimum=16, patch=16),
+    "swin_t": _of("swin_t", "permute", options=_DROPOUT),
 }

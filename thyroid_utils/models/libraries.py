@@ -50,21 +50,20 @@ def _timm_facts(own: str, name: str) -> Any:
 def _timm_network(name: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
     import timm
 
-    refused = None
+    settings = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": classes}
     # Most transformers need this switch to take images of any size; convolutional networks do not know it.
     for switch in ({"dynamic_img_size": True}, {}):
         try:
-            network = timm.create_model(
-                name, pretrained=pretrained, in_chans=in_channels, num_classes=classes, **{**switch, **options}
-            )
+            network = timm.create_model(name, **settings, **(switch | options))
+            break
         except TypeError as error:
             refused = error
-            continue
-        facts, patches = network.pretrained_cfg, getattr(network, "patch_embed", None)
-        if facts.get("fixed_input_size") and getattr(patches, "strict_img_size", True):
-            network.fixed_size = options.get("img_size", facts["input_size"][-1])
-        return network
-    raise ValueError(f"model timm:{name}: timm refuses the options {options}: {refused}")
+    else:
+        raise ValueError(f"model timm:{name}: timm refuses the options {options}: {refused}")
+    facts, patches = network.pretrained_cfg, getattr(network, "patch_embed", None)
+    if facts.get("fixed_input_size") and getattr(patches, "strict_img_size", True):
+        network.fixed_size = options.get("img_size", facts["input_size"][-1])
+    return network
 
 
 def smp_architecture(name: str) -> Architecture:
@@ -78,27 +77,25 @@ def smp_architecture(name: str) -> Architecture:
     parts = name.split(":")
     if len(parts) != 3 or not all(parts):
         raise ValueError(f"model {name!r}: expected smp:ARCH:ENCODER, such as smp:fpn:resnet34")
-    kind, encoder = parts[1].lower(), parts[2]
-    if kind not in _smp_kinds():
-        raise ValueError(f"model {name!r}: smp has no architecture {kind!r}; {nearest(kind, _smp_kinds())}")
+    kind, encoder, kinds = parts[1].lower(), parts[2], smp.MODEL_ARCHITECTURES_MAPPING
+    if kind not in kinds:
+        raise ValueError(f"model {name!r}: smp has no architecture {kind!r}; {nearest(kind, kinds)}")
+    options = None  # timm's encoders take more than smp says
     if encoder.startswith("tu-"):
         _timm_facts(encoder.removeprefix("tu-"), name)
-    elif encoder not in smp.encoders.encoders:
+    elif encoder in smp.encoders.encoders:
+        known = {*inspect.signature(kinds[kind]).parameters, "output_stride"}.difference(_RESERVED)
+        options = {option: option for option in sorted(known)}
+    else:
         hint = nearest(encoder, smp.encoders.encoders)
         raise ValueError(f"model {name!r}: smp has no encoder {encoder!r}; {hint} (tu-NAME takes timm's networks)")
     return Architecture(
         partial(smp_network, kind, encoder),
         imagenet=f"smp:{encoder}",
+        options=options,
         what=f"{kind} on {encoder}",
         made_from="segmentation_models_pytorch as it is",
     )
-
-
-def _smp_kinds() -> dict[str, type[nn.Module]]:
-    import segmentation_models_pytorch as smp
-
-    found = [thing for thing in vars(smp).values() if inspect.isclass(thing) and hasattr(thing, "check_input_shape")]
-    return {kind.__name__.lower(): kind for kind in found}
 
 
 def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -110,17 +107,14 @@ def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrai
         options: smp's own, under its names; for a `tu-` encoder also timm's.
 
     Raises:
-        ValueError: an option that smp does not have or that is settled elsewhere, a value that it refuses, or an encoder
-            that does not go with the architecture.
+        ValueError: an option or a value that smp refuses, or an encoder that does not go with the architecture.
     """
-    build, of_timm = _smp_kinds()[kind], encoder.startswith("tu-")
-    known = [option for option in inspect.signature(build.__init__).parameters if option not in ("self", *_RESERVED)]
-    for option in options:
-        if option not in (*known, "output_stride") and (option in _RESERVED or not of_timm):
-            raise ValueError(f"model smp:{kind}:{encoder}: no option {option!r}; {nearest(option, known)}")
-    published = (of_timm or "imagenet") if pretrained else None
+    import segmentation_models_pytorch as smp
+
+    published = (encoder.startswith("tu-") or "imagenet") if pretrained else None
+    settled = {"activation": None, "aux_params": None}  # logits of the pixels alone
     try:
-        network = build(encoder_name=encoder, encoder_weights=published, in_channels=in_channels, classes=classes, **options)
+        network = smp.create_model(kind, encoder, published, in_channels, classes, **settled, **options)
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(f"model smp:{kind}:{encoder}: smp refuses it with {options or 'no options'}: {reason}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -13,20 +12,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.errors import nearest
 from thyroid_utils.common.files import file_hash, source_hash
-from thyroid_utils.models import Architecture, check_options, number, own_options
+from thyroid_utils.models import Architecture, check_options, number
 from thyroid_utils.models.any_size import cropped, mirrored
-from thyroid_utils.models.classifiers import CLASSIFIERS, classifier_architecture
-from thyroid_utils.models.segmenters import SEGMENTERS, segmenter_architecture
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.libraries import smp_architecture, timm_architecture
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import WeightsError, check_published, load_values, one_line
 
 # Segmenters whose encoder is one of segmentation_models_pytorch's: called with images it gives a list of maps, the deepest last.
 JOINT_MODELS = tuple(name for name, facts in SEGMENTERS.items() if facts.source().startswith("smp:"))
 _AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in the paper of Inception (Szegedy et al. 2015)
-_SETTLED = ("in_channels", "classes", "pretrained")  # what `build` takes beside a network's own options
 _SHARED = ("classifiers.py", "segmenters.py", "libraries.py")  # many networks in one file, all made by libraries
 
 
@@ -38,23 +37,19 @@ class Network(nn.Module):
     height and width it takes, None for nearly all. auxiliary_weight: above 0 where it has an auxiliary head.
     """
 
+    registry: Mapping[str, Architecture]
+    least_classes = 1
     minimum_size = 1
     fixed_size: int | None = None
     auxiliary_weight = 0.0
 
     def __init__(
-        self,
-        name: str,
-        architecture: Architecture,
-        in_channels: int,
-        classes: int,
-        options: dict[str, Any],
-        pretrained: bool = False,
+        self, name: str, facts: Architecture, in_channels: int, classes: int, options: dict[str, Any], pretrained: bool = False
     ):
         super().__init__()
-        self.name, self.architecture, self.in_channels, self.classes = name, architecture, in_channels, classes
+        self.name, self.architecture, self.in_channels, self.classes = name, facts, in_channels, classes
         self.options, self.weights = options, "from scratch"
-        self.network = architecture.build(in_channels, classes, **options, **({"pretrained": True} if pretrained else {}))
+        self.network = facts.network(in_channels, classes, options, pretrained)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError that names the limit unless the network takes images of this size in pixels."""
@@ -77,6 +72,19 @@ class Network(nn.Module):
             )
         self.check_size(images.shape[2], images.shape[3])
 
+    def _run(self, images: torch.Tensor) -> Any:
+        try:
+            return self.network(images)
+        except ValueError as error:
+            # PyTorch's batch normalisation; which layer sees a single place depends on the image's size.
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.name}: a training batch of one image of {images.shape[2]}×{images.shape[3]} pixels; a batch "
+                "normalisation of this network sees a single value a channel there and needs two or more: raise the batch "
+                "size, or leave out the last, incomplete batch of an epoch"
+            ) from None
+
 
 class Classifier(Network):
     """Maps float (batch, in_channels, height, width) to logits (batch, classes). Made by `build_classifier`.
@@ -84,6 +92,9 @@ class Classifier(Network):
     Where `auxiliary_weight` is above 0 (Inception v3) a model in training mode returns (logits, auxiliary logits), and the loss
     is that of the first plus `auxiliary_weight` times that of the second.
     """
+
+    registry = CLASSIFIERS
+    least_classes = 2
 
     def __init__(self, *built: Any):
         super().__init__(*built)
@@ -96,15 +107,10 @@ class Classifier(Network):
 
         Raises:
             ValueError: another number of channels, an image too small for the network, or a training batch of one image where
-                the network normalises over the batch.
+                the network normalises over a batch of single values.
         """
         self._check(images)
-        if self.training and len(images) == 1 and any(isinstance(m, _BatchNorm) and m.training for m in self.modules()):
-            raise ValueError(
-                f"{self.name}: a training batch of one image; batch normalisation needs two or more: "
-                "raise the batch size, or leave out the last, incomplete batch of an epoch"
-            )
-        result = self.network(images)
+        result = self._run(images)
         return tuple(result) if isinstance(result, tuple) else result
 
 
@@ -114,6 +120,8 @@ class Segmenter(Network):
     An image of a size that the network does not take is continued on all four sides by mirroring, as often as needed, up to the
     next size that it takes, and the logits are cropped to the image. Made by `build_segmenter`.
     """
+
+    registry = SEGMENTERS
 
     def taken(self, side: int) -> int:
         """The smallest side in pixels that the network itself takes and that is not below `side`."""
@@ -132,18 +140,7 @@ class Segmenter(Network):
         taken = self.taken(height), self.taken(width)
         if taken != (height, width):
             images = mirrored(images, *taken)
-        try:
-            logits = self.network(images)
-        except ValueError as error:
-            # PyTorch's batch normalisation; which layer sees a single place depends on the image's size.
-            if not self.training or "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{self.name}: a training batch of one image of {height}×{width} pixels; a batch normalisation of this network "
-                "sees a single value a channel there and needs two or more: raise the batch size, or leave out the last, "
-                "incomplete batch of an epoch"
-            ) from None
-        return cropped(logits, height, width)
+        return cropped(self._run(images), height, width)
 
 
 @dataclass(frozen=True)
@@ -182,10 +179,7 @@ class JointNetwork(Segmenter):
         encoder.register_forward_hook(self._keep)
 
     def _keep(self, encoder: nn.Module, images: Any, maps: Any) -> None:
-        deepest = maps[-1]
-        if not isinstance(deepest, torch.Tensor) or deepest.ndim != 4 or deepest.shape[1] != self.head[-1].in_features:
-            raise ValueError(f"model {self.name}: its encoder ends in no map of places; choose one of {', '.join(JOINT_MODELS)}")
-        self._deepest = deepest
+        self._deepest = maps[-1]
 
     def forward(self, images: torch.Tensor) -> JointLogits:
         """Both logits. Raises ValueError as `Segmenter.forward`."""
@@ -237,7 +231,7 @@ def build_classifier(
     >>> build_classifier("resnet18", in_channels=1)(torch.zeros(4, 1, 64, 64)).shape
     torch.Size([4, 2])
     """
-    return _built(Classifier, name, classifier_architecture(name), in_channels, classes, weights, options)
+    return _built(Classifier, name, in_channels, classes, weights, options)
 
 
 def build_segmenter(
@@ -258,7 +252,7 @@ def build_segmenter(
     >>> build_segmenter("unet", widths=(4, 8))(torch.zeros(1, 3, 45, 61)).shape
     torch.Size([1, 1, 45, 61])
     """
-    return _built(Segmenter, name, segmenter_architecture(name), in_channels, classes, weights, options)
+    return _built(Segmenter, name, in_channels, classes, weights, options)
 
 
 def build_joint(
@@ -275,24 +269,17 @@ def build_joint(
     Returns, raises: as `build_classifier`, a `JointNetwork`; ValueError also for a network without such an encoder.
     """
     head = {"head_dropout": number(f"model {name}: head_dropout", head_dropout, 0, 1, below=True)}
-    return _built(JointNetwork, name, segmenter_architecture(name), in_channels, classes, weights, options, **head)
+    return _built(JointNetwork, name, in_channels, classes, weights, options, **head)
 
 
 def _built(
-    kind: type[Network],
-    name: str,
-    facts: Architecture,
-    in_channels: int,
-    classes: int,
-    weights: str | Path,
-    options: dict[str, Any],
-    **head: float,
+    kind: type[Network], name: str, in_channels: int, classes: int, weights: str | Path, options: dict[str, Any], **head: float
 ) -> Any:
-    for what, value in (("in_channels", in_channels), ("classes", classes)):
-        least = 2 if kind is Classifier and what == "classes" else 1
+    facts = architecture(name, kind.registry)
+    for what, value, least in (("in_channels", in_channels, 1), ("classes", classes, kind.least_classes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"model {name}: {what} must be a whole number from {least}; found {value!r}")
-    check_options(f"model {name}", options, own_options(facts.build, _SETTLED))
+    check_options(f"model {name}", options, facts.known_options())
     path, published = check_weights(name, weights, options), str(weights) == "imagenet"
     try:
         model = kind(name, facts, in_channels, classes, options, published, **head)
@@ -306,18 +293,32 @@ def _built(
         model.weights = (f"timm {own.rpartition('.')[2]}" if of_timm else "ImageNet") + " encoder" * (kind is not Classifier)
     elif path is not None:
         model.weights = f"{path.name} {file_hash(path)[:8]}"
-        if not load_values(model.network, path, name, lambda: facts.build(in_channels, classes + 1, **options)):
+        if not load_values(model.network, path, name, lambda: facts.network(in_channels, classes + 1, options)):
             model.weights += ", new head"
             told = f"{name}: the head in {path.name} does not fit {classes} classes; a new one begins at random"
             warnings.warn(told, stacklevel=3)
     return model
 
 
-def architecture(name: str) -> Architecture:
-    """The registry's entry of a classifier or segmenter. An unknown name is refused by the registry that has the nearest one."""
-    closest = difflib.get_close_matches(name, [*CLASSIFIERS, *SEGMENTERS], n=1, cutoff=0.5)
-    of_segmenters = name.startswith("smp:") or (closest and closest[0] in SEGMENTERS and not name.startswith("timm:"))
-    return segmenter_architecture(name) if of_segmenters else classifier_architecture(name)
+def architecture(name: str, registry: Mapping[str, Architecture] | None = None) -> Architecture:
+    """What is known of a network by its name.
+
+    Args:
+        name: one in a registry, `timm:NAME` for a classifier or `smp:ARCH:ENCODER` for a segmenter.
+        registry: `CLASSIFIERS` or `SEGMENTERS`; None for either.
+
+    Raises:
+        ValueError: no such network; the nearest name is given.
+    """
+    known = CLASSIFIERS | SEGMENTERS if registry is None else registry
+    if name.startswith("timm:") and known is not SEGMENTERS:
+        return timm_architecture(name)
+    if name.startswith("smp:") and known is not CLASSIFIERS:
+        return smp_architecture(name)
+    if name not in known:
+        hint = "timm:NAME takes any classifier of timm, smp:ARCH:ENCODER any model of segmentation_models_pytorch"
+        raise ValueError(f"model {name!r} is unknown; {nearest(name, known)} ({hint})")
+    return known[name]
 
 
 def check_weights(name: str, weights: str | Path, options: Mapping[str, Any] | None = None) -> Path | None:
@@ -361,11 +362,6 @@ def network_source(name: str) -> str:
     file = Path(inspect.getfile(getattr(build, "func", build)))
     own = file.parent == Path(__file__).parent and file.name not in _SHARED
     return source_hash([file]) if own else ""
-
-
-def input_size(name: str) -> int:
-    """Side in pixels of the square images that a network gets unless a run says otherwise."""
-    return architecture(name).size
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from thyroid_utils.common.errors import nearest
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.hybrids import PUBLISHED, TransUNet
-from thyroid_utils.models.libraries import smp_architecture, smp_network
+from thyroid_utils.models.libraries import smp_network
 from thyroid_utils.models.mobile_deeplab import XCEPTION, MobileDeepLab, imagenet_of, without_classifying_convolution
 from thyroid_utils.models.unet import AttentionUNet, PretrainedResidualUNet, ResidualUNet, UNet
 from thyroid_utils.models.vgg_segmenters import FCN8s, SegNet
 
-
-def segmenter_architecture(name: str) -> Architecture:
-    """The architecture of a name in `SEGMENTERS` or of `smp:ARCH:ENCODER`.
-
-    Raises:
-        ValueError: no such model; the nearest name is given.
-    """
-    if name.startswith("smp:"):
-        return smp_architecture(name)
-    if name not in SEGMENTERS:
-        hint = "smp:ARCH:ENCODER takes any model of segmentation_models_pytorch"
-        raise ValueError(f"model {name!r} is unknown; {nearest(name, SEGMENTERS)} ({hint})")
-    return SEGMENTERS[name]
+# Our names of options → smp's.
+_UNET = {"decoder_channels": "decoder_channels"}
+_DEEPLAB = {
+    "separable_aspp": "decoder_aspp_separable",
+    "decoder_channels": "decoder_channels",
+    "atrous_rates": "decoder_atrous_rates",
+    "dropout": "decoder_aspp_dropout",
+}
+_PSPNET = {"decoder_channels": "psp_out_channels", "dropout": "psp_dropout"}
+_SEGFORMER = {"decoder_channels": "decoder_segmentation_channels"}
+# DeepLab's papers and 003 have these rates at output stride 16; smp's own rates are those of stride 8.
+_STRIDE_16 = {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18)}
 
 
 def segmenter_facts() -> pd.DataFrame:
@@ -39,56 +37,16 @@ def segmenter_facts() -> pd.DataFrame:
         DataFrame indexed by name: what, paper, made_from, encoder (the part that takes ImageNet weights, "" for none),
         published_parameters (millions, as printed; NaN without one) and published_in (where, and with which settings).
     """
-    rows = {
-        name: {
-            "what": facts.what,
-            "paper": facts.paper,
-            "made_from": facts.made_from,
-            "encoder": facts.source().partition(":")[2],
-            "published_parameters": facts.published,
-            "published_in": facts.published_in,
-        }
-        for name, facts in SEGMENTERS.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name").astype({"published_parameters": float})
+    columns = ["what", "paper", "made_from", "encoder", "published_parameters", "published_in"]
+    rows = {}
+    for name, facts in SEGMENTERS.items():
+        encoder = facts.source().partition(":")[2]
+        rows[name] = (facts.what, facts.paper, facts.made_from, encoder, facts.published, facts.published_in)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.rename_axis("name").astype({"published_parameters": float})
 
 
-def _unet(
-    kind: str,
-    encoder: str,
-    in_channels: int,
-    classes: int,
-    pretrained: bool = False,
-    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
-) -> nn.Module:
-    return smp_network(kind, encoder, in_channels, classes, pretrained, decoder_channels=tuple(decoder_channels))
-
-
-def _deeplabv3plus(
-    encoder: str,
-    in_channels: int,
-    classes: int,
-    pretrained: bool = False,
-    separable_aspp: bool = True,
-    decoder_channels: int = 256,
-    atrous_rates: Sequence[int] = (6, 12, 18),
-    dropout: float = 0.5,
-) -> nn.Module:
-    """Output stride 16 and its rates, as DeepLab's papers and 003 have them; smp's own rates are those of stride 8."""
-    settings = {"decoder_atrous_rates": tuple(atrous_rates), "decoder_aspp_dropout": dropout, "encoder_output_stride": 16}
-    settings |= {"decoder_channels": decoder_channels, "decoder_aspp_separable": separable_aspp}
-    return smp_network("deeplabv3plus", encoder, in_channels, classes, pretrained, **settings)
-
-
-def _deeplabv3plus_mobilenet(
-    in_channels: int,
-    classes: int,
-    pretrained: bool = False,
-    separable_aspp: bool = False,
-    decoder_channels: int = 256,
-    atrous_rates: Sequence[int] = (6, 12, 18),
-    dropout: float = 0.5,
-) -> nn.Module:
+def _deeplabv3plus_mobilenet(in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
     """The stock MobileNetV2 DeepLabV3+ that 003 begins with.
 
     smp's differs in two ways. Its ASPP reads the 1,280 channels of MobileNetV2's classifying convolution, which an ordinary ASPP
@@ -96,13 +54,12 @@ def _deeplabv3plus_mobilenet(
     gone. And its two other 3×3 convolutions are separable; here they are ordinary, so that `separable_aspp` turns the three
     dilated convolutions alone, 003's ablation.
     """
-    settings = (separable_aspp, decoder_channels, tuple(atrous_rates), dropout)
-    network = _deeplabv3plus("mobilenet_v2", in_channels, classes, pretrained, *settings)
+    settings = _STRIDE_16 | {"decoder_channels": 256, "decoder_aspp_separable": False, "decoder_aspp_dropout": 0.5} | options
+    network = smp_network("deeplabv3plus", "mobilenet_v2", in_channels, classes, pretrained, **settings)
     encoder = without_classifying_convolution(network.encoder)
-    separable, channels, rates, share = settings
-    decoder = type(network.decoder)(
-        encoder.out_channels, 5, channels, rates, output_stride=16, aspp_separable=separable, aspp_dropout=share
-    )
+    aspp = {f"aspp_{name}": settings[f"decoder_aspp_{name}"] for name in ("separable", "dropout")}
+    widths = settings["decoder_channels"], settings["decoder_atrous_rates"]
+    decoder = type(network.decoder)(encoder.out_channels, 5, *widths, output_stride=16, **aspp)
     for block, place in ((decoder.aspp, 1), (decoder.block2, 0)):
         depthwise, pointwise = block[place][0], block[place][1]
         block[place] = nn.Conv2d(depthwise.in_channels, pointwise.out_channels, 3, padding=1, bias=False)
@@ -110,11 +67,9 @@ def _deeplabv3plus_mobilenet(
     return network
 
 
-def _pspnet(
-    in_channels: int, classes: int, pretrained: bool = False, decoder_channels: int = 512, dropout: float = 0.2
-) -> nn.Module:
+def _pspnet(in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
     """All of ResNet50, dilated to stride 8 as published; smp's default ends after the third of five stages."""
-    settings = {"psp_out_channels": decoder_channels, "psp_dropout": dropout, "encoder_depth": 5, "output_stride": 8}
+    settings = {"encoder_depth": 5, "output_stride": 8} | options
     network = smp_network("pspnet", "resnet50", in_channels, classes, pretrained, **settings)
     for block in network.decoder.psp.blocks:
         if block.pool_size > 1:
@@ -122,14 +77,10 @@ def _pspnet(
     return network
 
 
-def _segformer(in_channels: int, classes: int, pretrained: bool = False, decoder_channels: int = 256) -> nn.Module:
-    settings = {"decoder_segmentation_channels": decoder_channels}
-    return smp_network("segformer", "mit_b0", in_channels, classes, pretrained, **settings)
-
-
 def _smp_unet(encoder: str, what: str, paper: str, explained: str) -> Architecture:
-    facts = {"what": f"U-Net's decoder on {what}", "paper": f"Ronneberger et al. 2015; {paper}", "made_from": "smp Unet"}
-    return Architecture(partial(_unet, "unet", encoder), f"smp:{encoder}", explained=explained, **facts)
+    build, paper = partial(smp_network, "unet", encoder), f"Ronneberger et al. 2015; {paper}"
+    texts = {"what": f"U-Net's decoder on {what}", "paper": paper, "made_from": "smp Unet"}
+    return Architecture(build, f"smp:{encoder}", _UNET, explained=explained, **texts)
 
 
 SEGMENTERS: dict[str, Architecture] = {
@@ -138,16 +89,18 @@ SEGMENTERS: dict[str, Architecture] = {
     "unet_vgg16": _smp_unet("vgg16", "VGG16", "Simonyan and Zisserman 2015", "decoder.center"),
     "unet_vgg19": _smp_unet("vgg19", "VGG19", "Simonyan and Zisserman 2015", "decoder.center"),
     "deeplabv3plus": Architecture(
-        partial(_deeplabv3plus, "resnet50"),
+        partial(smp_network, "deeplabv3plus", "resnet50", **_STRIDE_16),
         "smp:resnet50",
+        _DEEPLAB,
         explained="encoder.layer4",
         what="ASPP on ResNet50 at stride 16, decoder with one skip from stride 4; separable convolutions",
         paper="Chen et al. 2018",
         made_from="smp DeepLabV3Plus, rates 6, 12, 18",
     ),
     "deeplabv3plus_xception": Architecture(
-        partial(_deeplabv3plus, XCEPTION),
+        partial(smp_network, "deeplabv3plus", XCEPTION, **_STRIDE_16),
         f"smp:{XCEPTION}",
+        _DEEPLAB,
         explained="encoder.model.blocks_20",
         what="the same on the aligned Xception-65",
         paper="Chen et al. 2018",
@@ -156,6 +109,7 @@ SEGMENTERS: dict[str, Architecture] = {
     "deeplabv3plus_mobilenet": Architecture(
         _deeplabv3plus_mobilenet,
         "smp:mobilenet_v2",
+        _DEEPLAB,
         explained="encoder.features.-1",
         what="the same on MobileNetV2 with ordinary convolutions; separable_aspp makes the three dilated ones separable, as 003",
         paper="Chen et al. 2018; Sandler et al. 2018",
@@ -174,29 +128,31 @@ SEGMENTERS: dict[str, Architecture] = {
     "pspnet": Architecture(
         _pspnet,
         "smp:resnet50",
+        _PSPNET,
         explained="encoder.layer4",
         what="pyramid pooling (1, 2, 3, 6) on ResNet50 at stride 8",
         paper="Zhao et al. 2017",
         made_from="smp PSPNet on all of a dilated ResNet50; behind the pyramid smp has 1×1 where the paper has 3×3",
     ),
     "unetpp": Architecture(
-        partial(_unet, "unetplusplus", "resnet34"),
+        partial(smp_network, "unetplusplus", "resnet34"),
         "smp:resnet34",
+        _UNET,
         explained="encoder.layer4",
         what="U-Net++: nested skips, on ResNet34, without deep supervision",
         paper="Zhou et al. 2018",
         made_from="smp UnetPlusPlus",
     ),
     "segformer": Architecture(
-        _segformer,
+        partial(smp_network, "segformer", "mit_b0"),
         "smp:mit_b0",
+        _SEGFORMER,
         explained="encoder.norm4",
         what="SegFormer-B0: hierarchical transformer, all-MLP decoder",
         paper="Xie et al. 2021",
         made_from="smp Segformer (its encoder is under NVIDIA's non-commercial licence)",
         published=3.8,
         published_in="Xie et al. 2021, Table 1, B0: ADE20K's 150 classes",
-        published_with={"classes": 150},
     ),
     "unet": Architecture(
         UNet,
@@ -205,7 +161,6 @@ SEGMENTERS: dict[str, Architecture] = {
         paper="Ronneberger et al. 2015",
         published=7.76,
         published_in="Zhou et al. 2018, Table 2: half the channels, no normalisation",
-        published_with={"widths": (32, 64, 128, 256, 512), "batch_norm": False},
     ),
     "attention_unet": Architecture(
         AttentionUNet,
@@ -239,7 +194,6 @@ SEGMENTERS: dict[str, Architecture] = {
         paper="Badrinarayanan et al. 2017",
         published=29.45,
         published_in="comparisons on CamVid: 12 classes",
-        published_with={"classes": 12},
     ),
     "fcn8s": Architecture(
         FCN8s,
@@ -249,7 +203,6 @@ SEGMENTERS: dict[str, Architecture] = {
         paper="Long et al. 2015",
         published=134,
         published_in="Long et al. 2015, Table 1: PASCAL VOC's 21 classes",
-        published_with={"classes": 21},
     ),
     "transunet": Architecture(
         TransUNet,
@@ -260,6 +213,5 @@ SEGMENTERS: dict[str, Architecture] = {
         made_from="this package, on timm's ResNetV2 and transformer blocks",
         published=105.28,
         published_in="comparisons at 224 pixels: Synapse's 9 classes",
-        published_with={"classes": 9},
     ),
 }

@@ -23,7 +23,7 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
-from thyroid_utils.models.networks import check_weights, input_size
+from thyroid_utils.models.networks import architecture, check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
@@ -149,7 +149,7 @@ def input_pipeline(config: RunConfig) -> Pipeline:
     """
     task = TASKS[config.task]
     task.check_names(config)
-    pipeline = build_pipeline(config.preprocessing, config.size or input_size(config.model.name))
+    pipeline = build_pipeline(config.preprocessing, config.size or architecture(config.model.name).size)
     if pipeline.needs_mask and task.masks:
         raise ConfigError("preprocessing", f"must be without nodule_crop with task {config.task}, whose answer is that mask")
     return pipeline

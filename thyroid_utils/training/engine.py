@@ -23,7 +23,7 @@ import torch
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.models.networks import input_size
+from thyroid_utils.models.networks import architecture
 from thyroid_utils.training.data import build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash, runs_dir
@@ -180,7 +180,7 @@ def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) 
         with _noted(configs, config):
             if here:
                 choose_device(config.training)
-            channels, size = input_pipeline(config).channels, config.size or input_size(config.model.name)
+            channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
             training = config.training.batch_size, config.training.devices, config.training.class_balance
             parts = config.task, config.model.model_dump(), config.loss.model_dump(), config.augmentation, size, training
             key = json.dumps(parts, sort_keys=True)

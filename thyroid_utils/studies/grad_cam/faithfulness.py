@@ -182,7 +182,7 @@ def randomised(network: Classifier | Segmenter, seed: int) -> Iterator[tuple[str
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        fresh = network.architecture.build(network.in_channels, network.classes, **network.options).state_dict()
+        fresh = network.architecture.network(network.in_channels, network.classes, network.options).state_dict()
     changed = copy.deepcopy(network).eval()
     state = changed.network.state_dict()
     for name, keys in reversed(stages(network)):
