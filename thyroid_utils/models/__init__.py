@@ -16,7 +16,8 @@ from torch import nn
 
 from thyroid_utils.common.errors import nearest
 
-_SETTLED = ("in_channels", "classes", "pretrained")  # what `build` takes beside a network's own options
+# What `build` takes beside a network's own options
+_SETTLED = ("in_channels", "classes", "pretrained")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,6 @@ class Architecture:
         a layer close to a segmenter's output would repeat the predicted mask. "": found by a trial.
     patch: side in pixels of what a token stands for, where that module puts out tokens, the class token first, and no map. It
         lies in front of the last block's attention: behind it only the class token is read, all other gradients are zero.
-    what, paper, made_from: for `segmenter_facts`.
-    published: number of trainable parameters in millions as `published_in` prints it, None where there is none.
     """
 
     build: Callable[..., nn.Module]
@@ -47,11 +46,6 @@ class Architecture:
     minimum: int = 32
     explained: str = ""
     patch: int = 0
-    what: str = ""
-    paper: str = ""
-    made_from: str = "this package"
-    published: float | None = None
-    published_in: str = ""
 
     def source(self, options: Mapping[str, Any] | None = None) -> str:
         """`imagenet` of a network built with these options."""

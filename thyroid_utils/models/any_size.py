@@ -11,7 +11,8 @@ from torch.nn import functional
 from torchvision.models.inception import InceptionAux
 from torchvision.models.vision_transformer import VisionTransformer
 
-_AUXILIARY_MAP = 17  # side of the map that Inception's auxiliary head was made for (images of 299 pixels)
+# Side of the map that Inception's auxiliary head was made for (images of 299 pixels)
+_AUXILIARY_MAP = 17
 
 
 def resampled(maps: torch.Tensor, size: tuple[int, int], kind: str) -> torch.Tensor:
@@ -37,7 +38,8 @@ def resampled(maps: torch.Tensor, size: tuple[int, int], kind: str) -> torch.Ten
 
 def _matrix(length: int, new: int, kind: str, like: torch.Tensor) -> torch.Tensor:
     """(new, length): what the unit vectors become is what any row of values becomes."""
-    unit = torch.eye(length, device=like.device)[None]  # (1, channel, length): one unit vector a channel
+    # (1, channel, length): one unit vector a channel
+    unit = torch.eye(length, device=like.device)[None]
     if kind == "average":
         moved = functional.adaptive_avg_pool1d(unit, new)
     elif kind == "linear":

@@ -55,7 +55,8 @@ def _inception(
     network = models.get_model(name, aux_logits=auxiliary, **settings)
     if auxiliary:
         any_size = AnySizeAuxiliary(768, classes)
-        any_size.load_state_dict(network.AuxLogits.state_dict())  # its random values have a scale of their own
+        # Its random values have a scale of their own
+        any_size.load_state_dict(network.AuxLogits.state_dict())
         network.AuxLogits = any_size
     for_channels(network, in_channels)
     network.transform_input = in_channels == 3

@@ -10,13 +10,16 @@ from functools import partial
 import torch
 from torch import nn
 from torchvision.models import resnet18
+from torchvision.ops import Conv2dNormActivation
 
 from thyroid_utils.models.any_size import resampled, resampled_positions
 from thyroid_utils.models.weights import fill, for_channels, published_values
 
-PUBLISHED = "vit_base_r50_s16_224.orig_in21k"  # timm's network that the paper begins from
+# timm's network that the paper begins from
+PUBLISHED = "vit_base_r50_s16_224.orig_in21k"
 _STRIDE = 16  # pixels a token, along each axis
-_STEM, _STAGES = 64, (256, 512, 1024)  # channels of ResNet50 at 1/2, and at 1/4, 1/8 and 1/16
+# Channels of ResNet50 at 1/2, and at 1/4, 1/8 and 1/16
+_STEM, _STAGES = 64, (256, 512, 1024)
 _GRID = (7, 7)  # of ResNet18's last map for images of 224 × 224 pixels
 _WIDTH = 512  # channels of that map
 
@@ -41,8 +44,8 @@ class ResNet18Transformer(nn.Module):
         self, in_channels: int, classes: int, pretrained: bool = False, layers: int = 2, heads: int = 8, dropout: float = 0.1
     ):
         super().__init__()
-        parts = OrderedDict(resnet18().named_children())
-        self.backbone = nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if name not in ("avgpool", "fc")))
+        # Without pooling and head
+        self.backbone = nn.Sequential(OrderedDict(list(resnet18().named_children())[:-2]))
         self.class_token = nn.Parameter(torch.empty(1, 1, _WIDTH))
         self.positions = nn.Parameter(torch.empty(1, _GRID[0] * _GRID[1], _WIDTH))
         # Made one by one: nn.TransformerEncoder copies a single layer, which leaves all of them with the same first values.
@@ -118,10 +121,10 @@ class TransUNet(nn.Module):
     ):
         super().__init__()
         self.encoder = HybridEncoder(in_channels, width, layers, heads, blocks, image_size, dropout)
-        self.bridge = _convolution(width, 512)
+        self.bridge = Conv2dNormActivation(width, 512)
         skips = (_STAGES[1], _STAGES[0], _STEM, 0)
         self.decoder = nn.ModuleList(
-            nn.Sequential(_convolution(before + skip, after), _convolution(after, after))
+            nn.Sequential(Conv2dNormActivation(before + skip, after), Conv2dNormActivation(after, after))
             for before, skip, after in zip((512, *widths[:-1]), skips, widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], classes, 3, padding=1)
@@ -204,9 +207,3 @@ class HybridEncoder(nn.Module):
         positions = published["pos_embed"][:, 1:]
         side = round(positions.shape[1] ** 0.5)
         return values | {"pos_embed": resampled_positions(positions, (side, side), self.grid)}
-
-
-def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
-    )

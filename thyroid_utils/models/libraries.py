@@ -13,7 +13,8 @@ from thyroid_utils.models import Architecture
 
 # What smp's builders also take, but is settled elsewhere or would change what the network gives back.
 _RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "upsampling", "kwargs")
-_SMALLEST_MAP = {"pan": 8}  # places a side that a decoder needs of the encoder's last map; 1 for the others
+# Places a side that a decoder needs of the encoder's last map; 1 for the others
+_SMALLEST_MAP = {"pan": 8}
 
 
 def timm_architecture(name: str) -> Architecture:
@@ -89,13 +90,7 @@ def smp_architecture(name: str) -> Architecture:
     else:
         hint = nearest(encoder, smp.encoders.encoders)
         raise ValueError(f"model {name!r}: smp has no encoder {encoder!r}; {hint} (tu-NAME takes timm's networks)")
-    return Architecture(
-        partial(smp_network, kind, encoder),
-        imagenet=f"smp:{encoder}",
-        options=options,
-        what=f"{kind} on {encoder}",
-        made_from="segmentation_models_pytorch as it is",
-    )
+    return Architecture(partial(smp_network, kind, encoder), f"smp:{encoder}", options)
 
 
 def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -118,6 +113,7 @@ def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrai
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(f"model smp:{kind}:{encoder}: smp refuses it with {options or 'no options'}: {reason}") from None
-    network.multiple = int(network.encoder.output_stride) * (2 if kind == "dpt" else 1)  # whose decoder halves the map once more
+    # DPT's decoder halves the map once more.
+    network.multiple = int(network.encoder.output_stride) * (2 if kind == "dpt" else 1)
     network.minimum = network.multiple * _SMALLEST_MAP.get(kind, 1)
     return network

@@ -41,16 +41,6 @@ class ClassificationLoss(nn.Module):
                 raise ValueError(f"class_weights must be one positive number a class; found {class_weights.tolist()}")
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def _check(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype != torch.int64 or not len(labels):
-            raise ValueError(
-                "expected logits (batch, classes) and labels (batch,) of type int64; "
-                f"found {tuple(logits.shape)} and {tuple(labels.shape)} of type {str(labels.dtype).removeprefix('torch.')}"
-            )
-        for name, values in self.named_buffers():
-            if len(values) != logits.shape[1]:
-                raise ValueError(f"{name} has {len(values)} values for {logits.shape[1]} classes; give one a class")
-
 
 class CrossEntropy(ClassificationLoss):
     """Cross-entropy of the softmax.
@@ -68,7 +58,6 @@ class CrossEntropy(ClassificationLoss):
         self.label_smoothing = number("label_smoothing", label_smoothing, 0, 1, below=True)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        self._check(logits, labels)
         return functional.cross_entropy(logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
 
 
@@ -101,7 +90,6 @@ class Focal(ClassificationLoss):
         self.gamma = number("gamma", gamma)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        self._check(logits, labels)
         log_p = functional.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
         # 1 - p without cancellation; the floor keeps the gradient of (1 - p)^γ finite at p = 1 for γ < 1.
         missed = (-torch.expm1(log_p)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -283,8 +271,6 @@ class BorderCrossEntropy(SegmentationLoss):
 
     def __init__(self, weight: float = 10.0, sigma: float = 5.0, nodule_weight: float = 1.0, separation_only: bool = False):
         super().__init__()
-        if not isinstance(separation_only, bool):
-            raise ValueError(f"separation_only must be true or false; found {separation_only!r}")
         self.separation_only = separation_only
         self.weight = number("weight", weight)
         self.sigma = number("sigma", sigma, above=True)
@@ -372,7 +358,8 @@ class HausdorffDistance(SegmentationLoss):
 
     def __init__(self, alpha: float = 2.0, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
         super().__init__()
-        from monai.losses import LogHausdorffDTLoss  # a second's import, which other losses need not wait for
+        # A second's import, which other losses need not wait for
+        from monai.losses import LogHausdorffDTLoss
 
         alpha = number("alpha", alpha, 1)
         self._distance = LogHausdorffDTLoss(alpha=alpha, include_background=True, sigmoid=True)
@@ -446,16 +433,16 @@ def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.T
     """
     if task not in _LOSSES:
         raise ValueError(f"task {task!r} has no losses; {nearest(task, _LOSSES)}")
-    losses = _LOSSES[task]
+    losses, is_joint = _LOSSES[task], task == "joint"
     if name not in losses:
         raise ValueError(f"{task} loss {name!r} is unknown; {nearest(name, losses)}")
-    of_joint = ["classification_weight"] if task == "joint" else []
-    check_options(f"loss {name}", options, own_options(losses[name], ["class_weights"]) + of_joint)
+    known = own_options(losses[name], ["class_weights"]) + ["classification_weight"] * is_joint
+    check_options(f"loss {name}", options, known)
+    if is_joint:
+        weight = options.pop("classification_weight", 1.0)
+        return JointLoss(losses[name](**options), class_weights, weight)
     if task == "classification":
         return losses[name](class_weights=class_weights, **options)
-    if task == "joint":
-        weight = {key: options.pop(key) for key in of_joint if key in options}
-        return JointLoss(losses[name](**options), class_weights, **weight)
     if class_weights is not None:
         raise ValueError(
             f"loss {name} takes no class_weights; nodule and background are weighed by alpha of focal, alpha and beta of "

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
 from thyroid_utils.common.errors import nearest
 from thyroid_utils.models.any_size import AdaptivePool, resampled
@@ -18,8 +19,10 @@ from thyroid_utils.models.any_size import AdaptivePool, resampled
 # the aligned Xception that DeepLabV3+ introduced, with strided convolutions; 65 is the paper's depth, tf_in1k its own weights.
 XCEPTION = "tu-xception65.tf_in1k"
 BACKBONES = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet50", "xception": XCEPTION}  # option → smp's encoder
-_SHALLOW = 48  # channels of DeepLabV3+'s skip from 1/4 of the size (Chen et al. 2018)
-_FUSED, _FINE = 128, 64  # channels of the fusions, and of the last one at 1/2 of the size
+# Channels of DeepLabV3+'s skip from 1/4 of the size (Chen et al. 2018)
+_SHALLOW = 48
+# Channels of the fusions, and of the last one at 1/2 of the size
+_FUSED, _FINE = 128, 64
 _FINEST_SKIP = 32  # MobileNetV2's 16 channels at 1/2, doubled
 _BINS = (1, 2, 3, 6)  # places a side that the PPM pools to
 _REDUCTION = 16  # r of the channel attention
@@ -153,7 +156,8 @@ class MobileDeepLab(nn.Module):
 
 def _encoder(backbone: str, in_channels: int, pretrained: bool) -> nn.Module:
     """smp's encoder at output stride 16: maps at 1/1 (the image), 1/2, 1/4, 1/8, 1/16 and 1/16."""
-    from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
+    # Takes seconds to import
+    from segmentation_models_pytorch.encoders import get_encoder
 
     name = BACKBONES[backbone]
     published = (name.startswith("tu-") or "imagenet") if pretrained else None
@@ -279,15 +283,14 @@ def convolution(in_channels: int, out_channels: int, size: int, separable: bool 
     An ordinary one has size² · in · out weights. A separable one, size × size on each channel and then 1×1 over channels, has
     size² · in + in · out: 1/out + 1/size² of that.
     """
-    padding = dilation * (size // 2)
+    depthwise: list[nn.Module] = []
     if separable:
-        kernels = [
-            nn.Conv2d(in_channels, in_channels, size, padding=padding, dilation=dilation, groups=in_channels, bias=False),
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        padding = dilation * (size // 2)
+        depthwise = [
+            nn.Conv2d(in_channels, in_channels, size, padding=padding, dilation=dilation, groups=in_channels, bias=False)
         ]
-    else:
-        kernels = [nn.Conv2d(in_channels, out_channels, size, padding=padding, dilation=dilation, bias=False)]
-    return nn.Sequential(*kernels, nn.BatchNorm2d(out_channels), nn.ReLU())
+        size, dilation = 1, 1
+    return nn.Sequential(*depthwise, *Conv2dNormActivation(in_channels, out_channels, size, dilation=dilation, inplace=False))
 
 
 # Figure 4: attention

@@ -25,8 +25,10 @@ from thyroid_utils.models.weights import WeightsError, check_published, load_val
 
 # Segmenters whose encoder is one of segmentation_models_pytorch's: called with images it gives a list of maps, the deepest last.
 JOINT_MODELS = tuple(name for name, facts in SEGMENTERS.items() if facts.source().startswith("smp:"))
-_AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in the paper of Inception (Szegedy et al. 2015)
-_SHARED = ("classifiers.py", "segmenters.py", "libraries.py")  # many networks in one file, all made by libraries
+# Of the auxiliary head's loss, as in the paper of Inception (Szegedy et al. 2015)
+_AUXILIARY_WEIGHT = 0.4
+# Many networks in one file, all made by libraries
+_SHARED = ("classifiers.py", "segmenters.py", "libraries.py")
 
 
 class Network(nn.Module):
@@ -184,7 +186,8 @@ class JointNetwork(Segmenter):
     def forward(self, images: torch.Tensor) -> JointLogits:
         """Both logits. Raises ValueError as `Segmenter.forward`."""
         pixels = super().forward(images)
-        deepest, self._deepest = self._deepest, None  # not held beyond the pass, whose graph it would keep in memory
+        # Not held beyond the pass, whose graph it would keep in memory
+        deepest, self._deepest = self._deepest, None
         return JointLogits(self.head(deepest.mean(dim=(2, 3))), pixels)
 
 

@@ -11,11 +11,13 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import Conv2dNormActivation
 
 from thyroid_utils.models.any_size import cropped, mirrored, resampled
 
 _PAIR = 4  # rows and columns that a pair of unpadded 3×3 convolutions takes off a map
-_OPEN = 3.0  # first bias of ψ: coefficients begin near sigmoid(3) = 0.95, so that a gate lets everything pass
+# First bias of ψ: coefficients begin near sigmoid(3) = 0.95, so that a gate lets everything pass
+_OPEN = 3.0
 
 
 class ConvolutionPair(nn.Sequential):
@@ -27,10 +29,8 @@ class ConvolutionPair(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, batch_norm: bool, padding: int = 1):
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
-            layers.append(nn.Conv2d(channels, out_channels, 3, padding=padding, bias=not batch_norm))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(out_channels))
-            layers.append(nn.ReLU(inplace=True))
+            norm = nn.BatchNorm2d if batch_norm else None
+            layers += Conv2dNormActivation(channels, out_channels, padding=padding, norm_layer=norm)
         super().__init__(*layers)
 
 
@@ -194,7 +194,8 @@ class AttentionUNet(UNet):
 
 def valid_sizes(size: int, poolings: int) -> tuple[int, int]:
     """Side of the image that unpadded convolutions need for an output of at least `size`, and the side of that output."""
-    deepest = math.ceil((size - _PAIR) / 2**poolings) + _PAIR if size > _PAIR else _PAIR  # side of the last, coarsest map
+    # Side of the last, coarsest map
+    deepest = math.ceil((size - _PAIR) / 2**poolings) + _PAIR if size > _PAIR else _PAIR
     needed = deepest + _PAIR
     for _ in range(poolings):
         needed = 2 * needed + _PAIR
@@ -333,7 +334,8 @@ class PretrainedResidualUNet(nn.Module):
         self, in_channels: int = 3, classes: int = 1, pretrained: bool = False, widths: Sequence[int] = (256, 128, 64, 32, 16)
     ):
         super().__init__()
-        from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
+        # Takes seconds to import
+        from segmentation_models_pytorch.encoders import get_encoder
 
         self.encoder = get_encoder("resnet18", in_channels, depth=5, weights="imagenet" if pretrained else None)
         coarsest, *skips = reversed(self.encoder.out_channels[1:])

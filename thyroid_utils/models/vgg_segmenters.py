@@ -3,12 +3,13 @@ with, and FCN-8s of Long, Shelhamer and Darrell (CVPR 2015), which paper 003 com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torchvision.models.vgg import make_layers
+from torchvision.ops import Conv2dNormActivation
 
 from thyroid_utils.models.weights import fill, published_values
 
@@ -18,13 +19,7 @@ _SCORE_SD = 0.01  # of the first values of FCN's scoring convolutions
 
 
 def _features(in_channels: int, widths: Sequence[int], batch_norm: bool) -> nn.Sequential:
-    """The convolutions of torchvision's vgg16 or vgg16_bn, poolings included, without making its 120 million dense weights.
-
-    Raises:
-        ValueError: other than five widths.
-    """
-    if len(widths) != len(_DEPTHS):
-        raise ValueError(f"VGG16 has five stages; widths must name one number of channels each; found {tuple(widths)}")
+    """The convolutions of torchvision's vgg16 or vgg16_bn, poolings included, without making its 120 million dense weights."""
     layout: list[str | int] = []
     for width, depth in zip(widths, _DEPTHS, strict=True):
         layout += [*[width] * depth, "M"]
@@ -32,10 +27,6 @@ def _features(in_channels: int, widths: Sequence[int], batch_norm: bool) -> nn.S
     if in_channels != 3:
         features[0] = nn.Conv2d(in_channels, widths[0], 3, padding=1)
     return features
-
-
-def _published_features(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key.removeprefix("features."): value for key, value in values.items() if key.startswith("features.")}
 
 
 def _begin(network: nn.Module) -> None:
@@ -76,12 +67,13 @@ class SegNet(nn.Module):
         self.encoder = _features(in_channels, widths, batch_norm=True)
         following = (widths[0], *widths[:-1])  # what a decoder stage hands to the next finer one
         stages = [_decoder_stage(*sizes) for sizes in zip(widths, following, _DEPTHS, strict=True)]
-        stages[0] = _decoder_stage(widths[0], widths[0], _DEPTHS[0] - 1)  # `head` is its last convolution
+        # `head` is its last convolution
+        stages[0] = _decoder_stage(widths[0], widths[0], _DEPTHS[0] - 1)
         self.decoder = nn.ModuleList(reversed(stages))
         self.head = nn.Conv2d(widths[0], classes, 3, padding=1)
         _begin(self)
         if pretrained:
-            fill(self.encoder, _published_features(published_values("vgg16_bn")))
+            fill(self.encoder, published_values("vgg16_bn", "features."))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = images
@@ -102,7 +94,7 @@ def _decoder_stage(channels: int, after: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number in range(1, depth + 1):
         out = after if number == depth else channels
-        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+        layers += Conv2dNormActivation(channels, out)
     return nn.Sequential(*layers)
 
 
@@ -178,12 +170,11 @@ class FCN8s(nn.Module):
         self.up4 = BilinearUp(classes, 2)
         self.up3 = BilinearUp(classes, 8, learns=False)
         if pretrained:
-            values = published_values("vgg16")
-            fill(self.encoder, _published_features(values))
-            for layer, name in ((self.dense6, "classifier.0"), (self.dense7, "classifier.3")):
-                if hidden == len(values[f"{name}.bias"]):
-                    weight = values[f"{name}.weight"].reshape(layer.weight.shape)
-                    layer.load_state_dict({"weight": weight, "bias": values[f"{name}.bias"]})
+            fill(self.encoder, published_values("vgg16", "features."))
+            for layer, place in ((self.dense6, 0), (self.dense7, 3)):
+                values = published_values("vgg16", f"classifier.{place}.")
+                if hidden == len(values["bias"]):
+                    layer.load_state_dict({"weight": values["weight"].reshape(layer.weight.shape), "bias": values["bias"]})
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = images

@@ -13,6 +13,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from torch import nn
 from thyroid_utils.common.files import file_hash
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer or without further bytes
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # what DDP, compile, Lightning and Classifier put in front of names
+# What DDP, compile, Lightning and Classifier put in front of names
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 _UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError)
 
 
@@ -75,7 +77,8 @@ def _from_address(name: str, url: str) -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub would wait for a silent server for ever
+            # torch.hub would wait for a silent server for ever
+            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
             torch.hub.download_url_to_file(url, str(path), digits and digits[1], progress=sys.stderr.isatty())
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         remedy = f"download {url}, put it into {path.parent} and run again"
@@ -116,10 +119,14 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]} …"
 
 
-def published_values(network: str) -> dict[str, torch.Tensor]:
-    """torchvision's ImageNet values of one of its networks, without those of the heads, which tell 1,000 classes apart."""
+def published_values(network: str, part: str = "") -> dict[str, torch.Tensor]:
+    """torchvision's ImageNet values of one of its networks, without those of the heads, which tell 1,000 classes apart.
+
+    part: the beginning of the names of those that are wanted, such as "features."; it is taken off.
+    """
     state = torchvision.models.get_model_weights(network).IMAGENET1K_V1.get_state_dict(map_location="cpu")
-    return {key: value for key, value in state.items() if value.shape[:1] != (1000,)}
+    wanted = {key: value for key, value in state.items() if key.startswith(part) and value.shape[:1] != (1000,)}
+    return {key.removeprefix(part): value for key, value in wanted.items()}
 
 
 def for_channels(network: nn.Module, in_channels: int) -> None:
@@ -138,7 +145,8 @@ def fill(network: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     3 / channels, so that a gray image repeated over the channels gives what it gives in three.
     """
     first = next(key for key, value in values.items() if value.ndim == 4)
-    filters, channels = values[first], network.get_parameter(first).shape[1]  # (out, 3, height, width)
+    # (out, 3, height, width)
+    filters, channels = values[first], network.get_parameter(first).shape[1]
     if channels != 3:
         filters = filters.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
     network.load_state_dict({**values, first: filters}, strict=False)
@@ -160,8 +168,7 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
     Raises:
         WeightsError: a file that is damaged, holds more than tensors, or is of another network.
     """
-    state = _read(path, name)
-    own = network.state_dict()
+    state, own = _read(path, name), network.state_dict()
     # Files from before PyTorch 0.4.1, some of torchvision's among them, lack the counter of batches, which nothing here uses.
     state |= {key: value for key, value in own.items() if key.endswith(".num_batches_tracked") and key not in state}
     try:
@@ -171,13 +178,9 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
         misfit = error
     head = {key for key, value in other_classes().state_dict().items() if value.shape != own[key].shape}
     if all(key not in state or state[key].shape != own[key].shape for key in head):
-        try:
-            rest = {key: value for key, value in state.items() if key not in head}
-            found = network.load_state_dict(rest, strict=False)
-            if set(found.missing_keys) == head and not found.unexpected_keys:
-                return False
-        except RuntimeError:
-            pass
+        with suppress(RuntimeError):
+            network.load_state_dict(state | {key: own[key] for key in head})
+            return False
     remedy = "name the model, channels and options that it was made for"
     raise WeightsError(f"{name}: {path.name} does not fit: {one_line(misfit)}; {remedy}") from None
 

@@ -42,7 +42,8 @@ class Draws:
 
     def __init__(self, images: torch.Tensor, seed: Sequence[int], share: tuple[int, int] = (0, 1)):
         self.shape, self.device, self.share = images.shape, images.device, share
-        stream = np.random.SeedSequence(list(seed), spawn_key=(2,))  # a key, so that neither order nor dropout shares its numbers
+        # A key, so that neither order nor dropout shares its numbers
+        stream = np.random.SeedSequence(list(seed), spawn_key=(2,))
         self.generator = torch.Generator(self.device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
 
     def even(self, count: int) -> torch.Tensor:
@@ -189,7 +190,8 @@ def moved(pixels: torch.Tensor, masks: Masks, sources: torch.Tensor) -> tuple[to
 
 AUGMENTATION_PRESETS: dict[str, tuple[Entry, ...]] = {
     "none": (),  # papers 000 and 004 state no augmentation
-    "paper_001": ("horizontal_flip", {"affine": {"degrees": 15}}),  # flip and rotation; axis and angle are ours
+    # Flip and rotation; axis and angle are ours
+    "paper_001": ("horizontal_flip", {"affine": {"degrees": 15}}),
     # Rotate, translate, add noise; amounts are ours. The paper stores one copy of each image before it splits.
     "paper_002": ({"affine": {"degrees": 15, "translate": 0.1}}, {"noise": {"sigma": 0.03}}),
     # Horizontal and vertical mirror, rotation by 5°. The paper makes four images of one before it splits.

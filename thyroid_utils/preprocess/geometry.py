@@ -9,7 +9,8 @@ import numpy as np
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.overlays import Box
 
-_ROUNDING = 1e-9  # pixels; so that a place on the border of two pixels is always the second's
+# Pixels; so that a place on the border of two pixels is always the second's
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Geometry:
         left, right, across = _between(columns, self.shape[1])
         lines = mask[upper] + (mask[lower] - mask[upper]) * down[:, None]
         spread = lines[:, left] + (lines[:, right] - lines[:, left]) * across
-        original[inside] = np.clip(spread, mask.min(), mask.max())  # rounding must not leave the map's range
+        # Rounding must not leave the map's range
+        original[inside] = np.clip(spread, mask.min(), mask.max())
         return original
 
     def _places(self, axis: int) -> tuple[np.ndarray, np.ndarray]:

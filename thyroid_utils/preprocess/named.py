@@ -9,7 +9,8 @@ from typing import Any, ClassVar, TypeVar
 
 from thyroid_utils.common.errors import DataError, nearest
 
-Entry = str | Mapping[str, Mapping[str, Any] | None]  # a name, or {name: {parameter: value}}
+# A name, or {name: {parameter: value}}
+Entry = str | Mapping[str, Mapping[str, Any] | None]
 
 
 class Named:

@@ -94,7 +94,8 @@ def _write(folder: Path, cases: pd.DataFrame, pipeline: Pipeline, progress: Prog
 
     def work(case: pd.Series) -> dict:
         sample = pipeline.load(case)
-        images.write(positions[case.name], sample.image[:1])  # three channels are three times the same one
+        # Three channels are three times the same one
+        images.write(positions[case.name], sample.image[:1])
         if masks is not None:
             masks.write(positions[case.name], np.zeros(side, bool) if sample.mask is None else sample.mask)
         return asdict(sample.geometry)
