@@ -45,7 +45,7 @@ class TinyJoinable(nn.Module):
 
 def register_tiny_joint(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
     """Enter it as `tiny_joint`, a segmenter that `build_joint` takes."""
-    registry("tiny_joint", Architecture(TinyJoinable, size=64, what="a test's"))
+    registry("tiny_joint", Architecture(TinyJoinable, size=64))
 
 
 def joint_config(**changes) -> RunConfig:

@@ -31,7 +31,7 @@ def tiny_segmenter(in_channels: int, classes: int, width: int = 6, dropout: floa
 
 def register_tiny_segmenter(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
     """Enter it as `tiny_segmenter`."""
-    registry("tiny_segmenter", Architecture(tiny_segmenter, size=64, what="a test's"))
+    registry("tiny_segmenter", Architecture(tiny_segmenter, size=64))
 
 
 def segmentation_config(**changes) -> RunConfig:

@@ -82,7 +82,7 @@ def studies(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CACHE", "RUNS"):
             patch.setenv(f"THYROID_WORKBOOK_{name}", str(tmp_path_factory.mktemp(name.lower())))
-        patch.setitem(SEGMENTERS, "tiny_switched", Architecture(tiny_switched, size=32, what="a test's"))
+        patch.setitem(SEGMENTERS, "tiny_switched", Architecture(tiny_switched, size=32))
         cases = discs(tmp_path_factory.mktemp("discs"))
         patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
         threads = torch.get_num_threads()

@@ -15,10 +15,9 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.overlays import Box
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess.filters import lee, resample, srad
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
-from thyroid_utils.preprocess.steps import STEPS
+from thyroid_utils.preprocess.steps import STEPS, lee, resample, srad
 
 PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256}
 

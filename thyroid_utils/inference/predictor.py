@@ -7,7 +7,6 @@ an output are decided once. So do the maps that a run has kept, and what they sc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -89,7 +88,7 @@ class Predictor:
         """Its preprocessing, with µ and σ of its training images where it takes them, which need not be at hand. A `nodule_crop`
         leaves a frame whole where no nodule is found."""
         trained = input_pipeline(self.config)
-        steps = [replace(step, empty="frame") if isinstance(step, NoduleCrop) else step for step in trained.steps]
+        steps = [step.model_copy(update={"empty": "frame"}) if isinstance(step, NoduleCrop) else step for step in trained.steps]
         pipeline = Pipeline(steps, trained.name)
         return pipeline.refitted(*self.run.data["fitted"]) if pipeline.needs_fit else pipeline
 

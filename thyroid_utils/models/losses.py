@@ -108,6 +108,8 @@ CLASSIFICATION_LOSSES: dict[str, Callable[..., nn.Module]] = {"cross_entropy": C
 class SegmentationLoss(nn.Module):
     """What the losses share: checks, one or two classes, float32.
 
+    A loss has `on_margin(margin, truth)`, of the nodule's log-odds and the truth, 0 or 1, both (batch, 1, height, width).
+
     Logits (batch, C, height, width), C 1 or 2, float of any precision; masks bool (batch, height, width). The result is a
     scalar, computed in float32, or in float64 where the logits are.
     """
@@ -124,10 +126,6 @@ class SegmentationLoss(nn.Module):
         margin = logits[:, :1] if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
         # (batch, 1, height, width) both
         return self.on_margin(margin, masks[:, None].to(margin.dtype))
-
-    def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """The loss of the nodule's log-odds against the truth, 0 or 1, both (batch, 1, height, width)."""
-        raise NotImplementedError
 
 
 class BinaryCrossEntropy(SegmentationLoss):

@@ -16,10 +16,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from torch.nn import functional
 
 from thyroid_utils.common import paths
@@ -28,7 +30,7 @@ from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess.named import Entry, Named, number, parsed
+from thyroid_utils.preprocess.named import Entry, Named, parsed
 from thyroid_utils.preprocess.pipeline import Spec, contents, for_each_case
 
 Masks = torch.Tensor | None
@@ -66,9 +68,8 @@ class Change(Named):
     """A kind of random change. One of gray levels has `change(pixels, span, draws)`: pixels, (batch, channels, height, width),
     begin at 0, and span, (batch, 1, 1, 1), is the range that each image had at first."""
 
-    what = "augmentation"
-
     def __init_subclass__(cls, name: str = ""):
+        super().__init_subclass__()
         if name:
             cls.name = name
             AUGMENTATIONS[name] = cls
@@ -80,7 +81,8 @@ class Move(Change):
 
 
 class _Flip(Move):
-    signs: tuple[float, float]
+    p: float = Field(0.5, ge=0, le=1)
+    signs: ClassVar[tuple[float, float]]
 
     def sources(self, draws: Draws) -> torch.Tensor:
         chosen = draws.even(1) < 2 * self.p - 1
@@ -88,61 +90,52 @@ class _Flip(Move):
         return torch.diag_embed(signs)
 
 
-@dataclass(frozen=True)
 class HorizontalFlip(_Flip, name="horizontal_flip"):
-    p: float = number(0.5, 0, 1)
     signs = (-1.0, 1.0)
 
 
-@dataclass(frozen=True)
 class VerticalFlip(_Flip, name="vertical_flip"):
-    p: float = number(0.5, 0, 1)
     signs = (1.0, -1.0)
 
 
-@dataclass(frozen=True)
 class Affine(Move, name="affine"):
     """Rotation by up to ±degrees, shift by up to ±translate of the side in whole pixels, size by up to ±scale."""
 
-    degrees: float = number(0.0, 0, 180)
-    translate: float = number(0.0, 0, 1)
-    scale: float = number(0.0, 0, 0.9)
+    degrees: float = Field(0.0, ge=0, le=180)
+    translate: float = Field(0.0, ge=0, le=1)
+    scale: float = Field(0.0, ge=0, le=0.9)
 
     def sources(self, draws: Draws) -> torch.Tensor:
         drawn = draws.even(4)
         sides = torch.tensor(draws.shape[:1:-1], device=draws.device)
-        return affine_sources(
-            drawn[:, 0] * self.degrees, torch.round(drawn[:, 1:3] * self.translate * sides), 1 + drawn[:, 3] * self.scale
-        )
+        shifts = torch.round(drawn[:, 1:3] * self.translate * sides)
+        return affine_sources(drawn[:, 0] * self.degrees, shifts, 1 + drawn[:, 3] * self.scale)
 
 
-@dataclass(frozen=True)
 class Gain(Change, name="gain"):
     """Another gain and dynamic range: image → contrast · image + brightness · range, both drawn evenly."""
 
-    brightness: float = number(0.1, 0, 1)
-    contrast: float = number(0.2, 0, 1)
+    brightness: float = Field(0.1, ge=0, le=1)
+    contrast: float = Field(0.2, ge=0, le=1)
 
     def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
         offset, factor = draws.even(2)[:, :, None, None, None].unbind(1)
         return pixels * (1 + factor * self.contrast) + offset * self.brightness * span
 
 
-@dataclass(frozen=True)
 class Speckle(Change, name="speckle"):
     """Normal noise that is multiplied, as speckle is."""
 
-    sigma: float = number(0.1, 0, 1)
+    sigma: float = Field(0.1, ge=0, le=1)
 
     def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
         return pixels * (1 + self.sigma * draws.field())
 
 
-@dataclass(frozen=True)
 class Noise(Change, name="noise"):
     """Normal noise that is added; sigma is a share of the range."""
 
-    sigma: float = number(0.03, 0, 1)
+    sigma: float = Field(0.03, ge=0, le=1)
 
     def change(self, pixels: torch.Tensor, span: torch.Tensor, draws: Draws) -> torch.Tensor:
         return pixels + self.sigma * span * draws.field()
@@ -287,10 +280,8 @@ def augmented_copies(
         `split` is empty. The files lie in the cache folder, named by the content.
 
     Raises:
-        DataError: fewer than one copy, an image or a mask that cannot be read, or a cache folder that cannot be written.
+        DataError: an image or a mask that cannot be read, or a cache folder that cannot be written.
     """
-    if copies < 1:
-        raise DataError(f"augmented_copies: copies must be at least 1; found {copies}")
     augmentation = build_augmentation(spec)
 
     def make(folder: Path) -> None:
@@ -306,7 +297,7 @@ def augmented_copies(
 
         for_each_case(work, cases, progress=progress)
 
-    changes = [[change.name, change.parameters()] for change in augmentation.changes]
+    changes = [[change.name, change.model_dump()] for change in augmentation.changes]
     content = sorted([case, *hashes] for case, hashes in zip(cases.index, contents(cases), strict=True))
     target = cached_folder(paths.cache_dir() / "augmented" / content_key(content, changes, copies, seed), make)
     originals = cases.reset_index().assign(source_case=cases.index.to_numpy(), copy=0)

@@ -32,8 +32,7 @@ class Geometry:
     @classmethod
     def of(cls, image: np.ndarray) -> Geometry:
         """The geometry of an untouched frame."""
-        shape = (int(image.shape[0]), int(image.shape[1]))
-        return cls(frame=shape, shape=shape)
+        return cls(frame=image.shape[:2], shape=image.shape[:2])
 
     def cropped(self, box: Box) -> Geometry:
         """After cutting `box` (in pixels of the current image) out."""

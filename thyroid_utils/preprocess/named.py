@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from thyroid_utils.common.errors import DataError, nearest
 
@@ -13,60 +13,13 @@ from thyroid_utils.common.errors import DataError, nearest
 Entry = str | Mapping[str, Mapping[str, Any] | None]
 
 
-class Named:
-    """Base of frozen dataclasses whose fields are made by `number`, `odd` and `choice`.
-
-    name: in a parameter file. what: what a message calls it.
-    """
+class Named(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """Base of what a list in a parameter file names; its fields are its parameters. name: there."""
 
     name: ClassVar[str] = ""
-    what: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "allows" in field.metadata and not field.metadata["allows"](value):
-                expected = field.metadata["expected"]
-                raise DataError(f"{self.what} {self.name}: {field.name} must be {expected}; found {value!r}")
-
-    def parameters(self) -> dict[str, Any]:
-        """Every parameter with its value, defaults included."""
-        return dataclasses.asdict(self)
 
 
 Kind = TypeVar("Kind", bound=Named)
-
-
-def number(default: float, low: float, high: float) -> Any:
-    """A parameter from low to high; a whole number where its default is one."""
-    kind, what = (Integral, "a whole number") if isinstance(default, int) else (Real, "a number")
-
-    def allows(value: Any) -> bool:
-        return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-
-    return parameter(default, f"{what} from {low:g} to {high:g}", allows)
-
-
-def odd(default: int, low: int, high: int) -> Any:
-    """The side of a window that has a centre, in pixels."""
-
-    def allows(value: Any) -> bool:
-        return isinstance(value, Integral) and low <= value <= high and value % 2 == 1
-
-    return parameter(default, f"odd and from {low} to {high}", allows)
-
-
-def choice(*options: Any) -> Any:
-    """One of some texts or of True and False; the first is the default."""
-
-    def allows(value: Any) -> bool:
-        return type(value) is type(options[0]) and value in options
-
-    return parameter(options[0], f"one of {', '.join(map(str, options))}", allows)
-
-
-def parameter(default: Any, expected: str, allows: Callable[[Any], bool]) -> Any:
-    return dataclasses.field(default=default, metadata={"expected": expected, "allows": allows})
 
 
 def parsed(entry: Entry, known: Mapping[str, type[Kind]], what: str) -> Kind:
@@ -82,12 +35,12 @@ def parsed(entry: Entry, known: Mapping[str, type[Kind]], what: str) -> Kind:
     name, given = next(iter(entry.items()))
     if name not in known:
         raise DataError(f"{what} {name!r} is unknown; {nearest(name, known)}")
-    given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise DataError(f"{what} {name}: parameters must be {{name: value}}; found {given!r}")
-    parameters = [field.name for field in dataclasses.fields(known[name])]
-    for parameter in given:
-        if parameter not in parameters:
+    try:
+        return known[name].model_validate(given or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        parameter, parameters = str(first["loc"][0]) if first["loc"] else "parameters", known[name].model_fields
+        if first["type"] == "extra_forbidden":
             hint = nearest(parameter, parameters) if parameters else "it has no parameters"
-            raise DataError(f"{what} {name}: no parameter {parameter!r}; {hint}")
-    return known[name](**given)
+            raise DataError(f"{what} {name}: no parameter {parameter!r}; {hint}") from None
+        raise DataError(f"{what} {name}: {parameter}: {first['msg']}; found {first['input']!r}") from None

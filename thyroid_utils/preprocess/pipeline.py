@@ -112,7 +112,7 @@ class Pipeline:
             DataError: not fitted yet: the hash would not tell what the pipeline does.
         """
         self._check_fitted()
-        content = [[step.name, step.parameters()] for step in self.steps], self.mean, self.deviation
+        content = [[step.name, step.model_dump()] for step in self.steps], self.mean, self.deviation
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class Pipeline:
         """Apply every step.
 
         Raises:
-            DataError: not fitted; an image that is not uint8 (height, width) or (height, width, 3); a mask of another size.
+            DataError: not fitted; an image that is not uint8 (height, width) or (height, width, 3).
         """
         for _, sample in self.iterate(image, mask):
             last = sample
@@ -139,7 +139,9 @@ class Pipeline:
     def iterate(self, image: np.ndarray, mask: np.ndarray | None = None) -> Iterator[tuple[str, Sample]]:
         """`stages` as samples, one at a time: each step runs when its result is asked for, so that it can be timed."""
         self._check_fitted()
-        sample = _started(image, mask)
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.size == 0:
+            raise DataError(f"expected a uint8 image (height, width) or (height, width, 3); found {image.dtype} {image.shape}")
+        sample = Sample(image, mask, Geometry.of(image))
         yield "input", sample
         for step in self.steps:
             if isinstance(step, Zscore) and step.by == "train":
@@ -230,23 +232,17 @@ def build_pipeline(spec: Spec, size: int | Sequence[int] | None = None) -> Pipel
         if spec not in PRESETS:
             raise DataError(f"preprocessing {spec!r} is no preset; {nearest(spec, PRESETS)}")
         spec = PRESETS[spec].steps
-    if not isinstance(spec, Sequence) or not spec:
-        raise DataError(f"preprocessing must be a preset's name or a list of steps; found {spec!r}")
     steps = [parsed(entry, STEPS, "step") for entry in spec]
     if not any(step.name == "gray" for step in steps):
         steps.insert(0, STEPS["gray"]())
     _check_order(steps)
     if size is not None:
-        size = size if isinstance(size, int) else tuple(size)
-        steps = [replace(step, size=size) if isinstance(step, Resize) else step for step in steps]
+        steps = [Resize(size=size, mode=step.mode) if isinstance(step, Resize) else step for step in steps]
     return Pipeline(steps, name)
 
 
 def _check_order(steps: Sequence[Step]) -> None:
     names = [step.name for step in steps]
-    for only_once in ("gray", "nodule_crop", "resize", "scale", "zscore", "three_channels"):
-        if names.count(only_once) > 1:
-            raise DataError(f"preprocessing: {only_once} occurs {names.count(only_once)} times; keep one")
     if "resize" not in names:
         raise DataError("preprocessing: no resize among the steps; a network needs images of one size: add resize")
     if "nodule_crop" in names[names.index("resize") :]:
@@ -262,18 +258,10 @@ def _check_order(steps: Sequence[Step]) -> None:
             raise DataError(f"preprocessing: {step.name} needs a gray image; put gray in front of it")
 
 
-def _started(image: np.ndarray, mask: np.ndarray | None) -> Sample:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
-        raise DataError(f"expected a uint8 image (height, width) or (height, width, 3); found {image.dtype} {image.shape}")
-    if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
-        raise DataError(f"expected a boolean mask {image.shape[:2]} like its image; found {mask.dtype} {mask.shape}")
-    return Sample(image, mask, Geometry.of(image))
-
-
 @cache
 def code_hash() -> str:
     """Hash of the modules that compute a preprocessed image, and the versions of OpenCV and NumPy."""
-    here = [Path(__file__).with_name(f"{name}.py") for name in ("filters", "geometry", "pipeline", "steps")]
+    here = [Path(__file__).with_name(f"{name}.py") for name in ("geometry", "pipeline", "steps")]
     return f"{source_hash([images.__file__, overlays.__file__, *here])} {cv2.__version__} {np.__version__}"
 
 

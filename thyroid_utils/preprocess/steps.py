@@ -1,27 +1,39 @@
 """The named steps that a preprocessing pipeline is composed of.
 
-A step is a frozen dataclass: its fields are the parameters that a parameter file may set, checked when it is made. Steps in
+A step's fields are the parameters that a parameter file may set, checked when it is made. Steps in
 front of `scale` and `zscore` work on gray levels, uint8 in [0, 255]; these two end them and make float32.
 
-To add a step: one dataclass below, with its name. It then works in every parameter file.
+To add a step: one class below, with its name. It then works in every parameter file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import resize_mask
 from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
-from thyroid_utils.preprocess.filters import laid_into, lee, resample, srad
 from thyroid_utils.preprocess.geometry import Geometry
-from thyroid_utils.preprocess.named import Named, choice, number, odd, parameter
+from thyroid_utils.preprocess.named import Named
 
-MAX_SIDE = 4096  # pixels; a larger network input is a slip of the pen
+
+def _both(size: Any) -> Any:
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd")
+    return value
+
+
+Odd = Annotated[int, AfterValidator(_odd)]  # the side of a window that has a centre, in pixels
+Side = Annotated[int, Field(ge=8, le=4096)]  # pixels; a larger network input is a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -41,24 +53,20 @@ STEPS: dict[str, type[Step]] = {}
 
 
 class Step(Named):
-    """What all steps share.
+    """What all steps share. Those that keep the image's size have `change(image)`, which leaves mask and geometry as they are.
 
     kind: what the step takes. "levels": uint8 gray levels; "colour": uint8, gray or colour; "any": float32 as well.
     """
 
     kind: ClassVar[str]
-    what = "step"
 
     def __init_subclass__(cls, name: str, kind: str = "levels"):
+        super().__init_subclass__()
         cls.name, cls.kind = name, kind
         STEPS[name] = cls
 
     def __call__(self, sample: Sample) -> Sample:
         return replace(sample, image=self.change(sample.image))
-
-    def change(self, image: np.ndarray) -> np.ndarray:
-        """The step's effect on the image alone, for steps that keep its size."""
-        raise NotImplementedError
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -66,7 +74,6 @@ def luma(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-@dataclass(frozen=True)
 class CropEcho(Step, name="crop_echo", kind="colour"):
     """Cut the frame to the echo image and blank what lies around a fan or a slanted field.
 
@@ -74,8 +81,8 @@ class CropEcho(Step, name="crop_echo", kind="colour"):
     (scanner text in a fan's corners) to black.
     """
 
-    margin: int = number(3, 0, 100)
-    blank: bool = choice(True, False)
+    margin: int = Field(3, ge=0, le=100)
+    blank: bool = True
 
     def __call__(self, sample: Sample) -> Sample:
         size = 2 * self.margin + 1
@@ -89,14 +96,13 @@ class CropEcho(Step, name="crop_echo", kind="colour"):
         return Sample(image, mask, sample.geometry.cropped(box))
 
 
-@dataclass(frozen=True)
 class RemoveOverlays(Step, name="remove_overlays"):
     """Paint over text, callipers and scale marks: inpainted (Telea) inside the echo image, blanked outside.
 
     radius: pixels around a mark that the paint is mixed from. Reference: A. Telea, J. Graphics Tools 9 (2004) 23-34.
     """
 
-    radius: int = number(3, 1, 20)
+    radius: int = Field(3, ge=1, le=20)
 
     def change(self, image):
         echo = echo_mask(image)
@@ -110,16 +116,6 @@ class RemoveOverlays(Step, name="remove_overlays"):
         return painted
 
 
-def _sides(size: int | list | tuple) -> tuple:
-    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-
-
-def _is_size(size: Any) -> bool:
-    sides = _sides(size)
-    return len(sides) == 2 and all(isinstance(side, int) and 8 <= side <= MAX_SIDE for side in sides)
-
-
-@dataclass(frozen=True)
 class Resize(Step, name="resize", kind="any"):
     """Resample to a fixed size: area average where it shrinks, linear where it grows; masks by nearest or half coverage.
 
@@ -127,12 +123,8 @@ class Resize(Step, name="resize", kind="any"):
     aspect ratio is kept and black fills the rest).
     """
 
-    size: int | tuple[int, int] = parameter(224, f"a whole number or two, from 8 to {MAX_SIDE} pixels", _is_size)
-    mode: str = choice("stretch", "letterbox")
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "size", _sides(self.size))
+    size: Annotated[tuple[Side, Side], BeforeValidator(_both)] = (224, 224)
+    mode: Literal["stretch", "letterbox"] = "stretch"
 
     def __call__(self, sample: Sample) -> Sample:
         height, width = sample.image.shape[:2]
@@ -151,7 +143,6 @@ class Resize(Step, name="resize", kind="any"):
         return Sample(image, mask, geometry)
 
 
-@dataclass(frozen=True)
 class NoduleCrop(Step, name="nodule_crop", kind="any"):
     """Cut the frame to a square around the mask; all nodules of it together.
 
@@ -164,9 +155,9 @@ class NoduleCrop(Step, name="nodule_crop", kind="any"):
     given at all is an error always.
     """
 
-    margin: float = number(0.2, 0, 5)
-    minimum: int = number(32, 1, 4096)
-    empty: str = choice("error", "frame")
+    margin: float = Field(0.2, ge=0, le=5)
+    minimum: int = Field(32, ge=1, le=4096)
+    empty: Literal["error", "frame"] = "error"
 
     def __call__(self, sample: Sample) -> Sample:
         if sample.mask is None:
@@ -194,7 +185,6 @@ class NoduleCrop(Step, name="nodule_crop", kind="any"):
         return side, Box(*bounds)
 
 
-@dataclass(frozen=True)
 class Gray(Step, name="gray", kind="colour"):
     """Colour to gray by luma (ITU-R BT.601). Put first by `build_pipeline` where a list does not name it."""
 
@@ -202,46 +192,42 @@ class Gray(Step, name="gray", kind="colour"):
         return luma(image)
 
 
-@dataclass(frozen=True)
 class Gaussian(Step, name="gaussian"):
     """Gaussian smoothing. sigma: standard deviation in pixels."""
 
-    sigma: float = number(1.0, 0.1, 50)
+    sigma: float = Field(1.0, ge=0.1, le=50)
 
     def change(self, image):
         return cv2.GaussianBlur(image, (0, 0), self.sigma)
 
 
-@dataclass(frozen=True)
 class Median(Step, name="median"):
     """Median filter. window: side in pixels, odd."""
 
-    window: int = odd(3, 3, 31)
+    window: Odd = Field(3, ge=3, le=31)
 
     def change(self, image):
         return cv2.medianBlur(image, self.window)
 
 
-@dataclass(frozen=True)
 class Lee(Step, name="lee"):
     """Lee's local-statistics speckle filter (Lee 1980), additive form. window: side in pixels, odd."""
 
-    window: int = odd(7, 3, 31)
+    window: Odd = Field(7, ge=3, le=31)
 
     def change(self, image):
         return _levels(lee(image, self.window))
 
 
-@dataclass(frozen=True)
 class Srad(Step, name="srad"):
     """Speckle-reducing anisotropic diffusion (Yu & Acton 2002), on the echo intensity before log compression.
 
     iterations: time steps. time_step: up to 0.25. dynamic_range_db: what the scanner compressed into 255 gray levels.
     """
 
-    iterations: int = number(20, 1, 500)
-    time_step: float = number(0.2, 0.001, 0.25)
-    dynamic_range_db: float = number(60.0, 20, 120)
+    iterations: int = Field(20, ge=1, le=500)
+    time_step: float = Field(0.2, ge=0.001, le=0.25)
+    dynamic_range_db: float = Field(60.0, ge=20, le=120)
 
     def change(self, image):
         decibels = self.dynamic_range_db / 10 * (image.astype(np.float32) / 255 - 1)
@@ -249,31 +235,28 @@ class Srad(Step, name="srad"):
         return _levels(255 * (1 + 10 * np.log10(smooth) / self.dynamic_range_db))
 
 
-@dataclass(frozen=True)
 class Bilateral(Step, name="bilateral"):
     """Bilateral filter: smooths where neighbours are alike. window: pixels, odd. sigma_level: gray levels. sigma_px: pixels."""
 
-    window: int = odd(7, 3, 31)
-    sigma_level: float = number(40.0, 1, 255)
-    sigma_px: float = number(2.0, 0.1, 50)
+    window: Odd = Field(7, ge=3, le=31)
+    sigma_level: float = Field(40.0, ge=1, le=255)
+    sigma_px: float = Field(2.0, ge=0.1, le=50)
 
     def change(self, image):
         return cv2.bilateralFilter(image, self.window, self.sigma_level, self.sigma_px)
 
 
-@dataclass(frozen=True)
 class NonlocalMeans(Step, name="nonlocal_means"):
     """Nonlocal means (Buades 2005). strength: gray levels. patch: side of what is compared, search: of where, in odd pixels."""
 
-    strength: float = number(12.0, 0.1, 100)
-    patch: int = odd(5, 3, 15)
-    search: int = odd(15, 5, 41)
+    strength: float = Field(12.0, ge=0.1, le=100)
+    patch: Odd = Field(5, ge=3, le=15)
+    search: Odd = Field(15, ge=5, le=41)
 
     def change(self, image):
         return cv2.fastNlMeansDenoising(image, None, self.strength, self.patch, self.search)
 
 
-@dataclass(frozen=True)
 class Equalise(Step, name="equalise"):
     """Histogram equalisation over the whole image."""
 
@@ -281,21 +264,19 @@ class Equalise(Step, name="equalise"):
         return cv2.equalizeHist(image)
 
 
-@dataclass(frozen=True)
 class Clahe(Step, name="clahe"):
     """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994).
 
     clip_limit: a histogram bin's ceiling, as a multiple of the mean bin. tiles: regions along each axis.
     """
 
-    clip_limit: float = number(2.0, 0.1, 100)
-    tiles: int = number(8, 1, 64)
+    clip_limit: float = Field(2.0, ge=0.1, le=100)
+    tiles: int = Field(8, ge=1, le=64)
 
     def change(self, image):
         return cv2.createCLAHE(self.clip_limit, (self.tiles, self.tiles)).apply(image)
 
 
-@dataclass(frozen=True)
 class Scale(Step, name="scale", kind="any"):
     """Gray levels 0 to 255 → float32 in [0, 1]."""
 
@@ -303,14 +284,13 @@ class Scale(Step, name="scale", kind="any"):
         return image.astype(np.float32) / np.float32(255)
 
 
-@dataclass(frozen=True)
 class Zscore(Step, name="zscore", kind="any"):
     """(I - µ) / σ. by: `image` (its own µ and σ) or `train` (over all pixels of the training images; `Pipeline.fit`).
 
     An image without contrast (σ = 0) becomes 0.
     """
 
-    by: str = choice("image", "train")
+    by: Literal["image", "train"] = "image"
 
     def change(self, image):
         values = image.astype(np.float64)
@@ -323,12 +303,90 @@ class Zscore(Step, name="zscore", kind="any"):
         return (centred / deviation if deviation > 1e-12 else 0 * centred).astype(np.float32)
 
 
-@dataclass(frozen=True)
 class ThreeChannels(Step, name="three_channels", kind="any"):
     """Repeat gray in three equal channels, for networks that were trained on colour photographs."""
 
     def change(self, image):
         return np.repeat(image[..., None], 3, axis=2)
+
+
+def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize an image to (height, width): area average along an axis that shrinks, linear along one that grows."""
+    height, width = shape
+    shrunk = (min(height, image.shape[0]), min(width, image.shape[1]))
+    if shrunk != image.shape[:2]:
+        image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
+    if (height, width) != image.shape[:2]:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def laid_into(array: np.ndarray, shape: tuple[int, int], top: int, left: int) -> np.ndarray:
+    """An array (height, width, ...) at (top, left) of a larger one of `shape`, which is 0 or False elsewhere."""
+    whole = np.zeros((*shape, *array.shape[2:]), array.dtype)
+    whole[top : top + array.shape[0], left : left + array.shape[1]] = array
+    return whole
+
+
+def lee(gray: np.ndarray, window: int, noise: float | None = None) -> np.ndarray:
+    """Lee's local-statistics filter for additive noise.
+
+    out = m + max(v - noise, 0) / v · (gray - m), with the local mean m and variance v. Speckle multiplies the echo, so after
+    the scanner's log compression it adds to it: the additive form is the one for stored B-mode images.
+
+    Args:
+        gray: (height, width), any real type.
+        window: side of the local window in pixels, odd.
+        noise: variance of the noise in squared gray levels; None takes the median of the local variances.
+
+    Returns:
+        float32 (height, width).
+
+    Reference:
+        J.-S. Lee, Digital image enhancement and noise filtering by use of local statistics, IEEE TPAMI 2 (1980) 165-168.
+    """
+    values = gray.astype(np.float64)
+    mean = cv2.blur(values, (window, window), borderType=cv2.BORDER_REFLECT)
+    variance = np.maximum(cv2.blur(values * values, (window, window), borderType=cv2.BORDER_REFLECT) - mean**2, 0)
+    noise = float(np.median(variance)) if noise is None else noise
+    gain = np.divide(np.maximum(variance - noise, 0), variance, out=np.zeros_like(variance), where=variance > 0)
+    return (mean + gain * (values - mean)).astype(np.float32)
+
+
+def srad(intensity: np.ndarray, iterations: int, time_step: float, decay: float = 1 / 6) -> np.ndarray:
+    """Speckle-reducing anisotropic diffusion (SRAD).
+
+    ∂I/∂t = div(c(q) ∇I), where q² = (½ |∇I|²/I² - 1/16 (∇²I/I)²) / (1 + ¼ ∇²I/I)² measures local variation and
+    c(q) = 1 / (1 + (q² - q0²) / (q0² (1 + q0²))) stops the diffusion where q exceeds the speckle's own q0(t) = exp(-decay·t),
+    the paper's value for fully developed speckle.
+
+    Args:
+        intensity: (height, width), positive: echo intensity before log compression, any scale.
+        iterations: number of time steps.
+        time_step: in (0, 0.25], the range in which the scheme is stable.
+
+    Returns:
+        float32 (height, width), positive.
+
+    Reference:
+        Y. Yu, S. T. Acton, Speckle reducing anisotropic diffusion, IEEE TIP 11 (2002) 1260-1270.
+    """
+    current = intensity.astype(np.float32)
+    for step in range(iterations):
+        q0_squared = np.float32(np.exp(-2 * decay * time_step * step))
+        padded = np.pad(current, 1, mode="edge")
+        north, south = padded[:-2, 1:-1] - current, padded[2:, 1:-1] - current
+        west, east = padded[1:-1, :-2] - current, padded[1:-1, 2:] - current
+        laplacian = (north + south + west + east) / current
+        gradient = (north**2 + south**2 + west**2 + east**2) / (2 * current**2)
+        q_squared = np.maximum(gradient / 2 - laplacian**2 / 16, 0) / np.maximum(1 + laplacian / 4, 1e-3) ** 2
+        conduction = 1 / (1 + (q_squared - q0_squared) / (q0_squared * (1 + q0_squared)))
+        conduction = np.clip(conduction, 0, 1)
+        below = np.concatenate([conduction[1:], conduction[-1:]])
+        right = np.concatenate([conduction[:, 1:], conduction[:, -1:]], axis=1)
+        # With c in [0, 1] and a step of at most 1/4 the update is a convex combination: I stays positive and in its range.
+        current = current + time_step * (below * south + conduction * north + right * east + conduction * west)
+    return current
 
 
 def _levels(values: np.ndarray) -> np.ndarray:

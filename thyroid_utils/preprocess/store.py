@@ -8,8 +8,8 @@ folder.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -65,10 +65,7 @@ def preprocessed(
     if cases.empty:
         raise DataError("preprocessed: the case table is empty; nothing to preprocess")
     name = content_key(pipeline.hash, code_hash(), contents(cases))
-
-    def make(folder: Path) -> None:
-        _write(folder, cases, pipeline, progress, workers)
-
+    make = partial(_write, cases, pipeline, progress, workers)
     folder = cached_folder(paths.cache_dir() / "preprocessed" / name, make)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r")
@@ -78,16 +75,9 @@ def preprocessed(
     return ArrayStore(images, masks, cases, geometries, folder)
 
 
-def _write(folder: Path, cases: pd.DataFrame, pipeline: Pipeline, progress: Progress | None, workers: int | None) -> None:
+def _write(cases: pd.DataFrame, pipeline: Pipeline, progress: Progress | None, workers: int | None, folder: Path) -> None:
     side = pipeline.load(cases.iloc[0]).image.shape[1:]
     any_mask = bool(cases["mask"].notna().any())
-    needed = len(cases) * side[0] * side[1] * (4 + any_mask)
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.02:
-        raise DataError(
-            f"{folder.parent}: needs {needed / 1e6:,.0f} MB for {len(cases)} images, {free / 1e6:,.0f} MB are free; "
-            "free some space or set THYROID_WORKBOOK_CACHE to another disk"
-        )
     images = _Rows(folder / "images.npy", (len(cases), 1, *side), np.dtype(np.float32))
     masks = _Rows(folder / "masks.npy", (len(cases), *side), np.dtype(bool)) if any_mask else None
     positions = {case: position for position, case in enumerate(cases.index)}

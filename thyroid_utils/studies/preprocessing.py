@@ -277,7 +277,7 @@ def recipes(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
         fitted = f" (µ={pipeline.mean:.4g}, σ={pipeline.deviation:.4g})" if pipeline.needs_fit else ""
         steps = []
         for step in pipeline.steps:
-            told = ", ".join(f"{name}={_shown(value)}" for name, value in step.parameters().items())
+            told = ", ".join(f"{name}={_shown(value)}" for name, value in step.model_dump().items())
             steps.append(f"{step.name} ({told}{fitted if step.name == 'zscore' else ''})" if told else step.name)
         same = [other.name for other in pipelines if other.hash == pipeline.hash and other is not pipeline]
         rows.append({"pipeline": pipeline.name, "steps": " → ".join(steps), "same as": ", ".join(same) or "–"})
