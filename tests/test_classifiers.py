@@ -19,7 +19,7 @@ from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer, resampled, resampled_positions
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.hybrids import ResNet18Transformer
-from thyroid_utils.models.networks import architecture, build_classifier, input_size, parameter_count
+from thyroid_utils.models.networks import architecture, build_classifier, parameter_count
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +91,7 @@ def test_parameter_count_of_the_hybrid_by_hand():
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *TIMM])
 def test_maps_images_to_logits(name):
-    size, smallest = input_size(name), architecture(name).minimum
+    size, smallest = architecture(name).size, architecture(name).minimum
     for channels, classes, height, width in [
         (3, 2, size, size),
         (1, 3, size, size),
@@ -177,7 +177,7 @@ def test_the_odd_minima_are_the_networks_own(name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_training_batch_of_one_is_refused_where_the_batch_is_normalised(name):
     model = on_meta(name)
-    image = torch.empty(1, 3, input_size(name), input_size(name), device="meta")
+    image = torch.empty(1, 3, architecture(name).size, input_size(name), device="meta")
     if name in ("alexnet", "vgg16", "vgg19", "convnext_tiny", "vit_b_16", "swin_t"):  # no batch normalisation
         assert model.train()(image).shape == (1, 2)
     else:

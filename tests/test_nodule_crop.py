@@ -15,8 +15,9 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.preprocess.pipeline import _started, build_pipeline
-from thyroid_utils.preprocess.steps import NoduleCrop
+from thyroid_utils.preprocess.geometry import Geometry
+from thyroid_utils.preprocess.pipeline import build_pipeline
+from thyroid_utils.preprocess.steps import NoduleCrop, Sample
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
@@ -32,7 +33,7 @@ def frame_and_mask(shape: tuple[int, int], rows: slice, columns: slice) -> tuple
 
 
 def crop(frame: np.ndarray, mask: np.ndarray, **options):
-    return NoduleCrop(**options)(_started(frame, mask))
+    return NoduleCrop(**options)(Sample(frame, mask, Geometry.of(frame)))
 
 
 @pytest.mark.parametrize(
