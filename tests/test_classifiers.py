@@ -177,7 +177,7 @@ def test_the_odd_minima_are_the_networks_own(name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_training_batch_of_one_is_refused_where_the_batch_is_normalised(name):
     model = on_meta(name)
-    image = torch.empty(1, 3, architecture(name).size, input_size(name), device="meta")
+    image = torch.empty(1, 3, architecture(name).size, architecture(name).size, device="meta")
     if name in ("alexnet", "vgg16", "vgg19", "convnext_tiny", "vit_b_16", "swin_t"):  # no batch normalisation
         assert model.train()(image).shape == (1, 2)
     else:
