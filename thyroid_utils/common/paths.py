@@ -1,6 +1,6 @@
 """The one place that knows where things lie.
 
-The runner executes a notebook in a scratch folder and nbval in its own, so nothing in the workbook asks for the
+papermill runs a notebook in the caller's folder and nbval in the notebook's own, so nothing in the workbook asks for the
 current folder: every location is derived from the project root.
 """
 
