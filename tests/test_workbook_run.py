@@ -130,7 +130,7 @@ def test_the_index_shows_title_question_numbers_and_where_it_was_made(finished):
     _, out, _, _ = finished
     index = (out / "index.html").read_text()
     for part in ("A test", "What it is.", "The first", "Which <strong>answer</strong>", "0.780 – 0.840", "mm²", "ab" * 32,
-                 "nbclient", "data:image/jpeg;base64,", "SEEDS", "[1, 2]", "no commit"):  # fmt: skip
+                 "papermill", "data:image/jpeg;base64,", "SEEDS", "[1, 2]", "no commit"):  # fmt: skip
         assert part in index, part
     assert "http-equiv" in index and "<script" not in index
 

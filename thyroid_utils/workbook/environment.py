@@ -18,7 +18,7 @@ import thyroid_utils
 from thyroid_utils.common import paths
 
 _PACKAGES = ("thyroid-utils", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless",
-             "segmentation-models-pytorch", "matplotlib", "nbclient")  # fmt: skip
+             "segmentation-models-pytorch", "matplotlib", "papermill")  # fmt: skip
 
 _LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # base64, which could hold a path only by accident
 

@@ -1,7 +1,8 @@
-"""The notebooks: executed in a copy and in a kernel that never outlives the call, and kept clean as files."""
+"""The notebooks: executed by papermill in a copy and a kernel that never outlives the call, and kept clean as files."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from papermill.engines import Engine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError, RunError
@@ -95,8 +99,34 @@ def execute_notebook(
         progress: called with the heading of the section at work.
         interruption: where it is requested, the kernel ends and the notebook fails.
     """
-    node = _prepared(notebook, parameters)
-    interruption = interruption or Interruption()
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is told by the report
+    papermill_engines.register("workbook", _Engine)
+    outcome: list[Any] = []
+
+    def run(node: nbformat.NotebookNode) -> None:
+        outcome.extend((node, _run_cells(node, variables, progress, interruption or Interruption())))
+
+    options = {"engine_name": "workbook", "kernel_name": "python3", "language": "python", "progress_bar": False, "run": run}
+    with suppress(PapermillExecutionError):
+        papermill.execute_notebook(read_notebook(notebook), None, parameters, **options)
+    node, failure = outcome
+    return _tidied(node, parameters), failure
+
+
+class _Engine(Engine):
+    """Hands papermill's parameterised notebook to `run`: its own engines lose the outputs when a kernel is killed."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, run: Callable, **options: Any) -> None:
+        run(nb_man.nb)
+
+
+def _run_cells(
+    node: nbformat.NotebookNode,
+    variables: dict[str, str | None],
+    progress: Callable[[str], None] | None,
+    interruption: Interruption,
+) -> Failure | None:
     with tempfile.TemporaryDirectory(prefix="workbook-") as scratch, Path(scratch, "kernel.log").open("w+") as log:
         client = _client(node)
         # What the kernel tells outside of cells is no business of the terminal.
@@ -107,38 +137,34 @@ def execute_notebook(
                 interruption.group = getattr(client.km.provisioner, "pgid", None)
                 for place, cell in enumerate(node.cells):
                     if interruption.requested:
-                        return node, Failure("interrupted", place)
+                        return Failure("interrupted", place)
                     if progress and _heading(cell):
                         progress(_heading(cell))
                     client.execute_cell(cell, place)
         except CellExecutionError as error:
-            lines = f"{error.ename}: {error.evalue}".splitlines()
-            return node, Failure(lines[0].rstrip(": "), place)
+            return Failure(f"{error.ename}: {error.evalue}".splitlines()[0].rstrip(": "), place)
         except (RuntimeError, TimeoutError) as error:  # not started; or killed, or crashed in native code
             log.seek(0)
             line = " ".join([f"{error}; often the memory was not enough.", *log.read().splitlines()[-1:]])
             if node.cells[place].cell_type == "code":
                 output = nbformat.v4.new_output("error", ename="DeadKernelError", evalue=line, traceback=[line])
                 node.cells[place].outputs.append(output)
-            return node, Failure(line, place)
+            return Failure(line, place)
         finally:
             interruption.send(signal.SIGKILL)
             interruption.group = None
-    return node, None
+    return None
 
 
-def _prepared(notebook: Path, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """A notebook without outputs, with the parameters set."""
-    node, declared = read_notebook(notebook), 0
-    for place, cell in enumerate(node.cells):
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        if "parameters" in cell.metadata.get("tags", []):
-            declared = place
-    if parameters:
-        source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-        metadata = {"tags": ["injected-parameters"]}
-        node.cells.insert(declared + 1, nbformat.v4.new_code_cell(source, metadata=metadata, id="injected-parameters"))
+def _tidied(node: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
+    """Without what papermill notes of errors, paths and times. The parameters are written as Python writes them: papermill
+    escapes letters of a path, and no scrubber would know it."""
+    node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+    for cell in node.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    for part in (node, *node.cells):
+        part.metadata.pop("papermill", None)
     return node
 
 
