@@ -8,10 +8,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.workbook import record as recording
 from thyroid_utils.workbook.record import html_table, latex_table, record, record_figure, record_table
+
+COUNTS = pd.DataFrame({"a": [1]})
 
 
 @pytest.fixture
@@ -45,10 +49,9 @@ def metrics(folder) -> dict:
         (np.float32(0.5), 0.5),
         (np.int64(3), 3),
         (np.bool_(True), True),
-        (np.array([1, 2]), [1, 2]),
-        ({"low": np.float64(0.25), 2: (1, "a")}, {"low": 0.25, "2": [1, "a"]}),
+        (Estimate(0.5, 0.25, math.nan, 3, 2), {"value": 0.5, "low": 0.25, "high": None}),
         ("text", "text"),
-        (None, None),
+        *((missing, None) for missing in (None, math.nan, np.float32("inf"), pd.NA)),
     ],
 )
 def test_values_are_kept_as_plain_json(folder, value, kept):
@@ -56,34 +59,26 @@ def test_values_are_kept_as_plain_json(folder, value, kept):
     assert metrics(folder)["mean_dice"] == {"value": kept, "label": "Mean Dice", "unit": "%"}
 
 
-@pytest.mark.parametrize(("value", "note"), [(math.nan, "not a number"), (np.float32("inf"), "infinite"), (pd.NA, "missing")])
-def test_what_json_cannot_say_is_null_with_a_note(folder, value, note):
-    record("hausdorff", value)
-    assert metrics(folder)["hausdorff"] == {"value": None, "label": None, "unit": None, "note": note}
-
-
 def test_recording_again_replaces_and_other_names_stay(folder):
-    record("a", 1)
-    record("b", 2)
-    record("a", 3)
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        record(name, value)
     assert {name: entry["value"] for name, entry in metrics(folder).items()} == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("name", ["Mean dice", "../x", "", "1st", "a.b", "é"])
 def test_a_name_that_is_no_snake_case_is_refused(folder, figure, name):
-    for call in (
-        lambda: record(name, 1),
-        lambda: record_figure(figure, name, "c"),
-        lambda: record_table(pd.DataFrame({"a": [1]}), name, "c"),
-    ):
+    for call, rest in ((record, (1,)), (record_figure, ("c",)), (record_table, ("c",))):
+        arguments = {record: (name,), record_figure: (figure, name), record_table: (COUNTS, name)}[call]
         with pytest.raises(ValueError, match="snake_case"):
-            call()
+            call(*arguments, *rest)
     assert not list(folder.iterdir())
 
 
-def test_a_value_of_another_type_is_refused(folder):
+def test_a_value_of_another_type_and_an_empty_caption_are_refused(folder, figure):
     with pytest.raises(TypeError, match="cannot keep a set"):
-        record("a", [1, {2}])
+        record("a", {2})
+    with pytest.raises(ValueError, match="caption is empty"):
+        record_figure(figure, "curve", "  ")
     assert not list(folder.iterdir())
 
 
@@ -94,7 +89,7 @@ def test_without_a_report_folder_everything_is_checked_and_shown_and_nothing_wri
     with pytest.raises(TypeError):
         record("a", object())
     record_figure(figure, "curve", "A curve")
-    record_table(pd.DataFrame({"a": [1]}), "counts", "Counts")
+    record_table(COUNTS, "counts", "Counts")
     assert len(displayed) == 4 and not list(tmp_path.iterdir())
 
 
@@ -108,36 +103,23 @@ def test_a_figure_becomes_png_and_pdf_and_is_shown_with_its_caption(folder, disp
     assert data["image/png"].startswith(b"\x89PNG") and caption["text/markdown"] == r"*A \*curve\**"
 
 
-def test_the_same_figure_gives_the_same_files(folder, displayed):
+def test_the_same_figure_gives_the_same_files_and_is_closed(folder, displayed):
     files = []
     for _ in range(2):
-        made = Figure(figsize=(2, 2))
-        made.subplots().imshow(np.arange(16).reshape(4, 4))
+        made, axes = plt.subplots(figsize=(2, 2))
+        axes.imshow(np.arange(16).reshape(4, 4))
         record_figure(made, "grid", "A grid")
+        assert made.number not in plt.get_fignums()
         files.append([(folder / "figures" / f"04_grid.{kind}").read_bytes() for kind in ("png", "pdf")])
     assert files[0] == files[1]
 
 
-def test_a_recorded_figure_is_closed(folder, displayed):
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
-    made, axes = plt.subplots()
-    axes.plot([1, 2])
-    record_figure(made, "curve", "A curve")
-    assert plt.get_fignums() == []
-
-
-def test_nothing_to_draw_is_said_in_words(folder, displayed):
+def test_nothing_to_show_is_said_in_words(folder, displayed):
     record_figure(None, "leaks", "Leaks", otherwise="No patient is on both sides.")
-    assert displayed[0][0]["text/plain"] == "No patient is on both sides." and not list(folder.iterdir())
+    record_table(COUNTS[:0], "leaks", "Leaks", otherwise="No patient is on both sides.")
+    assert [data["text/plain"] for data, _ in displayed] == 2 * ["No patient is on both sides."] and not list(folder.iterdir())
     with pytest.raises(ValueError, match="otherwise"):
         record_figure(None, "leaks", "Leaks")
-
-
-def test_an_empty_caption_is_refused(folder, figure):
-    with pytest.raises(ValueError, match="caption is empty"):
-        record_figure(figure, "curve", "  ")
 
 
 def test_a_table_becomes_csv_unrounded_and_latex_rounded(folder, displayed):
@@ -149,10 +131,8 @@ def test_a_table_becomes_csv_unrounded_and_latex_rounded(folder, displayed):
 
 
 def test_html_of_a_table_escapes_what_comes_from_data():
-    table = pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b"], "n": [1, 2]})
-    shown = html_table(table)
-    assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown
-    assert "<td>1</td>" in shown
+    shown = html_table(pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b"], "n": [1, 2]}))
+    assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown and "<td>1</td>" in shown
 
 
 def test_numbers_keep_small_values_and_say_what_is_missing():
@@ -161,8 +141,7 @@ def test_numbers_keep_small_values_and_say_what_is_missing():
 
 
 def test_tables_with_several_levels_keep_them():
-    table = pd.DataFrame(
-        {("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
-    )
+    rows = pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
+    table = pd.DataFrame({("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=rows)
     assert "dice · mean" in html_table(table) and html_table(table).count("<td>") == 4
     assert r"a & b & 1.000 & 2.000 \\" in latex_table(table, "c")

@@ -15,7 +15,8 @@ SHARE = 0.5  # share of patients, 0 to 1
 SEEDS = [0]  # whole numbers
 LIMIT = None  # images, 1 to 100; None takes all"""
 
-FIGURES = """import pandas as pd
+FIGURES = """from types import SimpleNamespace
+import pandas as pd
 from matplotlib.figure import Figure
 from thyroid_utils.workbook.record import record, record_figure, record_table
 figure = Figure(figsize=(8, 4))
@@ -24,7 +25,7 @@ record_figure(figure, "curve", "A curve <that> rises & falls.")
 record_table(pd.DataFrame({"class": ["benign", "<b>malignant</b>"], "images": [120, 80], "dice": [0.81234, 0.7]}), "counts",
              "Images by class.", index=False)
 record("images", 200, "Images")
-record("dice", {"value": 0.81, "low": 0.78, "high": 0.84}, "Dice")
+record("dice", SimpleNamespace(value=0.81, low=0.78, high=0.84), "Dice")
 record("area", 12345.678, "Area", "mm²")
 record("split_hash", "ab" * 32, "Split")"""
 

@@ -14,10 +14,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
 from thyroid_utils.common.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from thyroid_utils.training.ledger import Run
@@ -29,22 +34,19 @@ _SCREEN_DPI = 96  # CSS pixels an inch: a figure is shown at its true size on an
 def record(name: str, value: Any, label: str | None = None, unit: str | None = None) -> None:
     """Keep one of the notebook's key numbers in `metrics.json`; the same name recorded again replaces the earlier value.
 
-    name: snake_case, unique in the notebook. value: number, text, bool, None, or lists and dicts of these; numpy scalars and
-    arrays are converted; NaN and infinity become null with a note. An `Estimate` is shown with its interval.
-    label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `split_hash` or `data_fingerprint` are
-    shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError for another type of value.
+    name: snake_case, unique in the notebook. value: number, text, bool, None or an `Estimate`, which is shown with its interval;
+    NaN and infinity become null. label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `split_hash`
+    or `data_fingerprint` are shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError
+    for another type of value.
     """
-    _check_name(name)
-    notes: list[str] = []
-    entry = {"value": _plain(value, name, notes), "label": label, "unit": unit}
-    if notes:
-        entry["note"] = ", ".join(dict.fromkeys(notes))
-    folder = _folder()
+    _check(name)
+    entry = {"value": _plain(value, name), "label": label, "unit": unit}
+    folder, notebook = _where()
     if folder is None:
         return
     target = folder / "metrics.json"
     metrics = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-    metrics.setdefault(_notebook(), {})[name] = entry
+    metrics.setdefault(notebook, {})[name] = entry
     write_text(target, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -62,18 +64,15 @@ def record_figure(figure: Figure | None, name: str, caption: str, *, cover: bool
     figure as the notebook's thumbnail on the index instead of its first. otherwise: the sentence shown where `figure` is None
     because there is nothing to draw. Raises ValueError for a bad name, an empty caption, or None without `otherwise`.
     """
-    import matplotlib.pyplot as plt
-
-    _check_name(name)
-    _check_caption(name, caption)
+    _check(name, caption)
     if figure is None:
         if not otherwise:
             raise ValueError(f"{name}: there is no figure; say in `otherwise` what that means")
-        _display({"text/markdown": otherwise, "text/plain": otherwise}, {})
+        _display_text(otherwise, otherwise)
         return
     image = _rendered(figure, "png", dpi=FIGURE_DPI)
-    folder = _folder()
-    file = f"figures/{_number()}_{name}"
+    folder, notebook = _where()
+    file = f"figures/{notebook.split('_')[0]}_{name}"
     if folder is not None:
         write_bytes(folder / f"{file}.png", image)
         write_bytes(folder / f"{file}.pdf", _rendered(figure, "pdf", dpi=FIGURE_DPI, metadata={"CreationDate": None}))
@@ -99,13 +98,12 @@ def record_table(
     otherwise: the sentence shown in place of a table without rows. All text of the table is escaped. Raises ValueError for a bad
     name or an empty caption.
     """
-    _check_name(name)
-    _check_caption(name, caption)
+    _check(name, caption)
     if table.empty and otherwise:
-        _display({"text/markdown": otherwise, "text/plain": otherwise}, {})
+        _display_text(otherwise, otherwise)
         return
-    folder = _folder()
-    file = f"tables/{_number()}_{name}"
+    folder, notebook = _where()
+    file = f"tables/{notebook.split('_')[0]}_{name}"
     if folder is not None:
         write_text(folder / f"{file}.csv", table.to_csv(index=index, lineterminator="\n"))
         write_text(folder / f"{file}.tex", latex_table(table, caption, digits=digits, index=index))
@@ -126,8 +124,6 @@ def as_text(table: pd.DataFrame, digits: int = 3, index: bool = True) -> pd.Data
 
 def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
     """A plain HTML table, numbers rounded to `digits`, everything escaped."""
-    import pandas as pd
-
     with pd.option_context("display.max_colwidth", None):
         return as_text(table, digits, index).to_html(index=False, border=0)
 
@@ -135,57 +131,41 @@ def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> s
 def latex_table(table: pd.DataFrame, caption: str, *, digits: int = 3, index: bool = True) -> str:
     """A LaTeX table (booktabs), numbers rounded to `digits`, special characters escaped."""
     names = "l" * table.index.nlevels * index
-    columns = names + "".join("r" if _is_numeric(table.iloc[:, column]) else "l" for column in range(table.shape[1]))
+    columns = names + "".join("r" if is_numeric_dtype(kind) and not is_bool_dtype(kind) else "l" for kind in table.dtypes)
     shown = as_text(table, digits, index).map(_latex).rename(columns=_latex)
     return shown.to_latex(index=False, escape=False, caption=_latex(caption), column_format=columns)
 
 
-def _folder() -> Path | None:
-    configured = os.environ.get("THYROID_REPORT_DIR")
-    return Path(configured) if configured else None
+def _where() -> tuple[Path | None, str]:
+    """The output folder, if there is one, and the notebook's name."""
+    folder = os.environ.get("THYROID_REPORT_DIR")
+    return Path(folder) if folder else None, os.environ.get("THYROID_NOTEBOOK", "notebook")
 
 
-def _notebook() -> str:
-    return os.environ.get("THYROID_NOTEBOOK", "notebook")
-
-
-def _number() -> str:
-    return _notebook().split("_")[0]
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", name):
+def _check(name: str, caption: str = "none") -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", name):
         raise ValueError(f"name {name!r}: expected snake_case like mean_dice (it becomes a key and a file name)")
-
-
-def _check_caption(name: str, caption: str) -> None:
-    if not isinstance(caption, str) or not caption.strip():
+    if not caption.strip():
         raise ValueError(f"{name}: the caption is empty; say what is to be seen (it is also the text for who cannot see it)")
 
 
-def _plain(value: Any, name: str, notes: list[str]) -> Any:
-    """`value` as JSON holds it; appends to `notes` what JSON cannot say."""
-    if hasattr(value, "tolist") and not isinstance(value, dict):  # numpy scalars and arrays, pandas Series, torch tensors
-        value = value.tolist()
+def _plain(value: Any, name: str) -> Any:
+    """`value` as JSON holds it; null is what JSON cannot say."""
     if hasattr(value, "low") and hasattr(value, "high"):  # an Estimate
-        value = {"value": value.value, "low": value.low, "high": value.high}
+        return {part: _plain(getattr(value, part), name) for part in ("value", "low", "high")}
+    value = _scalar(value)
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        notes.append("not a number" if math.isnan(value) else "infinite")
+        return value if math.isfinite(value) else None
+    raise TypeError(f"record {name!r}: cannot keep a {type(value).__name__}; give a number, text, bool, None or an Estimate")
+
+
+def _scalar(value: Any) -> Any:
+    """A numpy or torch scalar as Python's own, a missing value of pandas as None."""
+    if value is pd.NA or value is pd.NaT:
         return None
-    if isinstance(value, list | tuple):
-        return [_plain(element, name, notes) for element in value]
-    if isinstance(value, dict):
-        return {str(_plain(key, name, notes)): _plain(element, name, notes) for key, element in value.items()}
-    if type(value).__name__ in ("NAType", "NaTType"):
-        notes.append("missing")
-        return None
-    raise TypeError(
-        f"record {name!r}: cannot keep a {type(value).__name__}; give a number, text, bool, None, list or dict of these"
-    )
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
 def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
@@ -195,35 +175,27 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
 
 
 def _display(data: dict[str, Any], metadata: dict[str, Any]) -> None:
-    from IPython.core.getipython import get_ipython
-    from IPython.display import display
-
     if get_ipython() is not None:  # a plain script has nowhere to show it
         display(data, raw=True, metadata=metadata)
+
+
+def _display_text(markdown: str, plain: str, **note: Any) -> None:
+    _display({"text/markdown": markdown, "text/plain": plain}, {"thyroid": note} if note else {})
 
 
 def _display_caption(caption: str) -> None:
     """The caption for JupyterLab; the report sets its own below the figure or above the table."""
     escaped = re.sub(r"([\\`*_{}\[\]<>$|#])", r"\\\1", " ".join(caption.split()))
-    _display({"text/markdown": f"*{escaped}*", "text/plain": caption}, {"thyroid": {"repeats_caption": True}})
+    _display_text(f"*{escaped}*", caption, repeats_caption=True)
 
 
 def _rounded(value: Any, digits: int) -> str:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    value = _scalar(value)
+    if value is None or value != value:
         return "–"
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
     if isinstance(value, float):
-        if math.isnan(value):
-            return "–"
         return f"{value:.1e}" if 0 < abs(value) < 10**-digits else f"{value:.{digits}f}"
     return str(value)
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    return is_numeric_dtype(column) and not is_bool_dtype(column)
 
 
 def _join(name: Any) -> str:
