@@ -15,7 +15,7 @@ from torchvision.models.inception import InceptionAux
 from torchvision.models.vision_transformer import VisionTransformer
 
 from thyroid_utils.data.phantom.cases import phantom_cases
-from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.inference.cam import target_layer
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer, resampled, resampled_positions
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.hybrids import ResNet18Transformer

@@ -16,11 +16,10 @@ from scipy.special import expit
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.inference import dual_stage
-from thyroid_utils.inference.cam import cam_maps
+from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.conformal import conformal_sets
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding
-from thyroid_utils.inference.layers import target_layer
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.probabilities import fit_platt

@@ -19,8 +19,7 @@ from training_project import Killed, batches_of, elsewhere, killed_at, same_resu
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.inference.cam import cam_maps
-from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, mc_dropout
 from thyroid_utils.models.losses import build_loss

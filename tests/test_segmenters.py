@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from thyroid_utils.data.phantom.cases import phantom_cases
-from thyroid_utils.inference.layers import target_layer
+from thyroid_utils.inference.cam import target_layer
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.classifiers import CLASSIFIERS

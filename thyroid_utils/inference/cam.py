@@ -1,27 +1,30 @@
-"""Class activation maps: made by pytorch-grad-cam, with what it does to a map and to a network behind one's back undone.
+"""Class activation maps: where in a network they look, and maps made by pytorch-grad-cam as the methods' papers define them.
 
-The library subtracts a map's minimum, divides by the maximum plus 10⁻⁷ and does so twice; it sets the network to evaluation
-mode, fills the gradients of its parameters, and swallows an IndexError in a `with` block. Here maps are taken as the methods
-define them, and the network is given back as it was.
+The library itself subtracts a map's minimum, divides by the maximum plus 10⁻⁷ and does so twice; it fills the gradients of the
+network's parameters, and keeps a layer's output without a copy though what follows may change it in place. So only its hooks and
+its formulas are taken here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass
-from types import SimpleNamespace
+from io import StringIO
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM, score_cam
+from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.inference.layers import Covered, TargetLayer, covered, named_layer, restore_modes, target_layer
-from thyroid_utils.models.networks import Segmenter
+from thyroid_utils.inference.predictor import evaluating
+from thyroid_utils.models.networks import Classifier, Network, Segmenter
+from thyroid_utils.models.unet import UNet
 from thyroid_utils.training.tasks import THRESHOLD, nodule_probability
 
 Target = Callable[[torch.Tensor], torch.Tensor]
@@ -34,8 +37,14 @@ CAM_METHODS: dict[str, type[BaseCAM]] = {
     "eigen_cam": EigenCAM,
     "layer_cam": LayerCAM,
 }
-_WITHOUT_GRADIENT = ("score_cam", "eigen_cam")
 _MOST_PLACES = 4096  # of Eigen-CAM, whose decomposition holds places² numbers
+
+
+class TargetLayer(NamedTuple):
+    """A layer to explain, and what makes of its output a copy of the form (batch, channels, rows, columns)."""
+
+    module: nn.Module
+    reshape: Callable[[torch.Tensor], torch.Tensor] = torch.clone
 
 
 @dataclass(frozen=True)
@@ -89,35 +98,30 @@ def cam_maps(
         progress: called with (images done, images in all).
 
     Raises:
-        ValueError: an unknown method, target or layer, inputs of another form, or a map too fine for Eigen-CAM.
+        ValueError: an unknown method, target or layer, or a map too fine for Eigen-CAM.
     """
     if method not in CAM_METHODS:
         raise ValueError(f"method {method!r} is unknown; known: {', '.join(CAM_METHODS)}")
-    inputs = checked_inputs(inputs)
     size = inputs.shape[-2:]
     chosen = _chosen_layer(network, layer, size)
     step = 1 if method == "score_cam" else batch_size
     maps = np.zeros((len(inputs), *size), np.float32)
     none_called = np.zeros(len(inputs), bool)
-    with _borrowed(network), _maker(network, chosen, method, batch_size) as maker:
+    with evaluating(network):
         for start in range(0, len(inputs), step):
             batch = slice(start, start + step)
             images = as_images(network, inputs[batch])
             targets, none_called[batch] = image_targets(network, images, target)
-            found = maker(images, targets)
-            area = covered(network, size, found.shape[1:])
-            maps[batch] = [_enlarged(values, area, size) for values in found]
+            found = _raw_maps(network, chosen, method, images, targets, batch_size)
+            maps[batch] = [_enlarged(network, values, size) for values in found]
             if progress is not None:
                 progress(min(start + step, len(inputs)), len(inputs))
-    return _scaled(maps, none_called, found.shape[1:])
-
-
-def checked_inputs(inputs: np.ndarray) -> np.ndarray:
-    """Raise ValueError unless these are images (n, channels, height, width), of which there is one or more."""
-    inputs = np.asarray(inputs, np.float32)
-    if inputs.ndim != 4 or not inputs.size:
-        raise ValueError(f"inputs have shape {inputs.shape}; expected (n, channels, height, width) of one image or more")
-    return inputs
+    peak = maps.max(axis=(1, 2)).astype(float)
+    peak[~np.isfinite(maps).all(axis=(1, 2))] = np.nan
+    blank = ~(peak > 0)
+    maps[blank] = 0
+    maps[~blank] /= peak[~blank, None, None].astype(np.float32)
+    return CamMaps(maps, blank, peak, none_called, found.shape[1:])
 
 
 def as_images(network: nn.Module, inputs: np.ndarray) -> torch.Tensor:
@@ -128,133 +132,41 @@ def as_images(network: nn.Module, inputs: np.ndarray) -> torch.Tensor:
 def _chosen_layer(network: nn.Module, layer: TargetLayer | str | None, size: tuple[int, int]) -> TargetLayer:
     if isinstance(layer, str):
         return TargetLayer(named_layer(getattr(network, "network", network), layer))
-    return target_layer(network, size) if layer is None else TargetLayer(*layer)
+    return layer or target_layer(network, size)
 
 
-@contextmanager
-def _borrowed(network: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients of its parameters; afterwards as it was."""
-    modes = {module: module.training for module in network.modules()}
-    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
+def _raw_maps(
+    network: nn.Module, layer: TargetLayer, method: str, images: torch.Tensor, targets: Sequence[Target], batch_size: int
+) -> np.ndarray:
+    """Maps (batch, rows, columns) after the ReLU, at the layer's own resolution."""
+    cam = CAM_METHODS[method](network, [layer.module], layer.reshape)
+    cam.batch_size, held = batch_size, cam.activations_and_grads
     try:
-        network.eval()
-        for parameter, _, _ in parameters:
-            parameter.requires_grad_(False)
-        yield
+        outputs = held(images.requires_grad_(cam.uses_gradients))
+        if cam.uses_gradients:  # those of the layer are kept on the way; parameters get none
+            torch.autograd.grad(sum(target(output) for target, output in zip(targets, outputs, strict=True)), images)
+        activations, *gradients = (values.numpy() for values in (*held.activations, *held.gradients))
     finally:
-        restore_modes(modes)
-        for parameter, needed, gradient in parameters:
-            parameter.requires_grad_(needed)
-            parameter.grad = gradient
+        held.release()
+    if activations.ndim != 4:
+        kind = type(layer.module).__name__
+        raise ValueError(f"layer {kind} gives {activations.shape}; expected (batch, channels, rows, columns)")
+    rows, columns = activations.shape[2:]
+    if method == "eigen_cam" and rows * columns > _MOST_PLACES:
+        raise ValueError(f"eigen_cam: a map of {rows}×{columns} is too fine; choose a coarser layer")
+    with redirect_stderr(StringIO()):  # Score-CAM draws one bar an image
+        found = cam.get_cam_image(images, layer.module, targets, activations, *gradients or [None], eigen_smooth=False)
+    if method == "eigen_cam":
+        negative = np.abs(found.min(axis=(1, 2))) > np.abs(found.max(axis=(1, 2)))
+        found = np.where(negative[:, None, None], -found, found)
+    return np.maximum(found, 0).astype(np.float32)
 
 
-class _Maker:
-    """Raw maps (batch, rows, columns) after the ReLU, at the layer's own resolution, by a method of the library."""
-
-    def __init__(self, network: nn.Module, layer: TargetLayer, method: str, batch_size: int):
-        cam = CAM_METHODS[method](model=network, target_layers=[layer.module], reshape_transform=self._as_map)
-        cam.compute_input_gradient = True  # the parameters have none
-        cam.batch_size = batch_size  # of Score-CAM
-        self.cam, self.layer, self.method = cam, layer, method
-        self.found: np.ndarray | None = None
-        self.seen = False
-        library = cam.get_cam_image
-
-        def kept(*arguments, **named):
-            self.found = library(*arguments, **named)
-            return self.found
-
-        cam.get_cam_image = kept
-
-    def _as_map(self, output: torch.Tensor) -> torch.Tensor:
-        """A layer's output, or its gradient, as the library is to keep it."""
-        if self.method == "score_cam" and self.seen:
-            return output.new_empty(0)  # of a masked image: the library would keep the maps of one for each channel
-        self.seen = True
-        # A copy: what follows may change the layer's output in place.
-        found = (output if self.layer.reshape is None else self.layer.reshape(output)).clone()
-        if found.ndim != 4:
-            raise ValueError(
-                f"layer {type(self.layer.module).__name__} gives {tuple(found.shape)}; expected (batch, channels, rows, columns)"
-            )
-        if self.method == "eigen_cam" and found.shape[2] * found.shape[3] > _MOST_PLACES:
-            raise ValueError(f"eigen_cam: a map of {found.shape[2]}×{found.shape[3]} is too fine; choose a coarser layer")
-        return found
-
-    def __call__(self, images: torch.Tensor, targets: Sequence[Target]) -> np.ndarray:
-        self.seen = False
-        with torch.no_grad() if self.method in _WITHOUT_GRADIENT else nullcontext():
-            self.cam(images, targets)
-        self.cam.outputs = None  # which hold the graph of the batch
-        self.cam.activations_and_grads.clear()
-        found = np.asarray(self.found, np.float32)
-        if self.method == "eigen_cam":
-            negative = np.abs(found.min(axis=(1, 2))) > np.abs(found.max(axis=(1, 2)))
-            found = np.where(negative[:, None, None], -found, found)
-        return np.maximum(found, 0)
-
-
-@contextmanager
-def _maker(network: nn.Module, layer: TargetLayer, method: str, batch_size: int) -> Iterator[_Maker]:
-    maker = _Maker(network, layer, method, batch_size)
-    progress_bars = score_cam.tqdm
-    try:
-        score_cam.tqdm = SimpleNamespace(tqdm=iter)  # one bar an image on the error stream
-        yield maker
-    finally:
-        score_cam.tqdm = progress_bars
-        maker.cam.activations_and_grads.release()
-        maker.cam.get_cam_image = maker.cam = None  # cycles that would keep the network until the next collection of garbage
-
-
-def _enlarged(values: np.ndarray, area: Covered, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(network: nn.Module, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A raw map on the pixels of its image, by linear interpolation as the library has it."""
-    full = cv2.resize(values, (area.width, area.height), interpolation=cv2.INTER_LINEAR)
-    return full[-area.top : -area.top + size[0], -area.left : -area.left + size[1]]
-
-
-def _scaled(maps: np.ndarray, none_called: np.ndarray, grid: tuple[int, int]) -> CamMaps:
-    """Each map divided by its maximum, in place, except where that is 0 or no number."""
-    peak = maps.max(axis=(1, 2)).astype(float)
-    peak[~np.isfinite(maps).all(axis=(1, 2))] = np.nan
-    blank = ~(peak > 0)
-    maps[blank] = 0
-    maps[~blank] /= peak[~blank, None, None].astype(np.float32)
-    return CamMaps(maps, blank, peak, none_called, grid)
-
-
-class ClassLogit:
-    """The logit of a class (number from 0) of a classifier's output (classes,)."""
-
-    def __init__(self, number: int):
-        self.number = number
-
-    def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        return output[self.number]
-
-
-class ClassProbability(ClassLogit):
-    """The same as a probability in [0, 1], by softmax."""
-
-    def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(output, dim=0)[self.number]
-
-
-class PixelLogits:
-    """The mean nodule logit of chosen pixels, bool (height, width), of a segmenter's output (classes, height, width)."""
-
-    def __init__(self, pixels: torch.Tensor):
-        self.pixels = pixels
-
-    def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        return output[min(1, len(output) - 1)][self.pixels].mean()
-
-
-class PixelProbability(PixelLogits):
-    """Their mean probability of nodule, in [0, 1]."""
-
-    def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        return nodule_probability(output[None])[0][self.pixels].mean()
+    height, width, above, left = covered(network, size, values.shape)
+    full = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    return full[above : above + size[0], left : left + size[1]]
 
 
 def image_targets(
@@ -283,8 +195,11 @@ def image_targets(
         classes = getattr(network, "classes", None)
         if isinstance(target, bool) or not isinstance(target, int) or target < 0 or (classes is not None and target >= classes):
             raise ValueError(f"target is {target!r}; a classifier needs a class, 0 to {'…' if classes is None else classes - 1}")
-        kind = ClassProbability if probability else ClassLogit
-        return [kind(target)] * len(images), np.zeros(len(images), bool)
+
+        def of_class(output: torch.Tensor) -> torch.Tensor:
+            return (torch.softmax(output, dim=0) if probability else output)[target]
+
+        return [of_class] * len(images), np.zeros(len(images), bool)
     if target not in (1, NODULE) or network.classes > 2:
         raise ValueError(
             f"target is {target!r} of {network.classes} classes; a segmenter is explained for its nodule pixels only"
@@ -293,5 +208,144 @@ def image_targets(
         called = nodule_probability(network(images)) >= THRESHOLD  # (batch, height, width)
     none_called = ~called.flatten(1).any(dim=1)
     called[none_called] = True
-    kind = PixelProbability if probability else PixelLogits
-    return [kind(pixels) for pixels in called], none_called.cpu().numpy()
+
+    def of_pixels(pixels: torch.Tensor) -> Target:
+        def mean(output: torch.Tensor) -> torch.Tensor:  # (classes, height, width)
+            values = nodule_probability(output[None])[0] if probability else output[min(1, len(output) - 1)]
+            return values[pixels].mean()
+
+        return mean
+
+    return [of_pixels(pixels) for pixels in called], none_called.cpu().numpy()
+
+
+def target_layer(network: nn.Module, shape: tuple[int, int] | None = None) -> TargetLayer:
+    """The layer whose map explains a network: the last before the places are pooled, or a segmenter's coarsest one.
+
+    Args:
+        network: a `Classifier` or `Segmenter`.
+        shape: (height, width) of the images in pixels; needed for transformers on images that are not square.
+
+    Returns:
+        (module, reshape): what `reshape` makes of the module's output is float (batch, channels, rows, columns).
+
+    Raises:
+        ValueError: a network without such a layer, of which one must be named.
+    """
+    if not isinstance(network, Network):
+        raise ValueError(f"{type(network).__name__}: no layer is known for it; name one of its modules as layer")
+    path, patch = network.architecture.explained, network.architecture.patch
+    if patch:
+        return TargetLayer(named_layer(network.network, path), _Tokens(patch, shape))
+    if path:
+        try:
+            return TargetLayer(named_layer(network.network, path))
+        except ValueError:  # built with options that give it other parts
+            pass
+    return TargetLayer(_timms_map(network) if network.name.startswith("timm:") else _coarsest_map(network))
+
+
+def named_layer(network: nn.Module, path: str) -> nn.Module:
+    """A submodule by its path, in which -1 stands for the last child.
+
+    Raises:
+        ValueError: there is none; the names at the point where the path ends are given.
+    """
+    module, walked = network, ""
+    for name in path.split("."):
+        children = dict(module.named_children())
+        if name == "-1" and children:
+            name = next(reversed(children))
+        if name not in children:
+            known = ", ".join(children) or "none"
+            raise ValueError(f"{type(network).__name__}: no layer {path!r}; inside {walked or 'it'} there are: {known}")
+        module, walked = children[name], f"{walked}.{name}".removeprefix(".")
+    return module
+
+
+class _Tokens:
+    """(batch, 1 + rows · columns, channels), the class token first → (batch, channels, rows, columns)."""
+
+    def __init__(self, patch: int, shape: tuple[int, int] | None):
+        self.grid = None if shape is None else (math.ceil(shape[0] / patch), math.ceil(shape[1] / patch))
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = tokens.shape[1] - 1
+        rows, columns = self.grid or (math.isqrt(places), math.isqrt(places))
+        if rows * columns != places:
+            raise ValueError(f"{places} tokens are no grid of {rows}×{columns}; give the images' height and width as shape")
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)).clone()
+
+
+def _timms_map(network: Classifier) -> nn.Module:
+    """timm names its last stage, but whether that puts out a map with the channels in front only a trial shows."""
+    stage = network.network.feature_info[-1] if getattr(network.network, "feature_info", None) else {"module": "", "num_chs": 0}
+    last = network.network.get_submodule(stage["module"])
+    shape = dict(trial(network, network.architecture.size))[last]
+    if not (len(shape) == 4 and shape[1] == stage["num_chs"]):
+        raise ValueError(f"{network.name}: works on tokens; name one of its modules with a map as layer")
+    return last
+
+
+def _coarsest_map(network: Network) -> nn.Module:
+    """Found by a trial: the last module to put out a map as an encoder's last one, or else the coarsest map that is no 1×1.
+
+    Raises:
+        ValueError: no module puts out a map.
+    """
+    encoder, seen = getattr(network.network, "encoder", None), trial(network)
+    ends = dict(seen).get(encoder)
+    maps = [(module, shape) for module, shape in seen if len(shape) == 4 and shape[2] * shape[3] > 1]
+    if ends and isinstance(ends, list):
+        inside = set(encoder.modules())
+        maps = [(module, shape) for module, shape in maps if module in inside and shape == ends[-1]]
+    if not maps:
+        raise ValueError(f"{network.name}: no layer with a coarse map was found; name one of its modules as layer")
+    coarsest = min(shape[2] * shape[3] for _, shape in maps)
+    return [module for module, shape in maps if shape[2] * shape[3] == coarsest][-1]
+
+
+def trial(network: Network, side: int = 128) -> list[tuple[nn.Module, tuple[int, ...] | list]]:
+    """Every module that is called for one black image, in that order, and the shape of its output; of several outputs, a list."""
+    calls = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        calls.append((module, _shape(output)))
+
+    side = getattr(network, "fixed_size", None) or max(side, network.minimum_size)
+    parameter = next(network.parameters())
+    with evaluating(network), ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            hooks.callback(module.register_forward_hook(note).remove)
+        network(torch.zeros(1, network.in_channels, side, side, device=parameter.device, dtype=parameter.dtype))
+    return calls
+
+
+def _shape(output: object) -> tuple[int, ...] | list:
+    if isinstance(output, list | tuple):
+        return [_shape(one) for one in output]
+    return tuple(getattr(output, "shape", ()))
+
+
+def covered(network: nn.Module, shape: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What a map of the target layer covers of images that the network fills up or mirrors to a size that it takes.
+
+    Args:
+        shape: (height, width) of the images.
+        grid: (rows, columns) of the map.
+
+    Returns:
+        height and width in pixels, and how many of these lie above and left of the image.
+    """
+    height, width = shape
+    if isinstance(network, Segmenter):
+        inner = network.network
+        if isinstance(inner, UNet) and inner.valid:  # unpadded convolutions: places keep their distance, and their centre
+            taken = grid[0] * 2**inner.poolings, grid[1] * 2**inner.poolings
+        else:
+            taken = network.taken(height), network.taken(width)
+        return *taken, (taken[0] - height) // 2, (taken[1] - width) // 2
+    if isinstance(network, Classifier) and network.name == "vit_b_16":  # filled up to whole patches at the bottom and right
+        patch = network.architecture.patch
+        return height + -height % patch, width + -width % patch, 0, 0
+    return height, width, 0, 0

@@ -17,10 +17,9 @@ import pandas as pd
 from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.inference.cam import cam_maps
+from thyroid_utils.inference.cam import TargetLayer, cam_maps, named_layer, target_layer
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, begun
-from thyroid_utils.inference.layers import TargetLayer, named_layer, target_layer
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, binary_entropy, label_uncertainty, map_uncertainty

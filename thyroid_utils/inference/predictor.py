@@ -7,6 +7,7 @@ an output are decided once. So do the maps that a run has kept, and what they sc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
+from torch import nn
 
 from thyroid_utils.common.cache import cached, content_key
 from thyroid_utils.common.config import RunConfig
@@ -62,7 +64,7 @@ class Predictor:
         return self.run.config.model_copy(update={"data": self.run.config.data.model_copy(update={"root": str(self._root)})})
 
     @cached_property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> nn.Module:
         """On the device and in evaluation mode. Who changes it gives it back as it was."""
         return self.run.load_model().to(self.device)
 
@@ -140,7 +142,7 @@ class Predictor:
         network = self.answering("segmentation")
         return self._batches(network, inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy(), progress)
 
-    def answering(self, task: str) -> torch.nn.Module:
+    def answering(self, task: str) -> nn.Module:
         """`network` as a module whose output is the logits of one task, "classification" or "segmentation"; of a joint run a
         `models.OneAnswer`. For what takes a network, such as `explain.cam_maps` and `uncertainty.mc_dropout`.
 
@@ -155,7 +157,7 @@ class Predictor:
 
     def _batches(
         self,
-        network: torch.nn.Module,
+        network: nn.Module,
         inputs: np.ndarray,
         read: Callable[[torch.Tensor], np.ndarray],
         progress: Progress | None,
@@ -168,6 +170,18 @@ class Predictor:
                 if progress is not None:
                     progress(min(start + self.batch_size, len(inputs)), len(inputs))
         return np.concatenate(found)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode it had."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def map_scores(predictor: Predictor) -> pd.DataFrame:

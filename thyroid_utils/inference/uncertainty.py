@@ -14,6 +14,7 @@ from scipy.special import entr, expit
 from torch import nn
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.inference.predictor import evaluating
 from thyroid_utils.scores.checks import checked_probabilities
 from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import Run
@@ -188,25 +189,22 @@ def _random_dropout(network: nn.Module) -> Iterator[None]:
         raise ValueError(
             "mc_dropout: the network has no dropout layer of a rate above 0; train it with dropout, or leave this out"
         )
-    modes = {module: module.training for module in network.modules()}
     reached: list[bool] = []
     hooks = [layer.register_forward_hook(lambda *_: reached.append(True)) for layer in layers]
     # In evaluation PyTorch runs a transformer layer as one kernel, which knows nothing of the dropout inside.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        network.eval()
-        for layer in layers:
-            layer.train()
-        yield
+        with evaluating(network):
+            for layer in layers:
+                layer.train()
+            yield
         if not reached:
             raise ValueError("mc_dropout: no dropout layer is reached in evaluation; leave this network out")
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def binary_entropy(probabilities: np.ndarray) -> np.ndarray:

@@ -22,8 +22,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.inference.cam import CamMaps, as_images, image_targets
-from thyroid_utils.inference.layers import trial
+from thyroid_utils.inference.cam import CamMaps, as_images, image_targets, trial
 from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import patient_bootstrap
@@ -155,15 +154,12 @@ def _calls(network: Classifier | Segmenter, names: list[str]) -> dict[str, int]:
     """When each of the named modules is first called in a forward pass; without those that never are."""
     paths = {module: path for path, module in network.network.named_modules()}
     calls: dict[str, int] = {}
-
-    def note(module: nn.Module, inputs: object, output: object) -> None:
+    for module, _ in trial(network):
         path = paths.get(module)
         holders = [name for name in names if path is not None and f"{path}.".startswith(f"{name}.")]
         holder = max(holders, key=len, default=None)  # the innermost
         if holder is not None and next(module.parameters(recurse=False), None) is not None:
             calls.setdefault(holder, len(calls))
-
-    trial(network, note)
     return calls
 
 
