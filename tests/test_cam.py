@@ -155,7 +155,7 @@ def explained(network: nn.Module, images: np.ndarray, **options) -> tuple[CamMap
     with module.register_forward_hook(lambda _module, _inputs, output: seen.append(reshape(output).shape)):
         found = cam_maps(network, images, **options)
     assert hooks(network) == before and found.maps.shape == (len(images), *images.shape[-2:]) and np.isfinite(found.peak).all()
-    return found, seen[0]
+    return found, seen[-1]
 
 
 @pytest.mark.parametrize("name", [*(name for name in CLASSIFIERS if name != "tiny"), "timm:test_resnet"])
