@@ -24,24 +24,23 @@ from training_project import register_tiny, tiny_config
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.overlays import mask_box
+from thyroid_utils.inference.findings import Finding
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.workbook import predict
+from thyroid_utils.workbook import predict, predict_page
 from thyroid_utils.workbook.cli import main
 from thyroid_utils.workbook.predict import (
-    BURNED_IN,
     COLOUR,
     LITTLE_RANGE,
     NOT_SQUARE,
     SCALES_DIFFER,
-    Source,
     anonymous,
     case_images,
     find_sources,
 )
-from thyroid_utils.workbook.predict_page import Card, Pages, heat_picture, outline_picture, showable
+from thyroid_utils.workbook.predict_page import BURNED_IN, Pages, picture, showable
 
 
 def calls_dark(in_channels: int, classes: int) -> nn.Module:
@@ -130,23 +129,22 @@ def test_a_folder_that_holds_anything_is_refused(trained, folder, tmp_path, caps
     assert len(list(folder.iterdir())) == 5 and (tmp_path / "mine.txt").read_text() == "keep"
 
 
-def test_an_interruption_leaves_nothing(trained, folder, tmp_path, monkeypatch):
-    def killed(*arguments, **values):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device"), 2, "--out cannot be written (No space left on device)"),
+    ],
+    ids=["interrupted", "disk full"],
+)
+def test_what_stops_it_is_told_and_leaves_nothing(trained, folder, tmp_path, monkeypatch, capsys, error, code, told):
+    def stopped(*arguments, **values):
+        raise error
 
-    monkeypatch.setattr(Pages, "close", killed)
+    monkeypatch.setattr(Pages, "close", stopped)
     (tmp_path / "out").mkdir()
-    assert run(trained, tmp_path / "out", folder) != 0
-    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
-
-
-def test_a_full_disk_is_told_with_a_remedy(trained, folder, tmp_path, monkeypatch, capsys):
-    def full(*arguments, **values):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Pages, "close", full)
-    assert run(trained, tmp_path / "out", folder) == 2
-    assert "--out cannot be written (No space left on device)" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(trained, tmp_path / "out", folder) == code
+    assert told in capsys.readouterr().err and [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +184,7 @@ def test_files_are_found_in_order_and_others_counted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     write_dicom(tmp_path / "IM0001", np.zeros((1, 8, 8), np.uint8))
     sources, others = find_sources([tmp_path, tmp_path / "note.txt"])
-    assert [(source.case, source.path.name) for source in sources] == [
+    assert [(case, path.name) for case, path in sources] == [
         ("image-0001", "IM0001"), ("image-0002", "a.tiff"), ("image-0003", "10.jpg"), ("image-0004", "2.PNG"),
         ("image-0005", "note.txt"),
     ]  # fmt: skip
@@ -197,7 +195,7 @@ def test_kept_names_are_safe_and_differ(tmp_path):
     for name in ("a/Nodule 1.png", "b/nodule 1.png", "b/=1+1.png", "b/!!.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    names = [source.case for source in find_sources([tmp_path], keep_names=True)[0]]
+    names = [case for case, _ in find_sources([tmp_path], keep_names=True)[0]]
     assert sorted(names) == ["1-1", "Nodule-1", "image", "nodule-1-2"]
 
 
@@ -219,25 +217,22 @@ class ThreeFrames:
 
 def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "read_dicom", ThreeFrames)
-    notes, counted = {}, []
-    (source,) = [Source("image-0001", tmp_path / "DOE_JANE.dcm")]
-    found = list(case_images([source], 0.5, notes, lambda done, total: counted.append((done, total))))
-    assert [image.case for image in found] == ["image-0001-frame-0001", "image-0001-frame-0002", "image-0001"]
-    assert [image.spacing for image in found] == [(0.1, 0.2), (0.1, 0.2), None]
-    assert str(found[2].image) == "2 frames of 3 can be read; export it again"
-    assert notes == {
-        "image-0001-frame-0001": [BURNED_IN],
-        "image-0001-frame-0002": [BURNED_IN, COLOUR],
-    }
-    assert counted == [(1, 1)]
+    counted = []
+    sources = [("image-0001", tmp_path / "DOE_JANE.dcm")]
+    found = list(case_images(sources, 0.5, lambda done, total: counted.append((done, total))))
+    assert [(image.case, image.spacing, image.warnings) for image in found] == [
+        ("image-0001-frame-0001", (0.1, 0.2), (BURNED_IN,)),
+        ("image-0001-frame-0002", (0.1, 0.2), (BURNED_IN, COLOUR)),
+        ("image-0001", None, ()),
+    ]
+    assert str(found[2].image) == "2 frames of 3 can be read; export it again" and counted == [(1, 1)]
 
 
 def noted(path, spacing=0.5):
-    """Spacing and notes of a file's only frame."""
-    notes = {}
-    (image,) = case_images([Source("a", path)], spacing, notes)
+    """Spacing and warnings of a file's only frame."""
+    (image,) = case_images([("a", path)], spacing, lambda done, total: None)
     assert not isinstance(image.image, ImageError), image.image
-    return image.spacing, notes["a"]
+    return image.spacing, list(image.warnings)
 
 
 SMALL = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -393,16 +388,16 @@ def test_pictures_leave_out_what_stands_around_the_echo_image():
     mask = np.zeros(frame.shape, bool)
     mask[100:140, 100:160] = True
     seen = showable(frame)
-    shown = decoded(outline_picture(frame, mask, seen))
+    nothing, shown = ~mask & False, decoded(picture(frame, mask, seen))
     assert abs(shown.shape[0] - 160) <= 8 and abs(shown.shape[1] - 240) <= 8
     yellow = (shown[..., 0] > 180) & (shown[..., 2] < 90) & (shown[..., 1] > 150)
     assert 150 < yellow.sum() < 450, "the outline of 40 × 60"
-    assert outline_picture(frame, None, seen)["alt"] == "Frame; no nodule was found"
+    assert picture(frame, nothing, seen)["alt"] == "Frame; no nodule was found"
     heat = np.zeros(frame.shape)
     heat[100:140, 100:160] = 1
-    laid = decoded(heat_picture(frame, heat, None, seen)) - decoded(outline_picture(frame, None, seen))
+    laid = decoded(picture(frame, nothing, seen, heat)) - decoded(picture(frame, nothing, seen))
     assert np.abs(laid[45:75, 65:115]).mean() > 20 > 5 > np.abs(laid[100:]).mean()
-    assert heat_picture(frame, 0 * heat, None, seen)["title"] == "Grad-CAM: blank"
+    assert picture(frame, nothing, seen, 0 * heat)["title"] == "Grad-CAM: blank"
 
 
 def letters(frame, scale, place, colour=255):
@@ -417,8 +412,7 @@ def letters(frame, scale, place, colour=255):
 def both_pictures(frame, seen):
     """Gray levels (height, width) of the picture with the outline and of the one with the heat map, without either of them."""
     nothing = np.zeros(frame.shape[:2])
-    return [decoded(picture).max(axis=2) for picture in (outline_picture(frame, None, seen),
-                                                         heat_picture(frame, nothing, None, seen))]  # fmt: skip
+    return [decoded(picture(frame, nothing > 0, seen, heat)).max(axis=2) for heat in (None, nothing)]
 
 
 @pytest.mark.parametrize(("scale", "size"), [(0.4, (360, 480)), (0.8, (360, 480)), (1.5, (600, 700))])
@@ -435,10 +429,10 @@ def test_letters_inside_the_echo_image_are_not_to_be_read(scale, size, colour):
     seen = showable(frame)
     assert not seen[block].any(), "black letters on tissue could be read as well as white ones"
     box = mask_box(seen)
-    for picture in both_pictures(frame, seen):
-        assert picture.shape == box.shape, "no picture was made smaller"
+    for shown in both_pictures(frame, seen):
+        assert shown.shape == box.shape, "no picture was made smaller"
         whole = np.zeros(size, int)
-        whole[box.top : box.bottom, box.left : box.right] = picture
+        whole[box.top : box.bottom, box.left : box.right] = shown
         assert whole[block].max() <= 25, "what JPEG leaves of the block's edge"
         assert whole[block][3:-3, 3:-3].max() <= 5
         assert np.median(whole[40 : rows[0] - 20, 40:-40]) > 60, "the tissue is still shown"
@@ -450,19 +444,19 @@ def test_of_a_page_of_text_nothing_is_shown(paper):
     for line in range(1, 10):
         letters(frame, 0.8, (10, 45 * line), 255 - paper)
     assert showable(frame) is None
-    for picture in both_pictures(frame, None):
-        assert picture.shape == frame.shape and picture.max() == 0
+    for shown in both_pictures(frame, None):
+        assert shown.shape == frame.shape and shown.max() == 0
 
 
 def test_a_frame_that_may_not_be_shown_leaves_its_mask_and_heat():
     frame = np.random.default_rng(0).integers(40, 200, (240, 320)).astype(np.uint8)
     mask = np.zeros(frame.shape, bool)
     mask[100:140, 100:160] = True
-    picture = outline_picture(frame, mask, None)
-    shown = decoded(picture)
+    outlined = picture(frame, mask, None)
+    shown = decoded(outlined)
     assert shown[110:130, 110:150].mean() == pytest.approx(90, abs=3) and shown[:90].max() == shown[150:].max() == 0
-    assert picture["title"] == "Nodule; frame not shown"
-    heat = decoded(heat_picture(frame, mask.astype(float), mask, None))
+    assert outlined["title"] == "Nodule; frame not shown"
+    heat = decoded(picture(frame, mask, None, mask.astype(float)))
     assert heat[110:130, 110:150].mean() > 40 and heat[:90].max() <= 5
 
 
@@ -478,22 +472,21 @@ def test_a_file_that_says_it_has_letters_is_predicted_and_not_shown(trained, tmp
         assert (BURNED_IN in page) == (said == "YES")
     mask = read_mask(tmp_path / "out-YES/masks/image-0001.png")
     assert mask.any() and not mask.all() and [len(pictures) for pictures in shown.values()] == [2, 2]
-    assert shown["YES"][0] == outline_picture(0 * frame, mask, None)["source"]
-    assert shown["NO"][0] == outline_picture(frame, mask, showable(frame))["source"] != shown["YES"][0]
+    assert shown["YES"][0] == picture(0 * frame, mask, None)["source"]
+    assert shown["NO"][0] == picture(frame, mask, showable(frame))["source"] != shown["YES"][0]
     assert shown["NO"][1] != shown["YES"][1]
 
 
-def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path):
-    pages = Pages(tmp_path, cards_a_page=2)
+def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_page, "CARDS_A_PAGE", 2)
+    pages = Pages(tmp_path)
     for number in range(5):
-        pages.add(Card(f"image-{number}", error="<b>bad</b>"))
-    made = {"commit": None, "hardware": "x", "versions": {"python": "3"}}
-    written = pages.close(counts={"images": 5}, alpha=0.1, notes=(), networks={}, made=made, duration=1.0)
-    assert [path.name for path in written] == ["index.html", "page-2.html", "page-3.html"]
-    texts = [path.read_text() for path in written]
+        pages.add(Finding(f"image-{number}", error="<b>bad</b>"))
+    pages.close(counts={"images": 5}, alpha=0.1, notes=(), networks={}, duration=1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "page-2.html", "page-3.html"], "no parts are left"
+    texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
     assert [text.count('<li class="card failed"') for text in texts] == [2, 2, 1]
     assert 'href="page-2.html"' in texts[0] and 'href="index.html"' in texts[2] and "<b>bad" not in texts[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written), "no parts are left"
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from thyroid_utils.workbook.environment import Scrubber
+from thyroid_utils.workbook.pages import Scrubber
 
 
 @pytest.fixture

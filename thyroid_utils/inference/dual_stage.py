@@ -162,7 +162,7 @@ class DualStage:
             finding.attention_inside, finding.attention_by_chance = _share_inside(finding)
             with _timed(spent, "measure"):
                 finding.measures = nodule_measures(finding.mask, luma(finding.frame), finding.spacing)
-            finding.warnings = tuple(self._warnings(finding))
+            finding.warnings = (*self._warnings(finding), *finding.warnings)
 
     def _attention(self, inputs: np.ndarray, called: np.ndarray) -> np.ndarray:
         """Grad-CAM of the class that each image is called, (n, height, width) of the classifier's input."""

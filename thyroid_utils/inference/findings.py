@@ -45,12 +45,13 @@ class CaseImage:
     """An image with what is known of it.
 
     case: how it is called in results, each otherwise. image: uint8 (height, width) or RGB (height, width, 3), a path, or the
-    ImageError that reading it has raised. spacing: (row, column) in mm, one number for both, or None.
+    ImageError that reading it has raised. spacing: (row, column) in mm, one number for both, or None. warnings: of the file.
     """
 
     case: str
     image: np.ndarray | str | Path | ImageError
     spacing: float | Sequence[float] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Findings:
 
 def begun(given: CaseImage) -> Finding:
     """A finding that has its frame, or why there is none, without the file's name, which may be a patient's."""
-    finding, image = Finding(given.case, spacing=given.spacing), given.image
+    finding, image = Finding(given.case, spacing=given.spacing, warnings=given.warnings), given.image
     try:
         checked_spacing(given.spacing, "image")
         if isinstance(image, ImageError):

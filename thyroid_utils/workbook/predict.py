@@ -15,8 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,36 +25,30 @@ from rich.console import Console
 from thyroid_utils.common.errors import DataError, ImageError, ParameterError
 from thyroid_utils.common.files import NO_SPACE, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.data.dicom import DicomImage, is_dicom, read_dicom, shows_colour
+from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.training.ledger import Run
-from thyroid_utils.workbook import environment
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
-from thyroid_utils.workbook.predict_page import Pages, card
+from thyroid_utils.workbook.predict_page import BURNED_IN, Pages
 
 FINE, SOME_FAILED = 0, 1
 TABLE, MASKS, INDEX = "findings.csv", "masks", "index.html"
 
 COLOUR = "colour Doppler; the networks learnt from gray images"
-BURNED_IN = "the file says that letters are burned into its pixels"
 SCALES_DIFFER = "the file's regions differ in scale; no millimetres are given"
 NOT_SQUARE = "its pixels are not square and no spacing is given: heights and widths do not compare"
 LITTLE_RANGE = (
     "fills less than an eighth of the range of gray levels that its file can hold; export it with a window or with 8 bits"
 )
 
+Source = tuple[str, Path]  # the name that a file's results will have, and the file
+
 
 def predict(
-    images: Sequence[Path],
-    classifier: Run,
-    segmenter: Run,
-    out: Path,
-    spacing: float | None = None,
-    keep_names: bool = False,
-    console: Console | None = None,
+    images: Sequence[Path], classifier: Run, segmenter: Run, out: Path, spacing: float | None = None, keep_names: bool = False
 ) -> int:
     """Find and judge the nodules of image files, write `findings.csv`, `masks/` and `index.html`, and say how it went.
 
@@ -71,7 +65,7 @@ def predict(
     Raises:
         ParameterError: nothing to read, runs that do not serve, a folder that holds something.
     """
-    console = console or Console(highlight=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
     sources, others = find_sources(images, keep_names)
@@ -84,62 +78,42 @@ def predict(
     began = time.monotonic()
     with _new_folder(out):
         counts = _write(out, stage, sources, spacing, began)
-    failed = counts["not predicted"]
     told = ", ".join(f"{number} {name}" for name, number in counts.items())
-    console.print(f"{told} in {duration_text(time.monotonic() - began)}: {seen_from_here(out / INDEX)}", soft_wrap=True)
+    console.print(f"{told} in {duration_text(time.monotonic() - began)}: {seen_from_here(out / INDEX)}")
     for note in stage.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}")
     console.print(RESEARCH_ONLY)
-    return SOME_FAILED if failed else FINE
+    return SOME_FAILED if counts["not predicted"] else FINE
 
 
 def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float | None, began: float) -> Counter:
     """Write everything into the folder; returns what the counts on the page say."""
     (folder / MASKS).mkdir()
-    notes: dict[str, list[str]] = {}
     pages, rows = Pages(folder), []
-    progress = progress_bar("Reading files")
     counts = Counter({"images": 0, "not predicted": 0, "without a nodule": 0, "undecided": 0, "with a warning": 0})
-    for finding in stage.findings(case_images(sources, spacing, notes, progress)):
-        noted = notes.pop(finding.case, [])
-        warnings = [*finding.warnings, *noted]
-        mask_file = "" if finding.error else f"{MASKS}/{finding.case}.png"
-        if mask_file:
-            write_png(folder / mask_file, finding.mask)
-        rows.append(finding.row() | {"warnings": "; ".join(warnings), "mask": mask_file})
-        counts.update(
-            {
-                "images": 1,
-                "not predicted": bool(finding.error),
-                "without a nodule": not finding.error and not finding.mask.any(),
-                "undecided": not finding.error and len(finding.labels) != 1,
-                "with a warning": bool(warnings),
-            }
-        )
-        pages.add(card(finding, warnings, letters=BURNED_IN in noted))
+    for finding in stage.findings(case_images(sources, spacing, progress_bar("Reading files"))):
+        file = "" if finding.error else f"{MASKS}/{finding.case}.png"
+        if file:
+            write_png(folder / file, finding.mask)
+            counts["without a nodule"] += not finding.mask.any()
+            counts["undecided"] += len(finding.labels) != 1
+        counts["images"] += 1
+        counts["not predicted"] += bool(finding.error)
+        counts["with a warning"] += bool(finding.warnings)
+        rows.append(finding.row() | {"mask": file})
+        pages.add(finding)
     write_text(folder / TABLE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    made = environment.describe()
-    pages.close(
-        counts=counts,
-        alpha=stage.alpha,
-        notes=stage.notes,
-        networks={"Classifier": _facts(stage.classifier.run), "Segmenter": _facts(stage.segmenter.run)},
-        made=made,
-        duration=time.monotonic() - began,
-    )
+    networks = {"Classifier": _facts(stage.classifier.run), "Segmenter": _facts(stage.segmenter.run)}
+    told = {"counts": counts, "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
+    pages.close(**told, duration=time.monotonic() - began)
     return counts
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run) -> dict[str, Any]:
     """What a reader should know of a network: name, what it was trained on, and how well it did on its test images."""
-    test = run.metrics["test"]
-    scores = {"AUC": test.get("auc"), "Dice": test.get("dice")}
-    facts = {
-        "run": run.name[:8],
-        "network": run.config.model.name,
-        "trained on": run.config.data.dataset,
-        "seed": run.config.seed,
-    }
+    config = run.config
+    facts = {"run": run.name[:8], "network": config.model.name, "trained on": config.data.dataset, "seed": config.seed}
+    scores = {name: run.metrics["test"].get(name.lower()) for name in ("AUC", "Dice")}
     return facts | {f"{name} on its test images": f"{value:.3f}" for name, value in scores.items() if value is not None}
 
 
@@ -158,22 +132,13 @@ def _new_folder(out: Path) -> Iterator[None]:
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ParameterError(
-                f"predict: --out cannot be written ({error.strerror}); free some space or give another"
-            ) from None
+            told = f"predict: --out cannot be written ({error.strerror}); free some space or give another"
+            raise ParameterError(told) from None
         raise
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file to be read, under the name that its results will have."""
-
-    case: str
-    path: Path
-
-
 def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[Source], int]:
-    """The files to read in order, and how many files of other kinds the folders hold.
+    """The files to read in order, each with the name of its results, and how many files of other kinds the folders hold.
 
     A folder's images are those with an image's or DICOM's suffix or DICOM's mark, sorted by path; hidden files and DICOMDIR are
     passed over. A file that is named itself is taken whatever it is, and fails by itself where it is no image.
@@ -193,66 +158,56 @@ def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[
             raise ParameterError(f"predict: IMAGES number {place} is no file and no folder; check how it is written")
     if not paths:
         raise ParameterError("predict: the folders given hold no image; expected PNG, JPEG, TIFF, BMP, GIF or DICOM files")
-    return [Source(case, path) for case, path in zip(_names(paths, keep_names), paths, strict=True)], others
+    names = _kept_names(paths) if keep_names else [f"image-{number:04d}" for number in range(1, len(paths) + 1)]
+    return list(zip(names, paths, strict=True)), others
 
 
 def _counts(file: Path) -> bool:
     return not any(part.startswith(".") for part in file.parts) and file.name != "DICOMDIR"
 
 
-def _names(paths: Sequence[Path], keep: bool) -> list[str]:
-    if not keep:
-        digits = max(4, len(str(len(paths))))
-        return [f"image-{number:0{digits}d}" for number in range(1, len(paths) + 1)]
-    names, taken = [], set()
+def _kept_names(paths: Sequence[Path]) -> list[str]:
+    """The files' names, in safe letters and each otherwise: two masks must not fall into one file, whatever the file system makes
+    of capitals."""
+    seen: Counter[str] = Counter()
+    names = []
     for path in paths:
-        plain = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "image"
-        name, number = plain, 1
-        while name.lower() in taken:  # two masks must not fall into one file, whatever the file system makes of capitals
-            number += 1
-            name = f"{plain}-{number}"
-        taken.add(name.lower())
+        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "image"
+        while seen[name.lower()]:
+            seen[name.lower()] += 1
+            name = f"{name}-{seen[name.lower()]}"
+        seen[name.lower()] = 1
         names.append(name)
     return names
 
 
-def case_images(
-    sources: Sequence[Source], spacing: float | None, notes: dict[str, list[str]], progress: Progress | None = None
-) -> Iterator[CaseImage]:
-    """The frames of the files one after another, each with its name and spacing, or the error of a file that cannot be read.
-
-    Args:
-        notes: gets case → what the file says beside its pixels; the caller removes it again.
-        progress: called with (files read, files in all).
-    """
-    for number, source in enumerate(sources, 1):
+def case_images(sources: Sequence[Source], spacing: float | None, progress: Progress) -> Iterator[CaseImage]:
+    """The frames of the files one after another, or the error of a file that cannot be read; `progress` counts files."""
+    for number, (case, path) in enumerate(sources, 1):
         try:
-            if is_dicom(source.path):
-                image = read_dicom(source.path)
-                for frame_number, frame in enumerate(image.iter_frames(), 1):
-                    case = f"{source.case}-frame-{frame_number:04d}" if image.frame_count > 1 else source.case
-                    notes[case] = _told(image) + _seen(
-                        frame, image.says_colour_doppler or shows_colour(frame), image.deep_without_window
-                    )
-                    yield CaseImage(case, frame, None if image.scales_differ else image.spacing or spacing)
+            if is_dicom(path):
+                yield from _dicom_frames(case, path, spacing)
             else:
-                frame = read_image(source.path)
-                notes[source.case] = _seen(frame, shows_colour(frame), is_deep(source.path))
-                yield CaseImage(source.case, frame, spacing)
+                frame = read_image(path)
+                yield CaseImage(case, frame, spacing, _seen(frame, shows_colour(frame), is_deep(path)))
         except ImageError as error:
-            yield CaseImage(source.case, ImageError(anonymous(error, source.path)))
-        if progress is not None:
-            progress(number, len(sources))
+            yield CaseImage(case, ImageError(anonymous(error, path)))
+        progress(number, len(sources))
 
 
-def _told(image: DicomImage) -> list[str]:
-    """Notes on what the header says of all its frames."""
-    return [BURNED_IN] * bool(image.burned_in) + [SCALES_DIFFER] * image.scales_differ + [NOT_SQUARE] * (not image.square)
+def _dicom_frames(case: str, path: Path, spacing: float | None) -> Iterator[CaseImage]:
+    image = read_dicom(path)
+    scale = None if image.scales_differ else image.spacing or spacing
+    told = (BURNED_IN,) * bool(image.burned_in) + (SCALES_DIFFER,) * image.scales_differ + (NOT_SQUARE,) * (not image.square)
+    for number, frame in enumerate(image.iter_frames(), 1):
+        name = f"{case}-frame-{number:04d}" if image.frame_count > 1 else case
+        seen = _seen(frame, image.says_colour_doppler or shows_colour(frame), image.deep_without_window)
+        yield CaseImage(name, frame, scale, told + seen)
 
 
-def _seen(frame: np.ndarray, colour: bool, deep: bool) -> list[str]:
-    """Notes on a frame. deep: whether its gray levels come from more than 8 bits and without a window."""
-    return [COLOUR] * colour + [LITTLE_RANGE] * (deep and uses_little_range(frame))
+def _seen(frame: np.ndarray, colour: bool, deep: bool) -> tuple[str, ...]:
+    """Warnings of a frame. deep: whether its gray levels come from more than 8 bits and without a window."""
+    return (COLOUR,) * colour + (LITTLE_RANGE,) * (deep and uses_little_range(frame))
 
 
 def anonymous(error: ImageError, path: Path) -> str:

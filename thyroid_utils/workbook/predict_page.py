@@ -6,8 +6,6 @@ Cards are written to disk as they come, a page's worth at a time, so that memory
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
 from thyroid_utils.inference.findings import Finding
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.workbook.pages import embedded_jpeg, number_text, render_page
+from thyroid_utils.workbook.pages import describe, embedded_jpeg, number_text, render_page
 
+BURNED_IN = "the file says that letters are burned into its pixels"
 CARDS_A_PAGE = 100
 PICTURE_BYTES = 60_000  # of one picture; as base64 a third more
 _PICTURE_WIDTH = 720  # pixels: twice the width of a picture on a card, for sharp screens
@@ -30,64 +29,72 @@ _MASK_LEVEL = 90  # gray level of a mask that is shown without its frame
 _HEAT_SHARE = 0.45  # of a Grad-CAM map where it is strongest
 
 
-@dataclass(frozen=True)
-class Card:
-    """What one card says. Numbers are not defined where they are NaN, and left out then.
+class Pages:
+    """Takes finding after finding and writes `index.html`, `page-2.html`, … into a folder when it is closed.
 
-    case: the id. calls: labels of the conformal set; empty where both are strange. probability: calibrated, of malignant.
-    measures: label → text, in the order shown. error: why there is nothing to say; everything else is then empty.
+    Until then the cards lie in the folder as `.cards-N`, one file a page.
     """
 
-    case: str
-    probability: float = math.nan
-    calls: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    measures: Mapping[str, str] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    pictures: Sequence[Mapping[str, str]] = ()
-    error: str | None = None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cards = 0
+
+    def add(self, finding: Finding) -> None:
+        """Write a finding's card."""
+        values = {"finding": finding}
+        if not finding.error:
+            # Not the frame where its file says that letters are burned in: nothing finds all of them.
+            seen = None if BURNED_IN in finding.warnings else showable(finding.frame)
+            pictures = [picture(finding.frame, finding.mask, seen, heat) for heat in (None, finding.attention)]
+            values |= {"facts": _facts(finding), "measures": _measures(finding.measures), "pictures": pictures}
+        with self._part(self.cards // CARDS_A_PAGE).open("a", encoding="utf-8") as part:
+            part.write(render_page("predict_card.html.j2", **values))
+        self.cards += 1
+
+    def close(self, **summary: Any) -> None:
+        """Write the pages, each with the same summary: the values of `predict.html.j2`."""
+        others = range(2, math.ceil(self.cards / CARDS_A_PAGE) + 1)
+        names = ["index.html", *(f"page-{number}.html" for number in others)]
+        made = describe()
+        for place, name in enumerate(names):
+            cards = Markup(self._part(place).read_text(encoding="utf-8"))
+            page = render_page("predict.html.j2", cards=cards, number=place + 1, names=names, made=made, **summary)
+            write_text(self.folder / name, page)
+            self._part(place).unlink()
+
+    def _part(self, place: int) -> Path:
+        return self.folder / f".cards-{place}"
 
 
-def card(finding: Finding, warnings: Sequence[str], letters: bool) -> Card:
-    """A finding as its card shows it. letters: whether the file says that letters are burned into its pixels; the frame itself is
-    not shown then, because nothing finds all of them."""
-    if finding.error:
-        return Card(finding.case, error=finding.error)
+def _facts(finding: Finding) -> dict[str, str]:
     height, width = finding.frame.shape[:2]
     called = f"{finding.called_name} (malignant from {100 * finding.threshold:.0f} %)"
     facts = {"called": called, "frame": f"{width}×{height}", "entropy": f"{number_text(finding.uncertainty['entropy'])} bits"}
-    disagreement = finding.uncertainty.get("map_disagreement", math.nan)
+    disagreement = finding.uncertainty["map_disagreement"]
     if math.isfinite(disagreement):
         facts["mask between views, Dice"] = f"{1 - disagreement:.2f}"
     if math.isfinite(finding.attention_inside):
         facts["attention inside"] = f"{100 * finding.attention_inside:.0f} %"
-    seen = None if letters else showable(finding.frame)
-    pictures = [
-        outline_picture(finding.frame, finding.mask, seen),
-        heat_picture(finding.frame, finding.attention, finding.mask, seen),
-    ]
-    return Card(finding.case, finding.probability, finding.labels, facts, _measures(finding.measures), warnings, pictures)
+    return facts
 
 
 def _measures(found: dict[str, float]) -> dict[str, str]:
     """Those measures that a reader looks for, in mm where that is known, as text; what is not defined is left out."""
-    unit, square = ("mm", "mm²") if math.isfinite(found["area_mm2"]) else ("px", "px")
-    area = found["area_mm2"] if unit == "mm" else found["area_px"]
-    long_axis, short_axis = (found[f"{name}_axis_{unit}"] for name in ("long", "short"))
-    if not math.isfinite(area):
+    in_mm = math.isfinite(found["area_mm2"])
+    unit, square, digits = ("mm", "mm2", 1) if in_mm else ("px", "px", 0)
+    if not math.isfinite(found[f"area_{square}"]):
         return {}
-    digits = 1 if unit == "mm" else 0
-    shown = {
-        "long × short axis": f"{long_axis:.{digits}f}\u202f×\u202f{short_axis:.{digits}f}\u202f{unit}",
-        "area": f"{area:,.0f} {square}",
-    }
-    if math.isfinite(found["height_over_width"]):
-        taller = ", taller than wide" if found["taller_than_wide"] else ""
-        shown["height / width"] = f"{found['height_over_width']:.2f}{taller}"
-    for name, label, form in (("circularity", "circularity", "{:.2f}"), ("margin_irregularity", "margin irregularity", "{:.2f}"),
-                              ("echo_difference", "gray level against surroundings", "{:+.0f}")):  # fmt: skip
+    axes = (f"{found[f'{name}_axis_{unit}']:.{digits}f}" for name in ("long", "short"))
+    shown = {"long × short axis": f"{' × '.join(axes)} {unit}", "area": f"{found[f'area_{square}']:,.0f} {unit}²"}
+    taller = ", taller than wide" if found["taller_than_wide"] else ""
+    for name, label, form in (
+        ("height_over_width", "height / width", "{:.2f}" + taller),
+        ("circularity", "circularity", "{:.2f}"),
+        ("margin_irregularity", "margin irregularity", "{:.2f}"),
+        ("echo_difference", "gray level against surroundings", "{:+.0f}"),
+    ):
         if math.isfinite(found[name]):
-            shown[label] = form.format(round(found[name], 2) + 0.0).replace("-", "−")  # + 0.0 makes a zero of −0.0
+            shown[label] = form.format(round(found[name], 2) + 0.0)  # + 0.0 makes a zero of −0.0
     return shown
 
 
@@ -128,84 +135,35 @@ def _blocks(drawn: np.ndarray) -> np.ndarray:
     return covered
 
 
-def outline_picture(frame: np.ndarray, mask: np.ndarray | None, seen: np.ndarray | None) -> dict[str, str]:
+def picture(frame: np.ndarray, mask: np.ndarray, seen: np.ndarray | None, heat: np.ndarray | None = None) -> dict[str, str]:
     """The frame's echo image with the nodule outlined, as an embedded picture: dict of `source`, `title` and `alt`.
 
-    frame: uint8 (height, width) or (height, width, 3). mask: bool (height, width), or None. seen: of `showable`; None draws the
-    mask alone on black.
+    Args:
+        frame: uint8 (height, width) or (height, width, 3).
+        mask: bool (height, width).
+        seen: of `showable`; None draws the mask alone on black.
+        heat: a Grad-CAM map laid over it: float (height, width) in [0, 1], 0 where nothing speaks for the class.
     """
-    nodule = mask is not None and bool(mask.any())
-    base = _shown(frame, seen)
-    if nodule and seen is None:
-        base[mask] = _MASK_LEVEL
-    found = "the predicted nodule outlined" if nodule else "no nodule was found"
-    title, alt = ("Nodule; frame not shown", "Frame not shown") if seen is None else ("Nodule", "Frame")
-    return {"source": _embedded(_drawn(base, mask), seen), "title": title, "alt": f"{alt}; {found}"}
+    colour = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
+    drawn = np.zeros_like(colour) if seen is None else np.where(seen[..., None], colour, 0).astype(np.uint8)
+    if heat is not None:
+        title, alt = "Grad-CAM" if heat.any() else "Grad-CAM: blank", "where the classifier looked, as a heat map"
+        drawn = _heated(drawn, heat)
+    else:
+        title, alt = "Nodule", "the predicted nodule outlined" if mask.any() else "no nodule was found"
+        drawn[mask] = _MASK_LEVEL if seen is None else drawn[mask]
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    width = max(1, round(drawn.shape[1] / 300))
+    drawn = cv2.drawContours(np.ascontiguousarray(drawn), outlines, -1, _OUTLINE, width)
+    shown = np.ascontiguousarray(drawn if seen is None else mask_box(seen).crop(drawn))
+    # Thin coloured lines stay thin without subsampling.
+    source = embedded_jpeg(Image.fromarray(shown), (_PICTURE_WIDTH, _PICTURE_WIDTH), PICTURE_BYTES, subsampling=0)
+    hidden = "; frame not shown" if seen is None else ""
+    return {"source": source, "title": title + hidden, "alt": f"Frame; {alt}{hidden}"}
 
 
-def heat_picture(frame: np.ndarray, heat: np.ndarray, mask: np.ndarray | None, seen: np.ndarray | None) -> dict[str, str]:
-    """The same with a Grad-CAM map laid over it. heat: float (height, width) in [0, 1], 0 where nothing speaks for the class."""
+def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     levels = (255 * np.clip(np.nan_to_num(heat), 0, 1) + 0.5).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     share = _HEAT_SHARE * (levels[..., None] / 255) ** 0.5  # the frame stays to be seen where the map is weak
-    mixed = ((1 - share) * _shown(frame, seen) + share * colours + 0.5).astype(np.uint8)
-    title = "Grad-CAM" if levels.any() else "Grad-CAM: blank"
-    alt = "Where the classifier looked, as a heat map over " + ("black; frame not shown" if seen is None else "the frame")
-    return {"source": _embedded(_drawn(mixed, mask), seen), "title": title, "alt": alt}
-
-
-def _shown(frame: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
-    """The frame as RGB, black where it may not be seen."""
-    colour = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
-    return np.zeros_like(colour) if seen is None else np.where(seen[..., None], colour, 0).astype(np.uint8)
-
-
-def _drawn(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    if mask is None or not mask.any():
-        return picture
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    width = max(1, round(picture.shape[1] / 300))
-    return cv2.drawContours(np.ascontiguousarray(picture).copy(), outlines, -1, _OUTLINE, width)
-
-
-def _embedded(picture: np.ndarray, seen: np.ndarray | None) -> str:
-    """A data URI of a JPEG of at most `PICTURE_BYTES`, cropped to what may be seen of the frame."""
-    cropped = picture if seen is None else mask_box(seen).crop(picture)
-    image = Image.fromarray(np.ascontiguousarray(cropped))
-    # Thin coloured lines stay thin without subsampling.
-    return embedded_jpeg(image, (_PICTURE_WIDTH, _PICTURE_WIDTH), PICTURE_BYTES, subsampling=0)
-
-
-def page_names(cards: int, cards_a_page: int = CARDS_A_PAGE) -> list[str]:
-    """Names of the pages that so many cards take; one at least."""
-    count = max(1, math.ceil(cards / cards_a_page))
-    return ["index.html", *(f"page-{number}.html" for number in range(2, count + 1))]
-
-
-class Pages:
-    """Takes card after card and writes `index.html`, `page-2.html`, … into a folder when it is closed.
-
-    Until then the cards lie in the folder as `.cards-N`, one file a page.
-    """
-
-    def __init__(self, folder: Path, cards_a_page: int = CARDS_A_PAGE) -> None:
-        self.folder, self.cards_a_page = folder, cards_a_page
-        self.cards = 0
-
-    def add(self, card: Card) -> None:
-        page, self.cards = self.cards // self.cards_a_page + 1, self.cards + 1
-        with (self._part(page)).open("a", encoding="utf-8") as part:
-            part.write(render_page("predict_card.html.j2", card=card, known=math.isfinite(card.probability)))
-
-    def close(self, **summary: Any) -> list[Path]:
-        """Write the pages, each with the same summary (the values of `predict.html.j2`), and return their paths."""
-        names = page_names(self.cards, self.cards_a_page)
-        for number, name in enumerate(names, start=1):
-            part = self._part(number)
-            cards = Markup(part.read_text(encoding="utf-8")) if part.is_file() else Markup("")
-            write_text(self.folder / name, render_page("predict.html.j2", cards=cards, number=number, names=names, **summary))
-            part.unlink(missing_ok=True)
-        return [self.folder / name for name in names]
-
-    def _part(self, page: int) -> Path:
-        return self.folder / f".cards-{page}"
+    return ((1 - share) * picture + share * colours + 0.5).astype(np.uint8)

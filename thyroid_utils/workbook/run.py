@@ -25,10 +25,8 @@ from rich.text import Text
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
 from thyroid_utils.common.files import NO_SPACE, write_text
-from thyroid_utils.workbook import environment
-from thyroid_utils.workbook.environment import Scrubber
 from thyroid_utils.workbook.notebooks import Failure, Interruption, execute_notebook, read_notebook
-from thyroid_utils.workbook.pages import duration_text, seen_from_here
+from thyroid_utils.workbook.pages import Scrubber, commit, describe, duration_text, seen_from_here
 from thyroid_utils.workbook.parameters import (
     ParameterFile,
     numbered_notebooks,
@@ -94,7 +92,7 @@ class _Run:
         self.folder, self.notebooks, self.given, self.show_code = folder, notebooks, given, show_code
         roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
         self.scrubber = Scrubber([folder, *roots])
-        self.made_with = {"parameter_file": file.path.name, **environment.describe()}
+        self.made_with = {"parameter_file": file.path.name, **describe()}
         self.started = time.monotonic()
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
         self.known = [notebook.stem for notebook in numbered_notebooks()]
@@ -174,7 +172,7 @@ class _Run:
             "duration": None,
             "parameters": self.given[notebook.stem],
             **self.made_with,
-            "commit": environment.commit(),  # as it is now: a run may take hours
+            "commit": commit(),  # as it is now: a run may take hours
             "error": {"line": failure.line, "cell": failure.cell} if failure else None,
             "figures": recorded_outputs(node, "figure"),
             "tables": recorded_outputs(node, "table"),
