@@ -194,7 +194,7 @@ def test_figures_show_every_model(comparison, subsets):
 def test_cases_are_shown_surest_first(comparison, monkeypatch):
     titles = []
     monkeypatch.setattr(plots, "case_panel", lambda cases, case, title: titles.append(title))
-    monkeypatch.setattr(plots, "panel_grid", lambda panels, columns: len(panels))
+    monkeypatch.setattr(plots, "panel_grid", lambda panels: len(panels) or None)
     decisions = comparison.decisions("strong")
     assert plots.decided_cases(None, decisions, right=True, count=5) == 5
     surest = (decisions["probability"] - decisions["threshold"]).abs()[decisions["right"]].idxmax()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from drawn import bars, titles
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import audit_cases
@@ -19,7 +15,6 @@ from thyroid_utils.data.phantom.imaging import homogeneous_phantom, rayleigh_fit
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases
 from thyroid_utils.plots import data_exploration as plots
-from thyroid_utils.plots.pictures import Panel, case_panel, gallery, panel_grid
 from thyroid_utils.studies import data_exploration as study
 
 
@@ -55,42 +50,28 @@ def simulated():
     return phantom_cases(patients=4, size=96, views=(2, 2))
 
 
-def saved(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def bar_lengths(axes) -> list[float]:
-    return [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
-
-
-def titles(figure: Figure) -> list[str]:
-    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-
-
 def test_count_bars_are_the_counts(cases):
     figure = plots.counts(cases, "pane")
     first, views, pane = figure.axes
     images = pd.crosstab(pd.Series("images", index=cases.index), label_names(cases)).loc["images"]
-    assert bar_lengths(first)[::2] == [images["benign"], images["malignant"], images["unlabelled"]]
+    assert bars(first)[::2] == [images["benign"], images["malignant"], images["unlabelled"]]
     assert sum(patch.get_height() for patch in views.patches) == cases["patient"].nunique()
-    assert sum(bar_lengths(pane)) == len(cases)
+    assert sum(bars(pane)) == len(cases)
     assert "count" in first.get_xlabel() and pane.get_xlabel() == "images"
 
 
 def test_tirads_and_split_bars_count_every_image_once(cases):
-    assert sum(bar_lengths(plots.tirads(cases).axes[0])) == len(cases)
+    assert sum(bars(plots.tirads(cases).axes[0])) == len(cases)
     assert plots.tirads(cases.drop(columns="tirads")) is None
     split = split_cases(cases, (0.5, 0.5), require_classes=False)
     images, patients = plots.split_bars(split).axes
-    assert sum(bar_lengths(images)) == len(cases) and sum(bar_lengths(patients)) == cases["patient"].nunique()
+    assert sum(bars(images)) == len(cases) and sum(bars(patients)) == cases["patient"].nunique()
 
 
 def test_sizes_areas_and_intensities(cases):
     measures = measure_cases(cases)
     sizes = plots.frame_sizes(measures.table, label_names(cases)).axes[0]
-    assert sorted(bar_lengths(sizes)) == [2, 4, 6] and "n = 12" in sizes.get_title(loc="left")
+    assert sorted(bars(sizes)) == [2, 4, 6] and "n = 12" in sizes.get_title(loc="left")
     many = measures.table.assign(width=range(100, 112))
     many = pd.concat([many, many.assign(height=90)])
     assert len(plots.frame_sizes(many, label_names(cases)).axes[0].collections[0].get_offsets()) == 24
@@ -141,7 +122,7 @@ def test_exposure_bars_are_the_mean_shares(cases):
     audit = audit_cases(cases)
     splits = {rule: [split_cases(cases, (0.5, 0.5), by=rule, seed=seed) for seed in (0, 1)] for rule in ("patient", "image")}
     table = study.exposure(splits, audit.clusters)
-    drawn = bar_lengths(plots.exposure_bars(table).axes[0])
+    drawn = bars(plots.exposure_bars(table).axes[0])
     assert drawn == pytest.approx([100 * share for share in table["mean"]])
     assert table.set_index(["split by", "training holds"]).loc[("patient", "same patient"), "highest"] == 0
 
@@ -164,38 +145,9 @@ def test_marks_by_class_counts_patients(cases):
 
 
 def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
-    figure = gallery(cases, each=2)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert sum("benign" in title for title in titles) == 2 and sum("malignant" in title for title in titles) == 2
-    shown = [title.split("\n")[0] for title in titles if title]
-    assert cases.loc[shown, "patient"].nunique() == len(shown)
-
-
-def test_a_panel_carries_id_class_and_outline(cases):
-    panel = case_panel(cases, "drawn/4")
-    assert panel.title == "drawn/4\nmalignant, TI-RADS 4a"
-    assert "patient" not in panel.title
-    figure = panel_grid([panel, Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)})], 2)
-    assert len(figure.axes[0].collections) == 1  # the outline
-    box = next(patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle))
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
-
-
-def test_the_same_data_gives_the_same_file_and_no_figure_stays_open(cases):
-    assert saved(plots.counts(cases)) == saved(plots.counts(cases))
-    assert plt.get_fignums() == []
-
-
-def test_the_session_style_is_neither_used_nor_changed(cases):
-    with plt.rc_context({"axes.facecolor": "red", "font.size": 30}):
-        figure = plots.counts(cases)
-        assert plt.rcParams["font.size"] == 30
-    assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
-
-
-def test_an_empty_grid_says_so():
-    with pytest.raises(ValueError, match="no panel to draw"):
-        panel_grid([])
+    shown = titles(plots.gallery(cases, each=2))
+    assert [title.partition("\n")[2].split(",")[0] for title in shown] == ["benign"] * 2 + ["malignant"] * 2 + [""] * 2
+    assert cases.loc[[title.split("\n")[0] for title in shown[:4]], "patient"].nunique() == 4
 
 
 def test_what_training_has_seen_counted_by_hand():

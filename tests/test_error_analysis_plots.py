@@ -3,27 +3,23 @@
 
 from __future__ import annotations
 
-import io
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import bars, dots, legend, saved, ticks, titles
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.plots import error_analysis as plots
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
-from thyroid_utils.plots.style import TRUTH
 from thyroid_utils.scores.estimates import Estimate, benefit_curve, patient_bootstrap
 from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis import decision_errors, failure_modes
-from thyroid_utils.studies.error_analysis.mask_errors import LOST_PARTS, lost_dice, mask_row, nodule_frame_errors
+from thyroid_utils.studies.error_analysis.mask_errors import mask_row, nodule_frame_errors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
 from thyroid_utils.studies.error_analysis.uncertainty import detection_table, rank_label_errors
@@ -41,24 +37,6 @@ GROUPS = pd.DataFrame(
     },
     index=CASES,
 )
-
-
-def saved(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def dots(axes) -> list[float]:
-    return [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
-
-
-def bars(axes) -> list[float]:
-    return [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
-
-
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def decided(labels: pd.Series, probabilities: pd.Series) -> pd.DataFrame:
@@ -100,20 +78,17 @@ def studied(masks) -> SimpleNamespace:
 
 
 def test_cards_of_a_classifier_tell_truth_call_and_case_and_never_the_patient(called, masks):
-    study = studied(masks)
-    study.masks[int(called.table.index[1].rpartition("/")[2])] = False
-    cards = plots.classifier_cards(called.shown(3), study, ["scanner", "absent"])
-    for card, (case, row) in zip(cards, called.table.head(3).iterrows(), strict=True):
-        assert card.title == f"{case}\n{row['truth']}, called {row['prediction']}"
-        assert list(card.facts) == ["wrong in 2 of 3 runs", f"scanner: {row['scanner']}"]
-        assert card.probability == row["probability"] and not card.filled and "patient" not in card.title
-        np.testing.assert_array_equal(card.image, study.grays[study.images.index.get_loc(case)])
-    assert [list(card.outlines) for card in cards] == [[TRUTH], [], [TRUTH]], "one has no outline"
-    figure = plots.cards(cards)
-    assert len(figure.axes) == 3 * 3 + 1  # two pictures and text, and the scale
-    assert plots.cards([]) is None
+    study, rows = studied(masks), called.shown(3)
+    cards = plots.classifier_cards(rows, study, ["scanner", "absent"])
+    for (image, mapped), (case, row) in zip(cards, rows.iterrows(), strict=True):
+        at = study.images.index.get_loc(case)
+        assert image.title == f"{case}\n{row['truth']}, called {row['prediction']}"
+        odds = f"p(malignant) {row['probability']:.2f}, threshold 0.50"
+        assert list(image.below) == [odds, "wrong in 2 of 3 runs", f"scanner: {row['scanner']}"]
+        np.testing.assert_array_equal(image.image, study.grays[at])
+        np.testing.assert_array_equal(mapped.map, study.maps.maps[at])
     doubtful = decision_errors(decided(LABELS, PROBABILITIES), "ResNet18", uncertainty=pd.Series(0.25, CASES)).shown(1)
-    assert plots.classifier_cards(doubtful, study, [])[0].facts == ["wrong in 2 of 3 runs", "uncertainty 0.25"]
+    assert plots.classifier_cards(doubtful, study, [])[0][0].below[1:] == ["wrong in 2 of 3 runs", "uncertainty 0.25"]
 
 
 def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
@@ -124,26 +99,22 @@ def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
     pictures = [(frame, masks[0][at], masks[1][at].astype(float)) for at in (1, 0)]
     comparison = SimpleNamespace(pictures=lambda model, cases: iter(pictures))
     moved, missed = plots.segmenter_cards(rows, comparison, "unet", ["scanner"])
-    assert moved.title == f"{CASES[1]}\nboundary only" and np.isnan(moved.probability)
-    assert moved.facts == ["Dice 0.83, HD95 3 px", "scanner: old"] and moved.image == pytest.approx(71, abs=1)
-    assert [int(moved.filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [120, 24, 24]
-    assert missed.title == f"{CASES[0]}\nnodule missed"
-    assert [int(missed.filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [0, 0, 144]
-    figure = plots.cards([moved, missed])
-    assert len(figure.axes) == 2 * 4 + 1 and legend(figure) == ["found", "falsely called nodule", "missed"]
-    for axes in figure.axes:
-        place = axes.get_position()
-        assert place.x0 >= 0 and place.x1 <= 1 and place.y0 >= 0 and place.y1 <= 1
-    nothing = rows.assign(dice=np.nan, mode="")
-    none = plots.segmenter_cards(nothing, SimpleNamespace(pictures=lambda *_: pictures), "unet", [])
-    assert none[0].title.endswith("no pixel wrong") and none[0].facts == ["no nodule, none called"]
+    assert moved[0].title == f"{CASES[1]}\nboundary only" and missed[0].title == f"{CASES[0]}\nnodule missed"
+    assert moved[0].below == ["Dice 0.83, HD95 3 px", "scanner: old"] and moved[0].image == pytest.approx(71, abs=1)
+    assert [int(moved[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [120, 24, 24]
+    assert [int(missed[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [0, 0, 144]
+    ((_, figure, _),) = plots.card_pages(SimpleNamespace(images=rows.assign(wrong=1), model="unet"), [moved, missed])
+    assert len(figure.axes) == 2 * 3 + 1, "three pictures each, and the scale"
+    comparison = SimpleNamespace(pictures=lambda *_: pictures)
+    none = plots.segmenter_cards(rows.assign(dice=np.nan, mode=""), comparison, "unet", [])[0][0]
+    assert none.title.endswith("no pixel wrong") and none.below == ["no nodule, none called"]
 
 
-def test_cards_come_in_pages_with_their_caption(called, masks, monkeypatch):
+def test_cards_come_in_pages_and_what_they_show_is_told(called, masks, monkeypatch):
     monkeypatch.setattr(plots, "_PAGE", 2)
     cards = plots.classifier_cards(called.shown(3), studied(masks), [])
     pages = list(plots.card_pages(called, cards))
-    assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [7, 4]
+    assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [5, 3]
     wrong = len(called.table)
     assert pages[1][2] == f"ResNet18. Errors, the most confident first (3 of {wrong}, page 2 of 2)"
     perfect = decision_errors(decided(LABELS, LABELS * 0.6 + 0.1), "tiny")
@@ -151,29 +122,15 @@ def test_cards_come_in_pages_with_their_caption(called, masks, monkeypatch):
     assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"
 
 
-def test_long_facts_and_ids_stay_on_their_card(called, masks):
-    case = "a-very-long-folder-name/" * 4 + "image"
-    study = studied(masks)
-    study.images = study.images.rename(index={called.table.index[0]: case})
-    row = called.table.head(1).rename(index={called.table.index[0]: case}).assign(note="word " * 40)
-    figure = plots.cards(plots.classifier_cards(row, study, ["note"]) * 4)
-    saved(figure)
-    boxes = [text.get_window_extent() for axes in figure.axes for text in [axes.title, axes._left_title, *axes.texts]]
-    assert max(box.x1 for box in boxes) <= figure.bbox.x1 and min(box.y0 for box in boxes) >= 0
-
-
 def test_forest_shows_every_subgroup_and_marks_the_small(called):
     right = 1.0 - called.images["wrong"]
     table = subgroup_table(right, GROUPS, PATIENTS)
-    figure = plots.forest(table, patient_bootstrap(right, PATIENTS), "accuracy")
-    axes = figure.axes[0]
+    axes = plots.forest(table, "accuracy", patient_bootstrap(right, PATIENTS)).axes[0]
     assert dots(axes) == pytest.approx([row.value for row in table["estimate"]])
     hollow = [line.get_markerfacecolor() == "white" for line in axes.lines if line.get_marker() == "o"]
     assert hollow == list(table["marked"]) and sum(hollow) == 1, "7 patients of the old scanner"
-    written = [text.get_text() for text in axes.texts]
-    assert "too few" in written and "7" in written and legend(figure) == ["fewer than 10 patients: shown, not tested"]
-    names = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert names == ["scanner", "callipers", "new", "old", "no", "yes"]
+    assert sum("too few" in text.get_text() for text in axes.texts) == 1
+    assert ticks(axes) == ["scanner", "callipers", "new (34 / 17)", "old (14 / 7)", "no (24 / 12)", "yes (24 / 12)"]
     assert f"n = {COUNT} images, 24 patients" in axes.get_xlabel()
 
 
@@ -187,36 +144,22 @@ def test_forest_colours_what_differs_and_survives_undefined_scores():
             {**row, "level": "c", "estimate": single, "p_holm": np.nan, "differs": False},
         ]
     )
-    figure = plots.forest(table, nothing, "AUC")
+    figure = plots.forest(table, "AUC", nothing)
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len(lines) == 2 and to_hex(lines[0].get_color()) == "#d55e00" != to_hex(lines[1].get_color())
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert {"< 0.001", "no data", "–", "0.70 [no interval]"} <= set(written)
+    assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: all resamples agree], p = –"]
     saved(figure)
-    assert plots.forest(table.iloc[:0], nothing, "AUC") is None
+    assert plots.forest(table.iloc[:0], "AUC") is None
 
 
 def test_calibration_draws_observed_and_predicted():
     predictions = pd.DataFrame({"label": LABELS, "probability": PROBABILITIES})
     table = subgroup_calibration(predictions, GROUPS, PATIENTS)
-    axes = plots.calibration_by_subgroup(table).axes[0]
+    axes = plots.forest(table, "share of images").axes[0]
     assert dots(axes) == pytest.approx([value.value for value in table["observed"]])
     predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert predicted == pytest.approx([value.value for value in table["predicted"]])
-    assert plots.calibration_by_subgroup(table.iloc[:0]) is None
-
-
-def test_loss_of_dice_bars_are_points(masks):
-    table = lost_dice(outlined(*masks))
-    figure = plots.loss_of_dice({"U-Net": table})
-    expected = [100 * value.value for value in table["lost"]]
-    assert bars(figure.axes[0]) == pytest.approx(expected)
-    assert sum(expected[:-1]) == pytest.approx(expected[-1]), "the parts make the whole"
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [*LOST_PARTS.values(), "all"]
-    assert f"n = {COUNT} images, 24 patients" in figure.axes[0].get_xlabel()
-    two = plots.loss_of_dice({"U-Net": table, "SegNet": table})
-    assert len(bars(two.axes[0])) == 2 * len(expected) and legend(two) == ["U-Net", "SegNet"]
-    assert saved(figure) == saved(plots.loss_of_dice({"U-Net": table})) and plt.get_fignums() == []
 
 
 def test_nodule_frame_draws_both_maps_on_one_scale(masks):
@@ -285,18 +228,13 @@ def test_conformal_bars_add_up_and_show_coverage():
 
 
 def test_label_suspects_show_label_and_probability_but_no_patient(tmp_path):
-    image = write_png(tmp_path / "image.png", np.full((30, 30), 90, np.uint8))
-    rows = [
-        {"case": case, "image": str(image), "mask": pd.NA, "label": LABELS[case], "patient": PATIENTS[case], "dataset": "drawn"}
-        for case in CASES
-    ]
+    image = str(write_png(tmp_path / "image.png", np.full((30, 30), 90, np.uint8)))
+    rows = [{"case": case, "image": image, "label": LABELS[case], "patient": PATIENTS[case], "dataset": "d"} for case in CASES]
     cases, ranked = make_cases(rows), rank_label_errors(decided(LABELS, PROBABILITIES))
-    figure = plots.label_suspects(cases, ranked, 3)
-    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-    first = ranked.iloc[0]
+    shown, first = titles(plots.label_suspects(cases, ranked, 3)), ranked.iloc[0]
     name = ["benign", "malignant"][first["label"]]
-    assert len(titles) == 3 and titles[0] == f"1. {ranked.index[0]}\nlabelled {name}, p(malignant) {first['probability']:.2f}"
-    assert not any("patient" in title for title in titles)
+    assert len(shown) == 3 and shown[0] == f"1. {ranked.index[0]}\nlabelled {name}, p(malignant) {first['probability']:.2f}"
+    assert not any("patient" in title for title in shown)
     assert plots.label_suspects(cases, ranked[~ranked["suspect"]], 3) is None
 
 
@@ -306,8 +244,8 @@ def test_results_with_nothing_to_show_have_every_figure(labels):
     found = decision_errors(decided(labels, PROBABILITIES if odd else 0.2 + 0.7 * labels), "tiny", groups=GROUPS)
     images, right = found.images, 1.0 - found.images["wrong"]
     figures = [
-        plots.forest(subgroup_table(right, GROUPS, PATIENTS), patient_bootstrap(right, PATIENTS, share=True), "accuracy"),
-        plots.calibration_by_subgroup(subgroup_calibration(images, GROUPS, PATIENTS)),
+        plots.forest(subgroup_table(right, GROUPS, PATIENTS), "accuracy", patient_bootstrap(right, PATIENTS, share=True)),
+        plots.forest(subgroup_calibration(images, GROUPS, PATIENTS), ""),
         plots.risk_coverage({"single": risk_coverage(-(images["probability"] - 0.5).abs(), images["wrong"])}),
         plots.decision_curve({"tiny": benefit_curve(images["label"], images["probability"], PATIENTS)}, ""),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from drawn import dots, titles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -211,10 +212,6 @@ def test_leaks_by_hand(tmp_path):
         augmentation_leaks({"none": cases.assign(split=None)})
 
 
-def titles(figure) -> list[str]:
-    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-
-
 def test_figures_show_stages_measures_costs_and_marks(cases):
     pipelines = [build_pipeline(name, 64) for name in ("paper_002", "paper_004")]
     figure = preprocessing.stages(pipelines[0], cases.index[0], cases.iloc[0])
@@ -222,8 +219,8 @@ def test_figures_show_stages_measures_costs_and_marks(cases):
     measured = measure_stages(cases, pipelines)
     estimates, costs = stage_estimates(measured), step_costs(measured)
     assert list(estimates[estimates["pipeline"] == "paper_004"]["step"]) == ["input", "resize"] and (costs["ms"] > 0).all()
-    dots = [line for line in preprocessing.stage_measures(estimates).axes[0].lines if line.get_marker() == "o"]
-    assert [dot.get_xdata()[0] for dot in dots] == [estimate.value for estimate in estimates["cnr"]]
+    drawn = dots(preprocessing.stage_measures(estimates).axes[0])
+    assert drawn == [estimate.value for estimate in estimates["cnr"]]
     assert [bar.get_width() for bar in preprocessing.costs(costs).axes[0].patches] == pytest.approx(list(costs["ms"]))
     assert len(titles(preprocessing.removal(cases, list(cases.index[:2])))) == 6
 

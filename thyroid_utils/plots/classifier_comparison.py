@@ -111,4 +111,4 @@ def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, 
         row = decisions.loc[case]
         truth, called = ("malignant" if row[name] else "benign" for name in ("label", "called"))
         panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
-    return panel_grid(panels, 4) if panels else None
+    return panel_grid(panels)

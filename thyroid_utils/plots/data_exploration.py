@@ -166,6 +166,14 @@ def split_bars(cases: pd.DataFrame) -> Figure:
     return figure
 
 
+def gallery(cases: pd.DataFrame, each: int = 4) -> Figure:
+    """Cases drawn at random, four a row: at most `each` cases a class, one a patient where possible."""
+    shuffled = cases.sample(frac=1, random_state=0)
+    shuffled = shuffled.loc[shuffled["patient"].duplicated().sort_values(kind="stable").index]  # new patients come first
+    chosen = shuffled.groupby(label_names(shuffled)).head(each).sort_values("label", kind="stable")
+    return panel_grid([case_panel(cases, case) for case in chosen.index])
+
+
 def identical_images(cases: pd.DataFrame, audit: Audit) -> Figure | None:
     """Up to four sets of pixel-identical images, a row each, those of several patients first; None where there is none."""
     found = audit.identical.sort_values(["patients", "images"], ascending=False, kind="stable").head(4)
@@ -175,7 +183,7 @@ def identical_images(cases: pd.DataFrame, audit: Audit) -> Figure | None:
     panels, names = [], []
     for row in found.itertuples():
         shown = [case_panel(cases, case) for case in row.cases[:columns]]
-        panels += shown + [Panel(np.full((2, 2), 255, np.uint8))] * (columns - len(shown))
+        panels += shown + [Panel()] * (columns - len(shown))
         names.append(f"{row.images} images\n{row.patients} patient{'s' * (row.patients > 1)}")
     return panel_grid(panels, columns, names)
 
@@ -194,7 +202,7 @@ def near_identical_images(cases: pd.DataFrame, audit: Audit) -> Figure | None:
         whose = "patients unknown" if pd.isna(pair["same_patient"]) else "different patients" if pair["other"] else "same patient"
         panels.append(case_panel(cases, pair["a"], f"{pair['a']}\n{whose}"))
         panels.append(case_panel(cases, pair["b"], f"{pair['b']}\ncorrelation {pair['correlation']:.3f}"))
-    return panel_grid(panels) if panels else None
+    return panel_grid(panels)
 
 
 def mask_problems(cases: pd.DataFrame, audit: Audit) -> Figure | None:
@@ -210,7 +218,7 @@ def mask_problems(cases: pd.DataFrame, audit: Audit) -> Figure | None:
                 left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
                 boxes = {style.PROBLEM: (max(0, top - 6), top + height + 6, max(0, left - 6), left + width + 6)}
             panels.append(replace(case_panel(cases, case, title), filled={style.PROBLEM: changed}, boxes=boxes))
-    return panel_grid(panels) if panels else None
+    return panel_grid(panels)
 
 
 def burned_in_marks(cases: pd.DataFrame, audit: Audit) -> Figure | None:
@@ -222,7 +230,7 @@ def burned_in_marks(cases: pd.DataFrame, audit: Audit) -> Figure | None:
         found = find_overlays(image)
         title = f"{case}\n{found.text_regions} text regions, {found.callipers} callipers"
         panels.append(Panel(image, title, filled={style.PROBLEM: found.mask}, boxes={style.BOX: tuple(find_echo_area(image))}))
-    return panel_grid(panels) if panels else None
+    return panel_grid(panels)
 
 
 @styled

@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.curves import band, estimate_line
-from thyroid_utils.plots.grad_cam import example
-from thyroid_utils.plots.pictures import MAP_LABEL, Explained, case_panel, draw_examples, mask_colours, panel_grid
-from thyroid_utils.plots.rows import counted, interval, named_rows, row_colour, row_legend, share_bars, subgroup_axes
+from thyroid_utils.plots.grad_cam import card
+from thyroid_utils.plots.pictures import MAP_LABEL, Panel, card_grid, case_panel, mask_colours, panel_grid
+from thyroid_utils.plots.rows import beside, counted, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.style import (
     ACCENT,
     CLASS_COLOURS,
@@ -28,43 +28,46 @@ from thyroid_utils.plots.style import (
     styled,
 )
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.estimates import Estimate, p_told
 from thyroid_utils.studies.error_analysis import Errors
 from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
 from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
+_DIFFERS, _FAINT = CLASS_COLOURS["malignant"], "#767d86"
 _PAGE = 20  # cards of a figure, which cannot hold any number of them
 _FEWEST_KEPT = 0.05  # coverage from which a risk is drawn: the first images swing between 0 and 1
 _TICKS = (-1, -0.5, 0, 0.5, 1)
 
 
-def classifier_cards(rows: pd.DataFrame, study: MapStudy, factors: Sequence[str]) -> list[Explained]:
-    """Cards of some images of a classifier, with their maps, as the network saw them.
+def classifier_cards(rows: pd.DataFrame, study: MapStudy, factors: Sequence[str]) -> list[list[Panel]]:
+    """Pictures of some images of a classifier as the network saw them, with their maps.
 
     Args:
         rows: of `Errors.shown`.
         study: of the same run's test images (`study_maps`).
         factors: columns of the rows to tell.
     """
-    found = []
+    cards = []
     for case, row in rows.iterrows():
         runs = [f"wrong in {row['runs_wrong']} of {row['runs']} runs"] if row["runs"] > 1 else []
-        found.append(example(study, case, f"{row['truth']}, called {row['prediction']}", runs + _facts(row, factors)))
-    return found
+        cards.append(card(study, case, f"{row['truth']}, called {row['prediction']}", runs + _facts(row, factors)))
+    return cards
 
 
-def segmenter_cards(rows: pd.DataFrame, comparison: SegmenterComparison, model: str, factors: Sequence[str]) -> list[Explained]:
-    """Cards of some images of a segmenter, at their own resolution; arguments as for `classifier_cards`."""
-    found = []
+def segmenter_cards(rows: pd.DataFrame, comparison: SegmenterComparison, model: str, factors: Sequence[str]) -> list[list[Panel]]:
+    """Pictures of some images of a segmenter at their own resolution, with what was found, falsely called and missed, and its
+    probabilities; arguments as for `classifier_cards`."""
+    cards = []
     pictures = comparison.pictures(model, list(rows.index))
     for (case, row), (image, truth, values) in zip(rows.iterrows(), pictures, strict=True):
         scored = f"Dice {row['dice']:.2f}, HD95 {row['hd95']:.0f} px" if pd.notna(row["dice"]) else "no nodule, none called"
-        title = f"{case}\n{MODES.get(row['mode'], 'no pixel wrong')}"
-        marks = {"outlines": {TRUTH: truth}, "filled": mask_colours(truth, values >= 0.5)}
-        found.append(Explained(luma(image), values, title, facts=[scored, *_facts(row, factors)], **marks))
-    return found
+        title, gray = f"{case}\n{MODES.get(row['mode'], 'no pixel wrong')}", luma(image)
+        outlined = Panel(gray, title, {TRUTH: truth}, below=[scored, *_facts(row, factors)])
+        wrong = Panel(gray, "found, falsely called, missed", filled=mask_colours(truth, values >= 0.5))
+        cards.append([outlined, wrong, Panel(gray, "probability", {TRUTH: truth}, map=values)])
+    return cards
 
 
 def _facts(row: pd.Series, factors: Sequence[str]) -> list[str]:
@@ -72,81 +75,53 @@ def _facts(row: pd.Series, factors: Sequence[str]) -> list[str]:
     return doubt + [f"{name}: {row[name]}" for name in factors if name in row and pd.notna(row[name])]
 
 
-@styled
-def cards(examples: Sequence[Explained]) -> Figure | None:
-    """The image with its outlines, what was found, falsely called and missed of it, the map on the image, probability and facts;
-    None for no case.
-
-    Two cards stand side by side where they have two pictures, as a classifier's have, and one a row where they have three.
-    """
-    if not examples:
-        return None
-    filled = any(example.filled for example in examples)
-    kinds = ["image", *["filled"] * filled, "overlay"]
-    return draw_examples(examples, kinds, "probability of nodule" if filled else MAP_LABEL)
-
-
-def card_pages(errors: Errors, examples: Sequence[Explained]) -> Iterator[tuple[int, Figure, str]]:
+def card_pages(errors: Errors, cards: Sequence[Sequence[Panel]], map_label: str = MAP_LABEL) -> Iterator[tuple[int, Figure, str]]:
     """Cards of `errors.shown` in figures of twenty: number of the page, figure, and what is shown, of which model."""
     wrong = int(errors.images["wrong"].sum())
     kind = "Errors, the most confident first" if wrong else "No error: the least certain images"
-    pages = [examples[start : start + _PAGE] for start in range(0, len(examples), _PAGE)]
+    pages = [cards[start : start + _PAGE] for start in range(0, len(cards), _PAGE)]
     for page, shown in enumerate(pages, 1):
-        count = f"{len(examples)} of {max(wrong, len(examples))}, page {page} of {len(pages)}"
-        yield page, cards(shown), f"{errors.model}. {kind} ({count})"
+        count = f"{len(cards)} of {max(wrong, len(cards))}, page {page} of {len(pages)}"
+        yield page, card_grid(shown, map_label), f"{errors.model}. {kind} ({count})"
 
 
 @styled
-def forest(table: pd.DataFrame, overall: Estimate, label: str) -> Figure | None:
-    """A score of every subgroup with its 95 % interval, number of images and patients and adjusted p; None for no subgroup.
+def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> Figure | None:
+    """A score of every subgroup with its 95 % interval, images / patients at the left, estimate and adjusted p at the right; None
+    for no subgroup.
 
     Args:
-        table: of `subgroups.subgroup_table`.
+        table: of `subgroups.subgroup_table`; or of `subgroup_calibration`, whose dots are the share observed and bars the mean
+            probability predicted, with their difference at the right.
+        label: of the axis, with the unit.
         overall: of all images (`patient_bootstrap`): the dashed line, with its interval as a band.
-        label: of the score, with its unit.
     """
     if table.empty:
         return None
-    figure, place, heights = subgroup_axes(table, "estimate [95 %]")
+    figure, axes = new_figure(1, 1, 1.35 + 0.235 * (len(table) + table["factor"].nunique()))
+    place, calibrated = axes[0, 0], "predicted" in table
+    names = [f"{row.level} ({row.images} / {row.patients})" for row in table.itertuples()]
+    heights = grouped_rows(place, table["factor"], names)
     for height, row in zip(heights, table.itertuples(), strict=True):
-        interval(place, row.estimate, height, row_colour(row), hollow=row.marked)
-    if not np.isnan(overall.value):
+        colour = _FAINT if row.marked else _DIFFERS if row.differs else NEUTRAL
+        interval(place, row.observed if calibrated else row.estimate, height, colour, hollow=row.marked)
+        beside(place, f"{row.estimate.text()}, {'too few' if row.marked else p_told(row.p_holm)}", height, colour)
+        if calibrated:
+            place.plot([row.predicted.value], [height], "|", color=INK, markersize=13, markeredgewidth=2)
+    if overall is not None and not np.isnan(overall.value):
         ends = np.nan_to_num([overall.low, overall.high], nan=overall.value)
         place.axvline(overall.value, color=ACCENT, linestyle="--", linewidth=1.2, zorder=0)
         place.axvspan(*ends, color=ACCENT, alpha=0.12, linewidth=0, zorder=0)
-    place.set_xlabel(f"{label}\n(dashed: all, {overall.text()}, n = {overall.images} images, {overall.patients} patients)")
-    below(figure, handles=row_legend(table), ncols=2)
+        label += f"\n(dashed: all, {overall.text()}, n = {overall.images} images, {overall.patients} patients)"
+    place.set_xlabel(label)
+    kinds = {"differs from the rest (p < 0.05 after Holm)": _DIFFERS, "fewer than 10 patients: not tested": _FAINT}
+    below(figure, handles=[Line2D([], [], color=colour, marker="o", label=name) for name, colour in kinds.items()])
     return figure
 
 
-@styled
-def calibration_by_subgroup(table: pd.DataFrame) -> Figure | None:
-    """Mean probability of malignancy (bar) against the share that is malignant (dot, 95 % interval) in every subgroup.
-
-    Args:
-        table: of `subgroups.subgroup_calibration`. None is returned for one without rows.
-    """
-    if table.empty:
-        return None
-    figure, place, heights = subgroup_axes(table, "observed − predicted")
-    for height, row in zip(heights, table.itertuples(), strict=True):
-        interval(place, row.observed, height, row_colour(row), hollow=row.marked)
-        place.plot([row.predicted.value], [height], "|", color=INK, markersize=13, markeredgewidth=2)
-    place.set(xlabel="share of images, dot: malignant, bar: mean probability predicted", xlim=(-0.02, 1.02))
-    bar = Line2D([], [], color=INK, marker="|", markersize=12, markeredgewidth=2, linestyle="", label="predicted")
-    dot = Line2D([], [], color=NEUTRAL, marker="o", label="observed")
-    below(figure, handles=[dot, bar, *row_legend(table)], ncols=2)
-    return figure
-
-
-def loss_of_dice(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """What each part of a nodule costs of Dice, in points, by model.
-
-    Args:
-        tables: model → `mask_errors.lost_dice`.
-    """
-    known = [value for table in tables.values() for value in table["lost"]]
-    return share_bars(tables, f"points of Dice lost (of 100), {counted(known)}", "lost", "")
+def lost_dots(table: pd.DataFrame) -> Figure:
+    """What each part of a nodule costs of Dice. table: of `mask_errors.lost_dice`."""
+    return score_dots(table, {"lost": "Dice lost, 0 to 1"})
 
 
 @styled
@@ -302,4 +277,4 @@ def label_suspects(cases: pd.DataFrame, ranked: pd.DataFrame, count: int) -> Fig
     for case, row in ranked[ranked["suspect"]].head(count).iterrows():
         said = f"labelled {LABEL_NAMES[row['label']]}, p(malignant) {row['probability']:.2f}"
         panels.append(case_panel(cases, case, f"{row['rank']}. {case}\n{said}"))
-    return panel_grid(panels, 4) if panels else None
+    return panel_grid(panels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.curves import band, estimate_line
-from thyroid_utils.plots.pictures import Explained, draw_examples
+from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
 from thyroid_utils.plots.rows import box_and_points, counted, interval, named_rows
 from thyroid_utils.plots.style import (
     ACCENT,
@@ -48,41 +49,35 @@ _ORDERS = {"map": ("the map's order", ACCENT), "random": ("the map at a random p
            "centre": ("from the middle", SPLIT_COLOURS["test"])}  # fmt: skip
 
 
-def example(study: MapStudy, case: str, said: str, facts: Sequence[str]) -> Explained:
-    """An image of a study of decisions with its outline, map and probability.
+def card(study: MapStudy, case: str, said: str, facts: Sequence[str], *, alone: bool = False) -> list[Panel]:
+    """An image of a study of decisions with its outline and probability, and its map on it.
 
     Args:
         case: id.
         said: stands below it in the title.
         facts: lines below the probability, such as the share of the map inside the nodule.
+        alone: between both, the map by itself.
     """
     at, row = study.images.index.get_loc(case), study.images.loc[case]
-    outlines = {TRUTH: study.masks[at]} if study.masks[at].any() else {}
-    odds = float(row["probability"]), float(row["threshold"])
-    return Explained(study.grays[at], study.maps.maps[at], f"{case}\n{said}", *odds, facts, outlines)
+    below = [f"p(malignant) {row['probability']:.2f}, threshold {row['threshold']:.2f}", *facts]
+    outlines, values = {TRUTH: study.masks[at]}, study.maps.maps[at]
+    image = Panel(study.grays[at], f"{case}\n{said}", outlines, below=below)
+    mapped = Panel(study.grays[at], "map on the image", outlines, map=values)
+    return [image, *[replace(mapped, title="map", opacity=1)] * alone, mapped]
 
 
-def study_examples(study: MapStudy, count: int = 1) -> list[Explained]:
-    """Of each class the `count` surest right and the `count` surest wrong images of a study of decisions, for `cam_panels`; a
-    blank map only where there is no other."""
-    images, found = study.images, []
+def cam_panels(study: MapStudy) -> Figure | None:
+    """Of each class the surest right and the surest wrong image of a study of decisions: image with outline, map, and map on the
+    image. A blank map is shown only where there is no other."""
+    images, cards = study.images, []
     sure = (images["probability"] - images["threshold"]).abs() - study.maps.blank
     inside = study.scores["energy_inside"]
-    for label in (0, 1):
-        for right, word in ((True, "right"), (False, "wrong")):
-            kind = images["label"].eq(label) & images["right"].eq(right)
-            for case in sure[kind].nlargest(count).index:
-                said = f"{LABEL_NAMES[label]}, called {LABEL_NAMES[int(images.at[case, 'called'])]} ({word})"
-                facts = [] if np.isnan(inside[case]) else [f"{100 * inside[case]:.0f} % of the map inside"]
-                blank = study.maps.blank[images.index.get_loc(case)]
-                found.append(example(study, case, said, ["map is blank"] if blank else facts))
-    return found
-
-
-@styled
-def cam_panels(examples: Sequence[Explained]) -> Figure | None:
-    """Image with its outlines, map, map on the image, probability and facts: a row an image; None for no image."""
-    return draw_examples(examples, ("image", "map", "overlay")) if examples else None
+    for _, members in images.assign(wrong=~images["right"].astype(bool)).groupby(["label", "wrong"]):
+        case = sure[members.index].idxmax()
+        truth, called = (LABEL_NAMES[int(members.at[case, name])] for name in ("label", "called"))
+        facts = [] if np.isnan(inside[case]) else [f"{100 * inside[case]:.0f} % of the map inside"]
+        cards.append(card(study, case, f"{truth}, called {called}", facts, alone=True))
+    return card_grid(cards)
 
 
 @styled
@@ -269,27 +264,25 @@ def _pairs(place: Axes, shown: pd.DataFrame, first: str, second: str, top: float
     across(place).grid(axis="y", visible=True)
 
 
-def shortcut_examples(study: MapStudy, scores: pd.DataFrame, count: int = 2) -> list[Explained]:
-    """Two cards an image: with its marks, and with them painted over. Draw them by `plots.error_analysis.cards`.
+def shortcut_panels(study: MapStudy, scores: pd.DataFrame, count: int = 2) -> Figure | None:
+    """Images with their map, as they are and with their marks painted over; None where no image shows a mark.
 
     Args:
         study: of decisions of the images.
         scores: of `shortcut_scores`.
         count: images shown at most, those with the largest marks.
     """
-    shown = scores.loc[scores["marks"] > 0, "marks"].sort_values(ascending=False, kind="stable").index[:count]
-    if not len(shown):
-        return []
-    predictor, found = study.predictor, []
-    pairs = mark_pairs(predictor.pipeline, predictor.cases.loc[shown])
+    shown = scores[scores["marks"] > 0].nlargest(count, "marks")
+    if shown.empty:
+        return None
+    predictor, panels = study.predictor, []
+    pairs = mark_pairs(predictor.pipeline, predictor.cases.loc[shown.index])
     ways = {"kept": ("as it is", pairs.kept), "removed": ("marks painted over", pairs.removed)}
     maps = {way: study.maps_of(predictor.network, images).maps for way, (_, images) in ways.items()}
-    for number, case in enumerate(shown):
-        row, threshold = scores.loc[case], study.images.at[case, "threshold"]
+    for number, (case, row) in enumerate(shown.iterrows()):
         for way, (said, images) in ways.items():
-            energy, p = row[f"energy_{way}"], float(row[f"probability_{way}"])
+            energy, picture = row[f"energy_{way}"], images[number].mean(axis=0)
             share = f"{100 * energy:.1f} % of the map on the marks (area {100 * row['chance']:.1f} %)"
-            facts = [] if np.isnan(energy) else [share]
-            picture = images[number].mean(axis=0)
-            found.append(Explained(picture, maps[way][number], f"{case}\n{said}", p, threshold, facts))
-    return found
+            below = [f"p(malignant) {row[f'probability_{way}']:.2f}", *[share] * pd.notna(energy)]
+            panels += [Panel(picture, f"{case}\n{said}", below=below), Panel(picture, "map on the image", map=maps[way][number])]
+    return panel_grid(panels)

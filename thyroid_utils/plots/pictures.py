@@ -1,10 +1,10 @@
-"""Pictures: frames in a grid with what is to be compared drawn on them, and images with a network's map, decision and facts."""
+"""Pictures: frames in a grid with what is to be compared drawn on them: outlines, boxes, maps, and what is said of them."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,21 +12,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.table import label_names
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, TRUTH, WIDTH, bare, new_figure, styled
+from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, TRUTH, WIDTH, bare, new_figure, styled
 
 # Blue is low and red is high, as in the papers; the dark ends of "turbo", which read as neither, are cut off.
 MAP_COLOURS = ListedColormap(mpl.colormaps["turbo"](np.linspace(0.07, 0.93, 256)), "map_blue_to_red")
 MAP_LABEL = "map, share of its own maximum"
 FOUND, FALSE, MISSED = ACCENT, CLASS_COLOURS["malignant"], CLASS_COLOURS["benign"]  # pixels of a predicted mask
-_MASK_LABELS = {"found": FOUND, "falsely called nodule": FALSE, "missed": MISSED}
-
-# Inches: at the left, between pictures, a line of text, text beside pictures.
-_EDGE, _GAP, _LINE, _TEXT_WIDTH = 0.04, 0.12, 0.165, 2.3
+_SMALL = {"fontsize": 8.5, "fontweight": "normal", "linespacing": 1.25}
 
 
 @dataclass(frozen=True)
@@ -34,30 +30,34 @@ class Panel:
     """One picture of a grid.
 
     Attributes:
-        image: uint8 or float (height, width); a float image is shown from its minimum to its maximum.
+        image: uint8 or float (height, width); a float image is shown from its minimum to its maximum. None: an empty place.
         title: the text above it, at most two short lines.
-        outlines: colour → bool mask (height, width) whose contour is drawn.
+        outlines: colour → bool mask (height, width) whose contour is drawn; white and dashed on a map, which no colour of it is.
         filled: colour → bool mask (height, width) that is laid over the picture, half transparent.
         boxes: colour → (top, bottom, left, right) in pixels, half open.
+        map: in [0, 1], laid over the picture on the one scale of all maps; it may be coarser. All zero or NaN: said to be blank.
+        opacity: of the map; 1 hides the picture.
+        below: lines of text beneath it.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None = None
     title: str = ""
     outlines: dict[str, np.ndarray] = field(default_factory=dict)
     filled: dict[str, np.ndarray] = field(default_factory=dict)
     boxes: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    map: np.ndarray | None = None
+    opacity: float = 0.5
+    below: Sequence[str] = ()
 
 
-def case_title(case: str, row: pd.Series) -> str:
-    """Id, class and TI-RADS of a case: what stands above its picture. Never the patient."""
-    words = [] if pd.isna(row["label"]) else ["malignant" if row["label"] else "benign"]
-    if "tirads" in row and pd.notna(row["tirads"]):
-        words.append(f"TI-RADS {str(row['tirads']).removeprefix('TR')}")
-    return f"{case}\n{', '.join(words)}" if words else str(case)
+def mask_colours(truth: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """`Panel.filled` of two bool masks (height, width): found in green, falsely called in red, missed in blue."""
+    return {FOUND: truth & found, FALSE: found & ~truth, MISSED: truth & ~found}
 
 
-def case_panel(cases: pd.DataFrame, case: str, title: str | None = None) -> Panel:
-    """The frame of one case with the outline of its mask, where it has one.
+def case_panel(cases: pd.DataFrame, case: str, title: str = "") -> Panel:
+    """The frame of one case with the outline of its mask, where it has one; titled `title`, else by id, class and TI-RADS of the
+    case, never by the patient.
 
     Raises:
         ImageError: the image or the mask cannot be read.
@@ -65,224 +65,88 @@ def case_panel(cases: pd.DataFrame, case: str, title: str | None = None) -> Pane
     row = cases.loc[case]
     image = read_gray(row["image"])
     outlines = {} if pd.isna(row["mask"]) else {TRUTH: read_mask(row["mask"], image.shape)}
-    return Panel(image, case_title(case, row) if title is None else title, outlines)
+    words = [] if pd.isna(row["label"]) else [LABEL_NAMES[row["label"]]]
+    if pd.notna(row.get("tirads")):
+        words.append(f"TI-RADS {str(row['tirads']).removeprefix('TR')}")
+    return Panel(image, title or f"{case}\n{', '.join(words)}".strip(), outlines)
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
     """Draw a panel on axes; pixels stay square."""
-    bare(axes)
+    bare(axes).set_title(panel.title, **_SMALL)
+    axes.set_xlabel("\n".join(panel.below), loc="left", **_SMALL)
+    if panel.image is None:
+        return
     limits = {"vmin": 0, "vmax": 255} if panel.image.dtype == np.uint8 else {}
     axes.imshow(panel.image, cmap="gray", interpolation="antialiased", **limits)
     for colour, mask in panel.filled.items():
         layer = np.zeros((*mask.shape, 4))
         layer[mask] = to_rgba(colour, 0.75)
         axes.imshow(layer, interpolation="nearest")
+    if panel.map is not None:
+        _draw_map(axes, panel)
     for colour, mask in panel.outlines.items():
         if mask.any() and not mask.all():
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+            line = ("white", "--") if panel.map is not None else (colour, "-")
+            axes.contour(mask, levels=[0.5], colors=line[0], linestyles=line[1], linewidths=1.2)
     for colour, (top, bottom, left, right) in panel.boxes.items():
-        axes.add_patch(
-            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6)
-        )
-    axes.set_title(panel.title, fontsize=8.5, fontweight="normal", linespacing=1.25)
+        corner, height, width = (left - 0.5, top - 0.5), bottom - top, right - left
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=1.6))
+
+
+def _draw_map(axes: Axes, panel: Panel) -> None:
+    """A blank map is said in words instead of coloured: blue would read as "nothing of interest here"."""
+    if np.nan_to_num(panel.map).any():
+        place = axes.images[0].get_extent()
+        axes.imshow(panel.map, cmap=MAP_COLOURS, alpha=panel.opacity, extent=place, vmin=0, vmax=1)
+        return
+    box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0}
+    axes.text(0.5, 0.03, "blank map", transform=axes.transAxes, ha="center", fontsize=9, bbox=box)
 
 
 @styled
-def panel_grid(panels: Sequence[Panel], columns: int = 4, rows: Sequence[str] = ()) -> Figure:
-    """Panels in reading order.
+def panel_grid(panels: Sequence[Panel], columns: int = 4, rows: Sequence[str] = (), map_label: str = MAP_LABEL) -> Figure | None:
+    """Panels in reading order, with the scale of their maps; None where there is no panel.
 
     Args:
-        panels: at least one.
+        panels: their pictures, titles and texts.
         columns: panels a row.
         rows: labels written at the left of the rows.
-
-    Raises:
-        ValueError: there is no panel.
+        map_label: what the maps are of.
     """
     if not panels:
-        raise ValueError("panel_grid: no panel to draw; check the selection of cases before drawing it")
+        return None
     columns = min(columns, len(panels))
     count = -(-len(panels) // columns)
-    shape = np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels])
-    width = WIDTH if columns > 2 else 3.4 * columns
-    height = count * (min(float(shape), 1.6) * width / columns + 0.45)
+    width = WIDTH if columns > 3 else 2.6 * columns
+    panels = [_wrapped(panel, int(14 * width / columns)) for panel in panels]
+    shape = np.median([np.divide(*panel.image.shape) for panel in panels if panel.image is not None] or [0.7])
+    lines = [max(len(panel.below) for panel in panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    titles = max(panel.title.count("\n") for panel in panels)
+    mapped = any(panel.map is not None for panel in panels)
+    height = count * (min(shape, 1.6) * width / columns + 0.3 + 0.15 * titles) + 0.15 * sum(lines) + 0.5 * mapped
     figure, axes = new_figure(count, columns, height, width)
-    for place in axes.flat:
-        bare(place)
-    for place, panel in zip(axes.flat, panels, strict=False):
+    figure.set_layout_engine("compressed")
+    for place, panel in zip(axes.flat, [*panels, *[Panel()] * (count * columns - len(panels))], strict=True):
         draw_panel(place, panel)
     for place, label in zip(axes[:, 0], rows, strict=False):
         place.set_ylabel(label, fontsize=9.5, fontweight="bold")
+    if mapped:
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), MAP_COLOURS)
+        bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.35, aspect=40, ticks=[0, 0.5, 1])
+        bar.outline.set_visible(False)
+        bar.set_label(map_label, fontsize=8.5)
     return figure
 
 
-def gallery(cases: pd.DataFrame, each: int = 4) -> Figure:
-    """Cases drawn at random, four a row: at most `each` cases a class, one a patient where possible."""
-    classes = label_names(cases)
-    chosen: list[str] = []
-    for name in CLASS_COLOURS:
-        members = cases[classes == name].sample(frac=1, random_state=0)
-        members = members.loc[members["patient"].duplicated().sort_values(kind="stable").index]  # new patients come first
-        chosen += list(members.index[:each])
-    if classes[chosen].nunique() > 1:  # the unlabelled fill up only where one class is missing
-        chosen = [case for case in chosen if classes[case] != "unlabelled"]
-    return panel_grid([case_panel(cases, case) for case in chosen])
+def _wrapped(panel: Panel, characters: int) -> Panel:
+    """The panel with its texts in lines that are no longer than it is wide."""
+    title = "\n".join(textwrap.fill(line, characters) for line in panel.title.split("\n"))
+    below = [part for line in panel.below for part in textwrap.wrap(line, characters)]
+    return replace(panel, title=title, below=below)
 
 
-@dataclass(frozen=True)
-class Explained:
-    """An image with what a network made of it.
-
-    Attributes:
-        image: uint8 or float (height, width).
-        map: (height, width) in [0, 1]; all zero or NaN where it is blank. May be coarser than the image. None: there is none.
-        title: case and decision, at most two short lines.
-        probability: of malignancy, in [0, 1]; NaN: not shown, as for a segmenter.
-        threshold: from which on it is called malignant.
-        facts: further lines of text, such as Dice or TI-RADS.
-        outlines: colour → bool mask (height, width): the truth in `style.TRUTH`.
-        filled: colour → bool mask of a second picture, such as what was found, missed and falsely called (`mask_colours`).
-    """
-
-    image: np.ndarray
-    map: np.ndarray | None
-    title: str
-    probability: float = np.nan
-    threshold: float = 0.5
-    facts: Sequence[str] = ()
-    outlines: dict[str, np.ndarray] = field(default_factory=dict)
-    filled: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def mask_colours(truth: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
-    """`Explained.filled` of two bool masks (height, width): found in green, falsely called in red, missed in blue."""
-    return {FOUND: truth & found, FALSE: found & ~truth, MISSED: truth & ~found}
-
-
-def draw_map(axes: Axes, values: np.ndarray, image: np.ndarray, *, alone: bool = False) -> None:
-    """Draw a map (height, width) in [0, 1] on its one scale at the place of its image, which is drawn below it or left out.
-
-    A blank map is said in words instead of coloured: blue would read as "nothing of interest here".
-    """
-    height, width = image.shape
-    place = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "vmin": 0, "vmax": 1}  # a map may be coarser than its image
-    if alone:
-        bare(axes)
-    else:
-        draw_panel(axes, Panel(image))
-    if np.nan_to_num(values).any():
-        axes.imshow(values, cmap=MAP_COLOURS, alpha=1 if alone else 0.5, **place)
-        return
-    if alone:
-        axes.imshow(np.full((1, 1), 0.75), cmap="gray", **place)
-    axes.text(0.5, 0.03, "blank map", transform=axes.transAxes, ha="center", va="bottom", fontsize=9,
-              bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0})  # fmt: skip
-
-
-def _draw_bar(axes: Axes, label: str) -> None:
-    """The scale of all maps of a figure."""
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), MAP_COLOURS)
-    bar = axes.figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
-    bar.outline.set_visible(False)
-    bar.ax.set_xticklabels(["0 (low)", "0.5", "1 (high)"], fontsize=8.5)
-    axes.set_title(label, fontsize=9, fontweight="normal", pad=3)
-
-
-def _draw_text(axes: Axes, example: Explained, lines: Sequence[str]) -> None:
-    """A bar from 0 to 1 in the colour of the class called, a tick at the threshold, and lines of text below it."""
-    bare(axes).set(xlim=(0, 1), ylim=(0, 1))
-    p, threshold, room = example.probability, example.threshold, 0
-    if not np.isnan(p):
-        shift = ScaledTranslation(0, -6 / 72, axes.figure.dpi_scale_trans)  # the bar is as high whatever the axes are
-        at_top = {"transform": axes.transData + shift, "solid_capstyle": "butt", "clip_on": False}
-        axes.plot([0, 1], [1, 1], color="#e3e6ea", linewidth=8, **at_top)
-        axes.plot([0, p], [1, 1], color=CLASS_COLOURS["malignant" if p >= threshold else "benign"], linewidth=8, **at_top)
-        axes.plot([threshold - 0.004, threshold + 0.004], [1, 1], color=INK, linewidth=13, **at_top)
-        room = 16
-    axes.annotate("\n".join(lines), (0, 1), (0, -room), textcoords="offset points", fontsize=8.5, va="top", linespacing=1.3)
-
-
-def _lines(example: Explained, characters: int, apart: bool) -> list[str]:
-    """What is said of an example, in lines: each fact on its own, or all in a row."""
-    p = example.probability
-    said = [] if np.isnan(p) else [f"p(malignant) {p:.2f}, threshold {example.threshold:.2f}"]
-    facts = list(example.facts) if apart else [", ".join(example.facts)]
-    return [part for line in [*said, *facts] for part in textwrap.wrap(line, characters)]
-
-
-def _draw_picture(axes: Axes, example: Explained, kind: str) -> None:
-    if kind == "image":
-        draw_panel(axes, Panel(example.image, outlines=example.outlines))
-    elif kind == "filled":
-        draw_panel(axes, Panel(example.image, filled=example.filled))
-    elif example.map is None:
-        bare(axes)
-    else:
-        draw_map(axes, example.map, example.image, alone=kind == "map")
-        for mask in example.outlines.values():  # white and dashed, which no colour of the map is
-            if mask.any() and not mask.all():
-                axes.contour(mask, levels=[0.5], colors=["white"], linewidths=1.2, linestyles="--")
-    axes.set_anchor("NW")
-
-
-def draw_examples(examples: Sequence[Explained], kinds: Sequence[str], map_label: str = MAP_LABEL) -> Figure:
-    """Examples with their pictures, each with its text: beside three pictures, below one or two.
-
-    Four pictures, or three and their text, stand in a row. Everything is placed in inches, so that many rows look as few do.
-
-    Args:
-        examples: at least one, in reading order.
-        kinds: one to three of "image" (with outlines), "filled", "map" and "overlay" (the map on the image).
-        map_label: what the scale of the maps is of.
-    """
-    beside = len(kinds) > 2
-    across = min(1 if beside else 4 // len(kinds), len(examples))
-    side = (WIDTH - _EDGE - _TEXT_WIDTH - 3 * _GAP) / 3 if beside else (WIDTH - _EDGE) / 4 - _GAP
-    card = WIDTH - _EDGE if beside else len(kinds) * (side + _GAP)
-    characters = int((_TEXT_WIDTH if beside else card - _GAP) * 15)
-    said = [_lines(example, characters, beside) for example in examples]
-    titles = ["\n".join(textwrap.fill(line, int(card * 15)) for line in example.title.split("\n")) for example in examples]
-    scale = 0.6 if {"map", "overlay"} & set(kinds) else 0.35 if "filled" in kinds else 0
-    places, height = _stacked(examples, titles, said, side, across, beside, scale)
-    width = across * card + _EDGE
-    figure = Figure((width, height))
-
-    def place(left: float, top: float, wide: float, high: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-
-    for number, (example, title) in enumerate(zip(examples, titles, strict=True)):
-        left, (top, picture, text) = _EDGE + number % across * card, places[number]
-        for column, kind in enumerate(kinds):
-            _draw_picture(place(left + column * (side + _GAP), top, side, picture), example, kind)
-        figure.axes[-len(kinds)].set_title(title, fontsize=8.5, fontweight="normal", linespacing=1.25)
-        at = (left + 3 * (side + _GAP), top, _TEXT_WIDTH - _GAP) if beside else (left, top + picture + 0.08, card - _GAP)
-        _draw_text(place(*at, max(picture, text) if beside else text), example, said[number])
-    if {"map", "overlay"} & set(kinds):
-        _draw_bar(place(0.25, 0.22, min(3.4, width - 0.5), 0.1), map_label)
-    if "filled" in kinds:
-        patches = [Patch(color=colour, label=label) for label, colour in _MASK_LABELS.items()]
-        figure.legend(handles=patches, loc="upper right", ncols=3, borderaxespad=0.2)
-    return figure
-
-
-def _stacked(
-    examples: Sequence[Explained],
-    titles: Sequence[str],
-    said: Sequence[Sequence[str]],
-    side: float,
-    across: int,
-    beside: bool,
-    scale: float,
-) -> tuple[list[tuple[float, float, float]], float]:
-    """Where the pictures of each example begin, how high they and the text are, and the height of all, in inches; `across`
-    examples share a row, which is as high as the highest of them needs."""
-    places, height = [], scale
-    for start in range(0, len(examples), across):
-        row = slice(start, start + across)
-        heading = 0.12 + _LINE * max(title.count("\n") + 1 for title in titles[row])
-        picture = side * min(1.3, max(example.image.shape[0] / example.image.shape[1] for example in examples[row]))
-        bar = 0.22 * any(not np.isnan(example.probability) for example in examples[row])
-        text = 0.15 + _LINE * max(map(len, said[row])) + bar
-        places += [(height + heading, picture, text)] * across
-        height += heading + 0.08 + (max(picture, text) if beside else picture + text)
-    return places, height
+def card_grid(cards: Sequence[Sequence[Panel]], map_label: str = MAP_LABEL) -> Figure | None:
+    """Cases of two or three pictures each: two cases a row, or one; None for no case."""
+    wide = len(cards[0]) if cards else 1
+    return panel_grid([panel for card in cards for panel in card], wide * max(1, 4 // wide), map_label=map_label)

@@ -135,7 +135,7 @@ def siblings(table: pd.DataFrame) -> Figure:
         related = train.index[train["source_case"] == test.at[case, "source_case"]][:3]
         panels.append(case_panel(table, case, f"{case}\nTEST"))
         panels += [case_panel(table, other, f"{other}\nin training") for other in related]
-        panels += [Panel(np.full((2, 2), 255, np.uint8))] * (3 - len(related))
+        panels += [Panel()] * (3 - len(related))
     return panel_grid(panels, 4)
 
 

@@ -9,13 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, across, below, model_colours, new_figure, styled
-from thyroid_utils.scores.estimates import Comparison, Estimate, p_text
+from thyroid_utils.plots.style import INK, NEUTRAL, across, below, model_colours, new_figure, styled
+from thyroid_utils.scores.estimates import Comparison, Estimate
 
-_DIFFERS, _FAINT = CLASS_COLOURS["malignant"], "#767d86"
 _CELL = {"textcoords": "offset points", "fontsize": 8.5, "va": "center", "annotation_clip": False}
 
 
@@ -61,11 +59,6 @@ def counted(estimates: Sequence[Estimate]) -> str:
         f"{count} {unit}{'s' * (count != 1)}" for count, unit in ((largest.images, "image"), (largest.patients, "patient"))
     )
     return f"n = {images}, {patients}"
-
-
-def defined(tables: Mapping) -> dict:
-    """Those of several tables, lists or masks that have a row."""
-    return {name: table for name, table in tables.items() if len(table)}
 
 
 @styled
@@ -152,38 +145,6 @@ def box_and_points(axes: Axes, values: np.ndarray, position: float, colour: str,
     axes.plot(*points[::shift], ".", color=colour, markersize=3.5, alpha=0.65)
 
 
-@styled
-def share_bars(tables: Mapping[str, pd.DataFrame], label: str, column: str, names: str) -> Figure | None:
-    """Shares with their 95 % intervals over patients as bars, a group of bars a row, a colour a table; None for no row.
-
-    Args:
-        tables: model → table.
-        label: of the axis, without the percent sign.
-        column: of `Estimate`s in [0, 1].
-        names: column of what stands at the left, or "" for the index.
-    """
-    tables = defined(tables)
-    if not tables:
-        return None
-    rows = list(dict.fromkeys(name for table in tables.values() for name in (table[names] if names else table.index)))
-    figure, axes = new_figure(1, 1, 1.3 + len(rows) * (0.16 + 0.26 * len(tables)), 8.6)
-    place, colours, thick = axes[0, 0], model_colours(list(tables)), 0.8 / len(tables)
-    for number, (model, table) in enumerate(tables.items()):
-        for name, value in zip(table[names] if names else table.index, table[column], strict=True):
-            value: Estimate
-            if np.isnan(value.value):
-                continue
-            height, ends = rows.index(name) + (number - (len(tables) - 1) / 2) * thick, [value.low, value.high]
-            place.barh(height, 100 * value.value, 0.85 * thick, color=colours[model], alpha=0.85)
-            place.plot([100 * end for end in ends], [height] * 2, color=INK, linewidth=1.3)
-            place.annotate(f"{100 * value.value:.1f}", (100 * np.nanmax([value.value, *ends]), height), (5, 0), **_CELL)
-    named_rows(place, rows).set(ylim=(len(rows) - 0.4, -0.6), xlabel=label)
-    place.set_xlim(0, 1.1 * place.get_xlim()[1])
-    if len(tables) > 1:
-        below(figure, handles=[Rectangle((0, 0), 1, 1, color=colours[model], label=model) for model in tables])
-    return figure
-
-
 def grouped_rows(axes: Axes, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Names at the left of rows, those of a group below its bold heading; the height of each row."""
     first = (~pd.Series(list(groups)).duplicated()).to_numpy()
@@ -195,38 +156,3 @@ def grouped_rows(axes: Axes, groups: Sequence[str], names: Sequence[str]) -> np.
     axes.tick_params(axis="y", length=0)
     across(axes).set_ylim(max(heights, default=0) + 0.7, -0.7)
     return heights
-
-
-def subgroup_axes(table: pd.DataFrame, heading: str) -> tuple[Figure, Axes, np.ndarray]:
-    """Axes with names of factors and levels at the left and the numbers of each row at the right, and the rows' heights."""
-    figure, axes = new_figure(1, 1, 1.35 + 0.235 * (len(table) + table["factor"].nunique()))
-    place = axes[0, 0]
-    heights = grouped_rows(place, table["factor"], table["level"])
-    place.set_ylim(top=-1.4)
-    columns = {"images": 6, "patients": 52, heading: 104, "p (Holm)": 222}
-    for name, offset in columns.items():
-        beside(place, name, -0.9, shift=offset, fontweight="bold")
-    for height, row in zip(heights, table.itertuples(), strict=True):
-        told = "too few" if row.marked else p_text(row.p_holm)
-        for cell, offset in zip((row.images, row.patients, _short(row.estimate), told), columns.values(), strict=True):
-            beside(place, str(cell), height, row_colour(row), offset)
-    return figure, place, heights
-
-
-def _short(value: Estimate) -> str:
-    """Why there is no interval does not fit into a column."""
-    return f"{value.value:.2f} [no interval]" if np.isnan(value.low) and not np.isnan(value.value) else value.text()
-
-
-def row_colour(row) -> str:
-    return _FAINT if row.marked else _DIFFERS if row.differs else NEUTRAL
-
-
-def row_legend(table: pd.DataFrame) -> list[Line2D]:
-    handles = []
-    if table["differs"].any():
-        handles.append(Line2D([], [], color=_DIFFERS, marker="o", label="differs from the rest (p < 0.05 after Holm)"))
-    if table["marked"].any():
-        label = "fewer than 10 patients: shown, not tested"
-        handles.append(Line2D([], [], color=_FAINT, marker="o", markerfacecolor="white", label=label))
-    return handles
