@@ -1,0 +1,460 @@
+"""Every classifier and segmenter by its name: shapes, sizes, gradients, learning, numbers of parameters; and what is refused."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
+from torch import nn
+from torch.nn import functional
+
+from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.inference.cam import target_layer
+from thyroid_utils.models import Architecture
+from thyroid_utils.models.any_size import AdaptivePool
+from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.networks import (
+    architecture,
+    build_classifier,
+    build_segmenter,
+    check_weights,
+    network_source,
+    parameter_count,
+)
+from thyroid_utils.models.segmenters import SEGMENTERS, segmenter_facts
+from thyroid_utils.models.weights import WeightsError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# The same classes with fewer channels or layers and without dropout, which would leave parameters without a gradient by chance.
+# timm begins the last normalisation of each residual block at zero, which would do so, too.
+WIDTHS, FIVE, DRY = {"widths": (16, 32, 64, 128)}, (8, 16, 32, 64, 64), {"dropout": 0.0}
+SMALL = {
+    **{name: DRY | {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19")},
+    **dict.fromkeys(("inception_v3", "resnet18_transformer", "mobilenet_v2", "deeplabv3plus_mobilenet"), DRY),
+    "efficientnet_b0": DRY | {"stochastic_depth": 0.0},
+    "convnext_tiny": {"stochastic_depth": 0.0},
+    "timm:test_resnet": {"zero_init_last": False},
+    **dict.fromkeys(("unet", "attention_unet", "residual_unet"), WIDTHS),
+    **{name: {"decoder_channels": (16, 16, 16, 8, 8)} for name in ("unet_vgg16", "unet_vgg19")},
+    **{name: DRY | {"decoder_channels": 16} for name in ("deeplabv3plus", "deeplabv3plus_xception", "pspnet")},
+    "mobile_deeplab": DRY,
+    "segnet": {"widths": FIVE},
+    "fcn8s": DRY | {"widths": FIVE, "hidden": 64},
+    "transunet": DRY | {"width": 96, "layers": 2, "heads": 4, "blocks": (1, 1, 1), "widths": (64, 32, 16, 16), "image_size": 64},
+}
+# Sides in pixels at which every parameter has a part: SegFormer's first stage attends to one place for every 32 pixels, and with
+# fewer than 64 its queries have no say.
+SIDES = {"alexnet": 64, "inception_v3": 75, "segformer": 64, "fcn8s": 64, "pspnet": 48}
+# Learning rate of Adam and steps in which eight phantoms are learnt.
+LEARNING = {"resnet18_transformer": (3e-4, 8), "timm:test_vit": (1e-3, 25), "residual_unet": (5e-3, 22), "unet": (5e-3, 24),
+            "segnet": (5e-3, 30), "transunet": (2e-3, 20)}  # fmt: skip
+EVERY = [*CLASSIFIERS, "timm:test_resnet", "timm:test_vit", *SEGMENTERS]
+DEEPER = ("vgg19", "resnet34", "unet_vgg19", "unet_resnet50")  # otherwise as the ones before them
+CONVOLVED = ("unet_resnet18", "unet_resnet50", "unet_vgg16", "unet_vgg19", "deeplabv3plus", "pspnet", "unetpp")
+
+
+def is_classifier(name: str) -> bool:
+    return name in CLASSIFIERS or name.startswith("timm:")
+
+
+def built(name: str, **settings):
+    return (build_classifier if is_classifier(name) else build_segmenter)(name, **settings)
+
+
+def on_meta(name: str, **settings):
+    """A model without values, whose shapes cost nothing. SegFormer's encoder cannot be built so, but is small."""
+    if name == "segformer":
+        return built(name, **settings)
+    with torch.device("meta"):
+        return built(name, **settings)
+
+
+def empty(model, *shape: int) -> torch.Tensor:
+    return torch.zeros(shape, device=next(model.parameters()).device)
+
+
+def without_running_averages(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+# Shapes and sizes
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if is_classifier(name)])
+def test_a_classifier_maps_images_to_logits(name):
+    """At its own size and at others, down to its smallest; both heads of Inception in training."""
+    size, least = architecture(name).size, architecture(name).minimum
+    model = on_meta(name, classes=3)
+    for height, width in [(size, size), (least, least), (64, 96) if name.startswith("timm:") else (max(least, 50), 81)]:
+        images = empty(model, 2, 3, height, width)
+        assert model.eval()(images).shape == (2, 3)
+        found = model.train()(images)
+        heads = found if model.auxiliary_weight else [found]
+        assert [logits.shape for logits in heads] == [(2, 3)] * (2 if name == "inception_v3" else 1)
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_a_segmenter_takes_images_of_any_size(name):
+    """From one pixel to 233×317."""
+    model = on_meta(name, classes=3, **SMALL.get(name, {})).eval()
+    for size in [(1, 1), (1, 40), (45, 61), (233, 317)]:
+        with torch.no_grad():
+            assert model(empty(model, 1, 3, *size)).shape == (1, 3, *size)
+
+
+def test_inceptions_auxiliary_head_can_be_left_out():
+    assert on_meta("inception_v3").auxiliary_weight == 0.4
+    without = on_meta("inception_v3", auxiliary=False)
+    assert without.auxiliary_weight == 0 and without.train()(empty(without, 2, 3, 299, 299)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_an_image_below_the_minimum_is_refused_with_the_minimum(name):
+    model, least = on_meta(name), architecture(name).minimum
+    with pytest.raises(ValueError, match=f"{name}: .*{least - 1}×300 pixels are too small.*{least}×{least}"):
+        model(empty(model, 2, 3, least - 1, 300))
+    if name in ("alexnet", "inception_v3"):  # 63 and 75 are no round numbers: one pixel less breaks the network itself
+        with pytest.raises(RuntimeError, match=r"too small|greater than actual input|can't be greater"):
+            model.eval().network(empty(model, 2, 3, least - 1, 300))
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple", "minimum"),
+    [("unet_resnet18", 32, 32), ("deeplabv3plus", 16, 16), ("pspnet", 8, 8), ("unet", 16, 16), ("smp:pan:resnet18", 16, 128)],
+)
+def test_the_sides_that_networks_take(name, multiple, minimum):
+    taken = {side: on_meta(name).taken(side) for side in (1, minimum, minimum + 1)}
+    assert taken == {1: minimum, minimum: minimum, minimum + 1: minimum + multiple}
+
+
+def test_padding_mirrors_the_image_and_is_cut_off():
+    """The reference mirrors with numpy, which does it again and again where the image is too small."""
+    torch.manual_seed(0)
+    model = build_segmenter("residual_unet", **WIDTHS).eval()
+    multiple = model.network.multiple
+    for height, width in [(45, 61), (64, 64), (5, 70), (1, 1)]:
+        image = torch.randn(1, 3, height, width)
+        border = [(-side % multiple // 2, -side % multiple - -side % multiple // 2) for side in (height, width)]
+        padded = torch.from_numpy(np.pad(image.numpy(), [(0, 0), (0, 0), *border], mode="reflect"))
+        (top, _), (left, _) = border
+        with torch.no_grad():
+            expected = model.network(padded)[..., top : top + height, left : left + width]
+            torch.testing.assert_close(model(image), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "deeplabv3plus_mobilenet", "unet_resnet18"])
+def test_a_training_batch_of_one_is_refused_where_a_normalisation_sees_one_value(name):
+    model, side = on_meta(name), 64 if name.startswith("deep") else 20
+    with pytest.raises(ValueError, match=f"{name}: a training batch of one image of .*raise the batch size") as caught:
+        model(empty(model, 1, 3, side, side) if name != "resnet18" else empty(model, 1, 3, 32, 32))
+    assert "\n" not in str(caught.value)
+    assert len(model(empty(model, 2, 3, 64, 64))) == 2 and len(model.eval()(empty(model, 1, 3, 64, 64))) == 1
+    without_running_averages(model.train())
+    assert len(model(empty(model, 1, 3, 64, 64))) == 1
+    with pytest.raises(ValueError, match="something else"):
+        model.network.forward = lambda images: (_ for _ in ()).throw(ValueError("something else"))
+        model(empty(model, 2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "residual_unet"])
+def test_wrong_channels_dimensions_and_empty_images_are_refused(name):
+    model = on_meta(name, in_channels=1).eval()
+    for shape in [(2, 3, 64, 64), (2, 64, 64)]:
+        with pytest.raises(ValueError, match=rf"{name}: expected images \(batch, 1, height, width\)"):
+            model(empty(model, *shape))
+    with pytest.raises(ValueError, match=f"{name}: images of 0×64 pixels are too small"):
+        model(empty(model, 1, 1, 0, 64))
+
+
+def test_timms_transformers_take_any_size_and_fixed_ones_say_so():
+    with pytest.raises(ValueError, match="timm:test_vit: works on tokens"):
+        target_layer(build_classifier("timm:test_vit"))
+    fixed = on_meta("timm:pit_ti_224", in_channels=1)
+    with pytest.raises(ValueError, match=r"takes images of 224×224 pixels only; found 96×96; .*img_size"):
+        fixed(empty(fixed, 2, 1, 96, 96))
+    smaller = on_meta("timm:pit_ti_224", img_size=96).eval()
+    assert smaller.fixed_size == 96 and smaller(empty(smaller, 1, 3, 96, 96)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["unet", "manet", "linknet", "fpn", "pan", "deeplabv3", "upernet"])
+def test_any_architecture_of_smp_takes_any_size(kind):
+    model = on_meta(f"smp:{kind}:resnet18", classes=2).eval()
+    for size in [(1, 1), (130, 257)]:
+        assert model(empty(model, 1, 3, *size)).shape == (1, 2, *size)
+
+
+def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
+    few = on_meta("smp:Unet:resnet18", encoder_depth=3, decoder_channels=[32, 16, 8])
+    assert parameter_count(few) < parameter_count(on_meta("smp:unet:resnet18")) and few.taken(1) == 8
+    transformer = build_segmenter("smp:dpt:tu-vit_tiny_patch16_224", dynamic_img_size=True).eval()
+    with torch.no_grad():
+        assert transformer(torch.zeros(1, 3, 5, 70)).shape == (1, 1, 5, 70)
+    assert on_meta("smp:unet:tu-convnext_atto").taken(1) == 32
+
+
+# Values and gradients
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Four benign and four malignant phantoms cut out around their nodules: (8, 3, 32, 32), mean 0, SD 1; labels; masks."""
+    cases = phantom_cases(tmp_path_factory.mktemp("phantoms"), patients=14, size=128, seed=0, views=(1, 1), workers=1)
+    images, masks = [], []
+    for case in (case for label in (0, 1) for case in cases[cases["label"] == label].index[:4]):
+        mask = cv2.imread(str(cases.at[case, "mask"]), cv2.IMREAD_GRAYSCALE) > 127
+        top, left = (int(np.clip(np.mean(places) - 32, 0, 64)) for places in np.nonzero(mask))
+        image = cv2.imread(str(cases.at[case, "image"]), cv2.IMREAD_GRAYSCALE)
+        for found, pixels in ((images, image), (masks, mask)):
+            part = pixels[top : top + 64, left : left + 64].astype(np.float32)
+            found.append(cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA))
+    stack = np.stack(images)
+    stack = torch.from_numpy((stack - stack.mean()) / stack.std())[:, None].expand(-1, 3, -1, -1)
+    return stack, torch.tensor([0] * 4 + [1] * 4), torch.from_numpy(np.stack(masks) > 0.5)
+
+
+def loss_of(name: str, outputs, labels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    if is_classifier(name):
+        return sum(functional.cross_entropy(logits, labels) for logits in (outputs if isinstance(outputs, tuple) else [outputs]))
+    probabilities, truth = outputs[:, 0].sigmoid(), masks.float()
+    overlap = (probabilities * truth).sum((1, 2)) / (probabilities.sum((1, 2)) + truth.sum((1, 2)))
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0], truth) + 1 - 2 * overlap.mean()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in DEEPER])
+def test_the_gradient_reaches_every_parameter(name):
+    side = SIDES.get(name, 32)
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.randn(4, 1, side, side, generator=generator), torch.zeros(4, side, side, dtype=torch.bool)
+    masks[:, 8:20, 10:24] = True
+    torch.manual_seed(0)
+    model = built(name, in_channels=1, **SMALL.get(name, {}))
+    loss_of(name, model(images), torch.tensor([0, 1, 0, 1]), masks).backward()
+    assert not [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "deeplabv3plus_mobilenet", "residual_unet", "transunet"])
+def test_the_seed_decides_the_first_values(name):
+    values = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        values.append(torch.cat([value.flatten() for value in built(name, **SMALL.get(name, {})).parameters()]))
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_eight_phantoms_are_learnt(name, phantoms):
+    """In evaluation mode all labels are right, or the mean Dice is above 0.9."""
+    images, labels, masks = phantoms
+    learning_rate, steps = LEARNING[name]
+    torch.manual_seed(0)
+    model = built(name, **SMALL.get(name, {}))
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss_of(name, model(images), labels, masks).backward()
+        optimiser.step()
+    # A few steps are too short for running averages; with momentum 1 one more batch makes them those of the eight images.
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(images)
+        found = model.eval()(images)
+    if is_classifier(name):
+        assert torch.equal(found.argmax(dim=1), labels)
+    else:
+        found = found[:, 0] > 0
+        assert (2 * (found & masks).sum((1, 2)) / (found.sum((1, 2)) + masks.sum((1, 2)))).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "timm:test_resnet"])
+def test_what_grad_cam_looks_at_is_a_map_that_the_gradient_reaches(name):
+    """Also where an in-place ReLU follows the convolution. Tokens are made a map of."""
+    torch.manual_seed(0)
+    model = build_classifier(name, **SMALL.get(name, {})).eval()
+    maps, (layer, reshape) = [], target_layer(model, (96, 128))
+    layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    (gradient,) = torch.autograd.grad(model(torch.randn(1, 3, 96, 128))[0, 1], maps[0])
+    assert gradient.abs().max() > 0
+    shape = (reshape(maps[0]) if reshape else maps[0]).shape
+    stride = {"alexnet": 16, "vgg16": 16, "vgg19": 16, "vit_b_16": 16}.get(name, 32)
+    # AlexNet and Inception do not pad their first convolutions and lose a place or two at the edge.
+    assert shape[1] >= 64 and 0 <= 96 // stride - shape[2] <= 2 and 0 <= 128 // stride - shape[3] <= 2
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18_transformer", "inception_v3", "deeplabv3plus_mobilenet"])
+def test_channels_last_and_bfloat16_stay_near(name):
+    torch.manual_seed(0)
+    model, images = built(name, **SMALL.get(name, {})).eval(), torch.randn(2, 3, 96, 75)
+    with torch.no_grad():
+        expected = model(images)
+        model = model.to(memory_format=torch.channels_last)
+        moved = model(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-4)  # another convolution routine, other rounding
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, outputs = model(images), model.train()(images)
+    # bfloat16 keeps eight bits: a few per cent after many layers
+    torch.testing.assert_close(rough.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0.1)
+    sum(logits.float().sum() for logits in (outputs if model.auxiliary_weight else [outputs])).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_pspnet_pools_as_smp_does_with_a_deterministic_gradient():
+    torch.manual_seed(0)
+    ours = build_segmenter("pspnet").eval().network.decoder.psp
+    assert [block.pool_size for block in ours.blocks if isinstance(block.pool[0], AdaptivePool)] == [2, 3, 6]
+    theirs = PSPModule(2048).eval()
+    theirs.load_state_dict(ours.state_dict())
+    for size in [(8, 8), (2, 3)]:
+        maps = torch.randn(1, 2048, *size)
+        torch.testing.assert_close(ours(maps), theirs(maps), atol=1e-5, rtol=1e-4)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "resnet18_transformer"])
+def test_classifiers_have_the_parameters_that_torchvision_publishes(name):
+    published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["num_params"]
+    assert parameter_count(on_meta(name, classes=1000)) == published
+
+
+@pytest.mark.parametrize("name", CONVOLVED)
+def test_encoders_have_the_parameters_that_torchvision_publishes(name):
+    """All but the head's: one dense layer of a ResNet, three of a VGG."""
+    encoder = SEGMENTERS[name].imagenet.removeprefix("smp:")
+    published = torchvision.models.get_model_weights(encoder).IMAGENET1K_V1.meta["num_params"]
+    with torch.device("meta"):
+        whole = torchvision.models.get_model(encoder)
+    head = parameter_count(whole.fc if hasattr(whole, "fc") else whole.classifier)
+    assert parameter_count(on_meta(name).network.encoder) == published - head
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("deeplabv3plus_mobilenet", {}),
+        ("segformer", {"classes": 150}),
+        ("unet", {"widths": (32, 64, 128, 256, 512), "batch_norm": False}),
+        ("segnet", {"classes": 12}),
+        ("fcn8s", {"classes": 21}),
+        ("transunet", {"classes": 9}),
+    ],
+)
+def test_parameter_count_is_the_published_one(name, settings):
+    """To the last digit that the source prints."""
+    printed = f"{segmenter_facts().loc[name, 'published_parameters']:g}"
+    decimals = len(printed.partition(".")[2])
+    assert f"{round(parameter_count(on_meta(name, **settings)) / 1e6, decimals):g}" == printed
+
+
+def test_parameter_count_of_the_hybrid_by_hand():
+    resnet18_without_head = 11_689_512 - 513 * 1000
+    layer = 4 * 512 * 513 + (512 * 2048 + 2048) + (2048 * 512 + 512) + 2 * 1024  # attention, feed-forward, two norms
+    tokens, norm, head = 512 + 49 * 512, 1024, 513 * 2
+    model = on_meta("resnet18_transformer")
+    assert parameter_count(model) == resnet18_without_head + 2 * layer + tokens + norm + head
+    model.network.backbone.requires_grad_(False)
+    assert parameter_count(model) == 2 * layer + tokens + norm + head
+
+
+def test_xception_is_that_of_deeplab():
+    """Its dilated Xception-71 has 43.5 million parameters in the table of HRNet's paper (Wang et al. 2020, 19 classes); our 65
+    is timm's xception65, whose published 39.92 million include 1,000 classes."""
+    assert round(parameter_count(on_meta("smp:deeplabv3plus:tu-xception71", classes=19)) / 1e6, 1) == 43.5
+    model = on_meta("deeplabv3plus_xception")
+    assert round((parameter_count(model.network.encoder) + 2049 * 1000) / 1e6, 2) == 39.92
+    maps = model.eval().network.encoder(empty(model, 1, 3, 64, 64))
+    assert [tuple(map.shape[2:]) for map in maps][-2:] == [(4, 4), (4, 4)]  # stride 16 to the end
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus", "deeplabv3plus_xception", "deeplabv3plus_mobilenet"])
+def test_deeplab_dilates_at_the_published_rates_unless_told(name):
+    for rates, options in (((6, 12, 18), {}), ((2, 3, 4), {"atrous_rates": [2, 3, 4], "decoder_channels": 16})):
+        convolutions = [module for module in on_meta(name, **options).network.decoder.modules() if isinstance(module, nn.Conv2d)]
+        assert tuple(module.dilation[0] for module in convolutions if module.dilation[0] > 1) == rates
+
+
+# Names, options and facts
+
+
+def test_a_network_of_ones_own_is_a_builder_and_a_line(monkeypatch):
+    def dots(in_channels: int, classes: int, width: int = 4) -> nn.Module:
+        parts = nn.Conv2d(in_channels, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, classes, 1), nn.Upsample(scale_factor=4)
+        network = nn.Sequential(*parts)
+        network.multiple = 4
+        return network
+
+    def mean(in_channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(in_channels, 4, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+    monkeypatch.setitem(SEGMENTERS, "dots", Architecture(dots))
+    monkeypatch.setitem(CLASSIFIERS, "mean", Architecture(mean))
+    segmenter, classifier = build_segmenter("dots", width=8), build_classifier("mean", in_channels=1)
+    assert segmenter(torch.zeros(1, 3, 45, 61)).shape == (1, 1, 45, 61) and classifier(torch.zeros(1, 1, 64, 50)).shape == (1, 2)
+    assert target_layer(classifier).module is classifier.network[0] and target_layer(segmenter).module is segmenter.network[2]
+    with pytest.raises(WeightsError, match="dots: has no encoder with published ImageNet weights; use weights: none or a file"):
+        check_weights("dots", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("resnet81", {}, "model 'resnet81' is unknown; did you mean resnet18"),
+        ("unet_resnet81", {}, "model 'unet_resnet81' is unknown; did you mean unet_resnet18"),
+        ("timm:resnet_18", {}, "unknown to timm; did you mean resnet18"),
+        ("timm:resnet18.nobody", {}, "timm has no weights 'nobody' of resnet18; known: .*a1_in1k"),
+        ("smp:unett:resnet18", {}, "smp has no architecture 'unett'; did you mean unet"),
+        ("smp:unet:resnet19", {}, "smp has no encoder 'resnet19'; did you mean resnet1"),
+        ("smp:unet:tu-resnett18", {}, "'smp:unet:tu-resnett18' is unknown to timm; did you mean resnet18"),
+        ("smp:unet", {}, "expected smp:ARCH:ENCODER, such as"),
+        ("vgg16", {"drop_out": 0.1}, "model vgg16: no option 'drop_out'; did you mean dropout"),
+        ("resnet18", {"dropout": 0.1}, "model resnet18: no option 'dropout'; it has no options"),
+        ("unet_resnet18", {"decoder": 1}, "model unet_resnet18: no option 'decoder'; did you mean decoder_channels"),
+        ("unet", {"width": 1}, "model unet: no option 'width'; did you mean widths"),
+        ("deeplabv3plus_xception", {"weights_file": 1}, "no option 'weights_file'; known: separable_aspp"),
+        ("smp:fpn:resnet18", {"decoder_droput": 1}, "no option 'decoder_droput'; did you mean decoder_dropout"),
+        ("smp:fpn:resnet18", {"aux_params": {}}, "no option 'aux_params'"),
+        ("smp:unet:tu-resnet18", {"aux_params": {}}, "smp refuses it with .*aux_params"),
+        ("smp:unet:tu-resnet18", {"nonsense": 1}, "smp refuses it with .*nonsense"),
+        ("smp:unet:resnet18", {"encoder_depth": 9}, "smp refuses it with .*encoder_depth"),
+        ("smp:deeplabv3plus:xception", {}, "smp refuses it"),  # its encoder halves by pooling and takes no dilation
+        ("timm:test_resnet", {"nonsense": 1}, "timm refuses the options .*nonsense"),
+        ("resnet18", {"classes": 1}, "classes must be a whole number from 2; found 1"),
+        ("unet", {"classes": 0}, "classes must be a whole number from 1; found 0"),
+        ("unet", {"in_channels": 1.5}, "in_channels must be a whole number from 1; found 1.5"),
+        ("unet", {"in_channels": True}, "in_channels must be a whole number from 1; found True"),
+    ],
+)
+def test_impossible_models_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        (build_classifier if is_classifier(name) or name == "resnet81" else build_segmenter)(name, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("build", "other"), [(build_classifier, "smp:unet:resnet18"), (build_segmenter, "timm:resnet18")])
+def test_networks_of_the_other_kind_are_unknown(build, other):
+    for name in (other, "unet" if build is build_classifier else "resnet18"):
+        with pytest.raises(ValueError, match=f"model '{name}' is unknown"):
+            build(name)
+
+
+def test_only_networks_with_a_file_of_their_own_here_have_a_source():
+    assert len(network_source("unet")) == 64 and network_source("unet") != network_source("segnet")
+    assert {network_source(name) for name in ("resnet18", "unet_resnet18", "smp:unet:resnet18", "timm:resnet18")} == {""}
+
+
+def test_facts_say_what_each_is_and_where_it_comes_from():
+    facts = segmenter_facts()
+    assert list(facts.index) == list(SEGMENTERS) and not set(SEGMENTERS) & set(CLASSIFIERS)
+    assert (facts[["what", "paper", "made_from"]].map(len) > 3).all(axis=None)
+    assert (facts["published_in"] != "").equals(facts["published_parameters"].notna())
+    assert facts.loc["fcn8s", "published_parameters"] == 134
+    assert facts.loc["unet", "encoder"] == "" and facts.loc["unet_vgg19", "encoder"] == "vgg19"
