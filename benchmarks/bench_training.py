@@ -2,10 +2,10 @@
 
     python benchmarks/bench_training.py [--model resnet18] [--size 224] [--batch 16] [--batches 2] [--rounds 25]
 
-Both train the same kind of network by the same optimiser under Lightning, in turn and in one process: an epoch from the
-pipeline (memory-mapped arrays, gathered, augmented, laid out), an epoch of as many steps on one batch that is already in its
-final layout, and again. The ratio is the median over the rounds of pipeline images/s to fixed images/s; epochs are short, so
-that whatever else the machine does meets both sides alike.
+Both train the same kind of network by the same optimiser, in turn and in one process: an epoch from the pipeline
+(memory-mapped arrays, gathered and augmented), an epoch of as many steps on one batch that is neither, and again. The ratio is
+the median over the rounds of pipeline images/s to fixed images/s; epochs are short, so that whatever else the machine does
+meets both sides alike.
 """
 
 from __future__ import annotations
@@ -15,81 +15,40 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 
 from thyroid_utils.common.config import RunConfig
-from thyroid_utils.training.batch import Batch
+from thyroid_utils.preprocess.augment import build_augmentation
+from thyroid_utils.training.batch import Batches
 from thyroid_utils.training.data import assemble, split_data
-from thyroid_utils.training.loop import NetworkTraining, quiet
-from thyroid_utils.training.state import choose_device, choose_precision, repeatable
+from thyroid_utils.training.loop import Training
+from thyroid_utils.training.state import choose_device, repeatable
 
 
-class Timed(NetworkTraining):
-    """Training without validation and states: the steps alone, with their time."""
+class Fixed(Training):
+    """The same batch at every step, unchanged."""
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._synchronise()
-        self.began = time.perf_counter()
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.augmentation = build_augmentation("none")
 
-    def on_train_epoch_end(self) -> None:
-        self._synchronise()
-        self.seconds = time.perf_counter() - self.began
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    def batches(self) -> Batches:
+        real = super().batches()
+        if not hasattr(self, "batch"):
+            self.batch = next(iter(real)).to(self.device)
+        return [self.batch] * len(real)
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """One batch, again and again. (Lightning takes a list for several loaders.)"""
-
-    batch: Batch
-    times: int
-
-    def __len__(self) -> int:
-        return self.times
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter([self.batch] * self.times)
-
-
-class Fixed(Timed):
-    """The same batch at every step, as the network gets it."""
-
-    def train_dataloader(self) -> Repeated:
-        if not hasattr(self, "repeated"):
-            real = super().train_dataloader()
-            batch = super().on_after_batch_transfer(next(iter(real)).to(self.device), 0)
-            self.repeated = Repeated(batch, len(real))
-        return self.repeated
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch
-
-
-def images_per_second(module: Timed, config: RunConfig, device: torch.device) -> float:
-    """One epoch of training."""
-    trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        precision=choose_precision(config.training.precision, device),
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module)
-    return sum(module._counts) / module.seconds
+def images_per_second(training: Training) -> float:
+    """One epoch of training, without validation and states."""
+    seen, began = training.state.images, time.perf_counter()
+    training.train()
+    if training.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (training.state.images - seen) / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -112,18 +71,16 @@ def main() -> None:
         )
         device = choose_device(config.training)
         data = split_data(config)
+        kinds = {"pipeline": Training, "fixed batch": Fixed}
         rates: dict[str, list[float]] = {"pipeline": [], "fixed batch": []}
-        with repeatable(device), quiet():
+        with repeatable(device):
             assembly = assemble(config, data, Path(folder), device)
             train = assembly.positions["train"][: arguments.batch * arguments.batches]
             assembly.positions["train"] = train
-            modules = {
-                "pipeline": Timed(assembly),
-                "fixed batch": Fixed(assembly),
-            }
+            trainings = {name: kind(assembly, None, device, lambda done, total: None) for name, kind in kinds.items()}
             for number in range(arguments.rounds + 1):
-                for name, module in modules.items():
-                    rate = images_per_second(module, config, device)
+                for name, training in trainings.items():
+                    rate = images_per_second(training)
                     if number:  # the first round warms up
                         rates[name].append(rate)
     shape = f"{arguments.model}, {len(train)} images an epoch, {arguments.size}×{arguments.size}, batches of {arguments.batch}"

@@ -24,7 +24,7 @@ from thyroid_utils.training import ledger
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RUN_FILES, RunBusy, runs_dir
-from thyroid_utils.training.state import read_checkpoint
+from thyroid_utils.training.state import read_state
 
 # A finished run
 
@@ -135,7 +135,7 @@ def test_a_run_that_died_ends_as_it_would_have(way, monkeypatch, tmp_path):
     batches = batches_of(config)
     for batch in (2 * batches + 1, 3 * batches - 1):  # in the third epoch, at its beginning and its end
         died(config, batch)
-        assert read_checkpoint(the_run() / "resume").standing.epoch == 2
+        assert read_state(the_run() / "resume").epoch == 2
     begun = []
     resumed = fit_or_load(config, lambda done, total: begun.append(done))
     assert begun[0] == 2 * batches + 1, "went on from its second epoch"

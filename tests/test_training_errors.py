@@ -22,7 +22,7 @@ from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import runs_dir
-from thyroid_utils.training.state import read_checkpoint
+from thyroid_utils.training.state import read_state
 
 # Bad input
 
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_epoch_is_kept(monkeypa
         f"tiny: the loss is nan in epoch 2, batch 2; epoch 1 is kept in {folder / 'resume'}; "
         "lower optimiser.learning_rate (now 0.01), or set optimiser.clip_norm (for example 1)"
     )
-    assert read_checkpoint(folder / "resume").standing.epoch == 1
+    assert read_state(folder / "resume").epoch == 1
     same_results(straight.folder, fit_or_load(config).folder)
 
 

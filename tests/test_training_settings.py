@@ -14,7 +14,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import WithAuxiliary, batches_of, forked, tiny_config, tiny_network, with_cases
@@ -26,14 +25,13 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses import CrossEntropy
-from thyroid_utils.training import distributed
+from thyroid_utils.training import fit
 from thyroid_utils.training.batch import Arrays, Batches, epoch_batches, in_order
 from thyroid_utils.training.data import build, open_arrays, split_data
-from thyroid_utils.training.distributed import fit_on_several
-from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.fit import fit_on_several, fit_or_load
 from thyroid_utils.training.ledger import run_hash
-from thyroid_utils.training.loop import NetworkTraining
-from thyroid_utils.training.state import build_optimiser, build_schedule, choose_device, choose_precision, step_after_epoch
+from thyroid_utils.training.loop import build_optimiser, build_schedule
+from thyroid_utils.training.state import choose_device, choose_precision
 from thyroid_utils.training.tasks import class_weights
 
 # What a config asks for
@@ -118,7 +116,7 @@ def test_plateau_waits_three_epochs():
     schedule = build_schedule(OptimiserConfig(schedule="plateau"), optimiser, 10, 5, "max")
     rates = []
     for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.7):
-        step_after_epoch(schedule, value)
+        schedule.step(value)
         rates.append(optimiser.param_groups[0]["lr"])
     assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
 
@@ -281,25 +279,6 @@ def test_repeated_subsets_differ():
 # Several devices
 
 
-def test_the_mean_over_devices_is_taken_where_the_network_is(monkeypatch):
-    """NCCL reduces tensors of GPUs alone; "meta" stands for one, as a device that is not the CPU and that every machine has."""
-    row, devices = NetworkTraining._row, []
-
-    def reduce(strategy, tensor, *_, **__):
-        devices.append(tensor.device.type)
-        return torch.tensor(0.25)
-
-    def elsewhere_row(module):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_device", torch.device("meta"))
-            patch.setattr(SingleDeviceStrategy, "reduce", reduce)
-            return row(module)
-
-    monkeypatch.setattr(NetworkTraining, "_row", elsewhere_row)
-    run = fit_or_load(tiny_config(training__epochs=1))
-    assert devices == ["meta"] and run.history["train_loss"].tolist() == [0.25]
-
-
 def test_each_process_chooses_its_gpu_before_anything_touches_one(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text(tiny_config().to_json())
     order = []
@@ -309,10 +288,10 @@ def test_each_process_chooses_its_gpu_before_anything_touches_one(monkeypatch, t
         raise ValueError("far enough")
 
     monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(distributed, "repeatable", repeatable)
+    monkeypatch.setattr(fit, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(fit, "repeatable", repeatable)
     monkeypatch.setattr(torch.cuda, "set_device", order.append)
-    assert distributed.main(tmp_path) == 1 and order == [3, "repeatable"]
+    assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 
 
 def test_processes_of_several_devices_end_with_a_killed_caller(monkeypatch, tmp_path):
@@ -362,26 +341,23 @@ def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys
     python = tmp_path / "python"
     python.write_text(
         '#!/bin/bash\nprintf "epoch 1\\n\\x1eprogress 3 8\\n"\n'
-        'case "$3" in *told) echo \'{"message": "the loss is nan"}\' > "$3/failure.json"; exit 1;; *dead) kill -9 $$;; esac\n'
+        'case "$3" in *told) printf "\\x1efailure the loss is nan\\n"; exit 1;; *dead) kill -9 $$;; esac\n'
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     seen = []
-    for name in ("fine", "told", "dead"):
-        (tmp_path / name).mkdir()
     fit_on_several(tmp_path / "fine", lambda *numbers: seen.append(numbers))
     assert seen == [(3, 8)] and capsys.readouterr().out == "epoch 1\n"
     with pytest.raises(TrainingError, match=r"^the loss is nan$"):
         fit_on_several(tmp_path / "told", lambda *_: None)
-    assert not list((tmp_path / "told").iterdir())
     with pytest.raises(TrainingError, match=r"ended with code -9; .* run again to go on, or set training.devices to 1"):
         fit_on_several(tmp_path / "dead", lambda *_: None)
 
 
-def test_a_process_of_several_leaves_its_reason(tmp_path):
+def test_a_process_of_several_tells_its_reason(tmp_path, capsys):
     (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
-    assert distributed.main(tmp_path) == 1
-    assert "images of 12×12 pixels are too small" in json.loads((tmp_path / "failure.json").read_text())["message"]
+    assert fit._one_of_several(tmp_path) == 1
+    assert "\x1efailure tiny: images of 12×12 pixels are too small" in capsys.readouterr().out
 
 
 def test_permuted_labels_are_those_of_training_alone():

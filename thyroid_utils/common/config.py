@@ -8,60 +8,38 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from thyroid_utils.common.errors import nearest
 
 
 class ConfigError(ValueError):
-    """A value that cannot be used. `field`: dotted name; `problem`: what is allowed and what was found, in one line."""
+    """A value that cannot be used: the field's dotted name, then what is allowed and what was found, in one line."""
 
     def __init__(self, field: str, problem: str):
         super().__init__(f"config: {field} {problem}")
-        self.field, self.problem = field, problem
 
 
 class Settings(BaseModel):
     """What all configs share: immutable, no unknown field, errors in one line (`ConfigError`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    def __init__(self, **values: Any):
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _first_error(type(self), error) from None
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _first_error(settings: type[Settings], error: ValidationError) -> ConfigError:
+def _told(error: ValidationError) -> ConfigError:
+    """pydantic's first problem in a line. A rule over several fields names the one it is about."""
     first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, ConfigError):  # from a config inside this one, or from a rule over several fields
-        return ConfigError(f"{name}.{inner.field}" if name else inner.field, inner.problem)
+    *outer, name = first["loc"] or ("",)
+    if first["type"] == "value_error":
+        field, _, problem = str(first["ctx"]["error"]).partition(" ")
+        return ConfigError(".".join(filter(None, [*outer, name, field])), problem)
+    problem = f"{first['msg'].replace('Input should', 'must')}; found {first['input']!r}"
     if first["type"] == "extra_forbidden":
-        return ConfigError(name, f"does not exist; {nearest(name, settings.model_fields)}")
-    return ConfigError(name, f"must be {_allowed(settings.model_fields[name])}; found {first['input']!r}")
-
-
-def _allowed(field: Any) -> str:
-    if get_origin(field.annotation) is Literal:
-        return f"one of {', '.join(get_args(field.annotation))}"
-    return field.description or f"settings of {', '.join(field.annotation.model_fields)}"
-
-
-def _number(default: float | None, low: float, high: float, *, above: bool = False) -> Any:
-    """A field from low to high (`above`: without low itself); its description says so in an error."""
-    limits = {"gt" if above else "ge": low, "le": high}
-    shown = f"a number {'above' if above else 'from'} {low:.10g} to {high:.10g}" + (" or None" if default is None else "")
-    return Field(default, description=shown, strict=True, allow_inf_nan=False, **limits)
-
-
-def _whole(default: int | None, low: int, high: int) -> Any:
-    shown = f"a whole number from {low} to {high}" + (" or None" if default is None else "")
-    return Field(default, description=shown, strict=True, ge=low, le=high)
+        owner = RunConfig.model_fields[outer[0]].annotation if outer else RunConfig
+        problem = f"does not exist; {nearest(name, owner.model_fields)}"
+    return ConfigError(".".join(map(str, first["loc"])), problem)
 
 
 def _as_json(value: Any) -> Any:
@@ -73,11 +51,17 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+PathText = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 Options = Annotated[dict[str, JsonValue], BeforeValidator(_as_json)]
-Spec = Annotated[str | list[JsonValue], BeforeValidator(_as_json), Field(description="a preset's name or a list of steps")]
-NO_OPTIONS = Field({}, description="a mapping from names to plain values (numbers, text, lists)")
-_SEED = (0, 2**32 - 1)
+Spec = Annotated[str | list[JsonValue], BeforeValidator(_as_json)]
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class DataConfig(Settings):
@@ -85,10 +69,10 @@ class DataConfig(Settings):
     seed by which the labels of the training images are dealt out anew among them: a network trained so has nothing to learn but
     noise, and an explanation that looks the same for it explains nothing."""
 
-    dataset: str = Field("phantom", min_length=1, description="the name of a reader")
-    root: PathText | None = Field(None, description="a folder or None")
-    options: Options = NO_OPTIONS
-    permute_labels: int | None = _whole(None, *_SEED)
+    dataset: Name = "phantom"
+    root: PathText | None = None
+    options: Options = {}
+    permute_labels: Seed | None = None
 
 
 class SplitConfig(Settings):
@@ -99,31 +83,24 @@ class SplitConfig(Settings):
     """
 
     by: Literal["patient", "image", "official"] = "patient"
-    ratios: tuple[float, float, float] = Field(
-        (0.7, 0.15, 0.15), description="three numbers above 0 (train, validation, test) that sum to 1"
-    )
-    seed: int = _whole(0, *_SEED)
-    repeat: int | None = _whole(None, 0, 10_000)
-
-    @field_validator("ratios")
-    @classmethod
-    def _shares(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-        if not all(0 < share < 1 for share in ratios) or abs(sum(ratios) - 1) > 1e-6:
-            raise ValueError
-        return ratios
+    ratios: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: Seed = 0
+    repeat: Annotated[int, Field(strict=True, ge=0, le=10_000)] | None = None
 
     @model_validator(mode="after")
-    def _official_is_one(self) -> SplitConfig:
+    def _can_be(self) -> SplitConfig:
+        if min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError(f"ratios must be above 0 and sum to 1; found {self.ratios}")
         if self.by == "official" and self.repeat is not None:
-            raise ConfigError("repeat", f"must be None with by official, of which there is one; found {self.repeat}")
+            raise ValueError(f"repeat must be None with by official, of which there is one; found {self.repeat}")
         return self
 
 
 class _Named(Settings):
     """A model or a loss: its name, and options for its builder."""
 
-    name: str
-    options: Options = NO_OPTIONS
+    name: Name
+    options: Options = {}
 
     @property
     def label(self) -> str:
@@ -137,15 +114,15 @@ class ModelConfig(_Named):
     for joint one of `models.JOINT_MODELS` or `smp:ARCH:ENCODER`.
     weights: "imagenet" (a segmenter's encoder), "none" or a file. options: for its builder."""
 
-    name: str = Field("resnet18", min_length=1, description="the name of a model")
-    weights: PathText = Field("none", min_length=1, description="imagenet, none or the path of a file")
+    name: Name = "resnet18"
+    weights: PathText = "none"
 
 
 class LossConfig(_Named):
     """name: one of `losses.CLASSIFICATION_LOSSES` or `losses.SEGMENTATION_LOSSES`. options: for its builder; with task
     joint also classification_weight, that of the cross-entropy which is added to a segmentation loss."""
 
-    name: str = Field("cross_entropy", min_length=1, description="the name of a loss")
+    name: Name = "cross_entropy"
 
 
 class OptimiserConfig(Settings):
@@ -155,16 +132,16 @@ class OptimiserConfig(Settings):
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = _number(1e-4, 0, 10, above=True)
-    weight_decay: float = _number(0.0, 0, 1)
-    momentum: float = _number(0.0, 0, 1)
+    learning_rate: Annotated[float, Field(strict=True, gt=0, le=10)] = 1e-4
+    weight_decay: Share = 0.0
+    momentum: Share = 0.0
     schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = "constant"
-    clip_norm: float | None = _number(None, 0, 1e6, above=True)
+    clip_norm: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
-    def _momentum_has_an_effect(self) -> OptimiserConfig:
+    def _can_be(self) -> OptimiserConfig:
         if self.momentum and self.name != "sgd":
-            raise ConfigError("momentum", f"must be 0 with {self.name} (it belongs to sgd); found {self.momentum:g}")
+            raise ValueError(f"momentum must be 0 with {self.name} (it belongs to sgd); found {self.momentum:g}")
         return self
 
 
@@ -179,20 +156,21 @@ class TrainingConfig(Settings):
     have it and float32 elsewhere.
     """
 
-    epochs: int = _whole(10, 1, 10_000)
-    batch_size: int = _whole(16, 1, 4096)
-    patience: int | None = _whole(None, 1, 10_000)
+    epochs: Count = 10
+    batch_size: Count = 16
+    patience: Count | None = None
     class_balance: Literal["none", "weights", "sampling"] = "none"
     monitor: Literal["loss", "auc", "dice"] = "loss"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = _whole(1, 1, 64)
+    devices: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     precision: Literal["auto", "32", "bf16"] = "auto"
 
     @model_validator(mode="after")
-    def _batch_can_be_shared(self) -> TrainingConfig:
+    def _can_be(self) -> TrainingConfig:
         if self.batch_size % self.devices:
-            problem = f"must be a multiple of devices ({self.devices}), which share it; found {self.batch_size}"
-            raise ConfigError("batch_size", problem)
+            raise ValueError(
+                f"batch_size must be a multiple of devices ({self.devices}), which share it; found {self.batch_size}"
+            )
         return self
 
 
@@ -204,24 +182,33 @@ class RunConfig(Settings):
     (`preprocess.build_pipeline`). size: side of the network's input in pixels; None takes the network's own (224, for
     inception_v3 299; 256 for every segmenter). augmentation: a preset or a list (`augment.build_augmentation`).
     seed: of the initial weights, the order of the images and every random change.
+
+    Raises:
+        ConfigError: a value that cannot be used.
     """
 
     task: Literal["classification", "segmentation", "joint"] = "classification"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: Spec = "paper_001"
-    size: int | None = _whole(None, 8, 4096)
+    size: Annotated[int, Field(strict=True, ge=8, le=4096)] | None = None
     augmentation: Spec = "default"
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
-    seed: int = _whole(0, *_SEED)
+    seed: Seed = 0
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _told(error) from None
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> RunConfig:
         def refuse(field: str, allowed: str, found: Any) -> None:
-            raise ConfigError(field, f"must be {allowed} with task {self.task}; found {found!r}")
+            raise ValueError(f"{field} must be {allowed} with task {self.task}; found {found!r}")
 
         other = {"classification": "dice", "segmentation": "auc"}.get(self.task)
         if self.training.monitor == other:
@@ -245,13 +232,5 @@ class RunConfig(Settings):
         return f"{self.model.name}{loss}, seed {self.seed}"
 
     def to_json(self) -> str:
-        """Every field, defaults included, as indented JSON."""
+        """Every field, defaults included, as indented JSON; `RunConfig(**json.loads(text))` is the config again."""
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> RunConfig:
-        """The config that `to_json` wrote. Raises ConfigError for values that cannot be, ValueError for text that is no JSON."""
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ConfigError("file", f"must hold a mapping of {', '.join(cls.model_fields)}; found {type(values).__name__}")
-        return cls(**values)

@@ -26,8 +26,8 @@ class Batch:
     seed: tuple[int, ...]
     share: tuple[int, int] = (0, 1)
 
-    def to(self, device: torch.device, **_) -> Batch:
-        """The batch on a device; Lightning calls this."""
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
         moved = [None if part is None else part.to(device, non_blocking=True) for part in (self.images, self.labels, self.masks)]
         return Batch(*moved, self.seed, self.share)
 

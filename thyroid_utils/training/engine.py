@@ -295,7 +295,7 @@ def _train_here(
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
         threads = threads or min(CPU_COUNT, most_threads)
-        outcome = _attempt(RunConfig.from_json(config), wait, threads, progress=lambda done, total: None)
+        outcome = _attempt(RunConfig(**json.loads(config)), wait, threads, progress=lambda done, total: None)
     if outcome is None:
         return ("busy",)
     return ("failed", outcome.message, outcome.trace) if isinstance(outcome, Failure) else ("finished", outcome.name)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -14,13 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import atomic_path, write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.training.batch import Batches, in_order, network_input
+from thyroid_utils.training.batch import Batches, in_order
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
 from thyroid_utils.training.ledger import (
     MAPS,
@@ -37,15 +41,18 @@ from thyroid_utils.training.ledger import (
     runs_dir,
 )
 from thyroid_utils.training.state import (
-    Checkpoint,
-    CheckpointDamaged,
+    State,
+    StateDamaged,
     choose_device,
     choose_precision,
     device_name,
-    read_checkpoint,
+    read_state,
     repeatable,
 )
-from thyroid_utils.training.tasks import SIDES, TASKS, Scores, WriteMaps
+from thyroid_utils.training.tasks import SIDES, TASKS, WriteMaps, score_batches
+
+# What begins a line of a process of several that is for this one alone.
+_PROGRESS, _FAILURE = "\x1eprogress ", "\x1efailure "
 
 
 def fit_or_load(config: RunConfig, progress: Progress | None = None, *, wait: bool = True) -> Run:
@@ -83,9 +90,7 @@ def fit_or_load(config: RunConfig, progress: Progress | None = None, *, wait: bo
 
 
 def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progress | None) -> Run:
-    # With Lightning, for which who only loads finished runs need not wait.
-    from thyroid_utils.training.distributed import fit_on_several
-    from thyroid_utils.training.loop import fit_epochs
+    from thyroid_utils.training.loop import fit_epochs  # with Lightning, for which who only loads finished runs need not wait
 
     device = choose_device(config.training)
     with repeatable(device):
@@ -103,25 +108,88 @@ def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progres
             bar(done, batches)
 
         state = _kept_state(assembly.resume)
-        if state is None or not (state.standing.stopped or state.standing.epoch >= config.training.epochs):
+        if state is None or not (state.stopped or state.epoch >= config.training.epochs):
             if config.training.devices > 1:
                 fit_on_several(folder, tell)
             else:
                 fit_epochs(assembly, state, device, tell)
-            state = read_checkpoint(assembly.resume)
+            state = read_state(assembly.resume)
         bar(total, total)
         _write_results(folder, assembly, data, state, device)
     return mark_complete(folder)
 
 
-def _kept_state(resume: Path) -> Checkpoint | None:
+def _kept_state(resume: Path) -> State | None:
     """The state to go on from; a damaged one is told and removed."""
     try:
-        return read_checkpoint(resume)
-    except CheckpointDamaged as damage:
+        return read_state(resume)
+    except StateDamaged as damage:
         print(f"{damage}; this run is trained from its beginning", flush=True)
         shutil.rmtree(resume)
         return None
+
+
+def fit_on_several(folder: Path, progress: Progress) -> None:
+    """Train the run of a folder that holds its `config.json`, on as many devices as that says, by DDP in processes of their own.
+
+    This process may be a notebook, which cannot be started again as a script, and may already use a GPU, which it could not
+    share with a fork. So a fresh process is started for the epochs, which starts the others; the folder is what passes between
+    them, config in, states out, and their output tells of progress and of what stopped them.
+
+    Raises:
+        TrainingError: training stopped; the message is that of the process in which it did.
+    """
+    command = [sys.executable, "-m", "thyroid_utils.training.fit", str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    failure = ""
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        try:
+            for line in process.stdout:
+                if line.startswith(_PROGRESS):
+                    progress(*map(int, line.split()[1:]))
+                elif line.startswith(_FAILURE):
+                    failure = failure or line.removeprefix(_FAILURE).strip()
+                else:
+                    print(line, end="", flush=True)
+            process.wait()
+        finally:  # leave none of the group behind: one that failed may have left the others waiting for it
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise TrainingError(
+            failure
+            or f"{folder}: a process of the training on several devices ended with code {process.returncode}; "
+            "its messages are above; run again to go on, or set training.devices to 1"
+        )
+
+
+def _one_of_several(folder: Path) -> int:
+    """What each of the processes does. Returns the exit code."""
+    from thyroid_utils.training.loop import fit_epochs
+
+    config = Run(folder).config
+    device = choose_device(config.training)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # else every process would take memory of the first GPU
+    try:
+        with repeatable(device):
+            assembly = assemble(config, split_data(config), folder, device)
+            fit_epochs(assembly, read_state(assembly.resume), device, _tell)
+    except (TrainingError, ValueError) as error:
+        print(f"{_FAILURE}{error}", flush=True)
+        return 1
+    return 0
+
+
+def _tell(done: int, total: int) -> None:
+    print(f"{_PROGRESS}{done} {total}", flush=True)
+
+
+def _end_with_caller() -> None:
+    """The calling process holds the other end of the standard input, which all processes share; it closes however that ends."""
+    while os.read(0, 1):  # not by sys.stdin, whose lock this thread would hold when Python ends
+        pass
+    os._exit(1)
 
 
 def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:
@@ -139,22 +207,22 @@ def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:
     }
 
 
-def _write_results(folder: Path, assembly: Assembly, data: SplitData, state: Checkpoint, device: torch.device) -> None:
-    training, standing = assembly.config.training, state.standing
+def _write_results(folder: Path, assembly: Assembly, data: SplitData, state: State, device: torch.device) -> None:
+    training = assembly.config.training
     write_bytes(folder / "weights.safetensors", save({name: tensor.contiguous() for name, tensor in state.best.items()}))
-    metrics: dict[str, Any] = {"best_epoch": standing.best_epoch, "epochs": standing.epoch, "monitor": training.monitor}
+    metrics: dict[str, Any] = {"best_epoch": state.best_epoch, "epochs": state.epoch, "monitor": training.monitor}
     predictions, scores = _predict(folder, assembly, data, state, device)
     stamp = environment_stamp(device_name(device), choose_precision(training.precision, device), training.devices)
-    speed = round(standing.images / standing.seconds, 2) if standing.seconds else None
-    stamp |= {"stretches": standing.stretches, "seconds": round(standing.seconds, 3), "images_per_second": speed}
-    write_text(folder / "history.csv", pd.DataFrame(standing.history).to_csv(index=False))
+    speed = round(state.images / state.seconds, 2) if state.seconds else None
+    stamp |= {"stretches": state.stretches, "seconds": round(state.seconds, 3), "images_per_second": speed}
+    write_text(folder / "history.csv", pd.DataFrame(state.history).to_csv(index=False))
     write_text(folder / "predictions.csv", predictions.to_csv())
     write_text(folder / "metrics.json", json.dumps(metrics | scores, indent=2))
     write_text(folder / "environment.json", json.dumps(stamp, indent=2))
 
 
 def _predict(
-    folder: Path, assembly: Assembly, data: SplitData, state: Checkpoint, device: torch.device
+    folder: Path, assembly: Assembly, data: SplitData, state: State, device: torch.device
 ) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
     """Predictions of the best weights for validation and test, and the scores of each; a segmenter's maps go to a file.
 
@@ -168,24 +236,17 @@ def _predict(
     with _maps(folder, assembly) as write_maps:
         for split in ("val", "test"):
             positions, scores = assembly.positions[split], task.scores(criterion, write_maps)
-            _score(network, scores, Batches(assembly.arrays, in_order(positions, config.training.batch_size)), device)
+            score_batches(network, scores, Batches(assembly.arrays, in_order(positions, config.training.batch_size)), device)
             if not math.isfinite(scores.loss()):
                 raise TrainingError(
                     f"{config.model.name}: the loss on {SIDES[split]} is {scores.loss():g} with the weights of epoch "
-                    f"{state.standing.best_epoch}; lower optimiser.learning_rate (now {config.optimiser.learning_rate:g})"
+                    f"{state.best_epoch}; lower optimiser.learning_rate (now {config.optimiser.learning_rate:g})"
                 )
             rows = data.cases.iloc[positions]
             table = {"patient": rows["patient"], "split": split, "label": rows["label"], **scores.columns()}
             tables.append(pd.DataFrame(table, index=rows.index))
             metrics[split] = {"loss": scores.loss(), **scores.values(), "images": len(rows)}
     return pd.concat(tables), metrics
-
-
-@torch.inference_mode()
-def _score(network: nn.Module, scores: Scores, batches: Batches, device: torch.device) -> None:
-    for batch in batches:
-        batch = batch.to(device)
-        scores.add(network(network_input(batch.images, batches.arrays.channels)), batch)
 
 
 def _maps(folder: Path, assembly: Assembly) -> AbstractContextManager[WriteMaps | None]:
@@ -208,3 +269,8 @@ def maps_file(target: Path, shape: tuple[int, int, int]) -> Iterator[WriteMaps]:
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
         yield lambda maps: stream.write(np.ascontiguousarray(maps))
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    sys.exit(_one_of_several(Path(sys.argv[1])))

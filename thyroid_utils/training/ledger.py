@@ -117,7 +117,7 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig:
-        return RunConfig.from_json((self.folder / "config.json").read_text(encoding="utf-8"))
+        return RunConfig(**self._json("config.json"))
 
     @cached_property
     def data(self) -> dict[str, Any]:

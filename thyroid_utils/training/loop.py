@@ -1,190 +1,208 @@
-"""The epochs of a run as Lightning sees them: steps, validation, and what happens when an epoch ends. What differs by task is
-asked of it."""
+"""The epochs of a run, from the first batch to the state that is kept. What differs by task is asked of it."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import replace
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
+from torch import nn
+from torch.optim import lr_scheduler
 
+from thyroid_utils.common.config import OptimiserConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.batch import Batch, Batches, epoch_batches, in_order, network_input
 from thyroid_utils.training.data import Assembly, derived_seed
-from thyroid_utils.training.state import (
-    Checkpoint,
-    Standing,
-    build_optimiser,
-    build_schedule,
-    choose_precision,
-    device_name,
-    step_after_batch,
-    step_after_epoch,
-    write_checkpoint,
-)
-from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Scores
+from thyroid_utils.training.state import State, choose_precision, device_name, write_state
+from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, score_batches
+
+Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
 
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-class NetworkTraining(pl.LightningModule):
-    """Trains a network from the beginning or from a checkpoint.
+def build_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that can be trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        return torch.optim.SGD(trained, momentum=config.momentum, **shared)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](trained, **shared)
+
+
+def build_schedule(config: OptimiserConfig, optimiser: torch.optim.Optimizer, epochs: int, steps: int, mode: str) -> Schedule:
+    """The schedule of the learning rate, None for a constant one.
+
+    Args:
+        epochs: of the whole run.
+        steps: of one epoch.
+        mode: "min" or "max": what is better in the monitored value (plateau).
+    """
+    if config.schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimiser, T_max=epochs)
+    if config.schedule == "one_cycle":
+        # Momentum stays what the config says; cycling it as well would train with a number that no one wrote down.
+        return lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=epochs * steps, cycle_momentum=False)
+    if config.schedule == "plateau":
+        return lr_scheduler.ReduceLROnPlateau(optimiser, mode=mode, factor=0.1, patience=2, threshold=0.0)
+    return None
+
+
+class Training:
+    """Trains the network of a run from its beginning or from a state, on one device or, in processes of their own, on several.
 
     Everything random is drawn from (seed, epoch): dropout from torch's generator, which every epoch seeds anew, the order from
     one of its own, augmentation from one a batch. So training that is taken up after an epoch goes on exactly as it would have.
     """
 
-    def __init__(self, assembly: Assembly, start: Checkpoint | None = None, progress: Progress | None = None):
-        super().__init__()
-        self.assembly, self.start, self.report_progress = assembly, start, progress
-        self.network, self.criterion = assembly.network, assembly.criterion
-        self.config, self.task = assembly.config, TASKS[assembly.config.task]
-        self.augmentation = build_augmentation(self.config.augmentation)
-        self.standing = Standing() if start is None else start.standing
-        self.best = None if start is None else start.best
-        self.schedule = None
-        self._losses: list[torch.Tensor] = []
-        self._counts: list[int] = []
-        self._scores: Scores | None = None
-        self._started = self._learning_rate = 0.0
+    def __init__(self, assembly: Assembly, start: State | None, device: torch.device, progress: Progress):
+        config = assembly.config
+        self.assembly, self.config, self.progress = assembly, config, progress
+        self.task, self.state = TASKS[config.task], start or State()
+        self.augmentation = build_augmentation(config.augmentation)
+        self.fabric = Fabric(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=config.training.devices,
+            strategy="ddp" if config.training.devices > 1 else "auto",
+            plugins=[LightningEnvironment()],  # never that of a scheduler whose job this process happens to be
+        )
+        self.fabric.launch()
+        self.device, self.first = self.fabric.device, self.fabric.is_global_zero
+        bf16 = choose_precision(config.training.precision, device) == "bf16-mixed"
+        self.precision = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
+        if start is not None:
+            assembly.network.load_state_dict(start.network)
+        # Not by `Fabric.setup_module`, whose wrapper takes no network that answers with a dataclass.
+        self.network = self.fabric.strategy.setup_module(assembly.network.to(self.device))
+        self.criterion = assembly.criterion.to(self.device)
+        self.optimiser = build_optimiser(config.optimiser, assembly.network.parameters())
+        mode = "min" if config.training.monitor == "loss" else "max"
+        steps = len(self.batches())  # the same for every epoch
+        self.schedule = build_schedule(config.optimiser, self.optimiser, config.training.epochs, steps, mode)
+        if start is not None:
+            self.optimiser.load_state_dict(start.optimiser)
+            if self.schedule is not None:
+                self.schedule.load_state_dict(start.schedule)
+
+    def run(self) -> None:
+        """All epochs that are left."""
+        while not self.state.stopped and self.state.epoch < self.config.training.epochs:
+            started = time.perf_counter()
+            row = {"epoch": self.epoch, **self.train(), **self.validate()}
+            self.finish(self.fabric.broadcast(row), started)  # running means differ between devices; the first one's count
 
     @property
     def epoch(self) -> int:
         """The number of the epoch at work, from 1."""
-        return self.standing.epoch + 1
+        return self.state.epoch + 1
 
-    def train_dataloader(self) -> Batches:
-        training, arrays = self.config.training, self.assembly.arrays
+    def batches(self) -> Batches:
+        """What this device gets of the epoch at work."""
+        training, arrays, seed = self.config.training, self.assembly.arrays, self.config.seed
         positions = self.assembly.positions["train"]
         parts = epoch_batches(
             positions,
             arrays.labels[positions],
             batch_size=training.batch_size,
-            seed=self.config.seed,
+            seed=seed,
             epoch=self.epoch,
             balance=training.class_balance,
             devices=training.devices,
         )
-        return Batches(arrays, parts, (self.config.seed, self.epoch), (self.trainer.global_rank, self.trainer.world_size))
+        return Batches(arrays, parts, (seed, self.epoch), (self.fabric.global_rank, self.fabric.world_size))
 
-    def val_dataloader(self) -> Batches:
-        """The whole validation set on every device, so that all of them judge an epoch by the same images."""
-        return Batches(self.assembly.arrays, in_order(self.assembly.positions["val"], self.config.training.batch_size))
+    def train(self) -> dict[str, float]:
+        """An epoch of training: its learning rate and mean loss."""
+        torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.fabric.global_rank))
+        self.network.train()
+        batches, losses, counts = self.batches(), [], []
+        total = self.config.training.epochs * len(batches)
+        for number, batch in enumerate(batches, 1):
+            losses.append(self.step(batch.to(self.device), number))
+            counts.append(len(batch.labels))
+            rate = self.optimiser.param_groups[0]["lr"]
+            # The last step of all has been taken when the last batch ends; one more is not in the cycle.
+            if isinstance(self.schedule, lr_scheduler.OneCycleLR) and self.schedule.last_epoch + 1 < self.schedule.total_steps:
+                self.schedule.step()
+            if self.first:  # the last batch is kept for the end of the run, where a bar is taken away
+                self.progress(min(self.state.epoch * len(batches) + number, total - 1), total)
+        self.state.images += sum(counts) * self.fabric.world_size
+        values, sizes = torch.stack(losses).double().cpu(), torch.tensor(counts, dtype=torch.float64)
+        for number, loss in enumerate(values, 1):
+            self.check(loss, f"batch {number}")
+        mean = ((values * sizes).sum() / sizes.sum()).to(self.device)  # where NCCL takes it, which knows no CPU
+        return {"learning_rate": rate, "train_loss": float(self.fabric.all_reduce(mean, reduce_op="mean"))}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        config, steps = self.config.optimiser, len(self.train_dataloader())  # the same for every epoch
-        optimiser = build_optimiser(config, self.network.parameters())
-        mode = "min" if self.config.training.monitor == "loss" else "max"
-        self.schedule = build_schedule(config, optimiser, self.config.training.epochs, steps, mode)
-        return optimiser
+    def step(self, batch: Batch, number: int) -> torch.Tensor:
+        """One step of the optimiser; the loss of the batch."""
+        images, masks = self.augmentation(batch.images, batch.masks, seed=batch.seed, share=batch.share)
+        targets = self.task.targets(replace(batch, masks=masks))
+        with self.precision:
+            logits, extra = self.network(network_input(images, self.assembly.arrays.channels)), 0.0
+            if isinstance(logits, tuple):
+                logits, auxiliary = logits
+                extra = self.assembly.network.auxiliary_weight * self.criterion(auxiliary.float(), targets)
+            loss = self.criterion(logits.float(), targets) + extra
+        if self.device.type == "cpu":  # asking a GPU for each number would make it wait; there it is asked once an epoch
+            self.check(loss.detach(), f"batch {number}")
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.config.optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip_norm)
+        self.optimiser.step()
+        return loss.detach()
 
-    def on_fit_start(self) -> None:
-        if self.start is not None:
-            self.network.load_state_dict(self.start.network)
-            self.trainer.optimizers[0].load_state_dict(self.start.optimiser)
-            if self.schedule is not None:
-                self.schedule.load_state_dict(self.start.schedule)
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Loss and scores of the whole validation set on every device, so that all of them judge an epoch by the same images."""
+        self.network.eval()
+        scores = self.task.scores(self.criterion)
+        positions = in_order(self.assembly.positions["val"], self.config.training.batch_size)
+        with self.precision:
+            score_batches(self.assembly.network, scores, Batches(self.assembly.arrays, positions), self.device)
+        loss, values = scores.loss(), scores.values()
+        self.check(loss, "validation")
+        return {"val_loss": loss, **{f"val_{name}": values[name] for name in self.task.history}}
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images, masks = batch.images, batch.masks
-        if self.trainer.training:
-            images, masks = self.augmentation(images, masks, seed=batch.seed, share=batch.share)
-        return Batch(network_input(images, self.assembly.arrays.channels), batch.labels, masks, batch.seed, batch.share)
-
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(derived_seed(self.config.seed, self.epoch, self.trainer.global_rank))
-        self._losses, self._counts, self._started = [], [], time.perf_counter()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        logits, targets = self.network(batch.images), self.task.targets(batch)
-        extra = 0.0
-        if isinstance(logits, tuple):
-            logits, auxiliary = logits
-            extra = self.network.auxiliary_weight * self.criterion(auxiliary.float(), targets)
-        loss = self.criterion(logits.float(), targets) + extra
-        self._losses.append(loss.detach())
-        self._counts.append(len(batch.labels))
-        if loss.device.type == "cpu":  # asking a GPU for each number would make it wait; there it is asked once an epoch
-            self._check(self._losses[-1], f"batch {len(self._losses)}")
-        return loss
-
-    def on_train_batch_end(self, outputs: torch.Tensor, batch: Batch, batch_idx: int) -> None:
-        self._learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        step_after_batch(self.schedule)
-        if self.report_progress is not None and self.trainer.is_global_zero:
-            batches = self.trainer.num_training_batches
-            total = self.config.training.epochs * batches
-            # The last is kept for the end of the run, where a bar is taken away.
-            self.report_progress(min(self.standing.epoch * batches + batch_idx + 1, total - 1), total)
-
-    def on_validation_epoch_start(self) -> None:
-        self._scores = self.task.scores(self.criterion)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._scores.add(self.network(batch.images), batch)
-
-    def on_train_epoch_end(self) -> None:
+    def finish(self, row: dict[str, float], started: float) -> None:
         """Judge the epoch, go on with the schedule, keep the state, stop where it is time."""
-        row = self.trainer.strategy.broadcast(self._row())  # running means differ between devices; the first one's count
         monitor, patience = self.config.training.monitor, self.config.training.patience
-        state, value = self.standing, row[f"val_{monitor}"]
+        state, value = self.state, row[f"val_{monitor}"]
         state.epoch += 1
         state.note_stretch(device_name(self.device))
         state.history.append(row)
-        state.seconds += time.perf_counter() - self._started
-        state.images += sum(self._counts) * self.trainer.world_size
+        state.seconds += time.perf_counter() - started
         state.waited += 1
+        state.network = self.assembly.network.state_dict()
         if state.best_value is None or (value < state.best_value if monitor == "loss" else value > state.best_value):
             state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.network.items()}
         state.stopped = patience is not None and state.waited >= patience
-        step_after_epoch(self.schedule, value)
-        if self.trainer.is_global_zero:
-            optimiser = self.trainer.optimizers[0].state_dict()
-            schedule = None if self.schedule is None else self.schedule.state_dict()
-            kept = Checkpoint(state, dict(self.network.state_dict()), self.best, optimiser, schedule)
-            write_checkpoint(self.assembly.resume, kept)
+        if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(value)
+        elif isinstance(self.schedule, lr_scheduler.CosineAnnealingLR):
+            self.schedule.step()
+        state.optimiser = self.optimiser.state_dict()
+        state.schedule = None if self.schedule is None else self.schedule.state_dict()
+        if self.first:
+            write_state(self.assembly.resume, state)
             if os.environ.get("THYROID_REPORT_DIR"):
-                print(self._line(row), flush=True)
-        self.trainer.should_stop = state.stopped
+                print(self.line(row), flush=True)
 
-    @torch.no_grad()
-    def _row(self) -> dict[str, float]:
-        """The epoch's line of the history. Raises TrainingError for a loss that is no number."""
-        losses, counts = torch.stack(self._losses).double().cpu(), torch.tensor(self._counts, dtype=torch.float64)
-        for number, loss in enumerate(losses, 1):
-            self._check(loss, f"batch {number}")
-        mean = ((losses * counts).sum() / counts.sum()).to(self.device)  # where NCCL takes it, which knows no CPU
-        val_loss = self._scores.loss()
-        self._check(val_loss, "validation")
-        values = self._scores.values()
-        return {
-            "epoch": self.epoch,
-            "learning_rate": self._learning_rate,
-            "train_loss": float(self.trainer.strategy.reduce(mean, reduce_op="mean")),
-            "val_loss": val_loss,
-            **{f"val_{name}": values[name] for name in self.task.history},
-        }
-
-    def _check(self, loss: torch.Tensor | float, where: str) -> None:
+    def check(self, loss: torch.Tensor | float, where: str) -> None:
         """Raise TrainingError for a loss that is no number."""
         if math.isfinite(loss):
             return
-        kept = (
-            f"epoch {self.standing.epoch} is kept in {self.assembly.resume}" if self.standing.epoch else "no epoch was finished"
-        )
+        kept = f"epoch {self.state.epoch} is kept in {self.assembly.resume}" if self.state.epoch else "no epoch was finished"
         optimiser = self.config.optimiser
         clip = "" if optimiser.clip_norm else ", or set optimiser.clip_norm (for example 1)"
         raise TrainingError(
@@ -192,83 +210,37 @@ class NetworkTraining(pl.LightningModule):
             f"lower optimiser.learning_rate (now {optimiser.learning_rate:g}){clip}"
         )
 
-    def _line(self, row: dict[str, float]) -> str:
-        state, score = self.standing, self.task.score
+    def line(self, row: dict[str, float]) -> str:
+        """What a report is told of an epoch."""
+        state, name = self.state, self.task.score
         best = " (best so far)" if state.best_epoch == state.epoch else ""
         stop = f"; stopped: {state.waited} epochs without a better one" if state.stopped else ""
         return (
             f"{self.config.label}: epoch {state.epoch} of {self.config.training.epochs}: "
             f"loss {row['train_loss']:.4f}, validation loss {row['val_loss']:.4f}, "
-            f"{SCORE_NAMES[score]} {row[f'val_{score}']:.3f}{best}{stop}"
+            f"{SCORE_NAMES[name]} {row[f'val_{name}']:.3f}{best}{stop}"
         )
 
 
-def fit_epochs(assembly: Assembly, start: Checkpoint | None, device: torch.device, progress: Progress | None) -> None:
+def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, progress: Progress) -> None:
     """Train from `start`, or from the beginning, to the last epoch or an early stop; states are kept in the resume folder.
 
     Raises:
         TrainingError: the loss is no number, or memory ran out.
     """
-    config, training = assembly.config, assembly.config.training
-    module = NetworkTraining(assembly, start, progress)
-    with quiet(), interrupts_stay():
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=training.devices,
-            strategy="ddp" if training.devices > 1 else "auto",
-            plugins=[LightningEnvironment()],  # never that of a scheduler whose job this process happens to be
-            precision=choose_precision(training.precision, device),
-            max_epochs=training.epochs - module.standing.epoch,
-            gradient_clip_val=config.optimiser.clip_norm,
-            reload_dataloaders_every_n_epochs=1,  # the order of an epoch is drawn from its number
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(module)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
-            if not told and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-                raise
-            torch.cuda.empty_cache()
-            size, (height, width) = training.batch_size, assembly.input_shape[1:]
-            raise TrainingError(
-                f"{config.model.name}: out of memory in epoch {module.epoch} with batches of {size} images of {height}×{width}; "
-                f"lower training.batch_size (to {max(1, size // 2)}) or size, or choose precision bf16; "
-                "what was trained so far is kept"
-            ) from None
-
-
-@contextmanager
-def interrupts_stay() -> Iterator[None]:
-    """Lightning turns an interrupt into the end of the process and turns a deaf ear to further ones; here it stays one."""
-    handler = signal.getsignal(signal.SIGINT)
+    training = Training(assembly, start, device, progress)
     try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Lightning's remarks about loaders and hardware, which a reader of a report can do nothing about."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            training.run()
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+        if not told and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        torch.cuda.empty_cache()
+        size, (height, width) = assembly.config.training.batch_size, assembly.input_shape[1:]
+        raise TrainingError(
+            f"{assembly.config.model.name}: out of memory in epoch {training.epoch} with batches of {size} images of "
+            f"{height}×{width}; lower training.batch_size (to {max(1, size // 2)}) or size, or choose precision bf16; "
+            "what was trained so far is kept"
+        ) from None

@@ -21,7 +21,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import losses, networks
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.training.batch import Batch
+from thyroid_utils.training.batch import Batch, Batches, network_input
 
 SIDES = {"train": "training", "val": "validation", "test": "test"}
 SCORE_NAMES = {"auc": "AUC", "dice": "Dice"}
@@ -149,6 +149,14 @@ class Scores(Protocol):
 
     def columns(self) -> dict[str, np.ndarray]:
         """What `predictions.csv` tells of each image, beside the case: column → (n,)."""
+
+
+@torch.inference_mode()
+def score_batches(network: nn.Module, scores: Scores, batches: Batches, device: torch.device) -> None:
+    """Ask a network about batches, and add its answers to the scores."""
+    for batch in batches:
+        batch = batch.to(device)
+        scores.add(network(network_input(batch.images, batches.arrays.channels)), batch)
 
 
 class ClassificationScores:
