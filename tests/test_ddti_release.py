@@ -16,7 +16,7 @@ from skimage.draw import polygon2mask
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.readers.ddti_release import rasterise
+from thyroid_utils.data.readers.published import rasterise
 
 HEIGHT, WIDTH = 36, 56
 SQUARE = [(10, 5), (19, 5), (19, 14), (10, 14)]  # x 10 to 19, y 5 to 14: 100 pixels, its outline included

@@ -140,12 +140,10 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
         lines = content.decode("utf-8-sig").splitlines(keepends=True)
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text; save it again as 'CSV UTF-8'") from None
-    first = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if first is None:
-        raise DataError(f"{path}: empty; expected a line of column names and a line for each image")
-    delimiter = max(",;\t", key=lines[first].count)
-    if lines[first].lower().startswith("sep=") and len(lines[first].strip("\r\n")) == 5:  # Excel's first line
-        delimiter, lines[first] = lines[first][4], "\n"
+    start = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=start.count)
+    if start.lower().startswith("sep=") and len(start.strip("\r\n")) == 5:  # Excel's first line
+        delimiter, lines[lines.index(start)] = start[4], "\n"
     names, rows, places = list(header), [], []
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -185,7 +183,7 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], kn
             raise DataError(f"{path}: unknown column {name!r}; did you mean {near[0]!r}? Rename it")
     missing = [name for name in required if name in absent]
     if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(names)}; rename or add it")
+        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(names) or 'an empty file'}; rename or add it")
 
 
 def without_blanks(column: pd.Series) -> pd.Series:

@@ -25,9 +25,9 @@ from thyroid_utils.data.readers.listing import (
     subfolder,
     without_blanks,
 )
-from thyroid_utils.data.table import SPLITS, make_cases
+from thyroid_utils.data.table import make_cases
 
-TARGETS = ("nodule", "gland")
+TARGETS = {"nodule": "nodule", "gland": "gland"}
 CLASS_FOLDERS = {
     "benign": ("benign", "benigns", "benign_nodule", "benign_nodules", "b", "0"),
     "malignant": ("malignant", "malignants", "malignant_nodule", "malignant_nodules", "cancer", "m", "1"),
@@ -62,7 +62,6 @@ def read_folders(
     """
     if target not in TARGETS:
         raise DataError(f"folders: target is {target!r}; expected nodule or gland")
-    pattern = _patient_pattern(patient_pattern)
     if not root.is_dir():
         raise missing_data("folders", root, _EXPECTED)
     given = {"benign": benign, "malignant": malignant}
@@ -80,9 +79,9 @@ def read_folders(
                 raise missing_data("folders", parent, _EXPECTED)
             images, masks, folders = _images_and_masks(parent, folder)
             read |= folders
-            columns = {"label": label, "split": split or pd.NA, "patient_known": pattern is not None, "target": target}
-            if pattern:
-                columns["patient"] = {key: _patient(pattern, image) for key, image in images.items()}
+            columns = {"label": label, "split": split or pd.NA, "target": target}
+            if patient_pattern is not None:
+                columns |= {"patient": _patients(patient_pattern, images), "patient_known": True}
             parts.append(image_rows("folders", f"{split}/{name}/".lstrip("/"), images, masks, **columns))
     if all(rows.empty for rows, _ in parts):
         raise missing_data("folders", folder, "images in it")
@@ -117,9 +116,10 @@ def read_manifest(root: Path) -> pd.DataFrame:
         pd.Series([_listed_file(path.parent, place, name, text) for place, text in told[name].items()], told.index, "string")
         for name in ("image", "mask")
     )
-    _listed_once(images, told["image"], "keep one row")
+    again = told["image"][images.duplicated()]
+    if len(again):
+        raise DataError(f"{again.index[0]}: {again.iloc[0]} is listed a second time; keep one row")
     case = told["case"].fillna(pd.Series([f"row-{number:04d}" for number in range(1, len(told) + 1)], told.index))
-    _listed_once(case, case, "give every image an id of its own")
     columns = {
         "case": case,
         "image": images,
@@ -127,9 +127,9 @@ def read_manifest(root: Path) -> pd.DataFrame:
         "label": looked_up(told["label"], LABELS),
         "patient": told["patient"].map(_one_form, na_action="ignore").fillna(case),
         "dataset": "manifest",
-        "split": looked_up(told["split"], dict(zip(SPLITS, SPLITS, strict=True))),
+        "split": told["split"].str.lower(),
         "patient_known": told["patient"].notna(),
-        "target": looked_up(told["target"], dict(zip(TARGETS, TARGETS, strict=True))).fillna("nodule"),
+        "target": looked_up(told["target"], TARGETS).fillna("nodule"),
     }
     for name in listed.columns.difference(["", "image", *_MANIFEST_COLUMNS], sort=False):
         if name in columns:
@@ -192,34 +192,24 @@ def _left_out(root: Path, read: set[Path]) -> list[dict[str, str]]:
     return notes
 
 
-def _patient_pattern(text: str | None) -> re.Pattern | None:
+def _patients(pattern: str, images: dict[str, Path]) -> dict[str, str]:
+    """The patient of each image by its key: what the pattern's group finds in its name."""
     try:
-        pattern = None if text is None else re.compile(text)
+        compiled = re.compile(pattern)
     except (re.error, TypeError):
-        pattern = re.compile("")
-    if pattern and pattern.groups != 1:
-        raise DataError(f"folders: patient_pattern {text!r} is no regular expression with one group; example: ^(\\d+)_")
-    return pattern
-
-
-def _patient(pattern: re.Pattern, image: Path) -> str:
-    found = pattern.search(image.stem)
-    if found is None or not found[1]:
-        raise DataError(f"{image}: patient_pattern {pattern.pattern!r} finds no patient in this name; correct either")
-    return found[1]
+        compiled = None
+    if compiled is None or compiled.groups != 1:
+        raise DataError(f"folders: patient_pattern {pattern!r} is no regular expression with one group; example: ^(\\d+)_")
+    found = {key: compiled.search(image.stem) for key, image in images.items()}
+    without = [images[key].name for key, match in found.items() if not (match and match[1])]
+    if without:
+        raise DataError(f"folders: patient_pattern {pattern!r} finds no patient in {first_few(without)}; correct either")
+    return {key: match[1] for key, match in found.items()}
 
 
 def _one_form(patient: str) -> str:
     """One spelling of a patient's id: letters composed, and 7.0, which programs make of 7 beside an empty field, as 7."""
     return re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFC", patient))
-
-
-def _listed_once(values: pd.Series, shown: pd.Series, remedy: str) -> None:
-    again = values[values.duplicated()]
-    if len(again):
-        place, first = again.index[0], values.index[values == again.iloc[0]][0]
-        line = first.rpartition(" line ")[2]
-        raise DataError(f"{place}: {shown[place]} is listed a second time (first in line {line}); {remedy}")
 
 
 def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
@@ -229,17 +219,13 @@ def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
     relative = text.replace("\\", "/")
     if PurePosixPath(relative).is_absolute() or PureWindowsPath(text).drive:
         raise DataError(f"{place}: {column} {text!r} is an absolute path; write it as seen from the CSV's folder")
-    try:
-        forms = [relative, *(unicodedata.normalize(form, relative) for form in ("NFC", "NFD"))]
-        path = next((here for form in forms if (here := (folder / form)).is_file()), folder / relative)
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{place}: {column} {text!r} cannot be followed ({error}); correct the path") from None
-    if not inside:
+    forms = [relative, *(unicodedata.normalize(form, relative) for form in ("NFC", "NFD"))]
+    path = next((here for form in forms if os.path.isfile(here := folder / form)), None)
+    if path is None:
+        raise DataError(f"{place}: no file {text!r} in {folder}; correct the {column}'s path or restore the file")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         remedy = "move the CSV to the folder that holds all files"
         raise DataError(f"{place}: {column} {text!r} leads out of {folder}, by itself or by a link; {remedy}")
-    if not path.is_file():
-        raise DataError(f"{place}: no file {text!r} in {folder}; correct the {column}'s path or restore the file")
     return str(path)
 
 

@@ -1,16 +1,28 @@
-"""Readers of the published sets: DDTI, TN3K, TG3K and TN-SCUI 2020."""
+"""Readers of the published sets: DDTI, TN3K, TG3K and TN-SCUI 2020.
+
+DDTI's original release draws nodules as polygons. Their masks are made below `paths.cache_dir()`; nothing is written beside the
+data. What is wrong with an outline stands in the column `mask_problem`; a frame without a usable one has no mask.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
 
+import cv2
+import numpy as np
 import pandas as pd
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
-from thyroid_utils.common.errors import DataError, readable
-from thyroid_utils.data.readers.ddti_release import case_files, read_release
+from thyroid_utils.common import paths
+from thyroid_utils.common.cache import cached_folder, content_key
+from thyroid_utils.common.errors import DataError, ImageError, readable
+from thyroid_utils.data.images import image_size, write_png
 from thyroid_utils.data.readers.listing import (
     LABELS,
     case_table,
@@ -26,6 +38,9 @@ from thyroid_utils.data.readers.listing import (
 )
 
 FOLDS = range(5)
+TIRADS_LABEL = {"2": 0, "3": 0, "4a": 1, "4b": 1, "4c": 1, "5": 1}
+TRAITS = ("sex", "composition", "echogenicity", "margins", "calcifications")
+_RASTER_VERSION = 1  # part of the masks' address: raise it when `rasterise` draws differently
 
 
 @dataclass(frozen=True)
@@ -78,15 +93,14 @@ class PublishedSet:
         if len(absent):
             remedy = "restore the files or drop the rows"
             raise DataError(f"{path}: {len(absent)} rows have no image file ({first_few(absent)}); {remedy}")
-        return rows.assign(label=looked_up(rows[label], LABELS), place=rows.index).set_index(pd.Index(keys))
+        return rows.assign(label=looked_up(rows[label], LABELS)).set_index(pd.Index(keys))
 
     def table(self, folder: Path) -> Path:
         """The one CSV file of a folder; `labels.csv` or `train.csv` where there are several."""
         tables = {path.name.lower(): path for path in entries(folder) if path.suffix.lower() == ".csv"}
         named = [path for name, path in tables.items() if name in ("labels.csv", "train.csv")] or [*tables.values()]
         if len(named) != 1:
-            shown = f" ({first_few(path.name for path in named)})" if named else ""
-            raise DataError(f"{self.name}: {len(named)} CSV files in {folder}{shown}, expected {self.expected}; keep one")
+            raise DataError(f"{self.name}: {len(named)} CSV files in {folder}, expected {self.expected}; keep one")
         return named[0]
 
 
@@ -112,19 +126,24 @@ def read_ddti(root: Path) -> pd.DataFrame:
     """DDTI, in either of its layouts; case ids `ddti/NAME`, patient `ddti-CASE`.
 
     Frames with a table: `image/`, `mask/` and `labels.csv` with columns file, case, frame, pane, tirads, label. The original
-    release: `NNN.xml` beside `NNN_K.jpg` (see `thyroid_utils.data.readers.ddti_release`).
+    release: one `NNN.xml` a case beside its frames `NNN_K.jpg`; its table has also age (years, Int16), sex, composition,
+    echogenicity, margins, calcifications, nodules (outlines drawn, Int16) and mask_problem.
+
+    Raises:
+        DataError: also for an XML file that defines entities (never needed, and a way to exhaust memory), or a cache folder that
+            cannot be written.
     """
-    folder, texts = DDTI.folder(root, or_holding=case_files), ("frame", "pane", "tirads")
+    folder, texts = DDTI.folder(root, or_holding=_case_files), ("frame", "pane", "tirads")
     if not _below(folder, DDTI.images):
-        return read_release(folder)
+        return _read_release(folder)
     (images, masks), path = DDTI.files(folder, "image", "mask"), DDTI.table(folder)
     listed = DDTI.listed(path, images, "label", ("file", "case"), (*texts, "label"))
     unlisted = [image.name for key, image in images.items() if key not in listed.index]
     if unlisted:
         raise DataError(f"{path}: no row for {len(unlisted)} images ({first_few(unlisted)}); add their rows or remove the files")
-    unknown = listed["place"][listed["case"].isna()]
+    unknown = listed["file"][listed["case"].isna()]
     if len(unknown):
-        raise DataError(f"{unknown.iloc[0]}: no case number; a split by patient needs it: fill it in")
+        raise DataError(f"{path}: no case number for {first_few(unknown)}; a split by patient needs it: fill it in")
     columns = listed[["label", *texts]].to_dict()
     patients = ("ddti-" + listed["case"]).to_dict()
     return case_table([image_rows("ddti", "ddti/", images, masks, **columns, patient=patients, patient_known=True)], texts)
@@ -186,24 +205,126 @@ def _tn3k_sides(folder: Path, names: list[str], fold: int) -> dict[str, str]:
     path = folder / f"tn3k-trainval-fold{fold}.json"
     if not path.is_file():
         raise TN3K.missing(folder, f"{path.name} (or fold=None)")
-    with readable(path):
-        content = path.read_bytes()
+    position = dict(enumerate(names))  # a fold's entry is a position in the sorted file list, or a file's name
     try:
-        content = json.loads(content)
-        train, val = ({_frame_name(entry, names) for entry in content[side]} for side in ("train", "val"))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        content = json.loads(path.read_bytes())
+        train, val = (
+            {position[entry] if isinstance(entry, int) else stem_key(entry) for entry in content[side]}
+            for side in ("train", "val")
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: not {{"train": [names], "val": [names]}} ({error!r}); download it again') from None
-    if train & val:
-        both = sorted(train & val)
-        raise DataError(f"{path}: {len(both)} images are in train and in val ({first_few(both)}); correct the file")
-    absent = sorted((train | val) - set(names))
-    if absent:
-        raise DataError(f"{path}: {len(absent)} names have no image in trainval-image/ ({first_few(absent)}); restore the images")
+    wrong = sorted((train & val) | (train | val).difference(names))
+    if wrong:
+        raise DataError(f"{path}: on both sides or without image in trainval-image/: {first_few(wrong)}; restore them")
     return dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
 
 
-def _frame_name(entry: object, names: list[str]) -> str:
-    """The image that a fold's entry stands for: a number is a position in the sorted file list, a text a file name."""
-    if isinstance(entry, int):
-        return names[entry] if 0 <= entry < len(names) else f"position {entry}"
-    return stem_key(str(entry))
+def _case_files(folder: Path) -> dict[str, Path]:
+    """The files `NNN.xml` of a folder by NNN."""
+    return {path.stem: path for path in entries(folder) if path.suffix.lower() == ".xml" and path.stem.isdecimal()}
+
+
+def _read_release(folder: Path) -> pd.DataFrame:
+    """The case table of DDTI's original release; case ids `ddti/NNN_K`, patient `ddti-NNN`."""
+    cases = {number: _read_xml(path) for number, path in _case_files(folder).items()}
+    images = images_by_stem(folder)
+    frames = {stem: path for stem, path in images.items() if re.fullmatch(r"\d+_\d+", stem)}
+    if not frames:
+        raise DataError(f"ddti: {folder} holds {len(cases)} XML files but no NNN_K.jpg; put the frames beside them")
+    rows, drawings = {}, {}
+    for stem, image in frames.items():
+        number, frame = stem.split("_")
+        case, polygons = cases.get(number), []
+        row = {"frame": stem, "patient": f"ddti-{number}", "mask_problem": f"no {number}.xml that can be read"}
+        if case is not None:
+            outlines = [_text(mark, "svg") for mark in case.iter("mark") if _text(mark, "image") == frame]
+            shape, polygons, problems = _polygons(outlines, image)
+            row |= {**_described(case), "nodules": len(polygons), "mask_problem": "; ".join(dict.fromkeys(problems)) or pd.NA}
+        if polygons:
+            drawings[stem] = (shape, polygons)
+        rows[stem] = row
+    names = ("label", "age", "nodules", "frame", "tirads", *TRAITS, "mask_problem", "patient")
+    columns = pd.DataFrame.from_dict(rows, orient="index", columns=names).to_dict()
+    rows = image_rows("ddti", "ddti/", frames, _drawn(drawings), pane="full", patient_known=True, **columns)
+    table = case_table([rows], ("frame", "pane", "tirads", *TRAITS, "mask_problem"))
+    table[["nodules", "age"]] = table[["nodules", "age"]].astype("Int16")
+    others = [path for stem, path in images.items() if stem not in frames]
+    table.attrs["notes"] = [{"file": str(path), "problem": "not named NNN_K; left out", "remedy": "rename it"} for path in others]
+    return table
+
+
+def _read_xml(path: Path) -> Element | None:
+    """The root of a case's file; None where it is not well-formed."""
+    with readable(path):
+        content = path.read_bytes()
+    try:
+        return fromstring(content)
+    except DefusedXmlException:
+        raise DataError(f"{path}: defines XML entities, which no DDTI file needs; download it again") from None
+    except (ParseError, ValueError, LookupError):
+        return None
+
+
+def _text(element: Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()
+
+
+def _described(case: Element) -> dict[str, object]:
+    """What a case's file says of the patient and the nodule, as columns of the case table."""
+    tirads, age = _text(case, "tirads").lower(), _text(case, "age")
+    found = {"tirads": tirads, **{name: _text(case, name) for name in TRAITS}}
+    known_age = age.isdecimal() and len(age) < 4
+    numbers = {"label": TIRADS_LABEL.get(tirads, pd.NA), "age": int(age) if known_age else pd.NA}
+    return {name: text or pd.NA for name, text in found.items()} | numbers
+
+
+def _polygons(outlines: list[str], image: Path) -> tuple[tuple[int, int], list[np.ndarray], list[str]]:
+    """The frame's (height, width), usable polygons, int32 (points, 2) as x, y, and what is wrong with the others."""
+    try:
+        height, width = image_size(image)
+    except ImageError as error:
+        return (0, 0), [], [f"the frame cannot be read ({error})".replace(str(image), image.name)]
+    polygons, problems = [], []
+    for svg in filter(None, outlines):
+        try:
+            drawn = [_points(region) for region in json.loads(svg)]
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            problems.append("svg is no list of outlines with points x and y; left out")
+            continue
+        for points in drawn:
+            if len(points) < 3 or not rasterise([points], (height, width)).any():
+                problems.append(f"an outline of {len(points)} points marks nothing in the frame; left out")
+                continue
+            polygons.append(points)
+            if (points < 0).any() or (points >= (width, height)).any():
+                problems.append("an outline leaves the frame; cut at its edge")
+    return (height, width), polygons, problems or ([] if polygons else ["no outline drawn"])
+
+
+def _points(region: dict) -> np.ndarray:
+    """Whole-pixel points, int32 (points, 2) as x, y. ValueError, TypeError and the like where they are none."""
+    points = np.array([(float(point["x"]), float(point["y"])) for point in region["points"]]).reshape(-1, 2).round()
+    if not (np.abs(points) < 32768).all():  # beyond, OpenCV's fixed point overflows; what is no number is not smaller either
+        raise ValueError
+    return points.astype(np.int32)
+
+
+def rasterise(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Boolean mask (height, width) of the union of polygons, int32 (points, 2) as x, y; the outline itself is inside."""
+    canvas = np.zeros(shape, np.uint8)
+    for polygon in polygons:  # one at a time: together, overlapping polygons would cut holes into each other
+        cv2.fillPoly(canvas, [polygon], 1)
+    return canvas.astype(bool)
+
+
+def _drawn(drawings: dict[str, tuple[tuple[int, int], list[np.ndarray]]]) -> dict[str, Path]:
+    """Mask files by frame, in a cache folder named by what is drawn, so that a changed outline never meets an old mask."""
+
+    def draw(folder: Path) -> None:
+        for stem, (shape, polygons) in drawings.items():
+            write_png(folder / f"{stem}.png", rasterise(polygons, shape))
+
+    told = {stem: [shape, [polygon.tolist() for polygon in polygons]] for stem, (shape, polygons) in drawings.items()}
+    folder = cached_folder(paths.cache_dir() / "ddti-masks" / content_key(_RASTER_VERSION, told), draw)
+    return {stem: folder / f"{stem}.png" for stem in drawings}
