@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from thyroid_utils.data.audit import MaskProblem, clean_mask, mask_problems
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.data.mask_audit import MaskProblem, clean_mask, mask_problems
 
 
 def disc(size: int = 64, radius: int = 20) -> np.ndarray:

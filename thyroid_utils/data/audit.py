@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -12,8 +14,8 @@ from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data import copies
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.mask_audit import MaskProblem, mask_problems
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
+from thyroid_utils.data.table import known_patients
 
 MASK_PROBLEMS = (
     "unreadable", "size mismatch", "empty", "full", "holes", "specks", "several parts", "touches border",
@@ -22,6 +24,9 @@ _IMAGE_COLUMNS = {
     "width": "Int64", "height": "Int64", "pixel_hash": "string", "mask_share": "Float64", "text_regions": "Int64",
     "callipers": "Int64", "problem": "string",
 }  # fmt: skip
+# In a 256 × 256 frame 16 pixels are a square of 4 × 4, a letter of burned-in text; no nodule or gland is drawn that small.
+SPECK_PIXELS = 16
+SPECK_SHARE = 0.01
 _VIEWS = 2  # whole frame; echo image alone, which finds the same picture in another frame
 
 
@@ -35,7 +40,7 @@ class Audit:
         identical: one row a set of pixel-identical images: `cases` (sorted list, two or more), `images` (how many), `patients`
             (how many names they carry; more than one means that the same picture was filed under several patients).
         near: one row a pair that looks the same but is not pixel-identical: `a`, `b`, `correlation` (of local contrast, 0 to 1),
-            `hash_distance` (differing bits of 64), `same_patient` (NA where the set gives no patients); best pairs first.
+            `same_patient` (NA where the set gives no patients); best pairs first.
         clusters: case → cluster number, by union-find over both kinds of copies; an image without a copy is alone in its cluster.
         masks: one row a case and problem: `case`, `problem`, `count`, `pixels`; see `mask_problems`, and "unreadable" and
             "size mismatch".
@@ -71,7 +76,7 @@ class Audit:
         parts = {
             "identical images": same_pixels,
             "near-identical images": same_cluster[np.array(new, bool)],
-            "patient": copies.groups_on_both_sides(cases, copies.patient_groups(cases)),
+            "patient": copies.groups_on_both_sides(cases, cases["patient"]),
         }
         rows = [part.assign(kind=kind) for kind, part in parts.items()]
         return pd.concat(rows, ignore_index=True)[["kind", "splits", "images", "cases"]]
@@ -110,7 +115,6 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
         Audit, in the order of `cases`. Unreadable files are listed in it; they do not stop the audit.
     """
     thumbs = np.zeros((_VIEWS, len(cases), copies.SIDE * copies.SIDE), np.float32)
-    hashes = np.ones((_VIEWS, len(cases), copies.HASH_BITS), np.int8)
     files = [(image, None if pd.isna(mask) else mask) for image, mask in zip(cases["image"], cases["mask"], strict=True)]
 
     def look(position: int) -> tuple[dict, list[MaskProblem]]:
@@ -118,7 +122,6 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
         row, views = _look_at_image(image)
         for view, picture in enumerate(views):
             thumbs[view, position] = copies.thumbnail(picture)
-            hashes[view, position] = copies.perceptual_hash(thumbs[view, position])
         if mask is None:
             return row, []
         share, problems = _look_at_mask(mask, views[0].shape if views else None)
@@ -128,13 +131,14 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     rows = pd.DataFrame([row for row, _ in looked], cases.index, columns=list(_IMAGE_COLUMNS), dtype=object)
     images = rows.astype(_IMAGE_COLUMNS)
     images.insert(6, "readable", images["problem"].isna())
-    pairs, correlation, distance = copies.near_pairs(thumbs, hashes)
+    pairs, correlation = copies.near_pairs(thumbs)
     clusters = copies.components(len(cases), pairs, copies.links(images["pixel_hash"]))
+    sets = copies.described_groups(cases, images["pixel_hash"])
     masks = [(case, *problem) for case, (_, problems) in zip(cases.index, looked, strict=True) for problem in problems]
     return Audit(
         images=images,
-        identical=_identical(cases, images["pixel_hash"]),
-        near=_near(cases, images["pixel_hash"], pairs, correlation, distance),
+        identical=sets.loc[sets["images"] > 1, ["cases", "images", "patients"]].reset_index(drop=True),
+        near=_near(cases, images["pixel_hash"], pairs, correlation),
         clusters=pd.Series(clusters, index=cases.index, name="cluster"),
         masks=pd.DataFrame(masks, columns=["case", "problem", "count", "pixels"]).astype({"case": "string"}),
     )
@@ -169,28 +173,80 @@ def _look_at_mask(path: str, shape: tuple[int, int] | None) -> tuple[float | Non
     return float(mask.mean()), other + mask_problems(mask)
 
 
-def _identical(cases: pd.DataFrame, hashes: pd.Series) -> pd.DataFrame:
-    rows = []
-    for _, members in cases.groupby(hashes, sort=False):
-        if len(members) > 1:
-            rows.append({"cases": sorted(members.index), "images": len(members), "patients": members["patient"].nunique()})
-    return pd.DataFrame(sorted(rows, key=lambda row: row["cases"]), columns=["cases", "images", "patients"])
-
-
-def _near(
-    cases: pd.DataFrame, hashes: pd.Series, pairs: np.ndarray, correlation: np.ndarray, distance: np.ndarray
-) -> pd.DataFrame:
-    a, b = pairs.T
-    patients, pixels = pd.factorize(cases["patient"])[0], pd.factorize(hashes)[0]
-    known = cases["patient_known"].to_numpy(bool) if "patient_known" in cases else np.ones(len(cases), bool)
-    same = pd.array(patients[a] == patients[b], dtype="boolean")
-    same[~(known[a] & known[b])] = pd.NA
-    table = {
-        "a": cases.index[a],
-        "b": cases.index[b],
-        "correlation": correlation,
-        "hash_distance": distance,
-        "same_patient": same,
-    }
-    near = pd.DataFrame(table)[pixels[a] != pixels[b]]
+def _near(cases: pd.DataFrame, hashes: pd.Series, pairs: np.ndarray, correlation: np.ndarray) -> pd.DataFrame:
+    a, b = (cases.index[side] for side in pairs.T)
+    patients = cases["patient"].where(known_patients(cases))
+    table = {"a": a, "b": b, "correlation": correlation, "same_patient": patients[a].array == patients[b].array}
+    near = pd.DataFrame(table)[hashes[a].to_numpy() != hashes[b].to_numpy()]
     return near.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
+
+
+class MaskProblem(NamedTuple):
+    """One finding. `count`: how many regions (for "touches border" and "full" 1); `pixels`: how many pixels they hold."""
+
+    problem: str
+    count: int
+    pixels: int
+
+
+def mask_problems(mask: np.ndarray) -> list[MaskProblem]:
+    """Everything about a mask that deserves a look.
+
+    empty: nothing is marked. full: everything is. holes: background enclosed by the mask. specks: with holes filled, parts
+    smaller than `SPECK_PIXELS` or `SPECK_SHARE` of the largest part. several parts: more than one part that is no speck (right
+    where there are two nodules; `pixels` counts those outside the largest). touches border: a part that is no speck reaches the
+    outermost rows or columns (`pixels` counts those there).
+
+    Args:
+        mask: bool (height, width). Parts are 8-connected, holes 4-connected.
+
+    Returns:
+        the problems found, in the order above; an empty list for a clean mask.
+    """
+    if not mask.any():
+        return [MaskProblem("empty", 1, 0)]
+    if mask.all():
+        return [MaskProblem("full", 1, mask.size)]
+    found = []
+    holes = _holes(mask)
+    if holes.any():
+        count = cv2.connectedComponents(holes.astype(np.uint8), connectivity=4)[0] - 1
+        found.append(MaskProblem("holes", count, int(holes.sum())))
+    labels, areas, speck = _parts(mask | holes)
+    if speck.any():
+        found.append(MaskProblem("specks", int(speck.sum()), int(areas[speck].sum())))
+    if (~speck).sum() > 1:
+        found.append(MaskProblem("several parts", int((~speck).sum()), int(areas[~speck].sum() - areas.max())))
+    edge = np.ones(mask.shape, bool)
+    edge[1:-1, 1:-1] = False
+    if border := int(np.isin(labels[edge], 1 + np.flatnonzero(~speck)).sum()):
+        found.append(MaskProblem("touches border", 1, border))
+    return found
+
+
+def clean_mask(mask: np.ndarray) -> np.ndarray:
+    """The mask with its holes filled and without its specks, bool (height, width); nothing else is added or removed.
+
+    Holes are filled first, so that cleaning twice is the same as cleaning once. The largest part always stays.
+    """
+    filled = mask | _holes(mask)
+    labels, _, speck = _parts(filled)
+    return filled & ~np.isin(labels, 1 + np.flatnonzero(speck))
+
+
+def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, int (height, width), 0 for background; areas of parts 1, 2, … in pixels; which of these are specks."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    speck = areas < max(SPECK_PIXELS, SPECK_SHARE * areas.max(initial=0))
+    if len(areas):  # never the largest part, which is the topmost and leftmost of equals
+        left, top = stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP]
+        speck[np.lexsort((left, top, -areas))[0]] = False
+    return labels, areas, speck
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """Background that no 4-connected path joins to the outside of the frame."""
+    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 0, flags=4)
+    return outside[1:-1, 1:-1].astype(bool)

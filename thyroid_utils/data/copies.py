@@ -1,7 +1,4 @@
-"""Copies of images and what they tie together: the same pixels by a hash, nearly the same picture by correlation.
-
-For near-identical images a perceptual hash proposes pairs, and the correlation of small pictures decides.
-"""
+"""Copies of images and what they tie together: the same pixels by a hash, nearly the same picture by correlation."""
 
 from __future__ import annotations
 
@@ -15,14 +12,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError, ImageError
-from thyroid_utils.common.progress import Progress, in_threads
+from thyroid_utils.common.progress import in_threads
 from thyroid_utils.data.images import read_gray
 
 SIDE = 32  # side of the thumbnail in pixels
-HASH_BITS = 64
-# Every pair of DDTI and TG3K frames that correlates at 0.9 or more differs in at most 16 of the 64 bits.
-HASH_DISTANCE = 16
 # At 0.9 images of different DDTI patients (at most 0.8) stay apart and four of five neighbouring TG3K frames are paired.
 NEAR_CORRELATION = 0.9
 _BLOCK = 256
@@ -65,29 +58,11 @@ def pixel_hash(gray: np.ndarray) -> str:
 _hash_of_file = kept_for_file(pixel_hash, 200_000)
 
 
-def _hash_or_error(path: str) -> str | ImageError:
-    try:
-        return _hash_of_file(path)
-    except ImageError as error:
-        return error
-
-
-def pixel_hashes(cases: pd.DataFrame, progress: Progress | None = None) -> pd.Series:
-    """Pixel hash of every image of a case table: Series of hexadecimal text, index `case`.
-
-    Args:
-        cases: case table; only its column `image` is read.
-        progress: called with (images done, images in all).
-
-    Raises:
-        DataError: at least one image cannot be read; the message counts them and names the first.
-    """
-    results = in_threads(_hash_or_error, cases["image"].astype(str).tolist(), progress=progress)
-    failed = {case: result for case, result in zip(cases.index, results, strict=True) if isinstance(result, ImageError)}
-    if failed:
-        first = min(failed)
-        raise DataError(f"{len(failed)} of {len(cases)} images cannot be read (first: case {first}: {failed[first]})")
-    return pd.Series(results, index=cases.index, dtype="string", name="pixel_hash")
+def pixel_hashes(cases: pd.DataFrame) -> pd.Series:
+    """Pixel hash of every image of a case table: Series of hexadecimal text, index `case`. ImageError as of `read_gray`."""
+    return pd.Series(
+        in_threads(_hash_of_file, cases["image"].astype(str).tolist()), index=cases.index, dtype="string", name="pixel_hash"
+    )
 
 
 def links(values: pd.Series) -> np.ndarray:
@@ -115,47 +90,43 @@ def components(count: int, *pairs: np.ndarray) -> np.ndarray:
     return pd.factorize(connected_components(graph, directed=False)[1])[0]
 
 
-def pixel_groups(cases: pd.DataFrame, progress: Progress | None = None) -> pd.Series:
+def pixel_groups(cases: pd.DataFrame) -> pd.Series:
     """The unit of a leak-proof split: patients, merged where they share a pixel-identical image.
-
-    Args:
-        cases: case table.
-        progress: as in `pixel_hashes`.
 
     Returns:
         string Series, index `case`: the name of the group, which is the first (in sorting order) of its patients.
 
     Raises:
-        DataError: an image cannot be read.
+        ImageError: an image cannot be read.
     """
-    patients = patient_groups(cases)
-    numbers = components(len(cases), links(patients), links(pixel_hashes(cases, progress)))
+    patients = cases["patient"]
+    numbers = components(len(cases), links(patients), links(pixel_hashes(cases)))
     return patients.groupby(numbers).transform("min") if len(cases) else patients
 
 
-def patient_groups(cases: pd.DataFrame) -> pd.Series:
-    """The patients as they are named in the table, in the form of `pixel_groups`; no image is read."""
-    return cases["patient"].astype("string").rename("group")
+def described_groups(cases: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """What the groups of a case table hold, one row a group, in the order of the first case.
+
+    Args:
+        cases: case table.
+        groups: Series case → group; NA is in none.
+
+    Returns:
+        `cases` (sorted list), `images` and `patients` (how many), `splits` ("test, train"; "" where none is filled). No group is
+        named: it may carry a patient's name.
+    """
+    rows = []
+    for _, members in cases.groupby(groups, sort=False):
+        splits = ", ".join(sorted(members["split"].dropna().unique()))
+        row = {"cases": sorted(members.index), "images": len(members), "patients": members["patient"].nunique(), "splits": splits}
+        rows.append(row)
+    return pd.DataFrame(sorted(rows, key=lambda row: row["cases"]), columns=["cases", "images", "patients", "splits"])
 
 
 def groups_on_both_sides(cases: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
-    """The groups with images on more than one side of a split.
-
-    Args:
-        cases: case table with `split`; cases without one are passed over.
-        groups: Series case → group.
-
-    Returns:
-        one row a group, in the order of the first case: `splits` ("test, train"), `images` (how many) and `cases` (sorted list).
-        No group is named: it may carry a patient's name.
-    """
-    placed = cases[cases["split"].notna()]
-    rows = []
-    for _, members in placed.groupby(groups[placed.index], sort=False):
-        sides = sorted(members["split"].unique())
-        if len(sides) > 1:
-            rows.append({"splits": ", ".join(sides), "images": len(members), "cases": sorted(members.index)})
-    return pd.DataFrame(sorted(rows, key=lambda row: row["cases"]), columns=["splits", "images", "cases"])
+    """Of `described_groups` those with images on more than one side of a split; cases without one are passed over."""
+    found = described_groups(cases[cases["split"].notna()], groups)
+    return found.loc[found["splits"].str.contains(","), ["splits", "images", "cases"]].reset_index(drop=True)
 
 
 def thumbnail(gray: np.ndarray) -> np.ndarray:
@@ -180,49 +151,21 @@ def thumbnail(gray: np.ndarray) -> np.ndarray:
     return contrast / length if length > 1e-3 else np.zeros_like(contrast)
 
 
-def perceptual_hash(thumb: np.ndarray) -> np.ndarray:
-    """64 bits as -1 and +1: whether each of the 8 × 8 lowest cosine coefficients exceeds their median (pHash).
-
-    Args:
-        thumb: float32 (1024,), as `thumbnail` makes it.
-
-    Returns:
-        int8 (64,). The number of differing bits of two hashes is (64 - a·b) / 2.
-    """
-    low = cv2.dct(thumb.reshape(SIDE, SIDE))[:8, :8].ravel()
-    return np.where(low > np.median(low), 1, -1).astype(np.int8)
-
-
-def near_pairs(thumbs: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def near_pairs(thumbs: np.ndarray, least: float = NEAR_CORRELATION) -> tuple[np.ndarray, np.ndarray]:
     """All pairs of images that look the same in at least one of their views (whole frame, echo image alone).
 
     Args:
         thumbs: float32 (views, n, 1024), of `thumbnail`; an image that cannot be read is all 0.
-        hashes: int8 (views, n, 64), of `perceptual_hash`.
+        least: correlation from which they do.
 
     Returns:
-        pairs, int (m, 2) with first < second, in order; correlation, float (m,) rounded to 4 digits (the better view's);
-        distance, int (m,), differing bits of that view's hashes.
+        pairs, int (m, 2) with first < second, in order; correlation, float (m,) rounded to 4 digits (the better view's).
     """
-    views, count, _ = thumbs.shape
-    signs = hashes.astype(np.float32)
-    found = [(np.zeros((0, 2), int), np.zeros(0), np.zeros(0, int))]
-    for start in range(0, count, _BLOCK):
-        rows = slice(start, min(start + _BLOCK, count))
-        best = np.zeros((rows.stop - start, count - start), np.float32)
-        bits = np.zeros(best.shape, np.int16)
-        for view in range(views):
-            distance = (HASH_BITS - signs[view, rows] @ signs[view, start:].T) / 2
-            proposed = np.triu(distance <= HASH_DISTANCE, 1)
-            columns = np.flatnonzero(proposed.any(0))
-            correlation = thumbs[view, rows] @ thumbs[view, start + columns].T
-            better = proposed[:, columns] & (correlation > best[:, columns])
-            row, column = np.nonzero(better)
-            best[row, columns[column]] = correlation[row, column]
-            bits[row, columns[column]] = distance[row, columns[column]]
+    pairs, correlation = [np.zeros((0, 2), int)], [np.zeros(0)]
+    for start in range(0, thumbs.shape[1], _BLOCK):
+        best = np.max([view[start : start + _BLOCK] @ view[start:].T for view in thumbs], axis=0)
         # Rounding before the comparison keeps the answer independent of the order in which threads add up.
-        best = best.round(4)
-        row, column = np.nonzero(best >= NEAR_CORRELATION)
-        found.append((np.stack([row + start, column + start], 1), best[row, column].astype(float), bits[row, column].astype(int)))
-    pairs, correlation, distance = (np.concatenate(part) for part in zip(*found, strict=True))
-    return pairs, correlation, distance
+        row, column = np.nonzero(np.triu(best.round(4) >= least, 1))
+        pairs.append(np.stack([row, column], 1) + start)
+        correlation.append(best[row, column].round(4).astype(float))
+    return np.concatenate(pairs), np.concatenate(correlation)

@@ -23,8 +23,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.progress import Progress
-from thyroid_utils.data.copies import groups_on_both_sides, patient_groups, pixel_groups
+from thyroid_utils.data.copies import groups_on_both_sides, pixel_groups
 from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
 
 
@@ -37,7 +36,6 @@ def split_cases(
     repeat: int | None = None,
     check_pixels: bool = True,
     require_classes: bool = True,
-    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """The case table with `split` filled by ratio.
 
@@ -50,7 +48,6 @@ def split_cases(
         repeat: number, from 0, of one of many independent splits of this seed (Monte-Carlo cross-validation); None: a single one.
         check_pixels: read every image to keep patients with a pixel-identical image together; False trusts the names alone.
         require_classes: raise when a class cannot be given to every split.
-        progress: called with (images read, images in all).
 
     Returns:
         a copy in the order of `cases`, with the columns `split` and `split_by`.
@@ -67,7 +64,7 @@ def split_cases(
     if by == "official":
         return official_split(cases)
     shares = _named_ratios(ratios)
-    groups = _groups(cases, by, check_pixels, progress)
+    groups = _groups(cases, by, check_pixels)
     source = np.random.SeedSequence(seed if repeat is None else [seed, repeat])
     return _marked(cases, _deal(cases, groups, shares, source, require_classes), by)
 
@@ -81,21 +78,20 @@ def kfold_splits(
     val_ratio: float = 0.0,
     check_pixels: bool = True,
     require_classes: bool = True,
-    progress: Progress | None = None,
 ) -> list[pd.DataFrame]:
     """Stratified k-fold cross-validation: table k has fold k as `test` and the rest as `train` (and `val`).
 
     Args:
         folds: 2 or more; every case is `test` in exactly one table.
         val_ratio: share of the cases outside the test fold that becomes `val`, in [0, 1).
-        cases, by, seed, check_pixels, require_classes, progress: as in `split_cases`.
+        cases, by, seed, check_pixels, require_classes: as in `split_cases`.
 
     Raises:
         DataError: fewer patients than folds, a class with fewer patients than folds, and as `split_cases`.
     """
     if folds < 2 or not 0 <= val_ratio < 1:
         raise DataError(f"k folds: folds is {folds}, val_ratio {val_ratio}; expected 2 or more, and 0 to below 1")
-    groups = _groups(cases, by, check_pixels, progress)
+    groups = _groups(cases, by, check_pixels)
     names = {f"fold {k + 1}": 1 / folds for k in range(folds)}
     fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes)
     tables = []
@@ -128,24 +124,21 @@ def official_split(cases: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def shared_groups(cases: pd.DataFrame, *, check_pixels: bool, progress: Progress | None = None) -> pd.DataFrame:
+def shared_groups(cases: pd.DataFrame, *, check_pixels: bool) -> pd.DataFrame:
     """The patients on more than one side of a split, a row each: `splits` ("test, train"), `images` and `cases`.
 
     Patients merged by a pixel-identical image count as one when `check_pixels`. Cases without a split are passed over.
     """
-    return groups_on_both_sides(cases, _groups(cases, "patient", check_pixels, progress))
+    return groups_on_both_sides(cases, _groups(cases, "patient", check_pixels))
 
 
-def assert_disjoint(
-    cases: pd.DataFrame, *, check_pixels: bool = True, allow_leaky: bool = False, progress: Progress | None = None
-) -> None:
+def assert_disjoint(cases: pd.DataFrame, *, check_pixels: bool = True, allow_leaky: bool = False) -> None:
     """Raise unless every case has a split and no patient and no pixel-identical image is on two sides.
 
     Args:
         cases: case table with `split` filled.
         check_pixels: also compare the decoded images; False compares patients alone and reads nothing.
         allow_leaky: accept a table marked `split_by` = "image" (its mark stays: every result made from it is leaky).
-        progress: called with (images read, images in all).
 
     Raises:
         DataError: what overlaps, how many patients, and the first cases (never a patient's name).
@@ -164,7 +157,7 @@ def assert_disjoint(
     kind, found = "patients", shared_groups(cases, check_pixels=False)
     if found.empty and check_pixels:
         kind = "sets of patients that share a pixel-identical image"
-        found = shared_groups(cases, check_pixels=True, progress=progress)
+        found = shared_groups(cases, check_pixels=True)
     if len(found):
         members = cases["split"][found["cases"].iloc[0]].sort_index()
         first = ", ".join(f"{case} in {split}" for case, split in members[~members.duplicated()].items())
@@ -203,7 +196,7 @@ def patient_class(cases: pd.DataFrame, groups: pd.Series | None = None) -> pd.Se
     Returns:
         Series, index group. A patient with both labels is malignant: one malignant nodule decides the treatment.
     """
-    groups = patient_groups(cases) if groups is None else groups
+    groups = cases["patient"] if groups is None else groups
     highest = cases["label"].astype("Float64").groupby(groups).max()  # NA only where every label is
     return highest.map({0.0: "benign", 1.0: "malignant"}).astype("string").fillna("unlabelled").rename("class")
 
@@ -218,13 +211,13 @@ def _named_ratios(ratios: Sequence[float]) -> dict[str, float]:
     return {name: float(share) for name, share in zip(names, ratios, strict=True) if share > 0}
 
 
-def _groups(cases: pd.DataFrame, by: str, check_pixels: bool, progress: Progress | None) -> pd.Series:
+def _groups(cases: pd.DataFrame, by: str, check_pixels: bool) -> pd.Series:
     """What is dealt out as one, by case; the series' name is the unit in the plural."""
     if by == "image":
         return pd.Series(cases.index, cases.index, dtype="string", name="images")
     if by != "patient":
         raise DataError(f"split: by={by!r} is not possible here; expected 'patient' or 'image'")
-    groups = pixel_groups(cases, progress=progress) if check_pixels else patient_groups(cases)
+    groups = pixel_groups(cases) if check_pixels else cases["patient"]
     return groups.rename("patients")
 
 

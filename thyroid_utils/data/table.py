@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.cache import file_hashes
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import file_hash
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask, ring_around
 
@@ -99,25 +99,23 @@ def data_fingerprint(cases: pd.DataFrame) -> str:
     Raises:
         DataError: a file is missing or cannot be read.
     """
-    digest = hashlib.sha256()
+    digest, hashes = hashlib.sha256(), file_hashes([*cases["image"], *cases["mask"].dropna()])
     for case, row in cases.sort_index().iterrows():
-        mask = "" if pd.isna(row["mask"]) else _hash_of(case, row["mask"])
+        mask = "" if pd.isna(row["mask"]) else hashes[row["mask"]]
         label = "" if pd.isna(row["label"]) else int(row["label"])
-        digest.update(f"{case}\0{row['patient']}\0{label}\0{_hash_of(case, row['image'])}\0{mask}\n".encode())
+        digest.update(f"{case}\0{row['patient']}\0{label}\0{hashes[row['image']]}\0{mask}\n".encode())
     return digest.hexdigest()
-
-
-def _hash_of(case: str, path: str) -> str:
-    try:
-        return file_hash(path)
-    except OSError as error:
-        raise DataError(f"case {case}: {path}: {error.strerror or error}; restore the file or drop its row") from None
 
 
 def label_names(cases: pd.DataFrame) -> pd.Series:
     """`benign`, `malignant` or `unlabelled` for every case: string Series, index `case`."""
     names = cases["label"].map({label: name for label, name in LABEL_NAMES.items() if label is not None})
     return names.astype("string").fillna(LABEL_NAMES[None]).rename("class")
+
+
+def known_patients(cases: pd.DataFrame) -> pd.Series:
+    """Whether the data set names the patient of each case (column `patient_known`, else all): bool Series, index `case`."""
+    return cases["patient_known"].astype(bool) if "patient_known" in cases else pd.Series(True, cases.index)
 
 
 def malignant_share(cases: pd.DataFrame) -> float:

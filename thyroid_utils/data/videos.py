@@ -21,7 +21,8 @@ import pandas as pd
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import in_threads
 from thyroid_utils.data.audit import Audit
-from thyroid_utils.data.copies import NEAR_CORRELATION, SIDE, components, kept_for_file, thumbnail
+from thyroid_utils.data.copies import NEAR_CORRELATION, SIDE, components, kept_for_file, near_pairs, thumbnail
+from thyroid_utils.data.table import known_patients
 
 _NEIGHBOUR_CORRELATION = 0.5  # from which neighbouring frames are of one video
 _ANY_CORRELATION = 0.7  # from which any two frames are
@@ -55,7 +56,7 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
     Raises:
         DataError: a frame has no number, or a number occurs twice.
     """
-    known = cases["patient_known"].astype(bool) if "patient_known" in cases else pd.Series(True, cases.index)
+    known = known_patients(cases)
     if known.all():
         return Recovered(cases, "as the data set names them", pd.DataFrame())
     if "frame" in cases and not known.any():
@@ -96,7 +97,7 @@ def recover_videos(cases: pd.DataFrame) -> pd.Series:
     """
     frames = _read_frames(cases)
     near = np.flatnonzero(_neighbour_correlations(frames.thumbs) >= _NEIGHBOUR_CORRELATION)
-    runs = components(len(cases), _alike(frames.thumbs), np.stack([near, near + 1], 1))
+    runs = components(len(cases), near_pairs(frames.thumbs[None], _ANY_CORRELATION)[0], np.stack([near, near + 1], 1))
     return pd.Series(_joined_by_layout(frames, runs) + 1, index=frames.cases, name="video")[cases.index]
 
 
@@ -192,15 +193,6 @@ def _neighbour_correlations(thumbs: np.ndarray) -> np.ndarray:
     return (thumbs[:-1] * thumbs[1:]).sum(1).round(4)
 
 
-def _alike(thumbs: np.ndarray) -> np.ndarray:
-    """Pairs of positions, int (m, 2), of frames that look alike."""
-    found = [np.zeros((0, 2), int)]
-    for start in range(0, len(thumbs), _BLOCK):
-        row, column = np.nonzero(np.triu((thumbs[start : start + _BLOCK] @ thumbs[start:].T).round(4) >= _ANY_CORRELATION, 1))
-        found.append(np.stack([row, column], 1) + start)
-    return np.concatenate(found)
-
-
 def _highest_between(thumbs: np.ndarray, video: np.ndarray) -> float:
     highest = -1.0
     for start in range(0, len(thumbs), _BLOCK):
@@ -225,7 +217,7 @@ class _Run(NamedTuple):
 
 def _joined_by_layout(frames: _Frames, runs: np.ndarray) -> np.ndarray:
     state = [_run(frames, np.flatnonzero(runs == run)) for run in range(runs.max(initial=-1) + 1)]
-    if not _layouts_tell_apart([run for run in state if run is not None and run.layout() is not None]):
+    if not _layouts_tell_apart([run for run in state if run.layout() is not None]):
         return runs
     runs = runs.copy()
     joined = True
@@ -240,21 +232,17 @@ def _joined_by_layout(frames: _Frames, runs: np.ndarray) -> np.ndarray:
     return pd.factorize(runs)[0]
 
 
-def _run(frames: _Frames, positions: np.ndarray) -> _Run | None:
-    """None where the frames differ in size."""
-    shapes = {frames.shapes[position] for position in positions}
-    if len(shapes) > 1:
-        return None
-    (shape,) = shapes
-    lit = np.zeros(shape[0] * shape[1], np.int32)
-    for position in positions:
-        lit += np.unpackbits(frames.strokes[position], count=lit.size)
-    return _Run(len(positions), lit.reshape(shape))
+def _run(frames: _Frames, positions: np.ndarray) -> _Run:
+    """The run of these frames: of those of the first one's size."""
+    shape = frames.shapes[positions[0]]
+    alike = [frames.strokes[position] for position in positions if frames.shapes[position] == shape]
+    lit = sum(np.unpackbits(strokes, count=shape[0] * shape[1]).astype(np.int32) for strokes in alike)
+    return _Run(len(alike), lit.reshape(shape))
 
 
-def _same_layout(a: _Run | None, b: _Run | None) -> bool:
+def _same_layout(a: _Run, b: _Run) -> bool:
     """Whether the layout of either run, where known, shows in most frames of the other. False where neither is known."""
-    if a is None or b is None or a.lit.shape != b.lit.shape:
+    if a.lit.shape != b.lit.shape:
         return False
     known = [(one.layout(), other) for one, other in ((a, b), (b, a)) if one.layout() is not None]
     return bool(known) and all((other.lit[layout] >= 0.5 * other.count).mean() >= _SAME_LAYOUT for layout, other in known)

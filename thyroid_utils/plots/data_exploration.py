@@ -11,9 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thyroid_utils.data.audit import Audit
+from thyroid_utils.data.audit import Audit, clean_mask
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.mask_audit import clean_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
 from thyroid_utils.data.phantom.imaging import RAYLEIGH_SNR, RayleighFit
 from thyroid_utils.data.splits import patient_class
