@@ -14,7 +14,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 
 import cv2
 
-from thyroid_utils.data.phantom.cases import phantom_cases, simulate_view
+from thyroid_utils.data.phantom import phantom_cases, simulate_view
 from thyroid_utils.data.phantom.imaging import SCANNERS, homogeneous_phantom, rayleigh_fit
 
 REPEATS = 3

@@ -10,7 +10,7 @@ from drawn import bars, titles
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.phantom.cases import phantom_cases, simulation_stages
+from thyroid_utils.data.phantom import phantom_cases, simulation_stages
 from thyroid_utils.data.phantom.imaging import homogeneous_phantom, rayleigh_fit
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases

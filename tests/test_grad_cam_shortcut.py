@@ -13,7 +13,7 @@ from training_project import tiny_config
 
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import Box, find_echo_area
-from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.geometry import Geometry

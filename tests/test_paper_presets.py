@@ -16,7 +16,7 @@ import pytest
 
 from thyroid_utils.common import paths
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.workbook.cli import main
 

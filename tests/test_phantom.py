@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.phantom import phantom_cases, simulate_view, simulation_stages
 from thyroid_utils.data.phantom.canvas import texture
-from thyroid_utils.data.phantom.cases import phantom_cases, simulate_view, simulation_stages
 from thyroid_utils.data.phantom.imaging import (
     RAYLEIGH_SNR,
     SCANNERS,
@@ -75,7 +75,7 @@ def test_patients_stay_the_same_in_a_larger_set_and_differ_from_seed_to_seed(cas
 
 
 def test_simulating_loads_no_torch():
-    code = "import sys, thyroid_utils.data.phantom.cases as c; c.simulate_view(size=64); sys.exit('torch' in sys.modules)"
+    code = "import sys, thyroid_utils.data.phantom as c; c.simulate_view(size=64); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.phantom.imaging import RAYLEIGH_SNR
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import make_cases

@@ -13,7 +13,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names, malignant_share

@@ -88,11 +88,8 @@ SCANNERS = {
 def find_scanners(names: Sequence[str] | str) -> tuple[Scanner, ...]:
     """The presets of these names, at least one; DataError names the known ones."""
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
-    for name in names:
-        if name not in SCANNERS:
-            raise DataError(f"phantom: no scanner is called {name!r}; expected one of {', '.join(SCANNERS)}")
-    if not names:
-        raise DataError(f"phantom: no scanner given; expected one or more of {', '.join(SCANNERS)}")
+    if not names or not {*names} <= {*SCANNERS}:
+        raise DataError(f"phantom: scanners are {', '.join(names) or 'none'}; expected one or more of {', '.join(SCANNERS)}")
     return tuple(SCANNERS[name] for name in names)
 
 
@@ -170,7 +167,7 @@ def echo_signal(
     scanner: Scanner,
     spacing: float,
     focus: float,
-    noise: np.ndarray | None = None,
+    noise: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Demodulated echo, real and imaginary part, float32 (height, width) each.
 
@@ -181,8 +178,7 @@ def echo_signal(
         scanner: preset.
         spacing: mm a pixel.
         focus: depth in mm.
-        noise: (2, height, width) like `scatter`, of the receiver: white across, band-limited by the pulse along depth; None
-            for a receiver without noise.
+        noise: (2, height, width) like `scatter`, of the receiver: white across, band-limited by the pulse along depth.
     """
     depth = np.arange(len(lost), dtype=np.float32)[:, None] * (spacing / 10)  # cm
     # Reverberation and side lobes lay a faint haze over fluid and shadows, so they are never quite black near the probe.
@@ -196,8 +192,7 @@ def echo_signal(
     for part, coherent in ((0, 0.5), (1, 0.0)):
         source = scatter[part] * (strength + 0.75 * mirror) + coherent * mirror
         received = _beamformed(source, scanner, spacing, focus)
-        if noise is not None:
-            received += _across(noise[part], _keeping_energy(0.7)) * floor
+        received += _across(noise[part], _keeping_energy(0.7)) * floor
         parts.append(_along(received, pulse))
     return parts[0], parts[1]
 
@@ -242,33 +237,28 @@ class RayleighFit:
     p_value: float
 
 
-def homogeneous_phantom(
-    shape: tuple[int, int] = (512, 512), seed: int = 0, scanner: str = "linear-10", spacing: float = 0.15
-) -> np.ndarray:
+def homogeneous_phantom(shape: tuple[int, int] = (512, 512), scanner: str = "linear-10") -> np.ndarray:
     """Envelope of tissue without structure: fully developed speckle, before log compression.
 
     Args:
-        shape: (height, width) in pixels, each 32 or more.
-        seed: whole number from 0.
+        shape: (height, width) in pixels of 0.15 mm, each 32 or more.
         scanner: preset, whose pulse and beam make the speckle; focus in the middle of the depth.
-        spacing: mm a pixel.
 
     Returns:
         float32 (height, width), ≥ 0, mean power 1. Attenuation is fully compensated and the receiver adds no noise.
     """
-    (preset,) = find_scanners(scanner)
-    flat = np.zeros(shape, np.float32)
+    flat, spacing = np.zeros(shape, np.float32), 0.15
     tissue = Tissue(flat, flat + USUAL_ATTENUATION, flat, flat)
-    scatter = np.random.default_rng(seed).standard_normal((2, *shape), np.float32)
-    return envelope_of(*echo_signal(scatter, tissue, flat, preset, spacing, shape[0] * spacing / 2))
+    scatter = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+    focus = shape[0] * spacing / 2
+    return envelope_of(*echo_signal(scatter, tissue, flat, SCANNERS[scanner], spacing, focus, np.zeros_like(scatter)))
 
 
-def rayleigh_fit(envelope: np.ndarray, step: tuple[int, int] = (12, 20)) -> RayleighFit:
+def rayleigh_fit(envelope: np.ndarray) -> RayleighFit:
     """Compare the first-order statistics of an envelope with the Rayleigh distribution.
 
     Args:
         envelope: (height, width) of one homogeneous region, ≥ 0.
-        step: (down, right) pixels between samples taken as independent: several speckle cells.
 
     Reference:
         Burckhardt, "Speckle in ultrasound B-mode scans", IEEE Trans. Sonics Ultrason. 25 (1978).
@@ -277,7 +267,7 @@ def rayleigh_fit(envelope: np.ndarray, step: tuple[int, int] = (12, 20)) -> Rayl
 
     envelope = np.asarray(envelope, np.float64)
     scale = math.sqrt(float((envelope**2).mean()) / 2)
-    samples = envelope[:: step[0], :: step[1]].ravel()
+    samples = envelope[::12, ::20].ravel()  # several speckle cells apart, so that they are independent
     test = stats.kstest(samples, stats.rayleigh(scale=scale).cdf)
     return RayleighFit(float(envelope.mean() / envelope.std()), scale, samples.size, float(test.statistic), float(test.pvalue))
 

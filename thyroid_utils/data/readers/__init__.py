@@ -13,7 +13,7 @@ import pandas as pd
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, nearest
-from thyroid_utils.data.phantom.cases import phantom_cases
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers.own import read_folders, read_manifest
 from thyroid_utils.data.readers.published import read_ddti, read_tg3k, read_tn3k, read_tnscui
 
