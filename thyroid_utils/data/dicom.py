@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pydicom
 from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, iter_pixels
+from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 
@@ -39,6 +39,7 @@ _ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "
 _PALETTE = [start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)]  # size, table, segmented table
 _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW, _CENTIMETRES = 1, 1, 2, 3  # codes of an ultrasound region
+_STEP = 1e-6  # width of a window that has none
 _SAME_SCALE = 0.01  # two regions whose pixels differ by less are one scale
 _CHROMA_NOISE = 6  # gray levels by which the channels of a gray frame may differ after JPEG in YCbCr
 _STRONG_CHROMA, _COLOURED_SHARE = 60, 0.01  # letters and a colour bar alone stay below a hundredth of the frame
@@ -56,18 +57,15 @@ class DicomImage:
     the repr.
     """
 
-    path: Path
+    path: Path = field(repr=False)
     shape: tuple[int, int]
     spacing: tuple[float, float] | None
     scales_differ: bool
     square: bool
     frame_count: int
     burned_in: bool | None
-    _header: pydicom.Dataset
+    _header: pydicom.Dataset = field(repr=False)
     _pixels_at: int  # where the pixels begin in the file, in bytes
-
-    def __repr__(self) -> str:
-        return f"DicomImage({self.frame_count} of {self.shape[0]}×{self.shape[1]}, spacing={self.spacing})"
 
     @property
     def says_colour_doppler(self) -> bool:
@@ -257,7 +255,7 @@ def _gray(stored: np.ndarray, header: Any) -> np.ndarray:
         black, white = sorted((low * slope + intercept, high * slope + intercept))
         levels = 255 * (values - black) / (white - black)
     else:
-        levels = apply_windowing(values, window)
+        levels = _through(window, values)
     return ((255 - levels if header.PhotometricInterpretation == "MONOCHROME1" else levels) + 0.5).astype(np.uint8)
 
 
@@ -266,18 +264,22 @@ def _rescale(header: Any) -> tuple[float, float]:
     return float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
 
 
-def _window(header: Any) -> pydicom.Dataset | None:
-    """The first window of a header, set to show 0 to 255; None where it has none. Unknown functions count as linear."""
+def _window(header: Any) -> tuple[float, float, str] | None:
+    """Centre, width and function of a header's first window; None where it has none. Unknown functions count as linear."""
     centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
     if centre is None or width is None or not width > 0:
         return None
-    function = header.get("VOILUTFunction")
-    linear = function not in ("LINEAR_EXACT", "SIGMOID")
-    window = pydicom.Dataset()
-    window.VOILUTFunction = "LINEAR" if linear else function
-    window.WindowCenter, window.WindowWidth = centre, max(width, 1) if linear else width
-    window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 8
-    return window
+    return centre, width, header.get("VOILUTFunction")
+
+
+def _through(window: tuple[float, float, str], values: np.ndarray) -> np.ndarray:
+    """Values seen through a window, 0 to 255 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    centre, width, function = window
+    if function == "SIGMOID":
+        return 255 / (1 + np.exp(-4 * (values - centre) / width))
+    if function != "LINEAR_EXACT":
+        centre, width = centre - 0.5, max(width - 1, _STEP)
+    return 255 * np.clip((values - centre) / width + 0.5, 0, 1)
 
 
 def _first(value: Any) -> float | None:

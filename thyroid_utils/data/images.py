@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.common.files import write_bytes
@@ -22,12 +21,6 @@ _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
-_UNREADABLE = {
-    errno.ENOENT: "no such file; restore it or drop its row",
-    errno.EISDIR: "a folder, not an image file; correct the path",
-    errno.EACCES: "not readable; change its permissions",
-    errno.ELOOP: "a link that leads back to itself; put the file in its place",
-}
 
 
 @contextmanager
@@ -36,26 +29,24 @@ def _open(path: Path) -> Iterator[Image.Image]:
     try:
         # Pillow gets a stream and not the path: it would map an uncompressed TIFF into memory and forget to turn it.
         with open(path, "rb") as stream:
-            try:
-                image = Image.open(stream, formats=_DECODERS)
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                frames = getattr(image, "n_frames", 1) if image.format != "JPEG" else 1
-                if frames > 1:
-                    raise ImageError(f"{path}: holds {frames} frames, expected one; export the frames as single files")
-                yield image
-            except ImageError:
-                raise
-            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-                raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
-            except UnidentifiedImageError:
-                raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
-            except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, …)
-                raise ImageError(f"{path}: damaged or truncated ({error}); download or export it again") from None
-    except OSError as error:
-        told = _UNREADABLE.get(error.errno, f"cannot be read ({error.strerror}); check the disk and the path")
-        raise ImageError(f"{path}: {told}") from None
+            image = Image.open(stream, formats=_DECODERS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            frames = getattr(image, "n_frames", 1) if image.format != "JPEG" else 1
+            if frames > 1:
+                raise ImageError(f"{path}: holds {frames} frames, expected one; export the frames as single files")
+            yield image
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
+    except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, …)
+        told, remedy = f"damaged or truncated ({error})", "download or export it again"
+        if getattr(error, "strerror", None):  # the disk's own
+            told, remedy = error.strerror.lower(), "restore it, correct its path or drop its row"
+        raise ImageError(f"{path}: {told}; {remedy}") from None
 
 
 def _what_it_is_instead(path: Path) -> str:
@@ -123,16 +114,6 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_gray(path: str | Path) -> np.ndarray:
     """As `read_image`, colour reduced to luma (ITU-R BT.601): uint8 (height, width)."""
     return _luma(read_image(path))
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file as `read_image` gives it, mostly from the header alone. Raises ImageError as that."""
-    with _open(Path(path)) as image:
-        kind, (width, height) = image.format, image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    if kind == "TIFF" and turned:  # Pillow's versions disagree on whether the size of such a header is turned already
-        return read_image(path).shape[:2]
-    return (width, height) if turned else (height, width)
 
 
 def is_deep(path: str | Path) -> bool:

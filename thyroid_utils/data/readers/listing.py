@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -123,51 +123,40 @@ def case_table(parts: Iterable[tuple[pd.DataFrame, list[dict[str, str]]]], texts
 def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), header: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of a CSV file as text; the index tells where a row stands ("FILE line 3"), as messages do.
 
-    Python's csv module reads it, because pandas drops or fills fields that are too many or too few and forgets the lines.
-
     Args:
         path: UTF-8 with or without byte-order mark; comma, semicolon or tab, whichever the first line holds most or `sep=` names.
         required, known: columns; in these what programs write for nothing (NA, NaN, null, ?, …) is NA, in others nothing alone.
         header: names for a file that has no header; else they are the first line, in lower case.
 
     Raises:
-        DataError: not UTF-8, empty, a column named twice, missing or nearly called as one of these, a line with more or fewer
-            fields than columns.
+        DataError: not UTF-8, empty, a column named twice, missing or nearly called as one of these, a line with more fields than
+            the first. One with fewer ends in empty ones.
     """
     with readable(path):
         content = path.read_bytes()
     try:
-        lines = content.decode("utf-8-sig").splitlines(keepends=True)
+        text = content.decode("utf-8-sig").lstrip("\r\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text; save it again as 'CSV UTF-8'") from None
-    start = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=start.count)
-    if start.lower().startswith("sep=") and len(start.strip("\r\n")) == 5:  # Excel's first line
-        delimiter, lines[lines.index(start)] = start[4], "\n"
-    names, rows, places = list(header), [], []
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    first, told = text.partition("\n")[0].strip("\r"), 0
+    delimiter = max(",;\t", key=first.count)
+    if first.lower().startswith("sep=") and len(first) == 5:  # Excel's first line
+        delimiter, told = first[4], 1
     try:
-        for fields in reader:
-            fields = [field.strip() for field in fields]
-            while fields and not fields[-1] and len(fields) > len(names):  # spreadsheets write empty columns at the right
-                fields.pop()
-            if not any(fields):
-                continue
-            if not names:
-                names = [field.lower() for field in fields]
-                continue
-            if len(fields) != len(names):
-                expected = f"expected {len(names)} ({', '.join(names)})"
-                raise DataError(f"{path} line {reader.line_num}: {len(fields)} fields, {expected}; correct the line")
-            rows.append(fields)
-            places.append(f"{path} line {reader.line_num}")
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}; correct the quotes in this line") from None
-    _check_columns(path, names, required, known)
-    if not rows:
+        fields = pd.read_csv(
+            StringIO(text), sep=delimiter, header=None, skiprows=told, dtype=str, na_filter=False, skip_blank_lines=False
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: {str(error).strip()}; correct the line, or its quotes") from None
+    rows = [[field.strip() for field in row] for row in fields.to_numpy()]
+    rows = {f"{path} line {number}": row for number, row in enumerate(rows, 1 + told) if any(row)}
+    names = header or [field.lower() for field in rows.pop(next(iter(rows), ""), [])]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names, dtype="string").replace("", pd.NA)
+    table = table.drop(columns="", errors="ignore")  # spreadsheets write empty columns at the right
+    _check_columns(path, list(table), required, known)
+    if table.empty:
         raise DataError(f"{path}: no rows below its header; expected a line for each image")
-    table = pd.DataFrame(rows, places, names, dtype="string").replace("", pd.NA)
-    for name in {*required, *known}.intersection(names):
+    for name in {*required, *known}.intersection(table):
         table[name] = without_blanks(table[name])
     return table
 
@@ -183,7 +172,7 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], kn
             raise DataError(f"{path}: unknown column {name!r}; did you mean {near[0]!r}? Rename it")
     missing = [name for name in required if name in absent]
     if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(names) or 'an empty file'}; rename or add it")
+        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(names)}; rename or add it")
 
 
 def without_blanks(column: pd.Series) -> pd.Series:

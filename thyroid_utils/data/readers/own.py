@@ -131,7 +131,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
         "patient_known": told["patient"].notna(),
         "target": looked_up(told["target"], TARGETS).fillna("nodule"),
     }
-    for name in listed.columns.difference(["", "image", *_MANIFEST_COLUMNS], sort=False):
+    for name in listed.columns.difference(["image", *_MANIFEST_COLUMNS], sort=False):
         if name in columns:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
         columns[name] = without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])

@@ -22,7 +22,7 @@ from defusedxml.ElementTree import fromstring
 from thyroid_utils.common import paths
 from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError, ImageError, readable
-from thyroid_utils.data.images import image_size, write_png
+from thyroid_utils.data.images import read_image, write_png
 from thyroid_utils.data.readers.listing import (
     LABELS,
     case_table,
@@ -282,7 +282,7 @@ def _described(case: Element) -> dict[str, object]:
 def _polygons(outlines: list[str], image: Path) -> tuple[tuple[int, int], list[np.ndarray], list[str]]:
     """The frame's (height, width), usable polygons, int32 (points, 2) as x, y, and what is wrong with the others."""
     try:
-        height, width = image_size(image)
+        height, width = read_image(image).shape[:2]
     except ImageError as error:
         return (0, 0), [], [f"the frame cannot be read ({error})".replace(str(image), image.name)]
     polygons, problems = [], []
