@@ -9,8 +9,7 @@ from made_pictures import picture
 from PIL import Image
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.audit import audit_cases
-from thyroid_utils.data.copies import thumbnail
+from thyroid_utils.data.audit import audit_cases, thumbnail
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import find_overlays
 from thyroid_utils.data.table import make_cases

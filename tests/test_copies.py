@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_pictures import picture
 
-from thyroid_utils.data.copies import components, links, near_pairs, perceptual_hash, pixel_hash, pixel_hashes, thumbnail
+from thyroid_utils.data.audit import components, links, near_pairs, perceptual_hash, pixel_hash, pixel_hashes, thumbnail
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.table import make_cases
 

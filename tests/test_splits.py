@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.copies import pixel_groups
+from thyroid_utils.data.audit import pixel_groups
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import (

@@ -1,22 +1,33 @@
-"""The audit of a case table: copies, leaks, mask noise, burned-in marks, in one pass over the files."""
+"""The audit of a case table: copies, leaks, mask noise, burned-in marks, in one pass over the files; and the groups of copies.
+
+Copies are images of the same pixels, by a hash, or of nearly the same picture, by correlation.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.common.errors import ImageError
 from thyroid_utils.common.progress import Progress, in_threads
-from thyroid_utils.data import copies
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 from thyroid_utils.data.table import known_patients
 
+SIDE = 32  # side of the thumbnail in pixels
+# At 0.9 images of different DDTI patients (at most 0.8) stay apart and four of five neighbouring TG3K frames are paired.
+NEAR_CORRELATION = 0.9
+_BLOCK = 256  # images that are compared with all others at once
 MASK_PROBLEMS = (
     "unreadable", "size mismatch", "empty", "full", "holes", "specks", "several parts", "touches border",
 )  # fmt: skip
@@ -61,22 +72,16 @@ class Audit:
         Returns:
             one row a leak: `kind` ("identical images", "near-identical images", "patient"), `splits`, `images` and `cases`.
             A cluster that holds pixel-identical images on two sides is listed as such and not again as near-identical.
-
-        Raises:
-            DataError: cases that were not audited.
         """
-        unknown = cases.index.difference(self.clusters.index)
-        if len(unknown):
-            raise DataError(f"audit: {len(unknown)} cases were not audited (first: {unknown[0]}); audit this table again")
         hashes = self.images.loc[cases.index, "pixel_hash"]
-        same_pixels = copies.groups_on_both_sides(cases[hashes.notna()], hashes.dropna())
-        same_cluster = copies.groups_on_both_sides(cases, self.clusters[cases.index])
+        same_pixels = groups_on_both_sides(cases[hashes.notna()], hashes.dropna())
+        same_cluster = groups_on_both_sides(cases, self.clusters[cases.index])
         already = {case for members in same_pixels["cases"] for case in members}
         new = [not already.intersection(members) for members in same_cluster["cases"]]
         parts = {
             "identical images": same_pixels,
             "near-identical images": same_cluster[np.array(new, bool)],
-            "patient": copies.groups_on_both_sides(cases, cases["patient"]),
+            "patient": groups_on_both_sides(cases, cases["patient"]),
         }
         rows = [part.assign(kind=kind) for kind, part in parts.items()]
         return pd.concat(rows, ignore_index=True)[["kind", "splits", "images", "cases"]]
@@ -114,14 +119,14 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     Returns:
         Audit, in the order of `cases`. Unreadable files are listed in it; they do not stop the audit.
     """
-    thumbs = np.zeros((_VIEWS, len(cases), copies.SIDE * copies.SIDE), np.float32)
+    thumbs = np.zeros((_VIEWS, len(cases), SIDE * SIDE), np.float32)
     files = [(image, None if pd.isna(mask) else mask) for image, mask in zip(cases["image"], cases["mask"], strict=True)]
 
     def look(position: int) -> tuple[dict, list[MaskProblem]]:
         image, mask = files[position]
         row, views = _look_at_image(image)
         for view, picture in enumerate(views):
-            thumbs[view, position] = copies.thumbnail(picture)
+            thumbs[view, position] = thumbnail(picture)
         if mask is None:
             return row, []
         share, problems = _look_at_mask(mask, views[0].shape if views else None)
@@ -131,9 +136,9 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     rows = pd.DataFrame([row for row, _ in looked], cases.index, columns=list(_IMAGE_COLUMNS), dtype=object)
     images = rows.astype(_IMAGE_COLUMNS)
     images.insert(6, "readable", images["problem"].isna())
-    pairs, correlation = copies.near_pairs(thumbs)
-    clusters = copies.components(len(cases), pairs, copies.links(images["pixel_hash"]))
-    sets = copies.described_groups(cases, images["pixel_hash"])
+    pairs, correlation = near_pairs(thumbs)
+    clusters = components(len(cases), pairs, links(images["pixel_hash"]))
+    sets = described_groups(cases, images["pixel_hash"])
     masks = [(case, *problem) for case, (_, problems) in zip(cases.index, looked, strict=True) for problem in problems]
     return Audit(
         images=images,
@@ -156,7 +161,7 @@ def _look_at_image(path: str) -> tuple[dict, list[np.ndarray]]:
     row = {
         "height": gray.shape[0],
         "width": gray.shape[1],
-        "pixel_hash": copies.pixel_hash(gray),
+        "pixel_hash": pixel_hash(gray),
         "text_regions": overlays.text_regions,
         "callipers": overlays.callipers,
     }
@@ -250,3 +255,134 @@ def _holes(mask: np.ndarray) -> np.ndarray:
     outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 0, flags=4)
     return outside[1:-1, 1:-1].astype(bool)
+
+
+def pixel_hash(gray: np.ndarray) -> str:
+    """SHA-256 (hexadecimal) of a decoded gray image: its height, its width and its uint8 pixels.
+
+    Two files with the same hash show the same picture, whatever their names, formats, compression or embedded dates.
+    """
+    digest = hashlib.sha256(f"{gray.shape[0]}x{gray.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(gray, dtype=np.uint8))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=200_000)
+def _kept_hash(path: str, state: tuple[int, int] | None) -> str:
+    return pixel_hash(read_gray(path))
+
+
+def _hash_of_file(path: str) -> str:
+    """The pixel hash of an image file, kept in memory for as long as the file's date and size stay the same."""
+    status = os.stat(path) if os.path.isfile(path) else None
+    return _kept_hash(path, status and (status.st_mtime_ns, status.st_size))
+
+
+def pixel_hashes(cases: pd.DataFrame) -> pd.Series:
+    """Pixel hash of every image of a case table: Series of hexadecimal text, index `case`. ImageError as of `read_gray`."""
+    return pd.Series(
+        in_threads(_hash_of_file, cases["image"].astype(str).tolist()), index=cases.index, dtype="string", name="pixel_hash"
+    )
+
+
+def links(values: pd.Series) -> np.ndarray:
+    """Pairs of positions, int (m, 2), that chain equal values together; NA equals nothing."""
+    codes = pd.factorize(values)[0]  # NA becomes -1
+    order = np.argsort(codes, kind="stable")
+    equal = (codes[order][1:] == codes[order][:-1]) & (codes[order][1:] >= 0)
+    return np.stack([order[:-1][equal], order[1:][equal]], 1)
+
+
+def components(count: int, *pairs: np.ndarray) -> np.ndarray:
+    """Union-find: the connected components of `count` things under pairs, each int (m, 2).
+
+    Returns:
+        int (count,), components numbered from 0 in the order of their first member.
+
+    >>> components(5, np.array([[3, 4], [1, 4]])).tolist()
+    [0, 1, 2, 1, 1]
+    """
+    first, second = np.concatenate(pairs).T
+    graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
+    return pd.factorize(connected_components(graph, directed=False)[1])[0]
+
+
+def pixel_groups(cases: pd.DataFrame) -> pd.Series:
+    """The unit of a leak-proof split: patients, merged where they share a pixel-identical image.
+
+    Returns:
+        string Series, index `case`: the name of the group, which is the first (in sorting order) of its patients.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    patients = cases["patient"]
+    numbers = components(len(cases), links(patients), links(pixel_hashes(cases)))
+    return patients.groupby(numbers).transform("min") if len(cases) else patients
+
+
+def described_groups(cases: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """What the groups of a case table hold, one row a group, in the order of the first case.
+
+    Args:
+        cases: case table.
+        groups: Series case → group; NA is in none.
+
+    Returns:
+        `cases` (sorted list), `images` and `patients` (how many), `splits` ("test, train"; "" where none is filled). No group is
+        named: it may carry a patient's name.
+    """
+    rows = []
+    for _, members in cases.groupby(groups, sort=False):
+        splits = ", ".join(sorted(members["split"].dropna().unique()))
+        row = {"cases": sorted(members.index), "images": len(members), "patients": members["patient"].nunique(), "splits": splits}
+        rows.append(row)
+    return pd.DataFrame(sorted(rows, key=lambda row: row["cases"]), columns=["cases", "images", "patients", "splits"])
+
+
+def groups_on_both_sides(cases: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Of `described_groups` those with images on more than one side of a split; cases without one are passed over."""
+    found = described_groups(cases[cases["split"].notna()], groups)
+    return found.loc[found["splits"].str.contains(","), ["splits", "images", "cases"]].reset_index(drop=True)
+
+
+def thumbnail(gray: np.ndarray) -> np.ndarray:
+    """A small picture of local contrast whose scalar product with another one is their correlation.
+
+    The frame is reduced to 32 × 32 by area, each pixel is set against the mean and the spread of its surroundings (Gaussian,
+    3 pixels), and the result has mean 0 and length 1. Without the local contrast the bright top and the dark bottom that
+    every ultrasound frame has make frames of different patients correlate at up to 0.93; with it they stay below 0.81.
+
+    Args:
+        gray: uint8 (height, width).
+
+    Returns:
+        float32 (1024,); all 0 for a flat frame, which then correlates with nothing.
+    """
+    small = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    centred = small - cv2.GaussianBlur(small, (0, 0), 3)
+    spread = np.sqrt(cv2.GaussianBlur(centred * centred, (0, 0), 3))
+    contrast = (centred / (spread + 6)).ravel()  # 6 gray levels keep the noise of black regions small
+    contrast -= contrast.mean()
+    length = np.linalg.norm(contrast)
+    return contrast / length if length > 1e-3 else np.zeros_like(contrast)
+
+
+def near_pairs(thumbs: np.ndarray, least: float = NEAR_CORRELATION) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of images that look the same in at least one of their views (whole frame, echo image alone).
+
+    Args:
+        thumbs: float32 (views, n, 1024), of `thumbnail`; an image that cannot be read is all 0.
+        least: correlation from which they do.
+
+    Returns:
+        pairs, int (m, 2) with first < second, in order; correlation, float (m,) rounded to 4 digits (the better view's).
+    """
+    pairs, correlation = [np.zeros((0, 2), int)], [np.zeros(0)]
+    for start in range(0, thumbs.shape[1], _BLOCK):
+        best = np.max([view[start : start + _BLOCK] @ view[start:].T for view in thumbs], axis=0)
+        # Rounding before the comparison keeps the answer independent of the order in which threads add up.
+        row, column = np.nonzero(np.triu(best.round(4) >= least, 1))
+        pairs.append(np.stack([row, column], 1) + start)
+        correlation.append(best[row, column].round(4).astype(float))
+    return np.concatenate(pairs), np.concatenate(correlation)

@@ -34,8 +34,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
              "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
              "VOILUTFunction", "PixelSpacing", "PixelAspectRatio", "SequenceOfUltrasoundRegions", "UltrasoundColorDataPresent",
-             "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "SmallestImagePixelValue",
-             "LargestImagePixelValue", "PixelData")  # fmt: skip
+             "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "PixelData")  # fmt: skip
 _PALETTE = [start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)]  # size, table, segmented table
 _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW, _CENTIMETRES = 1, 1, 2, 3  # codes of an ultrasound region
@@ -43,7 +42,6 @@ _STEP = 1e-6  # width of a window that has none
 _SAME_SCALE = 0.01  # two regions whose pixels differ by less are one scale
 _CHROMA_NOISE = 6  # gray levels by which the channels of a gray frame may differ after JPEG in YCbCr
 _STRONG_CHROMA, _COLOURED_SHARE = 60, 0.01  # letters and a colour bar alone stay below a hundredth of the frame
-_VIDEO = "1.2.840.10008.1.2.4.10"  # how the numbers of MPEG-2, MPEG-4 and HEVC begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +85,14 @@ class DicomImage:
         Raises:
             ImageError: the pixels are damaged, or other frames than the header says.
         """
-        decoded, count = self._decoded(), 0
-        while True:
+        decoded = self._decoded()
+        for _ in range(self.frame_count):
             with _reported(self.path):
-                stored = next(decoded, None)
-                frame = None if stored is None else self._shown(stored)
-            if frame is None:
-                break
-            count += 1
+                frame = self._shown(next(decoded))
             yield frame
-        if count != self.frame_count:
-            raise ImageError(f"{self.path}: {count} frames can be read, its header says {self.frame_count}; export it again")
+        with _reported(self.path):
+            if next(decoded, None) is not None:
+                raise ImageError(f"{self.path}: more frames than its header says, {self.frame_count}; export it again")
 
     def _decoded(self) -> Iterator[np.ndarray]:
         """Stored values, (height, width), or (height, width, 3) RGB."""
@@ -185,8 +180,6 @@ def _problem(image: DicomImage, stored: int) -> str:
     """Why a file is not shown, and what to do; "" where it is. stored: length of its pixels in bytes."""
     header, (height, width) = image._header, image.shape
     photometric, syntax = header.PhotometricInterpretation, header.file_meta.TransferSyntaxUID
-    if min(height, width, image.frame_count) < 1:
-        return "the header gives no size; export it again"
     if height * width > MAX_PIXELS:
         return f"{width}×{height} is more than {MAX_PIXELS:,} pixels; crop or shrink it first"
     if photometric not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
@@ -207,9 +200,10 @@ def _problem(image: DicomImage, stored: int) -> str:
         available = False
     if available:
         return ""
-    remedy = "export its frames as single images" if syntax.startswith(_VIDEO) else 'pip install "pylibjpeg[all]"'
     name = syntax.name if syntax.name != syntax else "private"  # a private number could be anything
-    return f"compressed as {name}, which no installed package decodes; {remedy}"
+    return (
+        f"compressed as {name}, which no installed package decodes; export its frames as images, or pip install 'pylibjpeg[all]'"
+    )
 
 
 def _spacing(header: Any) -> tuple[tuple[float, float] | None, bool]:
@@ -243,13 +237,9 @@ def _chroma(frame: np.ndarray) -> np.ndarray:
 
 
 def _gray(stored: np.ndarray, header: Any) -> np.ndarray:
-    """Rescaled, then seen through the window, or over the file's range of values, or over that which its bits can hold."""
+    """Rescaled, then seen through the window, or over the range that its bits can hold."""
     bits, (slope, intercept), window = header.BitsStored, _rescale(header), _window(header)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") == 1 else (0, 2**bits - 1)
-    least, most = _first(header.get("SmallestImagePixelValue")), _first(header.get("LargestImagePixelValue"))
-    # The header's extremes serve deep pixels alone, and are wrong where a frame goes beyond them.
-    if bits > 8 and None not in (least, most) and least < most and least <= stored.min() and stored.max() <= most:
-        low, high = least, most
     values = stored.astype(np.float64).clip(low, high) * slope + intercept
     if window is None:
         black, white = sorted((low * slope + intercept, high * slope + intercept))

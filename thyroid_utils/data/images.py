@@ -89,10 +89,6 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     return (pixels / 257.0 + 0.5).astype(np.uint8) if pixels.dtype == np.uint16 else pixels  # 65535 / 257 = 255
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-
-
 def read_image(path: str | Path) -> np.ndarray:
     """Read one ultrasound image.
 
@@ -113,7 +109,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def read_gray(path: str | Path) -> np.ndarray:
     """As `read_image`, colour reduced to luma (ITU-R BT.601): uint8 (height, width)."""
-    return _luma(read_image(path))
+    pixels = read_image(path)
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
 def is_deep(path: str | Path) -> bool:
@@ -146,10 +143,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
     pixels, kind = _decode(path)
     pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels
     if shape is not None and pixels.shape != tuple(shape):
-        raise ImageError(
-            f"{path}: mask is {pixels.shape[1]}×{pixels.shape[0]}, its image {shape[1]}×{shape[0]} (width×height); "
-            "export the mask again at the image's size"
-        )
+        sizes = f"mask is {pixels.shape[1]}×{pixels.shape[0]}, its image {shape[1]}×{shape[0]} (width×height)"
+        raise ImageError(f"{path}: {sizes}; export the mask again at the image's size")
     lossless = kind != "JPEG"
     if lossless and pixels.min() < pixels.max() and len(np.unique(pixels)) == 2:
         return pixels == pixels.max()

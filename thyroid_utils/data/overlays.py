@@ -55,9 +55,6 @@ def find_echo_area(gray: np.ndarray) -> Box:
 
     Returns:
         `Box`; the whole frame where no flat border is found.
-
-    Raises:
-        ValueError: not a 2-D uint8 array.
     """
     return mask_box(echo_mask(gray))
 
@@ -73,8 +70,6 @@ def echo_mask(gray: np.ndarray) -> np.ndarray:
 
 def find_echo(gray: np.ndarray) -> np.ndarray | None:
     """As `echo_mask`, but None where nothing stands out of the border: an empty frame, or a page of text."""
-    if gray.ndim != 2 or gray.dtype != np.uint8:
-        raise ValueError(f"expected a gray image, uint8 (height, width); found {gray.dtype} {gray.shape}")
     height, width = gray.shape
     size = max(7, min(height, width) // 20) | 1  # odd
     contrast = _contrast(gray)
@@ -185,12 +180,11 @@ def find_overlays(gray: np.ndarray, echo: np.ndarray | None = None) -> Overlays:
 
     Returns:
         `Overlays`.
-
-    Raises:
-        ValueError: not a 2-D uint8 array.
     """
     echo = echo_mask(gray) if echo is None else echo
-    outside = _drawn_outside(gray, echo)
+    contrast = _contrast(gray)
+    drawn = _grown((contrast > _MARK_CONTRAST) & ~_grown(echo, 3), 3)
+    outside = drawn & (contrast > 12) & ~echo
     strokes = _strokes(gray, echo)
     rows = _in_rows(strokes)
     crosses, centres = _crosses(gray, echo, text=_grown(rows[strokes.labels], 7))
@@ -201,13 +195,6 @@ def find_overlays(gray: np.ndarray, echo: np.ndarray | None = None) -> Overlays:
     blocks = cv2.morphologyEx((outside | letters).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 13), np.uint8))
     regions = cv2.connectedComponents(blocks)[0] - 1
     return Overlays(outside | crosses | letters, regions, len(centres))
-
-
-def _drawn_outside(gray: np.ndarray, echo: np.ndarray) -> np.ndarray:
-    """Everything well above (or below) the border's level away from the echo image."""
-    contrast = _contrast(gray)
-    drawn = _grown((contrast > _MARK_CONTRAST) & ~_grown(echo, 3), 3)
-    return drawn & (contrast > 12) & ~echo
 
 
 def _cross(size: int, diagonal: bool) -> np.ndarray:

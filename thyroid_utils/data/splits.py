@@ -1,7 +1,7 @@
 """Train, validation and test: by patient, stratified, reproducible, asserted disjoint and hashed.
 
 The unit of a split is a group of patients: a patient with all images, merged with every patient that shares a
-pixel-identical image (`copies.pixel_groups`). A data set without patient ids is split by something else that is known to
+pixel-identical image (`audit.pixel_groups`). A data set without patient ids is split by something else that is known to
 tie images together by writing it into the column `patient` first, for example near-duplicate clusters
 (`audit_cases(...).clusters`) or the videos of `recover_videos`.
 
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.copies import groups_on_both_sides, pixel_groups
+from thyroid_utils.data.audit import groups_on_both_sides, pixel_groups
 from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
 
 
@@ -114,11 +114,11 @@ def official_split(cases: pd.DataFrame) -> pd.DataFrame:
         DataError: no official split, cases without one, only one side, or a patient on both sides.
     """
     present = [name for name in SPLITS if (cases["split"] == name).any()]
-    if not present:
-        known = ", ".join(sorted(cases["dataset"].dropna().unique())) or "this table"
-        raise DataError(f"official split: {known} comes without one; use by='patient' with ratios or folds")
     if len(present) < 2:
-        raise DataError(f"official split: every case is {present[0]}; expected at least two of {', '.join(SPLITS)}")
+        found, expected = ", ".join(present) or "none", ", ".join(SPLITS)
+        raise DataError(
+            f"official split: found {found}; expected two or more of {expected}: use by='patient' with ratios or folds"
+        )
     table = _marked(cases, cases["split"], "official")
     assert_disjoint(table, check_pixels=False)
     return table
@@ -154,15 +154,12 @@ def assert_disjoint(cases: pd.DataFrame, *, check_pixels: bool = True, allow_lea
         if allow_leaky:
             return
         raise DataError("split: made by image, so patients may be on both sides; split by patient, or allow_leaky=True")
-    kind, found = "patients", shared_groups(cases, check_pixels=False)
-    if found.empty and check_pixels:
-        kind = "sets of patients that share a pixel-identical image"
-        found = shared_groups(cases, check_pixels=True)
+    found = shared_groups(cases, check_pixels=check_pixels)
     if len(found):
         members = cases["split"][found["cases"].iloc[0]].sort_index()
         first = ", ".join(f"{case} in {split}" for case, split in members[~members.duplicated()].items())
-        remedy = "correct the split or use by='patient'" if "official" in marks else "split the table again by patient"
-        raise DataError(f"split: {kind} on more than one side: {len(found)} (first: {first}); {remedy}")
+        what = "patients, alone or joined by a pixel-identical image, are" if check_pixels else "patients are"
+        raise DataError(f"split: {len(found)} {what} on more than one side (first: {first}); split again by='patient'")
 
 
 def split_hash(cases: pd.DataFrame) -> str:
@@ -203,11 +200,9 @@ def patient_class(cases: pd.DataFrame, groups: pd.Series | None = None) -> pd.Se
 
 def _named_ratios(ratios: Sequence[float]) -> dict[str, float]:
     names = ("train", "test") if len(ratios) == 2 else SPLITS
-    if len(ratios) != len(names):
-        raise DataError(f"split: {len(ratios)} ratios, expected two (train, test) or three (train, val, test)")
-    if not all(0 <= share <= 1 for share in ratios) or abs(sum(ratios) - 1) > 1e-6:
+    if len(ratios) != len(names) or not all(0 <= share <= 1 for share in ratios) or abs(sum(ratios) - 1) > 1e-6:
         shown = ", ".join(f"{share:g}" for share in ratios)
-        raise DataError(f"split: ratios ({shown}) sum to {sum(ratios):g}; expected numbers from 0 to 1 that sum to 1")
+        raise DataError(f"split: ratios are ({shown}); expected two or three numbers from 0 to 1 that sum to 1")
     return {name: float(share) for name, share in zip(names, ratios, strict=True) if share > 0}
 
 

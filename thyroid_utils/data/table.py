@@ -151,11 +151,8 @@ def measure_cases(cases: pd.DataFrame, progress: Progress | None = None) -> Meas
         progress: called with (images done, images in all).
 
     Raises:
-        DataError: the table is empty.
         ImageError: an image or a mask cannot be read, or their sizes differ.
     """
-    if cases.empty:
-        raise DataError("measure_cases: the case table is empty; nothing to measure")
     found = in_threads(_measure, list(zip(cases["image"], cases["mask"], strict=True)), progress=progress)
     table = pd.DataFrame([row for row, _, _ in found], cases.index)
     classes, positions, histograms = label_names(cases), {}, {}

@@ -20,8 +20,8 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import in_threads
-from thyroid_utils.data.audit import Audit
-from thyroid_utils.data.copies import NEAR_CORRELATION, SIDE, components, kept_for_file, near_pairs, thumbnail
+from thyroid_utils.data.audit import NEAR_CORRELATION, SIDE, Audit, components, near_pairs, thumbnail
+from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.table import known_patients
 
 _NEIGHBOUR_CORRELATION = 0.5  # from which neighbouring frames are of one video
@@ -30,7 +30,6 @@ _STROKE_CONTRAST = 40  # gray levels that a burned-in letter rises above its sur
 _LAYOUT_FRAMES = 20  # in fewer frames slow tissue stays in place too
 _LAYOUT_PIXELS = 10
 _SAME_LAYOUT = 0.85  # layouts of different TG3K videos share at most 0.7 of their pixels, frames of one video nearly all
-_BLOCK = 512
 
 
 class Recovered(NamedTuple):
@@ -60,22 +59,19 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
     if known.all():
         return Recovered(cases, "as the data set names them", pd.DataFrame())
     if "frame" in cases and not known.any():
-        videos = recover_videos(cases)
-        evidence = video_evidence(cases, videos)
+        frames = _read_frames(cases)
+        videos = _videos(frames)
         how = (
-            f"none are given; the {videos.nunique()} videos recovered from the frames take their place, and one patient may be "
-            "in several"
+            f"not given; {videos.nunique()} videos recovered from the frames take their place, and one patient may be in several"
         )
-        return Recovered(videos_as_patients(cases, videos), how, evidence)
+        return Recovered(videos_as_patients(cases, videos), how, _evidence(frames, videos))
     clusters = cases["dataset"] + "-cluster-" + audit.clusters[cases.index].astype("string")
     # A copy of a known patient's image is of that patient.
     named = cases["patient"].where(known).groupby(clusters).transform("min")
     filled = cases.assign(patient=cases["patient"].where(known, named.fillna(clusters)).astype("string"))
     count = clusters[~known].nunique()
-    how = (
-        f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place. Unlike images "
-        "of one patient may still be split, so results on this set are an upper bound"
-    )
+    given = f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place"
+    how = f"{given}. Unlike images of one patient may still be split, so results on this set are an upper bound"
     return Recovered(filled, how, pd.DataFrame())
 
 
@@ -95,29 +91,21 @@ def recover_videos(cases: pd.DataFrame) -> pd.Series:
     Raises:
         DataError: no frame numbers, a number that occurs twice, or an image that cannot be read.
     """
-    frames = _read_frames(cases)
+    return _videos(_read_frames(cases))[cases.index]
+
+
+def _videos(frames: _Frames) -> pd.Series:
     near = np.flatnonzero(_neighbour_correlations(frames.thumbs) >= _NEIGHBOUR_CORRELATION)
-    runs = components(len(cases), near_pairs(frames.thumbs[None], _ANY_CORRELATION)[0], np.stack([near, near + 1], 1))
-    return pd.Series(_joined_by_layout(frames, runs) + 1, index=frames.cases, name="video")[cases.index]
+    runs = components(len(frames.cases), near_pairs(frames.thumbs[None], _ANY_CORRELATION)[0], np.stack([near, near + 1], 1))
+    return pd.Series(_joined_by_layout(frames, runs) + 1, index=frames.cases, name="video")
 
 
-def video_evidence(cases: pd.DataFrame, videos: pd.Series) -> pd.DataFrame:
+def _evidence(frames: _Frames, videos: pd.Series) -> pd.DataFrame:
     """How far recovered videos can be trusted, judged without knowing the true ones: `measure` and `value`, for display.
 
     The only truth is that neighbouring frames that look nearly the same (correlation 0.9 or more) are of one video. Beyond it:
-    how unlike the frames at the cuts are, how unlike the most similar frames of two videos, and whether each video is one
-    unbroken run.
-
-    Args:
-        cases: the case table that was given to `recover_videos`.
-        videos: its result.
-
-    Raises:
-        DataError: fewer than two frames, and as `recover_videos`.
+    how unlike the frames at the cuts are, and whether each video is one unbroken run.
     """
-    if len(cases) < 2:
-        raise DataError(f"videos: {len(cases)} frames cannot be judged; expected two or more")
-    frames = _read_frames(cases)
     video = videos[frames.cases].to_numpy()
     correlation = _neighbour_correlations(frames.thumbs)
     same = video[1:] == video[:-1]
@@ -130,13 +118,11 @@ def video_evidence(cases: pd.DataFrame, videos: pd.Series) -> pd.DataFrame:
         "unbroken runs of frames": 1 + int((~same).sum()),
         "neighbouring pairs": len(same),
         "neighbouring pairs in one video": int(same.sum()),
-        "share of neighbouring pairs in one video": float(same.mean()),
+        "share of neighbouring pairs in one video": float(pd.Series(same).mean()),
         "neighbouring pairs that correlate at 0.9 or more": int(close.sum()),
         "share of these in one video": float(pd.Series(same[close]).mean()),
         "median correlation of neighbours in one video": float(pd.Series(correlation[same]).median()),
         "highest correlation of neighbours in two videos": float(pd.Series(correlation[~same]).max()),
-        "highest correlation of any frames in two videos": _highest_between(frames.thumbs, video),
-        "pairs of videos": len(sizes) * (len(sizes) - 1) // 2,
     }
     # Counts and shares stand in one column: as objects each keeps its kind, and a count is shown without decimals.
     return pd.DataFrame({"measure": list(rows), "value": pd.Series(list(rows.values()), dtype=object)})
@@ -160,47 +146,33 @@ class _Frames(NamedTuple):
 
 def _read_frames(cases: pd.DataFrame) -> _Frames:
     ordered = _in_order(cases)
-    read = in_threads(_frame_of_file, ordered["image"].astype(str).tolist())
+    read = in_threads(_frame, ordered["image"].astype(str).tolist())
     thumbs = np.array([thumb for thumb, _, _ in read], np.float32).reshape(len(read), SIDE * SIDE)
     return _Frames(ordered.index, thumbs, [strokes for _, strokes, _ in read], [shape for _, _, shape in read])
 
 
-def _frame(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+def _frame(path: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    gray = read_gray(path)
     side = max(9, min(gray.shape) // 28 | 1)  # wider than a stroke, narrower than most tissue
     strokes = cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8)) > _STROKE_CONTRAST
     return thumbnail(gray), np.packbits(strokes), gray.shape
-
-
-_frame_of_file = kept_for_file(_frame, 8192)
 
 
 def _in_order(cases: pd.DataFrame) -> pd.DataFrame:
     numbers = pd.to_numeric(cases["frame"], errors="coerce") if "frame" in cases else pd.Series(np.nan, cases.index)
     if numbers.isna().any():
         numbers = pd.to_numeric(cases.index.to_series().str.extract(r"(\d+)\D*$", expand=False), errors="coerce")
-    if numbers.isna().any():
+    wrong = numbers.index[numbers.isna() | numbers.duplicated()]
+    if len(wrong):
         raise DataError(
-            f"videos: {numbers.isna().sum()} cases have no frame number (first: {numbers.index[numbers.isna()][0]}); "
-            "add a column `frame` with the number of each frame"
+            f"videos: {len(wrong)} cases have no frame number of their own (first: {wrong[0]}); "
+            "number the frames of the set in one row, in a column `frame`"
         )
-    if numbers.duplicated().any():
-        doubled = numbers.index[numbers.duplicated(keep=False)][:2]
-        raise DataError(f"videos: a frame number occurs twice ({', '.join(doubled)}); number the frames of one set in one row")
     return cases.loc[numbers.sort_values().index]
 
 
 def _neighbour_correlations(thumbs: np.ndarray) -> np.ndarray:
     return (thumbs[:-1] * thumbs[1:]).sum(1).round(4)
-
-
-def _highest_between(thumbs: np.ndarray, video: np.ndarray) -> float:
-    highest = -1.0
-    for start in range(0, len(thumbs), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        other = video[rows, None] != video[None, :]
-        if other.any():
-            highest = max(highest, float((thumbs[rows] @ thumbs.T)[other].max()))
-    return round(highest, 4) if highest > -1 else float("nan")
 
 
 class _Run(NamedTuple):

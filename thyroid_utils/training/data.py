@@ -17,7 +17,7 @@ from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.data import audit, copies, splits, videos
+from thyroid_utils.data import audit, splits, videos
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
@@ -136,7 +136,7 @@ def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
     columns = ["patient", "patient_known", "frame", "label", "split", "image", "mask"]
     rows = cases.reindex(columns=columns).assign(image=cases["image"].map(hashes), mask=cases["mask"].map(hashes))
     told = rows.reset_index().to_json(orient="values")
-    code = source_hash(module.__file__ for module in (audit, copies, splits, videos))
+    code = source_hash(module.__file__ for module in (audit, splits, videos))
     return content_key(told, config.task, config.split.model_dump(mode="json"), code)
 
 

@@ -22,17 +22,8 @@ from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import write_png
+from thyroid_utils.data.phantom import imaging
 from thyroid_utils.data.phantom.anatomy import build_scene
-from thyroid_utils.data.phantom.imaging import (
-    SCANNERS,
-    draw_callipers,
-    echo_signal,
-    envelope_of,
-    lay_out,
-    log_compress,
-    smooth_display,
-    total_attenuation,
-)
 from thyroid_utils.data.phantom.patients import TISSUE, Patient, Settings, View, malignancy_posterior, tirads_level
 from thyroid_utils.data.table import make_cases
 
@@ -81,7 +72,7 @@ def simulation_stages(patient: int = 0, view: int = 0, **settings) -> dict[str, 
         "log-compressed" uint8; "frame" uint8 with border and text; "callipers" uint8.
     """
     frame = simulate_view(patient, view, **settings)
-    marked = draw_callipers(frame.stages["frame"], frame.patient.scanner, frame.nodule, frame.spacing)
+    marked = imaging.draw_callipers(frame.stages["frame"], frame.patient.scanner, frame.nodule, frame.spacing)
     return frame.stages | {"callipers": marked}
 
 
@@ -98,14 +89,14 @@ def _simulate(patient: Patient, view: View, settings: Settings) -> Frame:
     new, noise = settings.random(TISSUE, patient.number, view.number).standard_normal((2, 2, *shape), np.float32)
     share = view.same_scatter
     scatter = share * field[:, down : down + height, right : right + width] + (1 - share**2) ** 0.5 * new
-    lost = total_attenuation(tissue, scanner, spacing)
-    real, imaginary = echo_signal(scatter, tissue, lost, scanner, spacing, view.focus, noise)
-    envelope = envelope_of(real, imaginary)
-    gray = smooth_display(log_compress(envelope, scanner.dynamic_range, scanner.gain + view.gain))
-    framed = lay_out(scanner, gray, size, spacing, patient.side)
+    lost = imaging.total_attenuation(tissue, scanner, spacing)
+    real, imaginary = imaging.echo_signal(scatter, tissue, lost, scanner, spacing, view.focus, noise)
+    envelope = imaging.envelope_of(real, imaginary)
+    gray = imaging.smooth_display(imaging.log_compress(envelope, scanner.dynamic_range, scanner.gain + view.gain))
+    framed = imaging.lay_out(scanner, gray, size, spacing, patient.side)
     nodule, gland = np.zeros((2, size, size), bool)
     nodule[top:bottom, left : left + width], gland[top:bottom, left : left + width] = outlines
-    image = draw_callipers(framed, scanner, nodule, spacing) if view.callipers else framed
+    image = imaging.draw_callipers(framed, scanner, nodule, spacing) if view.callipers else framed
     stages = {
         "echogenicity": tissue.echo,
         "attenuation": tissue.attenuation,
@@ -127,7 +118,7 @@ def phantom_cases(
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
-    scanners: Sequence[str] = tuple(SCANNERS),
+    scanners: Sequence[str] = tuple(imaging.SCANNERS),
     malignant_share: float = 0.4,
     calliper_bias: float = 0.0,
     views: tuple[int, int] = (1, 6),

@@ -12,19 +12,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import IMAGE_SUFFIXES
-from thyroid_utils.data.readers.listing import (
-    LABELS,
-    case_table,
-    entries,
-    first_few,
-    image_rows,
-    images_by_stem,
-    looked_up,
-    missing_data,
-    read_table,
-    subfolder,
-    without_blanks,
-)
+from thyroid_utils.data.readers import listing
 from thyroid_utils.data.table import make_cases
 
 TARGETS = {"nodule": "nodule", "gland": "gland"}
@@ -63,29 +51,31 @@ def read_folders(
     if target not in TARGETS:
         raise DataError(f"folders: target is {target!r}; expected nodule or gland")
     if not root.is_dir():
-        raise missing_data("folders", root, _EXPECTED)
+        raise listing.missing_data("folders", root, _EXPECTED)
     given = {"benign": benign, "malignant": malignant}
     classes = {name: (_word(given[name]),) if given[name] else usual for name, usual in CLASS_FOLDERS.items()}
     found = {split: _only_folder([root], split, spellings) for split, spellings in SPLIT_FOLDERS.items()}
     parents = {split: folder for split, folder in found.items() if folder}
-    if parents and any(_word(here.name) in sum(classes.values(), ()) for here in entries(root)):
-        raise DataError(f"{root}: class folders beside {first_few(parents)}/; move them into one of these, or these elsewhere")
+    if parents and any(_word(here.name) in sum(classes.values(), ()) for here in listing.entries(root)):
+        raise DataError(
+            f"{root}: class folders beside {listing.first_few(parents)}/; move them into one of these, or these elsewhere"
+        )
     parts, read = [], set()
     for split, parent in parents.items() or [("", root)]:
         for label, (name, spellings) in enumerate(classes.items()):
-            places = [place for place in (parent, subfolder(parent, "images", "image")) if place]
+            places = [place for place in (parent, listing.subfolder(parent, "images", "image")) if place]
             folder = _only_folder(places, name, spellings)
             if folder is None:
-                raise missing_data("folders", parent, _EXPECTED)
+                raise listing.missing_data("folders", parent, _EXPECTED)
             images, masks, folders = _images_and_masks(parent, folder)
             read |= folders
             columns = {"label": label, "split": split or pd.NA, "target": target}
             if patient_pattern is not None:
                 columns |= {"patient": _patients(patient_pattern, images), "patient_known": True}
-            parts.append(image_rows("folders", f"{split}/{name}/".lstrip("/"), images, masks, **columns))
+            parts.append(listing.image_rows("folders", f"{split}/{name}/".lstrip("/"), images, masks, **columns))
     if all(rows.empty for rows, _ in parts):
-        raise missing_data("folders", folder, "images in it")
-    cases = case_table(parts)
+        raise listing.missing_data("folders", folder, "images in it")
+    cases = listing.case_table(parts)
     cases.attrs["notes"] += _left_out(root, read)
     return cases
 
@@ -104,11 +94,11 @@ def read_manifest(root: Path) -> pd.DataFrame:
     """
     path = root
     if root.is_dir():
-        path = next((here for here in entries(root) if here.name.lower() == "manifest.csv"), root / "manifest.csv")
+        path = next((here for here in listing.entries(root) if here.name.lower() == "manifest.csv"), root / "manifest.csv")
     if not path.is_file():
         expected = "manifest.csv with a column image (and mask, label, patient, split, case, target as there are)"
-        raise missing_data("manifest", path.parent if root.is_dir() else root, expected)
-    listed = read_table(path, ("image",), _MANIFEST_COLUMNS)
+        raise listing.missing_data("manifest", path.parent if root.is_dir() else root, expected)
+    listed = listing.read_table(path, ("image",), _MANIFEST_COLUMNS)
     told = listed.reindex(columns=["image", *_MANIFEST_COLUMNS]).astype("string")
     if told["image"].isna().any():
         raise DataError(f"{told.index[told['image'].isna()][0]}: no image named; fill in the column image")
@@ -124,23 +114,23 @@ def read_manifest(root: Path) -> pd.DataFrame:
         "case": case,
         "image": images,
         "mask": masks,
-        "label": looked_up(told["label"], LABELS),
+        "label": listing.looked_up(told["label"], listing.LABELS),
         "patient": told["patient"].map(_one_form, na_action="ignore").fillna(case),
         "dataset": "manifest",
         "split": told["split"].str.lower(),
         "patient_known": told["patient"].notna(),
-        "target": looked_up(told["target"], TARGETS).fillna("nodule"),
+        "target": listing.looked_up(told["target"], TARGETS).fillna("nodule"),
     }
     for name in listed.columns.difference(["image", *_MANIFEST_COLUMNS], sort=False):
         if name in columns:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
-        columns[name] = without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
+        columns[name] = listing.without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
     return make_cases(pd.DataFrame(columns)).astype({"target": "string"})
 
 
 def _only_folder(places: list[Path], name: str, spellings: Iterable[str]) -> Path | None:
     """The folder in `places` that bears one of the spellings, None where there is none."""
-    matches = [here for place in places for here in entries(place) if _word(here.name) in spellings and here.is_dir()]
+    matches = [here for place in places for here in listing.entries(place) if _word(here.name) in spellings and here.is_dir()]
     if len(matches) > 1:
         raise DataError(f"{places[0]}: two folders for {name}, {matches[0].name}/ and {matches[1].name}/; put them together")
     return matches[0] if matches else None
@@ -152,19 +142,19 @@ def _word(name: str) -> str:
 
 def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict[str, Path], set[Path]]:
     """The images and masks of one class by key, and the folders that they were read from."""
-    place = subfolder(folder, "images", "image") or folder
+    place = listing.subfolder(folder, "images", "image") or folder
     words = ("mask", "masks")
-    shared = [subfolder(above, *words) for above in {parent, folder.parent}]
+    shared = [listing.subfolder(above, *words) for above in {parent, folder.parent}]
     mask_folders = [
-        subfolder(folder, *words),
-        *(subfolder(parent, f"{folder.name}{gap}{word}") for gap in "_- " for word in words),
-        *(subfolder(above, folder.name) for above in shared if above),
+        listing.subfolder(folder, *words),
+        *(listing.subfolder(parent, f"{folder.name}{gap}{word}") for gap in "_- " for word in words),
+        *(listing.subfolder(above, folder.name) for above in shared if above),
     ]
     mask_folders = [here for here in mask_folders if here]
-    files = images_by_stem(place)
+    files = listing.images_by_stem(place)
     images = {stem: path for stem, path in files.items() if _masked(stem) not in files}
     found = [(stem, path) for stem, path in files.items() if stem not in images]
-    found += [item for here in mask_folders for item in images_by_stem(here).items()]
+    found += [item for here in mask_folders for item in listing.images_by_stem(here).items()]
     masks: dict[str, Path] = {}
     for stem, path in found:
         key = stem if stem in images else _masked(stem) or stem
@@ -203,7 +193,7 @@ def _patients(pattern: str, images: dict[str, Path]) -> dict[str, str]:
     found = {key: compiled.search(image.stem) for key, image in images.items()}
     without = [images[key].name for key, match in found.items() if not (match and match[1])]
     if without:
-        raise DataError(f"folders: patient_pattern {pattern!r} finds no patient in {first_few(without)}; correct either")
+        raise DataError(f"folders: patient_pattern {pattern!r} finds no patient in {listing.first_few(without)}; correct either")
     return {key: match[1] for key, match in found.items()}
 
 
@@ -231,7 +221,7 @@ def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
 
 def _as_numbers(column: pd.Series) -> pd.Series:
     """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
-    values = without_blanks(column)
+    values = listing.without_blanks(column)
     if values.isna().all() or values.str.fullmatch(r"0\d+|\d{16,}").any():
         return column
     numbers = pd.to_numeric(values, errors="coerce")

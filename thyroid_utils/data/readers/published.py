@@ -23,19 +23,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError, ImageError, readable
 from thyroid_utils.data.images import read_image, write_png
-from thyroid_utils.data.readers.listing import (
-    LABELS,
-    case_table,
-    entries,
-    first_few,
-    image_rows,
-    images_by_stem,
-    looked_up,
-    missing_data,
-    read_table,
-    stem_key,
-    subfolder,
-)
+from thyroid_utils.data.readers import listing
 
 FOLDS = range(5)
 TIRADS_LABEL = {"2": 0, "3": 0, "4a": 1, "4b": 1, "4c": 1, "5": 1}
@@ -54,7 +42,7 @@ class PublishedSet:
 
     def folder(self, root: Path, or_holding: Callable[[Path], Sized] | None = None) -> Path:
         """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does."""
-        named = subfolder(root, self.name)
+        named = listing.subfolder(root, self.name)
         for folder in filter(None, (root, named)):
             if folder.is_dir() and (_below(folder, self.images) or (or_holding and or_holding(folder))):
                 return folder
@@ -62,14 +50,14 @@ class PublishedSet:
 
     def missing(self, folder: Path, expected: str) -> DataError:
         """The error for a set, or a part of it, that is not there."""
-        return missing_data(self.name, folder, expected, self.source)
+        return listing.missing_data(self.name, folder, expected, self.source)
 
     def files(self, folder: Path, images: str, masks: str) -> tuple[dict[str, Path], dict[str, Path]]:
         """The images and masks of two folders of the set by key; DataError where there is no image."""
-        found = images_by_stem(_below(folder, images))
+        found = listing.images_by_stem(_below(folder, images))
         if not found:
             raise self.missing(folder, f"images in {images}/")
-        return found, images_by_stem(_below(folder, masks))
+        return found, listing.images_by_stem(_below(folder, masks))
 
     def listed(
         self, path: Path, images: dict[str, Path], label: str, required: Sequence[str], known: Sequence[str] = (), header=()
@@ -81,27 +69,25 @@ class PublishedSet:
         """
         if not path.is_file():
             raise self.missing(path.parent, f"{path.name} ({','.join(required)})")
-        rows = read_table(path, required, known, header)
+        rows = listing.read_table(path, required, known, header)
         rows = rows.reindex(columns=[*required, *known]).astype("string")
         if header and str(rows[label].iloc[0]).lower() == label:  # published without a header; copies sometimes have one
             rows = rows.iloc[1:]
-        keys = rows[required[0]].fillna("").map(stem_key)
+        keys = rows[required[0]].fillna("").map(listing.stem_key)
         if keys.duplicated().any():
             place = keys.index[keys.duplicated()][0]
             raise DataError(f"{place}: {rows.at[place, required[0]]} is listed a second time; keep one row")
         absent = keys[~keys.isin(list(images))]
         if len(absent):
             remedy = "restore the files or drop the rows"
-            raise DataError(f"{path}: {len(absent)} rows have no image file ({first_few(absent)}); {remedy}")
-        return rows.assign(label=looked_up(rows[label], LABELS)).set_index(pd.Index(keys))
+            raise DataError(f"{path}: {len(absent)} rows have no image file ({listing.first_few(absent)}); {remedy}")
+        return rows.assign(label=listing.looked_up(rows[label], listing.LABELS)).set_index(pd.Index(keys))
 
     def table(self, folder: Path) -> Path:
-        """The one CSV file of a folder; `labels.csv` or `train.csv` where there are several."""
-        tables = {path.name.lower(): path for path in entries(folder) if path.suffix.lower() == ".csv"}
-        named = [path for name, path in tables.items() if name in ("labels.csv", "train.csv")] or [*tables.values()]
-        if len(named) != 1:
-            raise DataError(f"{self.name}: {len(named)} CSV files in {folder}, expected {self.expected}; keep one")
-        return named[0]
+        """The CSV file of a folder; of several `labels.csv` or `train.csv`."""
+        tables = [path for path in listing.entries(folder) if path.suffix.lower() == ".csv"]
+        named = [path for path in tables if path.stem.lower() in ("labels", "train")]
+        return (named or tables or [folder / "labels.csv"])[0]
 
 
 DDTI = PublishedSet(
@@ -140,13 +126,17 @@ def read_ddti(root: Path) -> pd.DataFrame:
     listed = DDTI.listed(path, images, "label", ("file", "case"), (*texts, "label"))
     unlisted = [image.name for key, image in images.items() if key not in listed.index]
     if unlisted:
-        raise DataError(f"{path}: no row for {len(unlisted)} images ({first_few(unlisted)}); add their rows or remove the files")
+        raise DataError(
+            f"{path}: no row for {len(unlisted)} images ({listing.first_few(unlisted)}); add their rows or remove the files"
+        )
     unknown = listed["file"][listed["case"].isna()]
     if len(unknown):
-        raise DataError(f"{path}: no case number for {first_few(unknown)}; a split by patient needs it: fill it in")
+        raise DataError(f"{path}: no case number for {listing.first_few(unknown)}; a split by patient needs it: fill it in")
     columns = listed[["label", *texts]].to_dict()
     patients = ("ddti-" + listed["case"]).to_dict()
-    return case_table([image_rows("ddti", "ddti/", images, masks, **columns, patient=patients, patient_known=True)], texts)
+    return listing.case_table(
+        [listing.image_rows("ddti", "ddti/", images, masks, **columns, patient=patients, patient_known=True)], texts
+    )
 
 
 def read_tnscui(root: Path) -> pd.DataFrame:
@@ -157,7 +147,7 @@ def read_tnscui(root: Path) -> pd.DataFrame:
     folder = TNSCUI.folder(root)
     images, masks = TNSCUI.files(folder, "image", "mask")
     listed = TNSCUI.listed(TNSCUI.table(folder), images, "cate", ("id", "cate"))
-    return case_table([image_rows("tnscui", "tnscui/", images, masks, label=listed["label"].to_dict())])
+    return listing.case_table([listing.image_rows("tnscui", "tnscui/", images, masks, label=listed["label"].to_dict())])
 
 
 def read_tg3k(root: Path) -> pd.DataFrame:
@@ -169,7 +159,7 @@ def read_tg3k(root: Path) -> pd.DataFrame:
     folder = TG3K.folder(root)
     images, masks = TG3K.files(folder, "thyroid-image", "thyroid-mask")
     frames = [int(key) if key.isdecimal() else pd.NA for key in images]
-    cases = case_table([image_rows("tg3k", "tg3k/", images, masks, target="gland")])
+    cases = listing.case_table([listing.image_rows("tg3k", "tg3k/", images, masks, target="gland")])
     return cases.assign(frame=pd.array(frames, "Int64"))
 
 
@@ -190,12 +180,12 @@ def read_tn3k(root: Path, fold: int | None = None) -> pd.DataFrame:
         split = "test" if part == "test" else "train"
         if part == "trainval" and fold is not None:
             split = _tn3k_sides(folder, list(images), fold)
-        parts.append(image_rows("tn3k", f"tn3k/{part}/", images, masks, label=labels, split=split))
-    return case_table(parts)
+        parts.append(listing.image_rows("tn3k", f"tn3k/{part}/", images, masks, label=labels, split=split))
+    return listing.case_table(parts)
 
 
 def _below(folder: Path, name: str) -> Path | None:
-    return subfolder(folder, name, f"{name}s")
+    return listing.subfolder(folder, name, f"{name}s")
 
 
 def _tn3k_sides(folder: Path, names: list[str], fold: int) -> dict[str, str]:
@@ -209,26 +199,26 @@ def _tn3k_sides(folder: Path, names: list[str], fold: int) -> dict[str, str]:
     try:
         content = json.loads(path.read_bytes())
         train, val = (
-            {position[entry] if isinstance(entry, int) else stem_key(entry) for entry in content[side]}
+            {position[entry] if isinstance(entry, int) else listing.stem_key(entry) for entry in content[side]}
             for side in ("train", "val")
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: not {{"train": [names], "val": [names]}} ({error!r}); download it again') from None
     wrong = sorted((train & val) | (train | val).difference(names))
     if wrong:
-        raise DataError(f"{path}: on both sides or without image in trainval-image/: {first_few(wrong)}; restore them")
+        raise DataError(f"{path}: {listing.first_few(wrong)} on both sides or not in trainval-image/; restore either")
     return dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
 
 
 def _case_files(folder: Path) -> dict[str, Path]:
     """The files `NNN.xml` of a folder by NNN."""
-    return {path.stem: path for path in entries(folder) if path.suffix.lower() == ".xml" and path.stem.isdecimal()}
+    return {path.stem: path for path in listing.entries(folder) if path.suffix.lower() == ".xml" and path.stem.isdecimal()}
 
 
 def _read_release(folder: Path) -> pd.DataFrame:
     """The case table of DDTI's original release; case ids `ddti/NNN_K`, patient `ddti-NNN`."""
     cases = {number: _read_xml(path) for number, path in _case_files(folder).items()}
-    images = images_by_stem(folder)
+    images = listing.images_by_stem(folder)
     frames = {stem: path for stem, path in images.items() if re.fullmatch(r"\d+_\d+", stem)}
     if not frames:
         raise DataError(f"ddti: {folder} holds {len(cases)} XML files but no NNN_K.jpg; put the frames beside them")
@@ -246,8 +236,8 @@ def _read_release(folder: Path) -> pd.DataFrame:
         rows[stem] = row
     names = ("label", "age", "nodules", "frame", "tirads", *TRAITS, "mask_problem", "patient")
     columns = pd.DataFrame.from_dict(rows, orient="index", columns=names).to_dict()
-    rows = image_rows("ddti", "ddti/", frames, _drawn(drawings), pane="full", patient_known=True, **columns)
-    table = case_table([rows], ("frame", "pane", "tirads", *TRAITS, "mask_problem"))
+    rows = listing.image_rows("ddti", "ddti/", frames, _drawn(drawings), pane="full", patient_known=True, **columns)
+    table = listing.case_table([rows], ("frame", "pane", "tirads", *TRAITS, "mask_problem"))
     table[["nodules", "age"]] = table[["nodules", "age"]].astype("Int16")
     others = [path for stem, path in images.items() if stem not in frames]
     table.attrs["notes"] = [{"file": str(path), "problem": "not named NNN_K; left out", "remedy": "rename it"} for path in others]
