@@ -49,10 +49,6 @@ def rescale(slope: str, intercept: str) -> list:
     return [(0x28, 0x1052, "DS", intercept), (0x28, 0x1053, "DS", slope)]
 
 
-def extremes(low: int, high: int) -> list:
-    return [(0x28, 0x106, "US", low), (0x28, 0x107, "US", high)]
-
-
 @pytest.mark.parametrize(
     ("stored", "photometric", "bits", "more", "levels"),
     [
@@ -72,18 +68,14 @@ def extremes(low: int, high: int) -> list:
         ([0, 65535], "MONOCHROME2", 16, window("1000", "0"), [0, 255]),
         ([0, 65535], "MONOCHROME2", 16, rescale("-1", "255"), [255, 0]),
         ([0, 65535], "MONOCHROME2", 16, rescale("0", "5"), [0, 255]),
-        ([100, 2100, 4100], "MONOCHROME2", 16, extremes(100, 4100), [0, 128, 255]),
-        ([0, 32896, 65535], "MONOCHROME2", 16, extremes(100, 4100), [0, 128, 255]),
-        ([800, 1000], "MONOCHROME2", 16, window("1000", "401") + extremes(100, 4100), [0, 128]),
-        ([0, 65535], "MONOCHROME2", 16, extremes(0, 0), [0, 255]),
     ],
 )
-def test_gray_levels_through_rescale_window_and_extremes(shown, stored, photometric, bits, more, levels):
+def test_gray_levels_through_rescale_and_window(shown, stored, photometric, bits, more, levels):
     assert shown(stored, photometric, bits=bits, more=more)[0, 0].tolist() == levels
 
 
 def test_eight_bits_are_shown_as_they_are_and_signed_values_over_their_range(shown):
-    np.testing.assert_array_equal(shown(RAMP, more=extremes(0, 20)), RAMP)
+    np.testing.assert_array_equal(shown(RAMP), RAMP)
     np.testing.assert_array_equal(shown(RAMP, "MONOCHROME1"), 255 - RAMP)
     assert shown(np.array([[[-2048, 0, 2047]]], np.int16), bits=12).tolist() == [[[0, 128, 255]]]
 
@@ -196,8 +188,7 @@ def test_a_gray_jpeg_and_one_of_another_size_than_its_header(shown, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("syntax", "told"),
-    [(LOSSLESS_JPEG, r'JPEG Lossless.*pip install "pylibjpeg\[all\]"$'), (MPEG4, r"MPEG-4.*export its frames")],
+    ("syntax", "told"), [(LOSSLESS_JPEG, r"JPEG Lossless.*pip install 'pylibjpeg"), (MPEG4, r"MPEG-4.*export its frames")]
 )
 def test_a_missing_codec_is_named_with_what_to_install(tmp_path, monkeypatch, syntax, told):
     from pydicom.pixels.decoders.base import Decoder
@@ -219,7 +210,7 @@ COLOUR = np.zeros((2, 8, 8, 3), np.uint8)
         (RAMP, "MONOCHROME2", {"more": [(0x28, 0x3010, "SQ", region(1, 1))]}, "table of gray levels"),
         (RAMP, "MONOCHROME2", {"more": rescale("inf", "0")}, "rescaled by no number"),
         (RAMP, "MONOCHROME2", {"change": {(0x28, 0x10): element(0x28, 0x10, "US", 9000)}}, "bytes of pixels where"),
-        (RAMP, "MONOCHROME2", {"change": {(0x28, 0x10): element(0x28, 0x10, "US", 0)}}, "no size"),
+        (RAMP, "MONOCHROME2", {"change": {(0x28, 0x10): element(0x28, 0x10, "US", 0)}}, "its header says 0"),
         (COLOUR, "RGB", {"change": {(0x28, 0x08): None}}, "384 bytes of pixels where its header says 192"),
         (COLOUR, "YBR_FULL_422", {}, "384 bytes of pixels where its header says 256"),
         (RAMP, "MONOCHROME2", {"change": {(0x7FE0, 0x10): None}}, "without a picture"),

@@ -1,3 +1,5 @@
+"""Images and masks of every format as arrays, and one line about each file that is none."""
+
 from __future__ import annotations
 
 import struct
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_pictures import disc
 from PIL import Image
 from skimage.transform import downscale_local_mean, resize_local_mean
 
@@ -16,7 +19,6 @@ from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data import images
 from thyroid_utils.data.images import (
     MAX_PIXELS,
-    image_size,
     is_deep,
     read_gray,
     read_image,
@@ -28,50 +30,40 @@ from thyroid_utils.data.images import (
 )
 
 GRAY = (np.arange(6 * 8).reshape(6, 8) * 5).astype(np.uint8)
+COLOUR = np.dstack([GRAY, GRAY[::-1], GRAY[:, ::-1]])
 MASK = np.zeros((6, 8), bool)
 MASK[1:4, 2:5] = True
 
 
-def one_line_about(error, path) -> str:
+def saved(path, pixels: np.ndarray, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def refusal(reader, path, *arguments) -> str:
     """The message, after checking that it is one line which names the file and a remedy."""
+    with pytest.raises(ImageError) as error:
+        reader(path, *arguments)
     text = str(error.value)
-    assert isinstance(error.value, DataError)
-    assert "\n" not in text and str(path) in text and "; " in text
+    assert isinstance(error.value, DataError) and "\n" not in text and str(path) in text and "; " in text
     return text
 
 
-def disc(size: int = 96, radius: float = 30) -> np.ndarray:
-    rows, columns = np.mgrid[:size, :size]
-    return (rows - size / 2) ** 2 + (columns - size / 2) ** 2 <= radius**2
-
-
 @pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "bmp", "gif", "PNG"])
-def test_lossless_formats_give_the_very_pixels(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(GRAY).save(path)
-    read = read_image(path)
+def test_lossless_formats_give_the_very_pixels_and_colour_where_there_is_colour(tmp_path, suffix):
+    read = read_image(saved(tmp_path / f"a.{suffix}", GRAY))
     assert read.dtype == np.uint8 and np.array_equal(read, GRAY)
-    assert image_size(path) == (6, 8)
+    if suffix != "gif":
+        assert np.array_equal(read_image(saved(tmp_path / f"colour.{suffix}", COLOUR)), COLOUR)
+        assert np.array_equal(read_image(saved(tmp_path / f"gray.{suffix}", np.dstack([GRAY] * 3))), GRAY)
 
 
-def test_jpeg_is_read_to_within_its_noise(tmp_path):
+def test_jpeg_is_read_to_within_its_noise_and_gray_is_luma(tmp_path):
     smooth = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
-    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - smooth).max() <= 3  # quality 95 quantises by 1 to 5 levels
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
-def test_colour_is_kept_only_where_there_is_colour(tmp_path, suffix):
-    colour = np.dstack([GRAY, GRAY[::-1], GRAY[:, ::-1]])
-    Image.fromarray(colour).save(tmp_path / f"colour.{suffix}")
-    Image.fromarray(np.dstack([GRAY] * 3)).save(tmp_path / f"gray.{suffix}")
-    assert np.array_equal(read_image(tmp_path / f"colour.{suffix}"), colour)
-    assert np.array_equal(read_image(tmp_path / f"gray.{suffix}"), GRAY)
-
-
-def test_gray_is_luma(tmp_path):
-    Image.fromarray(np.full((2, 2, 3), (255, 0, 0), np.uint8)).save(tmp_path / "red.png")
-    assert (read_gray(tmp_path / "red.png") == 76).all()  # 0.299 · 255
+    read = read_image(saved(tmp_path / "a.jpg", smooth, quality=95))
+    assert np.abs(read.astype(int) - smooth).max() <= 3  # quality 95 quantises by 1 to 5 levels
+    red = saved(tmp_path / "red.png", np.full((2, 2, 3), (255, 0, 0), np.uint8))
+    assert (read_gray(red) == 76).all()  # 0.299 · 255
 
 
 def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path):
@@ -86,15 +78,23 @@ def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path)
     alpha = np.full((6, 8), 255, np.uint8)
     alpha[:, 4:] = 0
     for layers in ([GRAY, GRAY, GRAY, alpha], [GRAY, alpha]):
-        Image.fromarray(np.dstack(layers)).save(tmp_path / "a.png")
-        assert np.array_equal(read_image(tmp_path / "a.png"), np.where(alpha > 0, GRAY, 0))
+        assert np.array_equal(read_image(saved(tmp_path / "a.png", np.dstack(layers))), np.where(alpha > 0, GRAY, 0))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, suffix):
-    deep = np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16)
-    Image.fromarray(deep).save(tmp_path / f"deep.{suffix}")
-    assert read_image(tmp_path / f"deep.{suffix}").tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
+    deep = saved(tmp_path / f"deep.{suffix}", np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16))
+    assert read_image(deep).tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
+    assert is_deep(deep) and not is_deep(saved(tmp_path / f"narrow.{suffix}", GRAY))
+    assert uses_little_range(np.array([[100, 131]], np.uint8)) and not uses_little_range(np.array([[100, 132]], np.uint8))
+
+
+def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    white = read_image(saved(tmp_path / "white.tif", 65535 - deep, tiffinfo={262: 0}))
+    assert np.abs(white.astype(int) - deep // 257).max() <= 1
+    assert "with a sign" in refusal(read_image, saved(tmp_path / "signed.tif", deep.astype(np.int32)))
+    assert "floating-point" in refusal(read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
 
 
 TURNED = {
@@ -110,100 +110,111 @@ TURNED = {
 
 
 @pytest.mark.parametrize("orientation", TURNED)
-@pytest.mark.parametrize("suffix, compression", [("png", None), ("tif", None), ("tif", "tiff_lzw"), ("jpg", None)])
-def test_exif_rotation_is_applied(tmp_path, orientation, suffix, compression):
-    path = tmp_path / f"turned.{suffix}"
+@pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("jpg", {})])
+def test_exif_rotation_is_applied(tmp_path, orientation, suffix, options):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"compression": compression} if compression else {}
-    Image.fromarray(GRAY).save(path, exif=exif, **options)
-    expected, read = TURNED[orientation], read_image(path)
-    assert read.shape == expected.shape == image_size(path)
-    tolerance = (
-        12 if suffix == "jpg" else 0
-    )  # JPEG at quality 75 on a ramp of 5 levels a pixel; another turn differs by 35 and more
-    assert np.abs(read.astype(int) - expected).max() <= tolerance
+    expected, read = TURNED[orientation], read_image(saved(tmp_path / f"turned.{suffix}", GRAY, exif=exif, **options))
+    # JPEG at quality 75 on a ramp of 5 levels a pixel; another turn differs by 35 and more
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).max() <= (12 if suffix == "jpg" else 0)
 
 
+ZERO = MASK * np.uint8(0)
 TWO_LEVELS = [
     *((MASK.astype(np.uint8) * high, suffix) for suffix in ("png", "tif", "bmp", "gif") for high in (1, 255)),
     *((MASK.astype(np.uint16) * high, suffix) for suffix in ("png", "tif") for high in (1, 255, 256, 4095, 65535)),
     *((MASK, suffix) for suffix in ("png", "tif", "bmp")),
-    (np.dstack([MASK * np.uint8(128), 0 * MASK.astype(np.uint8), 0 * MASK.astype(np.uint8)]), "png"),  # Pascal VOC's first colour
-    (np.dstack([MASK * np.uint8(255)] * 3 + [np.full((6, 8), 255, np.uint8)]), "png"),
+    (np.dstack([MASK * np.uint8(128), ZERO, ZERO]), "png"),  # Pascal VOC's first colour
+    (np.dstack([MASK * np.uint8(255)] * 3 + [ZERO + 255]), "png"),
 ]
 
 
-@pytest.mark.parametrize("pixels, suffix", TWO_LEVELS)
+@pytest.mark.parametrize(("pixels", "suffix"), TWO_LEVELS)
 def test_masks_of_two_levels_keep_their_foreground(tmp_path, pixels, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / f"m.{suffix}")
-    assert np.array_equal(read_mask(tmp_path / f"m.{suffix}"), MASK)
+    assert np.array_equal(read_mask(saved(tmp_path / f"m.{suffix}", pixels)), MASK)
     if suffix == "png":
-        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-        assert np.array_equal(read_mask(tmp_path / "turned.png", (8, 6)), np.rot90(MASK, -1))
+        turned = saved(tmp_path / "turned.png", pixels, exif=exif)
+        assert np.array_equal(read_mask(turned, (8, 6)), np.rot90(MASK, -1))
 
 
 @pytest.mark.parametrize("quality", [20, 90])
 def test_a_jpeg_mask_is_cut_at_half_range_and_not_dilated(tmp_path, quality):
-    truth = disc()
-    Image.fromarray(truth).convert("L").save(tmp_path / "m.jpg", quality=quality)
-    read = read_mask(tmp_path / "m.jpg")
-    assert abs(int(read.sum()) - int(truth.sum())) <= 0.01 * truth.sum()
-    assert (read_gray(tmp_path / "m.jpg") != 0).sum() > 1.05 * truth.sum()  # what the noise would have added
-
-
-def test_an_empty_jpeg_mask_stays_empty(tmp_path):
+    truth, path = disc(), saved(tmp_path / "m.jpg", disc().astype(np.uint8) * 255, quality=quality)
+    assert abs(int(read_mask(path).sum()) - int(truth.sum())) <= 0.01 * truth.sum()
+    assert (read_gray(path) != 0).sum() > 1.05 * truth.sum()  # what the noise would have added
     noisy = np.zeros((64, 64), np.uint8)
     noisy[10:12, 10:50] = 12
-    Image.fromarray(noisy).save(tmp_path / "m.jpg", quality=60)
-    assert read_gray(tmp_path / "m.jpg").any() and not read_mask(tmp_path / "m.jpg").any()
+    path = saved(tmp_path / "m.jpg", noisy, quality=60)
+    assert read_gray(path).any() and not read_mask(path).any(), "an empty one stays empty"
 
 
-@pytest.mark.parametrize("level, png, jpeg", [(0, False, False), (1, True, False), (128, True, True), (255, True, True)])
+@pytest.mark.parametrize(("level", "png", "jpeg"), [(0, False, False), (1, True, False), (128, True, True), (255, True, True)])
 def test_masks_of_one_level_where_a_jpeg_takes_the_lowest_for_noise(tmp_path, level, png, jpeg):
     for suffix, full in (("png", png), ("jpg", jpeg)):
-        Image.fromarray(np.full((8, 8), level, np.uint8)).save(tmp_path / f"m.{suffix}", quality=100)
-        assert (read_gray(tmp_path / f"m.{suffix}") == level).all()
-        assert (read_mask(tmp_path / f"m.{suffix}") == full).all()
+        path = saved(tmp_path / f"m.{suffix}", np.full((8, 8), level, np.uint8), quality=100)
+        assert (read_gray(path) == level).all() and (read_mask(path) == full).all()
 
 
 @pytest.mark.parametrize("levels", [[7], [38], [0, 30, 60], [150, 200, 250]])
 def test_levels_that_do_not_tell_foreground_are_refused(tmp_path, levels):
-    path = tmp_path / "m.png"
-    Image.fromarray(np.resize(np.array(levels, np.uint8), (4, 6))).save(path)
-    with pytest.raises(ImageError) as error:
-        read_mask(path)
-    assert "0 and 255" in one_line_about(error, path)
-    with pytest.raises(ImageError) as error:
-        read_mask(path, (12, 16))
-    assert "6×4" in one_line_about(error, path) and "16×12" in str(error.value)
+    path = saved(tmp_path / "m.png", np.resize(np.array(levels, np.uint8), (4, 6)))
+    assert "0 and 255" in refusal(read_mask, path)
+    assert "6×4, its image 16×12" in refusal(read_mask, path, (12, 16))
 
 
-def encoded(path, **options) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    Image.fromarray(noise).save(path, **options)
-    return path.read_bytes()
+ONE, TWO = np.zeros((64, 64), np.uint16), np.zeros((64, 64), np.uint16)
+ONE[8:24, 8:40], TWO[40:56, 30:60] = 1, 1
+NONE = ONE * 0
+LABELS = {
+    "100 and 200.png": ONE * 100 + TWO * 200,
+    "1 and 255.png": ONE + 255 * TWO,
+    "deep 1 and 300.png": ONE + 300 * TWO,
+    "picture.png": np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255),
+    "alpha.png": np.dstack([NONE, NONE, NONE, 255 * (ONE + TWO)]),
+    "0 and 1.jpg": ONE + TWO,
+    "read: red and green.png": 255 * np.dstack([ONE, TWO, NONE]),
+    "read: blue.jpg": 255 * np.dstack([NONE, NONE, ONE + TWO]),
+}
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("name", LABELS)
+def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path, name):
+    path = saved(tmp_path / name, LABELS[name].astype(np.uint16 if "deep" in name else np.uint8), quality=100)
+    if name.startswith("read"):
+        assert (read_mask(path) != (ONE + TWO > 0)).sum() < 0.02 * (ONE + TWO).sum()
+    else:
+        text = refusal(read_mask, path)
+        assert "do not tell foreground" in text or "transparency alone" in text
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0, 3.0])
+def test_smoothed_outlines_are_no_labels(tmp_path, sigma):
+    write_png(tmp_path / "m.png", cv2.GaussianBlur(disc().astype(np.uint8) * 255, (0, 0), sigma))
+    assert abs(int(read_mask(tmp_path / "m.png").sum()) - disc().sum()) < 0.05 * disc().sum()
+
+
+FORMATS = ["png", "jpg", "gif", "bmp", "tif"]
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("reader", [read_image, read_mask])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_truncated_images(tmp_path, suffix, reader, share):
-    path = tmp_path / f"cut.{suffix}"
-    content = encoded(path)
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ImageError) as error:
-        reader(path)
-    one_line_about(error, path)
+def test_truncated_images(tmp_path, suffix, reader):
+    path = saved(tmp_path / f"cut.{suffix}", NOISE)
+    content = path.read_bytes()
+    for share in (0.02, 0.5, 0.9):
+        path.write_bytes(content[: int(share * len(content))])
+        refusal(reader, path)
 
 
 @settings(max_examples=80, deadline=None)
-@given(position=st.integers(0, 10_000), value=st.integers(0, 255), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "tif"]))
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255), suffix=st.sampled_from(FORMATS))
 def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, position, value, suffix):
-    path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
-    content = bytearray(encoded(path))
+    path = saved(tmp_path_factory.getbasetemp() / f"damaged.{suffix}", NOISE)
+    content = bytearray(path.read_bytes())
     content[position % min(len(content), 700)] = value  # the headers, where damage does most
     path.write_bytes(bytes(content))
     try:
@@ -215,45 +226,39 @@ def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, posit
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    ("content", "words"),
     [
         (b"", "0 bytes"),
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML"),
         (b"\xef\xbb\xbf\n <html>\n<head></head>", "HTML"),
-        (b"just some text", "not a PNG"),
         (b"%PDF-1.7 something", "not a PNG"),
     ],
 )
 def test_files_that_are_no_images(tmp_path, content, words):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    for reader in (read_image, read_mask, image_size):
-        with pytest.raises(ImageError) as error:
-            reader(path)
-        assert words in one_line_about(error, path)
+    for reader in (read_image, read_mask, is_deep):
+        assert words in refusal(reader, path)
     assert path.read_bytes() == content
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_paths_that_are_no_files_and_files_of_several_frames(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing.png")
-    for name, words in [("folder", "a folder"), ("loop", "link"), ("dangling", "no such file"), ("absent", "no such file")]:
-        with pytest.raises(ImageError) as error:
-            read_image(tmp_path / f"{name}.png")
-        assert words in one_line_about(error, tmp_path / f"{name}.png")
+    for name, words in [("folder", "is a directory"), ("loop", "link"), ("dangling", "no such file"), ("absent", "no such file")]:
+        assert words in refusal(read_image, tmp_path / f"{name}.png")
+    for name in ("two.gif", "two.tif", "two.png"):
+        saved(tmp_path / name, GRAY, save_all=True, append_images=[Image.fromarray(GRAY[::-1].copy())])
+        assert "2 frames" in refusal(read_image, tmp_path / name)
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    path = write_png(tmp_path / "a.png", MASK)
-
     def refused(*arguments):  # taking the permission away would not stop the superuser, as whom tests often run
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(images, "open", refused, raising=False)
-    with pytest.raises(ImageError) as error:
-        read_image(path)
-    assert "permissions" in one_line_about(error, path)
+    assert "permission denied" in refusal(read_image, tmp_path / "a.png")
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -266,41 +271,19 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [8193, 11_000, 20_000, 60_000])
+@pytest.mark.parametrize("side", [8193, 11_000, 60_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of(side, side))
     tracemalloc.start()
-    with pytest.raises(ImageError) as error:
-        read_image(path)
+    text = refusal(read_image, path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert f"{MAX_PIXELS:,}" in one_line_about(error, path)
-    assert peak < 10_000_000
+    assert f"{MAX_PIXELS:,}" in text and peak < 10_000_000
 
 
-def test_several_frames_and_floating_point_are_refused(tmp_path):
-    first, second = Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy())
-    for name in ("two.gif", "two.tif", "two.png"):
-        first.save(tmp_path / name, save_all=True, append_images=[second])
-        with pytest.raises(ImageError) as error:
-            read_image(tmp_path / name)
-        assert "2 frames" in one_line_about(error, tmp_path / name)
-    Image.fromarray(GRAY.astype(np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageError) as error:
-        read_image(tmp_path / "float.tif")
-    assert "floating-point" in one_line_about(error, tmp_path / "float.tif")
-
-
-def test_neither_suffix_nor_letters_of_a_name_matter(tmp_path):
-    path = tmp_path / "Ultraschall März – 甲状腺" / "nódulo 1 (β).png"
-    write_png(path, GRAY)
-    assert np.array_equal(read_image(path), GRAY)
-    assert np.array_equal(read_image(path.rename(path.with_suffix(".jpg"))), GRAY)
-
-
-def test_shrinking_by_hand():
+def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
     mask = np.zeros((4, 4), bool)
     mask[:2, :2] = True  # a whole output pixel
     mask[0, 2] = True  # a quarter of the next
@@ -308,9 +291,6 @@ def test_shrinking_by_hand():
     assert resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, False]]
     mask[2, 3] = True  # three quarters of the last
     assert resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, True]]
-
-
-def test_enlarging_by_a_whole_factor_repeats_pixels_and_the_same_size_is_a_copy():
     assert np.array_equal(resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
     same = resize_mask(MASK, MASK.shape)
     assert np.array_equal(same, MASK) and same is not MASK
@@ -325,13 +305,7 @@ def test_shrinking_by_a_whole_factor_agrees_with_scikit_image(seed, factor, shar
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    height=st.integers(8, 60),
-    width=st.integers(8, 60),
-    rows=st.integers(3, 60),
-    columns=st.integers(3, 60),
-    seed=st.integers(0, 999),
-)
+@given(st.integers(8, 60), st.integers(8, 60), st.integers(3, 60), st.integers(3, 60), st.integers(0, 999))
 def test_no_resize_adds_foreground(height, width, rows, columns, seed):
     random = np.random.default_rng(seed)
     mask = np.zeros((height, width), bool)
@@ -347,23 +321,11 @@ def test_no_resize_adds_foreground(height, width, rows, columns, seed):
     assert resized.any(axis=1).sum() <= most_rows and resized.any(axis=0).sum() <= most_columns
 
 
-def test_depth_and_used_range_of_a_file(tmp_path):
-    wide = GRAY.astype(np.uint16) * 257
-    for suffix in ("png", "tiff"):
-        Image.fromarray(wide).save(tmp_path / f"wide.{suffix}")
-        Image.fromarray(GRAY).save(tmp_path / f"narrow.{suffix}")
-        assert is_deep(tmp_path / f"wide.{suffix}") and not is_deep(tmp_path / f"narrow.{suffix}")
-    with pytest.raises(ImageError, match="no such file"):
-        is_deep(tmp_path / "none.png")
-    assert uses_little_range(np.array([[100, 131]], np.uint8)) and not uses_little_range(np.array([[100, 132]], np.uint8))
-
-
-def test_written_masks_and_images_come_back(tmp_path):
-    assert write_png(tmp_path / "new" / "m.png", MASK) == tmp_path / "new" / "m.png"
-    assert np.array_equal(read_mask(tmp_path / "new" / "m.png"), MASK)
-    assert set(np.unique(read_gray(tmp_path / "new" / "m.png"))) == {0, 255}
-    colour = np.dstack([GRAY, GRAY[::-1], GRAY])
-    assert np.array_equal(read_image(write_png(tmp_path / "c.png", colour)), colour)
+def test_written_masks_and_images_come_back_whatever_their_name(tmp_path):
+    path = tmp_path / "Ultraschall März – 甲状腺" / "nódulo 1 (β).png"
+    assert write_png(path, MASK) == path and np.array_equal(read_mask(path), MASK)
+    assert set(np.unique(read_gray(path))) == {0, 255}
+    assert np.array_equal(read_image(write_png(path, COLOUR).rename(path.with_suffix(".jpg"))), COLOUR)
 
 
 def test_the_ring_lies_outside_and_has_the_stated_width():
@@ -373,45 +335,3 @@ def test_the_ring_lies_outside_and_has_the_stated_width():
     assert not (ring & mask).any()
     assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
     assert not ring_around(np.zeros((5, 5), bool)).any()
-
-
-@pytest.mark.parametrize(
-    "name", ["100 and 200", "1 and 255", "1 and 300", "picture", "alpha", "0/1 in a JPEG", "red and green", "blue JPEG"]
-)
-def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path, name):
-    one, two = np.zeros((64, 64), np.uint16), np.zeros((64, 64), np.uint16)
-    one[8:24, 8:40], two[40:56, 30:60] = 1, 1
-    both, zero = (one + two > 0), one * 0
-    files = {
-        "100 and 200": one * 100 + two * 200,
-        "1 and 255": one + 255 * two,
-        "1 and 300": (one + 300 * two).astype(np.uint16),
-        "picture": np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255),
-        "alpha": np.dstack([zero, zero, zero, 255 * both]),
-        "0/1 in a JPEG": 1 * both,
-        "red and green": 255 * np.dstack([one, two, zero]),
-        "blue JPEG": 255 * np.dstack([zero, zero, both]),
-    }
-    path = tmp_path / f"m.{'jpg' if 'JPEG' in name else 'png'}"
-    deep = np.uint16 if name == "1 and 300" else np.uint8
-    Image.fromarray(files[name].astype(deep)).save(path, **({"quality": 100} if "JPEG" in name else {}))
-    if name in ("red and green", "blue JPEG"):
-        assert (read_mask(path) != both).sum() < 0.02 * both.sum()
-    else:
-        with pytest.raises(ImageError, match=r"do not tell foreground|transparency alone"):
-            read_mask(path)
-
-
-@pytest.mark.parametrize("sigma", [0.7, 2.0, 3.0])
-def test_smoothed_outlines_are_no_labels(tmp_path, sigma):
-    write_png(tmp_path / "m.png", cv2.GaussianBlur(disc().astype(np.uint8) * 255, (0, 0), sigma))
-    assert abs(int(read_mask(tmp_path / "m.png").sum()) - disc().sum()) < 0.05 * disc().sum()
-
-
-def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
-    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    Image.fromarray(65535 - deep).save(tmp_path / "white.tif", tiffinfo={262: 0})
-    assert np.abs(read_image(tmp_path / "white.tif").astype(int) - deep // 257).max() <= 1
-    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "signed.tif")
-    with pytest.raises(ImageError, match="with a sign"):
-        read_image(tmp_path / "signed.tif")

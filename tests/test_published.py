@@ -1,0 +1,372 @@
+"""The readers of published sets: their tables, and what is refused or told of a copy that is not as published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import unicodedata
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_pictures import SPOT, put, refusal
+from skimage.draw import polygon2mask
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_mask
+from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.readers.published import rasterise
+
+
+@pytest.fixture
+def ddti(tmp_path):
+    folder = tmp_path / "sets" / "ddti"
+    put(folder / "image", "1.PNG", "2.PNG", "10.PNG")
+    put(folder / "mask", "1.PNG", "2.bmp", pixels=SPOT)
+    table = "file,case,frame,pane,tirads,label\n10.PNG,7,7_2,left,,\n1.PNG,7,7_1,full,4a,1\n2.PNG,8,8_1,full,3,0\n"
+    (folder / "labels.csv").write_text(table)
+    return folder
+
+
+def test_ddti_frames(ddti):
+    cases = load_cases("ddti", ddti)
+    assert cases.index.tolist() == ["ddti/1", "ddti/2", "ddti/10"]
+    assert cases["patient"].tolist() == ["ddti-7", "ddti-8", "ddti-7"] and cases["patient_known"].all()
+    assert cases["label"].fillna(-1).tolist() == [1, 0, -1]
+    assert cases["tirads"].fillna("none").tolist() == ["4a", "3", "none"]
+    assert cases["pane"].tolist() == ["full", "full", "left"] and cases["frame"].tolist() == ["7_1", "8_1", "7_2"]
+    assert cases["mask"].isna().tolist() == [False, False, True] and cases.loc["ddti/2", "mask"].endswith("2.bmp")
+    pd.testing.assert_frame_equal(load_cases("ddti", ddti.parent), cases)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("10.PNG,7", "11.PNG,9,9_1,full,,\n10.PNG,7", "1 rows have no image file (11)"),
+        ("2.PNG,8,8_1,full,3,0\n", "", "no row for 1 images (2.PNG)"),
+        ("2.PNG,8", "2.PNG,8,8_1,full,3,0\n2.PNG,8", "labels.csv line 5: 2.PNG is listed a second time"),
+        (",8,8_1", ",,8_1", "no case number for 2.PNG"),
+        *(("3,0", f"3,{label}", f"line 4: label is {label!r}; expected 0") for label in ("2", "-1", "0.5", "malign")),
+    ],
+)
+def test_ddti_table_and_folder_hold_each_other(ddti, old, new, told):
+    table = ddti / "labels.csv"
+    table.write_text(table.read_text().replace(old, new))
+    assert told in refusal("ddti", ddti) and str(table) in refusal("ddti", ddti)
+
+
+@pytest.mark.parametrize("folder", ["image", "mask"])
+def test_two_files_for_one_image_are_refused(ddti, folder):
+    put(ddti / folder, "1.tif")
+    assert "two files for one image, 1.PNG and 1.tif; keep one" in refusal("ddti", ddti)
+
+
+def test_what_systems_leave_behind_is_passed_over_and_loops_of_links_end(ddti):
+    for place in (ddti, ddti / "image", ddti / "mask"):
+        for name in (".DS_Store", "Thumbs.db", "._1.PNG", ".labels.csv", "readme.txt"):
+            (place / name).write_bytes(b"\0")
+        (place / "__MACOSX").mkdir()
+    (ddti / "image" / "up").symlink_to(ddti)
+    (ddti / "image" / "again.PNG").symlink_to(ddti / "image", target_is_directory=True)
+    assert len(load_cases("ddti", ddti)) == 3
+    (ddti / "image" / "3.PNG").symlink_to(ddti / "image" / "3.PNG")
+    assert "3.PNG: a link that leads nowhere or back to itself" in refusal("ddti", ddti)
+    (ddti.parent / "loop").symlink_to(ddti.parent / "loop")
+    assert "no such folder" in refusal("ddti", ddti.parent / "loop")
+
+
+@pytest.mark.parametrize(("name", "header"), [("train.csv", "ID,CATE"), ("anything.csv", "id;cate")])
+def test_tnscui(tmp_path, name, header):
+    composed, decomposed = (unicodedata.normalize(form, "José 3.png") for form in ("NFC", "NFD"))
+    put(tmp_path / "image", decomposed, "20.PNG", "4.PNG")
+    put(tmp_path / "mask", composed, "4.PNG", pixels=SPOT)
+    assert "labels.csv (id,cate)" in refusal("tnscui", tmp_path)
+    gap = header[2]
+    (tmp_path / name).write_text(f"{header}\n{composed}{gap}1\n4{gap}0\n", encoding="utf-8")
+    cases = load_cases("tnscui", tmp_path)
+    assert cases.index.tolist() == ["tnscui/4", "tnscui/20", "tnscui/José 3"]
+    assert cases["label"].fillna(-1).tolist() == [0, -1, 1]
+    assert cases["mask"].isna().tolist() == [False, True, False]
+    assert cases["patient"].tolist() == cases.index.tolist() and not cases["patient_known"].any()
+
+
+@pytest.mark.parametrize(
+    ("header", "told"), [("ID,CATEG", "did you mean 'cate'?"), ("name,class", "no column id, cate; found name, class")]
+)
+def test_tnscui_takes_the_table_of_the_set_and_its_columns(tmp_path, header, told):
+    put(tmp_path / "image", "3.PNG")
+    (tmp_path / "a.csv").write_text("ID,CATE\n3.PNG,1\n")
+    assert load_cases("tnscui", tmp_path)["label"].tolist() == [1]
+    (tmp_path / "train.csv").write_text(f"{header}\n3.PNG,1\n")
+    assert told in refusal("tnscui", tmp_path)
+
+
+def test_tg3k(tmp_path):
+    put(tmp_path / "thyroid-image", "0014.png", "0000.png", "0007.png")
+    put(tmp_path / "thyroid-mask", "0000.png", "0007.png", "0001.png", pixels=SPOT)
+    cases = load_cases("tg3k", tmp_path)
+    assert cases.index.tolist() == ["tg3k/0000", "tg3k/0007", "tg3k/0014"] and cases["frame"].tolist() == [0, 7, 14]
+    assert (cases["target"] == "gland").all() and cases["label"].isna().all()
+    assert not cases["patient_known"].any() and cases["patient"].is_unique
+    assert cases["mask"].isna().tolist() == [False, False, True]
+    assert [note["problem"] for note in cases.attrs["notes"]] == ["1 masks bear the name of no image (0001.png); left out"]
+
+
+@pytest.fixture
+def tn3k(tmp_path):
+    folder = tmp_path / "tn3k"
+    names = [f"{number:04d}.jpg" for number in range(1, 7)]
+    for part, listed in (("trainval", names), ("test", names[:2])):
+        put(folder / f"{part}-image", *listed)
+        put(folder / f"{part}-mask", *listed, pixels=SPOT)
+    (folder / "label4trainval.csv").write_text("".join(f"{name},{number % 2}\n" for number, name in enumerate(names)))
+    (folder / "label4test.csv").write_text("name,label\n0002.jpg,1\n")
+    return folder
+
+
+def test_tn3k_official_split_and_labels(tn3k):
+    cases = load_cases("tn3k", tn3k.parent)
+    assert cases.index[0] == "tn3k/trainval/0001" and cases.index[-1] == "tn3k/test/0002"
+    assert cases["split"].tolist() == ["train"] * 6 + ["test"] * 2
+    assert cases["label"].fillna(-1).tolist() == [0, 1, 0, 1, 0, 1, -1, 1]
+    assert cases["mask"].notna().all() and not cases["patient_known"].any() and cases["patient"].is_unique
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"train": [1, 2, 3, 5], "val": [0, 4]}, {"train": ["0002", "0003", "0004", "0006"], "val": ["0001.jpg", "0005.jpg"]}],
+)
+def test_tn3k_folds_by_position_in_the_sorted_list_or_by_name(tn3k, content):
+    (tn3k / "tn3k-trainval-fold3.json").write_text(json.dumps(content))
+    cases = load_cases("tn3k", tn3k, fold=3)
+    assert cases["split"].tolist() == ["val", "train", "train", "train", "val", "train", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"train": [0, 1], "val": [1]}', "0002 on both sides"),
+        ('{"train": ["0099"], "val": [1]}', "0099 on both sides or not in trainval-image/"),
+        *((text, "download it again") for text in ('{"train": [0]}', '{"train": [0, 99], "val": [1]}', "<html>", "[1, 2]")),
+    ],
+)
+def test_tn3k_folds_that_are_wrong(tn3k, content, words):
+    (tn3k / "tn3k-trainval-fold0.json").write_text(content)
+    assert words in refusal("tn3k", tn3k, fold=0)
+
+
+def test_tn3k_files_that_are_missing(tn3k):
+    assert "tn3k-trainval-fold1.json (or fold=None)" in refusal("tn3k", tn3k, fold=1)
+    for fold in (5, -1, "first"):
+        assert "expected 0 to 4" in refusal("tn3k", tn3k, fold=fold)
+    (tn3k / "label4test.csv").unlink()
+    assert "label4test.csv" in refusal("tn3k", tn3k)
+    for path in (tn3k / "test-image").iterdir():
+        path.unlink()
+    assert "images in test-image/" in refusal("tn3k", tn3k)
+
+
+def test_the_real_sets(real_data):
+    cases = load_cases("ddti", real_data)
+    assert len(cases) == 543 and cases["patient"].nunique() == 329 and cases["mask"].notna().all()
+    assert cases["label"].value_counts(dropna=False).to_dict() == {1: 314, 0: 46, pd.NA: 183}
+    assert cases["pane"].value_counts().to_dict() == {"full": 251, "left": 146, "right": 146}
+    cases = load_cases("tg3k", real_data)
+    assert len(cases) == 717 and cases["mask"].notna().all() and cases["frame"].is_monotonic_increasing
+
+
+# DDTI's original release
+
+SQUARE = [(10, 5), (19, 5), (19, 14), (10, 14)]  # x 10 to 19, y 5 to 14: 100 pixels, its outline included
+OTHER = [(30, 20), (39, 20), (39, 24), (30, 24)]  # 50 pixels
+
+
+def svg(*polygons) -> str:
+    return json.dumps([{"points": [{"x": x, "y": y} for x, y in points], "regionType": "freehand"} for points in polygons])
+
+
+class Release:
+    """Builds a folder in the layout of the original release."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def frames(self, *names):
+        put(self.folder, *(f"{name}.jpg" for name in names))
+        return self
+
+    def case(self, number: int, marks: list, **values):
+        inner = "".join(f"<{name}>{value}</{name}>" for name, value in ({"age": "", "tirads": ""} | values).items())
+        drawn = "".join(f"<mark><image>{frame}</image><svg>{text}</svg></mark>" for frame, text in marks)
+        (self.folder / f"{number}.xml").write_text(f"<case><number>{number}</number>{inner}{drawn}</case>")
+        return self
+
+    def load(self) -> pd.DataFrame:
+        return load_cases("ddti", self.folder)
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "DDTI release").mkdir()
+    return Release(tmp_path / "DDTI release")
+
+
+def mask_of(cases: pd.DataFrame, case: str) -> np.ndarray:
+    return read_mask(cases.loc[case, "mask"], SPOT.shape)
+
+
+def test_a_case_becomes_rows_with_its_columns_and_masks(release, tmp_path):
+    told = {"age": "45", "sex": "F", "composition": "solid", "margins": "ill defined", "tirads": "4a"}
+    release.frames("7_1", "7_2", "12_1", "cover").case(7, [(1, svg(SQUARE)), (2, svg(SQUARE, OTHER))], **told)
+    release.case(12, [(1, svg(OTHER))], tirads="2", age="9" * 5000)
+    before = sorted(release.folder.iterdir())
+    cases = release.load()
+    assert cases.index.tolist() == ["ddti/7_1", "ddti/7_2", "ddti/12_1"]
+    assert cases["patient"].tolist() == ["ddti-7", "ddti-7", "ddti-12"] and cases["patient_known"].all()
+    assert cases["label"].tolist() == [1, 1, 0] and cases["tirads"].tolist() == ["4a", "4a", "2"]
+    first = cases.loc["ddti/7_1"]
+    assert first[["age", "sex", "composition", "margins"]].tolist() == [45, "F", "solid", "ill defined"]
+    assert cases.loc["ddti/12_1", ["age", "sex", "composition"]].isna().all()
+    assert cases["nodules"].tolist() == [1, 2, 1] and cases["mask_problem"].isna().all()
+    expected = np.zeros(SPOT.shape, bool)
+    expected[5:15, 10:20] = True
+    assert np.array_equal(mask_of(cases, "ddti/7_1"), expected)
+    assert mask_of(cases, "ddti/7_2").sum() == 150
+    assert sorted(release.folder.iterdir()) == before and str(tmp_path / "cache") in first["mask"]
+    assert [note["problem"] for note in cases.attrs["notes"]] == ["not named NNN_K; left out"]
+
+
+def test_several_marks_of_one_frame_are_joined_and_overlaps_leave_no_hole(release):
+    shifted = [(x + 5, y) for x, y in SQUARE]
+    cases = release.frames("1_1").case(1, [(1, svg(SQUARE)), (1, svg(shifted))]).load()
+    assert cases.loc["ddti/1_1", "nodules"] == 2 and mask_of(cases, "ddti/1_1").sum() == 150
+
+
+TIRADS = [("2", 0), ("3", 0), ("4a", 1), ("4B", 1), (" 4c ", 1), ("5", 1), ("", None), ("4", None), ("6", None)]
+
+
+@pytest.mark.parametrize(("tirads", "label"), TIRADS)
+def test_label_follows_tirads(release, tirads, label):
+    found = release.frames("1_1").case(1, [(1, svg(SQUARE))], tirads=tirads).load().loc["ddti/1_1", "label"]
+    assert pd.isna(found) if label is None else found == label
+
+
+NO_LIST = "no list of outlines"
+OUTLINES = {  # the mark's text, the pixels that are drawn, and what is told
+    "empty": ("", 0, "no outline drawn"),
+    "no regions": ("[]", 0, "no outline drawn"),
+    "cut off": (svg(SQUARE)[:-20], 0, NO_LIST),
+    "deeply nested": ("[" * 50_000, 0, NO_LIST),
+    "two points": (svg(SQUARE[:2]), 0, "2 points"),
+    "no points": ('[{"annotation": {}}]', 0, NO_LIST),
+    "points of another kind": ('[{"points": 7}]', 0, NO_LIST),
+    "a region of another kind": ('["freehand"]', 0, NO_LIST),
+    "not a number": ('[{"points": [{"x": NaN, "y": 1}, {"x": 1e999, "y": 2}, {"x": 3, "y": 3}]}]', 0, NO_LIST),
+    "outside": (svg([(100, 100), (120, 100), (120, 120)]), 0, "marks nothing"),
+    "far outside": (svg([(1e9, 1e9), (2e9, 1e9), (2e9, 2e9)]), 0, NO_LIST),
+    "a huge number": (svg([*SQUARE, (10**400, 5)]), 0, NO_LIST),
+    "a stray click": (svg(SQUARE, [(1, 1)]), 100, "1 points"),
+    "over the edge": (svg([(x + 25, y) for x, y in SQUARE]), 50, "leaves the frame"),
+}
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_what_can_be_drawn_of_an_outline_is_drawn_and_the_rest_named(release, name):
+    text, pixels, words = OUTLINES[name]
+    cases = release.frames("1_1", "1_2").case(1, [(1, text), (2, svg(OTHER))], tirads="5").load()
+    row = cases.loc["ddti/1_1"]
+    assert words in row["mask_problem"] and row["label"] == 1 and row["nodules"] == bool(pixels)
+    assert pd.isna(row["mask"]) if pixels == 0 else mask_of(cases, "ddti/1_1").sum() == pixels
+    assert mask_of(cases, "ddti/1_2").sum() == 50
+
+
+@pytest.mark.parametrize("broken", ["<case><number>1</number><tirads>5</ti", "", None])
+def test_a_case_without_readable_file_has_no_mask_and_no_label(release, broken):
+    release.frames("1_1", "2_1").case(2, [(1, svg(SQUARE))], tirads="3")
+    if broken is not None:
+        (release.folder / "1.xml").write_text(broken)
+    cases = release.load()
+    row = cases.loc["ddti/1_1"]
+    assert pd.isna(row["mask"]) and pd.isna(row["label"]) and pd.isna(row["nodules"])
+    assert "no 1.xml that can be read" in row["mask_problem"] and row["patient"] == "ddti-1"
+    assert cases.loc["ddti/2_1", "label"] == 0
+
+
+HOSTILE = [
+    '<!DOCTYPE c [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><case><sex>&b;</sex></case>',
+    '<!DOCTYPE c [<!ENTITY f SYSTEM "file:///etc/passwd">]><case><sex>&f;</sex></case>',
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=["billion laughs", "file"])
+def test_hostile_xml_is_refused(release, content):
+    release.frames("1_1")
+    (release.folder / "1.xml").write_text(content)
+    text = refusal("ddti", release.folder)
+    assert "1.xml" in text and "entities" in text and "download it again" in text
+
+
+def test_what_the_release_or_the_cache_lacks_is_told(release, tmp_path, monkeypatch):
+    release.case(1, [(1, svg(SQUARE)), (2, svg(SQUARE))])
+    assert "no NNN_K.jpg" in refusal("ddti", release.folder)
+    release.frames("1_2")
+    (release.folder / "1_1.jpg").write_bytes(b"<html>404</html>")
+    cases = release.load()
+    assert "HTML" in cases.loc["ddti/1_1", "mask_problem"] and pd.isna(cases.loc["ddti/1_1", "mask"])
+    assert str(release.folder) not in cases.loc["ddti/1_1", "mask_problem"] and mask_of(cases, "ddti/1_2").sum() == 100
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match=r"cannot be written .*; set THYROID_WORKBOOK_CACHE"):
+        release.load()
+
+
+def test_masks_are_made_once_and_anew_when_an_outline_changes(release):
+    release.frames("1_1").case(1, [(1, svg(SQUARE))])
+    first = release.load().loc["ddti/1_1", "mask"]
+    written = os.stat(first).st_mtime_ns
+    again = release.load().loc["ddti/1_1", "mask"]
+    assert again == first and os.stat(first).st_mtime_ns == written
+    cases = release.case(1, [(1, svg(OTHER))]).load()
+    assert cases.loc["ddti/1_1", "mask"] != first and mask_of(cases, "ddti/1_1").sum() == 50
+
+
+def test_outlines_of_real_masks_give_these_masks_back(release, real_data):
+    originals = {}
+    for number, row in enumerate(load_cases("ddti", real_data).iloc[::40].itertuples(), start=1):
+        mask = read_mask(row.mask)
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        shutil.copy(row.image, release.folder / f"{number}_1.png")
+        release.case(number, [(1, svg(*(contour[:, 0].tolist() for contour in contours if len(contour) > 2)))])
+        originals[f"ddti/{number}_1"] = mask
+    cases = release.load()
+    assert len(cases) == len(originals) == 14
+    for case, mask in originals.items():
+        drawn = read_mask(cases.loc[case, "mask"], mask.shape)
+        assert (drawn != mask).sum() <= 0.002 * mask.sum()  # specks of one or two pixels have no outline; holes are filled
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.floats(0.4, 1.0)), min_size=5, max_size=14),
+    st.integers(24, 60),
+    st.integers(24, 60),
+)
+def test_rasterising_agrees_with_scikit_image_up_to_the_outline(spokes, x, y):
+    angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
+    radii = np.array([20 * length for _, length in spokes])
+    points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1).round().astype(np.int32)
+    ours = rasterise([points], (90, 90))
+    theirs = polygon2mask((90, 90), points[:, ::-1])
+    assert not (theirs & ~ours).any()  # all inner pixels are there
+    segments = np.roll(points, -1, axis=0) - points
+    lengths = np.linalg.norm(segments, axis=1)
+    rows, columns = np.nonzero(ours & ~theirs)
+    for row, column in zip(rows, columns, strict=True):  # the others lie on the outline, within a pixel's diagonal
+        offset = np.array([column, row]) - points
+        along = np.clip((offset * segments).sum(axis=1) / np.maximum(lengths, 1e-9) ** 2, 0, 1)
+        assert np.linalg.norm(offset - along[:, None] * segments, axis=1).min() <= np.sqrt(0.5)
