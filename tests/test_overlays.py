@@ -168,10 +168,7 @@ def test_pure_speckle_and_bright_dots_are_left_alone():
         assert found.callipers == 0 and found.mask[truth].mean() < 0.002
 
 
-def test_other_arrays_are_refused_and_small_images_do_not_break():
-    for wrong in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)):
-        with pytest.raises(ValueError, match=r"uint8 \(height, width\); found"):
-            find_echo_area(wrong)
+def test_small_images_do_not_break():
     for shape in [(1, 1), (3, 5), (16, 16), (9, 200)]:
         gray = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         assert find_overlays(gray).mask.shape == shape
