@@ -15,8 +15,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.common.progress import Progress, in_threads
@@ -302,6 +300,9 @@ def components(count: int, *pairs: np.ndarray) -> np.ndarray:
     >>> components(5, np.array([[3, 4], [1, 4]])).tolist()
     [0, 1, 2, 1, 1]
     """
+    from scipy.sparse import coo_array  # a tenth of a second to load
+    from scipy.sparse.csgraph import connected_components
+
     first, second = np.concatenate(pairs).T
     graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
     return pd.factorize(connected_components(graph, directed=False)[1])[0]
