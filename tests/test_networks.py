@@ -8,10 +8,10 @@ import pytest
 import torch
 import torchvision
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
-from thyroid_utils.data.phantom import phantom_cases
 from torch import nn
 from torch.nn import functional
 
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.inference.cam import target_layer
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
