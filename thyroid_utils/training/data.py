@@ -121,7 +121,7 @@ def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.DataFrame:
     if config.by == "official":
         return splits.official_split(cases)
-    settings = {"repeat": config.repeat, "require_classes": needs_classes, "progress": progress_bar("Comparing images")}
+    settings = {"repeat": config.repeat, "require_classes": needs_classes}
     return splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
 
 
