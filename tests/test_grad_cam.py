@@ -1,14 +1,19 @@
-"""A study of maps is the functions that it joins, on tiny runs; which images it shows, on studies made by hand."""
+"""A study of maps on tiny runs and made by hand; measures of where a map points by hand on 4×4 pictures, their chance levels by
+simulation, and over patients."""
 
 from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from segmentation_project import register_tiny_segmenter, segmentation_config
 from training_project import register_tiny, tiny_config
 
@@ -20,10 +25,19 @@ from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import error_analysis as error_plots
 from thyroid_utils.plots import grad_cam as plots
 from thyroid_utils.plots.style import TRUTH
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis import classifier_errors
-from thyroid_utils.studies.grad_cam import MapStudy, faithfulness, study_maps
-from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
+from thyroid_utils.studies.grad_cam import (
+    MEASURES,
+    MapStudy,
+    attention_answer,
+    attention_scores,
+    attention_table,
+    centre_prior,
+    faithfulness,
+    study_maps,
+)
 from thyroid_utils.studies.grad_cam.shape import claim_answer, compare_shapes, highlighted, shape_table, threshold_sweep
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
@@ -87,9 +101,9 @@ def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
     predictor, decisions = Predictor(called.runs["tiny"][0]), called.decisions("tiny")
     shuffled = decisions.iloc[::-1]
     backwards = study_maps(predictor, shuffled, method="layer_cam", target=0, layer=LAYER)
-    for found, images, settings in ((study, decisions, {}), (backwards, shuffled, {"method": "layer_cam", "target": 0})):
+    for found, images, other in ((study, decisions, {}), (backwards, shuffled, {"method": "layer_cam", "target": 0})):
         inputs = predictor.inputs(list(images.index))
-        maps = cam_maps(predictor.network, inputs, layer=LAYER, **settings)
+        maps = cam_maps(predictor.network, inputs, layer=LAYER, **other)
         np.testing.assert_array_equal(found.inputs, inputs)
         np.testing.assert_array_equal(found.grays, inputs[:, 0])
         np.testing.assert_array_equal(found.maps.maps, maps.maps)
@@ -106,22 +120,9 @@ def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
     assert declared.layer is None and not np.array_equal(declared.maps.maps, study.maps.maps)
 
 
-def test_what_is_asked_of_a_study_is_asked_of_its_own_images(called, study):
-    network, cases = Predictor(called.runs["tiny"][0]).network, list(study.images.index)
-    curve = faithfulness.randomisation_curve(network, lambda other: cam_maps(other, study.inputs, layer=LAYER), [3], cases)
-    found = study.randomisation([3])
-    assert found.equals(faithfulness.randomisation_table(curve, study.patients))
-    assert found["spearman"].iloc[0].value == pytest.approx(1) and found["spearman"].iloc[-1].value < 0.95
-    curves = faithfulness.deletion_insertion_curves(network, study.inputs, study.maps.maps, 1, cases)
-    pd.testing.assert_frame_equal(study.deletion(), curves)
-    assert study.areas(curves).equals(faithfulness.area_table(curves, cases, study.patients))
-    regions = shape_table(highlighted(study.maps.maps, 0.3), study.inputs[:, 0], cases)
-    pd.testing.assert_frame_equal(study.shapes(0.3), regions)
-
-
 def test_a_network_agrees_with_itself_and_not_with_another(called, study):
     noise = fit_or_load(tiny_config(data__permute_labels=1, seed=5))
-    table = study.likeness({"itself": called.runs["tiny"][0], "noise": noise})
+    table = faithfulness.likeness_table(study, {"itself": called.runs["tiny"][0], "noise": noise})
     assert [found.value for found in table.loc["itself", ["spearman", "ssim"]]] == pytest.approx([1, 1])
     expected = faithfulness.compare_maps(study.maps.maps, study.maps_of(Predictor(noise).network).maps)
     assert table.loc["noise", "spearman"].value == pytest.approx(expected["spearman"].mean())
@@ -185,7 +186,6 @@ def test_a_segmenter_is_studied_by_its_nodule():
     np.testing.assert_array_equal(study.maps.maps, by_hand.maps)
     np.testing.assert_array_equal(study.maps.none_called, by_hand.none_called)
     assert study.attention().at["energy_inside", "map"].images == (~by_hand.blank).sum() > 0
-    assert study.randomisation([0])["spearman"].iloc[0].value == pytest.approx(1)
 
 
 def test_examples_are_one_of_each_class_right_and_wrong():
@@ -227,14 +227,162 @@ def test_a_network_without_a_say_has_blank_maps_that_nothing_divides_by(called, 
     blank = study_maps(predictor, study.images, layer=LAYER)
     assert blank.maps.blank.all() and not blank.maps.maps.any() and (blank.attention()["blank"] == len(study.images)).all()
     assert plots.attention_dots({"grad_cam": blank.attention()}) is None
-    assert blank.deletion().empty and plots.deletion_insertion_curves(blank.deletion()) is None
-    table = blank.randomisation([0])
+    curves, table = faithfulness.deletion_insertion_curves(blank), faithfulness.randomisation_table(blank, [0])
+    assert curves.empty and plots.deletion_insertion_curves(curves) is None
     assert (table["blank"] == table["maps"]).all() and np.isnan(table["spearman"].iloc[-1].value)
     figure, count = plots.sanity_curve(table, "grad_cam"), table["maps"].sum()
     assert figure.legends[0].get_texts()[0].get_text() == f"grad_cam ({count} of {count} maps blank)"
     labels, patients = study.images["label"].astype(int), study.patients
-    compared = compare_shapes(blank.shapes(0.5), labels, patients)
+    shapes = shape_table(highlighted(blank.maps.maps, 0.5), blank.grays, list(blank.images.index))
+    compared = compare_shapes(shapes, labels, patients)
     assert (compared["left_out"] == len(study.images)).all() and compared["p"].isna().all()
-    assert plots.shape_plots(blank.shapes(0.5), labels, compared) is None
+    assert plots.shape_plots(shapes, labels, compared) is None
     sweep = threshold_sweep(blank.maps.maps, labels, patients, blank.grays, [0.5])
     assert plots.shape_sweep(sweep) is None and claim_answer(sweep).text.startswith("No test")
+
+
+# The nodule is the upper left quarter.
+MASK = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+MAP = np.array([[0, 2, 4, 0], [2, 8, 4, 0], [0, 0, 0, 0], [0, 0, 0, 0]]) / 8
+
+
+def scored(maps: np.ndarray, masks: np.ndarray, patients: list[str] | None = None) -> pd.DataFrame:
+    """Of images each of a patient of its own, unless these are given."""
+    names = [f"c{number}" for number in range(len(maps))]
+    return attention_scores(maps, np.broadcast_to(masks, np.shape(maps)), names, patients or names)
+
+
+def one(values: np.ndarray, mask: np.ndarray = MASK) -> pd.Series:
+    return scored(values[None], mask).iloc[0]
+
+
+def test_measures_by_hand():
+    found = one(MAP)
+    assert found["energy_inside"] == pytest.approx(12 / 20)
+    assert found["pointing_game"] == 1 and found["peak_distance"] == 0
+    assert found["iou"] == pytest.approx(1 / 6)  # 3 places reach a half, 1 of them among the 4 of the nodule
+    assert found["energy_inside_chance"] == found["pointing_game_chance"] == 4 / 16
+    root = np.sqrt
+    distances = [0, 0, 1, 2, 0, 0, 1, 2, 1, 1, root(2), root(5), 2, 2, root(5), root(8)]
+    assert found["peak_distance_chance"] == pytest.approx(np.mean(distances))
+    assert not found["blank"] and not found["no_mask"]
+
+
+def test_a_peak_outside_and_several_equal_peaks_by_hand():
+    outside = np.zeros((4, 4))
+    outside[3, 3] = 1
+    found = one(outside)
+    assert found["pointing_game"] == 0 and found["energy_inside"] == 0 and found["iou"] == 0
+    assert found["peak_distance"] == pytest.approx(np.sqrt(8))
+    both = outside.copy()
+    both[0, 0] = 1
+    assert one(both)["pointing_game"] == 0.5 and one(both)["peak_distance"] == pytest.approx(np.sqrt(8) / 2)
+
+
+def test_the_centre_prior_by_hand():
+    prior = centre_prior((4, 4))
+    assert prior.max() == 1 and (prior == prior.T).all() and (prior == prior[::-1]).all()
+    assert prior[0, 1] == pytest.approx(np.exp(-0.5 * (1.5**2 - 0.5**2)))  # σ is one pixel
+    found = one(MAP)
+    assert found["energy_inside_centre"] == pytest.approx(0.25)
+    assert found["pointing_game_centre"] == 0.25  # one of its four equal middle pixels
+    assert found["peak_distance_centre"] == pytest.approx((0 + 1 + 1 + np.sqrt(2)) / 4)
+    assert found["iou_centre"] == pytest.approx(1 / 7)
+    assert centre_prior((5, 9))[2, 4] == 1 and centre_prior((5, 9)).shape == (5, 9)
+
+
+def test_chance_is_the_mean_over_all_places_of_the_map():
+    random = np.random.default_rng(0)
+    values = np.maximum(gaussian_filter(random.normal(size=(12, 10)), 2, mode="wrap"), 0)
+    mask = np.zeros((12, 10), bool)
+    mask[2:7, 3:6] = mask[3, 1:9] = True
+    everywhere = scored(np.stack([np.roll(values, shift, axis=(0, 1)) for shift in np.ndindex(12, 10)]), mask)
+    for name in MEASURES:
+        assert everywhere[name].mean() == pytest.approx(one(values, mask)[f"{name}_chance"], rel=1e-9), name
+        assert everywhere[name].std() > 0.01  # or any level would do
+    assert everywhere["iou_chance"].std() < 1e-12
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_measures_keep_their_range_and_do_not_see_the_scale(seed):
+    random = np.random.default_rng(seed)
+    values, mask = random.random((1, 6, 7)), random.random((1, 6, 7)) < 0.4
+    mask[0, 0, 0] = True
+    found = scored(values, mask)
+    pd.testing.assert_frame_equal(found, scored(values * 4, mask))
+    shares = found[[f"{name}{end}" for name in MEASURES if name != "peak_distance" for end in ("", "_centre", "_chance")]]
+    assert ((shares >= 0) & (shares <= 1 + 1e-12)).all(axis=None)
+    assert (found["peak_distance"] == 0).all() == (found["pointing_game"] == 1).all()
+
+
+def test_blank_maps_and_empty_masks_have_no_measures_and_are_counted():
+    maps = np.stack([MAP, np.zeros((4, 4)), MAP, np.full((4, 4), np.nan)])
+    masks = np.stack([MASK, MASK, np.zeros((4, 4), bool), MASK])
+    found = scored(maps, masks)
+    assert found["blank"].tolist() == [False, True, False, True]
+    assert found["no_mask"].tolist() == [False, False, True, False]
+    assert found.loc[["c1", "c2", "c3"], [*MEASURES, "iou_chance"]].isna().all(axis=None)
+    assert np.isnan(found.at["c2", "iou_centre"]) and found.at["c1", "iou_centre"] > 0
+    assert found.index.name == "case"
+    table = attention_table(found, ["p", "q", "r", "s"])
+    assert (table["blank"] == 2).all() and (table["no mask"] == 1).all()
+    assert all(cell.images == 1 for column in ("map", "centre prior", "chance", "− centre prior") for cell in table[column])
+    nothing = attention_table(scored(maps[1:2], MASK), ["p"])
+    assert all(np.isnan(cell.value) for cell in nothing["map"]) and all(np.isnan(cell.p_value) for cell in nothing["− chance"])
+    assert nothing.at["iou", "map"].text() == "no data" and (nothing["blank"] == 1).all()
+    assert attention_answer(nothing) == "No image has both a map and an outline."
+
+
+def test_the_table_is_over_patients_and_compares_on_the_same_images():
+    random = np.random.default_rng(1)
+    mask = np.zeros((16, 16), bool)
+    mask[1:6, 1:6] = True  # away from the middle
+    maps = np.stack([gaussian_filter(random.random((16, 16)) * (0.2 + 3 * mask), 1.5) for _ in range(24)])
+    patients = [f"p{number // 3}" for number in range(24)]
+    scores = scored(maps, mask, patients)
+    table = attention_table(scores, patients)
+    assert list(table.index) == list(MEASURES)
+    for name in MEASURES:
+        row = table.loc[name]
+        assert row["map"] == patient_bootstrap(scores[name], patients, share=name == "pointing_game", resamples=2000)
+        assert row["map"].patients == 8 and row["map"].images == 24
+        assert row["− centre prior"].difference == pytest.approx(row["map"].value - row["centre prior"].value)
+        assert row["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
+    against = table.at["energy_inside", "− centre prior"]
+    assert against.low > 0 and against.p_value < 0.01
+    assert ", not more than of other patients' maps laid there (" in attention_answer(table)
+
+
+def test_maps_of_other_patients_are_laid_on_each_nodule():
+    random = np.random.default_rng(3)
+    maps, masks = random.random((5, 6, 7)), random.random((5, 6, 7)) < 0.3
+    maps[3], masks[4] = 0, False
+    maps[0, 2, 2] = maps[0, 4, 4] = 2  # two equal maxima
+    patients = ["p", "p", "q", "q", "r"]
+    found = scored(maps, masks, patients)
+    for at in range(4):
+        others = [number for number in (0, 1, 2, 4) if patients[number] != patients[at]]
+        expected = scored(maps[others], masks[at])
+        for name in MEASURES:
+            assert found[f"{name}_other"].iloc[at] == pytest.approx(expected[name].mean()), (at, name)
+    columns = [f"{name}_other" for name in MEASURES]
+    assert found[columns].iloc[4].isna().all()
+    assert scored(maps, masks, ["p"] * 5)[columns].isna().all(axis=None)
+    table = attention_table(found, patients)
+    assert table.at["iou", "other patients"].value == pytest.approx(found["iou_other"].iloc[:3].mean())
+    differences = (found["iou"] - found["iou_other"]).iloc[:3]
+    assert table.at["iou", "− other patients"].difference == pytest.approx(differences.mean())
+
+
+def test_a_coarse_map_that_always_peaks_in_a_corner_is_below_chance_but_not_below_other_maps():
+    """The maximum of 2×2 enlarged places lies in a corner; nodules lie in the middle."""
+    random = np.random.default_rng(4)
+    mask = np.zeros((32, 32), bool)
+    mask[12:20, 12:20] = True
+    maps = np.stack([cv2.resize(random.random((2, 2)), (32, 32), interpolation=cv2.INTER_LINEAR) for _ in range(30)])
+    scores = scored(maps, mask)
+    table = attention_table(scores, list(scores.index))
+    assert table.at["pointing_game", "map"].value == 0 and table.at["pointing_game", "− chance"].p_value < 0.01
+    assert table.at["pointing_game", "− other patients"].difference == 0
+    assert table.at["energy_inside", "− other patients"].p_value > 0.05

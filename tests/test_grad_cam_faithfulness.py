@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.networks import build_classifier, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap
-from thyroid_utils.studies.grad_cam import faithfulness
+from thyroid_utils.studies.grad_cam import MapStudy, faithfulness
 
 
 class Corner(nn.Module):
@@ -49,6 +50,16 @@ CORNER[:4, :4] = 1
 PICTURE = CORNER[None, None].astype(np.float32)  # (1, 1, 16, 16)
 
 
+def study_of(network, inputs, maps=None, target=1, patients=None, **settings) -> MapStudy:
+    """A study of a network, its maps as given or as `cam_maps` makes them; images a, b, c, … each of a patient of its own."""
+    names = list("abcdefgh"[: len(inputs)])
+    images = pd.DataFrame({"patient": patients or names}, index=pd.Index(names, name="case"))
+    settings = {"method": "grad_cam", "layer": None, **settings}
+    found = SimpleNamespace(maps=maps) if maps is not None else cam_maps(network, inputs, target=target, **settings)
+    masks = np.zeros((len(inputs), *inputs.shape[2:]), bool)
+    return MapStudy(SimpleNamespace(network=network), images, inputs, masks, found, target=target, **settings)
+
+
 def sigmoid(value: float) -> float:
     return 1 / (1 + np.exp(-value))
 
@@ -61,7 +72,8 @@ def all_gray(monkeypatch):
 
 
 def test_the_curve_by_hand(all_gray):
-    curves = faithfulness.deletion_insertion_curves(Corner(), PICTURE, CORNER[None], 1, ["a"])
+    study = study_of(Corner(), PICTURE, CORNER[None])
+    curves = faithfulness.deletion_insertion_curves(study)
     gray = curves.loc[(curves["direction"] == "deletion") & (curves["order"] == "map"), "probability"].to_numpy()
     outside = gray[-1]
     assert gray[0] == pytest.approx(sigmoid(4))
@@ -69,7 +81,7 @@ def test_the_curve_by_hand(all_gray):
     inserted = curves[(curves["direction"] == "insertion") & (curves["order"] == "map")]["probability"].to_numpy()
     assert inserted[0] == pytest.approx(outside, abs=1e-6)
     np.testing.assert_allclose(inserted[1:], sigmoid(4), atol=1e-6)
-    areas = faithfulness.area_table(curves, ["a"], ["p"])["map − middle"]
+    areas = faithfulness.area_table(curves, study)["map − middle"]
     assert areas["deletion"].first == pytest.approx(outside + (sigmoid(4) - outside) / 32, abs=1e-6)
     assert areas["insertion"].first == pytest.approx(sigmoid(4) - (sigmoid(4) - outside) / 32, abs=1e-6)
     shares = curves.groupby(["direction", "order"])["share"].agg(["min", "max", "size"])
@@ -79,14 +91,16 @@ def test_the_curve_by_hand(all_gray):
 def test_equal_values_fall_at_random_and_a_blank_map_has_no_curve():
     inputs, flat = np.repeat(PICTURE, 3, axis=0), np.ones((3, SIDE, SIDE))
     flat[1] = 0
-    curves = faithfulness.deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"])
+    study = study_of(Corner(), inputs, flat)
+    curves = faithfulness.deletion_insertion_curves(study)
     assert set(curves["image"]) == {"a", "c"}
-    assert curves.equals(faithfulness.deletion_insertion_curves(Corner(), inputs, flat, 1, ["a", "b", "c"]))
+    assert curves.equals(faithfulness.deletion_insertion_curves(study))
     of_map = curves[(curves["order"] == "map") & (curves["direction"] == "deletion")].pivot(columns="image", index="share")
     assert (of_map["probability"]["a"] != of_map["probability"]["c"]).any(), "each image has a draw of its own"
-    assert faithfulness.area_table(curves, ["a", "b", "c"], ["p", "q", "r"]).at["deletion", "map − middle"].images == 2
-    nothing = faithfulness.deletion_insertion_curves(Corner(), PICTURE, flat[1:2], 1, ["b"])
-    assert nothing.empty and faithfulness.area_table(nothing, ["b"], ["p"]).at["deletion", "map − middle"].images == 0
+    assert faithfulness.area_table(curves, study).at["deletion", "map − middle"].images == 2
+    blank = study_of(Corner(), PICTURE, flat[1:2])
+    nothing = faithfulness.deletion_insertion_curves(blank)
+    assert nothing.empty and faithfulness.area_table(nothing, blank).at["deletion", "map − middle"].images == 0
 
 
 def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image():
@@ -96,9 +110,8 @@ def test_a_segmenter_is_asked_about_the_pixels_it_called_in_the_whole_image():
     with torch.no_grad():
         network.network[8].bias -= network(torch.from_numpy(inputs)).median()
         probability = torch.sigmoid(network(torch.from_numpy(inputs)))
-    curves = faithfulness.deletion_insertion_curves(
-        network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule", ["a"]
-    )
+    study = study_of(network, inputs, np.random.default_rng(1).random((1, 32, 32)), "nodule")
+    curves = faithfulness.deletion_insertion_curves(study)
     whole = curves[(curves["direction"] == "deletion") & (curves["share"] == 0)]["probability"]
     np.testing.assert_allclose(whole, float(probability[probability >= 0.5].mean()), rtol=1e-5)
 
@@ -198,34 +211,17 @@ def test_similarity_by_hand():
     assert found.loc[3:, ["spearman", "ssim"]].isna().all(axis=None)
 
 
-def test_the_curve_begins_at_one_and_follows_the_cascade(monkeypatch):
+def test_the_cascade_is_followed_and_begins_at_one(monkeypatch):
     few(monkeypatch, 3)
     torch.manual_seed(1)
-    network, inputs = build_classifier("tiny"), pictures(2, 48)
-
-    def make_maps(other):
-        return cam_maps(other, inputs, method="layer_cam")
-
-    curve = faithfulness.randomisation_curve(network, make_maps, (1, 2), ["a", "b"])
-    assert len(curve) == 2 * 4 * 2
-    assert curve.loc[curve["position"] == 0, ["spearman", "ssim"]].to_numpy() == pytest.approx(1)
-    per_stage = curve[curve["seed"] == 2].drop_duplicates("position")["stage"].tolist()
-    assert per_stage == ["as trained", *reversed(names(network))]
-    last = make_maps([other for _, other in faithfulness.randomised(network, 2)][-1]).maps
-    expected = faithfulness.compare_maps(make_maps(network).maps, last)
-    found = curve[(curve["seed"] == 2) & (curve["position"] == 3)]
-    np.testing.assert_allclose(found["spearman"], expected["spearman"], equal_nan=True)
-    assert not np.allclose(found["spearman"], 1)
-    table = faithfulness.randomisation_table(curve, ["p", "q"])
-    assert list(table.index) == per_stage and (table["maps"] == 4).all()
-    means = curve[curve["position"] == 2].groupby("image")["ssim"].mean()
-    assert table.iloc[2]["ssim"].value == pytest.approx(patient_bootstrap(means.to_numpy(), ["p", "q"]).value)
-
-
-def likeness(network, inputs, seeds=(0,), **settings) -> pd.DataFrame:
-    """The cascade of a network by the maps of some images, each of a patient of its own."""
-    names = list(range(len(inputs)))
-    return faithfulness.randomisation_curve(network, lambda other: cam_maps(other, inputs, **settings), seeds, names)
+    network = build_classifier("tiny")
+    study = study_of(network, pictures(2, 48), method="layer_cam")
+    table = faithfulness.randomisation_table(study, (1, 2))
+    assert list(table.index) == ["as trained", *reversed(names(network))] and (table["maps"] == 4).all()
+    assert [table.iloc[0][name].value for name in ("spearman", "ssim")] == pytest.approx([1, 1])
+    last = [study.maps_of([other for _, other in faithfulness.randomised(network, seed)][-1]).maps for seed in (1, 2)]
+    each = np.mean([faithfulness.compare_maps(study.maps.maps, maps)["ssim"] for maps in last], axis=0)
+    assert table.iloc[-1]["ssim"].value == pytest.approx(patient_bootstrap(each, study.patients).value) != 1
 
 
 def test_a_map_that_shows_only_the_picture_survives_and_one_that_shows_the_network_does_not(monkeypatch):
@@ -233,18 +229,19 @@ def test_a_map_that_shows_only_the_picture_survives_and_one_that_shows_the_netwo
     few(monkeypatch, 2)
     network, inputs = build_classifier("tiny"), pictures(4, 48)
     picture, learnt = (
-        likeness(network, inputs, range(4), method=method).query("position == 1") for method in ("eigen_cam", "grad_cam")
+        faithfulness.randomisation_table(study_of(network, inputs, method=method), range(4))["spearman"].iloc[1].value
+        for method in ("eigen_cam", "grad_cam")
     )
-    assert picture["spearman"].to_numpy() == pytest.approx(1) and learnt["spearman"].mean() < 0.9
+    assert picture == pytest.approx(1) and learnt < 0.9
 
 
-def test_blank_maps_are_counted_and_a_segmenter_that_calls_nothing_has_a_curve(monkeypatch):
+def test_blank_maps_are_counted_and_a_segmenter_that_calls_nothing_has_a_table(monkeypatch):
     few(monkeypatch, 2)
-    network, drawing = build_classifier("tiny"), build_segmenter("tiny_segmenter")
+    network, drawing = build_classifier("tiny").eval(), build_segmenter("tiny_segmenter").eval()
     with torch.no_grad():
         network.network[9].weight.zero_()
         drawing.network[8].bias.fill_(-100)
-    table = faithfulness.randomisation_table(likeness(network, pictures(2)), ["p", "q"])
+    table = faithfulness.randomisation_table(study_of(network, pictures(2)), [0])
     assert (table["blank"] == 2).all() and all(np.isnan(value.value) for value in table["spearman"])
-    curve = likeness(drawing, pictures(2))
-    assert len(curve) == 6 and curve["spearman"].between(-1, 1 + 1e-9).all()
+    called = faithfulness.randomisation_table(study_of(drawing, pictures(2), target="nodule"), [0])
+    assert all(-1 <= value.value <= 1 + 1e-9 for value in called["spearman"]) and len(called) == 3

@@ -11,8 +11,8 @@ import pytest
 from drawn import dots, legend, points, saved, ticks, titles
 
 from thyroid_utils.plots import grad_cam as plots
-from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table
-from thyroid_utils.studies.grad_cam.faithfulness import randomisation_table
+from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.studies.grad_cam import attention_scores, attention_table
 from thyroid_utils.studies.grad_cam.shape import FEATURES, compare_shapes, highlighted, shape_table, threshold_sweep
 from thyroid_utils.studies.grad_cam.shortcut import MarkPairs, text_attention
 
@@ -75,13 +75,14 @@ def test_attention_dots_are_the_estimates(maps, masks):
 
 
 def test_sanity_curve_falls_as_the_table_does():
-    rows = [
-        {"position": at, "stage": stage, "image": image, "spearman": 1 / (1 + at), "ssim": 1 - 0.1 * at, "blank": False}
+    rows = {
+        stage: {
+            name: patient_bootstrap([value] * 8, PATIENTS) for name, value in (("spearman", 1 / (1 + at)), ("ssim", 1 - 0.1 * at))
+        }
+        | {"blank": int(at == 3), "maps": 8}
         for at, stage in enumerate(["as trained", "fc", "layer4", "conv1"])
-        for image in range(8)
-    ]
-    rows[-1] |= {"spearman": np.nan, "ssim": np.nan, "blank": True}
-    figure = plots.sanity_curve(randomisation_table(pd.DataFrame(rows), PATIENTS), "Grad-CAM")
+    }
+    figure = plots.sanity_curve(pd.DataFrame.from_dict(rows, orient="index"), "Grad-CAM")
     ranks, structure = figure.axes
     assert list(ranks.lines[0].get_ydata()) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
     assert list(structure.lines[0].get_ydata()) == pytest.approx([1, 0.9, 0.8, 0.7])

@@ -164,10 +164,14 @@ def test_energy_by_hand():
     assert found.loc["d"].isna().all() and found.index.name == "case"
 
 
-def stub(odds, energy) -> tuple:
-    """A predictor and a maker of maps that are functions of the input, (n, 1, height, width)."""
-    predictor = SimpleNamespace(pipeline=build_pipeline(SHOWN), network=None, log_odds=odds)
-    return predictor, lambda network, inputs: SimpleNamespace(maps=energy(inputs))
+def stub(cases, odds, energy) -> SimpleNamespace:
+    """A study whose network and maps are functions of the input, (n, 1, height, width)."""
+
+    def maps_of(network, inputs):
+        return SimpleNamespace(maps=energy(inputs))
+
+    predictor = SimpleNamespace(pipeline=build_pipeline(SHOWN), network=None, log_odds=odds, cases=cases)
+    return SimpleNamespace(predictor=predictor, images=cases, maps_of=maps_of)
 
 
 def test_a_network_that_lives_on_the_marks_is_caught(frames):
@@ -180,8 +184,7 @@ def test_a_network_that_lives_on_the_marks_is_caught(frames):
     def energy(inputs):
         return inputs[:, 0] ** 4 * (np.arange(len(inputs)) > 0)[:, None, None]
 
-    predictor, maps = stub(bright, energy)
-    scores = shortcut_scores(predictor, cases, maps)
+    scores = shortcut_scores(stub(cases, bright, energy))
     assert list(scores.index) == list(cases.index)
     assert scores["probability_removed"].isna().tolist() == [False] * 16 + [True, False]
     assert scores["probability_placebo"].isna().tolist() == [False] * 16 + [True, True]
@@ -210,8 +213,8 @@ def test_a_map_on_the_place_of_the_marks_is_not_taken_for_one_on_the_marks(frame
         maps[:, 28:66, 22:44] = 1
         return maps
 
-    predictor, maps = stub(lambda inputs: np.zeros(len(inputs)), on_the_nodule)
-    table = shortcut_table(shortcut_scores(predictor, cases, maps), cases["patient"], 0.5)
+    study = stub(cases, lambda inputs: np.zeros(len(inputs)), on_the_nodule)
+    table = shortcut_table(shortcut_scores(study), cases["patient"], 0.5)
     energy, against = table["comparison"].iloc[:2]
     assert against.difference > 0.02 and against.p_value < 0.05
     assert energy.difference == 0 and "no effect is shown" in shortcut_answer(table)
@@ -222,15 +225,16 @@ def test_a_trained_run_is_asked_through_its_predictor_block_by_block(monkeypatch
     predictor = Predictor(run)
     cases = predictor.cases[predictor.cases["split"] == "test"]
 
-    def maps(network, inputs):
+    def maps_of(network, inputs):
         return SimpleNamespace(maps=np.abs(inputs[:, 0]))
 
-    found = shortcut_scores(predictor, cases, maps)
+    study = SimpleNamespace(predictor=predictor, images=cases, maps_of=maps_of)
+    found = shortcut_scores(study)
     told = run.predictions.loc[cases.index, "probability"]
     np.testing.assert_allclose(found["probability_kept"], told, atol=1e-5)
     assert (found["marks"] > 0).any() and len(found) == len(cases)
     monkeypatch.setattr(shortcut, "_BLOCK", 2)
-    pd.testing.assert_frame_equal(found, shortcut_scores(predictor, cases, maps), rtol=1e-5)
+    pd.testing.assert_frame_equal(found, shortcut_scores(study), rtol=1e-5)
 
 
 def test_every_answer_in_words():
@@ -241,9 +245,10 @@ def test_every_answer_in_words():
             compared(0.1, 0.0, 0.5), compared(0.05, 0.02, 0.001)]  # fmt: skip
     table = pd.DataFrame({"comparison": rows}, index=list(COMPARED))
     answer = shortcut_answer(table)
-    assert "they repel the map (p < 0.001)" in answer and "by -0.100 [-0.300, +0.200] (no p-value)" in answer
-    assert "paint alone moves it more (p = 0.03)" in answer and "The placebo covers less than the marks do" in answer
-    table["comparison"] = [compared(np.nan, np.nan, np.nan, 0)] * 2 + [rows[2]] + [compared(np.nan, np.nan, np.nan, 0)] * 3
-    assert shortcut_answer(table).startswith("Marks are visible in 9 images of 5 patients. All maps are blank")
-    table["comparison"] = [rows[0], rows[0], rows[0], compared(0.3, 0.1, np.nan), rows[4], compared(0.05, 0.05, 1.0)]
-    assert "no test is possible (no p-value)" in shortcut_answer(table) and "placebo covers" not in shortcut_answer(table)
+    assert "they repel the map (p < 0.001)" in answer and "is 0.400 in place of 0.500 (no p-value)" in answer
+    assert "paint alone moves it more (p = 0.03)" in answer
+    none = compared(np.nan, np.nan, np.nan, 0)
+    table["comparison"] = [none, none, rows[2], none, none, none]
+    assert shortcut_answer(table).startswith("Marks are visible in 9 images of 5 patients. Without them")
+    table["comparison"] = [*rows[:3], compared(0.3, 0.1, np.nan), *rows[4:]]
+    assert "no test is possible (no p-value)" in shortcut_answer(table)

@@ -536,19 +536,24 @@ def explanations() -> Entries:
 
     drawing = functools.partial(network, "build_segmenter", "tiny_segmenter")
     shown = functools.cache(lambda: f.cam_maps(network(), inputs).maps)
-    curves = functools.cache(lambda: f.deletion_insertion_curves(network(), inputs, shown(), 1, ["a", "b", "c"]))
-    cascade = functools.cache(lambda: f.randomisation_curve(network(), lambda other: f.cam_maps(other, inputs), (0, 1), range(3)))
+
+    @functools.cache
+    def study():
+        images = pd.DataFrame({"patient": ["p", "q", "q"]}, index=["a", "b", "c"])
+        predictor, empty = SimpleNamespace(network=network()), np.zeros(shown().shape, bool)
+        return f.MapStudy(predictor, images, inputs, empty, SimpleNamespace(maps=shown()), "grad_cam", 1, None)
+
+    curves = functools.cache(lambda: f.deletion_insertion_curves(study()))
     return {
         **{method: lambda method=method: f.cam_maps(network(), inputs, method=method) for method in f.CAM_METHODS},
         "of the other class": lambda: f.cam_maps(network(), inputs, target=0),
         "of a segmenter": lambda: f.cam_maps(drawing(), inputs, target="nodule"),
         "attention_scores": lambda: f.attention_scores(maps, masks, range(6), list("aabbcd")),
         "centre_prior": lambda: f.centre_prior((32, 40)),
-        "deletion_insertion_curves": lambda: [curves(), f.area_table(curves(), ["a", "b", "c"], ["p", "q", "q"])],
+        "deletion_insertion_curves": lambda: [curves(), f.area_table(curves(), study())],
         "mc_dropout": lambda: [f.mc_dropout(network(), inputs, 3, 0), f.mc_dropout(drawing(), inputs, 2, 1)],
         "compare_maps": lambda: f.compare_maps(maps, np.roll(maps, 1, axis=2)),
-        "randomisation_curve": cascade,
-        "randomisation_table": lambda: f.randomisation_table(cascade(), ["a", "b", "b"]),
+        "randomisation_table": lambda: f.randomisation_table(study(), (0, 1)),
         "shape_table": lambda: [f.shape_table(f.highlighted(maps, 0.6), list(maps)), f.shape_table(blobs())],
         "text_attention": lambda: f.text_attention(masks, maps, np.roll(maps, 3, axis=1), range(6)),
     }

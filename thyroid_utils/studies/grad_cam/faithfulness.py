@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,13 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.inference.cam import CamMaps, as_images, image_targets, trial
+from thyroid_utils.inference.cam import as_images, image_targets, trial
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import patient_bootstrap
-from thyroid_utils.studies.grad_cam.attention import centre_prior
+from thyroid_utils.studies.grad_cam import MapStudy, centre_prior
+from thyroid_utils.training.ledger import Run
 
 ORDERS = ("map", "random", "centre")
 DIRECTIONS = ("deletion", "insertion")
@@ -36,33 +38,24 @@ _PIECE = 1 / 8  # share of a network's tensors above which a module is looked in
 _MOST_STAGES = 8
 
 
-def deletion_insertion_curves(
-    network: nn.Module, inputs: np.ndarray, maps: np.ndarray, target: int | str, cases: Sequence[str]
-) -> pd.DataFrame:
+def deletion_insertion_curves(study: MapStudy) -> pd.DataFrame:
     """The target's probability while pixels are blurred, or put into a blurred image, the most important ones first.
 
     Orders: `map`; `centre`, from the middle outwards; `random`, the same map shifted cyclically to a random place, one for each
     image. Pixels drawn one by one would be no fair rival: networks answer to scattered holes wherever they are. Equal values of a
-    map come in a random order.
-
-    Args:
-        network: `Classifier` or `Segmenter`, in evaluation mode.
-        inputs: float32 (n, channels, height, width).
-        maps: (n, height, width), 0 or above; blank ones are left out.
-        target: as for `cam_maps`. Of a segmenter it is the mean nodule probability of the pixels that it calls nodule in
-            the whole image.
-        cases: of the images.
+    map come in a random order. Of a segmenter the probability is the mean of the pixels that it calls nodule in the whole image.
 
     Returns:
         Columns image (the case), direction (deletion, insertion), order (map, random, centre), share (of the pixels exchanged, 0
         to 1) and probability. Blank maps have no rows.
     """
     bar, parts = progress_bar("Deleting and inserting"), []
-    for number, (case, image, values) in enumerate(zip(cases, inputs, maps, strict=True)):
+    for number, (case, image, values) in enumerate(zip(study.images.index, study.inputs, study.maps.maps, strict=True)):
         if values.max() > 0:  # neither blank nor NaN
-            found = _curves_of(network, image, values.astype(float), target, np.random.default_rng((0, number)))
+            random = np.random.default_rng((0, number))
+            found = _curves_of(study.predictor.network, image, values.astype(float), study.target, random)
             parts.append(found.assign(image=case))
-        bar(number + 1, len(inputs))
+        bar(number + 1, len(study.inputs))
     columns = ["image", "direction", "order", "share", "probability"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -90,24 +83,24 @@ def _curves_of(
     return pd.concat(parts)
 
 
-def area_table(curves: pd.DataFrame, cases: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
+def area_table(curves: pd.DataFrame, study: MapStudy) -> pd.DataFrame:
     """Areas under the curves, by the trapezoidal rule, of the map's order beside the others', over patients.
 
     Args:
-        curves: of `deletion_insertion_curves`.
-        cases, patients: of all images; those without curves are left out.
+        curves: of `deletion_insertion_curves`; images without any are left out.
+        study: that they are of.
 
     Returns:
         A row each for deletion and insertion, `map − random place` and `map − middle` (`Comparison`). In deletion below 0, and in
         insertion above 0, says that the map's places matter more.
     """
-    areas = pd.DataFrame(np.nan, index=list(cases), columns=pd.MultiIndex.from_product([DIRECTIONS, ORDERS]))
+    areas = pd.DataFrame(np.nan, index=study.images.index, columns=pd.MultiIndex.from_product([DIRECTIONS, ORDERS]))
     for (image, direction, order), curve in curves.groupby(["image", "direction", "order"], sort=False):
         areas.loc[image, (direction, order)] = np.trapezoid(curve["probability"], curve["share"])
     names = {"map − random place": "random", "map − middle": "centre"}
     return pd.DataFrame(
         {
-            name: {way: compare_means(areas[way, "map"], areas[way, order], patients) for way in DIRECTIONS}
+            name: {way: compare_means(areas[way, "map"], areas[way, order], study.patients) for way in DIRECTIONS}
             for name, order in names.items()
         }
     )
@@ -207,49 +200,44 @@ def compare_maps(first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*SIMILARITIES, "blank"])
 
 
-def randomisation_curve(
-    network: Classifier | Segmenter,
-    make_maps: Callable[[nn.Module], CamMaps],
-    seeds: Sequence[int],
-    cases: Sequence[str],
-) -> pd.DataFrame:
-    """How alike the maps of the trained network and of ever more random ones are.
+def randomisation_table(study: MapStudy, seeds: Sequence[int]) -> pd.DataFrame:
+    """How alike the maps stay while the network is made random from its head on, with intervals over patients.
 
     Args:
-        network: stays as it is.
-        make_maps: gives a network's maps of the same images.
         seeds: of the random weights; each makes a cascade of its own.
-        cases: of the images.
 
     Returns:
-        A row for each seed, step and image: `position` (0: as trained, compared with itself; then ever more random stages),
-        `stage` (name of the first random module), `seed`, `image`, `spearman`, `ssim` and `blank`, as in `compare_maps`.
+        A row a stage, in the order of the cascade, index `stage` (name of the first random module; "as trained" is compared with
+        itself): `spearman` and `ssim` (`Estimate` of the mean over images, of each image's mean over seeds), `blank` (maps
+        without a value, over images and seeds) and `maps` (in all).
     """
-    bar, steps, tables = progress_bar("Randomising"), len(stages(network)), []
-    trained = make_maps(network).maps
+    network, trained, bar = study.predictor.network, study.maps.maps, progress_bar("Randomising")
+    found, steps = {"as trained": [compare_maps(trained, trained)] * len(seeds)}, len(stages(network))
     for number, seed in enumerate(seeds):
-        tables.append(compare_maps(trained, trained).assign(position=0, stage="as trained", seed=seed, image=cases))
         for position, (stage, other) in enumerate(randomised(network, seed), start=1):
-            found = compare_maps(trained, make_maps(other).maps)
-            tables.append(found.assign(position=position, stage=stage, seed=seed, image=cases))
+            found.setdefault(stage, []).append(compare_maps(trained, study.maps_of(other).maps))
             bar(number * steps + position, len(seeds) * steps)
-    return pd.concat(tables, ignore_index=True)
+    rows = {}
+    for stage, several in found.items():
+        together = pd.concat(several)
+        means = together[list(SIMILARITIES)].groupby(level=0).mean()
+        estimates = {name: patient_bootstrap(means[name], study.patients) for name in SIMILARITIES}
+        rows[stage] = {**estimates, "blank": int(together["blank"].sum()), "maps": len(together)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
 
-def randomisation_table(curve: pd.DataFrame, patients: Sequence[str]) -> pd.DataFrame:
-    """`randomisation_curve` by stage, with intervals over patients.
+def likeness_table(study: MapStudy, others: Mapping[str, Run]) -> pd.DataFrame:
+    """How alike the maps are to those of other runs of the same architecture, over patients.
 
     Args:
-        curve: its result.
-        patients: of each image, in the order of the inputs, (n,).
+        others: name of a row → run, one trained on permuted labels for instance.
 
     Returns:
-        A row a stage, in the order of the cascade, index `stage`: `spearman` and `ssim` (`Estimate` of the mean over images, of
-        each image's mean over seeds), `blank` (maps without a value, over images and seeds) and `maps` (in all).
+        a row a run: `spearman` and `ssim` (`Estimate` of the mean over images whose maps are both not blank), `images`.
     """
     rows = {}
-    for (_, stage), found in curve.groupby(["position", "stage"]):
-        means = found.groupby("image", sort=False)[list(SIMILARITIES)].mean()
-        estimates = {name: patient_bootstrap(means[name], patients) for name in SIMILARITIES}
-        rows[stage] = {**estimates, "blank": int(found["blank"].sum()), "maps": len(found)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+    for name, run in others.items():
+        found = compare_maps(study.maps.maps, study.maps_of(Predictor(run).network).maps)
+        rows[name] = {measure: patient_bootstrap(found[measure], study.patients) for measure in SIMILARITIES}
+        rows[name]["images"] = int((~found["blank"]).sum())
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("compared with the network of")

@@ -33,6 +33,11 @@ MIN_PIXELS = 50
 GRAY_BINS = 32  # few enough that a region of 50 pixels can fill them
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ALPHA = 0.05  # the P of the paper's claim
+_ADJUSTED = {
+    "p": "without adjustment",
+    "p_holm": "after Holm over the features",
+    "p_sweep": "after Holm over all features and thresholds",
+}
 
 # Feature → what it is called, with its unit.
 FEATURES: dict[str, str] = {
@@ -57,7 +62,7 @@ def highlighted(maps: np.ndarray, threshold: float) -> np.ndarray:
     return (maps >= threshold * peaks) & (peaks > 0)
 
 
-def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str, float | str | bool]:
+def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str, float | bool]:
     """Shape of the largest connected part (8 neighbours) of a region.
 
     Lengths are in units of √(height · width), so that shapes at different resolutions compare.
@@ -83,37 +88,28 @@ def region_shape(region: np.ndarray, gray: np.ndarray | None = None) -> dict[str
         gray: any numbers (height, width), affine in gray level: a frame, or a network's input.
 
     Returns:
-        the features above, and `pixels` of the part measured, `parts` of the region, `at_edge` (whether the part reaches the
-        image's border, where its outline is the image's) and `status`: "measured", "empty", or "small" for a part of fewer than
-        `MIN_PIXELS` pixels. Features of an empty and of a small region are NaN.
+        the features above, NaN where there is no part of `MIN_PIXELS` pixels or more, and `at_edge`: whether the part reaches the
+        image's border, where its outline is the image's.
 
     Reference:
         skimage.measure.regionprops; Crofton's formula as in Serra, Image Analysis and Mathematical Morphology (1982).
     """
     features = [name for name in FEATURES if gray is not None or name != "entropy"]
-    found = dict.fromkeys(features, np.nan) | {"pixels": 0, "parts": 0, "at_edge": False, "status": "empty"}
-    parts = regionprops(label(region))
-    if not parts:
-        return found
-    part = max(parts, key=lambda part: part.area)
+    part = max(regionprops(label(region)), key=lambda part: part.area, default=None)
+    if part is None or part.area < MIN_PIXELS:
+        return dict.fromkeys(features, np.nan) | {"at_edge": False}
     top, left, bottom, right = part.bbox
-    height, width = region.shape
-    found |= {"pixels": int(part.area), "parts": len(parts), "status": "small"}
-    found["at_edge"] = top == 0 or left == 0 or bottom == height or right == width
-    if part.area < MIN_PIXELS:
-        return found
-    found |= {
-        "area": float(part.area) / region.size,
-        "perimeter": float(part.perimeter_crofton) / np.sqrt(region.size),
+    area, perimeter = float(part.area), float(part.perimeter_crofton)
+    found = {
+        "area": area / region.size,
+        "perimeter": perimeter / np.sqrt(region.size),
         "eccentricity": float(part.eccentricity),
         "solidity": float(part.solidity),
-        "circularity": 4 * np.pi * float(part.area) / float(part.perimeter_crofton) ** 2,
+        "circularity": 4 * np.pi * area / perimeter**2,
         "aspect_ratio": (bottom - top) / (right - left),
-        "status": "measured",
+        "at_edge": min(top, left, region.shape[0] - bottom, region.shape[1] - right) == 0,
     }
-    if gray is not None:
-        found["entropy"] = _entropy(gray, tuple(part.coords.T))
-    return found
+    return found if gray is None else found | {"entropy": _entropy(gray, tuple(part.coords.T))}
 
 
 def _entropy(gray: np.ndarray, inside: tuple[np.ndarray, np.ndarray]) -> float:
@@ -212,7 +208,7 @@ def threshold_sweep(
     bar, tables = progress_bar("Comparing shapes"), []
     for done, threshold in enumerate(thresholds, start=1):
         shapes = shape_table(highlighted(maps, threshold), grays)
-        at_edge = shapes.loc[shapes["status"] == "measured", "at_edge"].mean()
+        at_edge = shapes.loc[shapes["area"].notna(), "at_edge"].mean()
         tables.append(compare_shapes(shapes, labels, patients).reset_index().assign(threshold=threshold, at_edge=at_edge))
         bar(done, len(thresholds))
     table = pd.concat(tables, ignore_index=True)
@@ -228,38 +224,19 @@ class ClaimAnswer(NamedTuple):
 
 
 def claim_answer(sweep: pd.DataFrame) -> ClaimAnswer:
-    """Does paper 001's "P < 0.05" for the shape of highlighted regions hold here, and from which threshold on does it not.
+    """Does paper 001's "P < 0.05" for the shape of highlighted regions hold here, and at which thresholds.
 
     sweep: of `threshold_sweep`.
     """
-    tested = sweep[sweep["p"].notna()]
-    if tested.empty:
+    if sweep["p"].isna().all():
         return ClaimAnswer(False, "No test: one class has no patient with a region.")
-    holds = bool((sweep["p_sweep"] < ALPHA).any())
-    return ClaimAnswer(holds, f"{_claim(sweep, tested, holds)} {_limits(sweep)}")
-
-
-def _claim(sweep: pd.DataFrame, tested: pd.DataFrame, sweep_holds: bool) -> str:
-    tried = sorted(sweep["threshold"].unique())
-    plain, adjusted = (sorted(tested.loc[tested[column] < ALPHA, "threshold"].unique()) for column in ("p", "p_holm"))
-    of, name = f"of {len(tried)} thresholds", f"P < {ALPHA}"
-    if not plain:
-        return f"{name} holds for no feature at any {of}, even without adjustment: the claim is not found here."
-    first = f"{name} holds for some feature at {len(plain)} {of} without adjustment ({_listed(plain, tried)})"
-    if not adjusted:
-        return f"{first}, and at none after Holm over the features: the claim does not survive that several features were tried."
-    smallest = tested.loc[tested.groupby("threshold")["p"].idxmin()].set_index("threshold")
-    best = smallest.loc[adjusted, "feature"].mode()[0]
-    return (
-        f"{first}, and at {len(adjusted)} after Holm over the features ({_listed(adjusted, tried)}; most often by {best}). "
-        f"Adjusted for all features at all thresholds {'it survives' if sweep_holds else 'it does not survive'}."
-    )
-
-
-def _listed(holding: list[float], tried: list[float]) -> str:
-    beyond = [threshold for threshold in tried if threshold > holding[-1]]
-    end = f"from {beyond[0]:.3g} on no longer" if beyond else "up to the highest tried"
-    return f"{', '.join(f'{threshold:.3g}' for threshold in holding)}; {end}"
+    parts = []
+    for column, adjusted in _ADJUSTED.items():
+        holding = sorted(sweep.loc[sweep[column] < ALPHA, "threshold"].unique())
+        listed = f" ({', '.join(f'{threshold:.3g}' for threshold in holding)})" if holding else ""
+        parts.append(f"at {len(holding)}{listed} {adjusted}")
+    claim = f"P < {ALPHA} holds for some feature, of {sweep['threshold'].nunique()} thresholds, {', '.join(parts)}."
+    return ClaimAnswer(bool((sweep["p_sweep"] < ALPHA).any()), f"{claim} {_limits(sweep)}")
 
 
 def _limits(sweep: pd.DataFrame) -> str:

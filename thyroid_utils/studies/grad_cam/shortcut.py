@@ -12,25 +12,23 @@ ignores the marks therefore does not prove that the network does; the probabilit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.data.overlays import Box, echo_mask, find_overlays, mask_box
-from thyroid_utils.inference.cam import CamMaps
-from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
-from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample
+from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample, Step
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import Comparison, p_told
+from thyroid_utils.studies.grad_cam import MapStudy
 
 # What `shortcut_table` compares: row → the two columns, as `_measures` makes them.
 COMPARED = {
@@ -91,9 +89,10 @@ def _pair(pipeline: Pipeline, gray: np.ndarray) -> tuple[list[np.ndarray], np.nd
     found, painter = find_overlays(gray, echo=echo), RemoveOverlays()
     mirrored = _mirrored(found.mask & echo, echo)
     placebo = cv2.inpaint(gray, mirrored.astype(np.uint8), painter.radius, cv2.INPAINT_TELEA) if mirrored.any() else gray
-    steps, rest = _at_last_crop(pipeline)
-    kept, removed, placebo = _cropped([gray, painter.change(gray), placebo], steps)
-    samples = [rest(image) for image in (kept, removed, placebo)]
+    crops = [number for number, step in enumerate(pipeline.steps, start=1) if isinstance(step, CropEcho)]
+    cut = max(crops, default=0)  # behind the last crop each image goes its own way
+    kept, removed, placebo = _cropped([gray, painter.change(gray), placebo], pipeline.steps[:cut])
+    samples = [replace(pipeline, steps=pipeline.steps[cut:])(image) for image in (kept, removed, placebo)]
     marks = np.zeros(samples[0].image.shape[1:], bool)
     if not any(step.name == "remove_overlays" for step in pipeline.steps):
         marks = any_part(kept != removed, samples[0].geometry)
@@ -117,33 +116,17 @@ def _mirrored(marks: np.ndarray, echo: np.ndarray) -> np.ndarray:
     return turned & echo & ~near
 
 
-def _at_last_crop(pipeline: Pipeline) -> tuple[list, Pipeline]:
-    """The steps up to and with the last `crop_echo`, none without one, and the pipeline of the others."""
-    count = max((number for number, step in enumerate(pipeline.steps, start=1) if isinstance(step, CropEcho)), default=0)
-    rest = Pipeline(pipeline.steps[count:], pipeline.name)
-    rest.mean, rest.deviation = pipeline.mean, pipeline.deviation
-    return pipeline.steps[:count], rest
-
-
-def _cropped(images: list[np.ndarray], steps: list) -> list[np.ndarray]:
+def _cropped(images: list[np.ndarray], steps: Sequence[Step]) -> list[np.ndarray]:
     """Gray frames after some steps, each cropped and blanked as the first one is."""
-    samples = [Sample(image, None, Geometry.of(image)) for image in images]
     for step in steps:
-        if not isinstance(step, CropEcho):
-            samples = [step(sample) for sample in samples]
-            continue
-        before, after = samples[0], step(samples[0])
-        (top, left), (height, width) = _corner(before.geometry, after.geometry), after.image.shape
-        box = Box(top, top + height, left, left + width)
-        blanked = (after.image == 0) & (box.crop(before.image) != 0)
-        samples = [replace(after, image=np.where(blanked, np.uint8(0), box.crop(sample.image))) for sample in samples]
-    return [sample.image for sample in samples]
-
-
-def _corner(before: Geometry, after: Geometry) -> tuple[int, int]:
-    """Where a crop's upper left corner lies in the image before it, in its pixels."""
-    row, column = ((new - old) / scale for new, old, scale in zip(after.offset, before.offset, before.scale, strict=True))
-    return round(row), round(column)
+        if isinstance(step, CropEcho):
+            places = np.arange(images[0].size).reshape(images[0].shape)  # cut as a mask would be
+            first = step(Sample(images[0], places, Geometry.of(images[0])))
+            blanked = (first.image == 0) & (images[0].ravel()[first.mask] != 0)
+            images = [np.where(blanked, np.uint8(0), image.ravel()[first.mask]) for image in images]
+        else:
+            images = [step(Sample(image, None, Geometry.of(image))).image for image in images]
+    return images
 
 
 def any_part(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -189,31 +172,27 @@ def text_attention(marks: np.ndarray, kept: np.ndarray, removed: np.ndarray, cas
     return found
 
 
-def shortcut_scores(
-    predictor: Predictor, cases: pd.DataFrame, make_maps: Callable[[nn.Module, np.ndarray], CamMaps]
-) -> pd.DataFrame:
+def shortcut_scores(study: MapStudy) -> pd.DataFrame:
     """Everything the shortcut test asks of a classifier, image by image; memory is that of one block.
 
     Args:
-        predictor: of a classification run.
-        cases: rows of its case table, the test images as a rule.
-        make_maps: `cam_maps`, or a `functools.partial` of it with another method.
+        study: of a classification run.
 
     Returns:
         DataFrame, index `case`: the columns of `MarkPairs.table` and of `text_attention`, and `probability_kept`,
         `probability_removed`, `probability_placebo` of malignancy, these two NaN where there was nothing to paint.
 
     Raises:
-        ValueError: a run that is not one of classification.
         DataError: an image that cannot be read.
     """
+    predictor, cases = study.predictor, study.predictor.cases.loc[study.images.index]
     bar, tables = progress_bar("Painting marks over"), []
     for start in range(0, len(cases), _BLOCK):
         pairs = mark_pairs(predictor.pipeline, cases.iloc[start : start + _BLOCK])
         shown = pairs.table["marks"].to_numpy() > 0
         painted = pairs.table["placebo"].to_numpy() > 0
         odds = {name: predictor.log_odds(getattr(pairs, name)) for name in ("kept", "removed", "placebo")}
-        kept, removed = (make_maps(predictor.network, images).maps for images in (pairs.kept, pairs.removed))
+        kept, removed = (study.maps_of(predictor.network, images).maps for images in (pairs.kept, pairs.removed))
         found = pairs.table.join(text_attention(pairs.marks, kept, removed, pairs.table.index))
         found["probability_kept"] = expit(odds["kept"])
         found["probability_removed"] = np.where(shown, expit(odds["removed"]), np.nan)
@@ -267,11 +246,8 @@ def shortcut_answer(table: pd.DataFrame) -> str:
             f"They hold {energy.first:.1%} of the map's energy (area: {chance.second:.1%}) and {energy.second:.1%} once painted "
             f"over: {_verdict(energy, 'they attract the map', 'they repel the map')}."
         )
-    else:
-        sentences.append("All maps are blank, so that nothing can be said of them.")
     sentences.append(
-        f"Painting them over moves the mean probability of malignancy by {_signed(-shift.difference)} "
-        f"[{_signed(-shift.high)}, {_signed(-shift.low)}] ({_told(shift)})."
+        f"Without them the mean probability of malignancy is {shift.second:.3f} in place of {shift.first:.3f} ({_told(shift)})."
     )
     if moved.images:
         sentences.append(
@@ -280,13 +256,7 @@ def shortcut_answer(table: pd.DataFrame) -> str:
             f"{_verdict(moved, 'the network sees them', 'paint alone moves it more')}, and {changed.first:.1%} of calls change, "
             f"{changed.second:.1%} by the placebo."
         )
-        if area.second < 0.8 * area.first:
-            sentences.append("The placebo covers less than the marks do, as it has to fit beside them: part of that is area.")
     return " ".join(sentences)
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"  # no −0
 
 
 def _told(found: Comparison) -> str:
