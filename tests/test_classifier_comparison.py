@@ -12,7 +12,7 @@ import torch
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classifier_comparison as plots
-from thyroid_utils.plots.rows import cost_and_score, score_dots
+from thyroid_utils.plots.charts import cost_and_score, score_dots
 from thyroid_utils.plots.style import model_colours
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import choose_threshold, classification_scores

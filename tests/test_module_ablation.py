@@ -19,7 +19,7 @@ from thyroid_utils.models import Architecture
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import module_ablation as plots
-from thyroid_utils.plots.rows import cost_and_score
+from thyroid_utils.plots.charts import cost_and_score
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_bootstrap
 from thyroid_utils.scores.power import paired_power, seed_components
 from thyroid_utils.studies.module_ablation import (

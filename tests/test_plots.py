@@ -36,6 +36,7 @@ def test_every_caption_of_a_notebook_is_there_and_used(notebook):
 def test_a_caption_is_filled_in_by_what_is_known_and_what_is_added():
     says = style.captions("grad_cam", method="HiResCAM")
     assert says("segmenter", model="unet") == "HiResCAM of unet for the pixels it calls nodule, beside the same baselines."
+    assert style.captions("preprocessing")("augmentation", name="x").startswith("Augmentation 'x': one image")
 
 
 def disc() -> np.ndarray:

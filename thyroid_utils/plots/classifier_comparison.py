@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 
-from thyroid_utils.plots.curves import band
+from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.plots.charts import band
 from thyroid_utils.plots.pictures import case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, NEUTRAL, bare, below, integer_ticks, model_colours, new_figure, styled
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, styled
 from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 
@@ -65,15 +67,12 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
 def confusion_matrices(comparison: ClassifierComparison) -> Figure:
     """Counts on test of each model's first run, at the threshold chosen on validation."""
     figure, axes = new_figure(1, len(comparison.models), 2.9)
+    classes, look = ("benign", "malignant"), {"cmap": "Blues", "cbar": False, "square": True}
     for place, model in zip(axes[0], comparison.models, strict=True):
         found = comparison.decisions(model)
-        counts = np.bincount(2 * found["label"] + found["called"], minlength=4).reshape(2, 2)
-        bare(place).imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1.4)
-        for (row, column), count in np.ndenumerate(counts):
-            place.text(column, row, count, ha="center", va="center", fontsize=13)
-        classes = ["benign", "malignant"]
-        place.set_xticks([0, 1], classes, fontsize=8.5)
-        place.set_yticks([0, 1], classes if place is axes[0, 0] else ["", ""], fontsize=8.5, rotation=90, va="center")
+        counts = confusion_matrix(found["label"], found["called"], labels=[0, 1])
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
         place.set(xlabel="called", title=f"{model}\nthreshold {found['threshold'].iloc[0]:.2f}")
     axes[0, 0].set_ylabel("truth")
     return figure
@@ -107,8 +106,7 @@ def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, 
     chosen = decisions[decisions["right"] == right]
     surest = (chosen["probability"] - chosen["threshold"]).abs().sort_values(ascending=False, kind="stable").index[:count]
     panels = []
-    for case in surest:
-        row = decisions.loc[case]
-        truth, called = ("malignant" if row[name] else "benign" for name in ("label", "called"))
+    for case, row in decisions.loc[surest].iterrows():
+        truth, called = (LABEL_NAMES[int(row[name])] for name in ("label", "called"))
         panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
     return panel_grid(panels)

@@ -21,21 +21,21 @@ from thyroid_utils.plots import style
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_figure, styled
 
-CLASSES = tuple(style.CLASS_COLOURS)
 
-
-def _stacked(axes: Axes, counts: pd.DataFrame, total: str, title: str) -> None:
+def _stacked(axes: Axes, counts: pd.DataFrame, title: str, total: str = "images") -> None:
     """Horizontal bars, one a row of `counts`, made of its columns (classes); the sum stands at the end."""
-    left = np.zeros(len(counts))
-    for name in [name for name in CLASSES if name in counts]:
-        bars = axes.barh(range(len(counts)), counts[name], left=left, color=style.CLASS_COLOURS[name], label=name, height=0.68)
-        left += counts[name].to_numpy()
-    axes.bar_label(bars, [f"{value:.0f}" for value in left], padding=3, fontsize=9)
-    axes.set_yticks(range(len(counts)), [str(name) for name in counts.index])
-    axes.set_ylim(len(counts) - 0.4, -0.6)
+    names = [name for name in style.CLASS_COLOURS if name in counts]
+    counts[names].plot.barh(stacked=True, ax=axes, color=style.CLASS_COLOURS, width=0.68, legend=False)
+    axes.bar_label(axes.containers[-1], counts[names].sum(axis=1).astype(int), padding=3, fontsize=9)
+    axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set(xlabel=total, title=title)
+    axes.set(xlabel=total, ylabel="", title=title)
     integer_ticks(across(axes), "x")
+
+
+def _by_class(cases: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Images by group (rows) and class (columns)."""
+    return pd.crosstab(groups.astype("string").fillna("none given"), label_names(cases)).rename_axis(None)
 
 
 @styled
@@ -49,37 +49,32 @@ def counts(cases: pd.DataFrame, by: str | None = None) -> Figure:
     Raises:
         KeyError: the table has no column `by`.
     """
-    figure, axes = new_figure(1, 3 if by else 2, 2.7, width_ratios=[1.15, 1, 1.25][: 3 if by else 2])
-    classes = label_names(cases)
-    table = pd.DataFrame({"images": classes.value_counts(), "patients": patient_class(cases).value_counts()}).T.fillna(0)
-    _stacked(axes[0, 0], table, "count", "Images and patients by class")
+    figure, axes = new_figure(1, 3 if by else 2, 2.7)
+    table = pd.DataFrame({"images": label_names(cases).value_counts(), "patients": patient_class(cases).value_counts()})
+    _stacked(axes[0, 0], table.T.fillna(0), "Images and patients by class", "count")
     below(figure, axes[0, 0])
     views = cases["patient"].value_counts().value_counts().sort_index()
-    axes[0, 1].bar(views.index.astype(str), views, color=style.NEUTRAL, width=0.7)
+    views.plot.bar(ax=axes[0, 1], color=style.NEUTRAL, width=0.7, rot=0)
     axes[0, 1].set(title="Images a patient", xlabel="images of the patient", ylabel="patients")
     integer_ticks(axes[0, 1])
     if by:
-        _stacked(axes[0, 2], pd.crosstab(cases[by].astype("object").fillna("none given"), classes), "images", f"Images by {by}")
+        _stacked(axes[0, 2], _by_class(cases, cases[by]), f"Images by {by}")
     return figure
 
 
 @styled
-def frame_sizes(table: pd.DataFrame, classes: pd.Series) -> Figure:
-    """How many frames have which size: bars for up to a dozen sizes, else every frame as a dot.
+def frame_sizes(table: pd.DataFrame, cases: pd.DataFrame) -> Figure:
+    """How many frames have which size: the eleven most frequent ones, and all others together.
 
     Args:
         table: columns `width` and `height` in pixels (`Measures.table`).
-        classes: class name of each case (`label_names`).
+        cases: case table of the same frames.
     """
     sizes = table["width"].astype(str) + " × " + table["height"].astype(str)
-    few, title = sizes.nunique() <= 12, f"Frame sizes (n = {len(table)} images)"
-    figure, axes = new_figure(1, 1, 1.2 + 0.32 * sizes.nunique() if few else 3.4, 6.4)
-    if few:
-        _stacked(axes[0, 0], pd.crosstab(sizes, classes), "images", title)
-        axes[0, 0].set_ylabel("width × height, pixels")
-    else:
-        axes[0, 0].scatter(table["width"], table["height"], s=18, color=style.NEUTRAL, alpha=0.5)
-        axes[0, 0].set(xlabel="width, pixels", ylabel="height, pixels", title=title)
+    frequent = sizes.value_counts().index[:11]
+    bars = _by_class(cases, sizes.where(sizes.isin(frequent), "others")).reindex([*frequent, "others"]).dropna()
+    figure, axes = new_figure(1, 1, 1.2 + 0.32 * len(bars), 6.4)
+    _stacked(axes[0, 0], bars, f"Frame sizes, width × height in pixels (n = {len(table)} images)")
     return figure
 
 
@@ -92,16 +87,18 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
         classes: class name of each case (`label_names`).
         target: what the masks outline.
     """
-    names = [name for name in CLASSES if name in measures.positions]
+    names = [name for name in style.CLASS_COLOURS if name in measures.positions]
     figure, axes = new_figure(1, 1 + len(names), 3.1, width_ratios=[1.5] + [1] * len(names))
     shares = 100 * measures.table["area_share"]
-    bins = np.linspace(0, max(1.0, np.nanmax(shares)), 26)
-    for name in names:
-        values = shares[(classes == name) & (shares > 0)]
-        look = {"color": style.CLASS_COLOURS[name], "linewidth": 1.8, "label": f"{name} (n = {len(values)})"}
-        sns.histplot(x=values, bins=bins, stat="percent", element="step", fill=False, ax=axes[0, 0], **look)
-    axes[0, 0].set(xlabel=f"{target} area, % of the frame", ylabel="% of the class's images", title=f"{target.capitalize()} area")
-    axes[0, 0].legend(loc="upper right")
+    known = pd.DataFrame({"share": shares, "class": classes})[shares > 0]
+    lines = {"element": "step", "fill": False, "stat": "percent", "common_norm": False, "bins": 26}
+    sns.histplot(known, x="share", hue="class", hue_order=names, palette=style.CLASS_COLOURS, ax=axes[0, 0], **lines)
+    axes[0, 0].set(
+        xlabel=f"{target} area, % of the frame",
+        ylabel="% of the class's images",
+        title=f"{target.capitalize()} area (n = {len(known)})",
+    )
+    axes[0, 0].set_xlim(left=0)
     highest = max(measures.positions[name].max() for name in names)
     for place, name in zip(axes[0, 1:], names, strict=True):
         bare(place)
@@ -115,7 +112,7 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
 @styled
 def intensities(measures: Measures, target: str = "nodule") -> Figure:
     """Gray levels inside the outlined structure and in a ring around it, by class; every image counts alike."""
-    names = [name for name in CLASSES if name in measures.histograms]
+    names = list(measures.histograms)
     figure, axes = new_figure(1, len(names), 2.7, sharey=True)
     centres = np.arange(256).reshape(-1, 8).mean(axis=1)
     for place, name in zip(axes[0], names, strict=True):
@@ -136,16 +133,14 @@ def tirads(cases: pd.DataFrame) -> Figure | None:
     """
     if "tirads" not in cases or cases["tirads"].isna().all():
         return None
-    figure, axes = new_figure(1, 2, 2.8)
-    levels = cases["tirads"].astype("string").fillna("none given")
-    classes = label_names(cases)
-    _stacked(axes[0, 0], pd.crosstab(levels, classes).sort_index(), "images", f"Images (n = {len(cases)})")
-    axes[0, 0].set_ylabel("TI-RADS")
-    first = pd.DataFrame({"level": levels, "class": classes, "patient": cases["patient"]}).sort_values("level", kind="stable")
-    first = first[first["level"] != "none given"].drop_duplicates("patient", keep="last")
-    _stacked(axes[0, 1], pd.crosstab(first["level"], first["class"]), "patients", f"Patients with a level (n = {len(first)})")
-    below(figure, axes[0, 0])
-    return figure
+    known = cases.dropna(subset="tirads").sort_values("tirads", kind="stable").drop_duplicates("patient", keep="last")
+    return _two(
+        {
+            f"Images (n = {len(cases)})": _by_class(cases, cases["tirads"]),
+            f"Patients with a level (n = {len(known)})": _by_class(known, known["tirads"]),
+        },
+        "TI-RADS",
+    )
 
 
 @styled
@@ -155,12 +150,23 @@ def split_bars(cases: pd.DataFrame) -> Figure:
     Args:
         cases: case table with `split` filled.
     """
-    figure, axes = new_figure(1, 2, 2.6, sharey=True)
     sides = [name for name in SPLITS if (cases["split"] == name).any()]
-    images = pd.crosstab(cases["split"], label_names(cases)).reindex(sides)
-    patients = pd.DataFrame({side: patient_class(cases[cases["split"] == side]).value_counts() for side in sides}).T.fillna(0)
-    _stacked(axes[0, 0], images, "images", f"Images (n = {len(cases)})")
-    _stacked(axes[0, 1], patients, "patients", f"Patients (n = {cases['patient'].nunique()})")
+    patients = {side: patient_class(cases[cases["split"] == side]).value_counts() for side in sides}
+    return _two(
+        {
+            f"Images (n = {len(cases)})": _by_class(cases, cases["split"]).reindex(sides),
+            f"Patients (n = {cases['patient'].nunique()})": pd.DataFrame(patients).T.fillna(0),
+        },
+        "side",
+    )
+
+
+def _two(tables: dict[str, pd.DataFrame], rows: str) -> Figure:
+    """Bars of images and of patients beside each other: title → counts by class."""
+    figure, axes = new_figure(1, 2, 2.8)
+    for place, (title, counts), total in zip(axes[0], tables.items(), ("images", "patients"), strict=True):
+        _stacked(place, counts, title, total)
+    axes[0, 0].set_ylabel(rows)
     below(figure, axes[0, 0])
     return figure
 
@@ -239,18 +245,18 @@ def exposure_bars(table: pd.DataFrame) -> Figure:
     Args:
         table: `exposure` of the study.
     """
-    rules, kinds = table["split by"].unique(), table["training holds"].unique()
     figure, axes = new_figure(1, 1, 1.1 + 0.36 * len(table), 8.0)
-    by_rule = table.set_index(["split by", "training holds"])[["mean", "lowest", "highest"]] * 100
-    height = 0.8 / len(rules)
-    for number, (rule, colour) in enumerate(zip(rules, [style.ACCENT, style.PROBLEM, style.NEUTRAL], strict=False)):
-        mean, low, high = by_rule.loc[rule].loc[kinds].to_numpy().T
-        heights = np.arange(len(kinds)) + number * height
-        bars = axes[0, 0].barh(heights, mean, 0.9 * height, xerr=[mean - low, high - mean], color=colour, label=rule)
+    percent = table.assign(**100 * table[["mean", "lowest", "highest"]])
+    kinds, rules = table["training holds"].unique(), table["split by"].unique()
+    wide = percent.pivot(index="training holds", columns="split by").loc[kinds]
+    low, mean, high = (wide[name][rules] for name in ("lowest", "mean", "highest"))
+    reach = np.stack([mean - low, high - mean]).transpose(2, 0, 1)  # (rules, 2, kinds)
+    mean.plot.barh(ax=axes[0, 0], xerr=reach, width=0.8, color=[style.ACCENT, style.PROBLEM, style.NEUTRAL], legend=False)
+    for bars in axes[0, 0].containers[1::2]:
         axes[0, 0].bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
-    axes[0, 0].set_yticks(np.arange(len(kinds)) + 0.4 - height / 2, kinds)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set(xlabel="% of the test images", xlim=(0, 112), title="Test images that training has met, by rule of splitting")
+    axes[0, 0].set(
+        xlabel="% of the test images", ylabel="", xlim=(0, 112), title="Test images that training has met, by rule of split"
+    )
     below(figure, across(axes[0, 0]))
     return figure
 
@@ -306,11 +312,8 @@ def speckle(envelope: np.ndarray, fit: RayleighFit, patches: dict[str, np.ndarra
     axes[0, 0].plot(levels, levels * np.exp(-(levels**2) / 2), color=style.NEUTRAL, linewidth=1.6, label=theory)
     axes[0, 0].set(xlabel="envelope / Rayleigh scale", ylabel="probability density", title="Homogeneous phantom")
     axes[0, 0].legend(loc="upper right")
-    names = [f"{name}\n(n = {len(snr)} patches)" for name, snr in patches.items()]
-    axes[0, 1].boxplot(
-        list(patches.values()), positions=range(len(names)), widths=0.5, sym=".", medianprops={"color": style.ACCENT}
-    )
+    named = {f"{name}\n(n = {len(snr)} patches)": snr for name, snr in patches.items()}
+    sns.boxplot(named, width=0.5, color=style.ACCENT, ax=axes[0, 1])
     axes[0, 1].axhline(RAYLEIGH_SNR, color=style.NEUTRAL, linestyle="--", linewidth=1.2)
-    axes[0, 1].set_xticks(range(len(names)), names)
     axes[0, 1].set(ylabel="speckle SNR, mean / SD", title=f"Patches of frames (dashed: {RAYLEIGH_SNR:.2f})", ylim=(0, None))
     return figure

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
+from thyroid_utils.plots.charts import beside, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid
-from thyroid_utils.plots.rows import beside, interval, named_rows
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_figure, styled
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import p_told

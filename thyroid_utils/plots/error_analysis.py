@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.plots.curves import band, estimate_line
+from thyroid_utils.plots.charts import band, beside, counted, estimate_line, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.grad_cam import card
 from thyroid_utils.plots.pictures import MAP_LABEL, Panel, card_grid, case_panel, mask_colours, panel_grid
-from thyroid_utils.plots.rows import beside, counted, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.style import (
     ACCENT,
     CLASS_COLOURS,
@@ -23,6 +22,7 @@ from thyroid_utils.plots.style import (
     TRUTH,
     across,
     below,
+    hide_rest,
     model_colours,
     new_figure,
     styled,
@@ -216,8 +216,7 @@ def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
         for untouched in values[found["level"] == 0, 0]:
             place.axhline(untouched, color=colour, linestyle=":", linewidth=1)
         place.set_xlabel(PERTURBATIONS[kind].label, fontsize=9)
-    for place in axes.flat[len(kinds) :]:
-        place.set_visible(False)
+    hide_rest(axes, len(kinds))
     for place in axes[:, 0]:
         place.set_ylabel(label)
     below(figure, axes[0, 0], title=counted(list(curve["score"])), title_fontsize=9, alignment="left")

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from thyroid_utils.data.table import LABEL_NAMES
-from thyroid_utils.plots.curves import band, estimate_line
+from thyroid_utils.plots.charts import band, box_and_points, counted, estimate_line, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
-from thyroid_utils.plots.rows import box_and_points, counted, interval, named_rows
 from thyroid_utils.plots.style import (
     ACCENT,
     CLASS_COLOURS,
@@ -22,8 +21,8 @@ from thyroid_utils.plots.style import (
     NEUTRAL,
     SPLIT_COLOURS,
     TRUTH,
-    across,
     below,
+    hide_rest,
     model_colours,
     new_figure,
     styled,
@@ -45,6 +44,12 @@ _SIMILARITIES = {
     "spearman": "rank correlation with\nthe trained network's map",
     "ssim": "structural similarity to\nthe trained network's map",
 }
+# Title, what is kept and what is changed, and where the axes end (None: where the numbers do).
+_PAIRS = (
+    ("Map energy on the marks", "energy_kept", "energy_removed", None),
+    ("p(malignant)", "probability_kept", "probability_removed", 1.0),
+    ("p(malignant), placebo", "probability_kept", "probability_placebo", 1.0),
+)
 _ORDERS = {"map": ("the map's order", ACCENT), "random": ("the map at a random place", NEUTRAL),
            "centre": ("from the middle", SPLIT_COLOURS["test"])}  # fmt: skip
 
@@ -142,20 +147,16 @@ def shape_plots(table: pd.DataFrame, labels: pd.Series, compared: pd.DataFrame) 
     columns = min(4, len(features))
     rows = -(-len(features) // columns)
     figure, axes = new_figure(rows, columns, 2.9 * rows, 2.4 * columns)
+    known = labels.reindex(table.index).map(LABEL_NAMES)
     for place, feature in zip(axes.flat, features, strict=False):
-        names = []
-        for label, name in ((label, LABEL_NAMES[label]) for label in (0, 1)):
-            values = table.loc[(labels.reindex(table.index) == label).fillna(False).to_numpy(bool), feature].dropna().to_numpy()
-            names.append(f"{name}\n{len(values)} regions")
-            if len(values):
-                box_and_points(place, values, label, CLASS_COLOURS[name], upright=True)
-        place.set_xticks([0, 1], names, fontsize=8.5)
-        place.set_xlim(-0.5, 1.5)
+        values = {name: table.loc[known == name, feature].dropna() for name in ("benign", "malignant")}
+        for position, (name, found) in enumerate(values.items()):
+            box_and_points(place, found, position, CLASS_COLOURS[name], upright=True)
+        place.set_xticks([0, 1], [f"{name}\n{len(found)} regions" for name, found in values.items()], fontsize=8.5)
         effect, p_holm = compared.loc[feature, ["effect", "p_holm"]]
         said = "no test" if pd.isna(p_holm) else f"effect {effect:+.2f}, {p_told(p_holm)} (Holm)"
         place.set_title(f"{FEATURES[feature]}\n{said}", fontsize=8.5, fontweight="normal")
-    for place in axes.flat[len(features) :]:
-        place.set_visible(False)
+    hide_rest(axes, len(features))
     return figure
 
 
@@ -170,22 +171,18 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
     if tested.empty:
         return None
     figure, axes = new_figure(1, 2, 3.8)
-    colours = model_colours(list(FEATURES))
-    for feature, found in tested.groupby("feature", sort=False):
-        line = {"color": colours[feature], "markersize": 4, "linewidth": 1.6, "label": FEATURES[feature].split(",")[0]}
-        for place, column in zip(axes[0], ("effect", "p_holm"), strict=True):
-            place.plot(100 * found["threshold"], found[column], "o-", **line)
-            place.set_xlabel("threshold, % of the map's maximum")
     effects, chance = axes[0]
+    named = tested.assign(percent=100 * tested["threshold"], feature=tested["feature"].map(FEATURES).str.partition(",")[0])
+    for place, column in ((effects, "effect"), (chance, "p_holm")):
+        sns.lineplot(named, x="percent", y=column, hue="feature", marker="o", errorbar=None, ax=place, legend=place is effects)
+        place.set_xlabel("threshold, % of the map's maximum")
     effects.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.2)
     chance.axhline(ALPHA, color=INK, linestyle="--", linewidth=1.2)
     patients = (tested["benign_patients"] + tested["malignant_patients"]).max()
-    reach = max(0.3, 1.15 * tested["effect"].abs().max())
-    effects.set(
-        ylabel="rank-biserial effect\n(above 0: malignant larger)", title=f"n = {patients} patients", ylim=(-reach, reach)
-    )
+    effects.set(ylabel="rank-biserial effect\n(above 0: malignant larger)", title=f"n = {patients} patients")
     chance.set(ylabel="p after Holm (log scale)", yscale="log", title=f"Dashed: {ALPHA}")
     chance.yaxis.set_major_formatter("{x:g}")
+    effects.get_legend().remove()
     below(figure, effects)
     return figure
 
@@ -194,7 +191,7 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
 def deletion_insertion_curves(curves: pd.DataFrame) -> Figure | None:
     """The probability while pixels are blurred, or put into a blurred image, in a map's order and in others; None for no image.
 
-    Means over images; the band is the middle half of the images in the map's order; numbers are mean areas under the curves.
+    Means over images; bands are the middle half of the images; numbers are mean areas under the curves.
 
     Args:
         curves: of `faithfulness.deletion_insertion_curves`.
@@ -207,8 +204,7 @@ def deletion_insertion_curves(curves: pd.DataFrame) -> Figure | None:
         for order, (label, colour) in _ORDERS.items():
             members = curves[(curves["direction"] == direction) & (curves["order"] == order)]
             by_share = members.groupby("share")["probability"]
-            mean, ends = by_share.mean(), (0.25, 0.75) if order == "map" else (np.nan, np.nan)
-            low, high = (mean * np.nan if np.isnan(end) else by_share.quantile(end) for end in ends)
+            mean, low, high = by_share.mean(), by_share.quantile(0.25), by_share.quantile(0.75)
             area = np.trapezoid(mean, mean.index)
             band(place, 100 * mean.index, mean, low, high, colour, label=f"{label}: {area:.2f}")
         place.set(title=title, xlabel=f"% of the pixels {done}", xlim=(0, 100), ylim=(0, 1.02))
@@ -231,37 +227,21 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
     if shown.empty:
         return None
     figure, axes = new_figure(1, 3, 3.9)
-    first, second, third = axes[0]
-    energy = [1.08 * np.nanmax(shown[["energy_kept", "energy_removed"]].to_numpy(), initial=0), 0.05]
-    _pairs(first, shown, "energy_kept", "energy_removed", max(energy), "all maps are blank")
-    _pairs(second, shown, "probability_kept", "probability_removed", 1.0)
-    _pairs(third, shown, "probability_kept", "probability_placebo", 1.0, "nothing to paint")
-    first.set(title="Map energy on the marks", ylabel="marks painted over")
-    second.set(title="p(malignant)", ylabel="marks painted over")
-    third.set(title="p(malignant), placebo", ylabel="painted elsewhere")
-    third.set_xlabel(third.get_xlabel().replace("marks kept", "as it is"))
+    for place, (title, first, second, top) in zip(axes[0], _PAIRS, strict=True):
+        known = shown[shown[first].notna() & shown[second].notna()]
+        for label, colour in (("text and ticks", NEUTRAL), ("with callipers", CLASS_COLOURS["malignant"])):
+            members = known[(known["callipers"] > 0) == (label == "with callipers")]
+            place.plot(members[first], members[second], ".", color=colour, markersize=6, alpha=0.6, label=label)
+        top = top or max(1.08 * known[[first, second]].to_numpy().max(initial=0), 0.05)
+        place.plot([0, top], [0, top], color=INK, linestyle=":", linewidth=1.1)
+        place.set(xlabel=f"as it is (n = {len(known)} images)", xlim=(0, top), ylim=(0, top), box_aspect=1, title=title)
+    axes[0, 0].set_ylabel("marks painted over")
+    axes[0, 2].set_ylabel("painted elsewhere")
     area = shown["chance"].mean()
-    if not np.isnan(area):
-        label = f"the marks' share of the area, mean {area:.3f}"
-        first.axvline(area, color=ACCENT, linestyle="--", linewidth=1.2, label=label)
-    below(figure, first, ncols=3)
+    label = f"the marks' share of the area, mean {area:.3f}"
+    axes[0, 0].axvline(area, color=ACCENT, linestyle="--", linewidth=1.2, label=label)
+    below(figure, axes[0, 0], ncols=3)
     return figure
-
-
-def _pairs(place: Axes, shown: pd.DataFrame, first: str, second: str, top: float, nothing: str = "") -> None:
-    """Two numbers of each image against each other, those with callipers in another colour; `nothing` is said of no pair."""
-    known, callipers = shown[shown[first].notna() & shown[second].notna()], shown["callipers"] > 0
-    for label, members, colour in (
-        ("text and ticks", ~callipers, NEUTRAL),
-        ("with callipers", callipers, CLASS_COLOURS["malignant"]),
-    ):
-        chosen = known[members[known.index]]
-        place.plot(chosen[first], chosen[second], ".", color=colour, markersize=6, alpha=0.6, label=label)
-    if known.empty:
-        place.text(0.05, 0.9, nothing, transform=place.transAxes, fontsize=9)
-    place.plot([0, top], [0, top], color=INK, linestyle=":", linewidth=1.1)
-    place.set(xlabel=f"marks kept (n = {len(known)} images)", xlim=(0, top), ylim=(0, top), box_aspect=1)
-    across(place).grid(axis="y", visible=True)
 
 
 def shortcut_panels(study: MapStudy, scores: pd.DataFrame, count: int = 2) -> Figure | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots.curves import estimate_line
+from thyroid_utils.plots.charts import estimate_line, interval
 from thyroid_utils.plots.pictures import Panel, draw_panel
-from thyroid_utils.plots.rows import interval
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_figure, styled
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES
 
@@ -68,9 +68,8 @@ def worked_example(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
     """
     figure, axes = new_figure(1, 2, 2.7, 6.0)
     for place, values, title in zip(axes[0], (truth.astype(float), probabilities), ("truth", "probability"), strict=True):
-        bare(place).imshow(values, cmap="Blues", vmin=0, vmax=1.4)
-        for (row, column), value in np.ndenumerate(values):
-            place.text(column, row, f"{value:g}", ha="center", va="center", fontsize=11)
+        sns.heatmap(values, annot=True, fmt="g", cmap="Blues", vmin=0, vmax=1.4, cbar=False, square=True, ax=place)
+        bare(place)
         place.set_title(title)
     return figure
 

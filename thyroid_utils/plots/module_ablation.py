@@ -11,10 +11,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import NullLocator
 
-from thyroid_utils.plots.curves import band
-from thyroid_utils.plots.rows import beside, grouped_rows, interval
+from thyroid_utils.plots.charts import band, beside, few_ticks, grouped_rows, interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_figure, styled
 from thyroid_utils.scores.estimates import POWER, p_told
 
@@ -138,10 +136,7 @@ def power_curves(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
             band(place, line["patients"], *percent.to_numpy().T, shades[number], "o-", linewidth=1.5, markersize=3.5)
         place.axhline(100 * POWER, color=CLASS_COLOURS["malignant"], linewidth=1, linestyle="--")
         place.set(xscale="log", xlabel="patients (log scale)", ylim=(0, 102), title=title)
-        ticks = sorted(table["patients"].unique())
-        ticks = ticks[:: -(-len(ticks) // 6)]
-        place.xaxis.set_minor_locator(NullLocator())
-        place.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        few_ticks(place, table["patients"])
     for place in axes.flat[len(tables) :]:
         place.set_visible(False)
     axes[0, 0].set_ylabel("power, %")

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
+from thyroid_utils.plots.charts import grouped_rows, interval
 from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_grid
-from thyroid_utils.plots.rows import grouped_rows, interval
 from thyroid_utils.plots.style import BOX, NEUTRAL, PROBLEM, TRUTH, WIDTH, across, model_colours, new_figure, styled
 from thyroid_utils.preprocess.augment import Augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from thyroid_utils.plots.charts import box_and_points, few_ticks, named_rows
 from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
-from thyroid_utils.plots.rows import box_and_points, named_rows
 from thyroid_utils.plots.style import TRUTH, below, model_colours, new_figure, styled
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
@@ -20,21 +20,19 @@ COSTS = {"parameters": "parameters, millions", "latency_ms": "one image on this 
 def score_spread(by_image: pd.DataFrame, order: Sequence[str]) -> Figure:
     """The distribution of Dice over test images: a box (quartiles, median) and every image as a point, a row a model.
 
-    The axis tells how many images have the score: an image rightly left empty has none.
+    An image rightly left empty has none.
 
     Args:
         by_image: of `SegmenterComparison.by_image`.
         order: models from top to bottom.
     """
     figure, axes = new_figure(1, 1, 1.0 + 0.55 * len(order))
-    place, colours = named_rows(axes[0, 0], order), model_colours(order)
-    known = by_image.dropna(subset="dice")
+    place, colours, names = axes[0, 0], model_colours(order), []
     for position, model in enumerate(order):
-        box_and_points(place, known.loc[known["model"] == model, "dice"].to_numpy(), position, colours[model])
-    images = known["model"].value_counts().reindex(order, fill_value=0)
-    same = images.min() == images.max()
-    count = f"{images.min()} images" if same else f"{images.min()} to {images.max()} images, by model"
-    place.set_xlabel(f"Dice, n = {count}")
+        values = by_image.loc[by_image["model"] == model, "dice"].dropna()
+        box_and_points(place, values, position, colours[model])
+        names.append(f"{model}\nn = {len(values)} images")
+    named_rows(place, names).set_xlabel("Dice")
     return figure
 
 
@@ -56,16 +54,12 @@ def score_by_size(by_image: pd.DataFrame, chosen: str, bins: int = 5) -> Figure:
     points = outlined[outlined["model"] == chosen]
     place.plot(points["size"], points["dice"], ".", color=colours[chosen], alpha=0.45, markersize=5)
     for model, own in outlined.groupby("model", sort=False):
-        own = own.sort_values("size", kind="stable")
-        parts = [own.iloc[part] for part in np.array_split(np.arange(len(own)), min(bins, len(own)))]
-        middle, medians = ([part[name].median() for part in parts] for name in ("size", "dice"))
-        place.plot(middle, medians, "o-", color=colours[model], linewidth=1.7, markersize=4, label=model)
+        parts = pd.qcut(own["size"].rank(method="first"), min(bins, len(own)))
+        middle = own.groupby(parts, observed=True)[["size", "dice"]].median()
+        place.plot(middle["size"], middle["dice"], "o-", color=colours[model], linewidth=1.7, markersize=4, label=model)
     name = "diameter of a disc of the nodule's area, mm" if known else "nodule, % of the frame"
     place.set(xscale="log", xlabel=f"{name} (log scale)", ylabel="Dice on test")
-    # Three digits, as sizes span decades: one decimal would call the smallest nodules 0, which a log axis does not have.
-    ticks = dict.fromkeys(float(f"{value:.3g}") for value in np.quantile(outlined["size"], [0, 0.25, 0.5, 0.75, 1]))
-    place.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
-    place.minorticks_off()
+    few_ticks(place, outlined["size"])
     below(figure, place)
     return figure
 

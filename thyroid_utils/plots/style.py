@@ -71,7 +71,7 @@ def captions(notebook: str, **known: object) -> Callable[..., str]:
     """
     texts = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook]
 
-    def says(name: str, **more: object) -> str:
+    def says(name: str, /, **more: object) -> str:
         return texts[name].format(**known, **more)
 
     return says
@@ -108,6 +108,12 @@ def below(figure: Figure, axes: Axes | None = None, **more) -> None:
     if axes is not None:
         more["handles"], more["labels"] = axes.get_legend_handles_labels()
     figure.legend(**{"loc": "outside lower left", "ncols": 4, **more})
+
+
+def hide_rest(axes: np.ndarray, shown: int) -> None:
+    """Hide the panels of a grid that come after the first `shown`."""
+    for place in axes.flat[shown:]:
+        place.set_visible(False)
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:

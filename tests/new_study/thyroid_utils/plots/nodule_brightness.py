@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thyroid_utils.plots.rows import box_and_points, named_rows
+from thyroid_utils.plots.charts import box_and_points, named_rows
 from thyroid_utils.plots.style import model_colours, new_figure, styled
 
 CAPTION = "The mean gray level inside each outline, a point an image; box: quartiles and median."

@@ -1,4 +1,4 @@
-"""Rows of estimates with their intervals: scores, costs, shares, subgroups."""
+"""Estimates with their intervals as rows and lines, what they cost, and boxes with every value as a point."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
-from thyroid_utils.plots.style import INK, NEUTRAL, across, below, model_colours, new_figure, styled
+from thyroid_utils.plots.style import INK, NEUTRAL, across, below, integer_ticks, model_colours, new_figure, styled
 from thyroid_utils.scores.estimates import Comparison, Estimate
-
-_CELL = {"textcoords": "offset points", "fontsize": 8.5, "va": "center", "annotation_clip": False}
 
 
 def interval(
@@ -47,18 +45,17 @@ def named_rows(axes: Axes, names: Sequence[str], **text) -> Axes:
     return across(axes)
 
 
-def beside(axes: Axes, text: str, height: float, colour: str = INK, shift: float = 6, **more) -> None:
-    """Text at the right of a row, `shift` points from the axes."""
-    axes.annotate(text, (1, height), (shift, 0), xycoords=axes.get_yaxis_transform(), color=colour, **{**_CELL, **more})
+def beside(axes: Axes, text: str, height: float, colour: str) -> None:
+    """Text at the right of a row."""
+    place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(text, (1, height), (6, 0), color=colour, fontsize=8.5, va="center", **place)
 
 
 def counted(estimates: Sequence[Estimate]) -> str:
     """`n = 58 images, 12 patients`: the most that any of the estimates rests on."""
     largest = max(estimates, key=lambda value: value.images)
-    images, patients = (
-        f"{count} {unit}{'s' * (count != 1)}" for count, unit in ((largest.images, "image"), (largest.patients, "patient"))
-    )
-    return f"n = {images}, {patients}"
+    counts = {"image": largest.images, "patient": largest.patients}
+    return "n = " + ", ".join(f"{count} {unit}{'s' * (count != 1)}" for unit, count in counts.items())
 
 
 @styled
@@ -93,42 +90,35 @@ def cost_and_score(
         score: model → `Estimate`.
         label: of the score's axis.
         against: column of `costs` → label of its axis, with the unit.
-        fronts: column of `costs` → models that no other beats in both, by rising cost: they are filled and joined by a line, and
-            the names are in a legend instead of beside the dots.
+        fronts: column of `costs` → models that no other beats in both, by rising cost: they are filled and joined by a line.
     """
-    figure, axes = new_figure(1, len(against), 3.1 if fronts is None else 3.6 + 0.2 * -(-len(costs) // 4), sharey=True)
+    figure, axes = new_figure(1, len(against), 3.4 + 0.2 * -(-len(costs) // 4), sharey=True)
     colours = model_colours(costs.index)
     values = score.map(lambda estimate: estimate.value).astype(float)
     for place, (column, name) in zip(axes[0], against.items(), strict=True):
         known = costs.index[(costs[column] > 0) & values.notna()]
-        front = list(known) if fronts is None else list(fronts[column])
+        front = known if fronts is None else list(fronts[column])
+        for model in known:
+            hollow, cost = model not in front, costs.at[model, column]
+            interval(place, score[model], cost, colours[model], upright=True, hollow=hollow, width=1.6)
         if fronts is not None:
             place.plot(costs.loc[front, column], values[front], color=INK, linewidth=1, linestyle="--", zorder=1)
-        for model in known:
-            cost = costs.at[model, column]
-            interval(place, score[model], cost, colours[model], upright=True, hollow=model not in front, width=1.6)
-            if fronts is None:
-                place.annotate(model, (cost, values[model]), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
         place.set(xscale="log", xlabel=f"{name} (log scale)")
-        place.xaxis.set_minor_locator(NullLocator())
-        ticks = _apart(costs.loc[known, column])
-        place.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
-        place.margins(x=0.3 if fronts is None else 0.12)
+        place.margins(x=0.15)
+        few_ticks(place, costs.loc[known, column])
     axes[0, 0].set_ylabel(label)
+    handles = [Line2D([], [], color=colours[model], marker="o", linestyle="none", label=model) for model in costs.index]
     if fronts is not None:
-        handles = [Line2D([], [], color=colours[model], marker="o", linestyle="none", label=model) for model in costs.index]
         handles.append(Line2D([], [], color=INK, linestyle="--", label="front: no row is better and cheaper"))
-        below(figure, handles=handles)
+    below(figure, handles=handles)
     return figure
 
 
-def _apart(values: pd.Series, ratio: float = 1.3) -> list[float]:
-    """Of positive numbers those that can stand beside each other on a logarithmic axis, from the smallest on."""
-    kept: list[float] = []
-    for value in np.sort(values):
-        if not kept or value >= ratio * kept[-1]:
-            kept.append(float(value))
-    return kept
+def few_ticks(axes: Axes, values: pd.Series) -> None:
+    """On a logarithmic axis the smallest, middle and largest of the values as ticks, where they lie apart."""
+    ticks = np.geomspace(values.min(), values.max(), 3 if values.max() > 1.5 * values.min() else 1)
+    axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
 
 
 def box_and_points(axes: Axes, values: np.ndarray, position: float, colour: str, *, upright: bool = False) -> None:
@@ -156,3 +146,36 @@ def grouped_rows(axes: Axes, groups: Sequence[str], names: Sequence[str]) -> np.
     axes.tick_params(axis="y", length=0)
     across(axes).set_ylim(max(heights, default=0) + 0.7, -0.7)
     return heights
+
+
+def band(axes: Axes, x: Sequence[float], y: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str,
+         mark: str = "-", **line) -> None:  # fmt: skip
+    """A line with a band from `low` to `high`; `mark`: "-", or "o-" with a dot at each value."""
+    axes.plot(x, y, mark, **{"color": colour, "linewidth": 1.7, "markersize": 4, **line})
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def estimate_line(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str, **line) -> np.ndarray:
+    """`Estimate`s as dots on a line with the band of their intervals; float (n, 3): value, low, high."""
+    values = np.array([[found.value, found.low, found.high] for found in estimates]).reshape(-1, 3)
+    band(axes, x, *values.T, colour, "o-", **line)
+    return values
+
+
+@styled
+def epochs(history: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """Values by epoch, a line a model (mean over seeds) with a band from the lowest to the highest seed.
+
+    Args:
+        history: of `SegmenterComparison.history`: model, seed, epoch and the columns.
+        columns: column → axis label; one panel each.
+    """
+    figure, axes = new_figure(1, len(columns), 3.7)
+    look = {"hue": "model", "palette": model_colours(history["model"].unique()), "errorbar": ("pi", 100)}
+    for place, (column, label) in zip(axes[0], columns.items(), strict=True):
+        sns.lineplot(history, x="epoch", y=column, **look, ax=place, legend=place is axes[0, 0])
+        place.set(xlabel="epoch", ylabel=label)
+        integer_ticks(place, "x")
+    axes[0, 0].get_legend().remove()
+    below(figure, axes[0, 0])
+    return figure
