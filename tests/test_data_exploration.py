@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import bars, titles
+from drawn import bars, ticks, titles
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import audit_cases
