@@ -49,6 +49,10 @@ def rescale(slope: str, intercept: str) -> list:
     return [(0x28, 0x1052, "DS", intercept), (0x28, 0x1053, "DS", slope)]
 
 
+def extremes(low: int, high: int) -> list:
+    return [(0x28, 0x106, "US", low), (0x28, 0x107, "US", high)]
+
+
 @pytest.mark.parametrize(
     ("stored", "photometric", "bits", "more", "levels"),
     [
@@ -68,14 +72,18 @@ def rescale(slope: str, intercept: str) -> list:
         ([0, 65535], "MONOCHROME2", 16, window("1000", "0"), [0, 255]),
         ([0, 65535], "MONOCHROME2", 16, rescale("-1", "255"), [255, 0]),
         ([0, 65535], "MONOCHROME2", 16, rescale("0", "5"), [0, 255]),
+        ([100, 2100, 4100], "MONOCHROME2", 16, extremes(100, 4100), [0, 128, 255]),
+        ([0, 32896, 65535], "MONOCHROME2", 16, extremes(100, 4100), [0, 128, 255]),
+        ([800, 1000], "MONOCHROME2", 16, window("1000", "401") + extremes(100, 4100), [0, 128]),
+        ([0, 65535], "MONOCHROME2", 16, extremes(0, 0), [0, 255]),
     ],
 )
-def test_gray_levels_through_rescale_and_window(shown, stored, photometric, bits, more, levels):
+def test_gray_levels_through_rescale_window_and_extremes(shown, stored, photometric, bits, more, levels):
     assert shown(stored, photometric, bits=bits, more=more)[0, 0].tolist() == levels
 
 
 def test_eight_bits_are_shown_as_they_are_and_signed_values_over_their_range(shown):
-    np.testing.assert_array_equal(shown(RAMP), RAMP)
+    np.testing.assert_array_equal(shown(RAMP, more=extremes(0, 20)), RAMP)
     np.testing.assert_array_equal(shown(RAMP, "MONOCHROME1"), 255 - RAMP)
     assert shown(np.array([[[-2048, 0, 2047]]], np.int16), bits=12).tolist() == [[[0, 128, 255]]]
 

@@ -34,7 +34,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
              "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
              "VOILUTFunction", "PixelSpacing", "PixelAspectRatio", "SequenceOfUltrasoundRegions", "UltrasoundColorDataPresent",
-             "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "PixelData")  # fmt: skip
+             "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "SmallestImagePixelValue",
+             "LargestImagePixelValue", "PixelData")  # fmt: skip
 _PALETTE = [start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)]  # size, table, segmented table
 _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW, _CENTIMETRES = 1, 1, 2, 3  # codes of an ultrasound region
@@ -237,9 +238,13 @@ def _chroma(frame: np.ndarray) -> np.ndarray:
 
 
 def _gray(stored: np.ndarray, header: Any) -> np.ndarray:
-    """Rescaled, then seen through the window, or over the range that its bits can hold."""
+    """Rescaled, then seen through the window, or over the file's range of values, or that which its bits can hold."""
     bits, (slope, intercept), window = header.BitsStored, _rescale(header), _window(header)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") == 1 else (0, 2**bits - 1)
+    least, most = _first(header.get("SmallestImagePixelValue")), _first(header.get("LargestImagePixelValue"))
+    # The header's extremes serve deep pixels alone, and are wrong where a frame goes beyond them.
+    if bits > 8 and None not in (least, most) and least < most and least <= stored.min() and stored.max() <= most:
+        low, high = least, most
     values = stored.astype(np.float64).clip(low, high) * slope + intercept
     if window is None:
         black, white = sorted((low * slope + intercept, high * slope + intercept))
