@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 
-from thyroid_utils.scores.masks import segmentation_scores
-from thyroid_utils.scores.surface import surface_scores
+from thyroid_utils.scores.masks import segmentation_scores, surface_scores
 
 RATIO = 60
 SIDE = 256

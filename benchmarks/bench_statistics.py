@@ -54,7 +54,7 @@ def main() -> int:
     ours = seconds(("auc",), options.resamples)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
-    draws = np.concatenate(list(drawn_patients(options.patients, options.loop, options.images, seed=0)), axis=1).astype(int)
+    draws = np.concatenate(list(drawn_patients(options.patients, options.loop, options.images)), axis=1).astype(int)
     members = [np.flatnonzero(codes == code) for code in range(options.patients)]
     started = time.perf_counter()
     looped = []

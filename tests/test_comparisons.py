@@ -59,10 +59,9 @@ def test_delong_test_is_the_z_test_of_that_covariance():
     assert found.difference == pytest.approx(difference)
     assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
     assert (found.low, found.high) == pytest.approx((difference - 1.959964 * error, difference + 1.959964 * error))
-    swapped = delong_test(labels, models[1], models[0], level=0.95)
+    swapped = delong_test(labels, models[1], models[0])
     assert (swapped.difference, swapped.p_value, swapped.low) == pytest.approx((-difference, found.p_value, -found.high))
-    narrow = delong_test(labels, models[0], models[1], level=0.5)
-    assert narrow.high - narrow.low == pytest.approx(2 * 0.67449 * error, rel=1e-5)
+    assert found == delong_test(labels, models[0], models[1], np.arange(len(labels))), "one image a patient"
 
 
 def test_delong_by_hand():
@@ -103,12 +102,6 @@ def test_clustered_covariance_is_obuchowskis_definition():
     found = delong_test(labels, models[:2], models[2], codes)  # of seeds it is of the mean AUC
     assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
     assert found.high - found.difference == pytest.approx(1.959963985 * np.sqrt(weights @ ours @ weights), rel=1e-8)
-
-
-def test_one_image_a_patient_makes_clustered_and_plain_delong_one():
-    labels, models, _ = example()
-    alone = delong_test(labels, models[0], models[1], np.arange(len(labels)))
-    assert alone == delong_test(labels, models[0], models[1])
 
 
 def test_delong_at_the_edges():
@@ -157,8 +150,6 @@ def test_mcnemar_edges_and_seeds():
     assert same.p_value == 1 and same.only_first == same.only_second == 0
     seeds = mcnemar_test([[1, 1], [1, 0]], [[0, 1], [0, 0]])  # one image, right in both seeds for the first model only
     assert (seeds.first, seeds.second, seeds.only_first, seeds.p_value) == (0.75, 0.25, 2, 1)
-    with pytest.raises(ValueError, match="expected two equal"):
-        mcnemar_test([1, 0], [1, 0, 1])
     for unclear in ([1, np.nan], ["False", "True"], [1, 2]):
         with pytest.raises(ValueError, match="neither right"):
             mcnemar_test([1, 0], unclear)
@@ -171,8 +162,6 @@ def test_holm_by_hand_and_statsmodels():
     with_gap = holm([0.01, np.nan, 0.04])
     assert with_gap[[0, 2]] == pytest.approx([0.02, 0.04]) and np.isnan(with_gap[1])
     assert len(holm([])) == 0
-    with pytest.raises(ValueError, match="outside"):
-        holm([0.5, 1.2])
 
 
 def test_every_pair_of_models_with_holm():
@@ -200,23 +189,18 @@ def test_every_pair_of_models_with_holm():
     assert table["accuracy_differs"].dtype == bool
 
 
-def test_pairs_of_models_with_seeds_and_bad_input():
+def test_pairs_of_models_with_seeds():
     labels, models, codes = example()
     table = compare_models(labels, {"a": models[:2], "b": models[1:]}, codes, {"a": (0.4, 0.5), "b": 0.6})
     assert table["auc_difference"][0] == pytest.approx(delong_test(labels, models[:2], models[1:]).difference)
-    with pytest.raises(ValueError, match="1 models; expected two"):
-        compare_models(labels, {"a": models[0]}, codes, {"a": 0.5})
     with pytest.raises(ValueError, match="1 of 4 values have no patient"):
         compare_models([0, 1, 0, 1], {"a": [0.1] * 4, "b": [0.2] * 4}, ["a", "b", None, "c"], {"a": 0.5, "b": 0.5})
 
 
-def test_paired_means_by_hand():
+def test_paired_means_use_patients():
     found = compare_means([1, 3, np.nan, 5], [0, 1, 7, 2], ["a", "a", "b", "c"])
     assert (found.first, found.second, found.difference, found.images, found.patients) == (3, 1, 2, 3, 2)
     assert found.low == 1.5 and found.high == 3  # every resample holds a (mean difference 1.5), c (3) or both
-
-
-def test_paired_means_use_patients():
     random = np.random.default_rng(3)
     codes = np.repeat(np.arange(15), 4)
     first = random.normal(size=60) + random.normal(size=15)[codes]
@@ -237,8 +221,6 @@ def test_no_pair_and_one_patient_are_said():
     assert np.isnan(nothing.difference) and nothing.note == "no image has both values"
     lone = compare_means([1.0, 2.0], [0.0, 0.0], ["a", "a"])
     assert lone.difference == 1.5 and np.isnan([lone.low, lone.p_value]).all() and lone.note == "1 patient"
-    with pytest.raises(ValueError, match="two equal"):
-        compare_means([1.0], [1.0, 2.0], ["a", "b"])
 
 
 def test_sign_flips_by_hand_and_against_scipy():
@@ -246,8 +228,6 @@ def test_sign_flips_by_hand_and_against_scipy():
     assert sign_flip_test(np.array([1.0, -1.0, 0.0])) == 1
     assert sign_flip_test(np.zeros(30)) == 1
     assert sign_flip_test(1e-13 * np.ones(20)) == sign_flip_test(np.ones(20)) < 0.001, "whatever the unit"
-    with pytest.raises(ValueError, match="NaN"):
-        sign_flip_test(np.array([1.0, np.nan]))
     sums = np.random.default_rng(2).normal(0.4, 1, 10)
     exact = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
     assert sign_flip_test(sums) == pytest.approx(exact.pvalue)
@@ -256,12 +236,10 @@ def test_sign_flips_by_hand_and_against_scipy():
 def test_sign_flips_of_skewed_differences_keep_their_rate():
     """Most patients differ by a little below 0, a few by much above, and the mean is 0: ranks would see a difference."""
     random = np.random.default_rng(5)
-    found = [sign_flip_test(random.exponential(1, 40) - 1, flips=499, seed=trial) for trial in range(400)]
-    rejected = np.mean(np.array(found) < 0.05)
+    samples = random.exponential(1, (400, 40)) - 1
     # 0.05 ± 3 standard errors of 0.011, and what is lost to the skew at 40 patients, a few hundredths
-    assert 0.02 <= rejected <= 0.12
-    ranks = [stats.wilcoxon(random.exponential(1, 40) - 1).pvalue < 0.05 for _ in range(400)]
-    assert np.mean(ranks) > 0.15
+    assert 0.02 <= np.mean([sign_flip_test(sample) < 0.05 for sample in samples]) <= 0.12
+    assert np.mean([stats.wilcoxon(sample).pvalue < 0.05 for sample in samples]) > 0.15
 
 
 def test_the_corrected_error_by_hand():
@@ -324,16 +302,3 @@ def test_one_subset_has_no_interval_and_equal_models_no_difference():
     assert np.isnan(constant.p_value) and "every subset" in constant.note
     once, detectable = subset_comparison([0.7], [0.8], 70, 30, 30)
     assert np.isnan(once.p_value) and np.isnan(detectable)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: subset_estimate([], 7, 3, 3), "at least one"),
-        (lambda: subset_estimate([0.5, 0.6], 0, 3, 3), "at least one of each"),
-        (lambda: subset_comparison([0.5, 0.6], [0.5], 7, 3, 3), "2 and 1 scores"),
-    ],
-)
-def test_subsets_that_cannot_be_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

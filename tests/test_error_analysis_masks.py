@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thyroid_utils.scores.masks import lesion_scores, segmentation_table
-from thyroid_utils.scores.surface import surface_scores
+from thyroid_utils.scores.masks import lesion_scores, segmentation_table, surface_scores
 from thyroid_utils.studies.error_analysis import mask_errors
 from thyroid_utils.studies.error_analysis.mask_errors import (
     LOST_PARTS,

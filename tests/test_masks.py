@@ -1,17 +1,21 @@
-"""Overlap, area and lesions by hand, against scikit-learn and scipy, per image and pooled."""
+"""Overlap, outlines, area and lesions by hand, against scikit-learn, MONAI and scipy, per image and pooled."""
 
 from __future__ import annotations
 
 import math
+import tracemalloc
+import warnings
 
 import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import strategies
 from scipy import ndimage
 from sklearn import metrics as reference
 
+from thyroid_utils.scores import masks
 from thyroid_utils.scores.masks import (
     COUNTS,
     OVERLAP_SCORES,
@@ -22,8 +26,13 @@ from thyroid_utils.scores.masks import (
     pixel_counts,
     segmentation_scores,
     segmentation_table,
+    surface_distances,
+    surface_scores,
 )
-from thyroid_utils.scores.surface import surface_scores
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
 # N: nodule, P: predicted, B: both, of 4 × 5 pixels: TP 3, FP 2, FN 1, TN 14.
 PICTURE = ["..NBP", "...BP", "...B.", "....."]
@@ -32,11 +41,15 @@ PREDICTION = np.array([[pixel in "PB" for pixel in row] for row in PICTURE])
 NAN = math.nan
 
 
+def blobs(seed: int, shape: tuple[int, int] = (40, 55), share: float = 0.25, smooth: float = 3) -> np.ndarray:
+    """Smooth random parts: several of them, often at the border, at times with holes."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), smooth)
+    return noise > np.quantile(noise, 1 - share)
+
+
 def random_masks(seed: int, shape=(30, 41), share=0.2) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(random.normal(size=shape), 3)
-    truth = noise > np.quantile(noise, 1 - share)
-    return truth, truth ^ (random.random(shape) < 0.1)
+    truth = blobs(seed, shape, share)
+    return truth, truth ^ (np.random.default_rng(seed).random(shape) < 0.1)
 
 
 def part(rows: slice, columns: slice, shape=(20, 30)) -> np.ndarray:
@@ -120,22 +133,17 @@ def test_the_four_cases(truth, prediction, presence, expected):
     assert segmentation_table([(truth, prediction)], ["a"], [None])["presence"].tolist() == [presence]
 
 
-def test_an_image_full_of_nodule():
+def test_an_image_full_of_nodule_and_a_nodule_of_one_pixel():
     full, half = np.ones((4, 6), bool), np.arange(24).reshape(4, 6) < 12
     right = segmentation_scores(full, full)
     assert right["dice"] == right["miou"] == right["class_mean_f1"] == 1, "a background that neither holds is left out"
     assert math.isnan(right["b_iou"]) and math.isnan(right["specificity"])
     assert segmentation_scores(full, half)["miou"] == pytest.approx((0.5 + 0) / 2)
-
-
-def test_a_one_pixel_nodule_at_the_border():
-    truth = part(slice(0, 1), slice(29, 30))
-    missed_by_one = segmentation_scores(truth, part(slice(1, 2), slice(29, 30)))
+    missed_by_one = segmentation_scores(part(slice(0, 1), slice(29, 30)), part(slice(1, 2), slice(29, 30)))
     assert missed_by_one["dice"] == 0 and missed_by_one["hd95"] == 1 and missed_by_one["lesions_missed"] == 1
-    assert segmentation_scores(truth, truth)["dice"] == 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_overlap_is_scikit_learns(seed):
     truth, prediction = random_masks(seed, (23 + seed, 31))
     flat = truth.ravel(), prediction.ravel()
@@ -157,7 +165,7 @@ def test_overlap_is_scikit_learns(seed):
     assert tuple(pixel_counts(truth, prediction).values()) == (tp, fp, fn, tn)
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(strategies.lists(strategies.integers(0, 1000), min_size=4, max_size=4))
 def test_what_holds_for_any_counts(counts):
     scores = {name: float(value) for name, value in overlap_scores(*counts).items()}
@@ -216,7 +224,7 @@ def test_corners_join_a_lesion_and_one_part_may_find_two():
     assert lesion_scores(bridged, two) == {"lesions_found": 1, "lesions_missed": 0, "lesions_false": 0}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_lesions_against_scipys_labels(seed):
     truth, prediction = random_masks(seed, (50, 60), 0.15)
     labels, count = ndimage.label(truth, np.ones((3, 3)))
@@ -228,10 +236,8 @@ def test_lesions_against_scipys_labels(seed):
 
 
 def test_the_table_holds_every_image():
-    truths = [NODULE, NODULE, NOTHING, NOTHING, TRUTH]
-    predictions = [NODULE, NOTHING, ELSEWHERE, NOTHING, PREDICTION]
+    pairs = [(NODULE, NODULE), (NODULE, NOTHING), (NOTHING, ELSEWHERE), (NOTHING, NOTHING), (TRUTH, PREDICTION)]
     done, spacings = [], [0.1, (0.1, 0.2), None, 0.1, 0.1]
-    pairs = zip(truths, predictions, strict=True)
     table = segmentation_table(pairs, list("abcde"), spacings, progress=lambda *step: done.append(step))
     assert list(table.columns) == [*SEGMENTATION_SCORES, *COUNTS, "presence"] and table.index.tolist() == list("abcde")
     assert table["presence"].tolist() == ["both", "missed", "false alarm", "neither", "both"]
@@ -239,12 +245,6 @@ def test_the_table_holds_every_image():
     alone = segmentation_scores(TRUTH, PREDICTION, 0.1)
     assert table.loc["e", list(SEGMENTATION_SCORES)].to_dict() == pytest.approx(alone)
     assert table["hd95_mm"].notna().tolist() == [True, True, False, False, True]
-
-
-def test_images_of_mixed_and_odd_sizes():
-    sizes = [(233, 317), (7, 5), (1, 1), (64, 64)]
-    table = segmentation_table(((np.ones(size, bool),) * 2 for size in sizes), range(4), [None] * 4)
-    assert (table["dice"] == 1).all() and (table["hd95"] == 0).all()
 
 
 def test_a_refused_image_is_named():
@@ -271,10 +271,169 @@ def test_binarise():
     assert binarise(np.array([[0.2, 0.5], [0.49, 1.0]], np.float32)).tolist() == [[False, True], [False, True]]
     assert binarise(np.array([0.2, 0.5]), 0.2).tolist() == [True, True]
     assert binarise(np.zeros((0, 4, 4))).shape == (0, 4, 4)
-    with pytest.raises(ValueError, match="binarise: 1 of 2 probabilities are NaN; the model's training has failed"):
-        binarise(np.array([np.nan, 0.5]))
-    with pytest.raises(ValueError, match=r"binarise: probabilities span -2 to 3; expected \[0, 1\], not logits"):
-        binarise(np.array([-2.0, 3.0]))
-    for threshold in (math.nan, 1.5):
-        with pytest.raises(ValueError, match="binarise: threshold is"):
-            binarise(np.zeros(2), threshold)
+    for wrong, message in ((np.nan, "1 of 2 probabilities are NaN or infinite"), (3.0, r"span 0.5 to 3; expected \[0, 1\], not")):
+        with pytest.raises(ValueError, match=f"binarise: .*{message}"):
+            binarise(np.array([wrong, 0.5]))
+
+
+# Outlines
+
+
+def test_two_squares_by_hand():
+    """3 × 3 pixels moved down by one row: of 8 outline pixels each, 5 lie on the other outline.
+
+    Truth's upper row is 1 above the other outline's upper row; its middle pixels lie on it, and of its lower row the outer two
+    do, while the inner one is 1 above the outline below it.
+    """
+    truth, prediction = part(slice(1, 4), slice(1, 4)), part(slice(2, 5), slice(1, 4))
+    there, back = surface_distances(truth, prediction)
+    assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0]
+    assert back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    # Position 0.95 · 7 = 6.65 lies between two ones.
+    assert surface_scores(truth, prediction, tolerance=0.5) == {"hd95": 1.0, "assd": 8 / 16, "nsd": 8 / 16}
+    assert surface_scores(truth, prediction)["nsd"] == 1
+    # A row is 0.5 mm and a column 0.1: the four pixels that were 1 row off, of each, are now 0.5, but for the one in the middle
+    # of a row whose ends lie on the other outline, 0.1 beside it.
+    in_mm = surface_scores(truth, prediction, (0.5, 0.1))
+    assert in_mm["hd95"] == pytest.approx(0.5) and in_mm["assd"] == pytest.approx((3 * 0.5 + 0.1) * 2 / 16)
+
+
+def test_the_percentile_is_taken_in_each_direction():
+    """A false spot far away is 1 of 13 outline pixels of the prediction and none of the truth's: the larger percentile counts."""
+    truth = part(slice(2, 6), slice(2, 6))
+    prediction = truth | part(slice(3, 4), slice(20, 21))
+    there, back = surface_distances(truth, prediction)
+    assert not there.any() and sorted(back)[-2:] == [0, 15]
+    # Position 0.95 · 12 = 11.4 of 0 … 12 lies 0.4 of the way from 0 to 15.
+    assert surface_scores(truth, prediction)["hd95"] == pytest.approx(0.4 * 15)
+    assert surface_scores(truth, prediction)["assd"] == pytest.approx(15 / 25)
+
+
+def test_a_distance_at_the_tolerance_is_within_it():
+    """Three rows of 0.1 mm are 0.30000000000000004 mm."""
+    truth, prediction = part(slice(4, 5), slice(7, 8)), part(slice(7, 8), slice(7, 8))
+    assert surface_scores(truth, prediction, (0.1, 0.2), tolerance=0.3)["nsd"] == 1
+    assert surface_scores(truth, prediction, (0.1, 0.2), tolerance=0.299)["nsd"] == 0
+
+
+def pairs() -> list[tuple[str, np.ndarray, np.ndarray]]:
+    one = part(slice(4, 5), slice(7, 8))
+    whole = np.ones((20, 30), bool)
+    hole = part(slice(3, 15), slice(3, 15)) & ~part(slice(7, 10), slice(7, 10))
+    edge = part(slice(0, 6), slice(24, 30))
+    made = [
+        ("one pixel each", one, part(slice(9, 10), slice(2, 3))),
+        ("the same pixel", one, one),
+        ("one pixel and a nodule", one, part(slice(2, 15), slice(5, 22))),
+        ("at the border", edge, part(slice(0, 9), slice(20, 28))),
+        ("in two corners", edge, part(slice(15, 20), slice(0, 4))),
+        ("everything", whole, edge),
+        ("with a hole", hole, part(slice(3, 15), slice(5, 18))),
+        ("a line and two parts", part(slice(5, 6), slice(0, 30)), hole | edge),
+    ]
+    for seed in range(0, 12, 3):
+        share = 0.02 + 0.05 * seed
+        made.append((f"blobs {seed}", blobs(seed, share=share), np.roll(blobs(seed, share=share + 0.03), 2, axis=seed % 2)))
+    made.append(("unrelated blobs", blobs(20), blobs(21)))
+    made.append(("noise", np.random.default_rng(0).random((30, 30)) < 0.5, np.random.default_rng(1).random((30, 30)) < 0.2))
+    return made
+
+
+PAIRS = [pytest.param(truth, prediction, id=name) for name, truth, prediction in pairs()]
+SPACINGS = [None, (0.07, 0.07), (0.05, 0.13)]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:monai")
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(("truth", "prediction"), PAIRS)
+def test_outlines_are_as_far_apart_as_scipy_and_monai_say(truth, prediction, spacing, monkeypatch):
+    tolerance = 2.0 if spacing is None else 2.5 * spacing[0]
+    ours, distances = surface_scores(truth, prediction, spacing, tolerance), surface_distances(truth, prediction, spacing)
+    one, two = (mask & ~ndimage.binary_erosion(mask) for mask in (truth, prediction))
+    transforms = [ndimage.distance_transform_edt(~outline, sampling=spacing or (1, 1)) for outline in (two, one)]
+    expected = [transforms[0][one], transforms[1][two]]
+    for mine, theirs in zip(distances, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    assert ours["hd95"] == pytest.approx(max(np.percentile(found, 95) for found in expected), rel=1e-12)
+    assert ours["assd"] == pytest.approx(np.concatenate(expected).mean(), rel=1e-12)
+    y, y_pred = (torch.from_numpy(mask)[None, None] for mask in (truth, prediction))
+    options = {"include_background": True, "spacing": spacing}
+    # MONAI's percentile lies between two distances at a position that it rounds to float32, 1e-5 of a step at most.
+    slack = 1e-6 if spacing is None else 1e-5 * max(spacing)
+    assert ours["hd95"] == pytest.approx(
+        compute_hausdorff_distance(y_pred, y, percentile=95, **options).item(), rel=1e-6, abs=slack
+    )
+    assert ours["assd"] == pytest.approx(compute_average_surface_distance(y_pred, y, symmetric=True, **options).item(), rel=1e-6)
+    # The tolerance lies between two distances by more than MONAI's float32 loses.
+    theirs = compute_surface_dice(y_pred.float(), y.float(), [tolerance * (1 + 1e-6)], **options).item()
+    assert ours["nsd"] == pytest.approx(theirs, rel=1e-6)
+    monkeypatch.setattr(masks, "_PAIRS", 0)  # trees give what all pairs give
+    for mine, theirs in zip(surface_distances(truth, prediction, spacing), distances, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-14)
+
+
+@pytest.mark.parametrize("side", [181, 182, 400])
+def test_distances_at_the_limit_of_16_bits(side):
+    """Two corners of a square are as far apart as two pixels get."""
+    truth, prediction = np.zeros((2, side, side), bool)
+    truth[0, 0] = prediction[-1, -1] = True
+    assert surface_scores(truth, prediction)["hd95"] == pytest.approx(math.hypot(side - 1, side - 1), rel=1e-12)
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(strategies.integers(0, 10**6), strategies.floats(0.01, 0.9), strategies.sampled_from(SPACINGS))
+def test_what_holds_for_the_distances_of_any_masks(seed, share, spacing):
+    random = np.random.default_rng(seed)
+    truth, prediction = blobs(seed, (24, 31), share, 2), random.random((24, 31)) < share
+    truth[0, 0] = prediction[-1, -1] = True
+    scores = surface_scores(truth, prediction, spacing)
+    swapped, same = surface_scores(prediction, truth, spacing), surface_scores(truth, truth, spacing)
+    assert scores == pytest.approx(swapped, rel=1e-12) and same == {"hd95": 0, "assd": 0, "nsd": 1}
+    turned = surface_scores(truth.T, prediction.T, None if spacing is None else spacing[::-1])
+    assert scores == pytest.approx(turned, rel=1e-9)
+    wider = surface_scores(np.pad(truth, 5), np.pad(prediction, 5), spacing)
+    assert scores == pytest.approx(wider, rel=1e-12), "what lies around the masks does not matter"
+    assert 0 <= scores["nsd"] <= 1 and scores["assd"] >= 0 and scores["hd95"] <= math.hypot(24, 31) * max(spacing or [1])
+
+
+def test_large_masks_stay_within_memory():
+    """Two 2048² masks with outlines of 5,000 and 4,000 pixels: 20 million pairs would take hundreds of megabytes."""
+    rows, columns = np.ogrid[:2048, :2048]
+    truth = (rows - 1000) ** 2 + (columns - 1000) ** 2 <= 900**2
+    prediction = (rows - 1010) ** 2 + (columns - 1000) ** 2 <= 700**2
+    tracemalloc.start()
+    scores = surface_scores(truth, prediction)
+    megabytes = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    # The farthest point of the outer circle is 210 above the inner one; 190 below.
+    assert 205 < scores["hd95"] < 211 and 195 < scores["assd"] < 205 and scores["nsd"] == 0
+    assert megabytes < 60
+
+
+def test_masks_need_not_be_contiguous_or_bool():
+    truth, prediction = blobs(3), blobs(4)
+    expected = surface_scores(truth, prediction, (0.1, 0.2))
+    wide = np.zeros((40, 110), bool)
+    wide[:, ::2] = truth
+    assert surface_scores(wide[:, ::2], np.asfortranarray(prediction), (0.1, 0.2)) == expected
+    assert surface_scores(truth.astype(np.uint8), prediction.astype(float), (0.1, 0.2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spacing": (0.1, 0)}, r"spacing is \(0.1, 0\); expected \(row, column\) in mm"),
+        ({"spacing": math.nan}, "spacing is nan"),
+        ({"spacing": (1, 1, 1)}, r"spacing is \(1, 1, 1\)"),
+    ],
+)
+def test_impossible_lengths_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        surface_scores(np.ones((4, 5), bool), np.ones((4, 5), bool), **options)
+
+
+def test_distances_to_an_empty_mask_are_infinite():
+    nodule, nothing = part(slice(3, 9), slice(4, 12)), np.zeros((20, 30), bool)
+    there, back = surface_distances(nodule, nothing)
+    assert len(there) == 2 * 8 + 2 * 4 and np.isinf(there).all() and not len(back)
+    assert [len(side) for side in surface_distances(nothing, nodule)] == [0, 24]

@@ -246,9 +246,7 @@ def bootstrap() -> Entries:
             f.mann_whitney_patients(gap, y, who, **fewer),
         ],
         "_sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
-        "_randomisation_test": lambda: [
-            f.randomisation_test(score, inside & known, known, codes, 499, 0) for score in (f.Mean(dice), f.Area(y == 1, p))
-        ],
+        "_randomisation_test": lambda: f.randomisation_test(dice, inside & known, known, codes, 499),
         "_power_simulation": lambda: powers(),
         "_patients_needed": lambda: f.patients_needed(powers()),
         "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who, resamples=300),

@@ -35,7 +35,7 @@ def test_the_formula_is_that_of_the_paired_t_test(effect, patients):
 def test_simulation_is_the_formula_within_its_error():
     """Differences are drawn from 2,000 normal ones. Of eight cells each lies within 4 simulation errors."""
     differences, patients = spread(2000, 0.05)
-    found = power_simulation(differences, patients, 0.01, (20, 50, 100, 300), (1, 5), 0.004, simulations=4000, seed=3)
+    found = power_simulation(differences, patients, 0.01, (20, 50, 100, 300), (1, 5), 0.004, simulations=4000)
     expected = [paired_power(0.01, 0.05, row.patients, row.seeds, 0.004) for row in found.itertuples()]
     error = np.sqrt(np.array(expected) * (1 - np.array(expected)) / 4000)
     assert (np.abs(found["power"] - expected) < 4 * error).all(), found.assign(expected=expected)
@@ -71,17 +71,17 @@ def test_own_answers_to_the_seed_blur_less_with_more_seeds():
     assert found["power"][1] > found["power"][0] + 0.1
 
 
-def test_undefined_images_are_left_out_and_the_same_seed_gives_the_same_table():
+def test_undefined_images_are_left_out():
     differences, patients = spread(60, 0.05)
     with_gap = np.append(differences, np.nan), [*patients, "nobody"]
     one = power_simulation(*with_gap, 0.02, (30,), (1, 2), 0.01)
     pd.testing.assert_frame_equal(one, power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01))
-    assert not one.equals(power_simulation(differences, patients, 0.02, (30,), (1, 2), 0.01, seed=1))
 
 
 def test_differences_that_are_all_zero_find_nothing():
-    found = power_simulation(np.zeros(10), [str(n) for n in range(10)], 0.0, (5,), (1,), 0.0, simulations=10)
-    assert found["power"][0] == 0
+    for differences in (np.zeros(10), np.zeros((2, 10))):
+        found = power_simulation(differences, range(10), 0.0, (5,), (1,), 0.0, simulations=10)
+        assert found["power"][0] == 0
 
 
 def powers(*reached: float, seeds: int = 1) -> pd.DataFrame:
@@ -113,31 +113,16 @@ def test_patients_needed_is_the_formulas_number():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patients": ["a"] * 3}, "0-d|patients have shape"),
+        ({"patients": ["a"] * 3}, "patients have shape"),
         ({"patients": ["a"] * 4}, "1 patients have a difference"),
         ({"patients": ["a", "b", None, "c"]}, "have no patient"),
         ({"differences": np.full(4, np.nan)}, "0 patients have a difference"),
-        ({"seed_sd": -1.0}, "seed_sd is -1.0"),
-        ({"effect": np.nan}, "effect nan"),
-        ({"patients_grid": (1, 20)}, "patients_grid must hold whole numbers from 2"),
-        ({"patients_grid": ()}, "patients_grid must hold"),
-        ({"seeds_grid": (0,)}, "seeds_grid must hold whole numbers from 1"),
-        ({"simulations": 0}, "0 simulations"),
     ],
 )
-def test_impossible_questions_are_refused(change, message):
+def test_patients_that_say_nothing_are_refused(change, message):
     question = {"differences": [0.1, 0.2, 0.3, 0.1], "patients": list("abcd"), "effect": 0.1, "seed_sd": 0.0, **change}
-    with pytest.raises(ValueError, match=message) as caught:
-        power_simulation(**question)
-    assert "\n" not in str(caught.value)
-
-
-def test_impossible_formulas_are_refused():
-    for wrong in ({"patients": 1}, {"sd": 0.0}, {"seeds": 0}, {"seed_sd": -1.0}):
-        with pytest.raises(ValueError, match="paired_power"):
-            paired_power(**{"effect": 0.1, "sd": 1.0, "patients": 10, **wrong})
-    with pytest.raises(ValueError, match="1 patients"):
-        smallest_gain(5.0, 1)
+    with pytest.raises(ValueError, match=message):
+        power_simulation(**question, patients_grid=(5,), seeds_grid=(1,))
 
 
 @pytest.mark.parametrize(("sd", "patients", "seeds", "seed_sd"), [(5.0, 30, 1, 0.0), (0.05, 80, 3, 0.004), (0.0, 30, 2, 1.0)])
@@ -148,7 +133,7 @@ def test_the_smallest_gain_is_the_one_with_that_power(sd, patients, seeds, seed_
 
 def test_without_seeds_the_interval_is_students():
     values = np.array([0.4, -0.1, 0.3, 0.2, np.nan])
-    low, high = patients_and_seeds_interval(values, list("abcde"), 0.0)
+    low, high = patients_and_seeds_interval(values, list("abcde"), 0.0, 1)
     expected = ttest_1samp(values[:4], 0).confidence_interval()
     assert (low, high) == pytest.approx((expected.low, expected.high))
 
@@ -163,17 +148,15 @@ def test_seeds_widen_the_interval_and_more_of_them_less():
 def test_several_images_of_a_patient_count_as_one():
     """Each image thrice is no more than once; the centre is the mean over images, as where it is shown."""
     values, patients = [0.4, -0.1, 0.3, 0.2], list("abcd")
-    once, thrice = (patients_and_seeds_interval(np.repeat(values, n), np.repeat(patients, n), 0.1) for n in (1, 3))
+    once, thrice = (patients_and_seeds_interval(np.repeat(values, n), np.repeat(patients, n), 0.1, 1) for n in (1, 3))
     assert once == pytest.approx(thrice)
-    low, high = patients_and_seeds_interval([0.0, 0.0, 0.9], ["a", "a", "b"], 0.0)
+    low, high = patients_and_seeds_interval([0.0, 0.0, 0.9], ["a", "a", "b"], 0.0, 1)
     assert (low + high) / 2 == pytest.approx(0.3)
 
 
 def test_no_interval_of_one_patient_or_an_unknown_spread():
-    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "a"], 0.0)).all()
-    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "b"], np.nan)).all()
-    with pytest.raises(ValueError, match=r"0 seeds, seed_sd 1\.0"):
-        patients_and_seeds_interval([0.1, 0.2], ["a", "b"], 1.0, 0)
+    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "a"], 0.0, 1)).all()
+    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "b"], np.nan, 1)).all()
 
 
 def drawn(patients, seeds, own, shared, inner, random):
@@ -196,7 +179,7 @@ def test_a_patients_answer_to_the_seed_counts_once():
     random = np.random.default_rng(7)
     own, inner, effect, names = 0.03, 0.06, 0.006, [f"p{number}" for number in range(2000)]
     rows = drawn(2000, 3, own, 0.0, inner, random)
-    found = power_simulation(rows, names, effect, (150,), (1, 3, 10), simulations=4000).set_index("seeds")["power"]
+    found = power_simulation(rows, names, effect, (150,), (1, 3, 10), 0.0, simulations=4000).set_index("seeds")["power"]
     for seeds in (1, 3, 10):
         expected = paired_power(effect, np.sqrt(own**2 + inner**2 / seeds), 150)
         # 0.008 of the simulation, and what 2,000 patients leave open of the components

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked, checked_labels, patient_codes
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import patient_bootstrap
 
 CLASSES = ("benign", "malignant")
 _ROUNDING = 1e-9  # of a sum of weights, and of 1 − p; what it lets in besides keeps the promise
@@ -139,7 +139,7 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
         own = codes[members]
         single = size[members] == 1
         rows[name] = {
-            "coverage": _share(held[members], own),
+            "coverage": patient_bootstrap(held[members], own, share=True),
             "size": patient_bootstrap(size[members], own),
             "images": int(members.sum()),
             "patients": len(np.unique(own)),
@@ -147,15 +147,6 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
             "single_right": _mean(held[members][single]),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
-
-
-def _share(held: np.ndarray, codes: np.ndarray) -> Estimate:
-    """Share of True with its interval over patients, Wilson's where all or none are: an accuracy whose truth is all 1."""
-    if not len(held):
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    truth = np.ones(len(held), dtype=int)
-    found = patient_bootstrap_scores(truth, held.astype(float), codes, "accuracy", resamples=1000)
-    return found["accuracy"]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -28,7 +28,7 @@ from thyroid_utils.models.networks import OneAnswer
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.steps import NoduleCrop
 from thyroid_utils.preprocess.store import ArrayStore
-from thyroid_utils.scores import checks, masks, surface
+from thyroid_utils.scores import checks, masks
 from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.masks import binarise, segmentation_table
 from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
@@ -240,4 +240,4 @@ def spacings(cases: pd.DataFrame) -> list[float | None]:
 @cache
 def _code() -> str:
     """Of the modules that turn a run's maps into a table."""
-    return source_hash([checks.__file__, masks.__file__, surface.__file__, images.__file__, __file__])
+    return source_hash([checks.__file__, masks.__file__, images.__file__, __file__])

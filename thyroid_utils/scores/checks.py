@@ -32,18 +32,30 @@ def checked_scores(scores: Sequence[float], images: int, where: str) -> np.ndarr
     array = np.asarray(scores, dtype=float)
     if array.ndim not in (1, 2) or array.shape[-1] != images or not array.size:
         raise ValueError(f"{where}: probabilities have shape {array.shape}; expected ({images},), one for each label")
-    missing = int((~np.isfinite(array)).sum())
-    if missing:
-        raise ValueError(f"{where}: {missing} of {array.size} probabilities are NaN or infinite; the model's training has failed")
+    _check_finite(array, where)
     return array
 
 
 def checked_probabilities(probabilities: Sequence[float], images: int, where: str) -> np.ndarray:
     """`checked_scores`, and a ValueError for values outside [0, 1]."""
     array = checked_scores(probabilities, images, where)
-    if array.min() < 0 or array.max() > 1:
-        raise ValueError(f"{where}: probabilities span {array.min():.3g} to {array.max():.3g}; expected [0, 1], not logits")
+    check_probabilities(array, where)
     return array
+
+
+def check_probabilities(values: np.ndarray, where: str) -> None:
+    """Raises ValueError where numbers, of any shape, are not in [0, 1]."""
+    _check_finite(values, where)
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise ValueError(f"{where}: probabilities span {values.min():.3g} to {values.max():.3g}; expected [0, 1], not logits")
+
+
+def _check_finite(values: np.ndarray, where: str) -> None:
+    missing = int((~np.isfinite(values)).sum())
+    if missing:
+        raise ValueError(
+            f"{where}: {missing} of {values.size} probabilities are NaN or infinite; the model's training has failed"
+        )
 
 
 def checked(labels: Sequence[int], probabilities: Sequence[float], where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -94,12 +106,6 @@ def checked_spacing(spacing: float | Sequence[float] | None, where: str) -> tupl
         raise ValueError(f"{where}: spacing is {spacing}; expected (row, column) in mm, both above 0, or None where unknown")
     rows, columns = np.broadcast_to(values, 2).tolist()
     return rows, columns
-
-
-def check_level(level: float, where: str) -> None:
-    """Raises ValueError where a confidence level is not in (0, 1)."""
-    if not 0 < level < 1:
-        raise ValueError(f"{where}: level is {level}; expected a number between 0 and 1, such as 0.95")
 
 
 def patient_codes(patients: Sequence[str], images: int, where: str) -> tuple[np.ndarray, int]:

@@ -20,28 +20,22 @@ import pandas as pd
 from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
 
 from thyroid_utils.scores.checks import (
-    check_level,
     checked_labels,
     checked_scores,
     known_patients,
     need_both_classes,
     patient_codes,
 )
-from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, patient_bootstrap
-from thyroid_utils.scores.groups import Area
+from thyroid_utils.scores.estimates import DETECTED, POWER, Comparison, Estimate, patient_bootstrap
 
 ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
 _MOST_FLIPPED_IN_FULL = 12  # patients
+_FLIPS = 9999  # of more patients
 _SIGNS = 2**18  # held at once
 
 
 def delong_test(
-    labels: Sequence[int],
-    first: Sequence[float],
-    second: Sequence[float],
-    patients: Sequence[str] | None = None,
-    *,
-    level: float = 0.95,
+    labels: Sequence[int], first: Sequence[float], second: Sequence[float], patients: Sequence[str] | None = None
 ) -> Comparison:
     """Test of equal ROC-AUC of two models on the same images.
 
@@ -50,11 +44,11 @@ def delong_test(
         first, second: any numbers that rank malignant images higher, shape (n,); or (seeds, n), compared by mean AUC over seeds.
         patients: the patient of each image, shape (n,). With them the variance is Obuchowski's for clustered images, which equals
             DeLong's where each patient has one image; without them DeLong's, which takes all images as independent.
-        level: coverage of the interval of the difference, in (0, 1).
 
     Returns:
-        Comparison. p-value and interval are NaN where the variance is 0 though the AUCs differ, or where it cannot be estimated
-        because fewer than two patients (or images) have a class. Models that rank alike have p = 1.
+        Comparison, with the 95 % interval of the difference. p-value and interval are NaN where the variance is 0 though the AUCs
+        differ, or where it cannot be estimated because fewer than two patients (or images) have a class. Models that rank alike
+        have p = 1.
 
     Raises:
         DataError: one class only.
@@ -64,9 +58,8 @@ def delong_test(
         DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837-845; Sun and Xu, IEEE Signal Process. Lett. 21 (2014)
         1389-1393; Obuchowski, Biometrics 53 (1997) 567-578.
     """
-    check_level(level, "delong_test")
     truth, codes = _images(labels, patients, "delong_test")
-    return _compare_areas(_area(truth, first), _area(truth, second), truth, codes, level)[0]
+    return _compare_areas(_area(truth, first), _area(truth, second), truth, codes)[0]
 
 
 def _images(labels: Sequence[int], patients: Sequence[str] | None, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -77,10 +70,21 @@ def _images(labels: Sequence[int], patients: Sequence[str] | None, where: str) -
 
 
 def _area(truth: np.ndarray, scores: Sequence[float]) -> tuple[float, np.ndarray]:
-    """A model's AUC, the mean over seeds, and what each image moves it by, (n,)."""
-    rows = np.atleast_2d(checked_scores(scores, len(truth), "delong_test"))
-    areas, influences = zip(*(Area(truth, row).of(np.ones((len(truth), 1))) for row in rows), strict=True)
-    return float(np.mean(areas)), np.mean(influences, axis=0)[:, 0]
+    """A model's AUC, the mean over seeds, and what each image moves it by, (n,), of which DeLong's components are made."""
+    found = []
+    for row in np.atleast_2d(checked_scores(scores, len(truth), "delong_test")):
+        benign, malignant = np.sort(row[~truth]), np.sort(row[truth])
+        # The share of the other class that each image is ranked rightly against, ties half.
+        ranked = np.where(truth, _below(benign, row), 1 - _below(malignant, row))
+        area = ranked[truth].mean()
+        found.append((area, (ranked - area) / np.where(truth, len(malignant), len(benign))))
+    areas, influences = zip(*found, strict=True)
+    return float(np.mean(areas)), np.mean(influences, axis=0)
+
+
+def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The share of ordered numbers (m,) that each value (n,) is above, equal ones half."""
+    return (ordered.searchsorted(values) + ordered.searchsorted(values, side="right")) / (2 * len(ordered))
 
 
 def _variance(influence: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> float:
@@ -98,26 +102,24 @@ def _variance(influence: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> fl
 
 
 def _compare_areas(
-    first: tuple[float, np.ndarray], second: tuple[float, np.ndarray], truth: np.ndarray, codes: np.ndarray, level: float
+    first: tuple[float, np.ndarray], second: tuple[float, np.ndarray], truth: np.ndarray, codes: np.ndarray
 ) -> tuple[Comparison, float]:
     """Test of two models' `_area`, and the standard error of their difference."""
     difference = first[0] - second[0]
     # Of the differences rather than of each model: models that rank alike then have a variance of 0 without rounding.
-    variance = _variance(first[1] - second[1], truth, codes)
-    error = float(np.sqrt(np.maximum(variance, 0)))
-    low = high = p_value = np.nan
+    error = float(np.sqrt(np.maximum(_variance(first[1] - second[1], truth, codes), 0)))
+    reach = p_value = np.nan
     note = ""
-    if np.isnan(variance):
+    if np.isnan(error):
         note = "fewer than two patients have one of the classes"
     elif error > ROUNDING:
-        reach = ndtri((1 + level) / 2) * error
-        low, high, p_value = difference - reach, difference + reach, 2 * ndtr(-abs(difference) / error)
+        reach, p_value = float(ndtri(0.975)) * error, float(2 * ndtr(-abs(difference) / error))
     elif abs(difference) < ROUNDING:
         p_value = 1.0
     else:
         note = "the variance is 0, as with a model that makes no error"
-    numbers = (float(number) for number in (first[0], second[0], difference, low, high, p_value))
-    return Comparison(*numbers, len(truth), int(codes.max()) + 1, note=note), error
+    bounds = difference - reach, difference + reach
+    return Comparison(first[0], second[0], difference, *bounds, p_value, len(truth), int(codes.max()) + 1, note=note), error
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,6 @@ def mcnemar_test(first_right: Sequence[bool], second_right: Sequence[bool], pati
         McNemar, Psychometrika 12 (1947) 153-157; the toss for patients is Fisher's randomisation test of paired differences.
     """
     one, two = (np.atleast_2d(np.asarray(right, dtype=bool)) for right in (first_right, second_right))
-    if one.shape != two.shape or one.ndim != 2 or not one.size:
-        raise ValueError(
-            f"mcnemar_test: shapes {np.shape(first_right)} and {np.shape(second_right)}; expected two equal (n,) or (seeds, n)"
-        )
     if not all(np.isin(right, (0, 1)).all() for right in (first_right, second_right)):
         raise ValueError("mcnemar_test: an image is neither right (True, 1) nor wrong (False, 0); leave it out where unknown")
     images = one.shape[1]
@@ -185,14 +183,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     """p-values adjusted for their number by Holm's step-down method, shape (n,), in the given order.
 
     Calling those below 0.05 significant keeps the chance of any false call below 0.05, whatever their dependence. NaN stays NaN
-    and is not counted: no test was made. Raises ValueError for values outside [0, 1].
+    and is not counted: no test was made.
 
     Reference:
         Holm, Scand. J. Stat. 6 (1979) 65-70.
     """
     values = np.asarray(p_values, dtype=float)
-    if values.ndim != 1 or ((values < 0) | (values > 1)).any():
-        raise ValueError(f"holm: p-values of shape {values.shape} or outside [0, 1]; expected (n,) within it")
     adjusted = np.full(len(values), np.nan)
     order = np.argsort(values)[: (~np.isnan(values)).sum()]  # NaN is sorted to the end
     factors = np.arange(len(order), 0, -1)
@@ -245,7 +241,7 @@ def compare_models(
     }
     rows = []
     for one, two in combinations(probabilities, 2):
-        area, error = _compare_areas(areas[one], areas[two], truth, codes, 0.95)
+        area, error = _compare_areas(areas[one], areas[two], truth, codes)
         calls = mcnemar_test(right[one], right[two], patients)
         rows.append(
             {
@@ -254,7 +250,7 @@ def compare_models(
                 "auc_difference": area.difference,
                 "low": area.low,
                 "high": area.high,
-                "detectable": (ndtri(0.975) + ndtri(POWER)) * error,
+                "detectable": DETECTED * error,
                 "p_auc": area.p_value,
                 "accuracy_difference": calls.first - calls.second,
                 "only_first_right": calls.only_first,
@@ -269,20 +265,14 @@ def compare_models(
 
 
 def compare_means(
-    first: Sequence[float],
-    second: Sequence[float],
-    patients: Sequence[str],
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+    first: Sequence[float], second: Sequence[float], patients: Sequence[str], *, resamples: int = 2000
 ) -> Comparison:
     """Means of two values of the same images and their difference, with interval and p-value over patients.
 
     Args:
         first, second: one an image, shape (n,); a pair with NaN is left out of both means.
         patients: the patient of each image, shape (n,).
-        resamples, level, seed: of the interval, as in `patient_bootstrap`.
+        resamples: of the interval, as in `patient_bootstrap`.
 
     Returns:
         Comparison (first − second), of means over images. `images` counts the pairs that have both values, so that
@@ -293,21 +283,19 @@ def compare_means(
         ValueError: shapes that differ, or a patient missing.
 
     Reference:
-        `patient_bootstrap`, `scores.comparisons.sign_flip_test`: both ask of the mean that is shown.
+        `patient_bootstrap`, `sign_flip_test`: both ask of the mean that is shown.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if one.shape != two.shape or one.ndim != 1:
-        raise ValueError(f"compare_means: shapes {one.shape} and {two.shape}; expected two equal (n,)")
     known, codes, count = known_patients(one - two, patients, "compare_means")
     if not known.any():
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
-    found = patient_bootstrap(one - two, patients, resamples=resamples, level=level, seed=seed)
-    p_value = np.nan if count < 2 else sign_flip_test(np.bincount(codes, (one - two)[known]), seed=seed)
+    found = patient_bootstrap(one - two, patients, resamples=resamples)
+    p_value = np.nan if count < 2 else sign_flip_test(np.bincount(codes, (one - two)[known]))
     means, note = (float(one[known].mean()), float(two[known].mean())), "1 patient" if count < 2 else ""
     return Comparison(*means, found.value, found.low, found.high, p_value, found.images, count, note=note)
 
 
-def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:
+def sign_flip_test(sums: np.ndarray) -> float:
     """Two-sided p-value of a mean difference of 0 between two values of the same images, over patients.
 
     Were the two values alike, each patient's difference could as well have the other sign. The p-value is the share of such flips
@@ -316,29 +304,23 @@ def sign_flip_test(sums: np.ndarray, flips: int = 9999, seed: int = 0) -> float:
     change nothing.
 
     Args:
-        sums: the sum of a patient's differences, one a patient, float (n,).
-        flips: how many are drawn; up to 12 patients all are taken instead, so that n patients give 2 / 2ⁿ at least.
-        seed: same seed, same flips.
-
-    Raises:
-        ValueError: a sum that is NaN or infinite.
+        sums: the sum of a patient's differences, one a patient, float (n,). Of up to 12 patients all flips are taken, so that n
+            patients give 2 / 2ⁿ at least; of more 9999 are drawn, the same ones each time.
 
     Reference:
         Fisher, The Design of Experiments (1935), section 21.
     """
-    if not np.isfinite(sums).all():
-        raise ValueError("sign_flip_test: a sum is NaN or infinite; expected numbers, patients without a difference left out")
     seen = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # sums in another order differ by rounding
     if len(sums) <= _MOST_FLIPPED_IN_FULL:
         signs = 1 - 2.0 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
         return float((np.abs(signs @ sums) >= seen).mean())
-    random = np.random.default_rng(seed)
-    block = int(np.clip(_SIGNS // len(sums), 1, flips))
+    random = np.random.default_rng(0)
+    block = int(np.clip(_SIGNS // len(sums), 1, _FLIPS))
     rare = 0
-    for start in range(0, flips, block):
-        signs = random.integers(0, 2, (min(block, flips - start), len(sums))) * 2.0 - 1
+    for start in range(0, _FLIPS, block):
+        signs = random.integers(0, 2, (min(block, _FLIPS - start), len(sums))) * 2.0 - 1
         rare += int((np.abs(signs @ sums) >= seen).sum())
-    return (rare + 1) / (flips + 1)
+    return (rare + 1) / (_FLIPS + 1)
 
 
 def corrected_error(values: np.ndarray, train: int, test: int) -> np.ndarray:
@@ -346,12 +328,7 @@ def corrected_error(values: np.ndarray, train: int, test: int) -> np.ndarray:
 
     Args:
         train, test: images that one subset is trained and tested on.
-
-    Raises:
-        ValueError: a number of images below 1.
     """
-    if train < 1 or test < 1:
-        raise ValueError(f"corrected_error: {train} training and {test} test images; expected at least one of each")
     count = len(values)
     if count < 2:
         return np.full(values.shape[1:], np.nan)
@@ -373,9 +350,6 @@ def subset_estimate(
     Returns:
         Estimate without an interval where fewer than two subsets have the score, or all have the same.
 
-    Raises:
-        ValueError: no value, or a number of images below 1.
-
     Example:
         >>> print(subset_estimate([0.9, 0.95, 0.92, 0.96, 0.93], train=60, test=20, patients=20))
         0.93 [0.86, 0.97]
@@ -383,10 +357,10 @@ def subset_estimate(
     scores = np.asarray(values, dtype=float)
     known, missing = scores[~np.isnan(scores)], int(np.isnan(scores).sum())
     note = f"undefined in {missing} of {len(scores)} subsets" if missing else ""
-    if len(scores) and len(known) < 2:
+    if len(known) < 2:
         value = float(known[0]) if len(known) else np.nan
         return Estimate(value, np.nan, np.nan, test, patients, note=note or "1 subset")
-    _, reach, error, _ = _over_subsets(known, train, test)
+    reach, error, _ = _over_subsets(known, train, test)
     mean, (least, most) = float(known.mean()), limits
     if not error > 1e-12:
         return Estimate(mean, np.nan, np.nan, test, patients, note=note or "all subsets agree")
@@ -410,14 +384,10 @@ def subset_comparison(
     Returns:
         Comparison (first − second), its p-value NaN for one subset or where the differences do not vary and are not 0; and the
         difference that a single two-sided test at 5 % shows with a power of 80 %, NaN where there is no test.
-
-    Raises:
-        ValueError: as `subset_estimate`, or shapes that differ.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if one.shape != two.shape:
-        raise ValueError(f"subset_comparison: {len(one)} and {len(two)} scores; expected one of each model for every subset")
-    differences, reach, error, freedom = _over_subsets(one - two, train, test)
+    differences = one - two
+    reach, error, freedom = _over_subsets(differences, train, test)
     difference, p_value, note = float(differences.mean()), np.nan, ""
     if np.isnan(error):
         note = "1 subset"
@@ -432,10 +402,7 @@ def subset_comparison(
     return Comparison(float(one.mean()), float(two.mean()), difference, low, high, p_value, test, patients, note=note), detectable
 
 
-def _over_subsets(values: Sequence[float], train: int, test: int) -> tuple[np.ndarray, float, float, int]:
-    """Values (k,), half their mean's 95 % interval, its standard error, and degrees of freedom."""
-    scores = np.asarray(values, dtype=float)
-    if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"subsets: scores of shape {scores.shape}; expected (subsets,), at least one")
-    error, freedom = float(corrected_error(scores, train, test)), len(scores) - 1
-    return scores, float(stdtrit(freedom, 0.975)) * error, error, freedom
+def _over_subsets(values: np.ndarray, train: int, test: int) -> tuple[float, float, int]:
+    """Of values (k,) half their mean's 95 % interval, its standard error, and degrees of freedom."""
+    error, freedom = float(corrected_error(values, train, test)), len(values) - 1
+    return float(stdtrit(freedom, 0.975)) * error, error, freedom

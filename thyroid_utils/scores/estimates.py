@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from thyroid_utils.scores.checks import (
     COUNTS,
-    check_level,
     checked_labels,
     checked_probabilities,
     checked_scores,
@@ -36,6 +36,7 @@ from thyroid_utils.scores.labels import SCORES, SHARES, Labelled, Weighed, check
 from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
 POWER = 0.8  # of the tests whose detectable difference is reported
+DETECTED = ndtri(0.975) + ndtri(POWER)  # that difference in standard errors, of a single two-sided test at 5 %
 MOST_UNDEFINED = 0.1  # share of resamples without a score above which there is no interval
 # Images × resamples held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times as long.
 BLOCK_VALUES = 2**16
@@ -124,8 +125,8 @@ def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
     return f"{known.mean():.{digits}f}{spread} ({len(known)} seed{'s' * (len(known) > 1)})"
 
 
-def proportion_interval(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion of independent trials (patients, not images), in [0, 1]; NaN for no trials.
+def proportion_interval(successes: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion of independent trials (patients, not images), in [0, 1]; NaN for no trials.
 
     Reference:
         Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
@@ -134,16 +135,16 @@ def proportion_interval(successes: int, total: int, level: float = 0.95) -> tupl
 
     if total == 0:
         return np.nan, np.nan
-    interval = binomtest(successes, total).proportion_ci(level, method="wilson")
+    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def drawn_patients(patients: int, resamples: int, images: int, seed: int) -> Iterator[np.ndarray]:
+def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
     """How often each patient is drawn, float64 (patients, block), block after block until `resamples` columns were given.
 
-    Each column draws `patients` patients with replacement. The same seed gives the same columns, whatever the block.
+    Each column draws `patients` patients with replacement; the columns are always the same, whatever the block.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     block = int(np.clip(BLOCK_VALUES // max(patients, images), 8, resamples))
     for start in range(0, resamples, block):
         columns = min(block, resamples - start)
@@ -152,35 +153,28 @@ def drawn_patients(patients: int, resamples: int, images: int, seed: int) -> Ite
         yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
 
 
-def resample(
-    score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """A score of all images, and of the images of patients drawn with replacement: the bootstrap that all intervals rest on.
+    The same patients are drawn each time, so that scores of the same images can be subtracted.
 
     Args:
         score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
         codes: the patient of each image, int (n,), from 0 (`patient_codes`).
         resamples: how many sets of patients are drawn.
-        seed: same seed, same sets, so that scores of the same images can be subtracted.
 
     Returns:
         the score (…,) and the resampled ones (…, resamples), without a column for a single patient, who says nothing when drawn
         again and again.
-
-    Raises:
-        ValueError: no resample.
     """
-    if resamples < 1:
-        raise ValueError(f"bootstrap: {resamples} resamples; expected at least 1, 1000 or more for an interval")
     value, patients = score(np.ones((len(codes), 1))), codes.max() + 1
     if patients < 2:
         return value[..., 0], value[..., :0]
-    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes), seed)]
+    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes))]
     return value[..., 0], np.concatenate(drawn, axis=-1)
 
 
-def percentiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, float, str]:
-    """low and high (…,) of resampled scores (…, resamples), the share of undefined resamples, and why there is no interval."""
+def percentiles(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, str]:
+    """low and high (…,), at 95 %, of resampled scores (…, resamples), the undefined share, and why there is no interval."""
     nothing = np.full(drawn.shape[:-1], np.nan)
     if not drawn.shape[-1]:
         return nothing, nothing, 0.0, "1 patient"
@@ -188,22 +182,20 @@ def percentiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray
     undefined = 1 - known.shape[-1] / drawn.shape[-1]
     if undefined > MOST_UNDEFINED:
         return nothing, nothing, undefined, f"undefined in {undefined:.0%} of resamples"
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    low, high = np.quantile(known, [0.025, 0.975], axis=-1)
     return low, high, undefined, ""
 
 
-def percentile_estimate(
-    value: float, drawn: np.ndarray, images: int, patients: int, level: float = 0.95, share_of: int = 0
-) -> Estimate:
+def percentile_estimate(value: float, drawn: np.ndarray, images: int, patients: int, share_of: int = 0) -> Estimate:
     """The Estimate of a score (value) and its resampled values (resamples,) of `resample`.
 
     share_of: patients that a proportion is a share of, who then have Wilson's interval where all values agree; 0 for others.
     """
-    low, high, undefined, note = percentiles(drawn, level)
+    low, high, undefined, note = percentiles(drawn)
     if not note and np.nanmax(drawn) - np.nanmin(drawn) < 1e-12:
         low, high, note = np.nan, np.nan, "all resamples agree"
         if share_of and value in (0.0, 1.0):
-            low, high = proportion_interval(int(value) * share_of, share_of, level)
+            low, high = proportion_interval(int(value) * share_of, share_of)
             note = "Wilson's, of patients"
     return Estimate(float(value), float(low), float(high), images, patients, undefined, note)
 
@@ -215,8 +207,6 @@ def patient_bootstrap(
     *,
     share: bool = False,
     resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> Estimate:
     """A mean, or another statistic, over images with its interval over patients.
 
@@ -226,18 +216,15 @@ def patient_bootstrap(
         statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean.
         share: the mean is a share in [0, 1]: where all values are 0, or all 1, it has Wilson's interval for so many patients.
             Other values that all agree have no interval, as the bootstrap knows no spread then.
-        resamples: how many sets of patients are drawn.
-        level: coverage of the interval, in (0, 1).
-        seed: same seed, same interval.
+        resamples: how many sets of patients are drawn, the same ones each time.
 
     Raises:
-        ValueError: lengths differ, a patient is missing, or `level` is not in (0, 1).
+        ValueError: lengths differ, or a patient is missing.
 
     Example:
         >>> print(patient_bootstrap([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
         0.70 [0.40, 0.85]
     """
-    check_level(level, "patient_bootstrap")
     values = np.asarray(values, dtype=float)
     known, codes, count = known_patients(values, patients, "patient_bootstrap")
     values = values[known]
@@ -249,8 +236,8 @@ def patient_bootstrap(
             return values @ weights / weights.sum(axis=0)
         return np.array([statistic(np.repeat(values, times, axis=0)) for times in weights.T.astype(int)])
 
-    value, drawn = resample(score, codes, resamples, seed)
-    return percentile_estimate(value, drawn, len(values), count, level, share_of=count if share else 0)
+    value, drawn = resample(score, codes, resamples)
+    return percentile_estimate(value, drawn, len(values), count, count if share else 0)
 
 
 def patient_bootstrap_scores(
@@ -262,8 +249,6 @@ def patient_bootstrap_scores(
     *,
     less: Sequence[float] | None = None,
     resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Estimate]:
     """Scores of one model, each with its interval over patients.
 
@@ -275,7 +260,7 @@ def patient_bootstrap_scores(
         metrics: names of `scores.labels.SCORES`.
         threshold: at or above it an image is called malignant; one number, or one a seed.
         less: probabilities, shaped alike, whose scores are subtracted, in every resample as in the value: what a change changes.
-        resamples, level, seed: as in `patient_bootstrap`.
+        resamples: as in `patient_bootstrap`.
 
     Returns:
         name → Estimate, in the order asked for. The expected calibration error has no interval: it grows with noise, of which
@@ -290,7 +275,6 @@ def patient_bootstrap_scores(
         0.50 [0.00, 1.00]
     """
     where = "patient_bootstrap_scores"
-    check_level(level, where)
     truth = checked_labels(labels, where)
     codes, count = patient_codes(patients, len(truth), where)
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
@@ -299,11 +283,11 @@ def patient_bootstrap_scores(
     def score(weights: np.ndarray) -> np.ndarray:
         return _scores(models, names, weights) - (_scores(others, names, weights) if others else 0)
 
-    value, drawn = resample(score, codes, resamples, seed)
+    value, drawn = resample(score, codes, resamples)
     found = {}
     for at, name in enumerate(names):
         share_of = 0 if others else _share_of(name, models, codes)
-        found[name] = percentile_estimate(value[at], drawn[at], len(truth), count, level, share_of)
+        found[name] = percentile_estimate(value[at], drawn[at], len(truth), count, share_of)
     if "ece" in found and count > 1 and not others:
         found["ece"] = replace(found["ece"], low=np.nan, high=np.nan, note="biased in resamples")
     return found
@@ -393,7 +377,7 @@ def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataF
         return found.mean(axis=0).T
 
     value, drawn = resample(curves, codes, resamples)
-    low, high, *_ = percentiles(drawn, 0.95)
+    low, high, *_ = percentiles(drawn)
     return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
 
 
@@ -427,6 +411,6 @@ def benefit_curve(
     values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
     everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
     value, drawn = resample(lambda weights: values @ weights / weights.sum(axis=0), codes, 1000)
-    low, high, *_ = percentiles(drawn, 0.95)
+    low, high, *_ = percentiles(drawn)
     columns = {"threshold": thresholds, "net_benefit": value, "treat_all": everybody, "treat_none": 0.0}
     return pd.DataFrame({**columns, "low": low, "high": high})

@@ -1,21 +1,19 @@
-"""Whether two groups of patients differ in a value, and whether a score of some images differs from that of the others.
+"""Whether two groups of patients differ in a value, and whether the mean of some images differs from that of the others.
 
 Mann-Whitney: patients are the unit. Their images are averaged first, so that a patient with ten images weighs as much as one
 with one.
 
 Randomisation: were a patient's results unrelated to what tells two parts of the images apart, the parts could be dealt out anew:
 patients whose images are all in one part swap places among themselves, and a patient with images in both has its own images
-shuffled. The p-value is the share of such deals whose |t| is at least the one seen, t being the difference of the scores over its
-standard error, of patients, in that very deal. An AUC does not depend on how frequent the classes are, so for it patients swap
-within their class: a part with two benign patients is compared with others of two.
+shuffled. The p-value is the share of such deals whose |t| is at least the one seen, t being the difference of the means over its
+standard error, of patients, in that very deal.
 
 That holds exactly where the parts make no difference whatever, for any number of patients, and also where a part has no error at
-all: a bootstrap would take its spread for zero. Dividing by the standard error keeps it near where the scores are alike and only
+all: a bootstrap would take its spread for zero. Dividing by the standard error keeps it near where the means are alike and only
 scatter differently, as Dice does among small nodules; the bare difference fails there.
 
 Reference:
-    Janssen, Stat. Probab. Lett. 36 (1997) 9-21; Chung and Romano, Ann. Stat. 41 (2013) 484-507; the standard error of an AUC of
-    clustered images is Obuchowski's, Biometrics 53 (1997) 567-578.
+    Janssen, Stat. Probab. Lett. 36 (1997) 9-21; Chung and Romano, Ann. Stat. 41 (2013) 484-507.
 """
 
 from __future__ import annotations
@@ -25,13 +23,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
-from thyroid_utils.scores.checks import check_level, checked_labels, patient_codes
-from thyroid_utils.scores.estimates import POWER, p_told, patient_bootstrap_scores
+from thyroid_utils.scores.checks import checked_labels, patient_codes
+from thyroid_utils.scores.estimates import DETECTED, p_told, patient_bootstrap_scores
 
-MOST_UNDEFINED = 0.1  # share of deals without a score above which there is no p-value
-BLOCK_VALUES = 2**18  # images × deals held at once
+_BLOCK = 2**18  # images × deals held at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,8 @@ class GroupComparison:
             0 where the groups lie alike, 1 where every patient of group 1 lies above every one of group 0.
         low, high: interval of the effect over patients; NaN where `note` says why.
         p_value: of the two-sided Mann-Whitney test; NaN with one group only.
-        detectable: the effect that a single such test at 1 − level finds with a power of 80 % at these numbers of patients, above
-            1 where no effect is large enough.
+        detectable: the effect that a single such test at 5 % finds with a power of 80 % at these numbers of patients, above 1
+            where no effect is large enough.
         images: that have a value and count. first_patients, second_patients: that they come from.
         left_out: images without a value (NaN). mixed: images of group 0 left out because their patient counts in group 1.
         undefined: share of the resamples, in [0, 1], that drew one group only.
@@ -82,9 +78,7 @@ def mann_whitney_patients(
     groups: Sequence[int],
     patients: Sequence[str],
     *,
-    level: float = 0.95,
     resamples: int = 2000,
-    seed: int = 0,
 ) -> GroupComparison:
     """Mann-Whitney's test of two groups of patients, with the rank-biserial effect and its interval.
 
@@ -100,12 +94,10 @@ def mann_whitney_patients(
         values: one an image, shape (n,); NaN is left out and counted.
         groups: 0 or 1 (benign, malignant), shape (n,).
         patients: the patient of each image, shape (n,).
-        level: coverage of the interval, in (0, 1); 1 − level is the test's level in `detectable`.
         resamples: sets of patients drawn for the interval.
-        seed: same seed, same interval.
 
     Raises:
-        ValueError: shapes that differ, infinite values, groups other than 0 and 1, a patient missing, or `level` outside (0, 1).
+        ValueError: shapes that differ, infinite values, groups other than 0 and 1, or a patient missing.
 
     Reference:
         Mann and Whitney, Ann. Math. Stat. 18 (1947) 50-60; Kerby, Comprehensive Psychology 3 (2014) 1 (rank-biserial); Noether,
@@ -114,15 +106,10 @@ def mann_whitney_patients(
     from scipy.stats import mannwhitneyu  # half a second to load
 
     where = "mann_whitney_patients"
-    check_level(level, where)
     second = checked_labels(groups, where)
     numbers = np.asarray(values, dtype=float)
-    if numbers.shape != second.shape:
-        raise ValueError(f"{where}: values have shape {numbers.shape}, groups {second.shape}; expected two equal (n,)")
-    if np.isinf(numbers).any():
-        raise ValueError(
-            f"{where}: {int(np.isinf(numbers).sum())} of {len(numbers)} values are infinite; expected numbers or NaN"
-        )
+    if numbers.shape != second.shape or np.isinf(numbers).any():
+        raise ValueError(f"{where}: values have shape {numbers.shape}; expected {second.shape}, numbers or NaN, none infinite")
     codes, _ = patient_codes(patients, len(numbers), where)
     known = ~np.isnan(numbers)
     mixed = known & ~second & np.isin(codes, codes[known & second])
@@ -137,19 +124,15 @@ def mann_whitney_patients(
         "left_out": int((~known).sum()),
         "mixed": int(mixed.sum()),
     }
-    medians = float(np.median(one)) if len(one) else np.nan, float(np.median(two)) if len(two) else np.nan
+    medians = [float(np.median(found)) if len(found) else np.nan for found in (one, two)]
     if not (len(one) and len(two)):
-        absent = " and ".join(name for name, found in (("0", one), ("1", two)) if not len(found))
-        nothing = dict.fromkeys(("effect", "low", "high", "p_value", "detectable"), np.nan)
-        return GroupComparison(*medians, **nothing, **counts, note=f"no patient with a value in group {absent}")
+        absent = " and ".join(str(name) for name, found in enumerate((one, two)) if not len(found))
+        return GroupComparison(*medians, *[np.nan] * 5, **counts, note=f"no patient with a value in group {absent}")
     # Equal for values that differ by rounding alone: means of the same values in another order.
     ranks = np.unique([float(f"{mean:.12g}") for mean in means], return_inverse=True)[1] + 1.0
-    reach = ndtri((1 + level) / 2) + ndtri(POWER)
     test = mannwhitneyu(ranks[group], ranks[~group])
     # The rank-biserial correlation is 2·AUC − 1, so that the AUC's bootstrap over patients is its bootstrap.
-    area = patient_bootstrap_scores(
-        group, ranks / ranks.max(), np.arange(len(ranks)), "auc", resamples=resamples, level=level, seed=seed
-    )["auc"]
+    area = patient_bootstrap_scores(group, ranks / ranks.max(), np.arange(len(ranks)), "auc", resamples=resamples)["auc"]
     return GroupComparison(
         *medians,
         effect=2 * float(test.statistic) / (len(one) * len(two)) - 1,
@@ -157,100 +140,44 @@ def mann_whitney_patients(
         high=2 * area.high - 1,
         p_value=1.0 if ranks.max() == 1 else float(test.pvalue),  # all alike: scipy divides 0 by 0
         # the normal approximation, with the variance of no effect and no ties
-        detectable=float(reach * np.sqrt((len(one) + len(two) + 1) / (3 * len(one) * len(two)))),
+        detectable=float(DETECTED * np.sqrt((len(one) + len(two) + 1) / (3 * len(one) * len(two)))),
         undefined=area.undefined,
         note=area.note,
         **counts,
     )
 
 
-class Mean:
-    """Score: the mean of `values`, float (n,) without NaN; any images may swap."""
-
-    def __init__(self, values: np.ndarray):
-        self.values, self.strata = np.asarray(values, dtype=float), None
-
-    def of(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of m parts, given as 0 and 1 float (n, m): the scores (m,), NaN where undefined, and each image's influence on them
-        (n, m), 0 outside the part, whose sums over patients vary as the score does."""
-        images = parts.sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = (self.values @ parts) / images
-            return means, parts * (self.values[:, None] - means) / images
-
-
-class Area:
-    """Score: the ROC-AUC of `probabilities`, float (n,), of images that are malignant where `truth`, bool (n,).
-
-    Images swap within their class."""
-
-    def __init__(self, truth: np.ndarray, probabilities: np.ndarray):
-        self.truth = np.asarray(truth, dtype=bool)
-        self.strata = self.truth.astype(int)
-        self.order = np.argsort(probabilities, kind="stable")
-        _, self.ties = np.unique(np.asarray(probabilities)[self.order], return_inverse=True)
-        self.last = np.searchsorted(self.ties, np.arange(self.ties[-1] + 1), side="right") - 1 if len(self.ties) else self.ties
-
-    def of(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `Mean.of`; the influence is that of DeLong's components."""
-        malignant, benign = parts * self.truth[:, None], parts * ~self.truth[:, None]
-        positives, negatives = malignant.sum(axis=0), benign.sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            # The share of the other class that each image is ranked rightly against, ties half.
-            ranked = np.where(self.truth[:, None], self._below(benign) / negatives, 1 - self._below(malignant) / positives)
-            areas = (malignant * ranked).sum(axis=0) / positives
-            influence = parts * (ranked - areas) / np.where(self.truth[:, None], positives, negatives)
-        return np.where((positives > 0) & (negatives > 0), areas, np.nan), influence
-
-    def _below(self, chosen: np.ndarray) -> np.ndarray:
-        """How many of the chosen (n, m) have a lower probability than each image, those of equal probability half: (n, m)."""
-        through = np.cumsum(chosen[self.order], axis=0)[self.last]  # (distinct, m)
-        before = np.concatenate([np.zeros((1, chosen.shape[1])), through[:-1]])
-        counts = np.empty_like(chosen)
-        counts[self.order] = ((through + before) / 2)[self.ties]
-        return counts
-
-
-def randomisation_test(
-    score: Mean | Area, inside: np.ndarray, known: np.ndarray, codes: np.ndarray, deals: int = 4999, seed: int = 0
-) -> tuple[float, str]:
-    """Two-sided p-value of equal scores of `inside` and of the rest of `known`, and why there is none ("" where there is one).
+def randomisation_test(values: np.ndarray, inside: np.ndarray, known: np.ndarray, codes: np.ndarray, deals: int = 4999) -> float:
+    """Two-sided p-value of equal means of `inside` and of the rest of `known`.
 
     Args:
-        score: of the images.
+        values: one an image, float (n,).
         inside: bool (n,), within `known`; neither it nor the rest is empty.
-        known: bool (n,), the images that are compared.
+        known: bool (n,), the images that are compared, none of them NaN.
         codes: the patient of each image, int (n,), from 0, every number below the largest occurring.
         deals: how many; the p-value is at least 1 / (deals + 1).
-        seed: same seed, same deals.
     """
-    order = np.argsort(codes, kind="stable")
+    values, order = np.where(known, values, 0), np.argsort(codes, kind="stable")
     first = np.flatnonzero(np.diff(codes[order], prepend=-1))
 
     def sizes(parts: np.ndarray) -> np.ndarray:
-        return _studentised(score, parts, known, order, first)
+        return _studentised(values, parts, known, order, first)
 
     seen = sizes(inside[:, None].astype(float))[0]
-    if np.isnan(seen):
-        return np.nan, "the score is undefined on one side"
-    rare = defined = 0
-    for dealt in _deals(inside, known, codes, score.strata, deals, seed):
-        found = sizes(dealt)
-        defined += int((~np.isnan(found)).sum())
-        rare += int((found >= seen * (1 - 1e-9) - 1e-12).sum())
-    if defined < (1 - MOST_UNDEFINED) * deals:
-        return np.nan, f"the score is undefined in {1 - defined / deals:.0%} of the deals"
-    return (rare + 1) / (defined + 1), ""
+    rare = sum(int((sizes(dealt) >= seen * (1 - 1e-9) - 1e-12).sum()) for dealt in _deals(inside, known, codes, deals))
+    return (rare + 1) / (deals + 1)
 
 
-def _studentised(score: Mean | Area, parts: np.ndarray, known: np.ndarray, order: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """|difference| over its standard error, (m,); infinite where parts differ and nothing varies, NaN where undefined."""
-    rest = known[:, None] - parts
+def _studentised(values: np.ndarray, parts: np.ndarray, known: np.ndarray, order: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """|difference| over its standard error of m parts, given as 0 and 1 float (n, m): (m,), infinite where parts differ and
+    nothing varies."""
     difference, influence = 0.0, 0.0
-    for sign, part in ((1, parts), (-1, rest)):
-        value, moved = score.of(part)
+    for sign, part in ((1, parts), (-1, known[:, None] - parts)):
+        images = part.sum(axis=0)
+        means = values @ part / images
+        moved = part * (values[:, None] - means) / images  # what each image moves the mean by
         patients = (np.add.reduceat(part[order], first, axis=0) > 0).sum(axis=0)
-        difference = difference + sign * value
+        difference = difference + sign * means
         influence = influence + sign * moved * np.sqrt(patients / np.maximum(patients - 1, 1))
     error = np.sqrt((np.add.reduceat(influence[order], first, axis=0) ** 2).sum(axis=0))
     # Sums in another order differ by rounding; what is that small is nothing.
@@ -259,24 +186,18 @@ def _studentised(score: Mean | Area, parts: np.ndarray, known: np.ndarray, order
         return np.where(size == 0, 0.0, size / error)
 
 
-def _deals(
-    inside: np.ndarray, known: np.ndarray, codes: np.ndarray, strata: np.ndarray | None, deals: int, seed: int
-) -> Iterator[np.ndarray]:
+def _deals(inside: np.ndarray, known: np.ndarray, codes: np.ndarray, deals: int) -> Iterator[np.ndarray]:
     """Parts dealt anew, float (n, block), block after block."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     patients = codes.max() + 1
     members, images = (np.bincount(codes[part], minlength=patients) for part in (inside, known))
-    whole = (images > 0) & ((members == 0) | (members == images))
-    kinds = np.zeros(patients, int) if strata is None else np.bincount(codes, strata, patients) / np.bincount(codes)
-    # A patient with images of several strata is of a kind of its own.
-    swapping = [np.flatnonzero(whole & (kinds == kind)) for kind in np.unique(kinds[whole])]
+    whole = np.flatnonzero((images > 0) & ((members == 0) | (members == images)))
     mixed = [np.flatnonzero(known & (codes == code)) for code in np.flatnonzero((members > 0) & (members < images))]
-    block = int(np.clip(BLOCK_VALUES // len(codes), 8, deals))
+    block = int(np.clip(_BLOCK // len(codes), 8, deals))
     for start in range(0, deals, block):
         columns = min(block, deals - start)
         of_patient = np.zeros((patients, columns))
-        for alike in swapping:
-            of_patient[alike] = random.permuted(np.tile((members[alike] > 0)[:, None], columns), axis=0)
+        of_patient[whole] = random.permuted(np.tile((members[whole] > 0)[:, None], columns), axis=0)
         dealt = of_patient[codes] * known[:, None]
         for rows in mixed:
             dealt[rows] = random.permuted(np.tile(inside[rows][:, None], columns), axis=0)

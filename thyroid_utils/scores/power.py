@@ -22,8 +22,6 @@ from scipy.special import stdtrit
 from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, proportion_interval
 
-PATIENTS_GRID = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-SEEDS_GRID = (1, 3, 10, 30, 100)
 _BLOCK = 2**21  # values drawn at once
 _AVERAGES = 64  # different means over seeds kept for each patient and number of seeds
 
@@ -32,12 +30,11 @@ def power_simulation(
     differences: Sequence[float] | Sequence[Sequence[float]],
     patients: Sequence[str],
     effect: float,
-    patients_grid: Sequence[int] = PATIENTS_GRID,
-    seeds_grid: Sequence[int] = SEEDS_GRID,
-    seed_sd: float = 0.0,
+    patients_grid: Sequence[int],
+    seeds_grid: Sequence[int],
+    seed_sd: float,
     *,
     simulations: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Power at the 5 % level of a paired test of two models for each number of patients and seeds.
 
@@ -57,31 +54,25 @@ def power_simulation(
         patients_grid: numbers of patients, each 2 or more.
         seeds_grid: numbers of training seeds, each 1 or more.
         seed_sd: SD over seeds of a difference that all patients share (`seed_components`).
-        simulations: studies for each cell.
-        seed: same seed, same table.
+        simulations: studies for each cell, the same ones each time.
 
     Returns:
         DataFrame, a row a cell: `patients`, `seeds`, `power`, and `low`, `high`, the 95 % interval of its simulation error.
 
     Raises:
-        ValueError: shapes that differ, a patient missing, fewer than two patients with a difference, a grid or seed_sd out of
-            range.
+        ValueError: shapes that differ, a patient missing, or fewer than two patients with a difference.
     """
-    where = "power_simulation"
     rows = np.atleast_2d(np.asarray(differences, dtype=float))
-    answers = _by_patient(rows, patients, where)
-    if not (seed_sd >= 0 and np.isfinite(seed_sd) and np.isfinite(effect)):
-        raise ValueError(f"{where}: seed_sd is {seed_sd}, effect {effect}; expected a number from 0, and a number")
-    _check_grid(patients_grid, 2, "patients_grid")
-    _check_grid(seeds_grid, 1, "seeds_grid")
-    if simulations < 1:
-        raise ValueError(f"{where}: {simulations} simulations; expected 1 or more, 1000 for two digits")
-    own = answers.mean(axis=0) - answers.mean()
-    if len(rows) > 1:
-        own *= _share_of_patients(own, _components(answers)[1] / len(rows))
-    own += effect
-    answers = _answers(answers)
-    random = np.random.default_rng(seed)
+    measured = _by_patient(rows, patients, "power_simulation")
+    (measured_seeds, measured_patients), answers = measured.shape, _centred(measured)
+    own = measured.mean(axis=0) - measured.mean()
+    if measured_seeds > 1:
+        spread = float(own.var(ddof=1))
+        if spread > 0:  # what the seeds' noise adds to the patients' means is taken out
+            own *= np.sqrt(max(0.0, 1 - _components(measured)[1] / measured_seeds / spread))
+        # Of the size they have about the truth instead of about the means of what was measured.
+        answers *= np.sqrt(measured.size / ((measured_seeds - 1) * (measured_patients - 1)))
+    random = np.random.default_rng(0)
     found = []
     for seeds, count in product(seeds_grid, patients_grid):
         values = own[:, None] + _seed_means(answers, seeds, random)
@@ -127,10 +118,8 @@ def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
 def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
     """The same power by formula, for normal differences with SD `sd` over patients: that of a t-test whose t is noncentral.
 
-    Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, close from some 20 patients on.
-
-    Raises:
-        ValueError: fewer than 2 patients or 1 seed, SDs below 0 or both 0.
+    Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, close from some 20 patients on. At
+    least 2 patients, and one of the SDs above 0.
 
     Example:
         >>> round(paired_power(effect=0.01, sd=0.05, patients=200), 2)
@@ -138,11 +127,6 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
     """
     from scipy.stats import nct  # half a second to load
 
-    if patients < 2 or seeds < 1 or sd < 0 or seed_sd < 0 or not sd + seed_sd > 0:
-        raise ValueError(
-            f"paired_power: {patients} patients, {seeds} seeds, SDs {sd} and {seed_sd}; "
-            "expected 2 or more, 1 or more, and SDs from 0, one of them above"
-        )
     of_patients = sd**2 / patients
     error = np.sqrt(of_patients + seed_sd**2 / seeds)
     limit, freedom = _limit(of_patients, error**2, patients)
@@ -150,14 +134,11 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
 
 
 def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
-    """The smallest gain that a study of this size finds with a power of 80 %, in the unit of the SDs.
-
-    Raises:
-        ValueError: as for `paired_power`.
-    """
+    """The smallest gain that a study of this size finds with a power of 80 %, in the unit of the SDs; for numbers as in
+    `paired_power`."""
     from scipy.optimize import brentq
 
-    most = np.sqrt(sd**2 / max(patients, 1) + seed_sd**2 / max(seeds, 1))  # far above, scipy gives NaN
+    most = np.sqrt(sd**2 / patients + seed_sd**2 / seeds)  # far above, scipy gives NaN
     while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
         most *= 2
     return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd) - POWER, 0.0, most))
@@ -173,10 +154,7 @@ def _limit(of_patients: float | np.ndarray, variance: float | np.ndarray, count:
 
 
 def patients_and_seeds_interval(
-    differences: Sequence[float],
-    patients: Sequence[str],
-    seed_sd: float,
-    seeds: int = 1,
+    differences: Sequence[float], patients: Sequence[str], seed_sd: float, seeds: int
 ) -> tuple[float, float]:
     """95 % interval of a mean difference for other patients and other trainings: d ± t · √(s² / patients + seed_sd² / seeds).
 
@@ -193,13 +171,10 @@ def patients_and_seeds_interval(
         low and high; NaN for fewer than two patients with a difference, or without seed_sd.
 
     Raises:
-        ValueError: shapes that differ, a patient missing, no seeds, or an SD below 0.
+        ValueError: shapes that differ, or a patient missing.
     """
-    where = "patients_and_seeds_interval"
-    if seeds < 1 or seed_sd < 0:
-        raise ValueError(f"{where}: {seeds} seeds, seed_sd {seed_sd}; expected 1 or more, and a number from 0")
     values = np.asarray(differences, dtype=float)
-    known, codes, count = known_patients(values, patients, where)
+    known, codes, count = known_patients(values, patients, "patients_and_seeds_interval")
     if np.isnan(seed_sd) or count < 2:
         return np.nan, np.nan
     values = values[known]
@@ -256,24 +231,6 @@ def _components(of_seeds: np.ndarray) -> tuple[float, float]:
 def _centred(of_seeds: np.ndarray) -> np.ndarray:
     """What neither the seed nor the patient explains."""
     return of_seeds - of_seeds.mean(axis=1, keepdims=True) - of_seeds.mean(axis=0) + of_seeds.mean()
-
-
-def _answers(of_seeds: np.ndarray) -> np.ndarray:
-    """The patients' own answers, of the size they have about the truth instead of about the means of what was measured."""
-    seeds, count = of_seeds.shape
-    return _centred(of_seeds) * (np.sqrt(seeds * count / ((seeds - 1) * (count - 1))) if seeds > 1 else 0.0)
-
-
-def _share_of_patients(own: np.ndarray, noise: float) -> float:
-    """What patients' means over seeds shrink by so that the seeds' noise in them (a variance) is out."""
-    spread = float(own.var(ddof=1))
-    return float(np.sqrt(max(0.0, 1 - noise / spread))) if spread > 0 else 1.0
-
-
-def _check_grid(grid: Sequence[int], least: int, name: str) -> None:
-    wrong = [number for number in grid if isinstance(number, bool) or int(number) != number or number < least]
-    if wrong or not len(grid):
-        raise ValueError(f"power_simulation: {name} must hold whole numbers from {least}; found {wrong or list(grid)}")
 
 
 def _seed_means(answers: np.ndarray, seeds: int, random: np.random.Generator) -> np.ndarray:

@@ -15,8 +15,7 @@ import pandas as pd
 
 from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.estimates import patient_bootstrap
-from thyroid_utils.scores.masks import OVERLAP, binarise
-from thyroid_utils.scores.surface import surface_scores
+from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 # Name in code → name in a table.

@@ -19,7 +19,7 @@ from thyroid_utils.data.table import label_names
 from thyroid_utils.scores.checks import checked, patient_codes
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import patient_bootstrap
-from thyroid_utils.scores.groups import Mean, randomisation_test
+from thyroid_utils.scores.groups import randomisation_test
 
 NOT_KNOWN = "not known"  # the level of images whose factor the set does not tell
 FEWEST_PATIENTS = 10  # below it a subgroup is shown and marked, and no test is made
@@ -150,14 +150,14 @@ def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series
     """
     known = pd.to_numeric(results).astype(float).dropna()
     values, names = known.to_numpy(), patients.reindex(known.index).to_numpy(object)
-    codes, score = patient_codes(names, len(values), "subgroup_table")[0], Mean(values)
+    codes, _ = patient_codes(names, len(values), "subgroup_table")
     rows, questions = [], []
 
     def add(factor: str, level: str, inside: np.ndarray, others: np.ndarray, why: str = "") -> None:
         row = _row(values, names, inside, others)
         row |= {"factor": factor, "level": level, "p": np.nan, "untested": why or row["untested"]}
         if not row["untested"]:
-            row["p"], row["untested"] = randomisation_test(score, inside, inside | others, codes)
+            row["p"] = randomisation_test(values, inside, inside | others, codes)
         rows.append(row)
         questions.append(frozenset({inside.tobytes(), others.tobytes()}))
 

@@ -111,7 +111,6 @@ def error_detection(
     patients: Sequence[str],
     *,
     resamples: int = 2000,
-    seed: int = 0,
 ) -> Estimate:
     """AUROC of telling wrong images from right ones by their uncertainty: 0.5 is chance, 1 finds every error first.
 
@@ -119,7 +118,7 @@ def error_detection(
         uncertainty: the higher the less certain, any scale, shape (n,).
         wrong: whether each image is, such as a wrong label or a Dice below a limit; NaN where that is not defined. Shape (n,).
         patients: the patient of each, shape (n,).
-        resamples, seed: of the bootstrap over patients.
+        resamples: of the bootstrap over patients.
 
     Returns:
         Estimate. The value is NaN where no image is wrong, or none is right, and `note` says so; it also says how many images
@@ -137,7 +136,7 @@ def error_detection(
         found = Estimate(np.nan, np.nan, np.nan, len(errors), len(set(patients)), note=note)
     else:
         ranks = rankdata(values) / len(values)  # the AUROC is of the order alone
-        found = patient_bootstrap_scores(errors, ranks, patients, "auc", resamples=resamples, seed=seed)["auc"]
+        found = patient_bootstrap_scores(errors, ranks, patients, "auc", resamples=resamples)["auc"]
     return replace(found, note="; ".join(filter(None, (found.note, left_out))))
 
 
