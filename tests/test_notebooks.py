@@ -13,13 +13,13 @@ import yaml
 
 from thyroid_utils.common import paths
 from thyroid_utils.workbook.cli import main
-from thyroid_utils.workbook.parameters import declared_parameters, read_parameter_file
+from thyroid_utils.workbook.parameters import declared_parameters, parameters_by_notebook, read_parameter_file
 
 NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
 PARAMS = sorted(paths.params_dir().glob("*.yaml"))
 CHECKED = "nbval-check-output"
 PATH = re.compile(r"""["'](/|[A-Za-z]:\\|~/|\.\./)""")
-EVERY_NOTEBOOK_HAS = {"DATASET", "DATA_ROOT", "SPLIT_BY", "SEEDS"}
+SMOKE = ("01", "10")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -65,7 +65,7 @@ def test_parameters_are_commented_upper_case_literals(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_declares_the_common_parameters(path):
     declared = declared_parameters(path)
-    assert set(declared) >= EVERY_NOTEBOOK_HAS
+    assert set(declared) >= {"DATASET", "DATA_ROOT", "SPLIT_BY", "SEEDS"}
     assert declared["DATASET"].default == "phantom", "the defaults are the smoke run on phantoms"
 
 
@@ -84,11 +84,6 @@ def test_it_reads_as_a_story(notebook):
     assert len(headings) >= 6 and sum(line.startswith("# ") for line in headings) == 1
     assert "## What was seen" in headings and "## Limits and exercises" in headings
     assert headings.index("## What was seen") < headings.index("## Limits and exercises")
-
-
-@pytest.mark.parametrize("text", ['"/data/x"', r"'C:\\data'", '"~/x"', "'../shared'"])
-def test_paths_are_recognised(text):
-    assert PATH.search(text) and not PATH.search(text.strip("'\"")), "only where they are written as text"
 
 
 def test_it_holds_no_path_picture_or_stray_output(notebook):
@@ -118,14 +113,7 @@ def test_any_python3_kernel_runs_it(notebook):
 def test_a_parameter_file_names_only_what_notebooks_declare(path):
     found = read_parameter_file(path)
     assert found.title and found.description
-    declared = {notebook.stem: declared_parameters(notebook) for notebook in NOTEBOOKS}
-    for key, value in found.common.items():
-        owners = [parameters[key] for parameters in declared.values() if key in parameters]
-        assert owners, f"{key} is declared nowhere"
-        assert not [owner.problem(value) for owner in owners if owner.problem(value)]
-    for stem, section in found.sections.items():
-        for key, value in section.items():
-            assert key in declared[stem] and declared[stem][key].problem(value) is None, f"{stem}.{key}"
+    parameters_by_notebook(found)  # raises for a name or a value that no notebook declares
 
 
 def test_the_parameter_files_that_the_design_names_are_there():
@@ -137,32 +125,22 @@ def test_the_parameter_files_that_the_design_names_are_there():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
+    """The first notebook and the last with their defaults, through the runner; nbval runs all of them."""
     folder = tmp_path_factory.mktemp("reports") / "smoke run"
-    assert main(["run", str(paths.params_dir() / "smoke.yaml"), "--out", str(folder)]) == 0
+    assert main(["run", str(paths.params_dir() / "smoke.yaml"), "--only", *SMOKE, "--out", str(folder)]) == 0
     return folder
 
 
 def test_the_smoke_run_leaves_reports_figures_tables_and_numbers(smoke):
-    run = json.loads((smoke / "run.json").read_text())
     metrics = json.loads((smoke / "metrics.json").read_text())
-    assert "finished" in json.dumps(run) and "failed" not in json.dumps(run)
-    for notebook in [path for path in NOTEBOOKS if path.stem[:2].isdigit()]:
-        assert (smoke / f"{notebook.stem}.html").stat().st_size > 100_000
-        assert (smoke / f"{notebook.stem}.ipynb").is_file()
-        assert metrics[notebook.stem], "a notebook leaves its key numbers behind"
-        assert list((smoke / "figures").glob(f"{notebook.stem[:2]}_*.png"))
-        assert list((smoke / "tables").glob(f"{notebook.stem[:2]}_*.csv"))
-    assert "Explore the data" in (smoke / "index.html").read_text()
-
-
-def test_the_smoke_runs_numbers_are_the_known_ones(smoke):
-    metrics = json.loads((smoke / "metrics.json").read_text())
-    explored, preprocessed = metrics["01_data_exploration"], metrics["02_preprocessing"]
-    assert explored["patients"]["value"] == 14
-    assert explored["leaks"]["value"] == 0
+    assert [stem[:2] for stem in metrics] == list(SMOKE) and all(metrics.values())
+    for stem in metrics:
+        assert (smoke / f"{stem}.html").stat().st_size > 100_000 and (smoke / f"{stem}.ipynb").is_file()
+        assert list((smoke / "figures").glob(f"{stem[:2]}_*.png")) and list((smoke / "tables").glob(f"{stem[:2]}_*.csv"))
+    explored = metrics["01_data_exploration"]
+    assert (explored["patients"]["value"], explored["leaks"]["value"]) == (14, 0)
     assert explored["speckle_snr"]["value"] == pytest.approx(1.913, abs=0.05)  # a few thousand speckle cells: SD about 0.02
-    assert preprocessed["augmented_test_images_seen"]["value"] > 50
-    assert len(explored["split_hash"]["value"]) == 64
+    assert "Explore the data" in (smoke / "index.html").read_text()
 
 
 def test_nothing_of_the_smoke_run_tells_where_it_ran_or_names_a_patient(smoke):
@@ -170,9 +148,3 @@ def test_nothing_of_the_smoke_run_tells_where_it_ran_or_names_a_patient(smoke):
         text = file.read_text()
         assert str(paths.project_root()) not in text and str(smoke) not in text and str(Path.home()) + "/" not in text, file.name
         assert not re.search(r"phantom-\d{4}", text), f"{file.name} names a patient"
-
-
-def test_the_notebooks_themselves_were_not_run_in_place(smoke):
-    for path in NOTEBOOKS:
-        for cell in code_cells(nbformat.read(path, as_version=4)):
-            assert cell.execution_count is None or CHECKED in tags(cell)

@@ -171,8 +171,9 @@ def _tidied(node: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat
 def _client(node: nbformat.NotebookNode) -> NotebookClient:
     """To a kernel of this very interpreter, whatever kernel is installed as python3 elsewhere."""
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    options = {"startup_timeout": _START_TIMEOUT, "extra_arguments": ["--log-level=ERROR"], "coalesce_streams": True}
-    return NotebookClient(node, manager, timeout=None, record_timing=False, **options)
+    options = {"startup_timeout": _START_TIMEOUT, "timeout": None, "extra_arguments": ["--log-level=ERROR"]}
+    options |= {"coalesce_streams": True, "record_timing": False}
+    return NotebookClient(node, manager, shutdown_kernel="immediate", **options)  # nothing is left to be done: all cells ran
 
 
 def _environment(variables: dict[str, str | None]) -> dict[str, str]:
