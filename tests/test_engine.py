@@ -115,7 +115,6 @@ def test_a_wrong_config_stops_all_before_anything_is_trained(monkeypatch, change
     [
         ({"engine": "ray"}, "serial, dask"),
         ({"address": "tcp://127.0.0.1:1"}, "dask"),
-        ({"engine": "dask", "workers": 2, "address": "tcp://127.0.0.1:1"}, "leave out workers"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(arguments, message):
@@ -203,7 +202,7 @@ def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8,
     count = len(gpus.split(",")) if isinstance(gpus, str) else gpus
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    return plan_workers(configs, given.get("workers"), given.get("threads"))
+    return plan_workers(configs, given.get("threads"))
 
 
 def test_one_gpu_a_worker(monkeypatch):
@@ -211,7 +210,6 @@ def test_one_gpu_a_worker(monkeypatch):
     assert plan(configs, monkeypatch, 4) == (["0", "1", "2", "3"], 4, 2)  # eight cores among four workers
     assert plan(configs[:2], monkeypatch, 4) == (["0", "1", "2", "3"], 2, 4)
     assert plan(configs, monkeypatch, "5,GPU-7a") == (["5", "GPU-7a"], 2, 4)
-    assert plan(configs, monkeypatch, 1, workers=2) == (["0"], 2, 4)
     assert plan(configs, monkeypatch, 4, threads=3) == (["0", "1", "2", "3"], 4, 3)
     pairs = [RunConfig(training={"devices": 2}, seed=seed) for seed in range(6)]
     assert plan(pairs, monkeypatch, 5) == (["0,1", "2,3"], 2, 4)
@@ -222,8 +220,8 @@ def test_cpu_workers_share_the_cores_and_never_change_the_threads(monkeypatch, c
     assert plan(configs, monkeypatch, 4) == ([], 2, 4)
     assert plan(configs, monkeypatch, 0, threads=1) == ([], 6, 1)
     assert not capsys.readouterr().out
-    assert plan(configs, monkeypatch, 0, workers=3) == ([], 3, 4)
-    assert "3 workers of 4 threads on 8 cores" in capsys.readouterr().out
+    assert plan(configs, monkeypatch, 0, cores=2) == ([], 1, 4)
+    assert "one worker of 4 threads on 2 cores" in capsys.readouterr().out
 
 
 _CALLER = """
@@ -324,7 +322,7 @@ def test_a_killed_worker_loses_nothing_and_changes_nothing(ticks, tmp_path, monk
     killer = Killer(tmp_path / "dask")
     killer.start()
     try:
-        runs = run_all(configs, "dask", workers=2)
+        runs = run_all(configs, "dask")
     finally:
         killer.over.set()
         killer.join()

@@ -14,9 +14,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,7 +25,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models.networks import architecture
-from thyroid_utils.training.data import build, check_steps, input_pipeline, split_data
+from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash, runs_dir
 from thyroid_utils.training.state import choose_device
@@ -58,16 +59,13 @@ class RunsFailed(RuntimeError):
         self.runs, self.failures = runs, failures
 
 
-# Trains runs by name and yields each with what became of it, None where another process is at it and `wait` is false.
-Train = Callable[[dict[str, RunConfig], bool], Iterator[tuple[str, Run | Failure | None]]]
+# What became of each run by name, None where another process is at it and `wait` is false.
+Outcomes = Iterator[tuple[str, Run | Failure | None]]
+Train = Callable[[dict[str, RunConfig], bool], Outcomes]
 
 
 def run_all(
-    configs: Iterable[RunConfig],
-    engine: str = "serial",
-    address: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
+    configs: Iterable[RunConfig], engine: str = "serial", address: str | None = None, threads: int | None = None
 ) -> list[Run]:
     """The finished runs of many configs, each trained at most once, whatever dies in between.
 
@@ -80,9 +78,8 @@ def run_all(
         engine: "serial", or "dask" for several at once. A script that asks for dask without an address needs the usual
             `if __name__ == "__main__":`, as its workers are started from it.
         address: with "dask": of a scheduler whose workers see the same folders, such as tcp://HOST:8786. None starts workers on
-            this machine, which nobody else can reach, and ends them.
-        workers: how many to start; None takes one a GPU (one for `training.devices` GPUs), without GPUs as many as have
-            cores for their threads.
+            this machine, which nobody else can reach, and ends them: one a GPU (one for `training.devices` GPUs), without GPUs
+            as many as have cores for their threads.
         threads: of PyTorch in a run; None takes `torch.get_num_threads()` of this process, on workers that share GPUs no
             more than there are cores. On the CPU, equal numbers of threads give equal results to the last bit, on any engine
             and any number of workers; so with "dask" on the CPU set it to 1 or a few, that several workers have room.
@@ -94,48 +91,40 @@ def run_all(
         ConfigError, DataError, ValueError: a config that cannot work; nothing is trained then. A note says which.
         RunsFailed: after all others were finished.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; found {engine!r}")
-    if address is not None and (engine == "serial" or workers is not None):
-        raise ValueError('address is of a scheduler with workers of its own: choose engine "dask" and leave out workers')
+    if engine not in ENGINES or (address is not None and engine == "serial"):
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, and dask with an address; found {engine!r}")
     configs = list(configs)
-    names = _names(configs)
-    wanted = dict(zip(names, configs, strict=True))
-    outcomes: dict[str, Run | Failure] = {}
+    names, outcomes = _prepared(configs, here=address is None)
     progress = progress_bar("Runs", lines=False)
-
-    def done(name: str, outcome: Run | Failure, loaded: bool = False) -> None:
-        outcomes[name] = outcome
-        if os.environ.get("THYROID_REPORT_DIR"):
-            print(_line(outcome, loaded), flush=True)
-        progress(len(outcomes), len(wanted))
-
-    for name in wanted:
-        if (run := _finished(name)) is not None:
-            done(name, run, loaded=True)
-    missing = {name: config for name, config in wanted.items() if name not in outcomes}
-    _check(configs, missing, here=address is None)
+    for number, run in enumerate(outcomes.values(), 1):
+        _tell(run, " (loaded)")
+        progress(number, len(set(names)))
+    missing = {name: config for name, config in zip(names, configs, strict=True) if name not in outcomes}
     if missing:
-        chosen = _serial(threads) if engine == "serial" else _dask(missing, address, workers, threads)
-        with chosen as train:
+        serial = nullcontext(partial(_in_turn, threads=threads or torch.get_num_threads()))
+        with serial if engine == "serial" else _dask(list(missing.values()), address, threads) as train:
             for wait in (False, True):
                 left = {name: config for name, config in missing.items() if name not in outcomes}
                 for name, outcome in train(left, wait):
                     if outcome is not None:
-                        done(name, outcome)
+                        outcomes[name] = outcome
+                        _tell(outcome)
+                        progress(len(outcomes), len(set(names)))
+    found = [outcomes[name] for name in names]
     failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]
-    runs = [None if isinstance(outcomes[name], Failure) else outcomes[name] for name in names]
     if failures:
-        raise RunsFailed(runs, failures)
-    return runs
+        raise RunsFailed([None if isinstance(outcome, Failure) else outcome for outcome in found], failures)
+    return found
 
 
-def _line(outcome: Run | Failure, loaded: bool) -> str:
+def _tell(outcome: Run | Failure, how: str = "") -> None:
+    if not os.environ.get("THYROID_REPORT_DIR"):
+        return
     if isinstance(outcome, Failure):
-        return f"{outcome.config.label}: failed: {outcome.message}"
+        print(f"{outcome.config.label}: failed: {outcome.message}", flush=True)
+        return
     metrics, seconds = outcome.metrics, outcome.environment["seconds"]
-    line = f"{outcome.config.label}: {metrics['epochs']} epochs, best {metrics['best_epoch']}, {seconds:.0f} s"
-    return f"{line} (loaded)" if loaded else line
+    print(f"{outcome.config.label}: {metrics['epochs']} epochs, best {metrics['best_epoch']}, {seconds:.0f} s{how}", flush=True)
 
 
 def _finished(name: str) -> Run | None:
@@ -146,48 +135,41 @@ def _finished(name: str) -> Run | None:
         return None
 
 
-@contextmanager
-def _noted(configs: list[RunConfig], config: RunConfig) -> Iterator[None]:
-    """An error inside says which of the configs it is about."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in config {configs.index(config) + 1} of {len(configs)}: {config.label}")
-        raise
+def _prepared(configs: list[RunConfig], here: bool) -> tuple[list[str], dict[str, Run | Failure]]:
+    """Each config's run by name, and the finished runs; the same data and split are read once.
 
-
-def _names(configs: list[RunConfig]) -> list[str]:
-    """Each config's run. The same data and split are read once."""
-    known = {}
-    names = []
-    for config in configs:
-        key = config.task + config.data.model_dump_json() + config.split.model_dump_json()
-        with _noted(configs, config):
-            if key not in known:
-                known[key] = split_data(config)
-            check_steps(config, len(known[key].positions("train")))
-            names.append(run_hash(config, known[key].fingerprint, known[key].split_hash))
-    return names
-
-
-def _check(configs: list[RunConfig], missing: dict[str, RunConfig], here: bool) -> None:
-    """Raise for a config that cannot be trained. Networks are built for it, each once, as nothing else knows their options.
-
-    here: the devices that are to train are this machine's.
+    Raises for a config that cannot be trained. here: the devices that are to train are this machine's.
     """
-    built = set()
-    for config in missing.values():
-        with _noted(configs, config):
-            if here:
-                choose_device(config.training)
-            channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
-            training = config.training.batch_size, config.training.devices, config.training.class_balance
-            parts = config.task, config.model.model_dump(), config.loss.model_dump(), config.augmentation, size, training
-            key = json.dumps(parts, sort_keys=True)
-            if key not in built:
-                built.add(key)
-                network, _ = build(config, channels, "none", None)
-                network.check_size(size, size)
+    read: dict[str, SplitData] = {}
+    built: set[str] = set()
+    names, finished = [], {}
+    for number, config in enumerate(configs, 1):
+        try:
+            key = config.task + config.data.model_dump_json() + config.split.model_dump_json()
+            data = read[key] = read.get(key) or split_data(config)
+            check_steps(config, len(data.positions("train")))
+            names.append(run_hash(config, data.fingerprint, data.split_hash))
+            run = _finished(names[-1])
+            if run is None:
+                _check(config, built, here)
+            else:
+                finished.setdefault(names[-1], run)
+        except Exception as error:
+            error.add_note(f"in config {number} of {len(configs)}: {config.label}")
+            raise
+    return names, finished
+
+
+def _check(config: RunConfig, built: set[str], here: bool) -> None:
+    """Build the network, if it has not been yet, as nothing else knows its options."""
+    if here:
+        choose_device(config.training)
+    channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
+    training = config.training.batch_size, config.training.devices, config.training.class_balance
+    key = json.dumps([config.task, config.model.model_dump(), config.loss.model_dump(), config.augmentation, size, training])
+    if key not in built:
+        built.add(key)
+        build(config, channels, "none", None)[0].check_size(size, size)
 
 
 def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | None = None) -> Run | Failure | None:
@@ -204,18 +186,14 @@ def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | N
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _serial(threads: int | None) -> Iterator[Train]:
-    def train(missing: dict[str, RunConfig], wait: bool) -> Iterator[tuple[str, Run | Failure | None]]:
-        for name, config in missing.items():
-            yield name, _attempt(config, wait, threads or torch.get_num_threads())
-
-    yield train
+def _in_turn(configs: dict[str, RunConfig], wait: bool, threads: int) -> Outcomes:
+    for name, config in configs.items():
+        yield name, _attempt(config, wait, threads)
 
 
 @contextmanager
-def _dask(missing: dict[str, RunConfig], address: str | None, workers: int | None, threads: int | None) -> Iterator[Train]:
-    from distributed import Client, as_completed
+def _dask(configs: list[RunConfig], address: str | None, threads: int | None) -> Iterator[Train]:
+    from distributed import Client
 
     variables = {
         "THYROID_WORKBOOK_ROOT": str(paths.project_root()),
@@ -224,34 +202,36 @@ def _dask(missing: dict[str, RunConfig], address: str | None, workers: int | Non
     }
     told = {"variables": variables, "recipe": RECIPE, "threads": threads, "most_threads": torch.get_num_threads()}
     if address is None:
-        gpus, number, told["threads"] = plan_workers(list(missing.values()), workers, threads)
-        opened, told["gpus"] = local_workers(number), gpus
+        told["gpus"], number, told["threads"] = plan_workers(configs, threads)
+        opened = local_workers(number)
     else:
         opened = Client(address, set_as_default=False)
     with opened as client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
             print(f"{address}: no workers yet; waiting for the first", flush=True)
+        yield partial(_at_once, client, told)
 
-        def train(missing: dict[str, RunConfig], wait: bool) -> Iterator[tuple[str, Run | Failure | None]]:
-            futures = {}
-            for name, config in missing.items():
-                futures[client.submit(_train_here, config.to_json(), wait=wait, **told, pure=False)] = name
-            try:
-                for future in as_completed(futures, loop=client.loop):
-                    name = futures[future]
-                    yield name, _outcome(future, name, missing[name])
-            finally:
-                client.cancel(list(futures))
 
-        yield train
+def _at_once(client: Client, told: dict, configs: dict[str, RunConfig], wait: bool) -> Outcomes:
+    from distributed import as_completed
+
+    futures = {}
+    for name, config in configs.items():
+        futures[client.submit(_train_here, config.to_json(), wait=wait, **told, pure=False)] = name
+    try:
+        for future in as_completed(futures, loop=client.loop):
+            name = futures[future]
+            yield name, _outcome(future, name, configs[name])
+    finally:
+        client.cancel(list(futures))
 
 
 def _outcome(future: Future, name: str, config: RunConfig) -> Run | Failure | None:
     """What became of a run on a worker, as this process sees it."""
     if future.status != "finished":
         error = future.exception() if future.status == "error" else "the scheduler lost it"
-        told = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
-        return Failure(config, f"its worker died ({told}); often memory; run again: finished runs are kept, this one is resumed")
+        told = f"its worker died ({type(error).__name__}: {error}); often memory"
+        return Failure(config, f"{told}; run again: finished runs are kept, this one is resumed")
     state, *rest = future.result()
     if state != "finished":
         return Failure(config, *rest) if state == "failed" else None
@@ -282,7 +262,7 @@ def _train_here(
         gpus: which of them each local worker sees, by its number.
 
     Returns:
-        ("finished", name of the run), ("busy",) or ("failed", message, trace).
+        ("finished",), ("busy",) or ("failed", message, trace).
     """
     from dask.system import CPU_COUNT
     from distributed import get_worker
@@ -298,34 +278,28 @@ def _train_here(
         outcome = _attempt(RunConfig(**json.loads(config)), wait, threads, progress=lambda done, total: None)
     if outcome is None:
         return ("busy",)
-    return ("failed", outcome.message, outcome.trace) if isinstance(outcome, Failure) else ("finished", outcome.name)
+    return ("failed", outcome.message, outcome.trace) if isinstance(outcome, Failure) else ("finished",)
 
 
-def plan_workers(configs: list[RunConfig], workers: int | None, threads: int | None) -> tuple[list[str], int, int]:
+def plan_workers(configs: list[RunConfig], threads: int | None) -> tuple[list[str], int, int]:
     """GPUs of each worker on this machine as `CUDA_VISIBLE_DEVICES` names them (none: empty), how many workers, and PyTorch's
-    threads in each; arguments as of `run_all`."""
+    threads in each; `threads` as of `run_all`."""
     from dask.system import CPU_COUNT  # what this process may use, in a container too
 
-    given, threads = threads, threads or torch.get_num_threads()
-    on_gpu = [config.training.devices for config in configs if config.training.device != "cpu"]
-    count = torch.cuda.device_count() if on_gpu and torch.cuda.is_available() else 0
-    if not count:
-        share = threads * max(config.training.devices for config in configs)  # a run on several devices has a process for each
-        number = workers or max(1, min(len(configs), CPU_COUNT // share))
-        if number * share > CPU_COUNT or (number == 1 and len(configs) > 1 and workers is None):
-            print(
-                f"{number} workers of {share} threads on {CPU_COUNT} cores; "
-                "set threads, to the same number for every engine, to share the cores out",
-                flush=True,
-            )
-        return [], number, threads
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus, each = (listed.split(",") if listed else [str(number) for number in range(count)])[:count], max(on_gpu)
+    each, chosen = max(config.training.devices for config in configs), threads or torch.get_num_threads()
+    on_gpu = any(config.training.device != "cpu" for config in configs) and torch.cuda.is_available()
+    if not on_gpu:
+        share = chosen * each  # a run on several devices has a process for each
+        number = max(1, min(len(configs), CPU_COUNT // share))
+        if number == 1 < len(configs):
+            told = f"one worker of {share} threads on {CPU_COUNT} cores"
+            print(f"{told}; set threads, to the same number for every engine, to share the cores out", flush=True)
+        return [], number, chosen
+    count, listed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = listed.split(",")[:count] if listed else [str(number) for number in range(count)]
     groups = [",".join(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
-    number = workers or min(len(groups), len(configs))
-    if given is None and len(on_gpu) == len(configs):  # the arithmetic is on the GPUs
-        threads = max(1, min(threads, CPU_COUNT // number))
-    return groups, number, threads
+    number = min(len(groups), len(configs))
+    return groups, number, threads or max(1, min(chosen, CPU_COUNT // number))
 
 
 @contextmanager
@@ -335,27 +309,26 @@ def local_workers(number: int) -> Iterator[Client]:
     What passes between them is encrypted by keys that only they have, and every port is closed to other machines.
     """
     import dask
-    from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+    from distributed import Client, LocalCluster, Security
 
-    security = Security.temporary()
-    shared = {"host": "127.0.0.1", "protocol": "tls", "security": security}
-    shared |= {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     settings = {
         "distributed.worker.profile.enabled": False,
         "distributed.scheduler.http.routes": [],  # no pages: they would tell of the runs to whoever asks
         "distributed.worker.http.routes": [],
     }
     with dask.config.set(settings), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        own = {"nthreads": 1, "memory_limit": 0, "local_directory": scratch, "silence_logs": logging.CRITICAL}
-        worker: dict[str, Any] = {"cls": Nanny, "options": {**shared, **own, "env": {"TQDM_DISABLE": "1"}}}
-        scheduler = {"cls": Scheduler, "options": shared}
-        with (
-            SpecCluster(
-                workers=dict.fromkeys(range(number), worker),
-                scheduler=scheduler,
-                security=security,
-                silence_logs=logging.CRITICAL,  # deaths and moves of tasks are expected; failures are told by RunsFailed
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
+        cluster = LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            memory_limit=0,
+            host="127.0.0.1",
+            protocol="tls",
+            security=Security.temporary(),
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            local_directory=scratch,
+            silence_logs=logging.CRITICAL,  # deaths and moves of tasks are expected; failures are told by RunsFailed
+            env={"TQDM_DISABLE": "1"},
+        )
+        with cluster, Client(cluster, set_as_default=False) as client:
             yield client
