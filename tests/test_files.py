@@ -1,26 +1,60 @@
+"""Files whole or absent: interrupted writers, full disks, several processes, and what is made once and found again."""
+
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from thyroid_utils.common import files
-from thyroid_utils.common.files import atomic_path, file_hash, source_hash, write_bytes, write_text
+from thyroid_utils.common import files, paths
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import (
+    atomic_path,
+    broken_seal,
+    cached,
+    cached_folder,
+    content_key,
+    file_hash,
+    file_hashes,
+    source_hash,
+    write_bytes,
+    write_text,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
+
+
+# Written whole
 
 
 def test_text_and_bytes_are_written_as_open_to_others_as_any_and_the_path_returned(tmp_path):
     assert write_text(tmp_path / "new" / "é ü.txt", "αβγ\n") == tmp_path / "new" / "é ü.txt"
     assert (tmp_path / "new" / "é ü.txt").read_bytes() == "αβγ\n".encode()
-    assert write_bytes(tmp_path / "a", b"\0\1").read_bytes() == b"\0\1"
     (tmp_path / "b").write_bytes(b"1")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+    assert write_bytes(tmp_path / "a", b"\0\1").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_the_umask_is_kept_and_never_lifted_for_other_threads(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "umask", lambda mask: pytest.fail("lifted"))
+            write_bytes(tmp_path / "a", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
 def test_what_was_there_stays_when_the_block_fails(tmp_path):
@@ -40,11 +74,9 @@ def test_a_full_disk_found_out_late_names_the_file_and_leaves_it_as_it_was(tmp_p
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError) as error:
+    with pytest.raises(OSError, match=r"free some.*results\.csv") as error:
         write_bytes(target, b"new")
-    text = str(error.value)
-    assert error.value.errno == code and str(target) in text and "free some" in text and "\n" not in text
-    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+    assert error.value.errno == code and target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
 
 
 WRITER = """
@@ -70,13 +102,6 @@ def test_running_out_of_space_while_writing(tmp_path):
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_bytes(b"1")
-    with pytest.raises(OSError):
-        write_bytes(tmp_path / "file" / "below", b"2")
-    assert (tmp_path / "file").read_bytes() == b"1"
-
-
 def test_two_writers_at_once_leave_one_whole_file(tmp_path):
     contents = [bytes([number]) * 200_000 for number in range(8)]
     threads = [threading.Thread(target=write_bytes, args=(tmp_path / "a", content)) for content in contents]
@@ -87,29 +112,153 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
     assert (tmp_path / "a").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_umask_is_kept_and_never_lifted_for_other_threads(tmp_path, monkeypatch):
-    lifted = []
-    before = os.umask(0o027)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, "umask", lambda mask: lifted.append(mask) or 0o027)
-            write_bytes(tmp_path / "a", b"1")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640 and not lifted
-
-
-def test_file_hash_is_sha_256(tmp_path):
-    content = os.urandom(100_000)
-    (tmp_path / "a").write_bytes(content)
-    assert file_hash(tmp_path / "a") == hashlib.sha256(content).hexdigest()
-
-
 def test_source_hash_changes_with_code_and_not_with_words(tmp_path):
     def hashed(text: str) -> str:
-        (tmp_path / "a.py").write_text(text)
-        return source_hash([tmp_path / "a.py"])
+        return source_hash([write_text(tmp_path / "a.py", text)])
 
     plain = hashed("def double(x):\n    return 2 * x\n")
     assert hashed('"""Twice."""\n\ndef double(x):\n    """2 x."""\n    return (2 * x)  # said\n') == plain
     assert hashed("def double(x):\n    return 3 * x\n") != plain
+
+
+# Made once
+
+
+def never():
+    raise AssertionError("made a second time")
+
+
+def fill(folder):
+    (folder / "below").mkdir()
+    (folder / "below" / "a.bin").write_bytes(b"12")
+    (folder / "b.txt").write_text("3")
+
+
+def test_a_key_tells_values_apart_and_not_the_order_of_names():
+    assert content_key("a", {"x": 1, "y": [2, None]}) == content_key("a", {"y": [2, None], "x": 1})
+    assert len({content_key(*some) for some in [("a",), ("a", 1), ("a", 1.5), ("a", "1"), (["a", 1],)]}) == 5
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 0.1, None, "é"]}, [], 0.30000000000000004, {"score": float("inf")}], ids=str)
+def test_a_value_is_made_once(value):
+    assert cached("things", "k", lambda: value) == value == cached("things", "k", never)
+    assert cached("things", "other", lambda: (1, 2)) == [1, 2] == cached("things", "other", never)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"value": 3}', '{"value": 3, "sha256": "0"}', "\xff\xfe", None])
+def test_a_damaged_value_is_made_again(damage):
+    cached("things", "k", lambda: 7)
+    path = paths.cache_dir() / "things" / "k.json"
+    edited = path.read_text().replace("7", "9", 1)
+    path.write_bytes((edited if damage is None else damage).encode("latin1"))
+    assert cached("things", "k", lambda: 8) == 8 == cached("things", "k", never)
+    path.unlink(), path.mkdir()
+    assert cached("things", "k", lambda: 8) == 8 and path.is_dir(), "a folder in its place does no harm"
+
+
+def test_a_folder_is_made_once_and_then_only_read(tmp_path, monkeypatch):
+    folder = cached_folder(tmp_path / "set", fill)
+    subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True)
+    assert broken_seal(tmp_path / "copy") is None, "a copy is whole"
+    assert (folder / "below" / "a.bin").read_bytes() == b"12"
+    monkeypatch.setattr(files, "FileLock", never)
+    monkeypatch.setattr(files, "file_hash", never)
+    assert cached_folder(tmp_path / "set", never) == folder
+
+
+def turn_a_bit(path):
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def set_back(path):
+    before = path.stat()
+    turn_a_bit(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def become_a_folder(path):
+    path.unlink(), path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["below/a.bin", "b.txt", "complete.json"])
+@pytest.mark.parametrize("damage", [turn_a_bit, set_back, become_a_folder, Path.unlink, lambda p: p.write_bytes(b"")])
+def test_a_damaged_folder_is_made_again(tmp_path, name, damage):
+    folder = cached_folder(tmp_path / "set", fill)
+    time.sleep(0.01)  # the grain of the file system's clock
+    damage(folder / name)
+    assert broken_seal(folder).startswith(name)
+    cached_folder(folder, fill)
+    assert broken_seal(folder) is None and (folder / "b.txt").read_text() == "3"
+
+
+def test_a_failure_leaves_nothing_and_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
+    def fails(folder):
+        fill(folder)
+        raise ValueError("no such step")
+
+    with pytest.raises(ValueError, match="no such step"):
+        cached_folder(tmp_path / "sets" / "set", fails)
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == [".set.lock"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="the cache folder cannot be written"):
+        cached_folder(tmp_path / "file" / "set", fill)
+
+
+@pytest.mark.parametrize(
+    "code, error, told", [(errno.ENOSPC, DataError, "the disk is full"), (errno.EIO, OSError, "Input/output")]
+)
+def test_a_full_disk_is_told_and_another_fault_stays_what_it_is(tmp_path, code, error, told):
+    def fails(folder):
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(error, match=told):
+        cached_folder(tmp_path / "set", fails)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from thyroid_utils.common.files import cached_folder
+def make(folder):
+    (folder / "a").write_text("half")
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (folder / "a").write_text(sys.argv[3])
+cached_folder(Path(sys.argv[1]), make)
+"""
+
+
+def test_a_killed_process_leaves_no_folder_and_two_make_one(tmp_path):
+    def start(seconds, content):
+        command = [sys.executable, "-c", SLOW, str(tmp_path / "set"), seconds, content]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    killed = start("60", "never")
+    assert killed.stdout.readline() == "begun\n"
+    killed.send_signal(signal.SIGKILL), killed.wait()
+    assert broken_seal(tmp_path / "set") == "complete.json cannot be read"
+    first = start("1", "first")
+    assert first.stdout.readline() == "begun\n"
+    second = start("0", "second")
+    assert (first.wait(), second.wait(), second.stdout.read()) == (0, 0, "")
+    assert (tmp_path / "set" / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".set-")] == []
+
+
+def test_hashes_of_files_are_remembered_and_a_disguised_change_is_still_seen(tmp_path, monkeypatch):
+    names = [str(write_text(tmp_path / name, f"content of {name}")) for name in "abc"]
+    record = paths.cache_dir() / "file_hashes.json"
+    hashes = file_hashes(names)
+    assert hashes == {name: file_hash(name) for name in names}
+    assert not record.exists(), "just written: not to be trusted yet"
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
+    file_hashes(names)
+    read = []
+    monkeypatch.setattr(files, "file_hash", lambda path: read.append(path) or file_hash(path))
+    assert file_hashes(names) == hashes and not read
+    set_back(Path(names[0]))  # same inode, same length, same date of modification
+    assert file_hashes(names)[names[0]] != hashes[names[0]] and read == [names[0]]
+    record.write_text(record.read_text().replace(hashes[names[1]], "0" * 64))
+    assert file_hashes(names[1:]) == {name: hashes[name] for name in names[1:]}, "an edited record is not believed"
+    with pytest.raises(DataError, match=r"cannot be read .*; restore it or drop its row"):
+        file_hashes([*names, str(tmp_path / "nowhere")])

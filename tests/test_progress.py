@@ -20,16 +20,3 @@ def test_an_unattended_run_is_silent(monkeypatch, capsys):
     progress(1, 2)
     progress(2, 2)
     assert capsys.readouterr() == ("", "")
-
-
-def test_long_work_in_a_report_says_now_and_then_what_it_waits_for(monkeypatch, capsys):
-    monkeypatch.setenv("THYROID_REPORT_DIR", "somewhere")
-    clock = iter([0.0, 19.0, 20.5, 50.0, 81.0, 200.0])
-    monkeypatch.setattr("thyroid_utils.common.progress.time.monotonic", lambda: next(clock))
-    progress = progress_bar("Reading")
-    for done in range(1, 6):
-        progress(done, 5)
-    assert capsys.readouterr().out == "Reading: 2 of 5 after 20 s\nReading: 4 of 5 after 81 s\n"
-    silent = progress_bar("Reading", lines=False)
-    silent(1, 2)
-    assert capsys.readouterr().out == ""

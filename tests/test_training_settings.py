@@ -18,9 +18,9 @@ from torch import nn
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import WithAuxiliary, batches_of, forked, tiny_config, tiny_network, with_cases
 
-from thyroid_utils.common.cache import content_key
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.common.errors import DataError, TrainingError
+from thyroid_utils.common.files import content_key
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS

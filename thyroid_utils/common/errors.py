@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from thyroid_utils.common.files import NO_SPACE
-
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -35,21 +30,6 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
-
-@contextmanager
-def cache_errors(folder: Path) -> Iterator[None]:
-    """A full disk or a cache folder that cannot be written as a DataError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            told = "the disk is full; free some space or set THYROID_WORKBOOK_CACHE to another disk"
-        elif error.errno in _UNWRITABLE:
-            told = f"the cache folder cannot be written ({error.strerror}); set THYROID_WORKBOOK_CACHE to one that can"
-        else:
-            raise
-        raise DataError(f"{folder}: {told}") from None
 
 
 class TrainingError(RuntimeError):

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.cache import file_hashes
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import file_hashes
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask, ring_around
 

@@ -17,10 +17,9 @@ import torch
 from scipy.special import expit
 from torch import nn
 
-from thyroid_utils.common.cache import cached, content_key
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import source_hash
+from thyroid_utils.common.files import cached, content_key, source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask

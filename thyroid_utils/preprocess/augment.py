@@ -25,8 +25,8 @@ from pydantic import Field
 from torch.nn import functional
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError, nearest
+from thyroid_utils.common.files import cached_folder, content_key
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases

@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.cache import cached, content_key, file_hashes
 from thyroid_utils.common.errors import DataError, nearest
-from thyroid_utils.common.files import source_hash
+from thyroid_utils.common.files import cached, content_key, file_hashes, source_hash
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data import images, overlays
 from thyroid_utils.data.images import read_image, read_mask

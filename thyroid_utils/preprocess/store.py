@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import cached_folder, content_key, write_text
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, code_hash, contents, for_each_case

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thyroid_utils.common.cache import cached, content_key, file_hashes
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import source_hash
+from thyroid_utils.common.files import cached, content_key, file_hashes, source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import audit, splits, videos
 from thyroid_utils.data.audit import audit_cases

@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
-from thyroid_utils.common.files import atomic_path, write_bytes, write_text
+from thyroid_utils.common.files import atomic_path, remove_temporaries, write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.batch import Batches, in_order
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
@@ -34,7 +34,6 @@ from thyroid_utils.training.ledger import (
     RunDamaged,
     environment_stamp,
     find_run,
-    left_behind,
     mark_complete,
     run_hash,
     run_lock,
@@ -96,11 +95,10 @@ def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progres
     with repeatable(device):
         assembly = assemble(config, data, folder, device)
         folder.mkdir(parents=True, exist_ok=True)
-        for path in left_behind(folder):
-            path.unlink()
+        remove_temporaries(folder)  # of a process that was killed
         write_text(folder / "config.json", config.to_json())
         write_text(folder / "data.json", json.dumps(_described(data, assembly), indent=2))
-        bar, total = progress_bar(f"Training {config.model.name}", lines=False) if progress is None else progress, 1
+        bar, total = progress_bar(f"Training {config.model.name}") if progress is None else progress, 1
 
         def tell(done: int, batches: int) -> None:
             nonlocal total

@@ -10,7 +10,7 @@
 | `maps.safetensors` | probability maps (segmentation, joint), in the order of `predictions.csv` |
 | `metrics.json` | loss and AUC, Dice and IoU, or all of these, on validation and test |
 | `environment.json` | versions, device, threads, commit, time |
-| `complete.json` | written last: the SHA-256 of each file above (`common.cache.seal`) |
+| `complete.json` | written last: the SHA-256 of each file above (`common.files.seal`) |
 
 The name leaves out what says where, not what: the data's folder and the device (`environment.json` tells). A run on a GPU and
 the same on a CPU are one run, made once.
@@ -36,9 +36,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import MARK, broken_seal, content_key, seal
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.files import file_hash
+from thyroid_utils.common.files import MARK, broken_seal, content_key, file_hash, seal
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +48,6 @@ MAPS = "maps.safetensors"  # of segmentation and joint runs
 MAPS_TENSOR = "maps"
 RESUME = "resume"
 STATE = "state.pt"  # in it: where training stands
-FAILURE = "failure.json"  # why training on several devices stopped, while that is on its way to the caller
 # Raised by hand where a change to networks, losses, training or preprocessing moves the numbers of a run; the runs in
 # `tests/test_pinned_numbers.py` notice one. Docstrings, names and moves leave it alone. Versions of libraries are not in a run's
 # name either: an update of PyTorch would train every finished run anew for a last digit; `environment.json` names them.
@@ -170,13 +168,11 @@ class Run:
         names = self.predictions.index[rows]
         with safe_open(self.folder / MAPS, framework="numpy") as file:
             kept = file.get_slice(MAPS_TENSOR)
-            if cases is None:
-                maps = kept[int(rows[0]) : int(rows[-1]) + 1]
-            else:
-                chosen = [int(rows[names.get_loc(case)]) for case in cases]
-                maps = np.concatenate([kept[at : at + 1] for at in chosen])
-                names = pd.Index(cases, dtype=names.dtype, name="case")
-        return names, maps.astype(np.float32) / np.float32(255)
+            places = names.get_indexer_for(names if cases is None else cases)
+            if (places < 0).any():
+                raise KeyError(f"run {self.name}: not all of {list(cases)} are of {split}")
+            maps = np.concatenate([kept[at : at + 1] for at in rows[places].tolist()])
+        return names[places], maps.astype(np.float32) / np.float32(255)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -243,17 +239,6 @@ def mark_complete(folder: Path) -> Run:
     return run
 
 
-def left_behind(folder: Path) -> list[Path]:
-    """What a process that was killed has left in the folder of an unfinished run, temporary files included.
-
-    Not what is kept to resume it, and nothing that is not a run's, such as the folders of a file browser.
-    """
-    names = [Path(name) for name in (*RUN_FILES, MAPS, MARK, FAILURE)]
-    temporary = [f".{name.stem}-{'[0-9a-f]' * 12}{name.suffix}" for name in names]  # as `files.atomic_path` calls them
-    found = [path for pattern in (*map(str, names), *temporary) for path in folder.glob(pattern)]
-    return [path for path in found if not path.is_dir()]
-
-
 def find_run(name: str) -> Run | None:
     """The finished run of that name, or None where there is none.
 
@@ -316,10 +301,10 @@ def _folders() -> list[Path]:
 
 def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
     """The row of a run; None where others have removed it. held: this process holds its lock, so that no other one trains it."""
-    run = Run(folder)
-    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder), "state": "finished"}
-    finished = (folder / MARK).exists()
+    run, finished = Run(folder), (folder / MARK).exists()
     busy = not finished and not held and _is_busy(run.name)
+    state = "finished" if finished else "training" if busy else "unfinished"
+    row: dict[str, Any] = {"run": run.name, "note": "", "megabytes": _megabytes(folder), "state": state}
     try:
         row["changed"] = folder.stat().st_mtime
         config = run.config
@@ -328,7 +313,7 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
         row |= {"dataset": config.data.dataset, "seed": config.seed}
         row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
         if not finished:
-            return row | {"state": "training" if busy else "unfinished", "epochs": _epochs_so_far(folder)}
+            return row | {"epochs": _epochs_so_far(folder)}
         run.check()
         metrics = run.metrics
         row |= {"epochs": metrics["epochs"], "best_epoch": metrics["best_epoch"]}
@@ -337,7 +322,7 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
         if not folder.is_dir():
             return None
         if busy:  # its first files are being written
-            return row | {"state": "training"}
+            return row
         note = str(error) if isinstance(error, RunDamaged) else f"run {run.name}: cannot be read"
         return row | {"state": "damaged", "note": note}
 
@@ -403,7 +388,7 @@ def environment_stamp(device: str, precision: str, devices: int) -> dict[str, An
 
     versions = {}
     for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
+        with suppress(metadata.PackageNotFoundError):  # as OpenCV, which has several packages
             versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
@@ -419,8 +404,7 @@ def environment_stamp(device: str, precision: str, devices: int) -> dict[str, An
 
 def _commit() -> str | None:
     """The commit that the sources are at, None outside a git checkout."""
-    if shutil.which("git") is None or not (paths.project_root() / ".git").exists():
+    root = paths.project_root()
+    if shutil.which("git") is None or not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(paths.project_root()), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    return answer.stdout.strip() or None
+    return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None

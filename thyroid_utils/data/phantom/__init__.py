@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import cached_folder, content_key
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.phantom import imaging
@@ -127,7 +127,7 @@ def phantom_cases(
 
     Every image shows exactly one nodule. The first n patients are the same whatever the number of patients; on one platform
     the pixels depend on the settings alone, not on the number of workers or what was made before. Files lie in a folder named
-    by the settings and this package's code, which is made once and found again (`common.cache`).
+    by the settings and this package's code, which is made once and found again (`common.files`).
 
     Args:
         root: folder to write below; None takes `phantoms` in the cache folder.

@@ -20,8 +20,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.cache import cached_folder, content_key
 from thyroid_utils.common.errors import DataError, ImageError, readable
+from thyroid_utils.common.files import cached_folder, content_key
 from thyroid_utils.data.images import read_image, write_png
 from thyroid_utils.data.readers import listing
 
