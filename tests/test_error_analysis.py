@@ -150,7 +150,8 @@ NODULE = (14, 34, 14, 34)
 def made_comparison(truths: list[np.ndarray], maps: list[np.ndarray]) -> SimpleNamespace:
     """What a comparison of segmenters offers: every two images a patient."""
     names = pd.Index([f"c{number}" for number in range(len(truths))], dtype="string", name="case")
-    table = segmentation_table(truths, [probability >= 0.5 for probability in maps], cases=names)
+    pairs = [(truth, probability >= 0.5) for truth, probability in zip(truths, maps, strict=True)]
+    table = segmentation_table(pairs, names, [None] * len(pairs))
     truth = pd.DataFrame({"patient": [f"p{number // 2}" for number in range(len(names))], "label": pd.NA}, names)
     pictures = {case: (truth, *pair) for case, pair in zip(names, zip(truths, maps, strict=True), strict=True)}
     both = pd.concat([table.assign(resolution=name) for name in ("network", "own")])

@@ -93,7 +93,9 @@ def test_masks_of_other_kinds_are_refused():
 
 def comparison_of(truths: list[np.ndarray], founds: list[np.ndarray], patients: list[str]) -> SimpleNamespace:
     """What a comparison of segmenters offers, with the parts of `where_lost` in its table."""
-    table = segmentation_table(truths, founds, cases=[f"c{number}" for number in range(len(truths))])
+    table = segmentation_table(
+        zip(truths, founds, strict=True), [f"c{number}" for number in range(len(truths))], [None] * len(truths)
+    )
     parts = pd.DataFrame([where_lost(*pair) for pair in zip(truths, founds, strict=True)], table.index)
     own = table[["dice", "hd95", "presence"]].join(parts).assign(patient=patients, resolution="own")
     pictures = dict(zip(table.index, zip(truths, truths, np.asarray(founds, float), strict=True), strict=True))
