@@ -1,4 +1,4 @@
-"""Losses against values by hand, scikit-learn, torchvision and segmentation_models_pytorch."""
+"""Losses by hand, against scikit-learn and the libraries they do not come from, and by their gradients."""
 
 from __future__ import annotations
 
@@ -6,21 +6,55 @@ import math
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from sklearn.metrics import log_loss
+from torch.nn.functional import cross_entropy
 from torchvision.ops import sigmoid_focal_loss
 
-from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES, build_loss
+from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES, border_weights, build_loss
 
 # Probabilities 0.8/0.2 and 0.4/0.6: the first image is benign (p_y = 0.8), the second malignant (p_y = 0.6).
 LOGITS = torch.log(torch.tensor([[0.8, 0.2], [0.4, 0.6]]))
 LABELS = torch.tensor([0, 1])
+BENIGN, MALIGNANT = -math.log(0.8), -math.log(0.6)
+
+# The nodule is the middle; the prediction, 0.8 where marked and 0.2 elsewhere, is one column too far to the right:
+# . . . .        . . . .      right: 2 of the nodule, 10 of the background
+# . N N .        . . X X      wrong: 2 of the nodule (left), 2 of the background (right)
+# . N N .        . . X X      Σ p·y = 2·0.8 + 2·0.2 = 2, Σ p = 4·0.8 + 12·0.2 = 5.6, Σ y = 4
+# . . . .        . . . .      so that TP = 2, FP = 3.6, FN = 2
+MASK = torch.zeros(1, 4, 4, dtype=torch.bool)
+MASK[:, 1:3, 1:3] = True
+MARKED = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+MARKED[..., 1:3, 2:] = True
+MARGIN = math.log(4)  # the log-odds of 0.8
+PIXELS = torch.where(MARKED, MARGIN, -MARGIN)
+RIGHT, WRONG = -math.log(0.8), -math.log(0.2)
+BCE = (12 * RIGHT + 4 * WRONG) / 16
+DICE = 1 - (2 * 2 + 1) / (5.6 + 4 + 1)
+TVERSKY = 1 - (2 + 1) / (2 + 0.3 * 3.6 + 0.7 * 2 + 1)
+FOCAL = 0.25 * (2 * 0.2**2 * RIGHT + 2 * 0.8**2 * WRONG) + 0.75 * (10 * 0.2**2 * RIGHT + 2 * 0.8**2 * WRONG)
+# All four pixels of the nodule are border, d = 0; their eight neighbours have d = 1, the corners √2; d2 = d1.
+AT = [1 + 10 * math.exp(-4 * square / 50) for square in (0, 1, 2)]
+# The neighbours: six right, two wrong (right of the nodule); the corners all right.
+BORDER = AT[0] * (2 * RIGHT + 2 * WRONG) + AT[1] * (6 * RIGHT + 2 * WRONG) + AT[2] * 4 * RIGHT
+# Squared distances to the border, prediction + truth, at each pixel:    5+2 2+1 1+1 1+2
+#                                                                        4+1 1+1 1+1 1+1  and the same upside down
+FAR = math.log(1 + (4 * 0.8**2 * 2 + 0.2**2 * (2 * 7 + 2 * 3 + 2 * 2 + 2 * 3 + 2 * 5 + 2 * 2)) / 16)
+
+every_pixel_loss = pytest.mark.parametrize("name", SEGMENTATION_LOSSES)
 
 
 def loss(name: str, logits=LOGITS, labels=LABELS, **options) -> float:
     return build_loss("classification", name, **options)(logits, labels).item()
+
+
+def pixel_loss(name: str, logits=PIXELS, masks=MASK, **options) -> float:
+    return build_loss("segmentation", name, **options)(logits, masks).item()
 
 
 def random_batch(seed: int, classes: int = 2, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,44 +62,42 @@ def random_batch(seed: int, classes: int = 2, size: int = 64) -> tuple[torch.Ten
     return 3 * torch.randn(size, classes, generator=generator), torch.randint(classes, (size,), generator=generator)
 
 
-def test_registries():
-    assert set(CLASSIFICATION_LOSSES) == {"cross_entropy", "focal"}
-    assert set(SEGMENTATION_LOSSES) == {
-        "bce", "dice", "bce_dice", "tversky", "focal", "focal_tversky", "border_cross_entropy", "lovasz", "hausdorff_dt",
-    }  # fmt: skip
+def batch(side: int = 9, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits with no value near 0, where a prediction flips, and a round nodule, a random mask and a one-pixel nodule."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, side, side, generator=generator, dtype=dtype)
+    masks = torch.rand(3, side, side, generator=generator) < 0.3
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    masks[0] = (rows - side // 2) ** 2 + (columns - side // 2) ** 2 < (side / 3) ** 2
+    masks[-1] = (rows == 0) & (columns == 0)
+    return logits + 0.1 * logits.sign(), masks
 
 
-def test_cross_entropy_by_hand():
-    assert loss("cross_entropy") == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-6)
+def as_two_classes(logits: torch.Tensor) -> torch.Tensor:
+    """The same probabilities from a softmax: any common shift of both logits is allowed."""
+    shift = torch.linspace(-3, 3, logits.numel(), dtype=logits.dtype).reshape(logits.shape)
+    return torch.cat([shift, shift + logits], dim=1)
 
 
-def test_cross_entropy_with_both_by_hand():
-    """Each class's term carries that class's weight; the sum is divided by the labels' weights."""
-    first = 0.9 * 1 * math.log(0.8) + 0.1 * 3 * math.log(0.2)
-    second = 0.9 * 3 * math.log(0.6) + 0.1 * 1 * math.log(0.4)
-    expected = -(first + second) / (1 + 3)
-    assert loss("cross_entropy", class_weights=[1.0, 3.0], label_smoothing=0.2) == pytest.approx(expected, rel=1e-6)
+# Of an image's classes
 
 
-def test_focal_by_hand():
-    """α = 0.25 of the malignant class and 0.75 of the benign one; γ = 2."""
-    benign = 0.75 * (1 - 0.8) ** 2 * -math.log(0.8)
-    malignant = 0.25 * (1 - 0.6) ** 2 * -math.log(0.6)
-    assert loss("focal") == pytest.approx((benign + malignant) / 2, rel=1e-6)
-    assert loss("focal", alpha=0.25, gamma=2) == loss("focal") == loss("focal", alpha=[0.75, 0.25])
-
-
-def test_focal_without_alpha_and_with_class_weights_by_hand():
-    benign, malignant = 0.2 * -math.log(0.8), 0.4 * -math.log(0.6)
-    assert loss("focal", alpha=None, gamma=1) == pytest.approx((benign + malignant) / 2, rel=1e-6)
-    expected = (benign + 3 * malignant) / (1 + 3)
-    assert loss("focal", alpha=None, gamma=1, class_weights=[1.0, 3.0]) == pytest.approx(expected, rel=1e-6)
-
-
-def test_focal_with_an_alpha_for_each_of_three_classes_by_hand():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
-    expected = 0.6 * (1 - 0.2) ** 3 * -math.log(0.2)
-    assert loss("focal", logits, torch.tensor([2]), alpha=[0.1, 0.3, 0.6], gamma=3) == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("cross_entropy", {}, (BENIGN + MALIGNANT) / 2),
+        # Each class's term carries that class's weight; the sum is divided by the labels' weights.
+        ("cross_entropy", {"class_weights": [1.0, 3.0], "label_smoothing": 0.2},
+         -(0.9 * math.log(0.8) + 0.1 * 3 * math.log(0.2) + 0.9 * 3 * math.log(0.6) + 0.1 * math.log(0.4)) / (1 + 3)),
+        # α = 0.25 of the malignant class and 0.75 of the benign one; γ = 2.
+        ("focal", {}, (0.75 * 0.2**2 * BENIGN + 0.25 * 0.4**2 * MALIGNANT) / 2),
+        ("focal", {"alpha": [0.75, 0.25], "gamma": 2}, (0.75 * 0.2**2 * BENIGN + 0.25 * 0.4**2 * MALIGNANT) / 2),
+        ("focal", {"alpha": None, "gamma": 1}, (0.2 * BENIGN + 0.4 * MALIGNANT) / 2),
+        ("focal", {"alpha": None, "gamma": 1, "class_weights": [1.0, 3.0]}, (0.2 * BENIGN + 3 * 0.4 * MALIGNANT) / (1 + 3)),
+    ],
+)  # fmt: skip
+def test_losses_of_classes_by_hand(name, options, expected):
+    assert loss(name, **options) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -73,13 +105,12 @@ def test_cross_entropy_is_scikit_learns_log_loss(classes):
     logits, labels = random_batch(0, classes)
     weights = np.array([1.0, 2.5, 0.5])[:classes]
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    # float32 against float64 over 64 images
-    assert loss("cross_entropy", logits, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
     weighted = log_loss(labels, probabilities, sample_weight=weights[labels.numpy()])
+    # float32 against float64 over 64 images
     assert loss("cross_entropy", logits, labels, class_weights=weights.tolist()) == pytest.approx(weighted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.8, 0.0), (0.5, 5.0), (0.9, 0.5), (None, 1.0)])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.8, 0.0), (0.9, 0.5), (None, 1.0)])
 def test_focal_on_two_classes_is_torchvisions_sigmoid_form(alpha, gamma):
     logits, labels = random_batch(1)
     margin = logits[:, 1] - logits[:, 0]
@@ -87,24 +118,19 @@ def test_focal_on_two_classes_is_torchvisions_sigmoid_form(alpha, gamma):
     assert loss("focal", logits, labels, alpha=alpha, gamma=gamma) == pytest.approx(theirs.item(), rel=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 5), st.booleans())
-def test_focal_with_gamma_zero_is_cross_entropy(seed, classes, weighted):
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.booleans(), st.floats(0.1, 5), st.floats(0.1, 3))
+def test_focal_with_gamma_zero_is_cross_entropy_and_falls_as_gamma_grows(seed, classes, weighted, gamma, more):
     logits, labels = random_batch(seed, classes, size=8)
     weights = [0.5 + number for number in range(classes)] if weighted else None
     focal = loss("focal", logits, labels, alpha=None, gamma=0, class_weights=weights)
     assert focal == pytest.approx(loss("cross_entropy", logits, labels, class_weights=weights), rel=1e-5, abs=1e-7)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.1, 5), st.floats(0.1, 3))
-def test_focal_falls_as_gamma_grows(seed, gamma, more):
-    logits, labels = random_batch(seed, size=8)
-    assert 0 <= loss("focal", logits, labels, gamma=gamma + more) <= loss("focal", logits, labels, gamma=gamma)
+    lower, higher = (loss("focal", logits, labels, alpha=None, gamma=value) for value in (gamma + more, gamma))
+    assert 0 <= lower <= higher
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_the_gradient_is_that_of_finite_differences(name):
+def test_losses_of_classes_have_the_gradient_of_finite_differences_in_float32(name):
     module = build_loss("classification", name, class_weights=[1.0, 2.0])
     logits, labels = random_batch(3, size=4)
     logits.requires_grad_(True)
@@ -117,10 +143,13 @@ def test_the_gradient_is_that_of_finite_differences(name):
             slope = (module(logits + moved, labels) - module(logits - moved, labels)) / (2 * step)
         # float32 differences over 2e-2 are good to about 1e-5
         assert gradient[image, label].item() == pytest.approx(slope.item(), abs=3e-5)
+    halved = logits.detach().bfloat16()
+    assert module(halved, labels) == module(halved.float(), labels)
+    assert not module.state_dict() and dict(module.named_buffers())["class_weights"].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_certain_logits_leave_value_and_gradient_finite(gamma):
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_certain_logits_leave_focal_and_its_gradient_finite(gamma):
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0], [0.0, 0.0]], requires_grad=True)
     value = build_loss("classification", "focal", gamma=gamma)(logits, torch.tensor([0, 1, 0]))
     (gradient,) = torch.autograd.grad(value, logits)
@@ -128,17 +157,150 @@ def test_certain_logits_leave_value_and_gradient_finite(gamma):
     assert gradient[1, 1] < -0.01, "a surely wrong image still pulls"
 
 
-@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_half_precision_logits_are_computed_in_float32(name):
-    logits, labels = random_batch(4)
+# Of an image's pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("bce", {}, BCE),
+        ("bce", {"nodule_weight": 3.0}, (3 * (2 * RIGHT + 2 * WRONG) + 10 * RIGHT + 2 * WRONG) / 16),
+        ("dice", {}, DICE),
+        ("dice", {"smooth": 0.001}, 1 - 4.001 / 9.601),
+        ("bce_dice", {}, BCE + DICE),
+        ("bce_dice", {"dice_weight": 0.5}, BCE + DICE / 2),
+        ("tversky", {}, TVERSKY),  # α weighs the false positives: 0.3 of 3.6, and 0.7 of the 2 false negatives
+        ("tversky", {"alpha": 0.7, "beta": 0.3}, 1 - 3 / (2 + 0.7 * 3.6 + 0.3 * 2 + 1)),
+        ("focal", {}, FOCAL / 16),
+        ("focal", {"alpha": None, "gamma": 0}, BCE),
+        ("focal_tversky", {}, TVERSKY**0.75),
+        ("focal_tversky", {"gamma": 1.0}, TVERSKY),
+        ("border_cross_entropy", {}, BORDER / (4 * AT[0] + 8 * AT[1] + 4 * AT[2])),
+        ("border_cross_entropy", {"weight": 0.0}, BCE),
+        # Hinge 1 + log 4 at the four wrong pixels, 0 at the others; wrong there, the IoU loss is 1 − (4 − 2) / (4 + 2).
+        ("lovasz", {}, (1 + MARGIN) * 2 / 3),
+        ("hausdorff_dt", {}, FAR + DICE),
+        ("hausdorff_dt", {"dice_weight": 0.0}, FAR),
+    ],
+)
+def test_losses_of_pixels_by_hand(name, options, expected):
+    assert pixel_loss(name, **options) == pytest.approx(expected, rel=1e-6)
+
+
+def test_border_weights_against_scipys_distances():
+    """Three nodules, one of them at the image's edge; inside a nodule the weight falls with the distance to its border."""
+    mask = np.zeros((40, 50), bool)
+    mask[3:17, 5:21], mask[20:38, 8:20], mask[10:30, 35:50] = True, True, True
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    nodules = [labels == number for number in (1, 2, 3)]
+    distances = [ndimage.distance_transform_edt(~(nodule & ~ndimage.binary_erosion(nodule))) for nodule in nodules]
+    first, second, _ = np.sort(distances, axis=0)
+    for both, separation in ((first + second, True), (2 * first, False)):
+        found = border_weights(mask, weight=4, sigma=3, nodule_weight=2, separation_only=separation)
+        expected = np.where(mask, 2, 1) + 4 * np.exp(-(both**2) / (2 * 3**2))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)  # distances are float32 in OpenCV
+    weights = border_weights(labels == labels[20, 8])
+    assert weights[20, 8] == 11 and weights[29, 14] < 3 < weights[22, 10] < 11, "the edge counts, not the inside"
+    assert (border_weights(np.zeros((5, 6), bool)) == 1).all()
+    full = border_weights(np.ones((5, 6), bool))
+    assert full[0, 0] == full[4, 3] == 11 and 1 < full[2, 2] < 11, "the image's edge is the nodule's border"
+
+
+def test_a_speck_takes_no_weight_from_an_outline():
+    """Paper 002 weighs outlines: the nodule's must count as much with a second part far off as without."""
+    rows, columns = np.mgrid[:64, :160]
+    disc = (rows - 32) ** 2 + (columns - 32) ** 2 < 20**2
+    with_speck = disc.copy()
+    with_speck[32, 150] = True
+    np.testing.assert_array_equal(border_weights(with_speck)[:, :100], border_weights(disc)[:, :100])
+    outline = disc & ~ndimage.binary_erosion(disc)
+    assert (border_weights(with_speck)[outline] == 11).all()
+    assert (border_weights(with_speck, separation_only=True)[outline] < 1.001).all()
+    assert (border_weights(disc, separation_only=True) == 1).all(), "a nodule alone has nothing to be kept apart from"
+
+
+def test_losses_over_the_batch_are_the_libraries():
+    logits, masks = batch()
+    truth = masks[:, None].float()
+    for smooth in (0.5, 3.0):
+        # smp adds smooth to Σ p·y and to half of Σ p + Σ y: that is twice as much in the usual form.
+        theirs = smp.losses.DiceLoss("binary", smooth=2 * smooth)(logits, truth)
+        assert pixel_loss("dice", logits, masks, smooth=4 * smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
+        theirs = smp.losses.TverskyLoss("binary", smooth=smooth, alpha=0.3, beta=0.7)(logits, truth)
+        assert pixel_loss("tversky", logits, masks, smooth=smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
+    two = as_two_classes(logits)
+    assert pixel_loss("bce", two, masks) == pytest.approx(cross_entropy(two, masks.long()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky", "focal_tversky", "lovasz", "bce_dice"])
+def test_region_losses_are_means_over_images(name):
+    logits, masks = batch()
+    alone = [pixel_loss(name, logits[[image]], masks[[image]]) for image in range(len(masks))]
+    assert pixel_loss(name, logits, masks) == pytest.approx(np.mean(alone), rel=1e-5)
+    assert pixel_loss(name, logits, masks) != pytest.approx(pixel_loss(name, logits, masks, per_image=False), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in SEGMENTATION_LOSSES if name != "lovasz"])
+def test_the_gradient_is_that_of_finite_differences(name):
+    """Of two classes, and so of their difference: the logits of one."""
+    logits, masks = batch(side=5, dtype=torch.float64)
+    module = build_loss("segmentation", name)
+    assert torch.autograd.gradcheck(lambda values: module(values, masks), (as_two_classes(logits).requires_grad_(True),))
+
+
+@every_pixel_loss
+def test_one_class_and_two_are_one_loss_in_float32(name):
+    logits, masks = batch()
+    # The shift rounds the logits by about 1e-7.
+    assert pixel_loss(name, as_two_classes(logits), masks) == pytest.approx(pixel_loss(name, logits, masks), rel=1e-5)
     halved = logits.bfloat16()
-    assert loss(name, halved, labels) == loss(name, halved.float(), labels)
+    value = build_loss("segmentation", name)(halved, masks)
+    assert value.dtype == torch.float32 and value.shape == () and value.item() == pixel_loss(name, halved.float(), masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert build_loss("segmentation", name)(halved, masks).item() == value.item()
 
 
-def test_a_loss_moves_with_its_weights_and_saves_none():
-    module = build_loss("classification", "focal", class_weights=[1.0, 2.0])
-    assert not module.state_dict() and not list(module.parameters())
-    assert {name for name, _ in module.named_buffers()} == {"class_weights", "alpha"}
+@pytest.mark.parametrize("full", [False, True])
+@every_pixel_loss
+def test_a_batch_of_empty_or_full_masks_pulls_the_right_way_and_costs_nothing_when_right(name, full):
+    logits, _ = batch()
+    logits.requires_grad_(True)
+    value = build_loss("segmentation", name)(logits, torch.full((3, 9, 9), full))
+    (gradient,) = torch.autograd.grad(value, logits)
+    towards = -gradient if full else gradient
+    assert torch.isfinite(value) and value > 0
+    assert torch.isfinite(gradient).all() and (towards >= 0).all() and (towards > 0).flatten(1).any(dim=1).all()
+    sure = torch.full((2, 1, 6, 6), 50.0 if full else -50.0)
+    # 1e-6 is the floor of the focal Tversky loss, before its power.
+    assert pixel_loss(name, sure, torch.full((2, 6, 6), full)) <= (1e-6) ** 0.75 * 1.001
+    assert pixel_loss(name, -sure, torch.full((2, 6, 6), full)) > (0.1 if name != "border_cross_entropy" else 40)
+
+
+@every_pixel_loss
+def test_certain_logits_leave_value_and_gradient_finite(name):
+    _, masks = batch()
+    right = torch.where(masks[:, None], 200.0, -200.0)
+    for logits in (right.clone().requires_grad_(), (-right).requires_grad_()):
+        value = build_loss("segmentation", name)(logits, masks)
+        assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
+
+
+@every_pixel_loss
+def test_following_the_gradient_finds_the_nodule(name):
+    """From 0.5 everywhere, on a nodule, one of a single pixel at the edge, and an image of odd size without any."""
+    rows, columns = torch.meshgrid(torch.arange(13), torch.arange(17), indexing="ij")
+    masks = torch.stack([(rows - 6) ** 2 + (columns - 7) ** 2 < 20, (rows == 0) & (columns == 16), rows > 99])
+    logits = torch.zeros(3, 1, 13, 17, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=0.2)
+    module = build_loss("segmentation", name)
+    for _ in range(60):
+        optimiser.zero_grad()
+        module(logits, masks).backward()
+        optimiser.step()
+    assert torch.equal(logits[:, 0] > 0, masks)
+
+
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -150,11 +312,17 @@ def test_a_loss_moves_with_its_weights_and_saves_none():
         ("classification", "focal", {"gama": 2}, "loss focal: no option 'gama'; did you mean gamma"),
         ("classification", "cross_entropy", {"label_smoothing": 1.0}, "label_smoothing must be a number from 0 to below 1"),
         ("classification", "cross_entropy", {"label_smoothing": "0.1"}, "label_smoothing must be a number"),
-        ("classification", "focal", {"gamma": -1}, "gamma must be a number 0 or more; found -1"),
         ("classification", "focal", {"gamma": math.nan}, "gamma must be a number 0 or more; found nan"),
         ("classification", "focal", {"alpha": 1.5}, "alpha must be a number from 0 to 1; found 1.5"),
         ("classification", "focal", {"class_weights": [1.0, 0.0]}, "class_weights must be one positive number a class"),
-        ("classification", "focal", {"class_weights": [1.0, math.inf]}, "class_weights must be one positive number a class"),
+        ("segmentation", "dice", {"alpha": 0.3}, "loss dice: no option 'alpha'"),
+        ("segmentation", "dice", {"smooth": 0}, "smooth must be a number above 0; found 0"),
+        ("segmentation", "focal_tversky", {"gamma": 0.75}, "gamma must be a number 1 or more; found 0.75"),
+        ("segmentation", "focal", {"gamma": 0.5}, "gamma must be 0 or at least 1"),
+        ("segmentation", "bce", {"class_weights": [1.0, 3.0]}, "loss bce takes no class_weights; nodule and background"),
+        ("joint", "dice", {"classification_weight": -1}, "classification_weight must be"),
+        ("joint", "dice", {"clasification_weight": 1}, "no option 'clasification_weight'; did you mean classification_weight"),
+        ("segmentation", "dice", {"classification_weight": 1}, "no option 'classification_weight'"),
     ],
 )
 def test_impossible_losses_are_refused(task, name, options, message):
@@ -162,19 +330,11 @@ def test_impossible_losses_are_refused(task, name, options, message):
         build_loss(task, name, **options)
 
 
-@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_wrong_shapes_are_refused(name):
-    module = build_loss("classification", name)
-    for logits, labels in [
-        (LOGITS, LABELS.float()),
-        (LOGITS, LABELS[:1]),
-        (LOGITS[:, 0], LABELS),
-        (LOGITS[:0], LABELS[:0]),
-    ]:
-        with pytest.raises(ValueError, match=r"expected logits \(batch, classes\) and labels \(batch,\) of type int64"):
-            module(logits, labels)
-    three = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="class_weights has 2 values for 3 classes"):
-        build_loss("classification", "cross_entropy", class_weights=[1.0, 2.0])(three, LABELS)
-    with pytest.raises(ValueError, match="alpha has 2 values for 3 classes"):
-        build_loss("classification", "focal")(three, LABELS)
+@pytest.mark.parametrize(
+    ("logits", "masks"),
+    [(PIXELS, MASK.float()), (PIXELS, MASK[:, None]), (PIXELS[:, 0], MASK), (PIXELS.expand(1, 3, 4, 4), MASK),
+     (PIXELS, MASK[:, 1:]), (PIXELS[:0], MASK[:0]), (PIXELS.long(), MASK)],
+)  # fmt: skip
+def test_wrong_shapes_are_refused(logits, masks):
+    with pytest.raises(ValueError, match=r"expected logits \(batch, 1 or 2, height, width\) and masks bool"):
+        build_loss("segmentation", "dice")(logits, masks)

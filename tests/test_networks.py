@@ -274,21 +274,6 @@ def test_eight_phantoms_are_learnt(name, phantoms):
         assert (2 * (found & masks).sum((1, 2)) / (found.sum((1, 2)) + masks.sum((1, 2)))).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, "timm:test_resnet"])
-def test_what_grad_cam_looks_at_is_a_map_that_the_gradient_reaches(name):
-    """Also where an in-place ReLU follows the convolution. Tokens are made a map of."""
-    torch.manual_seed(0)
-    model = build_classifier(name, **SMALL.get(name, {})).eval()
-    maps, (layer, reshape) = [], target_layer(model, (96, 128))
-    layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    (gradient,) = torch.autograd.grad(model(torch.randn(1, 3, 96, 128))[0, 1], maps[0])
-    assert gradient.abs().max() > 0
-    shape = (reshape(maps[0]) if reshape else maps[0]).shape
-    stride = {"alexnet": 16, "vgg16": 16, "vgg19": 16, "vit_b_16": 16}.get(name, 32)
-    # AlexNet and Inception do not pad their first convolutions and lose a place or two at the edge.
-    assert shape[1] >= 64 and 0 <= 96 // stride - shape[2] <= 2 and 0 <= 128 // stride - shape[3] <= 2
-
-
 @pytest.mark.parametrize("name", ["alexnet", "resnet18_transformer", "inception_v3", "deeplabv3plus_mobilenet"])
 def test_channels_last_and_bfloat16_stay_near(name):
     torch.manual_seed(0)
