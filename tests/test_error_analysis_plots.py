@@ -18,11 +18,11 @@ from thyroid_utils.plots import error_analysis as plots
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.scores.estimates import Estimate, benefit_curve, patient_bootstrap
 from thyroid_utils.scores.probabilities import risk_coverage
-from thyroid_utils.studies.error_analysis import decision_errors, failure_modes
-from thyroid_utils.studies.error_analysis.mask_errors import mask_row, nodule_frame_errors
+from thyroid_utils.studies.error_analysis import decision_errors
+from thyroid_utils.studies.error_analysis.mask_errors import nodule_frame_errors
 from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
-from thyroid_utils.studies.error_analysis.uncertainty import detection_table, rank_label_errors
+from thyroid_utils.studies.error_analysis.uncertainty import rank_label_errors
 
 COUNT = 48
 CASES = pd.Index([f"drawn/{number}" for number in range(COUNT)], name="case")
@@ -30,13 +30,8 @@ PATIENTS = pd.Series([f"patient-{number // 2}" for number in range(COUNT)], CASE
 LABELS = pd.Series([number // 2 % 2 for number in range(COUNT)], CASES)
 # 0 is called wrongly for every fifth image.
 PROBABILITIES = pd.Series([0.9 - 0.01 * n if (n // 2 % 2) != (n % 5 == 0) else 0.1 + 0.005 * n for n in range(COUNT)], CASES)
-GROUPS = pd.DataFrame(
-    {
-        "scanner": pd.Categorical(["old" if number < 14 else "new" for number in range(COUNT)]),
-        "callipers": pd.Categorical(["yes" if number % 4 < 2 else "no" for number in range(COUNT)]),
-    },
-    index=CASES,
-)
+SCANNERS, CALLIPERS = ["old"] * 14 + ["new"] * 34, ["yes", "yes", "no", "no"] * 12
+GROUPS = pd.DataFrame({"scanner": SCANNERS, "callipers": CALLIPERS}, CASES, dtype="category")
 
 
 def decided(labels: pd.Series, probabilities: pd.Series) -> pd.DataFrame:
@@ -52,67 +47,53 @@ def called():
 @pytest.fixture(scope="module")
 def masks():
     """Squares of 12 pixels in 40 × 40, and what was found: moved by two pixels, or nothing in every sixth image."""
-    truths, founds = np.zeros((COUNT, 40, 40), bool), np.zeros((COUNT, 40, 40), bool)
+    truths = np.zeros((COUNT, 40, 40), bool)
     for number in range(COUNT):
-        left = 5 + number % 10
-        truths[number, 12:24, left : left + 12] = True
-        if number % 6:
-            founds[number, 14:26, left : left + 12] = True
+        truths[number, 12:24, 5 + number % 10 : 17 + number % 10] = True
+    founds = np.roll(truths, 2, axis=1)
+    founds[::6] = False
     return truths, founds
 
 
-def outlined(truths, founds) -> pd.DataFrame:
-    """Rows as of a segmenter's errors."""
-    rows = []
-    for truth, found in zip(truths, founds, strict=True):
-        dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
-        rows.append({**mask_row(truth, found.astype(float)), "dice": dice, "hd95": 3.0, "uncertainty": np.nan})
-    return pd.DataFrame(rows, CASES).assign(patient=PATIENTS, scanner="old")
-
-
-def studied(masks) -> SimpleNamespace:
+@pytest.fixture
+def study(masks):
     """What a study of maps has for a card."""
-    images, maps = decided(LABELS, PROBABILITIES), np.zeros((COUNT, 40, 40))
-    maps[:, 3:6] = np.linspace(0.1, 1, 40)
+    maps = np.tile(np.linspace(0.1, 1, 40), (COUNT, 40, 1))
+    images = decided(LABELS, PROBABILITIES)
     return SimpleNamespace(images=images, masks=masks[0], grays=1.0 * masks[0], maps=SimpleNamespace(maps=maps))
 
 
-def test_cards_of_a_classifier_tell_truth_call_and_case_and_never_the_patient(called, masks):
-    study, rows = studied(masks), called.shown(3)
-    cards = plots.classifier_cards(rows, study, ["scanner", "absent"])
-    for (image, mapped), (case, row) in zip(cards, rows.iterrows(), strict=True):
-        at = study.images.index.get_loc(case)
-        assert image.title == f"{case}\n{row['truth']}, called {row['prediction']}"
-        odds = f"p(malignant) {row['probability']:.2f}, threshold 0.50"
-        assert list(image.below) == [odds, "wrong in 2 of 3 runs", f"scanner: {row['scanner']}"]
-        np.testing.assert_array_equal(image.image, study.grays[at])
-        np.testing.assert_array_equal(mapped.map, study.maps.maps[at])
-    doubtful = decision_errors(decided(LABELS, PROBABILITIES), "ResNet18", uncertainty=pd.Series(0.25, CASES)).shown(1)
-    assert plots.classifier_cards(doubtful, study, [])[0][0].below[1:] == ["wrong in 2 of 3 runs", "uncertainty 0.25"]
+def test_cards_of_a_classifier_tell_truth_call_and_case_and_never_the_patient(called, study):
+    rows = called.shown(1).assign(uncertainty=0.25)
+    ((image, mapped),) = plots.classifier_cards(rows, study, ["scanner", "absent"])
+    (case, row), at = next(rows.iterrows()), study.images.index.get_loc(rows.index[0])
+    assert image.title == f"{case}\n{row['truth']}, called {row['prediction']}"
+    odds = f"p(malignant) {row['probability']:.2f}, threshold 0.50"
+    assert image.below == [odds, "wrong in 2 of 3 runs", "uncertainty 0.25", f"scanner: {row['scanner']}"]
+    np.testing.assert_array_equal(image.image, study.grays[at])
+    np.testing.assert_array_equal(mapped.map, study.maps.maps[at])
 
 
 def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
-    """Rec. 601: 0.299 R + 0.587 G + 0.114 B."""
-    frame = np.zeros((40, 40, 3), np.uint8)
-    frame[..., 0], frame[..., 2] = 200, 100
-    rows = outlined(*masks).iloc[[1, 0]]
+    """Rec. 601: 0.299 R + 0.587 G + 0.114 B. Moved by two rows of twelve: 10 · 12 found, 2 · 12 missed and as many too many."""
+    frame = np.full((40, 40, 3), (200, 0, 100), np.uint8)
     pictures = [(frame, masks[0][at], masks[1][at].astype(float)) for at in (1, 0)]
-    comparison = SimpleNamespace(pictures=lambda model, cases: iter(pictures))
+    scores = {"dice": [0.83, np.nan], "hd95": 3.0, "mode": ["boundary", ""], "uncertainty": np.nan, "scanner": "old", "wrong": 1}
+    rows = pd.DataFrame(scores, CASES[[1, 0]])
+    comparison = SimpleNamespace(pictures=lambda model, cases: pictures)
     moved, missed = plots.segmenter_cards(rows, comparison, "unet", ["scanner"])
-    assert moved[0].title == f"{CASES[1]}\nboundary only" and missed[0].title == f"{CASES[0]}\nnodule missed"
+    assert moved[0].title == f"{CASES[1]}\nboundary only" and missed[0].title == f"{CASES[0]}\nno pixel wrong"
     assert moved[0].below == ["Dice 0.83, HD95 3 px", "scanner: old"] and moved[0].image == pytest.approx(71, abs=1)
+    assert missed[0].below[0] == "no nodule, none called"
     assert [int(moved[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [120, 24, 24]
     assert [int(missed[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [0, 0, 144]
-    ((_, figure, _),) = plots.card_pages(SimpleNamespace(images=rows.assign(wrong=1), model="unet"), [moved, missed])
+    ((_, figure, _),) = plots.card_pages(SimpleNamespace(images=rows, model="unet"), [moved, missed])
     assert len(figure.axes) == 2 * 3 + 1, "three pictures each, and the scale"
-    comparison = SimpleNamespace(pictures=lambda *_: pictures)
-    none = plots.segmenter_cards(rows.assign(dice=np.nan, mode=""), comparison, "unet", [])[0][0]
-    assert none.title.endswith("no pixel wrong") and none.below == ["no nodule, none called"]
 
 
-def test_cards_come_in_pages_and_what_they_show_is_told(called, masks, monkeypatch):
+def test_cards_come_in_pages_and_what_they_show_is_told(called, study, monkeypatch):
     monkeypatch.setattr(plots, "_PAGE", 2)
-    cards = plots.classifier_cards(called.shown(3), studied(masks), [])
+    cards = plots.classifier_cards(called.shown(3), study, [])
     pages = list(plots.card_pages(called, cards))
     assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [5, 3]
     wrong = len(called.table)
@@ -135,27 +116,23 @@ def test_forest_shows_every_subgroup_and_marks_the_small(called):
 
 
 def test_forest_colours_what_differs_and_survives_undefined_scores():
-    row = {"factor": "scanner", "images": 20, "patients": 12, "marked": False}
-    nothing, single = Estimate(np.nan, np.nan, np.nan, 0, 0), Estimate(0.7, np.nan, np.nan, 20, 12, note="all resamples agree")
-    table = pd.DataFrame(
-        [
-            {**row, "level": "a", "estimate": Estimate(0.5, 0.4, 0.6, 20, 12), "p_holm": 0.0002, "differs": True},
-            {**row, "level": "b", "estimate": nothing, "p_holm": np.nan, "differs": False},
-            {**row, "level": "c", "estimate": single, "p_holm": np.nan, "differs": False},
-        ]
-    )
-    figure = plots.forest(table, "AUC", nothing)
-    lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert len(lines) == 2 and to_hex(lines[0].get_color()) == "#d55e00" != to_hex(lines[1].get_color())
-    written = [text.get_text() for text in figure.axes[0].texts]
-    assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: all resamples agree], p = –"]
-    saved(figure)
+    estimates = [
+        Estimate(0.5, 0.4, 0.6, 20, 12),
+        Estimate(np.nan, np.nan, np.nan, 0, 0),
+        Estimate(0.7, np.nan, np.nan, 20, 12, note="odd"),
+    ]
+    told = {"level": list("abc"), "estimate": estimates, "p_holm": [0.0002, np.nan, np.nan], "differs": [True, False, False]}
+    table = pd.DataFrame({"factor": "scanner", "images": 20, "patients": 12, "marked": False, **told})
+    axes = plots.forest(table, "AUC", estimates[1]).axes[0]
+    lines = [to_hex(line.get_color()) for line in axes.lines if line.get_marker() == "o"]
+    assert len(lines) == 2 and lines[0] == "#d55e00" != lines[1]
+    written = [text.get_text() for text in axes.texts]
+    assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: odd], p = –"]
     assert plots.forest(table.iloc[:0], "AUC") is None
 
 
 def test_calibration_draws_observed_and_predicted():
-    predictions = pd.DataFrame({"label": LABELS, "probability": PROBABILITIES})
-    table = subgroup_calibration(predictions, GROUPS, PATIENTS)
+    table = subgroup_calibration(pd.DataFrame({"label": LABELS, "probability": PROBABILITIES}), GROUPS, PATIENTS)
     axes = plots.forest(table, "share of images").axes[0]
     assert dots(axes) == pytest.approx([value.value for value in table["observed"]])
     predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
@@ -164,11 +141,16 @@ def test_calibration_draws_observed_and_predicted():
 
 def test_nodule_frame_draws_both_maps_on_one_scale(masks):
     found = nodule_frame_errors(*masks)
-    missed, false = plots.nodule_frame(found).axes[:2]
-    np.testing.assert_allclose(missed.images[0].get_array(), 100 * found.maps[0])
-    np.testing.assert_allclose(false.images[0].get_array(), 100 * found.maps[1])
-    assert missed.images[0].get_clim() == false.images[0].get_clim()
+    pictures = [axes.images[0] for axes in plots.nodule_frame(found).axes[:2]]
+    for picture, expected in zip(pictures, found.maps, strict=True):
+        np.testing.assert_allclose(picture.get_array(), 100 * expected)
+    assert pictures[0].get_clim() == pictures[1].get_clim()
     assert plots.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
+
+
+def test_lost_dice_is_a_row_a_part():
+    parts = pd.DataFrame({"lost": [Estimate(0.1, 0.0, 0.2, 9, 4), Estimate(0.3, 0.2, 0.4, 9, 4)]}, ["boundary ring", "all"])
+    assert dots(plots.lost_dots(parts).axes[0]) == [0.1, 0.3]
 
 
 def test_risk_coverage_draws_the_curve_and_its_area(called):
@@ -177,54 +159,41 @@ def test_risk_coverage_draws_the_curve_and_its_area(called):
     figure = plots.risk_coverage({"confidence": curve})
     line, chance = figure.axes[0].lines
     drawn = curve[curve["coverage"] >= 0.05]
-    assert list(line.get_xdata()) == pytest.approx(list(100 * drawn["coverage"]))
-    assert list(line.get_ydata()) == pytest.approx(list(drawn["risk"]))
+    np.testing.assert_allclose(line.get_xydata(), drawn.assign(coverage=100 * drawn["coverage"])[["coverage", "risk"]])
     assert chance.get_ydata()[0] == pytest.approx(wrong.mean())
     assert legend(figure)[0] == f"confidence: {curve['risk'].mean():.3f}"
-    assert figure.axes[0].get_title(loc="left") == f"n = {COUNT} images"
 
 
 def test_decision_curve_draws_models_and_both_references():
     curve = benefit_curve(LABELS, PROBABILITIES, PATIENTS)
     figure = plots.decision_curve({"ResNet18": curve, "VGG16": curve}, "n = 48 images")
-    lines = figure.axes[0].lines
-    for line, column in zip(lines, ["net_benefit", "net_benefit", "treat_all", "treat_none"], strict=True):
+    columns = ["net_benefit", "net_benefit", "treat_all", "treat_none"]
+    for line, column in zip(figure.axes[0].lines, columns, strict=True):
         assert list(line.get_ydata()) == pytest.approx(list(curve[column]))
     assert legend(figure) == ["ResNet18", "VGG16", "act on all", "act on nobody"]
-    low, high = figure.axes[0].get_ylim()
-    assert high > curve["net_benefit"].max() and low > curve["treat_all"].min(), "acting on all is cut off below"
 
 
-@pytest.mark.parametrize("kinds", [list(PERTURBATIONS), ["gain", "blur", "jpeg", "clahe"], ["rotation"]])
+@pytest.mark.parametrize("kinds", [["gain", "blur", "jpeg", "clahe"], ["rotation"]])
 def test_robustness_has_a_panel_a_disturbance(kinds):
-    levels = (-12, 0, 3, 8)
-    rows = [
-        {"perturbation": kind, "level": level, "score": Estimate(value, value - 0.1, value + 0.05, 30, 12)}
-        for kind in kinds
-        for level in levels
-        for value in [np.nan if level == 8 else 0.9 - 0.001 * abs(level)]
-    ]
-    figure = plots.robustness(pd.DataFrame(rows), "ResNet18", "AUC")
+    values = {-12: 0.8, 0: 0.9, 8: np.nan}
+    rows = [(kind, level, Estimate(value, 0.7, 0.95, 30, 12)) for kind in kinds for level, value in values.items()]
+    figure = plots.robustness(pd.DataFrame(rows, columns=["perturbation", "level", "score"]), "ResNet18", "AUC")
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_xlabel() for axes in shown] == [PERTURBATIONS[kind].label for kind in kinds]
+    assert {axes.get_xlabel() for axes in shown} == {PERTURBATIONS[kind].label for kind in kinds}
     (line,) = [line for line in shown[0].lines if line.get_marker() == "o"]
-    assert list(line.get_xdata()) == list(levels)
+    assert list(line.get_xdata()) == list(values)
     assert figure.legends[0].get_title().get_text() == "n = 30 images, 12 patients"
-    saved(figure)
 
 
 def test_conformal_bars_add_up_and_show_coverage():
     sets = conformal_sets(PROBABILITIES[:24], LABELS[:24], PROBABILITIES[24:], 0.2)
     table = coverage(sets, LABELS[24:], PATIENTS[24:])
-    figure = plots.conformal_bars(table, 0.2)
-    widths, shown = figure.axes
+    widths, shown = plots.conformal_bars(table, 0.2).axes
     assert sum(bars(widths)) == pytest.approx(300), "three rows of 100 %"
     assert dots(shown) == pytest.approx([100 * value.value for value in table["coverage"]])
-    right = sum(patch.get_width() for patch in widths.patches if to_hex(patch.get_facecolor()) == "#009e73") / 3
-    assert right <= 100 * table["coverage"].map(lambda value: value.value).mean() + 1e-9
     benign = (LABELS[24:] == 0).to_numpy()
     one = coverage(sets[benign], LABELS[24:][benign], PATIENTS[24:][benign])
-    assert len(plots.conformal_bars(one, 0.2).axes[0].get_yticklabels()) == 2, "one class: no row of the other"
+    assert len(ticks(plots.conformal_bars(one, 0.2).axes[0])) == 2, "one class: no row of the other"
 
 
 def test_label_suspects_show_label_and_probability_but_no_patient(tmp_path):
@@ -238,23 +207,15 @@ def test_label_suspects_show_label_and_probability_but_no_patient(tmp_path):
     assert plots.label_suspects(cases, ranked[~ranked["suspect"]], 3) is None
 
 
-@pytest.mark.parametrize("labels", [LABELS, 0 * LABELS, 0 * LABELS + 1], ids=["no error", "benign alone", "malignant alone"])
+@pytest.mark.parametrize("labels", [LABELS, 0 * LABELS], ids=["no error", "one class"])
 def test_results_with_nothing_to_show_have_every_figure(labels):
-    odd = labels.nunique() == 1
-    found = decision_errors(decided(labels, PROBABILITIES if odd else 0.2 + 0.7 * labels), "tiny", groups=GROUPS)
-    images, right = found.images, 1.0 - found.images["wrong"]
+    images = decided(labels, 0.2 + 0.7 * labels)
+    right = (images["probability"] > 0.5) == (labels == 1)
+    sets = conformal_sets(images["probability"], labels, images["probability"], val_patients=PATIENTS, by_class=True)
     figures = [
-        plots.forest(subgroup_table(right, GROUPS, PATIENTS), "accuracy", patient_bootstrap(right, PATIENTS, share=True)),
         plots.forest(subgroup_calibration(images, GROUPS, PATIENTS), ""),
-        plots.risk_coverage({"single": risk_coverage(-(images["probability"] - 0.5).abs(), images["wrong"])}),
-        plots.decision_curve({"tiny": benefit_curve(images["label"], images["probability"], PATIENTS)}, ""),
+        plots.risk_coverage({"single": risk_coverage(-(images["probability"] - 0.5).abs(), ~right)}),
+        plots.decision_curve({"tiny": benefit_curve(labels, images["probability"], PATIENTS)}, ""),
+        plots.conformal_bars(coverage(sets, labels, PATIENTS), 0.1),
     ]
-    probability = images["probability"]
-    sets = conformal_sets(probability, images["label"], probability, val_patients=PATIENTS, by_class=True)
-    figures.append(plots.conformal_bars(coverage(sets, images["label"], PATIENTS), 0.1))
-    assert all(saved(figure) for figure in figures) and rank_label_errors(images)["suspect"].any() <= (not odd)
-    if not odd:
-        assert failure_modes(found).sentence.startswith("tiny makes no error on 48 images of 24 patients")
-        doubt = pd.DataFrame({"nearness": np.arange(COUNT, dtype=float)}, CASES)
-        (row,) = detection_table({"single": doubt}, images["wrong"], PATIENTS).itertuples()
-        assert row.auroc.text() == "all 48 images are right" and row.errors == 0 and row.aurc.value == 0
+    assert all(saved(figure) for figure in figures)

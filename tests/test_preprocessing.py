@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from drawn import dots, titles
+from drawn import bars, dots, titles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,23 +16,17 @@ from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.phantom.imaging import RAYLEIGH_SNR
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.plots import preprocessing
+from thyroid_utils.plots import preprocessing as plots
 from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation
 from thyroid_utils.preprocess.pipeline import build_pipeline
+from thyroid_utils.studies import preprocessing as study
 from thyroid_utils.studies.preprocessing import (
-    augmentation_leaks,
     contrast_to_noise,
     decompress,
     edge_strength,
     generalised_cnr,
-    homogeneous_patches,
-    measure_stages,
-    patch_snr,
     quality,
-    recipes,
     speckle_snr,
-    stage_estimates,
-    step_costs,
 )
 
 
@@ -63,16 +57,12 @@ def test_contrasts_by_hand():
     assert np.isnan([contrast_to_noise([], [1]), generalised_cnr([], [1])]).all()
 
 
-def test_generalised_cnr_of_two_normal_groups_is_their_theory():
+def test_generalised_cnr_of_two_normal_groups_is_their_theory_and_no_gray_map_raises_it():
     """Equal normal distributions d standard deviations apart overlap by 2Φ(-d/2)."""
     rng = np.random.default_rng(0)
     for distance in (0.5, 2.0, 4.0):
         found = generalised_cnr(rng.normal(0, 1, 100_000), rng.normal(distance, 1, 100_000))
         assert found == pytest.approx(1 - 2 * stats.norm.cdf(-distance / 2), abs=0.02)  # bins of a tenth σ, sampling 0.005
-
-
-def test_a_gray_map_raises_the_cnr_and_not_the_generalised_cnr():
-    rng = np.random.default_rng(1)
     inside, outside = rng.rayleigh(1, 50_000), rng.rayleigh(2, 50_000)
     assert contrast_to_noise(inside**2, outside**2) != pytest.approx(contrast_to_noise(inside, outside), rel=0.02)
     assert abs(generalised_cnr(np.log(inside), np.log(outside)) - generalised_cnr(inside, outside)) < 0.02
@@ -116,7 +106,7 @@ def test_patches_avoid_structure_shadow_and_black():
     gray[:, :60] = 0
     gray[:, 60:80] = 20 + gray[:, 60:80] / 20
     cv2.circle(gray, (170, 100), 40, 255, -1)
-    patches = homogeneous_patches(gray)
+    patches = study.homogeneous_patches(gray)
     assert len(patches) == 5
     for number, box in enumerate(patches):
         assert box.shape == (24, 24) and box.left >= 76 and box.crop(gray).max() < 255
@@ -124,33 +114,26 @@ def test_patches_avoid_structure_shadow_and_black():
         assert all(abs(box.top - other.top) >= 24 or abs(box.left - other.left) >= 24 for other in patches[:number])
     within = np.zeros((200, 240), bool)
     within[100:160, 30:100] = True
-    assert all(box.crop(within).all() for box in homogeneous_patches(speckle(), within))
-    assert homogeneous_patches(np.zeros((50, 50))) == [] and homogeneous_patches(speckle(shape=(10, 10))) == []
+    assert all(box.crop(within).all() for box in study.homogeneous_patches(speckle(), within))
+    assert study.homogeneous_patches(np.zeros((50, 50))) == study.homogeneous_patches(speckle(shape=(10, 10))) == []
 
 
-def test_quality_of_a_drawn_nodule_and_of_none():
+def test_quality_of_a_drawn_nodule_of_a_smoothed_one_and_of_none():
     found = quality(drawn(), disc())
     deviation = 255 / 60 * 5.57  # log-compressed Rayleigh speckle spreads by 5.57 dB
     assert found["cnr"] == pytest.approx(40 / (np.sqrt(2) * deviation), rel=0.08)
     assert 0.4 < found["gcnr"] < 0.75 and found["speckle_snr"] == pytest.approx(RAYLEIGH_SNR, abs=0.2)
+    smooth = quality(cv2.GaussianBlur(drawn(), (0, 0), 1.5), disc(), study.homogeneous_patches(drawn()))
+    assert smooth["speckle_snr"] > 1.8 * found["speckle_snr"] and smooth["edge"] < 0.6 * found["edge"]
     none = quality(speckle().astype(np.uint8), np.zeros((200, 240), bool))
     assert np.isnan([none["cnr"], none["gcnr"], none["edge"]]).all() and none["speckle_snr"] > 1.5
     assert np.isnan(quality(np.zeros((40, 40), np.uint8), disc((40, 40), 20, 20, 8))["speckle_snr"])
 
 
-def test_smoothing_raises_the_speckle_snr_and_lowers_edges_in_the_same_patches():
-    patches = homogeneous_patches(drawn())
-    before, after = (quality(gray, disc(), patches) for gray in (drawn(), cv2.GaussianBlur(drawn(), (0, 0), 1.5)))
-    assert before == quality(drawn(), disc())
-    assert after["speckle_snr"] > 1.8 * before["speckle_snr"] and after["edge"] < 0.6 * before["edge"]
-    assert after["cnr"] > before["cnr"]
-
-
 def test_real_speckle_is_near_rayleighs(real_data):
     """Measured on raw frames it is near the theory, though scanners filter and remap what they store."""
-    found = []
-    for path in sorted((real_data / "ddti" / "image").glob("*.PNG"))[::40]:
-        found.append(quality(read_gray(path), read_mask(real_data / "ddti" / "mask" / path.name))["speckle_snr"])
+    paths = sorted((real_data / "ddti" / "image").glob("*.PNG"))[::40]
+    found = [quality(read_gray(path), read_mask(real_data / "ddti" / "mask" / path.name))["speckle_snr"] for path in paths]
     assert 1.4 < np.median(found) < 2.6
 
 
@@ -163,30 +146,28 @@ def test_stages_are_measured_where_they_show_gray_levels(cases):
     """`resize` to the same size changes nothing, smoothing what it is known to; z-scores have no gray levels."""
     seen = []
     smoothed = build_pipeline(["gray", {"gaussian": {"sigma": 1.5}}, {"resize": {"size": 128}}, "scale"])
-    plain = build_pipeline(["gray", "scale", {"resize": {"size": 128}}])
     scored = build_pipeline(["gray", "zscore", {"resize": {"size": 64}}])
-    found = measure_stages(cases, [smoothed], lambda done, total: seen.append((done, total)))
+    found = study.measure_stages(cases, [smoothed], lambda done, total: seen.append((done, total)))
     means = found.groupby("step")[["speckle_snr", "edge", "ms"]].mean()
     assert means.loc["gaussian", "speckle_snr"] > 1.3 * means.loc["input", "speckle_snr"]
     assert means.loc["gaussian", "edge"] < means.loc["input", "edge"]
-    assert means.loc["input", "ms"] == 0 and means.loc["gaussian", "ms"] > 0
-    assert seen == [(n, 5) for n in range(1, 6)] and len(found) == 5 * 5 and set(found["position"]) == set(range(5))
-    found = measure_stages(cases, [plain])
-    before, after = (found[found["step"] == step].set_index("case") for step in ("input", "resize"))
-    np.testing.assert_allclose(before[["cnr", "gcnr", "speckle_snr", "edge"]], after[["cnr", "gcnr", "speckle_snr", "edge"]])
-    found = measure_stages(cases, [scored])
+    assert means.loc["input", "ms"] == 0 < means.loc["gaussian", "ms"]
+    assert seen == [(n, 5) for n in range(1, 6)] and len(found) == 5 * 5
+    before, after = (found[found["step"] == step][["cnr", "gcnr", "edge"]] for step in ("gaussian", "resize"))
+    np.testing.assert_allclose(before, after)
+    found = study.measure_stages(cases, [scored])
     assert found[found["step"] == "resize"]["edge"].isna().all()
 
 
 def test_patches_of_phantoms_have_about_rayleighs_snr():
-    snr = patch_snr(phantom_cases(patients=16, size=256, views=(1, 1)))
+    snr = study.patch_snr(phantom_cases(patients=16, size=256, views=(1, 1)))
     # The calmest patches of frames shown at 50 to 60 dB, read back as 60 dB: theory 1.91, and tissue is not homogeneous.
     assert len(snr) >= 40 and 1.5 < np.median(snr) < 2.3
 
 
 def test_recipes_tell_parameters_and_which_pipelines_are_the_same():
     fitted = build_pipeline("paper_000", 64).refitted(0.25, 0.125)
-    table = recipes([*(build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")), fitted])
+    table = study.recipes([*(build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")), fitted])
     assert table["same as"].tolist() == ["paper_004", "–", "paper_004", "–"]
     assert table["steps"].iloc[0] == "gray → scale → resize (size=64×64, mode=stretch)"
     assert "zscore (by=train (µ=0.25, σ=0.125)) → three_channels" in table["steps"].iloc[3]
@@ -194,44 +175,38 @@ def test_recipes_tell_parameters_and_which_pipelines_are_the_same():
 
 def test_leaks_by_hand(tmp_path):
     rng = np.random.default_rng(0)
-    pictures = [cv2.GaussianBlur(rng.integers(0, 256, (48, 60)).astype(np.uint8), (0, 0), 4) for _ in range(3)]
-    rows = [
-        {"case": case, "image": str(write_png(tmp_path / f"{case}.png", image)), "patient": patient, "dataset": "test",
-         "split": split, "source_case": source}
-        for case, image, patient, split, source in (
-            ("a", pictures[0], "p", "train", "a"), ("a+1", pictures[1], "p", "test", "a"),
-            ("b", pictures[2], "q", "train", "b"), ("c", pictures[2][:, ::-1], "q", "test", "c"),
-        )
-    ]  # fmt: skip
-    cases = make_cases(rows)
-    leaks = augmentation_leaks({"all": cases, "one": cases.drop("a+1")})
+    first, second, third = (cv2.GaussianBlur(rng.integers(0, 256, (48, 60)).astype(np.uint8), (0, 0), 4) for _ in range(3))
+    columns = ["case", "patient", "split", "source_case"]
+    rows = [("a", "p", "train", "a"), ("a+1", "p", "test", "a"), ("b", "q", "train", "b"), ("c", "q", "test", "c")]
+    images = [str(write_png(tmp_path / f"{n}.png", image)) for n, image in enumerate((first, second, third, third[:, ::-1]))]
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    cases = make_cases([{**row, "image": image, "dataset": "test"} for row, image in zip(named, images, strict=True)])
+    leaks = study.augmentation_leaks({"all": cases, "one": cases.drop("a+1")})
     assert leaks.loc["all", ["test images", "copy in training", "patient in training"]].tolist() == [2, 0.5, 1]
     assert leaks.loc["one", ["test images", "copy in training", "patient in training"]].tolist() == [1, 0, 1]
     assert leaks.loc["one", "nearest in training, r"] == pytest.approx(1), "a mirrored picture is the same picture"
     with pytest.raises(DataError, match="split the cases first"):
-        augmentation_leaks({"none": cases.assign(split=None)})
+        study.augmentation_leaks({"none": cases.assign(split=None)})
 
 
 def test_figures_show_stages_measures_costs_and_marks(cases):
     pipelines = [build_pipeline(name, 64) for name in ("paper_002", "paper_004")]
-    figure = preprocessing.stages(pipelines[0], cases.index[0], cases.iloc[0])
+    figure = plots.stages(pipelines[0], cases.index[0], cases.iloc[0])
     assert [title.split("\n")[-1] for title in titles(figure)][:3] == ["input", "crop_echo", "remove_overlays"]
-    measured = measure_stages(cases, pipelines)
-    estimates, costs = stage_estimates(measured), step_costs(measured)
+    measured = study.measure_stages(cases, pipelines)
+    estimates, costs = study.stage_estimates(measured), study.step_costs(measured)
     assert list(estimates[estimates["pipeline"] == "paper_004"]["step"]) == ["input", "resize"] and (costs["ms"] > 0).all()
-    drawn = dots(preprocessing.stage_measures(estimates).axes[0])
-    assert drawn == [estimate.value for estimate in estimates["cnr"]]
-    assert [bar.get_width() for bar in preprocessing.costs(costs).axes[0].patches] == pytest.approx(list(costs["ms"]))
-    assert len(titles(preprocessing.removal(cases, list(cases.index[:2])))) == 6
+    assert dots(plots.stage_measures(estimates).axes[0]) == [estimate.value for estimate in estimates["cnr"]]
+    assert bars(plots.costs(costs).axes[0]) == pytest.approx(list(costs["ms"]))
+    assert len(titles(plots.removal(cases, list(cases.index[:2])))) == 6
 
 
 def test_figures_of_augmentation_and_its_leak():
     cases = phantom_cases(patients=4, size=96, views=(2, 2))
-    figure = preprocessing.augmentations(cases, cases.index[0], build_augmentation("default"), count=3, size=64)
-    assert len(titles(figure)) == 4
+    assert len(titles(plots.augmentations(cases, cases.index[0], build_augmentation("default"), count=3, size=64))) == 4
     copies = augmented_copies(cases, "paper_003", copies=2)
     split = split_cases(copies, (0.6, 0.4), by="image", require_classes=False)
-    shown = titles(preprocessing.siblings(split))
+    shown = titles(plots.siblings(split))
     assert "TEST" in shown[0] and shown[0].split("+")[0].split("\n")[0] in shown[1]
-    leak = augmentation_leaks({"by image": split, "by patient": split_cases(copies, (0.5, 0.5), require_classes=False)})
+    leak = study.augmentation_leaks({"by image": split, "by patient": split_cases(copies, (0.5, 0.5), require_classes=False)})
     assert leak.loc["by patient", "copy in training"] == 0 < leak.loc["by image", "copy in training"]

@@ -116,9 +116,9 @@ def cost_and_score(
 
 def few_ticks(axes: Axes, values: pd.Series) -> None:
     """On a logarithmic axis the smallest, middle and largest of the values as ticks, where they lie apart."""
-    ticks = np.geomspace(values.min(), values.max(), 3 if values.max() > 1.5 * values.min() else 1)
+    ticks = np.geomspace(values.min(), values.max(), 3 if values.max() > 1.2 * values.min() else 1)
     axes.minorticks_off()
-    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{float(f'{tick:.3g}'):g}" for tick in ticks])
 
 
 def box_and_points(axes: Axes, values: np.ndarray, position: float, colour: str, *, upright: bool = False) -> None:

@@ -252,6 +252,7 @@ def exposure_bars(table: pd.DataFrame) -> Figure:
     low, mean, high = (wide[name][rules] for name in ("lowest", "mean", "highest"))
     reach = np.stack([mean - low, high - mean]).transpose(2, 0, 1)  # (rules, 2, kinds)
     mean.plot.barh(ax=axes[0, 0], xerr=reach, width=0.8, color=[style.ACCENT, style.PROBLEM, style.NEUTRAL], legend=False)
+    axes[0, 0].invert_yaxis()
     for bars in axes[0, 0].containers[1::2]:
         axes[0, 0].bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
     axes[0, 0].set(

@@ -173,8 +173,9 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
     figure, axes = new_figure(1, 2, 3.8)
     effects, chance = axes[0]
     named = tested.assign(percent=100 * tested["threshold"], feature=tested["feature"].map(FEATURES).str.partition(",")[0])
+    look = {"hue": "feature", "palette": model_colours(named["feature"].unique()), "marker": "o", "errorbar": None}
     for place, column in ((effects, "effect"), (chance, "p_holm")):
-        sns.lineplot(named, x="percent", y=column, hue="feature", marker="o", errorbar=None, ax=place, legend=place is effects)
+        sns.lineplot(named, x="percent", y=column, **look, ax=place, legend=place is effects)
         place.set_xlabel("threshold, % of the map's maximum")
     effects.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.2)
     chance.axhline(ALPHA, color=INK, linestyle="--", linewidth=1.2)
