@@ -18,16 +18,15 @@ def test_the_quantile_by_hand():
     assert conformal_quantile([], 0.1) == np.inf
 
 
-@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.07, 0.1, 0.2, 1 / 3])
+@pytest.mark.parametrize("alpha", [0.01, 0.07, 0.1, 1 / 3])
 def test_the_quantile_is_the_order_statistic_and_needs_enough_images(alpha):
     random = np.random.default_rng(0)
-    for count in (1, 4, 8, 9, 10, 18, 19, 20, 98, 99, 100, 313):
+    for count in (1, 8, 9, 10, 18, 99, 100, 313):
         scores = random.random(count)
         place = int(np.ceil(round((count + 1) * (1 - alpha), 9)))
         expected = np.sort(scores)[place - 1] if place <= count else np.inf
-        assert conformal_quantile(scores, alpha) == expected
+        assert conformal_quantile(scores, alpha) == conformal_quantile(scores, alpha, range(count)) == expected
         assert np.isinf(expected) == (count < 1 / alpha - 1 - 1e-9)
-        assert conformal_quantile(scores, alpha, [f"p{number}" for number in range(count)]) == expected
 
 
 def test_patients_weigh_the_same_by_hand():
@@ -70,35 +69,29 @@ def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.nda
     return labels, 1 / (1 + np.exp(-3 * logits - 1))
 
 
-@pytest.mark.parametrize(("count", "alpha"), [(19, 0.1), (40, 0.2), (100, 0.05)])
+@pytest.mark.parametrize(("count", "alpha"), [(19, 0.1), (40, 0.2)])
 def test_the_promise_holds_and_is_not_exceeded(count, alpha):
     """Without ties the coverage is k / (n + 1) exactly, k the place of the quantile, whatever the network."""
-    random = np.random.default_rng(0)
-    held = []
-    for _ in range(1500):
+    random, held = np.random.default_rng(0), []
+    for _ in range(800):
         labels, probabilities = _images(random, count)
-        new, asked = _images(random, 10)
+        new, asked = _images(random, 20)
         sets = conformal_sets(probabilities, labels, asked, alpha)
         held.append(np.where(new == 1, sets["malignant"], sets["benign"]).mean())
-    exact = np.ceil((count + 1) * (1 - alpha) - 1e-9) / (count + 1)
-    assert exact >= 1 - alpha
-    error = np.std(held) / np.sqrt(len(held))
+    exact, error = np.ceil((count + 1) * (1 - alpha) - 1e-9) / (count + 1), np.std(held) / np.sqrt(len(held))
+    assert exact >= 1 - alpha and 4 * error < 0.02  # or nothing would be shown
     assert np.mean(held) == pytest.approx(exact, abs=4 * error)
-    assert 4 * error < 0.02  # or nothing would be shown
 
 
 def test_by_class_each_class_gets_its_promise():
-    random = np.random.default_rng(1)
-    held = {0: [], 1: []}
-    plain = []
+    random, held, plain = np.random.default_rng(1), {0: [], 1: []}, []
     for _ in range(400):
         labels, probabilities = _images(random, 120)
         new, asked = _images(random, 60)
         sets = conformal_sets(probabilities, labels, asked, 0.1, by_class=True)
-        other = conformal_sets(probabilities, labels, asked, 0.1)
         for kind, name in enumerate(("benign", "malignant")):
             held[kind].extend(sets.loc[new == kind, name])
-        plain.extend(other.loc[new == 1, "malignant"])
+        plain.extend(conformal_sets(probabilities, labels, asked, 0.1).loc[new == 1, "malignant"])
     # Within a class the promise is about n ≈ 84 and 36 images: at least 0.9, at most 1 / (n + 1) above.
     for kind, count in ((0, 84), (1, 36)):
         assert 0.9 - 0.01 < np.mean(held[kind]) < 0.9 + 1 / count + 0.01
@@ -106,29 +99,22 @@ def test_by_class_each_class_gets_its_promise():
 
 
 def test_patients_of_many_images_are_promised_for_a_new_patient():
-    """Two in ten patients have 15 images and are hard: taken as independent, their images dominate the quantile or miss it."""
+    """Two in ten patients are hard and have one image, the others fifteen: taken as independent, their images dominate."""
     random = np.random.default_rng(2)
 
-    def patients(count: int, easy_images: int, hard_images: int):
-        scores, names = [], []
-        for number in range(count):
-            hard = random.random() < 0.2
-            images = hard_images if hard else easy_images
-            scores.append(np.clip(random.normal(0.7 if hard else 0.2, 0.05) + random.normal(0, 0.02, images), 0, 1))
-            names += [number] * images
-        return scores, names
+    def patient() -> np.ndarray:
+        hard = random.random() < 0.2
+        scores = random.normal(0.7 if hard else 0.2, 0.05) + random.normal(0, 0.02, 1 if hard else 15)
+        return np.clip(scores, 0, 1)
 
     weighed, plain = [], []
     for _ in range(600):
-        scores, names = patients(30, 15, 1)
-        flat = np.concatenate(scores)
-        new = [scores[0] for scores, _ in (patients(1, 15, 1) for _ in range(4))]
+        known, new = [patient() for _ in range(30)], [patient() for _ in range(4)]
+        names = np.repeat(np.arange(30), [len(scores) for scores in known])
         for found, own in ((weighed, names), (plain, None)):
-            found.append(
-                np.mean([one.mean() for one in [new_scores <= conformal_quantile(flat, 0.1, own) for new_scores in new]])
-            )
-    error = np.std(weighed) / np.sqrt(len(weighed))
-    assert np.mean(weighed) >= 0.9 - 3 * error
+            quantile = conformal_quantile(np.concatenate(known), 0.1, own)
+            found.append(np.mean([(scores <= quantile).mean() for scores in new]))
+    assert np.mean(weighed) >= 0.9 - 3 * np.std(weighed) / np.sqrt(len(weighed))
     assert np.mean(plain) < 0.87  # images as independent: the many easy ones promise too much
 
 

@@ -16,7 +16,7 @@ from training_fixtures import one_cache, own_runs  # noqa: F401
 from training_project import tiny_config
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty, seed_ensemble
+from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis import uncertainty
@@ -35,8 +35,9 @@ SPLIT = (0.4, 0.3, 0.3)
 
 def test_all_ways_of_a_classifiers_runs(monkeypatch):
     runs = [fit_or_load(tiny_config(training__epochs=1, split__ratios=SPLIT, seed=seed)) for seed in (0, 1)]
-    names, ensemble = seed_ensemble(runs)
     asked = ask_all(runs, 6)
+    names = runs[1].predictions.query("split == 'test'").index
+    ensemble = np.stack([run.predictions.loc[names, "probability"] for run in runs])
     assert list(asked.scores) == list(WAYS) and not asked.skipped
     assert all(table.index.equals(names) for table in asked.scores.values())
     np.testing.assert_allclose(asked.scores["single"]["probability"], ensemble[0], atol=1e-5)
@@ -47,8 +48,10 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     pd.testing.assert_frame_equal(some.scores["dropout"], asked.scores["dropout"], rtol=1e-6)
     table = detection_table(asked.scores, ensemble[0] > np.median(ensemble[0]), ["p" + name[:13] for name in names])
     assert set(table["method"]) == set(WAYS.values()) and (table["errors"] == len(names) // 2).all()
-    with pytest.raises(DataError, match="0 runs"):
-        ask_all([], 2)
+    runs[1].data["split_hash"] = "another"
+    for few in ([], runs):
+        with pytest.raises(DataError, match=rf"{len(few)} runs of {len(few)} splits or tasks"):
+            ask_all(few, 2)
 
 
 def test_all_ways_of_a_segmenters_runs(monkeypatch):
@@ -57,7 +60,7 @@ def test_all_ways_of_a_segmenters_runs(monkeypatch):
     runs = [fit_or_load(segmentation_config(training__epochs=1, split__ratios=SPLIT, seed=seed)) for seed in (0, 1)]
     asked = ask_all(runs, 3)
     assert list(asked.scores) == ["single", "seeds", "views"] and asked.skipped == {"dropout": "the network has no dropout"}
-    expected = map_uncertainty(seed_ensemble(runs)[1])["disagreement"]
+    expected = map_uncertainty(np.stack([run.maps("test")[1] for run in runs]))["disagreement"]
     assert asked.scores["seeds"]["disagreement"].tolist() == expected.tolist()
 
 

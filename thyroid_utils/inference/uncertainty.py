@@ -15,7 +15,7 @@ from torch import nn
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.predictor import evaluating
-from thyroid_utils.scores.checks import checked_probabilities
+from thyroid_utils.scores.checks import check_probabilities, checked_probabilities
 from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.training.tasks import log_odds, nodule_probability
@@ -39,37 +39,19 @@ _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 _PASSES_AT_ONCE = 16
 
 
-def seed_ensemble(runs: Sequence[Run], split: str = "test", cases: Sequence[str] | None = None) -> tuple[pd.Index, np.ndarray]:
-    """What runs that differ in their seed say of the same images, read from the ledger.
+def seed_ensemble(runs: Sequence[Run], cases: Sequence[str]) -> np.ndarray:
+    """What runs that differ in their seed say of the same test images, read from the ledger.
 
     Args:
-        runs: of one task and one split.
-        split: "val" or "test".
-        cases: only these, in this order; None takes all of the split.
+        runs: that `check_ensemble` accepts.
+        cases: test images, n.
 
     Returns:
-        case ids (n,), and samples (runs, n) or, of segmenters, float32 (runs, n, height, width).
-
-    Raises:
-        DataError: no run, or runs of several splits or tasks.
-        KeyError: a case that is not in the split.
+        samples (runs, n) or, of segmenters, float32 (runs, n, height, width).
     """
-    check_ensemble(runs)
-    names = cases_of(runs[0], split, cases)
     if runs[0].config.task == "segmentation":
-        return names, np.stack([run.maps(split, names)[1] for run in runs])
-    return names, np.stack([run.predictions.loc[names, "probability"].to_numpy(float) for run in runs])
-
-
-def cases_of(run: Run, split: str, cases: Sequence[str] | None = None) -> pd.Index:
-    """Case ids of a split, or `cases` themselves. Raises KeyError for one that is not in the split."""
-    names = run.predictions.index[run.predictions["split"] == split]
-    if cases is None:
-        return names
-    chosen = pd.Index(cases, dtype=names.dtype, name="case")
-    if not chosen.isin(names).all():
-        raise KeyError(f"run {run.name} has no {split} case {chosen[~chosen.isin(names)][0]}")
-    return chosen
+        return np.stack([run.maps("test", cases)[1] for run in runs])
+    return np.stack([run.predictions.loc[list(cases), "probability"].to_numpy(float) for run in runs])
 
 
 def check_ensemble(runs: Sequence[Run]) -> None:
@@ -149,11 +131,7 @@ def mc_dropout(
     Reference:
         Gal and Ghahramani, Dropout as a Bayesian approximation, ICML (2016) 1050-1059.
     """
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 2:
-        raise ValueError(f"mc_dropout: passes is {passes!r}; expected a whole number from 2")
     keys = range(len(inputs)) if keys is None else keys
-    if len(keys) != len(inputs):
-        raise ValueError(f"mc_dropout: {len(keys)} keys for {len(inputs)} images; give each image one")
     parameter = next(network.parameters())
     devices = [parameter.device] if parameter.device.type == "cuda" else []
     samples = []
@@ -237,8 +215,6 @@ def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFra
     """
     samples = np.atleast_2d(np.asarray(samples, dtype=float))
     samples = np.atleast_2d(checked_probabilities(samples, samples.shape[-1], "label_uncertainty"))
-    if not 0 < threshold < 1:
-        raise ValueError(f"label_uncertainty: threshold is {threshold}; expected a probability in (0, 1)")
     mean, entropy, information, spread = _moments(samples)
     nearness = -np.abs(logit(mean) - float(logit([threshold])[0]))
     return pd.DataFrame(
@@ -267,14 +243,10 @@ def map_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFrame
         Roy et al., Bayesian QuickNAT, NeuroImage 195 (2019) 11-22 (disagreement); Borges, Pacheco and Silva, Soft Dice
         confidence (2024), arXiv 2402.10665.
     """
-    samples = np.asarray(samples)
-    if samples.ndim != 4 or not samples.size:
-        raise ValueError(f"map_uncertainty: samples of shape {samples.shape}; expected (samples, n, height, width)")
     rows = []
     for image in range(samples.shape[1]):
         maps = samples[:, image].astype(float)  # (samples, height, width)
-        if not (maps.min() >= 0 and maps.max() <= 1):
-            raise ValueError(f"map_uncertainty: image {image} holds NaN or values outside [0, 1]; expected probabilities")
+        check_probabilities(maps, f"map_uncertainty, image {image}")
         mean, *scores = _moments(maps)
         called = mean >= threshold
         total = called.sum() + mean.sum()

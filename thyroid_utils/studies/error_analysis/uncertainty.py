@@ -95,7 +95,7 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
         samples = {"views": augmented_views(answer, inputs)}
         samples["single"] = samples["views"][:1]
         if "seeds" in tables:
-            samples["seeds"] = seed_ensemble(runs, "test", block)[1]
+            samples["seeds"] = seed_ensemble(runs, block)
         if "dropout" in tables:
             keys = [int(hashlib.sha256(case.encode()).hexdigest()[:16], 16) for case in block]
             samples["dropout"] = mc_dropout(predictor.network, inputs, passes, keys=keys)
