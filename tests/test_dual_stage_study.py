@@ -203,8 +203,6 @@ def test_outcomes_by_hand():
     }  # fmt: skip
     assert result.at["both right", "patients"] == 1 and result.at["both right", "share"].value == pytest.approx(0.4)
     assert result["if_unrelated"].tolist() == pytest.approx([0.36, 0.24, 0.24, 0.16])
-    drawn = plots.doubt_and_dice(rows, 0.7).axes[0].collections
-    assert [len(points.get_offsets()) for points in drawn] == [2, 1, 1, 1]
     assert outcome_table(rows.assign(dice=np.nan), 0.7)["images"].sum() == 0
 
 

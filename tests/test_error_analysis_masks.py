@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from thyroid_utils.scores.masks import lesion_scores, segmentation_table, surface_scores
-from thyroid_utils.studies.error_analysis import mask_errors
-from thyroid_utils.studies.error_analysis.mask_errors import (
+from thyroid_utils.studies import error_analysis
+from thyroid_utils.studies.error_analysis import (
     LOST_PARTS,
     MODES,
     hd95_outliers,
@@ -93,10 +93,9 @@ def test_masks_of_other_kinds_are_refused():
 
 def comparison_of(truths: list[np.ndarray], founds: list[np.ndarray], patients: list[str]) -> SimpleNamespace:
     """What a comparison of segmenters offers, with the parts of `where_lost` in its table."""
-    table = segmentation_table(
-        zip(truths, founds, strict=True), [f"c{number}" for number in range(len(truths))], [None] * len(truths)
-    )
-    parts = pd.DataFrame([where_lost(*pair) for pair in zip(truths, founds, strict=True)], table.index)
+    pairs = list(zip(truths, founds, strict=True))
+    table = segmentation_table(pairs, [f"c{number}" for number in range(len(pairs))], [None] * len(pairs))
+    parts = pd.DataFrame([where_lost(*pair) for pair in pairs], table.index)
     own = table[["dice", "hd95", "presence"]].join(parts).assign(patient=patients, resolution="own")
     pictures = dict(zip(table.index, zip(truths, truths, np.asarray(founds, float), strict=True), strict=True))
     return SimpleNamespace(tables={"tiny": [own]}, picture=lambda model, case: pictures[case])
@@ -116,7 +115,7 @@ def test_lost_points_of_dice_add_up_to_what_is_lost():
 
 
 def test_a_segmenter_that_predicts_nothing_loses_all_to_missed_nodules(monkeypatch):
-    monkeypatch.setattr(mask_errors, "_SIDE", 8)
+    monkeypatch.setattr(error_analysis, "_SIDE", 8)
     truths, founds = [block(NODULE), block((5, 50, 5, 30))], [block(), block()]
     comparison = comparison_of(truths, founds, ["a", "b"])
     lost = lost_dice(comparison.tables["tiny"][0])
@@ -132,7 +131,7 @@ def test_a_segmenter_that_predicts_nothing_loses_all_to_missed_nodules(monkeypat
 
 def test_the_nodule_fills_the_inner_half_of_its_frame(monkeypatch):
     """A wide nodule and a high one, each with its upper half missed and a strip called left of it."""
-    monkeypatch.setattr(mask_errors, "_SIDE", 16)
+    monkeypatch.setattr(error_analysis, "_SIDE", 16)
     truths = [block((20, 28, 20, 44)), block((10, 50, 30, 38)), block()]
     founds = [block((24, 28, 20, 44), (20, 28, 14, 20)), block((30, 50, 30, 38), (10, 50, 28, 30)), block((3, 9, 3, 9))]
     frame = nodule_frame_errors(iter(truths), iter(founds))
@@ -144,7 +143,7 @@ def test_the_nodule_fills_the_inner_half_of_its_frame(monkeypatch):
 
 
 def test_cells_beyond_the_image_count_for_nothing_and_the_largest_nodule_sets_the_frame(monkeypatch):
-    monkeypatch.setattr(mask_errors, "_SIDE", 8)
+    monkeypatch.setattr(error_analysis, "_SIDE", 8)
     frame = nodule_frame_errors([block((0, 20, 0, 20), (50, 55, 50, 55))], [block()])
     assert np.isnan(frame.maps[:, :2]).all() and np.isnan(frame.maps[:, :, :2]).all()
     np.testing.assert_array_equal(frame.maps[0, 2:6, 2:6], 1)
@@ -154,7 +153,7 @@ def test_cells_beyond_the_image_count_for_nothing_and_the_largest_nodule_sets_th
 
 
 def test_outliers_say_why_their_outline_is_far_off(monkeypatch):
-    monkeypatch.setattr(mask_errors, "_WHISKER", 0.1)
+    monkeypatch.setattr(error_analysis, "_WHISKER", 0.1)
     truths = [block(NODULE)] * 8 + [block()]
     near = [block((20 + shift, 40 + shift, 20, 40)) for shift in (0, 0, 1, 1, 1)]
     founds = [*near, block(NODULE, (0, 12, 50, 60)), block((20, 40, 20, 60)), block(), block((0, 5, 0, 5))]
@@ -166,6 +165,6 @@ def test_outliers_say_why_their_outline_is_far_off(monkeypatch):
     assert outliers["limit"].iloc[0] == pytest.approx(high + 0.1 * (high - low))
     assert outliers.at["c5", "without_extra"] == 0
     assert outliers.at["c6", "without_extra"] == surface_scores(truths[6], founds[6])["hd95"]
-    monkeypatch.setattr(mask_errors, "_WHISKER", 100)
+    monkeypatch.setattr(error_analysis, "_WHISKER", 100)
     comparison.tables["tiny"][0] = table[:5]
     assert hd95_outliers(comparison, "tiny").empty

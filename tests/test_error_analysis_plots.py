@@ -18,11 +18,9 @@ from thyroid_utils.plots import error_analysis as plots
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED
 from thyroid_utils.scores.estimates import Estimate, benefit_curve, patient_bootstrap
 from thyroid_utils.scores.probabilities import risk_coverage
-from thyroid_utils.studies.error_analysis import decision_errors
-from thyroid_utils.studies.error_analysis.mask_errors import nodule_frame_errors
-from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
+from thyroid_utils.studies.error_analysis import decision_errors, nodule_frame_errors
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
-from thyroid_utils.studies.error_analysis.uncertainty import rank_label_errors
+from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS, rank_label_errors
 
 COUNT = 48
 CASES = pd.Index([f"drawn/{number}" for number in range(COUNT)], name="case")

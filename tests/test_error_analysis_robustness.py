@@ -15,7 +15,7 @@ from training_project import tiny_config
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.masks import segmentation_scores
-from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS, change_table, perturb, perturb_mask, robustness_curve
+from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS, change_table, perturb, perturb_mask, robustness_curve
 from thyroid_utils.training.fit import fit_or_load
 
 

@@ -19,8 +19,8 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.probabilities import aurc
-from thyroid_utils.studies.error_analysis import uncertainty
-from thyroid_utils.studies.error_analysis.uncertainty import (
+from thyroid_utils.studies.error_analysis import trust
+from thyroid_utils.studies.error_analysis.trust import (
     WAYS,
     ask_all,
     detection_table,
@@ -42,7 +42,7 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     assert all(table.index.equals(names) for table in asked.scores.values())
     np.testing.assert_allclose(asked.scores["single"]["probability"], ensemble[0], atol=1e-5)
     np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(ensemble), rtol=1e-12)
-    monkeypatch.setattr(uncertainty, "_BLOCK", 3)
+    monkeypatch.setattr(trust, "_BLOCK", 3)
     some = ask_all(runs[:1], 6)
     assert some.skipped == {"seeds": "there is one seed"}
     pd.testing.assert_frame_equal(some.scores["dropout"], asked.scores["dropout"], rtol=1e-6)
@@ -56,7 +56,7 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
 
 def test_all_ways_of_a_segmenters_runs(monkeypatch):
     register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
-    monkeypatch.setattr(uncertainty, "has_dropout", lambda network: False)
+    monkeypatch.setattr(trust, "has_dropout", lambda network: False)
     runs = [fit_or_load(segmentation_config(training__epochs=1, split__ratios=SPLIT, seed=seed)) for seed in (0, 1)]
     asked = ask_all(runs, 3)
     assert list(asked.scores) == ["single", "seeds", "views"] and asked.skipped == {"dropout": "the network has no dropout"}

@@ -29,9 +29,8 @@ from thyroid_utils.plots.style import (
 )
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Estimate, p_told
-from thyroid_utils.studies.error_analysis import Errors
-from thyroid_utils.studies.error_analysis.mask_errors import MODES, FrameErrors
-from thyroid_utils.studies.error_analysis.robustness import PERTURBATIONS
+from thyroid_utils.studies.error_analysis import MODES, Errors, FrameErrors
+from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS
 from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
@@ -120,7 +119,7 @@ def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> 
 
 
 def lost_dots(table: pd.DataFrame) -> Figure:
-    """What each part of a nodule costs of Dice. table: of `mask_errors.lost_dice`."""
+    """What each part of a nodule costs of Dice. table: of `error_analysis.lost_dice`."""
     return score_dots(table, {"lost": "Dice lost, 0 to 1"})
 
 
@@ -129,7 +128,7 @@ def nodule_frame(found: FrameErrors) -> Figure | None:
     """Where pixels are missed and where they are falsely called, in a frame in which every nodule has one place and size.
 
     Args:
-        found: of `mask_errors.nodule_frame_errors`; None is returned where it rests on no image.
+        found: of `error_analysis.nodule_frame_errors`; None is returned where it rests on no image.
     """
     if not found.images:
         return None
@@ -203,7 +202,7 @@ def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
     """A score by the strength of each disturbance, with 95 % bands over patients; dotted: undisturbed.
 
     Args:
-        curve: of `robustness.robustness_curve`.
+        curve: of `trust.robustness_curve`.
         label: of the score.
     """
     kinds = [kind for kind in PERTURBATIONS if (curve["perturbation"] == kind).any()]
@@ -269,7 +268,7 @@ def label_suspects(cases: pd.DataFrame, ranked: pd.DataFrame, count: int) -> Fig
 
     Args:
         cases: case table.
-        ranked: of `uncertainty.rank_label_errors`.
+        ranked: of `trust.rank_label_errors`.
         count: pictures at most.
     """
     panels = []

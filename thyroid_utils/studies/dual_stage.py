@@ -30,7 +30,7 @@ from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.studies.compare import check_recipes
-from thyroid_utils.studies.error_analysis.uncertainty import error_detection
+from thyroid_utils.studies.error_analysis.trust import error_detection
 from thyroid_utils.training.ledger import Run
 
 # Name in code → name in a table.

@@ -1,30 +1,57 @@
-"""Every error of a model as a row with what a card of it needs, and what kinds of errors there are, counted.
+"""Every error of a model as a row with what a card of it needs, what kinds of errors there are, and where masks go wrong.
 
 A classifier errs where its call at the threshold chosen on validation is not the label. A segmenter errs where its mask's Dice
-at the image's own resolution is below what was asked for, or where it calls nodule in an image that has none. Where masks go
-wrong is measured in `mask_errors`, who is served worse in `subgroups`, what could have been foreseen in `uncertainty`, and what
-breaks a network in `robustness`.
+at the image's own resolution is below what was asked for, or where it calls nodule in an image that has none. Every wrong pixel
+of a mask belongs to one part of `LOST_PARTS`; a nodule counts as found and a called region as false by the rule of
+`scores.masks.lesion_scores`: an 8-connected part of which at least a tenth lies on the other mask is found, or not false.
+
+Who is served worse is asked in `subgroups`, what could have been foreseen and what breaks a network in `trust`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.error_analysis.mask_errors import MODES, mask_row
-from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_table
+from thyroid_utils.studies.error_analysis.subgroups import most_in, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 KINDS = {1: "false positive", 0: "false negative"}  # of a wrong call
 _NEAR = 0.25  # confidence below which a wrong call counts as near the threshold
 _ALPHA = 0.025  # false positives and false negatives are two families of tests, each at half of 0.05
+# Name in code → name in a table.
+LOST_PARTS = {
+    "boundary": "boundary ring",
+    "core": "core of a found nodule, missed",
+    "spill": "spilt beyond the ring",
+    "missed": "missed nodules",
+    "extra": "extra regions",
+}
+# What goes wrong in an image: name in code → name in a table.
+MODES = {
+    "missed": "nodule missed",
+    "wrong place": "wrong place",
+    "extra": "extra regions",
+    "core": "under-segmented",
+    "spill": "over-segmented",
+    "boundary": "boundary only",
+}
+_RING_SHARE = 0.1  # of the diameter of a disc of the nodules' area: shrinking a disc by so much leaves a Dice of 0.78
+_SMALLEST_RING = 2.0
+_WHISKER = 1.5  # interquartile ranges above the third quartile, as a box plot's
+_SIDE = 64  # cells of a nodule's frame
+_BY_RULE = {"missed": MODES["missed"], "false alarm": "false alarm"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +65,7 @@ class Errors:
 
             - of a classifier `prediction` (name of the class called), `probability` of malignancy, `log_odds`, `threshold`,
               `kind` (of `KINDS`; "" where right), and `runs_wrong` of `runs`, how many trainings of the model err on it;
-            - of a segmenter `dice`, `iou`, `hd95` (pixels), `presence`, and the columns of `mask_errors.where_lost`;
+            - of a segmenter `dice`, `iou`, `hd95` (pixels), `presence`, and the columns of `where_lost`;
 
             and a column a factor where groups were given.
         groups: index `case`, as given (`subgroups.subgroup_columns`); without columns where none were.
@@ -76,18 +103,15 @@ class Errors:
                 f"{100 * high:.0f} %). It was least certain of {', '.join(self.shown(3).index)}."
             )
         interval = "" if np.isnan(rate.low) else f", 95 % interval over patients {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
-        return f"{self.model} is wrong on {wrong} of {tested} ({100 * rate.value:.1f} %{interval}){self._detail()}."
+        told = [] if self.task == "segmentation" else [self._of_class(label) for label in (0, 1)]
+        kinds = f": {', '.join(told)}" if told else ""
+        return f"{self.model} is wrong on {wrong} of {tested} ({100 * rate.value:.1f} %{interval}){kinds}."
 
-    def _detail(self) -> str:
-        if self.task == "segmentation":
-            return ""
-        parts = []
-        for label, kind in ((0, KINDS[1]), (1, KINDS[0])):
-            members = self.images[self.images["label"] == label]
-            count = int(members["wrong"].sum())
-            told = f"{count} {kind}{'' if count == 1 else 's'} of {len(members)} {LABEL_NAMES[label]} images"
-            parts.append(told if len(members) else f"no {LABEL_NAMES[label]} image was tested")
-        return ": " + ", ".join(parts)
+    def _of_class(self, label: int) -> str:
+        members = self.images[self.images["label"] == label]
+        kind, count, name = KINDS[1 - label], int(members["wrong"].sum()), LABEL_NAMES[label]
+        told = f"{count} {kind}{'s' * (count != 1)} of {len(members)} {name} images"
+        return told if len(members) else f"no {name} image was tested"
 
 
 def _most_confident_first(images: pd.DataFrame) -> pd.DataFrame:
@@ -108,11 +132,9 @@ def classifier_errors(
         uncertainty: case → uncertainty of the prediction, any scale.
     """
     images = comparison.decisions(model)
-    wrong = pd.Series(0, images.index)
     runs = list(zip(comparison.predictions(model), comparison.thresholds[model], strict=True))
     runs = runs if comparison.one_split else runs[:1]
-    for found, threshold in runs:
-        wrong += ((found["probability"] >= threshold) != found["label"].astype(bool)).reindex(images.index).astype(int)
+    wrong = sum(((found["probability"] >= threshold) != found["label"].astype(bool)).astype(int) for found, threshold in runs)
     return decision_errors(images.assign(runs_wrong=wrong, runs=len(runs)), model, groups, uncertainty)
 
 
@@ -183,7 +205,7 @@ class FailureModes(NamedTuple):
             - `mode`; `images`, `patients`: that err so; `share` of all errors and `of_tested`, of all images: `Estimate`s over
               patients, the former over those with an error;
             - `most_in`: the subgroup of ten patients or more in which the mode exceeds most what an even spread would give, as
-              text; `observed` and `expected` images there. It is picked as the largest and was not tested; "" without groups;
+              text. It is picked as the largest and was not tested; "" without groups;
             - `dice_lost`, of a segmenter: the share of all Dice lost, over all images, that is lost in the mode's errors.
         sentence: the three largest as text.
     """
@@ -195,7 +217,7 @@ class FailureModes(NamedTuple):
 def failure_modes(errors: Errors) -> FailureModes:
     """Sort every error into one mode and count.
 
-    A segmenter's modes are those of `mask_errors.MODES`. A classifier's are found in the data: false positives (among benign
+    A segmenter's modes are those of `MODES`. A classifier's are found in the data: false positives (among benign
     images) or false negatives (among malignant ones) in a subgroup where they are more frequent than elsewhere, by
     `subgroup_table`'s test after Holm over all subgroups of both kinds, the subgroup with the largest excess first; of the other
     errors those "near the threshold", whose confidence is below a quarter, and the "confident" ones, of either kind.
@@ -208,27 +230,31 @@ def failure_modes(errors: Errors) -> FailureModes:
         of_case, order = wrong["mode"].map(MODES), list(MODES.values())
     else:
         of_case, order = _modes_of_calls(errors, wrong)
-    table = _mode_table(errors, of_case.astype("string"), order)
-    return FailureModes(table, _sentence(errors, table))
+    table, parts = _mode_table(errors, of_case.astype("string"), order), []
+    for row in table.head(3).itertuples():
+        low, high = row.share.low, row.share.high
+        interval = "" if np.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+        parts.append(f"{row.mode} ({row.images} of {len(wrong)} errors, {100 * row.share.value:.0f} %{interval})")
+    return FailureModes(table, f"{errors.sentence} Largest failure modes: {', '.join(parts)}." if parts else errors.sentence)
 
 
 def _modes_of_calls(errors: Errors, wrong: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """The mode of each error, and all modes in their order."""
     of_case = wrong["kind"] + np.where(wrong["confidence"] < _NEAR, "s near the threshold", "s, confident")
-    candidates = []
-    for label, kind in ((0, KINDS[1]), (1, KINDS[0])):
+    found = []
+    for label in (0, 1):
         members = errors.images[errors.images["label"] == label]
         if members["wrong"].any():
-            found = subgroup_table(members["wrong"], errors.groups.loc[members.index], members["patient"], alpha=_ALPHA)
-            found = found[found["differs"] & (found["difference"] > 0)]
-            candidates.append(found.assign(kind=kind, excess=found["difference"] * found["images"]))
-    taken, names = pd.Series(False, wrong.index), []
-    found = pd.concat(candidates).sort_values("excess", ascending=False, kind="stable") if candidates else pd.DataFrame()
-    for row in found.itertuples():
+            table = subgroup_table(members["wrong"], errors.groups.loc[members.index], members["patient"], alpha=_ALPHA)
+            table = table[table["differs"] & (table["difference"] > 0)]
+            found.append(table.assign(kind=KINDS[1 - label], excess=table["difference"] * table["images"]))
+    names, free = [], pd.Series(True, wrong.index)
+    for row in pd.concat(found).sort_values("excess", ascending=False, kind="stable").itertuples() if found else ():
         names.append(f"{row.kind}s, {row.factor}: {row.level}")
         inside = errors.groups.loc[wrong.index, row.factor].astype("string").eq(row.level).fillna(False)
-        chosen = (inside & (wrong["kind"] == row.kind)).to_numpy(bool) & ~taken
+        chosen = inside.to_numpy(bool) & (wrong["kind"] == row.kind) & free
         of_case[chosen] = names[-1]
-        taken |= chosen
+        free &= ~chosen
     return of_case, names + [f"{kind}{how}" for kind in KINDS.values() for how in ("s, confident", "s near the threshold")]
 
 
@@ -241,47 +267,180 @@ def _mode_table(errors: Errors, of_case: pd.Series, order: list[str]) -> pd.Data
             row = {"mode": mode, "images": len(members), "patients": patients[members].nunique()}
             row["share"] = patient_bootstrap((of_case == mode).astype(float), patients[of_case.index], share=True)
             row["of_tested"] = patient_bootstrap(inside.astype(float), patients, share=True)
-            rows.append(row | _most_in(errors, inside) | _dice_lost(errors, inside))
-    columns = ["mode", "images", "patients", "share", "of_tested", "most_in", "observed", "expected"]
-    table = pd.DataFrame(rows, columns=columns + ["dice_lost"] * (errors.task == "segmentation"))
+            possible = errors.images["label"].isin(errors.images.loc[inside, "label"]) | (errors.task == "segmentation")
+            row["most_in"] = most_in(inside[possible], errors.groups[possible], patients[possible])
+            if errors.task == "segmentation":
+                loss = 1 - errors.images["dice"]
+                row["dice_lost"] = float(loss[inside].sum() / loss.sum())
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["mode", "images", "share", "most_in"])
     return table.sort_values("images", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _most_in(errors: Errors, inside: pd.Series) -> dict:
-    """Where a mode (bool by case) exceeds an even spread over the images that could have it."""
-    best = {"most_in": "", "observed": np.nan, "expected": np.nan}
-    possible = errors.images.index
-    if errors.task == "classification":
-        possible = possible[errors.images["label"].isin(errors.images.loc[inside, "label"])]
-    largest = 1e-9
-    for factor in errors.groups:
-        levels = errors.groups.loc[possible, factor].dropna()
-        for level, members in levels.groupby(levels, observed=True):
-            observed = int(inside[members.index].sum())
-            expected = inside[levels.index].sum() * len(members) / len(levels)
-            enough = errors.images.loc[members.index, "patient"].nunique() >= FEWEST_PATIENTS
-            if enough and observed - expected > largest:
-                largest = observed - expected + 1e-9
-                text = f"{factor}: {level} ({observed} images, {expected:.1f} expected)"
-                best = {"most_in": text, "observed": observed, "expected": expected}
-    return best
+def where_lost(truth: np.ndarray, found: np.ndarray) -> dict[str, float | str]:
+    """How the wrong pixels of one image are shared out, and the one mode that they amount to.
+
+    Args:
+        truth, found: bool (height, width).
+
+    Returns:
+        `wrong_pixels`, those in one mask alone, and name of `LOST_PARTS` → its share of them, in [0, 1], summing to 1; NaN where
+        no pixel is wrong.
+
+        - missed: of nodules that are not found; extra: of called regions that are false, wherever they lie;
+        - boundary: of the rest those within a ring of the outline of a found nodule, to either side: as wide as a tenth of the
+          diameter of a disc of the area of the truth, and at least 2 pixels;
+        - core: missed further inside a found nodule; spill: called further outside.
+
+        `mode`, of `MODES`; "" where no pixel is wrong:
+
+        - "missed": no nodule is found and nothing else is called, or missed nodules hold most of the wrong pixels;
+        - "wrong place": no nodule is found, and a region elsewhere is called;
+        - else the part with the most wrong pixels, the first of `MODES` where parts are equal.
+
+    Raises:
+        ValueError: masks of different shapes or of more than two levels.
+    """
+    truth, found = checked_masks(truth, found, "where_lost")
+    wrong = truth ^ found
+    total = int(wrong.sum())
+    missed, extra = _unmatched(truth, found), _unmatched(found, truth)
+    rest = wrong & ~missed & ~extra
+    near = _within(truth & ~missed, max(_SMALLEST_RING, _RING_SHARE * np.sqrt(4 * truth.sum() / np.pi)))
+    parts = {
+        "boundary": rest & near,
+        "core": rest & truth & ~near,
+        "spill": rest & ~truth & ~near,
+        # Pixels of a missed nodule that were called all the same are not wrong.
+        "missed": wrong & missed,
+        "extra": wrong & extra,
+    }
+    shares = {name: int(part.sum()) / total if total else np.nan for name, part in parts.items()}
+    mode = max((name for name in MODES if name in LOST_PARTS), key=shares.get) if total else ""
+    if total and truth.any() and not (truth & ~missed).any():
+        mode = "wrong place" if extra.any() else "missed"
+    return {"wrong_pixels": total, **shares, "mode": mode}
 
 
-def _dice_lost(errors: Errors, inside: pd.Series) -> dict:
-    if errors.task != "segmentation":
-        return {}
-    loss = 1 - errors.images["dice"]
-    return {"dice_lost": float(loss[inside].sum() / loss.sum())}
+def mask_row(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float | str]:
+    """`where_lost` of one map, called nodule from 0.5, and `confidence`.
+
+    The confidence is the mean probability of the called pixels; where none is called, 1 − the highest probability. Both in
+    [0.5, 1].
+
+    Args:
+        truth: bool (height, width). probabilities: (height, width), in [0, 1].
+    """
+    called = binarise(probabilities)
+    confidence = float(probabilities[called].mean()) if called.any() else 1 - float(probabilities.max())
+    return {"confidence": confidence, **where_lost(truth, called)}
 
 
-def _sentence(errors: Errors, table: pd.DataFrame) -> str:
-    if table.empty:
-        return errors.sentence
-    top, total, parts = table.head(3), int(table["images"].sum()), []
-    for row in top.itertuples():
-        low, high = row.share.low, row.share.high
-        interval = "" if np.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-        parts.append(f"{row.mode} ({row.images} of {total} errors, {100 * row.share.value:.0f} %{interval})")
-    together = f"; together {100 * top['images'].sum() / total:.0f} % of the errors" if len(top) > 1 else ""
-    named = f"The {['two', 'three'][len(top) - 2]} largest failure modes are" if len(top) > 1 else "The one failure mode is"
-    return f"{errors.sentence} {named} {', '.join(parts)}{together}."
+def _unmatched(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The pixels of the mask's 8-connected parts of which less than a tenth lies on the other mask, bool."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    shared = np.bincount(labels[mask & other], minlength=count)
+    alone = shared < OVERLAP * areas - 1e-9
+    alone[0] = False
+    return alone[labels]
+
+
+def _within(mask: np.ndarray, distance: float) -> np.ndarray:
+    """Pixels at most `distance` from the mask's outline, to either side, bool; a pixel beside the outline is at distance 1."""
+    if not mask.any() or mask.all():
+        return np.zeros(mask.shape, bool)
+    inside, outside = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (mask, ~mask))
+    return np.where(mask, inside, outside) <= distance + 1e-4  # single precision
+
+
+def lost_dice(table: pd.DataFrame) -> pd.DataFrame:
+    """How many points of Dice each part of `LOST_PARTS` costs: the mean over images of (1 − Dice) · its share of wrong pixels.
+
+    1 − Dice = (FP + FN) / (2TP + FP + FN) grows with the wrong pixels, so that an image's loss is shared out as they are.
+
+    Args:
+        table: a row an image: `patient`, `dice` and the columns of `where_lost`; images without Dice are left out.
+
+    Returns:
+        index part (labels of `LOST_PARTS`, then "all"): `lost`, an `Estimate` over patients, in [0, 1], the parts summing to 1 −
+        mean Dice.
+    """
+    known = table[table["dice"].notna()]
+    loss = 1 - known["dice"]
+    parts = {label: loss * known[name].fillna(0) for name, label in LOST_PARTS.items()} | {"all": loss}
+    rows = {label: {"lost": patient_bootstrap(part, known["patient"])} for label, part in parts.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+
+
+class FrameErrors(NamedTuple):
+    """maps: float (2, 64, 64), missed and falsely called; NaN in a cell that no image reaches. images: how many they rest on;
+    those without a nodule have no such frame."""
+
+    maps: np.ndarray
+    images: int
+
+
+def nodule_frame_errors(truths: Iterable[np.ndarray], founds: Iterable[np.ndarray]) -> FrameErrors:
+    """Where in and around a nodule pixels are missed and falsely called, on average, in a frame that every nodule fills alike.
+
+    The frame is centred on the bounding box of the image's largest nodule and twice as wide and as high; the box is its inner
+    half. Each axis is scaled on its own, and a cell takes the pixel at its centre. Cells beyond the image count for nothing.
+
+    Args:
+        truths, founds: bool (height, width) each, a pair an image, of any sizes; may be generators, one pair is held at a time.
+
+    Returns:
+        FrameErrors: share of the images that reach a cell whose pixel there is missed, and falsely called.
+    """
+    sums, reached, images = np.zeros((2, _SIDE, _SIDE)), np.zeros((2, _SIDE, _SIDE)), 0
+    for truth, found in zip(truths, founds, strict=True):
+        if not truth.any():
+            continue
+        _, _, parts, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
+        left, top, width, height, _ = parts[1 + parts[1:, cv2.CC_STAT_AREA].argmax()].tolist()
+        wrong = np.stack([truth & ~found, found & ~truth]).astype(float)  # (2, height, width)
+        wrong = np.pad(wrong, ((0, 0), (height, height), (width, width)), constant_values=np.nan)
+        cells = wrong[:, _cells(top, height) + height][:, :, _cells(left, width) + width]
+        sums += np.nan_to_num(cells)
+        reached += ~np.isnan(cells)
+        images += 1
+    with np.errstate(invalid="ignore"):
+        return FrameErrors(sums / reached, images)
+
+
+def _cells(first: int, length: int) -> np.ndarray:
+    """The pixel under the centre of each cell of an axis that is twice as long as the box and centred on it; may lie outside."""
+    centres = first - length / 2 + (np.arange(_SIDE) + 0.5) * 2 * length / _SIDE
+    return np.floor(centres).astype(int)
+
+
+def hd95_outliers(comparison: SegmenterComparison, model: str) -> pd.DataFrame:
+    """The test images of a model's first run whose outline is far off somewhere at their own resolution, and why.
+
+    Outliers lie above the third quartile by more than 1.5 interquartile ranges, both of the images that have a nodule in truth
+    and prediction.
+
+    Returns:
+        index `case`, the largest first: `dice`, `hd95` and `limit` (pixels; the limit NaN where no image has both),
+        `without_extra`, HD95 with false regions taken away, and `cause`: "extra regions" where that falls to the limit, else
+        "outline"; or "nodule missed" and "false alarm", whose HD95 is the image's diagonal by rule.
+    """
+    scores = comparison.tables[model][0].query("resolution == 'own'")
+    both = scores["presence"] == "both"
+    low, high = scores.loc[both, "hd95"].quantile([0.25, 0.75])
+    limit = high + _WHISKER * (high - low)
+    table = scores[scores["presence"].isin(list(_BY_RULE)) | (both & (scores["hd95"] > limit))]
+    rows = []
+    for case, presence in table["presence"].items():
+        without, cause = np.nan, _BY_RULE.get(presence)
+        if cause is None:
+            _, truth, probabilities = comparison.picture(model, case)
+            found = binarise(probabilities)
+            kept = found & ~_unmatched(found, truth)
+            without = surface_scores(truth, kept)["hd95"] if kept.any() else np.nan
+            cause = "extra regions" if without <= limit else "outline"
+        rows.append((without, cause))
+    table = table[["dice", "hd95"]].assign(limit=limit)
+    table[["without_extra", "cause"]] = pd.DataFrame(rows, table.index, columns=["without_extra", "cause"])
+    return table.sort_values("hd95", ascending=False, kind="stable").rename_axis("case")
