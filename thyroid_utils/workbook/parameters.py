@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
-import json
+import math
 import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,19 @@ import yaml
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ParameterError, nearest
 from thyroid_utils.data.readers import READERS, check_options
+from thyroid_utils.workbook.notebooks import read_notebook
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+    type(None): "nothing",
+}
+# What a parameter file says beside values: key → kind, and what it must do, in words.
+_HEAD = {"title": (str, "be text"), "description": (str, "be text"), "notebooks": (list, "be a list of numbers like [01, 02]")}
 
 
 @dataclass(frozen=True)
@@ -43,9 +56,9 @@ class Parameter:
             return None
         if self.default is not None and not _same_kind(value, self.default):
             return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {value!r}"
-        if self.default and isinstance(value, list | tuple) and not value:
+        if self.default and isinstance(value, list) and not value:
             return f"must hold at least one value, like {self.default!r}"
-        for element in value if isinstance(value, list | tuple) else [value]:
+        for element in value if isinstance(value, list) else [value]:
             if self.options and str(element) not in self.options:
                 return f"must be one of {', '.join(self.options)}; found {element!r}; {nearest(element, self.options)}"
             if self.low is not None and not (_is_number(element) and self.low <= element <= self.high):
@@ -92,14 +105,11 @@ def select_notebooks(numbers: Sequence[str]) -> list[Path]:
 
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
     """What the cell tagged `parameters` declares: name → Parameter. Raises ParameterError where it holds more than literals."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParameterError(f"{notebook.name}: not a Jupyter notebook ({error}); restore it from version control") from None
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    cells = read_notebook(notebook).cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) > 1:
         raise ParameterError(f"{notebook.name}: {len(tagged)} cells are tagged parameters; keep one")
-    return parse_parameters("".join(tagged[0]["source"]), notebook.name) if tagged else {}
+    return parse_parameters(tagged[0].source, notebook.name) if tagged else {}
 
 
 def parse_parameters(source: str, where: str = "parameters cell") -> dict[str, Parameter]:
@@ -122,37 +132,38 @@ def parse_parameters(source: str, where: str = "parameters cell") -> dict[str, P
 def read_parameter_file(path: Path) -> ParameterFile:
     """Read `params/NAME.yaml`. Raises ParameterError (with the line) for broken YAML, a duplicate key or an unknown section."""
     if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ParameterError(f"{path}: no such parameter file; its folder holds {', '.join(others) or 'none'}")
+        others = ", ".join(sorted(other.name for other in path.parent.glob("*.yaml")))
+        raise ParameterError(f"{path}: no such parameter file; its folder holds {others or 'none'}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+        content = _parsed(path.read_text(encoding="utf-8-sig"), f"{path}")
     except UnicodeDecodeError:
         raise ParameterError(f"{path}: not UTF-8 text; save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}{_yaml_problem(error)}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: expected keys title, common and one section per notebook; found {_kind(content)}")
     stems = [notebook.stem for notebook in numbered_notebooks()]
     for key, value in content.items():
-        if key == "notebooks":
-            if not isinstance(value, list) or not value:
-                raise ParameterError(f"{path}: notebooks must be a list of numbers like [01, 02], found {value!r}")
-        elif key in ("title", "description"):
-            if not isinstance(value, str):
-                raise ParameterError(f"{path}: {key} must be text, found {_kind(value)}")
-        elif key != "common" and key not in stems:
-            known = ["title", "description", "notebooks", "common", *stems]
-            raise ParameterError(f"{path}: unknown section {key!r}; {nearest(key, known)}")
-        elif value is not None and not isinstance(value, dict):
-            raise ParameterError(f"{path}: {key} must hold NAME: value lines, found {_kind(value)}")
+        if key not in ("common", *_HEAD, *stems):
+            raise ParameterError(f"{path}: unknown section {key!r}; {nearest(key, [*_HEAD, 'common', *stems])}")
+        kind, told = _HEAD.get(key, (dict, "hold NAME: value lines"))
+        if value is not None and not isinstance(value, kind):
+            raise ParameterError(f"{path}: {key} must {told}, found {_kind(value)}")
     return ParameterFile(
         path=path,
-        title=content.get("title", path.stem),
-        description=content.get("description", ""),
+        title=content.get("title") or path.stem,
+        description=content.get("description") or "",
         common=content.get("common") or {},
         sections={stem: content[stem] for stem in stems if content.get(stem)},
-        notebooks=tuple(str(number) for number in content.get("notebooks", ())),
+        notebooks=tuple(str(number) for number in content.get("notebooks") or ()),
     )
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ParameterError(f"{where}{line}: {getattr(error, 'problem', None) or 'broken YAML'}") from None
 
 
 def parameters_by_notebook(
@@ -219,10 +230,7 @@ def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequen
     section, dot, name = key.strip().rpartition(".")
     if not separator or not name:
         raise ParameterError(f"--set {setting}: expected KEY=VALUE or NOTEBOOK.KEY=VALUE")
-    try:
-        value = yaml.load(text, _StrictLoader)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"--set {setting}: the value is no YAML{_yaml_problem(error)}") from None
+    value = _parsed(text, f"--set {setting}")
     if not dot:
         return name, value, stems
     matching = [stem for stem in stems if section in (stem, stem[:2])]
@@ -235,26 +243,16 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, and reads 1e-3 as the number it is (YAML 1.1 makes it text)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | None) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str | int | float | None) else None)
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for place, key in enumerate(keys):
+            if key.value in [earlier.value for earlier in keys[:place]]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
         return super().construct_mapping(node, deep)
 
 
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "broken YAML"
-    return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
 
 
 def _comments(source: str) -> dict[int, str]:
@@ -272,7 +270,7 @@ def _options(comment: str) -> tuple[str, ...]:
 
 
 def _range(comment: str, default: Any) -> tuple[float | None, float | None]:
-    elements = default if isinstance(default, list | tuple) else [default]
+    elements = default if isinstance(default, list) else [default]
     stated = re.search(r"(?<![\w.-])(-?\d+(?:\.\d+)?(?:e-?\d+)?) to (-?\d+(?:\.\d+)?(?:e-?\d+)?)(?![\w-])", comment)
     if not stated or any(element is not None and not _is_number(element) for element in elements):
         return None, None
@@ -280,29 +278,17 @@ def _range(comment: str, default: Any) -> tuple[float | None, float | None]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _same_kind(value: Any, default: Any) -> bool:
     if _is_number(default):
         return _is_number(value) and (isinstance(default, float) or isinstance(value, int))
-    if isinstance(default, list | tuple):
-        if not isinstance(value, list | tuple):
-            return False
-        models = [element for element in default if element is not None]
-        return all(any(_same_kind(element, model) for model in models) for element in value) if models else True
-    return isinstance(value, type(default))
+    if not isinstance(default, list):
+        return isinstance(value, type(default))
+    models = [element for element in default if element is not None]
+    return isinstance(value, list) and all(not models or any(_same_kind(element, model) for model in models) for element in value)
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "a list"
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        dict: "a mapping",
-        type(None): "nothing",
-    }
-    return names.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value), type(value).__name__)
