@@ -72,7 +72,7 @@ def test_every_fault_is_listed_with_case_file_and_remedy_and_nothing_is_written(
     words = ["damaged or truncated", "0 bytes", "0 bytes", "HTML", "40×20, its image 40×30", "0 bytes"]
     assert all(word in problem for word, (_, _, problem) in zip(words, errors, strict=True))
     assert found(report, "warning") == [
-        ("benign/6", "benign_mask/6.png", "mask is empty"),
+        ("benign/6", "benign_mask/6.png", "mask covers 0.00% of the frame"),
         ("malignant/1", "malignant_mask/1.png", "mask covers 100.00% of the frame"),
         ("malignant/3", "malignant/3.png", "nearly black: the brightest gray level is 16 of 255"),
         ("benign/5", "benign/5.png", "mask missing"),

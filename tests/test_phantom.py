@@ -14,7 +14,6 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.phantom import phantom_cases, simulate_view, simulation_stages
@@ -53,29 +52,20 @@ def pixels_of(cases: pd.DataFrame) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> pd.DataFrame:
-    return phantom_cases(tmp_path_factory.mktemp("phantoms"), patients=24, size=128, seed=1, workers=1)
+    return phantom_cases(tmp_path_factory.mktemp("phantoms"), patients=24, size=128, seed=1)
 
 
-# The same seed
-
-
-def test_worker_count_and_repetition_change_no_pixel(cases, tmp_path):
-    again = phantom_cases(tmp_path, patients=24, size=128, seed=1, workers=2)
-    assert pixels_of(again) == pixels_of(cases)
-    files = ["image", "mask", "gland_mask"]
-    assert again.drop(columns=files).equals(cases.drop(columns=files))
-
-
-def test_patients_stay_the_same_in_a_larger_set_and_differ_from_seed_to_seed(cases, tmp_path):
-    fewer = phantom_cases(tmp_path, patients=2, size=128, seed=1)
+def test_neither_threads_nor_further_patients_nor_repetition_change_a_pixel(cases, tmp_path):
+    fewer = phantom_cases(tmp_path, patients=3, size=128, seed=1, workers=1)
     assert pixels_of(fewer) == pixels_of(cases.loc[fewer.index])
-    assert (fewer["label"] == cases.loc[fewer.index, "label"]).all()
+    files = ["image", "mask", "gland_mask"]
+    assert fewer.drop(columns=files).equals(cases.loc[fewer.index].drop(columns=files))
     other = simulate_view(0, size=128, seed=2)
     assert (other.image != read_gray(fewer["image"].iloc[0])).mean() > 0.3
 
 
 def test_simulating_loads_no_torch():
-    code = "import sys, thyroid_utils.data.phantom as c; c.simulate_view(size=64); sys.exit('torch' in sys.modules)"
+    code = "import sys, thyroid_utils.data.phantom as p; p.simulate_view(size=64); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -96,10 +86,8 @@ def test_speckle_of_homogeneous_tissue_is_rayleigh(scanner):
 def test_rayleigh_fit_recognises_other_envelopes():
     generator = np.random.default_rng(0)
     theory = rayleigh_fit(generator.rayleigh(2.0, (512, 512)))
-    assert theory.snr == pytest.approx(RAYLEIGH_SNR, abs=0.02) and theory.p_value > 0.001
-    assert theory.scale == pytest.approx(2.0, rel=0.01)
+    assert theory.scale == pytest.approx(2.0, rel=0.01) and theory.p_value > 0.001
     assert rayleigh_fit(generator.exponential(1.0, (512, 512))).p_value < 1e-6
-    assert rayleigh_fit(generator.weibull(3.0, (512, 512))).p_value < 1e-6
 
 
 def test_textures_have_their_stated_distribution():
@@ -117,24 +105,20 @@ def test_log_compression_by_hand():
     assert log_compress(np.ones(1, np.float32), 60, gain=6)[0] == round((0.4 + 0.1) * 255)
 
 
-def test_beam_is_narrowest_at_its_focus_and_widens_away_from_it():
-    widths = [beam_width(SCANNERS["linear-10"], depth, focus=20) for depth in (5, 12, 20, 30, 45)]
-    assert widths[2] == min(widths) and widths[0] > widths[1] and widths[4] > widths[3]
-    assert widths[2] == pytest.approx(0.154 * 3.2)  # diffraction limit: wavelength × f-number
-
-
 def flat_tissue(shape: tuple[int, int], attenuation: float = USUAL_ATTENUATION) -> Tissue:
     maps = np.zeros((4, *shape), np.float32)
     maps[1] = attenuation
     return Tissue(*maps)
 
 
-def test_point_spread_grows_with_distance_from_the_focus():
-    """Widths measured on simulated echoes of single points, not on the formula."""
+def test_point_spread_is_narrowest_at_the_focus():
+    """Widths by the formula, and measured on simulated echoes of single points."""
+    widths = [beam_width(SCANNERS["linear-10"], depth, focus=20) for depth in (5, 12, 20, 30, 45)]
+    assert widths[0] > widths[1] > widths[2] < widths[3] < widths[4]
+    assert widths[2] == pytest.approx(0.154 * 3.2)  # diffraction limit: wavelength × f-number
     scatter = np.zeros((2, 301, 101), np.float32)
     scatter[0, [100, 290], 50] = 30
-    tissue = flat_tissue(scatter.shape[1:])
-    quiet = np.zeros_like(scatter)
+    tissue, quiet = flat_tissue(scatter.shape[1:]), np.zeros_like(scatter)
     envelope = envelope_of(*echo_signal(scatter, tissue, tissue.echo, SCANNERS["linear-10"], 0.15, 100 * 0.15, quiet))
     focus, deep = ((envelope[row] > envelope[row].max() / 2).sum() for row in (100, 290))
     assert deep > 1.5 * focus > 0
@@ -172,9 +156,9 @@ def texture_of(gray: np.ndarray) -> np.ndarray:
 def test_texture_resembles_real_frames(real_data):
     """At DDTI's own 360 pixels. Its frames show 65 dB and the presets 50 to 60, so speckle spreads over 65/55 = 1.18 times as
     many gray levels. Between real frames the three figures have standard deviations of 1.1, 0.08 and 0.04."""
-    files = sorted((real_data / "ddti" / "image").glob("*.PNG"))[::25]
+    files = sorted((real_data / "ddti" / "image").glob("*.PNG"))[::40]
     real = np.mean([texture_of(read_gray(path)) for path in files], axis=0)
-    phantom = np.mean([texture_of(simulate_view(patient, size=360).image) for patient in range(12)], axis=0)
+    phantom = np.mean([texture_of(simulate_view(patient, size=360).image) for patient in range(10)], axis=0)
     assert phantom[0] / real[0] == pytest.approx(1.18, abs=0.15)
     assert np.abs(phantom[1:] - real[1:]).max() < 0.1
 
@@ -329,24 +313,16 @@ def test_stages_end_in_the_frame():
 # Files
 
 
-def test_damaged_and_missing_files_are_made_again_and_a_finished_set_is_not(tmp_path):
-    cases = phantom_cases(tmp_path, patients=2, size=64)
-    before, stamps = pixels_of(cases), [Path(path).stat().st_mtime_ns for path in cases["image"]]
-    assert phantom_cases(tmp_path, patients=2, size=64).equals(cases)
-    assert [Path(path).stat().st_mtime_ns for path in cases["image"]] == stamps
-    first = Path(cases["image"].iloc[0])
-    first.write_bytes(first.read_bytes()[:100])
-    Path(cases["mask"].iloc[1]).unlink()
-    seen = []
-    phantom_cases(tmp_path, patients=2, size=64, progress=lambda done, total: seen.append((done, total)))
-    assert pixels_of(cases) == before and seen[-1] == (len(cases), len(cases))
-
-
-def test_default_folder_is_in_the_cache(tmp_path, monkeypatch):
+def test_damaged_files_are_made_again_and_a_finished_set_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path))
-    cases = phantom_cases(patients=1, size=64)
-    assert Path(cases["image"].iloc[0]).is_relative_to(paths.cache_dir() / "phantoms")
-    assert phantom_cases(patients=1, size=np.int64(96))["image"].iloc[0] != cases["image"].iloc[0]
+    cases = phantom_cases(patients=2, size=64)
+    first = Path(cases["image"].iloc[0])
+    before, stamp, seen = pixels_of(cases), first.stat().st_mtime_ns, []
+    assert first.is_relative_to(tmp_path / "phantoms")
+    assert phantom_cases(patients=2, size=np.int64(64)).equals(cases) and first.stat().st_mtime_ns == stamp
+    first.write_bytes(first.read_bytes()[:100])
+    phantom_cases(patients=2, size=64, progress=lambda done, total: seen.append((done, total)))
+    assert pixels_of(cases) == before and seen[-1] == (len(cases), len(cases))
 
 
 @pytest.mark.parametrize(

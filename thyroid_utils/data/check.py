@@ -17,12 +17,12 @@ from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.readers.listing import entries, first_few
 from thyroid_utils.data.splits import shared_groups
-from thyroid_utils.data.table import LABEL_NAMES, label_names
+from thyroid_utils.data.table import LABEL_NAMES, known_patients, label_names
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")
 PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k")  # published with a mask for every image
-_TEXT_SUFFIXES = (".csv", ".xml", ".json", ".txt", ".md", ".pdf")
+_PASSED_OVER = (*IMAGE_SUFFIXES, ".csv", ".xml", ".json", ".txt", ".md", ".pdf")
 _DARK = 32  # no gray level reaches it in 12 bits that were written into 16
 _TINY, _FULL = 0.0005, 0.98  # shares of the frame below or above which a mask is hardly an outline
 Finding = tuple[str, str, str, str, str]  # as COLUMNS
@@ -78,24 +78,24 @@ def _check_row(row) -> tuple[tuple[int, int] | None, list[Finding]]:
     shape, found = None, []
     try:
         pixels = read_image(row.image)
-        shape = pixels.shape[:2]
-        if pixels.max() < _DARK:
-            problem = f"nearly black: the brightest gray level is {pixels.max()} of 255"
+        shape, brightest = pixels.shape[:2], int(pixels.max())
+        if brightest < _DARK:
+            problem = f"nearly black: the brightest gray level is {brightest} of 255"
             found.append(("warning", row.Index, row.image, problem, "12 bits in a 16-bit file? Use the full range"))
     except ImageError as error:
         found.append(("error", row.Index, *_parts(error)))
-    problem = getattr(row, "mask_problem", pd.NA)
-    if pd.notna(problem):
-        found.append(("warning", row.Index, row.image, f"mask: {problem}", "correct the outline or leave the case out"))
-    if pd.notna(row.mask):
-        try:
-            share = read_mask(row.mask, shape).mean()
-            if share == 0:
-                found.append(("warning", row.Index, row.mask, "mask is empty", "draw it, or leave the case out of segmentation"))
-            elif share < _TINY or share > _FULL:
-                found.append(("warning", row.Index, row.mask, f"mask covers {share:.2%} of the frame", "look at it"))
-        except ImageError as error:
-            found.append(("error", row.Index, *_parts(error)))
+    outline = getattr(row, "mask_problem", pd.NA)
+    if pd.notna(outline):
+        found.append(("warning", row.Index, row.image, f"mask: {outline}", "correct the outline or leave the case out"))
+    if pd.isna(row.mask):
+        return shape, found
+    try:
+        share = read_mask(row.mask, shape).mean()
+        if not _TINY < share < _FULL:
+            problem = f"mask covers {share:.2%} of the frame"
+            found.append(("warning", row.Index, row.mask, problem, "draw it anew, or leave the case out"))
+    except ImageError as error:
+        found.append(("error", row.Index, *_parts(error)))
     return shape, found
 
 
@@ -111,7 +111,7 @@ def _missing_masks(cases: pd.DataFrame, promised: bool) -> Iterator[Finding]:
 
 
 def _about_the_whole(cases: pd.DataFrame) -> Iterator[Finding]:
-    unlabelled, unknown = int(cases["label"].isna().sum()), int((~cases["patient_known"].astype(bool)).sum())
+    unlabelled, unknown = int(cases["label"].isna().sum()), int((~known_patients(cases)).sum())
     if unlabelled:
         yield "info", "", "", f"{unlabelled} images have no label", "they serve segmentation alone"
     classes = cases["label"].dropna().unique()
@@ -128,15 +128,16 @@ def _about_the_whole(cases: pd.DataFrame) -> Iterator[Finding]:
 def _other_files(cases: pd.DataFrame) -> Iterator[Finding]:
     """What lies beside the images and cannot be read as one, DICOM files for example."""
     for folder in sorted({Path(image).parent for image in cases["image"]}):
-        passed = (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)
-        others = [path.name for path in entries(folder) if path.suffix.lower() not in passed and path.is_file()]
-        if others:
-            problem = f"{len(others)} files are no PNG, JPEG, TIFF, BMP or GIF ({first_few(others)}); left out"
+        files = [path for path in entries(folder) if path.suffix.lower() not in _PASSED_OVER and path.is_file()]
+        if files:
+            problem = (
+                f"{len(files)} files are no PNG, JPEG, TIFF, BMP or GIF ({first_few(path.name for path in files)}); left out"
+            )
             yield "info", "", str(folder), problem, "convert them if they are images"
 
 
 def _summary(dataset: str, cases: pd.DataFrame, sizes: Counter) -> dict[str, str | int]:
-    known = cases.loc[cases["patient_known"].astype(bool), "patient"]
+    known = cases.loc[known_patients(cases), "patient"]
     suffixes = cases["image"].map(lambda image: Path(image).suffix[1:].upper().replace("JPG", "JPEG"))
     return {
         "data set": dataset,

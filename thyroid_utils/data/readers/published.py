@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -40,11 +40,11 @@ class PublishedSet:
     expected: str
     images: str
 
-    def folder(self, root: Path, or_holding: Callable[[Path], Sized] | None = None) -> Path:
+    def folder(self, root: Path) -> Path:
         """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does."""
         named = listing.subfolder(root, self.name)
         for folder in filter(None, (root, named)):
-            if folder.is_dir() and (_below(folder, self.images) or (or_holding and or_holding(folder))):
+            if folder.is_dir() and (_below(folder, self.images) or (self is DDTI and _case_files(folder))):
                 return folder
         raise self.missing(named or root, self.expected)
 
@@ -119,7 +119,7 @@ def read_ddti(root: Path) -> pd.DataFrame:
         DataError: also for an XML file that defines entities (never needed, and a way to exhaust memory), or a cache folder that
             cannot be written.
     """
-    folder, texts = DDTI.folder(root, or_holding=_case_files), ("frame", "pane", "tirads")
+    folder, texts = DDTI.folder(root), ("frame", "pane", "tirads")
     if not _below(folder, DDTI.images):
         return _read_release(folder)
     (images, masks), path = DDTI.files(folder, "image", "mask"), DDTI.table(folder)
