@@ -13,7 +13,6 @@ from PIL import Image
 from scipy import ndimage
 
 from thyroid_utils.data.audit import (
-    MaskProblem,
     audit_cases,
     clean_mask,
     components,
@@ -181,47 +180,38 @@ def test_near_pairs_are_those_of_numpy_in_either_view():
 # Masks
 
 
-def test_clean_empty_and_full():
-    assert mask_problems(disc()) == [] and (clean_mask(disc()) == disc()).all()
-    assert mask_problems(np.zeros((5, 6), bool)) == [MaskProblem("empty", 1, 0)]
-    assert mask_problems(np.ones((5, 6), bool)) == [MaskProblem("full", 1, 30)]
-    assert not clean_mask(np.zeros((5, 6), bool)).any() and clean_mask(np.ones((5, 6), bool)).all()
-
-
-def test_specks_and_holes_counted_by_hand():
+def test_problems_counted_by_hand_and_nothing_to_clean():
+    for mask, problems in ((disc(), []), (disc() & False, [("empty", 1, 0)]), (disc() | True, [("full", 1, 96 * 96)])):
+        assert mask_problems(mask) == problems and (clean_mask(mask) == mask).all()
     mask = disc(64, 20)
     mask[2:4, 2:4] = mask[60, 60] = True  # specks of 4 pixels and of 1
     mask[32, 30:33] = mask[40, 32] = False  # holes of 3 and of 1
-    assert mask_problems(mask) == [MaskProblem("holes", 2, 4), MaskProblem("specks", 2, 5)]
-    assert (clean_mask(mask) == disc(64, 20)).all()
+    assert mask_problems(mask) == [("holes", 2, 4), ("specks", 2, 5)] and (clean_mask(mask) == disc(64, 20)).all()
 
 
 def test_a_speck_is_small_in_pixels_or_beside_the_largest_part():
     mask = np.zeros((200, 200), bool)
     mask[50:150, 50:150] = True  # 10,000 pixels: 1 % is 100
     mask[10:19, 10:21] = True  # 99
-    assert mask_problems(mask) == [MaskProblem("specks", 1, 99)]
+    assert mask_problems(mask) == [("specks", 1, 99)]
     mask[10:20, 10:20] = True  # 109 together
-    assert mask_problems(mask) == [MaskProblem("several parts", 2, 109)]
+    assert mask_problems(mask) == [("several parts", 2, 109)]
     assert (clean_mask(mask) == mask).all()
-
-
-def test_the_largest_part_is_kept_however_small_and_the_topmost_of_equals():
     mask = np.zeros((20, 20), bool)
     mask[5, 5:8] = mask[10, 10] = True
-    assert mask_problems(mask) == [MaskProblem("specks", 1, 1)] and clean_mask(mask).sum() == 3
+    assert mask_problems(mask) == [("specks", 1, 1)] and clean_mask(mask).sum() == 3, "the largest part stays however small"
     assert clean_mask(np.array([[0, 0, 1], [1, 0, 0]], bool)).tolist() == [[False, False, True], [False, False, False]]
 
 
 def test_contact_with_the_border_corners_and_notches():
     mask = np.zeros((40, 40), bool)
     mask[0:20, 10:30] = mask[39, 39] = True
-    assert mask_problems(mask) == [MaskProblem("specks", 1, 1), MaskProblem("touches border", 1, 20)], "parts and not specks"
+    assert mask_problems(mask) == [("specks", 1, 1), ("touches border", 1, 20)], "parts and not specks"
     diagonal = np.zeros((12, 12), bool)
     diagonal[0:6, 0:6] = diagonal[6:12, 6:12] = True
     assert [problem.problem for problem in mask_problems(diagonal)] == ["touches border"], "a corner joins parts"
     ring = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
-    assert MaskProblem("holes", 1, 1) in mask_problems(np.pad(ring, 2)), "an 8-connected ring encloses its middle"
+    assert ("holes", 1, 1) in mask_problems(np.pad(ring, 2)), "an 8-connected ring encloses its middle"
     notched = np.ones((10, 10), bool)
     notched[0:3, 4] = False
     assert "holes" not in {problem.problem for problem in mask_problems(notched)} and (clean_mask(notched) == notched).all()

@@ -16,7 +16,6 @@ from PIL import Image
 from skimage.transform import resize_local_mean
 
 from thyroid_utils.common.errors import DataError, ImageError
-from thyroid_utils.data import images
 from thyroid_utils.data.images import (
     MAX_PIXELS,
     is_deep,
@@ -251,14 +250,6 @@ def test_paths_that_are_no_files_and_files_of_several_frames(tmp_path):
     for name in ("two.gif", "two.tif", "two.png"):
         saved(tmp_path / name, GRAY, save_all=True, append_images=[Image.fromarray(GRAY[::-1].copy())])
         assert "2 frames" in refusal(read_image, tmp_path / name)
-
-
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    def refused(*arguments):  # taking the permission away would not stop the superuser, as whom tests often run
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(images, "open", refused, raising=False)
-    assert "permission denied" in refusal(read_image, tmp_path / "a.png")
 
 
 def png_of(width: int, height: int) -> bytes:

@@ -12,7 +12,6 @@ from made_pictures import SPOT, put, refusal
 
 from thyroid_utils.data import readers
 from thyroid_utils.data.readers import READERS, load_cases
-from thyroid_utils.data.readers.listing import natural_order
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.workbook.parameters import declared_parameters, numbered_notebooks
 
@@ -32,16 +31,11 @@ def test_a_new_reader_is_a_function_and_a_line_here_and_known_to_notebooks_and_p
         assert declared_parameters(notebook)["DATASET"].options == tuple(READERS), notebook.stem
 
 
-@pytest.mark.parametrize(
-    ("dataset", "options", "told"),
-    [
-        ("TNK3", {}, "did you mean tn3k?"),
-        ("xyz", {}, "known: phantom, ddti"),
-        ("tn3k", {"folds": 1}, "did you mean fold?"),
-        ("ddti", {"fold": 1}, "known: having"),
-        ("phantom", {"patiens": 3}, "did you mean patients?"),
-    ],
-)
+UNKNOWN = [("TNK3", {}, "did you mean tn3k?"), ("xyz", {}, "known: phantom, ddti"), ("ddti", {"fold": 1}, "known: having"),
+           ("tn3k", {"folds": 1}, "did you mean fold?"), ("phantom", {"patiens": 3}, "did you mean patients?")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "options", "told"), UNKNOWN)
 def test_unknown_names_and_options_are_answered_with_the_nearest(tmp_path, dataset, options, told):
     assert told in refusal(dataset, tmp_path, **options)
 
@@ -68,31 +62,22 @@ def test_a_relative_root_is_seen_from_the_project_and_phantoms_leave_a_given_fol
     assert cases["patient"].nunique() == 2 and cases["patient_known"].all() and (cases["target"] == "nodule").all()
 
 
-def test_natural_order():
-    names = ["a10", "a2", "a", "a1b", "a1", "10", "2", "A3", "a01"]
-    assert sorted(names, key=natural_order) == ["2", "10", "a", "a01", "a1", "a1b", "a2", "A3", "a10"]
-
-
 # Folders
 
 
-@pytest.mark.parametrize(
-    ("benign", "malignant", "options"),
-    [
-        ("Benign", "MALIGNANT", {}),
-        ("0", "1", {}),
-        ("benign nodules", "cancer", {}),
-        ("benigno", "m", {"benign": "Benigno"}),
-        ("healthy", "sick", {"benign": "healthy", "malignant": "sick"}),
-    ],
-)
+SPELLINGS = [("Benign", "MALIGNANT", {}),
+             ("0", "1", {}), ("benign nodules", "cancer", {}), ("benigno", "m", {"benign": "Benigno"}),
+             ("healthy", "sick", {"benign": "healthy", "malignant": "sick"})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("benign", "malignant", "options"), SPELLINGS)
 def test_folders_in_the_usual_spellings_or_by_option(tmp_path, benign, malignant, options):
-    put(tmp_path / benign, "img_2.png", "img_10.png")
+    put(tmp_path / benign, "img_2.png", "img_10.png", "img_a1.png", "img_01.png")
     put(tmp_path / malignant, "img_2.png")
     cases = load_cases("folders", tmp_path, **options)
-    assert cases.index.tolist() == ["benign/img_2", "benign/img_10", "malignant/img_2"]
-    assert cases["label"].tolist() == [0, 0, 1] and cases["mask"].isna().all() and cases["split"].isna().all()
-    assert cases["patient"].tolist() == cases.index.tolist() and not cases["patient_known"].any()
+    names = ["benign/img_01", "benign/img_2", "benign/img_10", "benign/img_a1", "malignant/img_2"]
+    assert cases.index.tolist() == names == cases["patient"].tolist() and not cases["patient_known"].any()
+    assert cases["label"].tolist() == [0, 0, 0, 0, 1] and cases["mask"].isna().all() and cases["split"].isna().all()
 
 
 PLACES = [("benign/masks", "a b"), ("benign_mask", "a b"), ("benign_masks", "a b_mask"), ("masks/benign", "a b"),
@@ -147,18 +132,13 @@ def test_folders_with_a_patient_pattern(tmp_path):
 
 
 def test_folders_tell_what_they_leave_out_however_deep(tmp_path):
-    for name in ("benign", "malignant", "normal", "benign/patient 7", "benign/patient 7/study", "malignant/masks"):
+    left = {".": 2, "benign/patient 7": 1, "benign/patient 7/study": 1, "normal": 1}
+    for name in ("benign", "malignant", *left):
         put(tmp_path / name, "a.png")
-    put(tmp_path, "stray.png", "stray2.png")
+    put(tmp_path, "stray2.png")
     put(tmp_path / "malignant" / "masks", "b_x.png")
-    outside = "images outside the folders of benign and malignant ones; left out"
-    assert notes_of(load_cases("folders", tmp_path), tmp_path) == {
-        ".": f"2 {outside}",
-        "benign/patient 7": f"1 {outside}",
-        "benign/patient 7/study": f"1 {outside}",
-        "normal": f"1 {outside}",
-        "malignant/masks": "1 masks bear the name of no image",
-    }
+    told = {name: f"{count} images outside the folders of benign and malignant ones; left out" for name, count in left.items()}
+    assert notes_of(load_cases("folders", tmp_path), tmp_path) == told | {"malignant/masks": "1 masks bear the name of no image"}
 
 
 def test_folders_faults(tmp_path):
