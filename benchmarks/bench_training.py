@@ -22,10 +22,10 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.training.batch import Batches
 from thyroid_utils.training.data import assemble, split_data
 from thyroid_utils.training.loop import Training
 from thyroid_utils.training.state import choose_device, repeatable
+from thyroid_utils.training.tasks import Batches
 
 
 class Fixed(Training):

@@ -28,11 +28,10 @@ from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
-from thyroid_utils.training.batch import Arrays
 from thyroid_utils.training.data import derived_seed, open_arrays, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import list_runs
-from thyroid_utils.training.tasks import TASKS
+from thyroid_utils.training.tasks import TASKS, Arrays
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +207,7 @@ def test_a_config_that_cannot_be_is_refused(changes, message):
 
 
 def test_a_classifier_is_refused():
-    with pytest.raises(ConfigError, match=r"model.name must be for task joint; found 'vgg16', which is for classification"):
+    with pytest.raises(ValueError, match="model 'vgg16' is unknown; did you mean unet_vgg16"):
         fit_or_load(joint_config(model__name="vgg16"))
     with pytest.raises(ValueError, match="tiny_segmenter: has no encoder"):
         fit_or_load(joint_config(model__name="tiny_segmenter"))

@@ -88,19 +88,14 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     [
         (
             {"training__devices": 2, "training__batch_size": 64},
-            r"training\.batch_size must be at most 12, as 13 training images fill no larger batch .*; found 64",
+            r"training\.batch_size must be smaller, as 13 training images fill no batch for 2 devices; found 64",
         ),
-        (
-            {"training__devices": 64, "training__batch_size": 64},
-            r"training\.devices must be at most 13, the training images; found 64",
-        ),
-        ({"training__batch_size": 1}, r"training\.batch_size must be 2 or more with tiny, whose batch normalisation .* found 1"),
         (
             {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},
-            r"optimiser\.schedule must be another than one_cycle for a training of one step, .* found 1 epoch of 1 batch: raise",
+            r"optimiser\.schedule must not be one_cycle for a training of one step",
         ),
     ],
-    ids=["batches larger than the set", "devices without an image", "batches of one", "a cycle of one step"],
+    ids=["batches larger than the set", "a cycle of one step"],
 )
 def test_sizes_that_do_not_go_together_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
     monkeypatch.setattr("thyroid_utils.training.data.preprocessed", lambda *_: pytest.fail("preprocessed"))

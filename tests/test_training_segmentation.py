@@ -19,17 +19,15 @@ from torch.nn import functional
 from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
 from training_project import batches_of, forked, tiny_config, with_arrays, with_cases
 
-from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
-from thyroid_utils.training.batch import Batch
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load, maps_file
 from thyroid_utils.training.ledger import RUN_FILES, list_runs, runs_dir
-from thyroid_utils.training.tasks import COUNTS, TASKS, Task, nodule_probability
+from thyroid_utils.training.tasks import COUNTS, TASKS, Batch, Task, nodule_probability
 
 
 def phantoms(**changes) -> pd.DataFrame:
@@ -232,16 +230,14 @@ def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model__name": "alexnet"}, "model.name must be for task segmentation; found 'alexnet', which is for classification"),
-        ({"model__name": "timm:resnet18"}, "model.name must be for task segmentation; found 'timm:resnet18'"),
-        ({"model__name": "unet", "task": "classification"}, "model.name must be for task classification; found 'unet'"),
-        ({"task": "classification", "model__name": "tiny"}, "loss.name must be for task classification; found 'bce_dice'"),
+        ({"model__name": "alexnet"}, "model 'alexnet' is unknown"),
+        ({"model__name": "unet", "task": "classification"}, "model 'unet' is unknown"),
+        ({"model__name": "tiny", "task": "classification"}, "classification loss 'bce_dice' is unknown"),
     ],
 )
 def test_a_network_or_loss_of_the_other_task_is_named(changes, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ValueError, match=message):
         fit_or_load(segmentation_config(**{"training__monitor": "loss", **changes}))
-    assert str(caught.value).startswith(f"config: {message}")
 
 
 def test_cases_without_a_mask_are_left_out_and_labels_may_be_missing(monkeypatch):

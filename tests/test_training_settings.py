@@ -26,13 +26,12 @@ from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training import fit
-from thyroid_utils.training.batch import Arrays, Batches, epoch_batches, in_order
 from thyroid_utils.training.data import build, open_arrays, split_data
 from thyroid_utils.training.fit import fit_on_several, fit_or_load
 from thyroid_utils.training.ledger import run_hash
 from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision
-from thyroid_utils.training.tasks import class_weights
+from thyroid_utils.training.tasks import Arrays, Batches, class_weights, epoch_batches, in_order
 
 # What a config asks for
 

@@ -15,8 +15,8 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.weights import for_channels
-from thyroid_utils.training.batch import Arrays, epoch_batches
 from thyroid_utils.training.data import open_arrays, split_data
+from thyroid_utils.training.tasks import Arrays, epoch_batches
 
 
 def tiny_network(in_channels: int, classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
@@ -26,9 +25,8 @@ from thyroid_utils.models.networks import architecture, check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
-from thyroid_utils.training.batch import Arrays, batch_starts
 from thyroid_utils.training.ledger import RESUME
-from thyroid_utils.training.tasks import SIDES, TASKS
+from thyroid_utils.training.tasks import SIDES, TASKS, Arrays, batch_starts
 
 
 @dataclass(frozen=True)
@@ -143,13 +141,11 @@ def input_pipeline(config: RunConfig) -> Pipeline:
     """The preprocessing of a config, to the size of the network's input; not fitted.
 
     Raises:
-        ConfigError: a network or loss of another task, or images cut to the mask that the network is to find.
+        ConfigError: images cut to the mask that the network is to find.
         ValueError: an unknown network or preprocessing.
     """
-    task = TASKS[config.task]
-    task.check_names(config)
     pipeline = build_pipeline(config.preprocessing, config.size or architecture(config.model.name).size)
-    if pipeline.needs_mask and task.masks:
+    if pipeline.needs_mask and TASKS[config.task].masks:
         raise ConfigError("preprocessing", f"must be without nodule_crop with task {config.task}, whose answer is that mask")
     return pipeline
 
@@ -202,19 +198,13 @@ def build(config: RunConfig, channels: int, weights: str, labels: np.ndarray | N
         weights: what the network starts from; "none" builds it fast, to check the rest.
         labels: int (n,), of the training images, for class weights; None leaves those out.
     """
-    model, training = config.model, config.training
+    model = config.model
     check_weights(model.name, model.weights, model.options)
     build_augmentation(config.augmentation)
     criterion = TASKS[config.task].criterion(config, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed))
         network = TASKS[config.task].network(config, channels, weights)
-    if training.batch_size == training.devices and any(isinstance(module, _BatchNorm) for module in network.modules()):
-        raise ConfigError(
-            "training.batch_size",
-            f"must be {2 * training.devices} or more with {model.name}, whose batch normalisation needs two images "
-            f"on each device; found {training.batch_size}",
-        )
     return network, criterion
 
 
@@ -222,20 +212,11 @@ def check_steps(config: RunConfig, images: int) -> None:
     """Raise ConfigError where so many training images make no batch, or fewer steps than the schedule needs."""
     training = config.training
     batches = len(batch_starts(images, training.batch_size, training.devices))
-    if images < training.devices:
-        raise ConfigError("training.devices", f"must be at most {images}, the training images; found {training.devices}")
     if not batches:
-        raise ConfigError(
-            "training.batch_size",
-            f"must be at most {images - images % training.devices}, as {images} training images fill no larger batch "
-            f"(training.devices is {training.devices}); found {training.batch_size}",
-        )
+        whole = f"{images} training images fill no batch for {training.devices} device{'s' * (training.devices > 1)}"
+        raise ConfigError("training.batch_size", f"must be smaller, as {whole}; found {training.batch_size}")
     if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
-        raise ConfigError(
-            "optimiser.schedule",
-            "must be another than one_cycle for a training of one step, in which nothing can rise and fall; "
-            f"found {training.epochs} epoch of {batches} batch: raise training.epochs or lower training.batch_size",
-        )
+        raise ConfigError("optimiser.schedule", "must not be one_cycle for a training of one step: raise training.epochs")
 
 
 def derived_seed(*numbers: int) -> int:

@@ -24,7 +24,6 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import atomic_path, remove_temporaries, write_bytes, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.training.batch import Batches, in_order
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
 from thyroid_utils.training.ledger import (
     MAPS,
@@ -48,7 +47,7 @@ from thyroid_utils.training.state import (
     read_state,
     repeatable,
 )
-from thyroid_utils.training.tasks import SIDES, TASKS, WriteMaps, score_batches
+from thyroid_utils.training.tasks import SIDES, TASKS, Batches, WriteMaps, in_order, score_batches
 
 # What begins a line of a process of several that is for this one alone.
 _PROGRESS, _FAILURE = "\x1eprogress ", "\x1efailure "

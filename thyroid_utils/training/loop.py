@@ -19,10 +19,9 @@ from thyroid_utils.common.config import OptimiserConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.training.batch import Batch, Batches, epoch_batches, in_order, network_input
 from thyroid_utils.training.data import Assembly, derived_seed
 from thyroid_utils.training.state import State, choose_precision, device_name, write_state
-from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, score_batches
+from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Batch, Batches, epoch_batches, in_order, network_input, score_batches
 
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
 

@@ -1,14 +1,15 @@
-"""What classifiers, segmenters and networks that are both do differently in training: which cases count, what is compared,
-how a set is scored.
+"""Batches, and what classifiers, segmenters and networks that are both do differently with them: which cases count, what is
+compared, how a set is scored.
 
-Everything else (splits, batches, epochs, states, the ledger) is one path for all and asks the task here.
+Everything else (splits, epochs, states, the ledger) is one path for all and asks the task here. No worker processes: the arrays
+are memory-mapped and already preprocessed, so that gathering a batch is a copy, and the random changes are made for the whole
+batch on the device that trains. On a GPU the copy overlaps with the kernels in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,10 @@ import torch
 from scipy.special import expit
 from torch import nn
 
-from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import losses, networks
-from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.training.batch import Batch, Batches, network_input
+from thyroid_utils.preprocess.store import ArrayStore
 
 SIDES = {"train": "training", "val": "validation", "test": "test"}
 SCORE_NAMES = {"auc": "AUC", "dice": "Dice"}
@@ -30,6 +29,112 @@ COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negative
 
 # Takes the maps of a batch, uint8 (batch, height, width).
 WriteMaps = Callable[[np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: float32 (batch, stored channels, height, width); labels: int64 (batch,), -1 for an unknown one; masks: bool (batch,
+    height, width) or None; seed: whole numbers that decide the random changes; share: which part this is, as in `Batches`."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor | None
+    seed: tuple[int, ...]
+    share: tuple[int, int] = (0, 1)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = [None if part is None else part.to(device, non_blocking=True) for part in (self.images, self.labels, self.masks)]
+        return Batch(*moved, self.seed, self.share)
+
+
+class Arrays:
+    """Images and labels of a run, by position in its case table.
+
+    channels: what the network gets. One channel is stored where all are the same, and made into so many on the device.
+    """
+
+    def __init__(self, store: ArrayStore, with_masks: bool = False, pin: bool = False):
+        images = np.asarray(store.images)
+        self.channels = images.shape[1]
+        self.images = images[:, :1] if images.strides[1] == 0 else images
+        self.masks = np.asarray(store.masks) if with_masks and store.masks is not None else None
+        self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
+        self.pin = pin
+
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = (), share: tuple[int, int] = (0, 1)) -> Batch:
+        """Copies of the images at these positions, in page-locked memory where `pin`."""
+        images, labels = torch.from_numpy(self.images[positions]), torch.from_numpy(self.labels[positions])
+        masks = None if self.masks is None else torch.from_numpy(self.masks[positions])
+        if self.pin:
+            images, labels, masks = (None if part is None else part.pin_memory() for part in (images, labels, masks))
+        return Batch(images, labels, masks, seed, share)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """One pass over some positions in their order.
+
+    seed: of the pass; that of a batch has its number behind. share: (number, of how many) for one of several devices.
+    """
+
+    arrays: Arrays
+    parts: Sequence[np.ndarray]
+    seed: tuple[int, ...] = ()
+    share: tuple[int, int] = (0, 1)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        first, step = self.share
+        for number, positions in enumerate(self.parts):
+            yield self.arrays.batch(positions[first::step], (*self.seed, number), self.share)
+
+
+def network_input(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """(batch, stored channels, height, width) → (batch, channels, height, width), channels last in memory: faster."""
+    return images.expand(-1, channels, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def in_order(positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of evaluation: every position once, as it comes; the last batch may be smaller."""
+    return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+
+
+def batch_starts(images: int, batch_size: int, devices: int) -> list[int]:
+    """Where the batches of an epoch begin; which are left out is told in `epoch_batches`."""
+    smallest = batch_size if devices > 1 else min(2, batch_size)
+    return [start for start in range(0, images, batch_size) if images - start >= smallest]
+
+
+def epoch_batches(
+    positions: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: str, devices: int = 1
+) -> list[np.ndarray]:
+    """The batches of one epoch of training, decided by seed and epoch alone.
+
+    Args:
+        positions: of the training images.
+        labels: their labels, in the same order.
+        batch_size: images of a batch over all devices.
+        balance: "sampling" draws as many images as there are, each class equally often on average, with repetition; otherwise
+            every image occurs once.
+        devices: among how many each batch is shared out.
+
+    Returns:
+        positions, an array a batch. On one device the last batch may be smaller, but one of a single image is left out: batch
+        normalisation has no variance to divide by. Several devices get full batches only, because their gradients are averaged
+        with equal weight.
+    """
+    # A stream of its own (spawn_key), so that the order shares no numbers with dropout or augmentation.
+    random = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(1,)))
+    if balance == "sampling":
+        classes = [positions[labels == label] for label in np.unique(labels)]
+        drawn = random.integers(len(classes), size=len(positions))
+        order = np.array([random.choice(classes[number]) for number in drawn])
+    else:
+        order = random.permutation(positions)
+    return [order[start : start + batch_size] for start in batch_starts(len(order), batch_size, devices)]
 
 
 @dataclass(frozen=True)
@@ -85,14 +190,6 @@ class Task:
                 found = f"all {int(chosen.sum())} {side} masks are empty"
                 raise DataError(f"split: {found}; {advice} outlined images: check the masks, or use another seed or ratios")
 
-    def check_names(self, config: RunConfig) -> None:
-        """Raise ConfigError for a network or a loss of another task; unknown names are refused where they are looked up."""
-        for field in ("model", "loss"):
-            name = getattr(config, field).name
-            if _is_known(field, name, not self.masks) and not _is_known(field, name, self.masks):
-                other = "classification" if self.masks else "segmentation"
-                raise ConfigError(f"{field}.name", f"must be for task {self.name}; found {name!r}, which is for {other}")
-
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
         """The network of a config, its random values from torch's generator."""
         return self.build(config.model.name, in_channels=in_channels, weights=weights, **config.model.options)
@@ -116,13 +213,6 @@ class Task:
         return SegmentationScores(criterion, write_maps) if self.masks else ClassificationScores(criterion)
 
 
-def _is_known(field: str, name: str, masks: bool) -> bool:
-    """Whether a name is that of a network or a loss of tasks with masks, or of those without."""
-    if field == "loss":
-        return name in (losses.SEGMENTATION_LOSSES if masks else losses.CLASSIFICATION_LOSSES)
-    return name in (SEGMENTERS if masks else CLASSIFIERS) or name.startswith("smp:" if masks else "timm:")
-
-
 _LABEL = "a label (0 benign, 1 malignant)"
 TASKS = {
     task.name: task
@@ -135,22 +225,6 @@ TASKS = {
 }  # fmt: skip
 
 
-class Scores(Protocol):
-    """What a network says about the images of a set, gathered batch after batch and in their order."""
-
-    def add(self, logits: torch.Tensor | networks.JointLogits, batch: Batch) -> None:
-        """Take the logits of a batch, with its truth, on whatever device they are."""
-
-    def loss(self) -> float:
-        """Of the whole set; NaN where an output is no number."""
-
-    def values(self) -> dict[str, float]:
-        """Score → value, as `metrics.json` has it."""
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """What `predictions.csv` tells of each image, beside the case: column → (n,)."""
-
-
 @torch.inference_mode()
 def score_batches(network: nn.Module, scores: Scores, batches: Batches, device: torch.device) -> None:
     """Ask a network about batches, and add its answers to the scores."""
@@ -160,7 +234,13 @@ def score_batches(network: nn.Module, scores: Scores, batches: Batches, device: 
 
 
 class ClassificationScores:
-    """The loss is that of all logits at once, as class weights make it no mean over batches."""
+    """What a network says about the images of a set, gathered batch after batch and in their order.
+
+    `loss`: of the whole set, NaN where an output is no number; `values`: score → value, as `metrics.json` has it; `columns`: what
+    `predictions.csv` tells of each image, column → (n,).
+
+    The loss is that of all logits at once, as class weights make it no mean over batches.
+    """
 
     def __init__(self, criterion: nn.Module):
         self.criterion = criterion
@@ -260,10 +340,12 @@ class JointScores:
         return self.image.columns() | self.pixels.columns()
 
 
-def class_weights(labels: np.ndarray, classes: int = 2) -> torch.Tensor:
-    """n / (classes · n of the class): float32 (classes,), so that every class weighs the same in the sum."""
-    counts = np.bincount(labels, minlength=classes)
-    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
+Scores = ClassificationScores | SegmentationScores | JointScores
+
+
+def class_weights(labels: np.ndarray) -> torch.Tensor:
+    """n / (2 · n of the class): float32 (2,), so that both classes weigh the same in the sum."""
+    return torch.tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32)
 
 
 def nodule_probability(logits: torch.Tensor) -> torch.Tensor:
