@@ -163,9 +163,6 @@ def metrics() -> Entries:
         "surface_scores in mm": lambda: f.surface_scores(*pairs["one, two called"], 0.08, 1.0),
         "surface_distances": lambda: [f.surface_distances(*pairs["moved"]), f.surface_distances(*pairs["at the border"], 0.3)],
         "segmentation_table": lambda: f.segmentation_table(pairs.values(), list(pairs), spacings),
-        "faulty_002_scores": lambda: f.faulty_002_scores(
-            truths[:3], [np.kron(founds[0], np.ones((2, 2), bool))[:64, :64]] * 3, 64
-        ),
         "compare_with_faulty_002": lambda: f.compare_with_faulty_002(truths, founds),
     }
 

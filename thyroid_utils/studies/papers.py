@@ -99,10 +99,6 @@ _REMARKS = {
     ("003", "fcn8s"): _BEHIND.format("FCN-8s", 4.47),
     ("003", "unet"): _BEHIND.format("U-Net", 0.65),
     ("003", "deeplabv3plus_xception"): _BEHIND.format("DeepLabV3+, with Xception to judge by its size", 0.17),
-    ("TN3K", "unet"): "U-Net",
-    ("TN3K", "segnet"): "SegNet",
-    ("TN3K", "deeplabv3plus"): "DeepLabV3+",
-    ("TN3K", "attention_unet"): "Attention U-Net",
     ("TN3K", "enhanced_transunet"): "Enhanced TransUNet (Ozcan 2024)",
     ("TN3K", "trfe_plus"): "TRFE+",
     ("TN3K", "ssmt_net"): "SSMT-Net (2026)",
@@ -110,7 +106,6 @@ _REMARKS = {
 PAPER_SIZE = 512  # pixels a side, to which paper 002 brings its labels
 # Paper 002's five figures, which its evaluation and the corrected one give.
 PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")
-_CHANNELS = 3
 
 
 def reported_scores(task: str) -> pd.DataFrame:
@@ -168,63 +163,24 @@ def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     ]
 
 
-def faulty_002_scores(
+def compare_with_faulty_002(
     truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
-) -> dict[str, float]:
-    """Paper 002's five figures as its code has them: for showing what its faults are worth, never for results.
+) -> pd.DataFrame:
+    """What the faults of paper 002's evaluation are worth on these masks: for showing that, never for results.
 
     The faults, as the code printed in the paper has them:
 
     1. Labels are resized to 512² with bilinear interpolation and then compared with 0: every pixel that a nodule's edge bleeds
        into becomes nodule, so that the truth grows.
     2. Three equal channels are counted. Every count is three times what it should be; ratios of counts do not change.
-    3. Pairs whose sizes differ are skipped with a message, so that the figures describe fewer images than the text says.
+    3. Pairs whose sizes differ are skipped with a message, so that the figures describe fewer images than the text says. Here
+       each prediction is brought to `size` × `size` by nearest neighbour, as a network of that size would put it out, so that no
+       pair is skipped.
     4. TN is defined as "the number of negative samples that were wrongly determined". The code does not follow this definition:
-       its diagonal holds the negatives determined rightly. `pixel_accuracy_as_defined` is what the text's formula gives.
+       its diagonal holds the negatives determined rightly. `pixel_accuracy_as_defined` is what the text's formula gives: the
+       negatives wrongly determined are FP, which stands both for TN and for itself.
     5. Colours are turned into classes with blue·65536 + green·256 + red on 8-bit arrays. In 8 bits white becomes 255 and not
        16777215, and its class 0; NumPy 1 widened the product and hid the fault, NumPy 2 refuses it.
-
-    Args:
-        truths: bool (height, width) at the size of the labels' files.
-        predictions: bool (height, width) at the network's size; one whose size is not `size` × `size` is skipped (fault 3).
-        size: that the labels are resized to, in pixels.
-
-    Returns:
-        `PAPER_SCORES`, pooled; `pixel_accuracy_as_defined` (fault 4); `skipped`, how many pairs were. A class that is never
-        predicted makes `class_mean_f1` NaN, and all figures are NaN where every pair is skipped.
-    """
-    histogram, skipped = np.zeros((2, 2)), 0
-    for truth, prediction in zip(truths, predictions, strict=True):
-        if prediction.shape != (size, size):
-            skipped += 1
-            continue
-        grown = cv2.resize(255 * truth.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR) != 0
-        histogram += _CHANNELS * np.bincount(2 * grown.ravel() + prediction.ravel(), minlength=4).reshape(2, 2)
-    right = histogram.diagonal()
-    predicted_wrongly, missed = histogram.sum(axis=0) - right, histogram.sum(axis=1) - right
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = right / (right + predicted_wrongly + missed)
-        precision, recall = right / (right + predicted_wrongly), right / (right + missed)
-        tp, fp, fn = right[1], predicted_wrongly[1], missed[1]
-        return {
-            "b_iou": float(iou[0]),
-            "n_iou": float(iou[1]),
-            "miou": float(np.nan if np.isnan(iou).all() else np.nanmean(iou)),
-            "pixel_accuracy": float(right.sum() / (right.sum() + predicted_wrongly.sum())),
-            "class_mean_f1": float((2 * precision * recall / (precision + recall)).mean()),
-            # The negatives wrongly determined are FP: it stands both for TN and for itself.
-            "pixel_accuracy_as_defined": float((tp + fp) / (tp + fp + fp + fn)),
-            "skipped": skipped,
-        }
-
-
-def compare_with_faulty_002(
-    truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
-) -> pd.DataFrame:
-    """What the faults 1, 2 and 4 of paper 002's evaluation are worth on these masks.
-
-    For the faulty side each prediction is brought to `size` × `size` by nearest neighbour, as a network of that size would put
-    it out, so that no pair is skipped: fault 3 changes which images are scored, and is worth whatever the skipped ones are.
 
     Args:
         truths: bool (height, width) at the size of the labels' files.
@@ -236,13 +192,16 @@ def compare_with_faulty_002(
         the truth's own size, which predictions are brought to by nearest neighbour, pooled), `faulty`, and `difference`,
         faulty − corrected.
     """
-    counts = pd.DataFrame(
-        [pixel_counts(truth, _at_size(prediction, truth.shape)) for truth, prediction in zip(truths, predictions, strict=True)]
-    )
-    faulty = faulty_002_scores(truths, [_at_size(prediction, (size, size)) for prediction in predictions], size)
-    corrected = {name: float(value) for name, value in overlap_scores(**counts.sum()).items()}
-    corrected["pixel_accuracy_as_defined"] = corrected["pixel_accuracy"]
-    both = pd.DataFrame({"corrected": corrected, "faulty": faulty}).loc[[*PAPER_SCORES, "pixel_accuracy_as_defined"]]
+    own, grown = [], []
+    for truth, prediction in zip(truths, predictions, strict=True):
+        own.append(pixel_counts(truth, _at_size(prediction, truth.shape)))
+        bled = cv2.resize(255 * truth.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR) != 0
+        grown.append(pixel_counts(bled, _at_size(prediction, (size, size))))
+    counts, faulty_counts = pd.DataFrame(own).sum(), pd.DataFrame(grown).sum()
+    tp, fp, fn = faulty_counts[["true_positives", "false_positives", "false_negatives"]]
+    both = pd.DataFrame({"corrected": overlap_scores(**counts), "faulty": overlap_scores(**faulty_counts)}).astype(float)
+    both.loc["pixel_accuracy_as_defined"] = both.at["pixel_accuracy", "corrected"], (tp + fp) / (tp + fp + fp + fn)
+    both = both.loc[[*PAPER_SCORES, "pixel_accuracy_as_defined"]]
     return both.assign(difference=both["faulty"] - both["corrected"]).rename_axis("score")
 
 
