@@ -140,10 +140,8 @@ def test_two_outlines_of_one_picture(tmp_path):
     a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     a[0, :3], b[0, 1:4] = True, True  # three pixels each, two shared: 2·2 / 6
     masks = [str(write_png(tmp_path / "a.png", a)), str(write_png(tmp_path / "b.png", b)), pd.NA]
-    rows = [
-        {"case": c, "image": "same.png", "patient": c, "dataset": "drawn", "mask": m} for c, m in zip("abc", masks, strict=True)
-    ]
-    found = study.outline_agreement(make_cases(rows), pd.DataFrame({"cases": [["a", "b", "c"]]}))
+    table = pd.DataFrame({"case": list("abc"), "image": "same.png", "patient": list("abc"), "dataset": "drawn", "mask": masks})
+    found = study.outline_agreement(make_cases(table.to_dict("records")), pd.DataFrame({"cases": [["a", "b", "c"]]}))
     assert found.to_dict("records") == [{"a": "a", "b": "b", "dice": pytest.approx(2 / 3)}]
     assert study.outline_agreement(cases, pd.DataFrame({"cases": []})).empty
 
@@ -163,14 +161,12 @@ def test_phantoms_stand_alone_without_real_frames_and_beside_any_others(tmp_path
         study.simulated_and_real("phantom", tmp_path, None)
 
 
-@pytest.mark.parametrize(
-    ("labels", "told"),
-    [
-        ([pd.NA] * 4, "none of them labelled"),
-        ([1, 1, 1, pd.NA], "right on 100 % of the 3"),
-        ([0, 0, 0, 1], "right on 75 % of the 4"),
-    ],
-)
-def test_the_majority_is_told(labels, told):
-    rows = [{"case": str(n), "image": "a.png", "patient": str(n), "dataset": "drawn", "label": v} for n, v in enumerate(labels)]
-    assert told in study.majority(make_cases(rows))
+def test_the_majority_is_told():
+    told = {
+        (pd.NA,) * 4: "none of them labelled",
+        (1, 1, 1, pd.NA): "right on 100 % of the 3",
+        (0, 0, 0, 1): "right on 75 % of the 4",
+    }
+    for labels, text in told.items():
+        table = pd.DataFrame({"case": list("abcd"), "image": "a.png", "patient": list("abcd"), "dataset": "d", "label": labels})
+        assert text in study.majority(make_cases(table.to_dict("records")))

@@ -101,7 +101,7 @@ def test_cards_come_in_pages_and_what_they_show_is_told(called, study, monkeypat
     assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"
 
 
-def test_forest_shows_every_subgroup_and_marks_the_small(called):
+def test_forest_shows_every_subgroup_and_marks_the_small_and_what_was_predicted(called):
     right = 1.0 - called.images["wrong"]
     table = subgroup_table(right, GROUPS, PATIENTS)
     axes = plots.forest(table, "accuracy", patient_bootstrap(right, PATIENTS)).axes[0]
@@ -111,6 +111,11 @@ def test_forest_shows_every_subgroup_and_marks_the_small(called):
     assert sum("too few" in text.get_text() for text in axes.texts) == 1
     assert ticks(axes) == ["scanner", "callipers", "new (34 / 17)", "old (14 / 7)", "no (24 / 12)", "yes (24 / 12)"]
     assert f"n = {COUNT} images, 24 patients" in axes.get_xlabel()
+    table = subgroup_calibration(called.images, GROUPS, PATIENTS)
+    axes = plots.forest(table, "share of images").axes[0]
+    assert dots(axes) == pytest.approx([value.value for value in table["observed"]])
+    predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
+    assert predicted == pytest.approx([value.value for value in table["predicted"]])
 
 
 def test_forest_colours_what_differs_and_survives_undefined_scores():
@@ -127,14 +132,7 @@ def test_forest_colours_what_differs_and_survives_undefined_scores():
     written = [text.get_text() for text in axes.texts]
     assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: odd], p = –"]
     assert plots.forest(table.iloc[:0], "AUC") is None
-
-
-def test_calibration_draws_observed_and_predicted():
-    table = subgroup_calibration(pd.DataFrame({"label": LABELS, "probability": PROBABILITIES}), GROUPS, PATIENTS)
-    axes = plots.forest(table, "share of images").axes[0]
-    assert dots(axes) == pytest.approx([value.value for value in table["observed"]])
-    predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
-    assert predicted == pytest.approx([value.value for value in table["predicted"]])
+    assert len(dots(plots.lost_dots(table.rename(columns={"estimate": "lost"})).axes[0])) == 2
 
 
 def test_nodule_frame_draws_both_maps_on_one_scale(masks):
@@ -144,11 +142,6 @@ def test_nodule_frame_draws_both_maps_on_one_scale(masks):
         np.testing.assert_allclose(picture.get_array(), 100 * expected)
     assert pictures[0].get_clim() == pictures[1].get_clim()
     assert plots.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
-
-
-def test_lost_dice_is_a_row_a_part():
-    parts = pd.DataFrame({"lost": [Estimate(0.1, 0.0, 0.2, 9, 4), Estimate(0.3, 0.2, 0.4, 9, 4)]}, ["boundary ring", "all"])
-    assert dots(plots.lost_dots(parts).axes[0]) == [0.1, 0.3]
 
 
 def test_risk_coverage_draws_the_curve_and_its_area(called):
