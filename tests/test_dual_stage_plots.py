@@ -10,7 +10,7 @@ from drawn import saved, texts, ticks
 from thyroid_utils.data.images import write_png
 from thyroid_utils.inference.findings import RESEARCH_ONLY, UNCERTAINTY, Finding
 from thyroid_utils.inference.nodule_measures import nodule_measures
-from thyroid_utils.plots.dual_stage import finding_cards, measure_lines, variants_forest
+from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
 from thyroid_utils.scores.estimates import Comparison, Estimate
 
 
@@ -67,3 +67,9 @@ def test_the_forest_has_a_row_a_variant_and_a_pair():
     assert ticks(left) == list(estimates["what"])
     assert ticks(right) == ["crop by the true mask\n− whole frame"]
     assert "no test" in texts(figure) and "0.800" in texts(figure)
+
+
+def test_every_image_with_a_class_and_a_mask_is_a_point():
+    known = {"wrong": [False, True, None], "label": [0, 1, 0], "probability": [0.1, 0.2, np.nan], "dice": [0.9, 0.7, 0.3]}
+    (drawn,) = doubt_and_dice(pd.DataFrame(known), 0.7).axes[0].collections
+    assert drawn.get_offsets().tolist() == [[0.1, 0.9], [0.2, 0.7]]
