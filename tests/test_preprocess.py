@@ -77,6 +77,8 @@ def test_a_crop_maps_back_by_hand():
     geometry = Geometry(frame=(4, 5), shape=(4, 5)).cropped(Box(1, 3, 2, 5))
     original = geometry.to_original(np.array([[True, False, True], [False, True, False]]))
     assert original.astype(int).tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
+    with pytest.raises(DataError, match="predict at that size"):
+        geometry.to_original(np.zeros((3, 3), bool))
 
 
 def test_halving_and_letterboxing_map_back_by_hand():
@@ -95,14 +97,6 @@ def test_enlarging_by_a_whole_factor_and_back_is_the_identity(height, width, top
     expected = np.zeros_like(mask)
     expected[top : height - 3, left : width - 5] = box.crop(mask)
     assert (original == expected).all()
-
-
-@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
-def test_a_prediction_returns_to_where_the_nodule_is(mode):
-    sample = build_pipeline(["crop_echo", {"resize": {"size": 128, "mode": mode}}, "scale"])(frame(), nodule())
-    original = sample.geometry.to_original(sample.mask)
-    dice = 2 * (original & nodule()).sum() / (original.sum() + nodule().sum())
-    assert dice > 0.96  # half a pixel of 128² along the contour
 
 
 def test_a_map_is_interpolated_by_hand():
@@ -124,12 +118,6 @@ def test_interpolation_agrees_with_scipy():
     assert 0 < covered.mean() < 1
     np.testing.assert_allclose(found[covered], expected[covered], atol=1e-6)
     assert not found[~covered].any()
-
-
-def test_geometry_refuses_other_sizes():
-    geometry = Geometry(frame=(4, 4), shape=(2, 2))
-    with pytest.raises(DataError, match="predict at that size"):
-        geometry.to_original(np.zeros((3, 3), bool))
 
 
 # filters
@@ -178,13 +166,6 @@ def test_resample_averages_when_shrinking_and_interpolates_when_growing():
 # steps
 
 
-def test_crop_echo_leaves_the_echo_image_and_no_text():
-    stages = build_pipeline([{"crop_echo": {"margin": 0}}, {"resize": {"size": 64}}]).stages(frame(), nodule())
-    name, image, mask = stages[2]
-    assert name == "crop_echo" and image.shape == (140, 170) == mask.shape
-    assert mask.sum() == nodule().sum()
-
-
 def test_blank_clears_the_corners_of_a_fan():
     gray = np.zeros((200, 240), np.uint8)
     cv2.ellipse(gray, (120, 10), (170, 170), 90, -35, 35, 120, -1)
@@ -221,12 +202,15 @@ def test_letterbox_keeps_the_aspect_ratio():
 
 def test_small_steps_by_hand():
     image = np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1)
-    scaled = build_pipeline([{"resize": {"size": 16}}, "scale"])(image).image
+    small = {"resize": {"size": 16}}
+    scaled = build_pipeline([small, "scale"])(image).image
     assert scaled.dtype == np.float32 and set(np.unique(scaled)) == {0.0, 1.0}
-    scores = build_pipeline([{"resize": {"size": 16}}, "zscore", "three_channels"])(image).image
+    scores = build_pipeline([small, "zscore", "three_channels"])(image).image
     assert scores.shape == (3, 16, 16) and set(np.unique(scores)) == {-1.0, 1.0}
-    constant = build_pipeline([{"resize": {"size": 16}}, "zscore"])(np.full((16, 16), 9, np.uint8)).image
-    assert (constant == 0).all()
+    assert (build_pipeline([small, "zscore"])(np.full((16, 16), 9, np.uint8)).image == 0).all()
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    assert (build_pipeline([small])(red).image == 76).all()  # 0.299 · 255
 
 
 def test_equalise_spreads_and_smoothers_smooth():
@@ -243,12 +227,6 @@ def test_equalise_spreads_and_smoothers_smooth():
     assert (lee(np.full((20, 20), 77, np.uint8), 7) == 77).all()
 
 
-def test_colour_is_reduced_to_luma():
-    red = np.zeros((16, 16, 3), np.uint8)
-    red[..., 0] = 255
-    assert (build_pipeline([{"resize": {"size": 16}}])(red).image == 76).all()  # 0.299 · 255
-
-
 # pipelines
 
 
@@ -262,40 +240,26 @@ def test_every_preset_makes_the_papers_size(name, tmp_path):
     assert sample.mask.shape == (side, side) and sample.mask.dtype == bool
     assert sample.geometry.to_original(sample.mask).shape == frame().shape
     assert len(PRESETS[name].note) > 60 and "".join(step.name[0] for step in pipeline.steps) == PRESET_STEPS[name]
+    stages = pipeline.stages(frame(), nodule())
+    assert [name for name, _, _ in stages] == ["input", *(step.name for step in pipeline.steps)]
+    assert (np.moveaxis(np.atleast_3d(stages[-1][1]), 2, 0) == sample.image).all()
     small = build_pipeline(name, size=[32, 40]).fit(pipeline_cases)
     assert small(frame()).image.shape == (pipeline.channels, 32, 40)
 
 
-def test_stages_end_where_the_call_ends():
-    pipeline = build_pipeline("paper_003")
-    stages = pipeline.stages(frame(), nodule())
-    assert [name for name, _, _ in stages] == ["input", *(step.name for step in pipeline.steps)]
-    sample = pipeline(frame(), nodule())
-    assert (stages[-1][1] == sample.image[0]).all() and (stages[-1][2] == sample.mask).all()
-
-
-def test_training_statistics_are_those_of_the_training_images_only(tmp_path):
+def test_training_statistics_are_those_of_the_training_images_only(tmp_path, monkeypatch):
+    """In any order, and free the second time, until an image is another one."""
     images = [frame(0), frame(1), np.full((180, 240), 250, np.uint8)]
-    cases = written(tmp_path, images, ["train", "train", "test"])
-    pipeline = build_pipeline([{"resize": {"size": (180, 240)}}, {"zscore": {"by": "train"}}])
-    pipeline.fit(cases)
-    pixels = np.concatenate([images[0].ravel(), images[1].ravel()]).astype(float)
-    assert pipeline.mean == pytest.approx(pixels.mean(), abs=1e-9)
-    assert pipeline.deviation == pytest.approx(pixels.std(), abs=1e-9)
-    assert pipeline(images[0]).image[0] == pytest.approx((images[0] - pixels.mean()) / pixels.std(), abs=1e-5)
-
-
-def test_fitting_is_independent_of_the_order_and_free_the_second_time(tmp_path, monkeypatch):
-    cases = written(tmp_path, [frame(seed) for seed in range(6)], ["train"] * 6)
-    spec = ["gray", {"resize": {"size": 40}}, "scale", {"zscore": {"by": "train"}}]
+    cases, calls = written(tmp_path, images, ["train", "train", "test"]), []
     fits = []
-    for cache, table in [("a", cases), ("b", cases.iloc[::-1])]:
+    for cache, table in (("a", cases), ("b", cases.iloc[::-1]), ("a", cases)):
         monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / cache))
-        fits.append(build_pipeline(spec).fit(table))
-    assert len({(fit.mean, fit.deviation, fit.hash) for fit in fits}) == 1
-    calls = []
-    again = build_pipeline(spec).fit(cases, progress=lambda done, total: calls.append(done))
-    assert again.mean == fits[0].mean and not calls
+        spec = [{"resize": {"size": (180, 240)}}, {"zscore": {"by": "train"}}]
+        fits.append(build_pipeline(spec).fit(table, progress=lambda done, total: calls.append(done)))
+    assert len({(fit.mean, fit.deviation, fit.hash) for fit in fits}) == 1 and calls == [1, 2, 1, 2]
+    pixels = np.concatenate([images[0].ravel(), images[1].ravel()]).astype(float)
+    assert (fits[0].mean, fits[0].deviation) == pytest.approx((pixels.mean(), pixels.std()), abs=1e-9)
+    assert fits[0](images[0]).image[0] == pytest.approx((images[0] - pixels.mean()) / pixels.std(), abs=1e-5)
     write_png(tmp_path / "0.png", frame(99))
     assert build_pipeline(spec).fit(cases).mean != fits[0].mean
 
@@ -307,26 +271,21 @@ def test_a_pipeline_that_needs_training_images_says_so(tmp_path):
     with pytest.raises(DataError, match="not fitted"):
         _ = pipeline.hash
     with pytest.raises(DataError, match="no row has split = train"):
-        pipeline.fit(written(tmp_path, [frame()], ["test"]))
-    with pytest.raises(DataError, match="no row has split = train"):
         pipeline.fit(written(tmp_path, [frame()], [None]))
     with pytest.raises(DataError, match="no contrast"):
         pipeline.fit(written(tmp_path, [np.zeros((30, 30), np.uint8)], ["train"]))
 
 
 def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
-    plain = build_pipeline(["gray", "crop_echo", {"resize": {"size": 256}}, "scale"])
-    assert plain.hash == build_pipeline("plain").hash  # the name does not count
+    plain = build_pipeline("plain")
+    # Neither the name counts, nor what is a default.
     assert plain.hash == build_pipeline([{"crop_echo": {"margin": 3}}, {"resize": {"size": [256, 256]}}, "scale"]).hash
-    others = [
-        build_pipeline("plain", size=128).hash,
-        build_pipeline(["crop_echo", {"resize": {"size": 256, "mode": "letterbox"}}, "scale"]).hash,
-        build_pipeline([{"crop_echo": {"margin": 4}}, {"resize": {"size": 256}}, "scale"]).hash,
-        build_pipeline(["crop_echo", {"resize": {"size": 256}}]).hash,
-        build_pipeline("paper_000").fit(written(tmp_path, [frame(0)], ["train"])).hash,
-        build_pipeline("paper_000").fit(written(tmp_path / "b", [frame(1)], ["train"])).hash,
-    ]
-    assert len({plain.hash, *others}) == 7
+    small = {"resize": {"size": 256, "mode": "letterbox"}}
+    others = [["crop_echo", small, "scale"], [{"crop_echo": {"margin": 4}}, "resize", "scale"], ["crop_echo", "resize"]]
+    hashes = {plain.hash, build_pipeline("plain", size=128).hash, *(build_pipeline(spec).hash for spec in others)}
+    for seed in (0, 1):
+        hashes.add(build_pipeline("paper_000").fit(written(tmp_path / str(seed), [frame(seed)], ["train"])).hash)
+    assert len(hashes) == 7
 
 
 @pytest.mark.parametrize(
@@ -339,12 +298,9 @@ def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
         ([{"clahe": {"clip_limit": -1}}, "resize"], "step clahe: clip_limit: .* greater than or equal to 0.1; found -1"),
         ([{"clahe": {"tiles": 2.5}}, "resize"], "tiles: .* valid integer; found 2.5"),
         ([{"median": {"window": 4}}, "resize"], "window: .* must be odd; found 4"),
-        ([{"gaussian": {"sigma": True}}, "resize"], "sigma: .* valid number; found True"),
         ([{"gaussian": {"sigma": float("nan")}}, "resize"], "sigma: .* finite number; found nan"),
-        ([{"zscore": {"by": "test"}}, "resize"], "by: .* 'image' or 'train'; found 'test'"),
         ([{"crop_echo": {"blank": 1}}, "resize"], "blank: .* valid boolean; found 1"),
         ([{"resize": {"size": 0}}], "size: .* greater than or equal to 8; found 0"),
-        ([{"resize": {"size": [224, 224, 3]}}], "size: .* at most 2 items"),
         ([{"resize": 224}], "resize: parameters: .*; found 224"),
         ([{"equalise": {"bins": 3}}, "resize"], "it has no parameters"),
         ([{"a": {}, "b": {}}], "must be a name or"),
@@ -445,15 +401,10 @@ def test_a_map_of_the_crop_finds_back_to_the_frame():
     assert whole.sum() == 16 * 16 and whole[16:32, 30:46].all()
 
 
-def test_without_a_mask_it_is_refused():
-    pipeline = build_pipeline(CROPPED)
-    assert pipeline.needs_mask and not build_pipeline("plain").needs_mask
-    with pytest.raises(DataError, match="nodule_crop: there is no mask"):
-        pipeline(np.zeros((40, 40), np.uint8))
-
-
-def test_an_empty_mask_is_refused_or_leaves_the_whole_frame():
+def test_without_a_nodule_it_is_refused_or_leaves_the_whole_frame():
     frame, mask = frame_and_mask((40, 50), slice(0, 0), slice(0, 0))
+    with pytest.raises(DataError, match="nodule_crop: there is no mask"):
+        build_pipeline(CROPPED)(frame)
     with pytest.raises(DataError, match="the mask is empty"):
         crop(frame, mask)
     sample = crop(frame, mask, empty="frame")
@@ -465,38 +416,28 @@ def test_a_classifier_on_crops_takes_masks_of_any_origin():
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing=CROPPED))
     predictor, told = Predictor(run), run.predictions["log_odds"]
     cases = predictor.cases.loc[told.index]
-    frames = [read_gray(image) for image in cases["image"]]
-    masks = [read_mask(mask) for mask in cases["mask"]]
+    frames, masks = [read_gray(image) for image in cases["image"]], [read_mask(mask) for mask in cases["mask"]]
     inputs = predictor.prepare(frames, masks)
     np.testing.assert_array_equal(inputs, predictor.inputs(told.index))
     np.testing.assert_allclose(predictor.log_odds(inputs), told, rtol=0, atol=1e-4)
     elsewhere = [np.roll(mask, 6, axis=1) for mask in masks]
     assert np.abs(predictor.log_odds(predictor.prepare(frames, elsewhere)) - told).max() > 1e-3
-    with pytest.raises(DataError, match="there is no mask"):
-        predictor.prepare(frames[:1])
-    with pytest.raises(ValueError, match="zip"):
-        predictor.prepare(frames, masks[:1])
-
-
-def test_fitting_looks_at_the_crops():
-    cropped = ["gray", {"nodule_crop": {"margin": 0, "minimum": 8}}, "resize", "scale", {"zscore": {"by": "train"}}]
-    cases = Predictor(fit_or_load(tiny_config(training__epochs=1))).cases
-    pipeline, again = build_pipeline(cropped, 32).fit(cases), build_pipeline(cropped, 32).fit(cases)
-    samples = [build_pipeline(cropped[:-1], 32).load(case).image for _, case in cases[cases["split"].eq("train")].iterrows()]
-    assert pipeline.mean == pytest.approx(np.mean(samples), rel=1e-5) and again.mean == pipeline.mean
-    # Other masks of the same images give other crops, and so other numbers.
-    swapped = cases.assign(mask=np.roll(cases["mask"].to_numpy(), 1))
-    assert build_pipeline(cropped, 32).fit(swapped).mean != pipeline.mean
+    for wrong, error in (((frames[:1],), "there is no mask"), ((frames, masks[:1]), "zip")):
+        with pytest.raises(ValueError, match=error):
+            predictor.prepare(*wrong)
+    # Fitting looks at the crops: other masks of the same images give other numbers.
+    fitted = [*CROPPED[:-1], {"zscore": {"by": "train"}}]
+    whole = predictor.cases
+    swapped = whole.assign(mask=np.roll(whole["mask"].to_numpy(), 1))
+    means = [build_pipeline(fitted, 32).fit(table).mean for table in (whole, swapped)]
+    samples = [build_pipeline(CROPPED[:-1], 32).load(case).image for _, case in whole[whole["split"].eq("train")].iterrows()]
+    assert means[0] == pytest.approx(np.mean(samples), rel=1e-5) and means[1] != means[0]
+    two = cases.iloc[:2].assign(mask=[cases["mask"].iloc[0], None])
+    with pytest.raises(DataError, match=f"case {two.index[1]}: step nodule_crop: there is no mask"):
+        preprocessed(two, build_pipeline(CROPPED))
 
 
 def test_a_segmenter_is_not_shown_where_the_nodule_is(monkeypatch):
     register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
     with pytest.raises(ConfigError, match="nodule_crop with task segmentation"):
         fit_or_load(segmentation_config(preprocessing=CROPPED))
-
-
-def test_a_case_without_a_nodule_is_named():
-    cases = Predictor(fit_or_load(tiny_config(training__epochs=1))).cases
-    two = cases.iloc[:2].assign(mask=[cases["mask"].iloc[0], None])
-    with pytest.raises(DataError, match=f"case {two.index[1]}: step nodule_crop: there is no mask"):
-        preprocessed(two, build_pipeline(CROPPED))

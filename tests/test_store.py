@@ -73,23 +73,17 @@ def test_images_of_several_sizes_are_refused(tmp_path):
         preprocessed(cases, build_pipeline([{"resize": {"size": (40, 50)}}, "crop_echo"]))
 
 
-def test_the_second_use_computes_nothing(tmp_path, monkeypatch):
-    cases, pipeline = table(tmp_path), build_pipeline(SPEC)
-    first = preprocessed(cases, pipeline)
-    calls = []
-    monkeypatch.setattr(type(pipeline), "load", lambda *_: calls.append(1))
-    again = preprocessed(cases, pipeline, progress=lambda *_: calls.append(2))
-    assert not calls and again.folder == first.folder and (again.images == first.images).all()
-
-
-def test_bytes_do_not_depend_on_workers(tmp_path, own_cache):
-    cases, pipeline = table(tmp_path, 9), build_pipeline(SPEC)
-    hashes = set()
+def test_bytes_do_not_depend_on_workers_and_the_second_use_computes_nothing(tmp_path, own_cache, monkeypatch):
+    cases, pipeline, hashes = table(tmp_path, 9), build_pipeline(SPEC), set()
     for workers in (1, 4):
         shutil.rmtree(own_cache, ignore_errors=True)
         made = preprocessed(cases, pipeline, workers=workers)
         hashes.add((made.folder.name, file_hash(made.folder / "images.npy"), file_hash(made.folder / "masks.npy")))
     assert len(hashes) == 1
+    calls = []
+    monkeypatch.setattr(Pipeline, "load", lambda *_: calls.append(1))
+    again = preprocessed(cases, pipeline, progress=lambda *_: calls.append(2))
+    assert not calls and again.folder == made.folder and (again.images == made.images).all()
 
 
 def test_the_name_follows_the_content_and_not_the_path(tmp_path):
@@ -106,11 +100,9 @@ def test_the_name_follows_the_content_and_not_the_path(tmp_path):
 
 
 def turn_a_bit(path: Path) -> None:
-    with open(path, "r+b") as stream:
-        stream.seek(-9, os.SEEK_END)
-        byte = stream.read(1)[0]
-        stream.seek(-9, os.SEEK_END)
-        stream.write(bytes([byte ^ 1]))
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
 
 
 def cut_short(path: Path) -> None:
@@ -134,19 +126,9 @@ def test_an_unreadable_image_leaves_nothing(tmp_path, own_cache):
     with pytest.raises(DataError, match=r"case c/3: .*a web page"):
         preprocessed(cases, build_pipeline(SPEC))
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
-    (tmp_path / "3.png").unlink()
-    with pytest.raises(DataError, match="cannot be read"):
-        preprocessed(cases, build_pipeline(SPEC))
 
 
 def test_a_full_disk_is_said_clearly_and_leaves_nothing(tmp_path, own_cache, monkeypatch):
-    cases, pipeline = table(tmp_path), build_pipeline(SPEC)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(DataError, match="needs 0 MB for 5 images, 0 MB are free; free some space"):
-        preprocessed(cases, pipeline)
-    monkeypatch.undo()
-    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(own_cache.parent))
     writes = []
 
     def failing(self, row, values):
@@ -156,7 +138,7 @@ def test_a_full_disk_is_said_clearly_and_leaves_nothing(tmp_path, own_cache, mon
 
     monkeypatch.setattr(store._Rows, "write", failing)
     with pytest.raises(DataError, match="the disk is full; free some space") as caught:
-        preprocessed(cases, pipeline)
+        preprocessed(table(tmp_path), build_pipeline(SPEC))
     assert "\n" not in str(caught.value) and len(writes) > 3
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
 
