@@ -36,11 +36,7 @@ def discs(count: int, side: int = 96) -> torch.Tensor:
 def test_flips_and_a_shift_by_hand():
     image = torch.arange(6, dtype=torch.float32).reshape(1, 1, 2, 3)
     mask = torch.tensor([[[True, False, False], [False, False, True]]])
-    for name, axes in (
-        ({"horizontal_flip": {"p": 1}}, -1),
-        ({"vertical_flip": {"p": 1}}, -2),
-        ({"horizontal_flip": {"p": 0}}, []),
-    ):
+    for name, p, axes in (("horizontal_flip", 1, -1), ("vertical_flip", 1, -2), ("horizontal_flip", 0, [])):
         flipped, outline = build_augmentation([{name: {"p": p}}])(image, mask, seed=(0,))
         torch.testing.assert_close(flipped, image.flip(axes))
         assert torch.equal(outline, mask.flip(axes))
