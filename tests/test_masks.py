@@ -58,79 +58,33 @@ def part(rows: slice, columns: slice, shape=(20, 30)) -> np.ndarray:
     return mask
 
 
-def test_a_picture_by_hand():
-    assert pixel_counts(TRUTH, PREDICTION) == dict(zip(COUNTS, (3, 2, 1, 14), strict=True))
-    scores = segmentation_scores(TRUTH, PREDICTION, spacing=0.1)
-    expected = {
-        "dice": 6 / 9,
-        "iou": 3 / 6,
-        "sensitivity": 3 / 4,
-        "specificity": 14 / 16,
-        "precision": 3 / 5,
-        "pixel_accuracy": 17 / 20,
-        "b_iou": 14 / 17,
-        "n_iou": 3 / 6,
-        "miou": (14 / 17 + 3 / 6) / 2,
-        "class_mean_f1": (28 / 31 + 6 / 9) / 2,
-        # Every pixel is outline, three are shared; one of the truth and two of the prediction are 1 from the other outline.
-        # 95th percentiles: position 2.85 of 0 0 0 1, and 3.8 of 0 0 0 1 1.
-        "hd95": 1.0,
-        "assd": 3 / 9,
-        "nsd": 1.0,
-        "hd95_mm": 0.1,
-        "assd_mm": 0.3 / 9,
-        "nsd_mm": 1.0,
-        "area_error": 1 / 4,
-        "lesions_found": 1,
-        "lesions_missed": 0,
-        "lesions_false": 0,
-    }
-    assert scores == pytest.approx(expected, rel=1e-12) and list(scores) == list(SEGMENTATION_SCORES)
-    without = segmentation_scores(TRUTH, PREDICTION)
-    assert all(math.isnan(without[name]) for name in ("hd95_mm", "assd_mm", "nsd_mm")) and without["hd95"] == 1
-
-
-def test_lengths_in_pixels_and_in_mm_have_their_own_tolerance():
-    truth, prediction = part(slice(5, 10), slice(5, 10)), part(slice(5, 10), slice(8, 13))
-    scores = segmentation_scores(truth, prediction, (0.2, 0.5))
-    assert scores["nsd"] == surface_scores(truth, prediction, None, 2)["nsd"] < 1
-    assert scores["nsd_mm"] == surface_scores(truth, prediction, (0.2, 0.5), 1)["nsd"] < 1
-    assert scores["hd95_mm"] == surface_scores(truth, prediction, (0.2, 0.5))["hd95"]
-
-
 NODULE, ELSEWHERE, NOTHING = part(slice(2, 6), slice(2, 7)), part(slice(10, 15), slice(12, 22)), np.zeros((20, 30), bool)
 DIAGONAL, DIAGONAL_MM = math.hypot(20, 30), math.hypot(20 * 0.1, 30 * 0.2)
 
 
 @pytest.mark.parametrize(
-    ("truth", "prediction", "presence", "expected"),
+    ("truth", "prediction", "presence", "overlap", "outlines", "in_mm", "rest"),
     [
-        (NODULE, NODULE, "both", {
-            "dice": 1, "iou": 1, "n_iou": 1, "sensitivity": 1, "specificity": 1, "precision": 1, "pixel_accuracy": 1, "b_iou": 1,
-            "miou": 1, "class_mean_f1": 1, "hd95": 0, "assd": 0, "nsd": 1, "hd95_mm": 0, "assd_mm": 0, "nsd_mm": 1,
-            "area_error": 0, "lesions_found": 1, "lesions_missed": 0, "lesions_false": 0,
-        }),
-        (NODULE, NOTHING, "missed", {
-            "dice": 0, "iou": 0, "n_iou": 0, "sensitivity": 0, "specificity": 1, "precision": NAN, "pixel_accuracy": 580 / 600,
-            "b_iou": 580 / 600, "miou": 290 / 600, "class_mean_f1": 580 / 1180, "hd95": DIAGONAL, "assd": DIAGONAL, "nsd": 0,
-            "hd95_mm": DIAGONAL_MM, "assd_mm": DIAGONAL_MM, "nsd_mm": 0, "area_error": -1,
-            "lesions_found": 0, "lesions_missed": 1, "lesions_false": 0,
-        }),
-        (NOTHING, ELSEWHERE, "false alarm", {
-            "dice": 0, "iou": 0, "n_iou": 0, "sensitivity": NAN, "specificity": 550 / 600, "precision": 0,
-            "pixel_accuracy": 550 / 600, "b_iou": 550 / 600, "miou": 275 / 600, "class_mean_f1": 550 / 1150,
-            "hd95": DIAGONAL, "assd": DIAGONAL, "nsd": 0, "hd95_mm": DIAGONAL_MM, "assd_mm": DIAGONAL_MM, "nsd_mm": 0,
-            "area_error": NAN, "lesions_found": 0, "lesions_missed": 0, "lesions_false": 1,
-        }),
-        (NOTHING, NOTHING, "neither", {
-            **dict.fromkeys(SEGMENTATION_SCORES, NAN), "lesions_found": 0, "lesions_missed": 0, "lesions_false": 0,
-        }),
+        # Every pixel of the picture is outline, three are shared; one of the truth and two of the prediction are 1 from the other
+        # outline. 95th percentiles: position 2.85 of 0 0 0 1, and 3.8 of 0 0 0 1 1.
+        (TRUTH, PREDICTION, "both",
+         (6 / 9, 3 / 6, 3 / 4, 14 / 16, 3 / 5, 17 / 20, 14 / 17, 3 / 6, (14 / 17 + 3 / 6) / 2, (28 / 31 + 6 / 9) / 2),
+         (1, 3 / 9, 1), (0.2, 0.6 / 9, 1), (1 / 4, 1, 0, 0)),
+        (NODULE, NODULE, "both", (1,) * 10, (0, 0, 1), (0, 0, 1), (0, 1, 0, 0)),
+        (NODULE, NOTHING, "missed", (0, 0, 0, 1, NAN, 580 / 600, 580 / 600, 0, 290 / 600, 580 / 1180),
+         (DIAGONAL, DIAGONAL, 0), (DIAGONAL_MM, DIAGONAL_MM, 0), (-1, 0, 1, 0)),
+        (NOTHING, ELSEWHERE, "false alarm", (0, 0, NAN, 550 / 600, 0, 550 / 600, 550 / 600, 0, 275 / 600, 550 / 1150),
+         (DIAGONAL, DIAGONAL, 0), (DIAGONAL_MM, DIAGONAL_MM, 0), (NAN, 0, 0, 1)),
+        (NOTHING, NOTHING, "neither", (NAN,) * 10, (NAN,) * 3, (NAN,) * 3, (NAN, 0, 0, 0)),
     ],
-    ids=["both", "missed", "false alarm", "neither"],
+    ids=["a picture", "both", "missed", "false alarm", "neither"],
 )  # fmt: skip
-def test_the_four_cases(truth, prediction, presence, expected):
-    assert segmentation_scores(truth, prediction, (0.1, 0.2)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
-    assert segmentation_table([(truth, prediction)], ["a"], [None])["presence"].tolist() == [presence]
+def test_every_score_by_hand(truth, prediction, presence, overlap, outlines, in_mm, rest):
+    table = segmentation_table([(truth, prediction)] * 2, ["a", "b"], [(0.1, 0.2), None])
+    found, without = table[list(SEGMENTATION_SCORES)].to_numpy(float)
+    np.testing.assert_allclose(found, [*overlap, *outlines, *in_mm, *rest], rtol=1e-12)
+    np.testing.assert_allclose(without, [*overlap, *outlines, NAN, NAN, NAN, *rest], rtol=1e-12)
+    assert table["presence"].tolist() == [presence] * 2
 
 
 def test_an_image_full_of_nodule_and_a_nodule_of_one_pixel():
@@ -187,10 +141,6 @@ def test_what_holds_for_any_counts(counts):
 
 
 def test_counts_are_pooled_by_their_sum():
-    """A large nodule found (Dice 1) and a small one missed (Dice 0): 0.5 a mean, 2·100 / (2·100 + 10) pooled."""
-    counts = np.array([[100, 0], [0, 0], [0, 10], [300, 390]])
-    assert overlap_scores(*counts.sum(axis=1))["dice"] == pytest.approx(200 / 210)
-    assert np.mean(overlap_scores(*counts)["dice"]) == 0.5
     masks = [random_masks(seed, (20, 20 + seed)) for seed in range(5)]
     pooled = overlap_scores(**pd.DataFrame([pixel_counts(*pair) for pair in masks]).sum())
     joined = segmentation_scores(*(np.concatenate([pair[side].ravel() for pair in masks])[None] for side in (0, 1)))
@@ -208,20 +158,14 @@ def test_lesions_by_hand():
     assert lesion_scores(truth, prediction) == {"lesions_found": 2, "lesions_missed": 1, "lesions_false": 2}
 
 
-def test_a_share_at_the_overlap_is_enough():
-    """3 of 30 pixels: 0.1 · 30 is 3.0000000000000004."""
-    truth = part(slice(0, 1), slice(0, 30))
-    assert lesion_scores(truth, part(slice(0, 1), slice(0, 3)))["lesions_found"] == 1
-    assert lesion_scores(truth, part(slice(0, 1), slice(0, 2)))["lesions_found"] == 0
-
-
-def test_corners_join_a_lesion_and_one_part_may_find_two():
+def test_corners_join_a_lesion_one_part_may_find_two_and_a_share_at_the_overlap_is_enough():
     corner = part(slice(2, 4), slice(2, 4)) | part(slice(4, 6), slice(4, 6))
     assert lesion_scores(corner, NOTHING)["lesions_missed"] == 1
-    two = part(slice(2, 6), slice(2, 6)) | part(slice(2, 6), slice(8, 12))
-    bridged = part(slice(2, 6), slice(2, 12))
+    two, bridged = part(slice(2, 6), slice(2, 6)) | part(slice(2, 6), slice(8, 12)), part(slice(2, 6), slice(2, 12))
     assert lesion_scores(two, bridged) == {"lesions_found": 2, "lesions_missed": 0, "lesions_false": 0}
     assert lesion_scores(bridged, two) == {"lesions_found": 1, "lesions_missed": 0, "lesions_false": 0}
+    line = part(slice(0, 1), slice(0, 30))  # 0.1 · 30 is 3.0000000000000004
+    assert [lesion_scores(line, part(slice(0, 1), slice(0, n)))["lesions_found"] for n in (2, 3)] == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -236,35 +180,26 @@ def test_lesions_against_scipys_labels(seed):
 
 
 def test_the_table_holds_every_image():
-    pairs = [(NODULE, NODULE), (NODULE, NOTHING), (NOTHING, ELSEWHERE), (NOTHING, NOTHING), (TRUTH, PREDICTION)]
-    done, spacings = [], [0.1, (0.1, 0.2), None, 0.1, 0.1]
-    table = segmentation_table(pairs, list("abcde"), spacings, progress=lambda *step: done.append(step))
-    assert list(table.columns) == [*SEGMENTATION_SCORES, *COUNTS, "presence"] and table.index.tolist() == list("abcde")
-    assert table["presence"].tolist() == ["both", "missed", "false alarm", "neither", "both"]
-    assert done == [(number, 5) for number in range(1, 6)]
-    alone = segmentation_scores(TRUTH, PREDICTION, 0.1)
-    assert table.loc["e", list(SEGMENTATION_SCORES)].to_dict() == pytest.approx(alone)
-    assert table["hd95_mm"].notna().tolist() == [True, True, False, False, True]
-
-
-def test_a_refused_image_is_named():
-    with pytest.raises(ValueError, match=r"^ddti/7: pixel_counts: truth is 20 × 30 pixels and prediction 4 × 5"):
-        segmentation_table([(NODULE, NODULE), (NODULE, PREDICTION)], ["ddti/6", "ddti/7"], [None] * 2)
+    done, pairs = [], [(NODULE, NODULE), (NODULE, NOTHING), (TRUTH, PREDICTION)]
+    table = segmentation_table(iter(pairs), list("abc"), [0.1, None, 0.1], progress=lambda *step: done.append(step))
+    assert list(table.columns) == [*SEGMENTATION_SCORES, *COUNTS, "presence"] and table.index.tolist() == list("abc")
+    assert table.loc["c", list(COUNTS)].tolist() == [3, 2, 1, 14] and done == [(1, 3), (2, 3), (3, 3)]
+    assert table.loc["c", list(SEGMENTATION_SCORES)].to_dict() == pytest.approx(segmentation_scores(TRUTH, PREDICTION, 0.1))
 
 
 @pytest.mark.parametrize(
-    ("masks", "message"),
+    ("pair", "message"),
     [
-        ((TRUTH, PREDICTION.T), "segmentation_scores: truth is 4 × 5 pixels and prediction 5 × 4; bring both to one size"),
+        ((TRUTH, PREDICTION.T), "a: pixel_counts: truth is 4 × 5 pixels and prediction 5 × 4; bring both to one size"),
         ((TRUTH * 255, PREDICTION), "truth holds 255; expected two levels, 0 and 1"),
         ((TRUTH, np.where(PREDICTION, np.nan, 0.0)), "prediction holds nan; expected two levels"),
         ((TRUTH[None], PREDICTION[None]), r"truth has shape \(1, 4, 5\); expected a mask"),
         ((TRUTH[:0], PREDICTION[:0]), "with at least one pixel"),
     ],
 )
-def test_impossible_masks_are_refused(masks, message):
+def test_impossible_masks_are_refused(pair, message):
     with pytest.raises(ValueError, match=message):
-        segmentation_scores(*masks)
+        segmentation_table([pair], ["a"], [None])
 
 
 def test_binarise():
@@ -287,26 +222,13 @@ def test_two_squares_by_hand():
     """
     truth, prediction = part(slice(1, 4), slice(1, 4)), part(slice(2, 5), slice(1, 4))
     there, back = surface_distances(truth, prediction)
-    assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0]
-    assert back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0] and back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
     # Position 0.95 · 7 = 6.65 lies between two ones.
     assert surface_scores(truth, prediction, tolerance=0.5) == {"hd95": 1.0, "assd": 8 / 16, "nsd": 8 / 16}
-    assert surface_scores(truth, prediction)["nsd"] == 1
     # A row is 0.5 mm and a column 0.1: the four pixels that were 1 row off, of each, are now 0.5, but for the one in the middle
     # of a row whose ends lie on the other outline, 0.1 beside it.
     in_mm = surface_scores(truth, prediction, (0.5, 0.1))
     assert in_mm["hd95"] == pytest.approx(0.5) and in_mm["assd"] == pytest.approx((3 * 0.5 + 0.1) * 2 / 16)
-
-
-def test_the_percentile_is_taken_in_each_direction():
-    """A false spot far away is 1 of 13 outline pixels of the prediction and none of the truth's: the larger percentile counts."""
-    truth = part(slice(2, 6), slice(2, 6))
-    prediction = truth | part(slice(3, 4), slice(20, 21))
-    there, back = surface_distances(truth, prediction)
-    assert not there.any() and sorted(back)[-2:] == [0, 15]
-    # Position 0.95 · 12 = 11.4 of 0 … 12 lies 0.4 of the way from 0 to 15.
-    assert surface_scores(truth, prediction)["hd95"] == pytest.approx(0.4 * 15)
-    assert surface_scores(truth, prediction)["assd"] == pytest.approx(15 / 25)
 
 
 def test_a_distance_at_the_tolerance_is_within_it():
@@ -322,10 +244,8 @@ def pairs() -> list[tuple[str, np.ndarray, np.ndarray]]:
     hole = part(slice(3, 15), slice(3, 15)) & ~part(slice(7, 10), slice(7, 10))
     edge = part(slice(0, 6), slice(24, 30))
     made = [
-        ("one pixel each", one, part(slice(9, 10), slice(2, 3))),
         ("the same pixel", one, one),
         ("one pixel and a nodule", one, part(slice(2, 15), slice(5, 22))),
-        ("at the border", edge, part(slice(0, 9), slice(20, 28))),
         ("in two corners", edge, part(slice(15, 20), slice(0, 4))),
         ("everything", whole, edge),
         ("with a hole", hole, part(slice(3, 15), slice(5, 18))),
@@ -334,7 +254,6 @@ def pairs() -> list[tuple[str, np.ndarray, np.ndarray]]:
     for seed in range(0, 12, 3):
         share = 0.02 + 0.05 * seed
         made.append((f"blobs {seed}", blobs(seed, share=share), np.roll(blobs(seed, share=share + 0.03), 2, axis=seed % 2)))
-    made.append(("unrelated blobs", blobs(20), blobs(21)))
     made.append(("noise", np.random.default_rng(0).random((30, 30)) < 0.5, np.random.default_rng(1).random((30, 30)) < 0.2))
     return made
 
@@ -397,43 +316,33 @@ def test_what_holds_for_the_distances_of_any_masks(seed, share, spacing):
 
 
 def test_large_masks_stay_within_memory():
-    """Two 2048² masks with outlines of 5,000 and 4,000 pixels: 20 million pairs would take hundreds of megabytes."""
-    rows, columns = np.ogrid[:2048, :2048]
-    truth = (rows - 1000) ** 2 + (columns - 1000) ** 2 <= 900**2
-    prediction = (rows - 1010) ** 2 + (columns - 1000) ** 2 <= 700**2
+    """Two 1024² masks with outlines of 2,500 and 2,000 pixels: 5 million pairs would take tens of megabytes."""
+    rows, columns = np.ogrid[:1024, :1024]
+    truth = (rows - 500) ** 2 + (columns - 500) ** 2 <= 450**2
+    prediction = (rows - 505) ** 2 + (columns - 500) ** 2 <= 350**2
     tracemalloc.start()
     scores = surface_scores(truth, prediction)
     megabytes = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    # The farthest point of the outer circle is 210 above the inner one; 190 below.
-    assert 205 < scores["hd95"] < 211 and 195 < scores["assd"] < 205 and scores["nsd"] == 0
-    assert megabytes < 60
+    # The farthest point of the outer circle is 105 above the inner one; 95 below.
+    assert 102 < scores["hd95"] < 106 and 97 < scores["assd"] < 103 and scores["nsd"] == 0
+    assert megabytes < 15
 
 
 def test_masks_need_not_be_contiguous_or_bool():
     truth, prediction = blobs(3), blobs(4)
-    expected = surface_scores(truth, prediction, (0.1, 0.2))
-    wide = np.zeros((40, 110), bool)
-    wide[:, ::2] = truth
+    expected, wide = surface_scores(truth, prediction, (0.1, 0.2)), np.repeat(truth, 2, axis=1)
     assert surface_scores(wide[:, ::2], np.asfortranarray(prediction), (0.1, 0.2)) == expected
     assert surface_scores(truth.astype(np.uint8), prediction.astype(float), (0.1, 0.2)) == expected
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"spacing": (0.1, 0)}, r"spacing is \(0.1, 0\); expected \(row, column\) in mm"),
-        ({"spacing": math.nan}, "spacing is nan"),
-        ({"spacing": (1, 1, 1)}, r"spacing is \(1, 1, 1\)"),
-    ],
-)
-def test_impossible_lengths_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        surface_scores(np.ones((4, 5), bool), np.ones((4, 5), bool), **options)
+@pytest.mark.parametrize("spacing", [(0.1, 0), math.nan, (1, 1, 1)])
+def test_impossible_spacings_are_refused(spacing):
+    with pytest.raises(ValueError, match=r"spacing is .*; expected \(row, column\) in mm"):
+        surface_scores(TRUTH, PREDICTION, spacing)
 
 
 def test_distances_to_an_empty_mask_are_infinite():
-    nodule, nothing = part(slice(3, 9), slice(4, 12)), np.zeros((20, 30), bool)
-    there, back = surface_distances(nodule, nothing)
-    assert len(there) == 2 * 8 + 2 * 4 and np.isinf(there).all() and not len(back)
-    assert [len(side) for side in surface_distances(nothing, nodule)] == [0, 24]
+    there, back = surface_distances(NODULE, NOTHING)
+    assert len(there) == 2 * 5 + 2 * 2 and np.isinf(there).all() and not len(back)
+    assert [len(side) for side in surface_distances(NOTHING, NODULE)] == [0, 14]

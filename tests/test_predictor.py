@@ -49,6 +49,10 @@ def test_what_cannot_be_asked_is_refused():
         predictor.maps(predictor.inputs(run.predictions.index[:1]))
     with pytest.raises(KeyError, match="no case phantom/none"):
         predictor.inputs(["phantom/none"])
+    other = Predictor(run)
+    run.data["fingerprint"] = "another"
+    with pytest.raises(DataError, match="not those it was trained on"):
+        other.cases  # noqa: B018
 
 
 def test_new_images_need_no_training_images(monkeypatch):
@@ -63,12 +67,3 @@ def test_new_images_need_no_training_images(monkeypatch):
         away.setattr("thyroid_utils.inference.predictor.split_data", None)
         np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
     assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
-
-
-def test_other_data_are_refused():
-    run = fit_or_load(tiny_config(training__epochs=1))
-    predictor = Predictor(run)
-    predictor.config  # noqa: B018
-    run.data["fingerprint"] = "another"
-    with pytest.raises(DataError, match="not those it was trained on"):
-        predictor.cases  # noqa: B018

@@ -402,7 +402,7 @@ def benefit_curve(
         for a single patient.
 
     Raises:
-        ValueError: as `scores.labels.classification_scores`, a threshold outside [0, 1), or a patient missing.
+        ValueError: as `scores.labels.classification_scores`, or a patient missing.
 
     Reference:
         Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.

@@ -216,27 +216,19 @@ def risk_coverage(uncertainty: Sequence[float], errors: Sequence[float]) -> pd.D
 
     Returns:
         a row a k from 1 to the number of images that have both values: `coverage` (k / that number), `risk`, `images` (k),
-        `uncertainty` (of the least certain image kept). `attrs["left_out"]` is the number of images without either value, NaN.
-
-    Raises:
-        ValueError: shapes that differ, or a negative error.
+        `uncertainty` (of the least certain image kept).
 
     Reference:
         El-Yaniv and Wiener, J. Mach. Learn. Res. 11 (2010) 1605-1641.
     """
     values, losses = np.asarray(uncertainty, dtype=float), np.asarray(errors, dtype=float)
-    if values.ndim != 1 or values.shape != losses.shape:
-        raise ValueError(f"risk_coverage: uncertainty {values.shape} and errors {losses.shape}; expected two equal (n,)")
-    if (losses < 0).any():
-        raise ValueError(f"risk_coverage: an error is {np.nanmin(losses):.3g}; expected 0 (right) or more")
     known = ~(np.isnan(values) | np.isnan(losses))
-    left_out = int((~known).sum())
     values, losses = values[known], losses[known]
     distinct, group = np.unique(values, return_inverse=True)
     sizes = np.bincount(group, minlength=len(distinct))
     means = np.bincount(group, losses, len(distinct)) / np.maximum(sizes, 1)
     kept = np.arange(1, len(values) + 1)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "coverage": kept / max(len(values), 1),
             "risk": np.cumsum(np.repeat(means, sizes)) / kept,
@@ -244,8 +236,6 @@ def risk_coverage(uncertainty: Sequence[float], errors: Sequence[float]) -> pd.D
             "uncertainty": np.repeat(distinct, sizes),
         }
     )
-    table.attrs["left_out"] = left_out
-    return table
 
 
 def aurc(uncertainty: Sequence[float], errors: Sequence[float]) -> float:
@@ -273,7 +263,7 @@ def benefit_values(labels: Sequence[int], probabilities: Sequence[float], thresh
         threshold: the probability t at or above which one acts, in [0, 1).
 
     Raises:
-        ValueError: as `scores.labels.classification_scores`, or a threshold outside [0, 1).
+        ValueError: as `scores.labels.classification_scores`.
 
     Reference:
         Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
@@ -284,6 +274,4 @@ def benefit_values(labels: Sequence[int], probabilities: Sequence[float], thresh
     """
     truth = checked_labels(labels, "benefit_values")
     rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), "benefit_values"))
-    if not 0 <= threshold < 1:
-        raise ValueError(f"benefit_values: threshold is {threshold}; expected a probability in [0, 1)")
     return np.where(rows >= threshold, np.where(truth, 1.0, -threshold / (1 - threshold)), 0.0).mean(axis=0)
