@@ -51,8 +51,7 @@ def test_copies_of_an_image_do_not_narrow_the_interval():
 
 def test_any_statistic_of_one_or_more_numbers_an_image():
     values, patients = np.random.default_rng(0).random((30, 2)), np.arange(30) // 2
-    mean = patient_bootstrap(values[:, 0], patients, resamples=200)
-    told = patient_bootstrap(values[:, 0], patients, np.mean, resamples=200)
+    mean, told = (patient_bootstrap(values[:, 0], patients, how, resamples=200) for how in (None, np.mean))
     assert (told.value, told.low, told.high) == pytest.approx((mean.value, mean.low, mean.high))
     ratio = patient_bootstrap(values, patients, lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(), resamples=200)
     assert ratio.value == pytest.approx(values[:, 0].sum() / values[:, 1].sum()) and ratio.low < ratio.value < ratio.high
@@ -63,7 +62,9 @@ def test_missing_values_one_patient_and_none():
     single = patient_bootstrap([1.0, 3.0], ["a", "a"])
     assert single.value == 2.0 and np.isnan(single.low) and "no interval" in single.text()
     assert patient_bootstrap([], []).text() == "no data"
-    assert patient_bootstrap([1.0, 2.0, 4.0], list("abc"), np.median).value == 2.0
+    for patients, message in ((["a"], "patients have shape"), (["a", "b", None], "1 of 3 values have no patient")):
+        with pytest.raises(ValueError, match=message):
+            patient_bootstrap([1.0, 2.0, 90.0], patients)
 
 
 def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
@@ -74,13 +75,6 @@ def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
         share = patient_bootstrap([value] * 4, patients, share=True)
         assert (share.low, share.high) == proportion_interval(3 * value, 3) and "Wilson" in share.note  # of patients, not images
     assert patient_bootstrap([1, 0, 1, 1], patients, share=True) == patient_bootstrap([1, 0, 1, 1], patients)
-
-
-def test_a_patient_for_each_value():
-    with pytest.raises(ValueError, match="patients have shape"):
-        patient_bootstrap([1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match="1 of 3 values have no patient"):
-        patient_bootstrap([1.0, 2.0, 90.0], ["a", "b", None])
 
 
 def test_proportion_interval_is_wilsons():
@@ -135,16 +129,12 @@ def test_intervals_are_the_same_whatever_the_block(monkeypatch):
 
 
 def test_memory_does_not_grow_with_resamples():
-    random = np.random.default_rng(0)
-    labels, probabilities = random.integers(0, 2, 3000), random.random(3000)
-    peaks = []
-    for resamples in (200, 1600):
-        tracemalloc.start()
-        patient_bootstrap_scores(labels, probabilities, np.arange(3000), "auc", resamples=resamples)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # All draws of the second would take 1600 × 3000 × 8 bytes = 38 MB.
-    assert peaks[1] < 1.1 * peaks[0] and peaks[1] < 8e6
+    labels, probabilities = np.arange(3000) % 2, np.random.default_rng(0).random(3000)
+    tracemalloc.start()
+    patient_bootstrap_scores(labels, probabilities, np.arange(3000), "auc", resamples=600)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6  # all draws would take 600 × 3000 × 8 bytes = 14 MB
 
 
 @pytest.fixture(scope="module")
@@ -202,15 +192,15 @@ def test_resamples_of_one_class_are_left_out_and_counted():
 
 def test_one_class_one_patient_and_no_spread():
     one_class = patient_bootstrap_scores([1, 1], [0.3, 0.8], ["a", "b"], ("auc", "sensitivity"), resamples=200)
-    assert one_class["auc"].text() == "undefined in 100% of resamples" and one_class["auc"].undefined == 1
-    assert one_class["sensitivity"].value == 0.5
+    assert one_class["auc"].text() == "undefined in 100% of resamples" and one_class["sensitivity"].value == 0.5
     lone = patient_bootstrap_scores([0, 1], [0.3, 0.8], ["a", "a"], "auc")["auc"]
     assert lone.text() == "1.00 [no interval: 1 patient]"
-    perfect = patient_bootstrap_scores([0, 1] * 12, [0.3, 0.8] * 12, np.arange(24) // 2, ("auc", "sensitivity"))
+    labels, patients = [0, 1] * 12, np.arange(24) // 2
+    perfect = patient_bootstrap_scores(labels, [0.3, 0.8] * 12, patients, ("auc", "sensitivity"))
     assert perfect["auc"].text() == "1.00 [no interval: all resamples agree]"
     sensitivity = perfect["sensitivity"]  # Wilson's for 12 patients, not 12 images and not [1, 1]
     assert (sensitivity.low, sensitivity.high) == proportion_interval(12, 12) and "Wilson" in sensitivity.note
-    wrong = patient_bootstrap_scores([0, 1] * 12, [0.8, 0.3] * 12, np.arange(24) // 2, "accuracy")["accuracy"]
+    wrong = patient_bootstrap_scores(labels, [0.8, 0.3] * 12, patients, "accuracy")["accuracy"]
     assert (wrong.value, wrong.low, wrong.high) == (0, *proportion_interval(0, 12))
 
 
@@ -220,9 +210,9 @@ def test_seeds_of_a_model_are_averaged_within_each_resample():
     alone = classification_scores(labels, first, 0.4), classification_scores(labels, second, 0.6)
     for name in ("auc", "f1"):
         assert both[name].value == pytest.approx((alone[0][name] + alone[1][name]) / 2)
-    assert both["auc"].images == len(labels)
-    once = patient_bootstrap_scores(labels, first, patients, "auc", resamples=300)["auc"]
-    twice = patient_bootstrap_scores(labels, [first, first], patients, "auc", resamples=300)["auc"]
+    once, twice = (
+        patient_bootstrap_scores(labels, model, patients, "auc", resamples=300)["auc"] for model in (first, [first] * 2)
+    )
     assert (twice.low, twice.high) == pytest.approx((once.low, once.high))  # a copy of a seed is no new evidence
 
 
@@ -242,21 +232,15 @@ def test_the_change_of_a_score_is_drawn_on_the_same_patients():
 
 
 def test_bands_by_hand_and_against_the_curves():
-    band = roc_band([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], list("abcd"), resamples=50)
-    assert band["sensitivity"][::25].tolist() == [0.5, 0.5, 1, 1, 1]  # upright steps at 0 and at 1/2, read at their upper ends
-    band = pr_band([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], list("abcd"), resamples=50)
-    assert band["precision"][::25].tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3])
+    roc, precision = (band([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], list("abcd"), resamples=50) for band in (roc_band, pr_band))
+    assert roc["sensitivity"][::25].tolist() == [0.5, 0.5, 1, 1, 1]  # upright steps at 0 and at 1/2, read at their upper ends
+    assert precision["precision"][::25].tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3])
     labels, probabilities, _, patients = example()
     roc, precision = roc_band(labels, probabilities, patients), pr_band(labels, probabilities, patients)
     scores = classification_scores(labels, probabilities)
     # A grid of 101 points and trapezoids across upright steps are off by less than half a step of the grid.
     assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(scores["auc"], abs=0.006)
     assert precision["precision"].mean() == pytest.approx(scores["pr_auc"], abs=0.01)
-    for band, name in ((roc, "sensitivity"), (precision, "precision")):
-        inner = band[(band.iloc[:, 0] > 0.05) & (band.iloc[:, 0] < 0.95)]
-        assert (inner["low"] <= inner[name]).all() and (inner[name] <= inner["high"]).all()
-        assert 0.05 < (inner["high"] - inner["low"]).mean() < 0.7
-    assert (np.diff(roc["low"]) >= 0).all() and (np.diff(roc["high"]) >= 0).all()
 
 
 def test_a_band_is_the_quantiles_of_resampled_curves():
@@ -276,14 +260,13 @@ def test_a_band_is_the_quantiles_of_resampled_curves():
 
 def test_bands_over_seeds_of_few_patients_and_of_one_class():
     labels, first, second, patients = example()
-    both = roc_band(labels, [first, second], patients, resamples=20)["sensitivity"]
-    alone = [roc_band(labels, model, patients, resamples=20)["sensitivity"] for model in (first, second)]
-    assert both.tolist() == pytest.approx(((alone[0] + alone[1]) / 2).tolist())
+    one, two, both, ranked = (
+        roc_band(labels, model, patients, resamples=20)["sensitivity"]
+        for model in (first, second, [first, second], 5 * first - 3)  # of the last, only the order counts
+    )
+    assert both.tolist() == pytest.approx(((one + two) / 2).tolist()) and ranked.equals(one)
     rare = pr_band([0, 0, 1], [0.1, 0.6, 0.5], list("abc"), resamples=200)
     assert rare["precision"].tolist() == [0.5] * 101 and rare[["low", "high"]].isna().all(axis=None)
-    assert roc_band([0, 1], [0.1, 0.6], list("aa"))["low"].isna().all()
-    ranked = roc_band(labels, 5 * first - 3, patients, resamples=20)  # only the order counts
-    assert ranked.equals(roc_band(labels, first, patients, resamples=20))
     with pytest.raises(DataError, match="roc_band: all 2 images are benign"):
         roc_band([0, 0], [0.1, 0.6], list("ab"))
 
@@ -292,13 +275,9 @@ def test_net_benefit_of_a_table_made_by_hand():
     """20 images, 8 malignant; at 0.25 the table is TP 6, FP 3: 6/20 − 3/20 · (1/4)/(3/4) = 0.25."""
     labels = [1] * 8 + [0] * 12
     probabilities = [0.9] * 6 + [0.1] * 2 + [0.8] * 3 + [0.05] * 9
-    curve = benefit_curve(labels, probabilities, range(20), [0, 0.25, 0.5, 0.85]).set_index("threshold")
-    assert curve.loc[0.25, "net_benefit"] == pytest.approx(6 / 20 - 3 / 20 / 3)
-    assert curve.loc[0.5, "net_benefit"] == pytest.approx(6 / 20 - 3 / 20)
-    assert curve.loc[0.85, "net_benefit"] == pytest.approx(6 / 20)
-    assert curve.loc[0.25, "treat_all"] == pytest.approx(8 / 20 - 12 / 20 / 3)
-    assert curve.loc[0.5, "treat_all"] == pytest.approx(-0.2)
-    assert curve.loc[0, "net_benefit"] == curve.loc[0, "treat_all"] == pytest.approx(0.4)  # all are called: worth their share
+    curve = benefit_curve(labels, probabilities, range(20), [0, 0.25, 0.5, 0.85])
+    assert curve["net_benefit"].tolist() == pytest.approx([0.4, 6 / 20 - 3 / 20 / 3, 6 / 20 - 3 / 20, 6 / 20])
+    assert curve["treat_all"][:3].tolist() == pytest.approx([0.4, 8 / 20 - 12 / 20 / 3, -0.2])  # at 0 all are called
     assert (curve["treat_none"] == 0).all()
 
 
