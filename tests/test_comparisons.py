@@ -43,40 +43,23 @@ def wins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return (malignant > benign) + 0.5 * (malignant == benign)
 
 
-def brute_force_delong(labels: np.ndarray, models: np.ndarray) -> np.ndarray:
-    """DeLong's covariance straight from the paper's definition, O(n²)."""
-    tables = [wins(labels, model) for model in models]
-    of_malignant, of_benign = np.array([t.mean(axis=1) for t in tables]), np.array([t.mean(axis=0) for t in tables])
-    return np.cov(of_malignant) / of_malignant.shape[1] + np.cov(of_benign) / of_benign.shape[1]
-
-
-def test_delong_test_is_the_z_test_of_that_covariance():
-    labels, models, _ = example()
-    covariance = brute_force_delong(labels, models[:2])
-    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    found = delong_test(labels, models[0], models[1])
-    difference = roc_auc_score(labels, models[0]) - roc_auc_score(labels, models[1])
-    assert found.difference == pytest.approx(difference)
-    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
-    assert (found.low, found.high) == pytest.approx((difference - 1.959964 * error, difference + 1.959964 * error))
-    swapped = delong_test(labels, models[1], models[0])
-    assert (swapped.difference, swapped.p_value, swapped.low) == pytest.approx((-difference, found.p_value, -found.high))
-    assert found == delong_test(labels, models[0], models[1], np.arange(len(labels))), "one image a patient"
-
-
 def test_delong_by_hand():
     # Malignant 0.8, 0.4, benign 0.6, 0.2: components of the malignant 1 and 1/2, of the benign 1/2 and 1; each has variance 1/8.
     # A model that tells nothing apart has components of 1/2 throughout, so that this is also the variance of the difference.
-    found = delong_test([1, 1, 0, 0], [0.8, 0.4, 0.6, 0.2], [0, 0, 0, 0])
+    found, error = delong_test([1, 1, 0, 0], [0.8, 0.4, 0.6, 0.2], [0, 0, 0, 0]), np.sqrt(1 / 8 / 2 + 1 / 8 / 2)
     assert (found.first, found.second) == (0.75, 0.5)
-    assert found.high - found.difference == pytest.approx(1.959964 * np.sqrt(1 / 8 / 2 + 1 / 8 / 2))
+    assert (found.low, found.high) == pytest.approx((0.25 - 1.959964 * error, 0.25 + 1.959964 * error))
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.25 / error))
 
 
-def test_clustered_covariance_is_obuchowskis_definition():
-    """Obuchowski (1997), equations for S10, S01 and S11, by loops over patients."""
+@pytest.mark.parametrize("clustered", [True, False])
+def test_the_variance_is_obuchowskis_definition(clustered):
+    """Obuchowski (1997), equations for S10, S01 and S11, by loops over patients; DeLong's where each image is a patient."""
     labels, models, codes = example()
     names = np.unique(codes)
     assert sum(0 < labels[codes == name].mean() < 1 for name in names) > 10  # patients with both classes have cross terms
+    codes = codes if clustered else np.arange(len(labels))
+    names = np.unique(codes)
     tables = [wins(labels, model) for model in models]
     malignant, benign = codes[labels == 1], codes[labels == 0]
 
@@ -84,16 +67,15 @@ def test_clustered_covariance_is_obuchowskis_definition():
         """What each patient's images are above the mean, in all."""
         return np.array([(values[owners == name] - values.mean()).sum() for name in names])
 
-    v10, v01 = (
-        np.array([sums(table.mean(axis=axis), owners) for table in tables]) for axis, owners in ((1, malignant), (0, benign))
-    )
+    v10 = np.array([sums(table.mean(axis=1), malignant) for table in tables])
+    v01 = np.array([sums(table.mean(axis=0), benign) for table in tables])
     m, n, patients = len(malignant), len(benign), len(names)
     with_malignant, with_benign = len(set(malignant)), len(set(benign))
     s10, s01 = v10 @ v10.T * with_malignant / (with_malignant - 1), v01 @ v01.T * with_benign / (with_benign - 1)
     s11 = v10 @ v01.T * patients / (patients - 1)
     ours = s10 / m**2 + s01 / n**2 + (s11 + s11.T) / (m * n)
     for weights, pair in (((1, -1, 0), models[:2]), ((0, 1, -1), models[1:]), ((0.5, 0.5, -1), (models[:2], models[2]))):
-        found = delong_test(labels, *pair, codes)  # of seeds it is of the mean AUC
+        found = delong_test(labels, *pair, codes if clustered else None)  # of seeds it is of the mean AUC
         assert found.high - found.difference == pytest.approx(1.959963985 * np.sqrt(weights @ ours @ weights), rel=1e-8)
     assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
 

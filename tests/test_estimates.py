@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,15 +126,6 @@ def test_intervals_are_the_same_whatever_the_block(monkeypatch):
     assert once == patient_bootstrap_scores(labels, probabilities, patients, ("auc", "f1"), resamples=300)
 
 
-def test_memory_does_not_grow_with_resamples():
-    labels, probabilities = np.arange(3000) % 2, np.random.default_rng(0).random(3000)
-    tracemalloc.start()
-    patient_bootstrap_scores(labels, probabilities, np.arange(3000), "auc", resamples=600)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8e6  # all draws would take 600 × 3000 × 8 bytes = 14 MB
-
-
 @pytest.fixture(scope="module")
 def simulated() -> dict[str, float]:
     """How often what is nominally 95 % holds, in 300 samples of 100 patients with two correlated images each.
@@ -149,19 +138,17 @@ def simulated() -> dict[str, float]:
     shift, trials = 1.5, 300
     right = stats.norm.cdf(shift / 2 / np.sqrt(2))  # both kinds of image have a spread of √2 about ±shift/2
     truth = {"auc": stats.norm.cdf(shift / 2), "sensitivity": right, "accuracy": right}
-    hits = dict.fromkeys([*truth, "difference", "naive", "delong", "delong without patients", "mcnemar", "paired"], 0)
+    hits = dict.fromkeys([*truth, "difference", "delong", "plain delong", "mcnemar", "paired"], 0)
     for _ in range(trials):
         first, second = (shift * (labels - 0.5) + random.normal(size=100)[patients] + random.normal(size=200) for _ in range(2))
         one, two = expit(first), expit(second)
         found = patient_bootstrap_scores(labels, one, patients, tuple(truth), resamples=1000)
         for name, value in truth.items():
             hits[name] += found[name].low <= value <= found[name].high
-        naive = patient_bootstrap_scores(labels, one, np.arange(200), "accuracy", resamples=300)["accuracy"]
-        hits["naive"] += naive.low <= right <= naive.high
         clustered = delong_test(labels, one, two, patients)
         hits["difference"] += clustered.low <= 0 <= clustered.high
         hits["delong"] += clustered.p_value >= 0.05
-        hits["delong without patients"] += delong_test(labels, one, two).p_value >= 0.05
+        hits["plain delong"] += delong_test(labels, one, two).p_value >= 0.05
         hits["mcnemar"] += mcnemar_test((one > 0.5) == labels, (two > 0.5) == labels, patients).p_value >= 0.05
         paired = patient_bootstrap_scores(labels, one, patients, "auc", less=two, resamples=400)["auc"]
         hits["paired"] += paired.low <= 0 <= paired.high
@@ -172,11 +159,7 @@ def simulated() -> dict[str, float]:
 @pytest.mark.parametrize("name", ["auc", "sensitivity", "accuracy", "paired", "difference", "delong"])
 def test_intervals_and_tests_hold_as_often_as_they_say(simulated, name):
     assert 0.92 <= simulated[name] <= 0.98
-
-
-def test_leaving_patients_out_would_claim_too_much(simulated):
-    assert simulated["naive"] < 0.92
-    assert simulated["delong without patients"] < 0.91
+    assert simulated["plain delong"] < 0.91, "leaving patients out would claim too much"
     assert 0.93 <= simulated["mcnemar"] <= 0.99  # exact, and therefore on the safe side
 
 
