@@ -85,15 +85,11 @@ def test_what_decides_the_result_is_in_the_name(changes):
     assert hashed(**changes) != hashed()
 
 
-def test_the_datas_folder_and_the_device_are_not_in_the_name_but_the_datas_content_is():
+def test_the_datas_content_and_the_recipe_are_in_the_name_and_not_folder_and_device(monkeypatch):
     assert hashed(training__device="auto") == hashed()
     assert hashed(data={"dataset": "folders", "root": "/one"}) == hashed(data={"dataset": "folders", "root": "/two"})
-    config = tiny_config()
+    config, before = tiny_config(), hashed()
     assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
-
-
-def test_the_recipe_number_is_in_the_name(monkeypatch):
-    before = hashed()
     monkeypatch.setattr(runs, "RECIPE", runs.RECIPE + 1)
     assert hashed() != before
 
@@ -120,12 +116,6 @@ def test_a_weights_file_counts_by_its_bytes(tmp_path):
         hashed(model__weights=tmp_path / "gone.safetensors")
 
 
-def test_runs_lie_in_the_project_unless_told(monkeypatch):
-    monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
-    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
-    assert runs_dir() == Path("/project/runs")
-
-
 # Reading one
 
 
@@ -137,10 +127,13 @@ def test_numbers_and_ids_are_read_as_they_were_written():
     assert run.best_epoch == 2 and run.metrics["test"]["auc"] == 0.625 and run.config == tiny_config()
 
 
-def test_a_run_is_found_only_when_it_is_finished():
+def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     made(NAMES["begun"], complete=False)
     assert find_run(NAMES["begun"]) is None and find_run("0" * 32) is None
     assert find_run(made(NAMES["whole"]).name).folder.name == NAMES["whole"]
+    monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
+    assert runs_dir() == Path("/project/runs")
 
 
 @pytest.mark.parametrize("file", RUN_FILES)
@@ -167,21 +160,15 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(own_runs, monke
 
 
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"run": "x"}', '{"run": "x", "files": 3}'])
-def test_a_mark_that_makes_no_sense_is_noticed(mark):
+def test_a_mark_that_makes_no_sense_or_is_anothers_is_noticed(mark):
     run = made(NAMES["whole"])
     (run.folder / "complete.json").write_text(mark)
     with pytest.raises(RunDamaged, match=r"complete\.json"):
         find_run(run.name)
-    seal(run.folder, ["weights.safetensors"], run=run.name)
-    with pytest.raises(RunDamaged, match=r"complete\.json belongs to another run"):
-        find_run(run.name)
-
-
-def test_a_copied_run_is_not_another_run():
-    run = made(NAMES["whole"])
-    run.folder.rename(runs_dir() / NAMES["other"])
-    with pytest.raises(RunDamaged, match=r"complete\.json belongs to another run"):
-        find_run(NAMES["other"])
+    for names in (["weights.safetensors"], RUN_FILES):
+        seal(run.folder, names, run=run.name if len(names) == 1 else NAMES["other"])
+        with pytest.raises(RunDamaged, match=r"complete\.json belongs to another run"):
+            find_run(run.name)
 
 
 def test_a_lock_is_held_by_one_and_freed_by_death():
@@ -222,10 +209,6 @@ def test_every_run_is_listed_with_its_state(several):
         assert list_runs().loc[NAMES["begun"], "state"] == "training"
 
 
-def test_no_runs_are_an_empty_table():
-    assert list_runs().empty and prune_runs() == []
-
-
 def test_only_what_is_named_is_pruned(several):
     (runs_dir() / NAMES["whole"] / "weights.safetensors").write_text("tensorz")  # seen only when the weights are read
     assert set(prune_runs(dry_run=True)) == {NAMES["broken"], NAMES["whole"]} and len(list_runs()) == 4
@@ -239,7 +222,7 @@ def test_only_what_is_named_is_pruned(several):
 @pytest.mark.parametrize("seen", [0, 1], ids=["at once", "after being seen"])
 def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatch):
     """A weights file and a folder vanish before they are asked about."""
-    stat, asked = os.stat, []
+    stat, asked, expected = os.stat, [], set(list_runs().index)
 
     def vanished(path, *arguments, **options):
         asked.append(str(path))
@@ -247,7 +230,6 @@ def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatc
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         return stat(path, *arguments, **options)
 
-    expected = set(list_runs().index)
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", vanished)
         listed = list_runs()
@@ -271,13 +253,13 @@ def test_the_list_shows_a_line_a_run(several, capsys):
     expected = ["aaaaaaaa", "finished", "tiny", "cross_entropy", "phantom", "0", "3", "2", "AUC", "0.750", "0.625", "0.0"]
     assert lines[1].split() == expected
     assert "finished, older code" in lines[2] and lines[3].split()[:2] == ["eeeeeeee", "unfinished"]
-    assert (
-        lines[-1]
-        == f"run {NAMES['broken']}: metrics.json was changed after it had been finished; it is trained again when it is asked for"
+    assert lines[-1].startswith(
+        f"run {NAMES['broken']}: metrics.json was changed after it had been finished; it is trained again"
     )
 
 
 def test_an_empty_list_says_where_it_looked(capsys):
+    assert list_runs().empty and prune_runs() == []
     assert cli.main(["runs", "list"]) == 0
     assert capsys.readouterr().out == f"no runs in {runs_dir()}\n"
 
@@ -289,10 +271,7 @@ def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
         assert text in shown
     assert cli.main(["runs", "show", "f"]) == 1 and "damaged" in capsys.readouterr().out
     assert cli.main(["runs", "show", "e"]) == 1 and "unfinished" in capsys.readouterr().out
-
-
-def test_a_name_that_fits_no_run_or_several_is_wrong_use(capsys):
-    made(NAMES["whole"]), made(NAMES["other"])
+    made(NAMES["other"])
     assert cli.main(["runs", "show", "a"]) == 2 and "2 runs begin so" in capsys.readouterr().err
     assert cli.main(["runs", "show", "b"]) == 2 and "there is no such run" in capsys.readouterr().err
 

@@ -71,6 +71,12 @@ def test_a_run_is_trained_once_and_a_second_time_the_same_to_the_last_bit(made, 
     same_results(one.folder, fit_or_load(made()).folder)
     other = fit_or_load(made(seed=1))
     assert one.name != other.name and not one.history.equals(other.history)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    fit_or_load(made(seed=2))
+    assert torch.equal(torch.rand(3), expected), "torch's state is left as it was"
 
 
 def test_it_learns(monkeypatch):
@@ -84,15 +90,6 @@ def test_it_learns(monkeypatch):
     with_arrays(monkeypatch, config, labelled)
     run = fit_or_load(config)
     assert run.metrics["test"]["auc"] == 1 and run.metrics["test"]["loss"] < 0.4
-
-
-def test_torchs_state_is_left_as_it_was():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    fit_or_load(tiny_config(training__epochs=1))
-    assert torch.equal(torch.rand(3), expected)
-    assert not torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
 
 
 # Taken up again
@@ -224,26 +221,19 @@ def test_a_damaged_state_is_told_and_not_used(damage, monkeypatch, tmp_path, cap
     assert not Path("/tmp/thyroid-unpickled").exists()
 
 
-def test_what_is_not_the_runs_does_not_hinder_it():
+def test_a_run_resumed_elsewhere_says_so_and_leaves_strangers_alone(monkeypatch):
     """File browsers and notebooks leave folders and files of their own wherever they look."""
-    config = tiny_config()
-    died(config, 2 * batches_of(config) + 1)
-    folder = the_run()
-    strangers = folder / ".ipynb_checkpoints", folder / "notes.txt"
-    strangers[0].mkdir(), strangers[1].write_text("mine"), (folder / "resume" / ".ipynb_checkpoints").mkdir()
-    assert fit_or_load(config).metrics["epochs"] == 3
-    assert all(path.exists() for path in strangers) and not (folder / "resume").exists()
-
-
-def test_a_run_resumed_elsewhere_says_what_each_epoch_was_trained_on(monkeypatch):
-    config = tiny_config(training__epochs=4)
-    here = {"device": "cpu", "torch": torch.__version__}
+    config, here = tiny_config(training__epochs=4), {"device": "cpu", "torch": torch.__version__}
     with monkeypatch.context() as patch:
         patch.setattr("thyroid_utils.training.loop.device_name", lambda device: f"GPU, not {device.type}")
         died(config, 2 * batches_of(config) + 1)
+    folder = the_run()
+    strangers = folder / ".ipynb_checkpoints", folder / "notes.txt"
+    strangers[0].mkdir(), strangers[1].write_text("mine"), (folder / "resume" / ".ipynb_checkpoints").mkdir()
     died(config, 3 * batches_of(config) + 1)
     there = {**here, "device": "GPU, not cpu"}
     assert fit_or_load(config).environment["stretches"] == [{**there, "epochs": [1, 2]}, {**here, "epochs": [3, 4]}]
+    assert all(path.exists() for path in strangers) and not (folder / "resume").exists()
 
 
 def waited(child: int) -> None:
@@ -308,9 +298,9 @@ def test_one_process_trains_and_the_other_waits_and_loads(monkeypatch, capfd):
 
 @pytest.mark.parametrize(
     "file, damage",
-    [("config.json", turned), ("weights.safetensors", turned), ("weights.safetensors", cut), ("maps.safetensors", turned),
-     ("maps.safetensors", Path.unlink), ("history.csv", Path.unlink), ("predictions.csv", become_a_folder),
-     ("complete.json", turned), ("complete.json", cut), ("complete.json", become_a_folder), ("complete.json", Path.unlink)],
+    [("config.json", turned), ("weights.safetensors", cut), ("maps.safetensors", turned), ("history.csv", Path.unlink),
+     ("predictions.csv", become_a_folder), ("complete.json", turned), ("complete.json", become_a_folder),
+     ("complete.json", Path.unlink)],
 )  # fmt: skip
 def test_a_damaged_run_is_told_and_trained_again(file, damage, capsys):
     config = segmentation_config(training__epochs=1)

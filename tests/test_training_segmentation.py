@@ -231,7 +231,6 @@ def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
     "changes, message",
     [
         ({"model__name": "alexnet"}, "model 'alexnet' is unknown"),
-        ({"model__name": "unet", "task": "classification"}, "model 'unet' is unknown"),
         ({"model__name": "tiny", "task": "classification"}, "classification loss 'bce_dice' is unknown"),
     ],
 )
