@@ -119,7 +119,7 @@ def test_the_loss_is_the_weighted_sum():
 def test_a_finished_run_holds_both_tasks():
     run = fit_or_load(joint_config(training__class_balance="weights", loss__options={"classification_weight": 0.5}))
     assert {"val_auc", "val_dice", "val_iou", "val_pixel_accuracy"} <= set(run.history)
-    assert run.data["without_label_or_mask"] == 0
+    assert run.data["left_out"] == 0
     table, scores = run.predictions, run.metrics["test"]
     test = table[table["split"] == "test"]
     assert scores["auc"] == pytest.approx(classification_scores(test["label"], test["probability"])["auc"])
@@ -187,7 +187,7 @@ def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
     cases.loc[without_label, "label"], cases.loc[without_mask, "mask"] = pd.NA, pd.NA
     with_cases(monkeypatch, cases)
     run = fit_or_load(joint_config(training__epochs=1))
-    assert run.data["without_label_or_mask"] == 2
+    assert run.data["left_out"] == 2
     assert not set(Predictor(run).cases.index) & {without_label, without_mask}
     with_cases(monkeypatch, cases.assign(label=pd.array([pd.NA] * len(cases), "Int8")))
     with pytest.raises(DataError, match=r"cases has both a label .* and a mask"):

@@ -33,7 +33,7 @@ def test_unlabelled_images_are_left_out_and_counted(monkeypatch):
     unlabelled = cases.assign(case=[f"none-{number}" for number in range(len(cases))], label=pd.NA).set_index("case")
     unlabelled["label"] = unlabelled["label"].astype("Int8")
     with_cases(monkeypatch, pd.concat([cases, unlabelled.head(3)]))
-    assert fit_or_load(config).data["unlabelled"] == 3
+    assert fit_or_load(config).data["left_out"] == 3
     with_cases(monkeypatch, unlabelled)
     with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a label"):
         fit_or_load(config)

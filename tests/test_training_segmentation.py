@@ -245,7 +245,7 @@ def test_cases_without_a_mask_are_left_out_and_labels_may_be_missing(monkeypatch
     cases.loc[cases.index[:4], "mask"] = pd.NA
     with_cases(monkeypatch, cases)
     run = fit_or_load(segmentation_config(training__epochs=1))
-    assert run.data["without_mask"] == 4 and sum(run.data["images"].values()) == len(cases) - 4
+    assert run.data["left_out"] == 4 and sum(run.data["images"].values()) == len(cases) - 4
     labels = run.predictions["label"]
     assert labels.dtype == "Int8" and labels.isna().any() and labels.notna().any()
     assert (labels.isna() == cases.loc[labels.index, "label"].isna()).all()
@@ -260,22 +260,15 @@ def with_empty_masks(cases: pd.DataFrame, chosen: pd.Series, folder: Path) -> pd
 
 
 @pytest.mark.parametrize("split, side", [("train", "training"), ("val", "validation"), ("test", "test")])
-def test_a_side_with_empty_masks_only_is_refused(split, side, monkeypatch, tmp_path):
-    cases = split_data(segmentation_config()).cases
-    with_cases(monkeypatch, with_empty_masks(cases, cases["split"] == split, tmp_path))
-    with pytest.raises(DataError, match=rf"split: all \d+ {side} masks are empty; .* check the masks"):
-        fit_or_load(segmentation_config(split__by="official"))
-    assert not runs_dir().exists(), "nothing was begun"
-
-
-def test_nodules_lost_in_preprocessing_are_told(monkeypatch, tmp_path):
+def test_a_side_whose_masks_are_empty_at_the_networks_resolution_is_refused(split, side, monkeypatch, tmp_path):
     cases = split_data(segmentation_config()).cases
     dot = np.zeros((64, 64), bool)
     dot[31, 31] = True
     tiny = write_png(tmp_path / "dot.png", dot)
-    with_cases(monkeypatch, cases.assign(mask=cases["mask"].mask(cases["split"] == "val", str(tiny))))
-    with pytest.raises(DataError, match=r"preprocessing: all \d+ validation masks are empty at 16×16 pixels; raise size"):
+    with_cases(monkeypatch, cases.assign(mask=cases["mask"].mask(cases["split"] == split, str(tiny))))
+    with pytest.raises(DataError, match=rf"preprocessing: all \d+ {side} masks are empty at 16×16 pixels; check the masks"):
         fit_or_load(segmentation_config(split__by="official", size=16))
+    assert not runs_dir().exists(), "nothing was begun"
 
 
 def test_a_batch_with_empty_masks_only_trains(monkeypatch, tmp_path):

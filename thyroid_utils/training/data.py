@@ -17,13 +17,12 @@ from thyroid_utils.common.files import cached, content_key, file_hashes, source_
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.data import audit, splits, videos
 from thyroid_utils.data.audit import audit_cases
-from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
 from thyroid_utils.models.networks import architecture, check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
-from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline, for_each_case
+from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
 from thyroid_utils.training.ledger import RESUME
 from thyroid_utils.training.tasks import SIDES, TASKS, Arrays, batch_starts
@@ -34,7 +33,7 @@ class SplitData:
     """What a run is trained and tested on.
 
     cases: those that count for the task, in the order of their ids, with their split. left_out: how many do not count.
-    patients: where they come from, as a phrase. empty: bool (n,), whether a mask is empty; None for a task without masks.
+    patients: where they come from, as a phrase.
     """
 
     cases: pd.DataFrame
@@ -42,7 +41,6 @@ class SplitData:
     split_hash: str
     left_out: int
     patients: str
-    empty: np.ndarray | None = None
 
     def positions(self, split: str) -> np.ndarray:
         """Rows of a split, ascending."""
@@ -75,8 +73,7 @@ def split_data(config: RunConfig) -> SplitData:
     in the cache folder.
 
     Raises:
-        DataError: the data cannot be read; a side without images, with one class only (classification, joint) or with empty masks
-            only (segmentation, joint).
+        DataError: the data cannot be read; a side without images, or with one class only (classification, joint).
     """
     task = TASKS[config.task]
     # Rows in the order of their ids: the draws of a run must not depend on the order of a manifest or a folder.
@@ -93,19 +90,16 @@ def split_data(config: RunConfig) -> SplitData:
         elif unknown:
             how = f"not given for {unknown} of {len(cases)} images, each of which counts as a patient of its own"
         cases = _split(cases, config.split, task.labels)
-        empty = _empty_masks(cases) if task.masks else None
         columns = {name: cases[name].tolist() for name in ("split", "split_by", "patient")}
-        return {"columns": columns, "fingerprint": data_fingerprint(cases), "patients": how, "empty": empty}
+        return {"columns": columns, "fingerprint": data_fingerprint(cases), "patients": how}
 
     known = cached("splits", _split_key(table if recovered else counted, config), split)
     cases = counted.assign(**{name: pd.array(values, dtype="string") for name, values in known["columns"].items()})
     splits.assert_disjoint(cases, check_pixels=False, allow_leaky=True)
     if config.data.permute_labels is not None:
         cases = _permuted(cases, config.data.permute_labels)
-    empty = None if known["empty"] is None else np.array(known["empty"], bool)
-    task.check(cases, empty)
-    left_out = len(table) - len(cases)
-    return SplitData(cases, known["fingerprint"], splits.split_hash(cases), left_out, known["patients"], empty)
+    task.check(cases)
+    return SplitData(cases, known["fingerprint"], splits.split_hash(cases), len(table) - len(cases), known["patients"])
 
 
 def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -120,11 +114,6 @@ def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.
         return splits.official_split(cases)
     settings = {"repeat": config.repeat, "require_classes": needs_classes}
     return splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
-
-
-def _empty_masks(cases: pd.DataFrame) -> list[bool]:
-    found = for_each_case(lambda case: not read_mask(case["mask"]).any(), cases, progress=progress_bar("Reading masks"))
-    return [bool(empty) for empty in found]
 
 
 def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
@@ -183,7 +172,7 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
         if task.masks and not any(arrays.masks[position].any() for position in chosen):
             raise DataError(
                 f"preprocessing: all {len(chosen)} {SIDES[split]} masks are empty at {shape[1]}×{shape[2]} pixels; "
-                "raise size, or leave out the step that cuts the nodules off"
+                "check the masks, raise size, or leave out the step that cuts the nodules off"
             )
     fitted = [pipeline.mean, pipeline.deviation] if pipeline.needs_fit else None
     network = network.to(memory_format=torch.channels_last)

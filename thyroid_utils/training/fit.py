@@ -197,7 +197,7 @@ def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:
         "leaky": bool(data.cases["split_by"].eq("image").any()),
         "patients": data.patients,
         "images": {split: len(positions) for split, positions in assembly.positions.items()},
-        TASKS[assembly.config.task].left_out: data.left_out,
+        "left_out": data.left_out,
         "input": list(assembly.input_shape),
         "fitted": assembly.fitted,
         "weights": assembly.network.weights,
@@ -211,7 +211,7 @@ def _write_results(folder: Path, assembly: Assembly, data: SplitData, state: Sta
     predictions, scores = _predict(folder, assembly, data, state, device)
     stamp = environment_stamp(device_name(device), choose_precision(training.precision, device), training.devices)
     speed = round(state.images / state.seconds, 2) if state.seconds else None
-    stamp |= {"stretches": state.stretches, "seconds": round(state.seconds, 3), "images_per_second": speed}
+    stamp |= {"seconds": round(state.seconds, 3), "images_per_second": speed}
     write_text(folder / "history.csv", pd.DataFrame(state.history).to_csv(index=False))
     write_text(folder / "predictions.csv", predictions.to_csv())
     write_text(folder / "metrics.json", json.dumps(metrics | scores, indent=2))

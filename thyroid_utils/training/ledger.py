@@ -120,7 +120,7 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """`fingerprint`, `split_hash`, `recipe`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
-        `unlabelled`, `without_mask` or `without_label_or_mask` left out, `input` (channels, height, width), `weights` it started
+        `left_out` (cases without the label or mask that the task needs), `input` (channels, height, width), `weights` it started
         from."""
         return self._json("data.json")
 
@@ -183,8 +183,8 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device, precision, threads, commit, seconds of training and images per second; `stretches`: device, torch's
-        version, first and last epoch, an entry for each change of device or version in a run that was resumed."""
+        """Versions, device, precision, threads and commit that the run was finished with, seconds of training and images per
+        second."""
         return self._json("environment.json")
 
     @cached_property

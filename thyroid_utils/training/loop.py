@@ -20,7 +20,7 @@ from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.data import Assembly, derived_seed
-from thyroid_utils.training.state import State, choose_precision, device_name, write_state
+from thyroid_utils.training.state import State, choose_precision, write_state
 from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Batch, Batches, epoch_batches, in_order, network_input, score_batches
 
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
@@ -177,7 +177,6 @@ class Training:
         monitor, patience = self.config.training.monitor, self.config.training.patience
         state, value = self.state, row[f"val_{monitor}"]
         state.epoch += 1
-        state.note_stretch(device_name(self.device))
         state.history.append(row)
         state.seconds += time.perf_counter() - started
         state.waited += 1

@@ -78,8 +78,7 @@ class State:
     """Where training stands after an epoch. Random numbers need no state: they are drawn from (seed, epoch).
 
     epoch: epochs finished; history: a row each; best_value: the monitored value at `best_epoch`; waited: epochs since then;
-    stopped: by early stopping; seconds, images: spent on and seen in training; stretches: device, version of torch, and the first
-    and last epoch trained with them; network, best: the network's tensors now and at the best epoch.
+    stopped: by early stopping; seconds, images: spent on and seen in training; network, best: tensors now and at the best epoch.
     """
 
     epoch: int = 0
@@ -90,18 +89,10 @@ class State:
     stopped: bool = False
     seconds: float = 0.0
     images: int = 0
-    stretches: list[dict[str, Any]] = field(default_factory=list)
     network: dict[str, torch.Tensor] = field(default_factory=dict)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] | None = None
-
-    def note_stretch(self, device: str) -> None:
-        """Count the epoch just finished to the last stretch, or begin one where the device or the version has changed."""
-        here = {"device": device, "torch": str(torch.__version__)}
-        if not self.stretches or {**self.stretches[-1], **here} != self.stretches[-1]:
-            self.stretches.append({**here, "epochs": [self.epoch, self.epoch]})
-        self.stretches[-1]["epochs"][1] = self.epoch
 
 
 class StateDamaged(RuntimeError):

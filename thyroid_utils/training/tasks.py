@@ -142,14 +142,13 @@ class Task:
     """One kind of training.
 
     labels, masks: what is learnt; labels: each side of a split has to hold both classes; masks: probability maps are kept.
-    asked: what a case needs, and what to do without. left_out: what `data.json` calls the number of cases that do not count.
+    asked: what a case needs, and what to do without.
     """
 
     name: str
     labels: bool
     masks: bool
     asked: str
-    left_out: str
     build: Callable[..., nn.Module]
 
     @property
@@ -170,25 +169,16 @@ class Task:
             raise DataError(f"{dataset}: none of {len(table)} cases has {self.asked}")
         return cases
 
-    def check(self, cases: pd.DataFrame, empty: np.ndarray | None) -> None:
-        """Raise DataError for a split that cannot be trained or tested.
-
-        Args:
-            cases: with their split.
-            empty: bool (n,), whether a mask is empty; None for a task without masks.
-        """
+    def check(self, cases: pd.DataFrame) -> None:
+        """Raise DataError for a split that cannot be trained or tested."""
         for split, side in SIDES.items():
-            chosen = cases["split"].eq(split).fillna(False).to_numpy(bool)
+            labels = cases.loc[cases["split"].eq(split).fillna(False), "label"]
             advice = "training, validation and test each need"
-            if not chosen.any():
+            if labels.empty:
                 raise DataError(f"split: no {side} images; {advice} some: use split.by = patient")
-            labels = cases.loc[chosen, "label"]
             if self.labels and labels.nunique() < 2:
                 found = f"all {len(labels)} {side} images are {'malignant' if labels.iloc[0] else 'benign'}"
                 raise DataError(f"split: {found}; {advice} both classes: use another seed or ratios, or add cases")
-            if self.masks and empty[chosen].all():
-                found = f"all {int(chosen.sum())} {side} masks are empty"
-                raise DataError(f"split: {found}; {advice} outlined images: check the masks, or use another seed or ratios")
 
     def network(self, config: RunConfig, in_channels: int, weights: str) -> nn.Module:
         """The network of a config, its random values from torch's generator."""
@@ -217,10 +207,10 @@ _LABEL = "a label (0 benign, 1 malignant)"
 TASKS = {
     task.name: task
     for task in (
-        Task("classification", True, False, f"{_LABEL}; add labels", "unlabelled", networks.build_classifier),
-        Task("segmentation", False, True, "a mask; add masks", "without_mask", networks.build_segmenter),
+        Task("classification", True, False, f"{_LABEL}; add labels", networks.build_classifier),
+        Task("segmentation", False, True, "a mask; add masks", networks.build_segmenter),
         Task("joint", True, True, f"both {_LABEL} and a mask; add what is missing, or train task classification or segmentation",
-             "without_label_or_mask", networks.build_joint),
+             networks.build_joint),
     )
 }  # fmt: skip
 
