@@ -64,8 +64,9 @@ def test_ranges_admit_a_clusters_own_matching_pair():
 
 def test_environment_yml_installs_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert pip == ["-r requirements.lock", "-e ."]
+    assert [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)] == [
+        ["-r requirements.lock", "-e ."]
+    ]
     (python,) = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry.startswith("python=")]
     assert Version(python.split("=")[1]) in Requirement(f"python{pyproject()['project']['requires-python']}").specifier
 

@@ -1,4 +1,4 @@
-"""HTML of notebooks and of the index: formulas, figures, tables, what cells print, and nothing that loads or runs."""
+"""HTML of notebooks and of the index: formulas, figures, tables, what cells print, nothing that loads, runs or names a path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from thyroid_utils.workbook.pages import duration_text, formula, inline_markdown, markdown, number_text
+from thyroid_utils.workbook.pages import Scrubber, duration_text, formula, markdown, number_text
 from thyroid_utils.workbook.report import render_index, render_report, story, thumbnail
 
 RECORD = {
@@ -63,10 +64,10 @@ def test_formulas_of_the_field_become_mathml(latex):
     assert not re.search(r"\\[a-zA-Z]", set_formula), set_formula
 
 
-@pytest.mark.parametrize("environment", ["aligned", "gathered", "align*", "split"])
-def test_rows_of_a_formula_are_rows(environment):
-    shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
-    assert shown.count("<mtr>") == 2 and "&<" not in shown
+def test_rows_of_a_formula_are_rows():
+    for environment in ("aligned", "gathered", "align*", "split"):
+        shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
+        assert shown.count("<mtr>") == 2 and "&<" not in shown, environment
 
 
 @pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1", "a & b", "a}"])
@@ -93,6 +94,9 @@ def test_headings_get_their_own_ids_whether_written_or_printed():
 def test_a_notebooks_title_and_question():
     node = new_notebook(cells=[new_markdown_cell("# 03 – Compare *them*\n\nWhich [classifier](x.md), and `why`?\n\nMore.")])
     assert story(node, "03_x") == {"title": "Compare them", "question": "Which classifier, and <code>why</code>?"}
+    assert story(new_notebook(cells=[new_markdown_cell("# T\n\nA **b** $x$")]), "03_x")["question"].startswith(
+        "A <strong>b</strong> <math"
+    )
     assert story(new_notebook(), "03_a_name") == {"title": "A name", "question": ""}
     assert story(new_notebook(cells=[new_markdown_cell("# 3D views\n\nq")]), "03_x")["title"] == "3D views"
 
@@ -232,24 +236,49 @@ def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
     assert thumbnail([], tmp_path) is None and thumbnail([{**figures[0], "file": "figures/gone"}], tmp_path) is None
 
 
+def test_durations_and_numbers_are_told_as_people_tell_them():
+    durations = {None: "–", 0.81: "0.8 s", 59.96: "1 min 00 s", 7440: "124 min 00 s"}
+    assert [duration_text(seconds) for seconds in durations] == list(durations.values())
+    numbers = {None: "–", True: "yes", 12345: "12\u202f345", 0.12345: "0.123", 123.4: "123", "a": "a"}
+    assert [number_text(value) for value in numbers] == list(numbers.values())
+
+
+@pytest.fixture
+def scrubber(monkeypatch, tmp_path):
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path / "project"))
+    monkeypatch.setenv("HOME", "/home/alice")
+    return Scrubber([Path("/mnt/clinic/scans")])
+
+
 @pytest.mark.parametrize(
-    ("written", "text"),
+    ("text", "shown"),
     [
-        (duration_text(None), "–"),
-        (duration_text(0.81), "0.8 s"),
-        (duration_text(59.96), "1 min 00 s"),
-        (duration_text(7440), "124 min 00 s"),
-        (number_text(None), "–"),
-        (number_text(True), "yes"),
-        (number_text(12345), "12\u202f345"),
-        (number_text(0.12345), "0.123"),
-        (number_text(123.4), "123"),
-        (number_text("a"), "a"),
+        ("open('/mnt/clinic/scans/a b/1.png')", "open('…/scans/a b/1.png')"),
+        ("/mnt/clinic/scans", "…/scans"),
+        ("/mnt/clinic/scans.", "…/scans."),
+        ("/mnt/clinic/scans-2/x and /mnt/clinic/scansion", "/mnt/clinic/scans-2/x and /mnt/clinic/scansion"),
+        ("/elsewhere/mnt/clinic/scans/x", "/elsewhere/mnt/clinic/scans/x"),
+        ("/home/alice/notes.txt", "~/notes.txt"),
+        ("file:///home/alice/x", "file://~/x"),
+        ("\x1b[32m/home/alice/x.py\x1b[39m:12", "\x1b[32m~/x.py\x1b[39m:12"),
+        ("no path at all", "no path at all"),
     ],
 )
-def test_durations_and_numbers_are_told_as_people_tell_them(written, text):
-    assert written == text
+def test_known_folders_are_shortened_and_others_left(scrubber, text, shown):
+    assert scrubber.text(text) == shown
 
 
-def test_inline_markdown_is_one_line():
-    assert inline_markdown("A **b** $x$").startswith("A <strong>b</strong> <math")
+def test_files_of_the_project_are_seen_from_its_root_and_the_environment_is_shortened(scrubber, tmp_path):
+    assert scrubber.text(f'File "{tmp_path}/project/notebooks/x.py", line 3') == 'File "notebooks/x.py", line 3'
+    assert scrubber.text(f"in {tmp_path}/project") == "in …/project"
+    assert sys.prefix not in scrubber.text(f"{sys.prefix}/lib/python3/site-packages/torch/x.py: warning")
+
+
+def test_every_string_of_a_notebook_is_scrubbed_but_pictures(scrubber):
+    picture = "iVBOR/home/alice/w0KGgo"
+    output = nbformat.v4.new_output("display_data", {"text/plain": "/home/alice/x", "image/png": picture})
+    cell = nbformat.v4.new_code_cell("open('/mnt/clinic/scans/1')", outputs=[output])
+    node = scrubber.anything(nbformat.v4.new_notebook(cells=[cell], metadata={"path": {"/home/alice": ["/home/alice", 1, None]}}))
+    assert isinstance(node.cells[0], nbformat.NotebookNode) and node.cells[0].source == "open('…/scans/1')"
+    assert node.cells[0].outputs[0].data == {"text/plain": "~/x", "image/png": picture}
+    assert node.metadata.path == {"~": ["~", 1, None]}

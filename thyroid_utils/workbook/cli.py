@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that help comes at once and on
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,10 +89,7 @@ def check_data(
     """Say what was found in a data set and what is wrong with it; exit code 1 where something is."""
     from thyroid_utils.common.progress import progress_bar
     from thyroid_utils.data.check import check_dataset
-    from thyroid_utils.data.readers import READERS
 
-    if dataset not in READERS:
-        raise ParameterError(f"data check {dataset}: no such reader; there are {', '.join(READERS)}")
     report = check_dataset(dataset, root.absolute(), progress=progress_bar(f"Reading {dataset}"))
     _print_table(("what", "found"), report.summary.items())
     if report.table.empty:
@@ -248,17 +246,11 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], numbers:
 def _spread_only(arguments: Sequence[str]) -> list[str]:
     """`--only 01 02` as `--only 01 --only 02`, which is what the option parser takes."""
     spread: list[str] = []
-    waiting = listing = False
     for argument in arguments:
-        listing = listing and not argument.startswith("-") and not argument.endswith((".yaml", ".yml"))
-        if argument == "--only":
-            listing = waiting = True
-        elif listing:
-            spread += ["--only", argument]
-            waiting = False
-        else:
-            spread.append(argument)
-    return [*spread, "--only"] if waiting else spread  # without a number the parser says what is missing
+        if spread[-2:-1] == ["--only"] and re.fullmatch(r"\d+(_\w+)?", argument):
+            spread.append("--only")
+        spread.append(argument)
+    return spread
 
 
 if __name__ == "__main__":

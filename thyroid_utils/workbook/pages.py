@@ -238,11 +238,11 @@ class Scrubber:
                 if len(Path(known).parts) > 1:
                     shown_as[known] = "~" if folder == home else f"…/{Path(known).name}"
         checkout = Path(thyroid_utils.__file__).parents[1]  # where the package lies, not always the project that it serves
-        project = {str(folder) for root in (paths.project_root(), checkout) for folder in (root, os.path.realpath(root))}
-        longest_first = sorted([*shown_as, *project], key=len, reverse=True)
+        for root in (paths.project_root(), checkout):
+            shown_as |= {str(root): "", os.path.realpath(root): ""}
         self._shown_as = shown_as
         # Whole names only: /data/set is not /data/settings. The colour codes of tracebacks end in a digit and m.
-        names = "|".join(re.escape(path) for path in longest_first)
+        names = "|".join(re.escape(path) for path in sorted(shown_as, key=len, reverse=True))
         self._pattern = re.compile(rf"(?:(?<![\w.…~-])|(?<=\dm))({names})(?:(/)|(?![\w-]|\.\w))")
 
     def text(self, text: str) -> str:
@@ -250,9 +250,8 @@ class Scrubber:
 
     def _replacement(self, match: re.Match[str]) -> str:
         path, slash = match.group(1), match.group(2) or ""
-        if path in self._shown_as:
-            return self._shown_as[path] + slash
-        return "" if slash else f"…/{Path(path).name}"
+        shown = self._shown_as[path]
+        return shown + slash if shown else "" if slash else f"…/{Path(path).name}"
 
     def anything(self, value: Any) -> Any:
         """`value` with every string scrubbed, keys included; dicts and lists become new ones of the same kind."""

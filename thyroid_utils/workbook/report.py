@@ -149,7 +149,7 @@ def render_index(run: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         shown = {"numbers": key_numbers(metrics.get(stem, {})), "provenance": provenance(metrics.get(stem, {}))}
         shown |= {"question": Markup(record["question"]), "thumbnail": thumbnail(record["figures"], folder)}
         cards.append({**record, **shown})
-    return render_page("index.html.j2", run=run, cards=cards, shared=_shared_parameters(cards))
+    return render_page("index.html.j2", run=run, cards=cards)
 
 
 def key_numbers(recorded: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -166,12 +166,3 @@ def thumbnail(figures: list[dict[str, Any]], folder: Path) -> dict[str, str] | N
     with Image.open(folder / f"{chosen['file']}.png") as opened:
         picture = opened.convert("RGB")
     return {"source": embedded_jpeg(picture, _THUMBNAIL_SIZE, _THUMBNAIL_BYTES), "alt": chosen["caption"]}
-
-
-def _shared_parameters(cards: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters that every notebook which has them was given alike; the cards list the others."""
-    values: dict[str, list[Any]] = {}
-    for card in cards:
-        for name, value in card["parameters"].items() if card["status"] in ("finished", "failed") else ():
-            values.setdefault(name, []).append(value)
-    return {name: found[0] for name, found in values.items() if all(value == found[0] for value in found)}

@@ -38,9 +38,8 @@ from thyroid_utils.workbook.report import provenance, recorded_outputs, render_i
 
 _FORMAT = 3  # of run.json; raised when its entries change
 
-FINE, NOTEBOOK_FAILED, INTERRUPTED = 0, 1, 130
-_CODES = {"finished": FINE, "failed": NOTEBOOK_FAILED, "interrupted": INTERRUPTED}
-
+# How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
+_ENDS = {"interrupted": (130, "Interrupted"), "failed": (1, "Done, with a notebook that failed"), "finished": (0, "Done")}
 _SUFFIXES = {"figures": (".png", ".pdf"), "tables": (".csv", ".tex")}
 
 
@@ -96,7 +95,7 @@ class _Run:
         self.started = time.monotonic()
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
         self.known = [notebook.stem for notebook in numbered_notebooks()]
-        earlier = self._read("run.json")
+        earlier = _read_json(folder / "run.json")
         self.earlier: dict[str, Any] = earlier.get("notebooks", {}) if earlier.get("format") == _FORMAT else {}
         kept = {
             stem: record | {"earlier": True}
@@ -117,8 +116,6 @@ class _Run:
         }
 
     def execute(self, interruption: Interruption) -> int:
-        for left in self.folder.glob(".unfinished-*"):
-            shutil.rmtree(left)
         self._write_index()
         ended = []
         with self.console.status("") as status:
@@ -126,16 +123,17 @@ class _Run:
                 ended.append(self._execute_one(notebook, status, interruption))
                 if ended[-1] == "interrupted":
                     break
-        result = next(word for word in ("interrupted", "failed", "finished") if word in ended)
+        result = next(word for word in _ENDS if word in ended)
         self.close(result)
-        told = {"finished": "Done", "failed": "Done, with a notebook that failed", "interrupted": "Interrupted"}[result]
+        code, told = _ENDS[result]
         self.console.print(f"{told} in {duration_text(self.document['duration'])}: {seen_from_here(self.folder / 'index.html')}")
-        return _CODES[result]
+        return code
 
     def _execute_one(self, notebook: Path, status: Status, interruption: Interruption) -> str:
         """How it ended. Where it was interrupted, its earlier report, if there is one, is untouched."""
         stem, started = notebook.stem, time.monotonic()
         staging = self.folder / f".unfinished-{stem}"
+        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         staging.mkdir()
         status.update(Text(stem))
         executed, failure = execute_notebook(
@@ -203,7 +201,7 @@ class _Run:
     def _install(self, record: dict[str, Any], staging: Path) -> None:
         """Move the finished files into place, remove what an earlier run of this notebook left, and link its neighbours to it."""
         stem, files = record["stem"], _files(record)
-        metrics = self._read("metrics.json") | {stem: _read_json(staging / "metrics.json").get(stem, {})}
+        metrics = _read_json(self.folder / "metrics.json") | {stem: _read_json(staging / "metrics.json").get(stem, {})}
         self._write_json("metrics.json", metrics)
         for file in files:
             (self.folder / file).parent.mkdir(exist_ok=True)
@@ -233,10 +231,7 @@ class _Run:
     def _write_index(self) -> None:
         self.document["duration"] = round(time.monotonic() - self.started, 2)
         self._write_json("run.json", self.document)  # first: it marks the folder as one of this workbook
-        write_text(self.folder / "index.html", render_index(self.document, self._read("metrics.json"), self.folder))
-
-    def _read(self, name: str) -> dict[str, Any]:
-        return _read_json(self.folder / name)
+        write_text(self.folder / "index.html", render_index(self.document, _read_json(self.folder / "metrics.json"), self.folder))
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(self.scrubber.anything(content), indent=1, ensure_ascii=False) + "\n")
