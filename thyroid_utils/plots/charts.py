@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.plots.style import INK, NEUTRAL, across, below, integer_ticks, model_colours, new_figure, styled
+from thyroid_utils.plots.style import INK, NEUTRAL, across, below, integer_ticks, model_colours, new_panels, styled
 from thyroid_utils.scores.estimates import Comparison, Estimate
 
 
@@ -66,9 +66,9 @@ def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         estimates: `Estimate`s, a row a model, a column a score.
         names: score → axis label, for the columns to show.
     """
-    figure, axes = new_figure(1, len(names), 1.1 + 0.34 * len(estimates), sharey=True)
+    figure, axes = new_panels(len(names), 1.1 + 0.34 * len(estimates), sharey=True)
     colours = model_colours(estimates.index)
-    for place, (score, label) in zip(axes[0], names.items(), strict=True):
+    for place, (score, label) in zip(axes, names.items(), strict=True):
         named_rows(place, estimates.index).set_xlabel(label)
         for position, (model, value) in enumerate(estimates[score].items()):
             interval(place, value, position, colours[model], width=2)
@@ -92,10 +92,10 @@ def cost_and_score(
         against: column of `costs` → label of its axis, with the unit.
         fronts: column of `costs` → models that no other beats in both, by rising cost: they are filled and joined by a line.
     """
-    figure, axes = new_figure(1, len(against), 3.4 + 0.2 * -(-len(costs) // 4), sharey=True)
+    figure, axes = new_panels(len(against), 3.4 + 0.2 * -(-len(costs) // 4), sharey=True)
     colours = model_colours(costs.index)
     values = score.map(lambda estimate: estimate.value).astype(float)
-    for place, (column, name) in zip(axes[0], against.items(), strict=True):
+    for place, (column, name) in zip(axes, against.items(), strict=True):
         known = costs.index[(costs[column] > 0) & values.notna()]
         front = known if fronts is None else list(fronts[column])
         for model in known:
@@ -106,7 +106,7 @@ def cost_and_score(
         place.set(xscale="log", xlabel=f"{name} (log scale)")
         place.margins(x=0.15)
         few_ticks(place, costs.loc[known, column])
-    axes[0, 0].set_ylabel(label)
+    axes[0].set_ylabel(label)
     handles = [Line2D([], [], color=colours[model], marker="o", linestyle="none", label=model) for model in costs.index]
     if fronts is not None:
         handles.append(Line2D([], [], color=INK, linestyle="--", label="front: no row is better and cheaper"))
@@ -170,12 +170,12 @@ def epochs(history: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         history: of `SegmenterComparison.history`: model, seed, epoch and the columns.
         columns: column → axis label; one panel each.
     """
-    figure, axes = new_figure(1, len(columns), 3.7)
+    figure, axes = new_panels(len(columns), 3.7)
     look = {"hue": "model", "palette": model_colours(history["model"].unique()), "errorbar": ("pi", 100)}
-    for place, (column, label) in zip(axes[0], columns.items(), strict=True):
-        sns.lineplot(history, x="epoch", y=column, **look, ax=place, legend=place is axes[0, 0])
+    for place, (column, label) in zip(axes, columns.items(), strict=True):
+        sns.lineplot(history, x="epoch", y=column, **look, ax=place, legend=place is axes[0])
         place.set(xlabel="epoch", ylabel=label)
         integer_ticks(place, "x")
-    axes[0, 0].get_legend().remove()
-    below(figure, axes[0, 0])
+    axes[0].get_legend().remove()
+    below(figure, axes[0])
     return figure

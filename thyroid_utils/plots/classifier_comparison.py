@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band
 from thyroid_utils.plots.pictures import case_panel, panel_grid
-from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, styled
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, new_panels, styled
 from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 
@@ -22,23 +22,23 @@ _DOTTED = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1}
 def roc_and_pr(comparison: ClassifierComparison, resamples: int = 500) -> Figure:
     """ROC and precision-recall curves on test, means over runs; the two best models with 95 % bands, as more would hide one
     another."""
-    figure, axes = new_figure(1, 2, 4.3)
+    figure, axes = new_panels(2, 4.3)
     colours = model_colours(comparison.models)
     malignant = pd.concat(comparison.predictions(comparison.models[0]))["label"].mean()
     order = comparison.estimates(["auc"], resamples=resamples)["auc"]
     for rank, (model, estimate) in enumerate(order.items()):
-        for place, kind in zip(axes[0], ("roc", "pr"), strict=True):
+        for place, kind in zip(axes, ("roc", "pr"), strict=True):
             found = comparison.curve(model, kind, resamples).to_numpy().T
             x, y, low, high = found if rank < 2 else (*found[:2], found[1], found[1])
             band(place, x, y, low, high, colours[model], label=f"{model}, AUC {estimate.text(2)}")
-    axes[0, 0].plot([0, 1], [0, 1], **_DOTTED)
-    axes[0, 1].axhline(malignant, **_DOTTED)
-    axes[0, 0].set(xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC ({comparison.tested})")
+    axes[0].plot([0, 1], [0, 1], **_DOTTED)
+    axes[1].axhline(malignant, **_DOTTED)
+    axes[0].set(xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC ({comparison.tested})")
     title = f"Precision-recall (dotted: chance, {malignant:.2f})"
-    axes[0, 1].set(xlabel="sensitivity (recall)", ylabel="precision", title=title)
-    for place in axes[0]:
+    axes[1].set(xlabel="sensitivity (recall)", ylabel="precision", title=title)
+    for place in axes:
         place.set(xlim=(0, 1), ylim=(0, 1.01))
-    below(figure, axes[0, 0], ncols=2)
+    below(figure, axes[0], ncols=2)
     return figure
 
 
@@ -66,31 +66,31 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
 @styled
 def confusion_matrices(comparison: ClassifierComparison) -> Figure:
     """Counts on test of each model's first run, at the threshold chosen on validation."""
-    figure, axes = new_figure(1, len(comparison.models), 2.9)
+    figure, axes = new_panels(len(comparison.models), 2.9)
     classes, look = ("benign", "malignant"), {"cmap": "Blues", "cbar": False, "square": True}
-    for place, model in zip(axes[0], comparison.models, strict=True):
+    for place, model in zip(axes, comparison.models, strict=True):
         found = comparison.decisions(model)
         counts = confusion_matrix(found["label"], found["called"], labels=[0, 1])
         shares = counts / counts.sum(axis=1, keepdims=True)
         sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
         place.set(xlabel="called", title=f"{model}\nthreshold {found['threshold'].iloc[0]:.2f}")
-    axes[0, 0].set_ylabel("truth")
+    axes[0].set_ylabel("truth")
     return figure
 
 
 @styled
 def reliability(comparison: ClassifierComparison) -> Figure:
     """Predicted probability against the share that is malignant on test, before and after temperature scaling."""
-    figure, axes = new_figure(1, len(comparison.models), 3.0, sharey=True)
-    for place, model in zip(axes[0], comparison.models, strict=True):
+    figure, axes = new_panels(len(comparison.models), 3.0, sharey=True)
+    for place, model in zip(axes, comparison.models, strict=True):
         for found, colour, name in zip(comparison.calibrated(model), (NEUTRAL, ACCENT), ("as trained", "scaled"), strict=True):
             table = reliability_table(found["label"], found["probability"], 8).dropna()
             place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
         place.plot([0, 1], [0, 1], **_DOTTED)
         temperatures = ", ".join(f"{value:.2g}" for value in comparison.temperatures[model])
         place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
-    axes[0, 0].set_ylabel("share malignant")
-    axes[0, 0].legend(loc="upper left")
+    axes[0].set_ylabel("share malignant")
+    axes[0].legend(loc="upper left")
     return figure
 
 

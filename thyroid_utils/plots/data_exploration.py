@@ -19,7 +19,7 @@ from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import SPLITS, Measures, label_names
 from thyroid_utils.plots import style
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
-from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_figure, styled
+from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_panels, styled
 
 
 def _stacked(axes: Axes, counts: pd.DataFrame, title: str, total: str = "images") -> None:
@@ -49,16 +49,16 @@ def counts(cases: pd.DataFrame, by: str | None = None) -> Figure:
     Raises:
         KeyError: the table has no column `by`.
     """
-    figure, axes = new_figure(1, 3 if by else 2, 2.7)
+    figure, axes = new_panels(3 if by else 2, 2.7)
     table = pd.DataFrame({"images": label_names(cases).value_counts(), "patients": patient_class(cases).value_counts()})
-    _stacked(axes[0, 0], table.T.fillna(0), "Images and patients by class", "count")
-    below(figure, axes[0, 0])
+    _stacked(axes[0], table.T.fillna(0), "Images and patients by class", "count")
+    below(figure, axes[0])
     views = cases["patient"].value_counts().value_counts().sort_index()
-    views.plot.bar(ax=axes[0, 1], color=style.NEUTRAL, width=0.7, rot=0)
-    axes[0, 1].set(title="Images a patient", xlabel="images of the patient", ylabel="patients")
-    integer_ticks(axes[0, 1])
+    views.plot.bar(ax=axes[1], color=style.NEUTRAL, width=0.7, rot=0)
+    axes[1].set(title="Images a patient", xlabel="images of the patient", ylabel="patients")
+    integer_ticks(axes[1])
     if by:
-        _stacked(axes[0, 2], _by_class(cases, cases[by]), f"Images by {by}")
+        _stacked(axes[2], _by_class(cases, cases[by]), f"Images by {by}")
     return figure
 
 
@@ -73,8 +73,8 @@ def frame_sizes(table: pd.DataFrame, cases: pd.DataFrame) -> Figure:
     sizes = table["width"].astype(str) + " × " + table["height"].astype(str)
     frequent = sizes.value_counts().index[:11]
     bars = _by_class(cases, sizes.where(sizes.isin(frequent), "others")).reindex([*frequent, "others"]).dropna()
-    figure, axes = new_figure(1, 1, 1.2 + 0.32 * len(bars), 6.4)
-    _stacked(axes[0, 0], bars, f"Frame sizes, width × height in pixels (n = {len(table)} images)")
+    figure, (place,) = new_panels(1, 1.2 + 0.32 * len(bars), 6.4)
+    _stacked(place, bars, f"Frame sizes, width × height in pixels (n = {len(table)} images)")
     return figure
 
 
@@ -88,24 +88,24 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
         target: what the masks outline.
     """
     names = [name for name in style.CLASS_COLOURS if name in measures.positions]
-    figure, axes = new_figure(1, 1 + len(names), 3.1, width_ratios=[1.5] + [1] * len(names))
+    figure, axes = new_panels(1 + len(names), 3.1, width_ratios=[1.5] + [1] * len(names))
     shares = 100 * measures.table["area_share"]
     known = pd.DataFrame({"share": shares, "class": classes})[shares > 0]
     lines = {"element": "step", "fill": False, "stat": "percent", "common_norm": False, "bins": 26}
-    sns.histplot(known, x="share", hue="class", hue_order=names, palette=style.CLASS_COLOURS, ax=axes[0, 0], **lines)
-    axes[0, 0].set(
+    sns.histplot(known, x="share", hue="class", hue_order=names, palette=style.CLASS_COLOURS, ax=axes[0], **lines)
+    axes[0].set(
         xlabel=f"{target} area, % of the frame",
         ylabel="% of the class's images",
         title=f"{target.capitalize()} area (n = {len(known)})",
     )
-    axes[0, 0].set_xlim(left=0)
+    axes[0].set_xlim(left=0)
     highest = max(measures.positions[name].max() for name in names)
-    for place, name in zip(axes[0, 1:], names, strict=True):
+    for place, name in zip(axes[1:], names, strict=True):
         bare(place)
         drawn = place.imshow(100 * measures.positions[name], cmap="magma", vmin=0, vmax=100 * highest, extent=(0, 100, 100, 0))
         place.set_title(f"Position: {name}")
-        place.set(xlabel="left – right of the frame", ylabel="deep – skin" if place is axes[0, 1] else "")
-    figure.colorbar(drawn, ax=list(axes[0, 1:]), shrink=0.75, label="% of masks\ncovering the point")
+        place.set(xlabel="left – right of the frame", ylabel="deep – skin" if place is axes[1] else "")
+    figure.colorbar(drawn, ax=axes[1:], shrink=0.75, label="% of masks\ncovering the point")
     return figure
 
 
@@ -113,15 +113,15 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
 def intensities(measures: Measures, target: str = "nodule") -> Figure:
     """Gray levels inside the outlined structure and in a ring around it, by class; every image counts alike."""
     names = list(measures.histograms)
-    figure, axes = new_figure(1, len(names), 2.7, sharey=True)
+    figure, axes = new_panels(len(names), 2.7, sharey=True)
     centres = np.arange(256).reshape(-1, 8).mean(axis=1)
-    for place, name in zip(axes[0], names, strict=True):
+    for place, name in zip(axes, names, strict=True):
         inside, around = 100 * measures.histograms[name].reshape(2, -1, 8).sum(axis=2)
         place.fill_between(centres, inside, step="mid", color=style.CLASS_COLOURS[name], alpha=0.35, label=f"inside the {target}")
         place.step(centres, around, where="mid", color=style.NEUTRAL, linewidth=1.6, label="ring around it")
         place.set(xlabel="gray level, 0 to 255", title=name.capitalize(), xlim=(0, 255))
         place.legend(loc="upper right")
-    axes[0, 0].set(ylabel="% of pixels\n(bins of 8 levels)", ylim=(0, None))
+    axes[0].set(ylabel="% of pixels\n(bins of 8 levels)", ylim=(0, None))
     return figure
 
 
@@ -163,11 +163,11 @@ def split_bars(cases: pd.DataFrame) -> Figure:
 
 def _two(tables: dict[str, pd.DataFrame], rows: str) -> Figure:
     """Bars of images and of patients beside each other: title → counts by class."""
-    figure, axes = new_figure(1, 2, 2.8)
-    for place, (title, counts), total in zip(axes[0], tables.items(), ("images", "patients"), strict=True):
+    figure, axes = new_panels(2, 2.8)
+    for place, (title, counts), total in zip(axes, tables.items(), ("images", "patients"), strict=True):
         _stacked(place, counts, title, total)
-    axes[0, 0].set_ylabel(rows)
-    below(figure, axes[0, 0])
+    axes[0].set_ylabel(rows)
+    below(figure, axes[0])
     return figure
 
 
@@ -245,20 +245,20 @@ def exposure_bars(table: pd.DataFrame) -> Figure:
     Args:
         table: `exposure` of the study.
     """
-    figure, axes = new_figure(1, 1, 1.1 + 0.36 * len(table), 8.0)
+    figure, (place,) = new_panels(1, 1.1 + 0.36 * len(table), 8.0)
     percent = table.assign(**100 * table[["mean", "lowest", "highest"]])
     kinds, rules = table["training holds"].unique(), table["split by"].unique()
     wide = percent.pivot(index="training holds", columns="split by").loc[kinds]
     low, mean, high = (wide[name][rules] for name in ("lowest", "mean", "highest"))
     reach = np.stack([mean - low, high - mean]).transpose(2, 0, 1)  # (rules, 2, kinds)
-    mean.plot.barh(ax=axes[0, 0], xerr=reach, width=0.8, color=[style.ACCENT, style.PROBLEM, style.NEUTRAL], legend=False)
-    axes[0, 0].invert_yaxis()
-    for bars in axes[0, 0].containers[1::2]:
-        axes[0, 0].bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
-    axes[0, 0].set(
+    mean.plot.barh(ax=place, xerr=reach, width=0.8, color=[style.ACCENT, style.PROBLEM, style.NEUTRAL], legend=False)
+    place.invert_yaxis()
+    for bars in place.containers[1::2]:
+        place.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
+    place.set(
         xlabel="% of the test images", ylabel="", xlim=(0, 112), title="Test images that training has met, by rule of split"
     )
-    below(figure, across(axes[0, 0]))
+    below(figure, across(place))
     return figure
 
 
@@ -269,10 +269,9 @@ def simulation(stages: dict[str, np.ndarray]) -> Figure:
     Args:
         stages: name → array (height, width), of `simulation_stages`.
     """
-    rows = len(stages) // 3
-    figure, axes = new_figure(rows, 3, 2.9 * rows)
+    figure, axes = new_panels(len(stages), 2.9, columns=3)
     units = dict(zip(stages, ("dB", "dB/cm/MHz", "dB", "real part", "real part", "amplitude"), strict=False))
-    for number, (place, (name, values)) in enumerate(zip(axes.flat, stages.items(), strict=True), start=1):
+    for number, (place, (name, values)) in enumerate(zip(axes, stages.items(), strict=True), start=1):
         unit = units.get(name, "")
         low, high = (0, 255) if values.dtype == np.uint8 else np.quantile(values, [0.005, 0.995])
         colours = "cividis" if "dB" in unit else "gray"
@@ -305,16 +304,16 @@ def speckle(envelope: np.ndarray, fit: RayleighFit, patches: dict[str, np.ndarra
         fit: of `rayleigh_fit`.
         patches: name of a set of frames → SNR (mean/SD of the decompressed envelope) of its homogeneous patches, (n,).
     """
-    figure, axes = new_figure(1, 2, 3.1, width_ratios=[1.15, 1])
+    figure, axes = new_panels(2, 3.1, width_ratios=[1.15, 1])
     values = np.asarray(envelope).ravel() / fit.scale
     levels, bins = np.linspace(0, 4.5, 200), np.linspace(0, 4.5, 46)
     simulated, theory = f"simulated, SNR {fit.snr:.2f}", f"Rayleigh, SNR {RAYLEIGH_SNR:.2f}"
-    axes[0, 0].hist(values, bins, density=True, color=style.ACCENT, alpha=0.45, label=simulated)
-    axes[0, 0].plot(levels, levels * np.exp(-(levels**2) / 2), color=style.NEUTRAL, linewidth=1.6, label=theory)
-    axes[0, 0].set(xlabel="envelope / Rayleigh scale", ylabel="probability density", title="Homogeneous phantom")
-    axes[0, 0].legend(loc="upper right")
+    axes[0].hist(values, bins, density=True, color=style.ACCENT, alpha=0.45, label=simulated)
+    axes[0].plot(levels, levels * np.exp(-(levels**2) / 2), color=style.NEUTRAL, linewidth=1.6, label=theory)
+    axes[0].set(xlabel="envelope / Rayleigh scale", ylabel="probability density", title="Homogeneous phantom")
+    axes[0].legend(loc="upper right")
     named = {f"{name}\n(n = {len(snr)} patches)": snr for name, snr in patches.items()}
-    sns.boxplot(named, width=0.5, color=style.ACCENT, ax=axes[0, 1])
-    axes[0, 1].axhline(RAYLEIGH_SNR, color=style.NEUTRAL, linestyle="--", linewidth=1.2)
-    axes[0, 1].set(ylabel="speckle SNR, mean / SD", title=f"Patches of frames (dashed: {RAYLEIGH_SNR:.2f})", ylim=(0, None))
+    sns.boxplot(named, width=0.5, color=style.ACCENT, ax=axes[1])
+    axes[1].axhline(RAYLEIGH_SNR, color=style.NEUTRAL, linestyle="--", linewidth=1.2)
+    axes[1].set(ylabel="speckle SNR, mean / SD", title=f"Patches of frames (dashed: {RAYLEIGH_SNR:.2f})", ylim=(0, None))
     return figure

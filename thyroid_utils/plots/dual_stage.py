@@ -15,7 +15,7 @@ from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
 from thyroid_utils.plots.charts import beside, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_figure, styled
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import p_told
 from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
@@ -95,8 +95,8 @@ def dice_by_decision(table: pd.DataFrame, found: DecisionDice) -> Figure:
     """
     known, shown = _known(table), found.table[found.table["images"] > 0]
     calls = known["truth"] + ", called " + known["called"]
-    figure, axes = new_figure(1, 1, 1.1 + 0.44 * len(shown), 8.6)
-    place, random = axes[0, 0], np.random.default_rng(0)
+    figure, (place,) = new_panels(1, 1.1 + 0.44 * len(shown), 8.6)
+    random = np.random.default_rng(0)
     for height, (name, row) in enumerate(shown.iterrows()):
         own = known[(calls == name) | (known["verdict"] == name)]
         colours = own["truth"].map(CLASS_COLOURS)
@@ -123,10 +123,9 @@ def doubt_and_dice(table: pd.DataFrame, enough: float) -> Figure:
         table: of `findings_on_test`.
         enough: Dice from which a mask counts as right, drawn as a line.
     """
-    figure, axes = new_figure(1, 1, 3.9, 7.6)
-    place, marks = axes[0, 0], {"right": "o", "wrong": "X"}
+    figure, (place,) = new_panels(1, 3.9, 7.6)
     known = _known(table).rename(columns={"truth": "image", "verdict": "class"})
-    look = {"hue": "image", "palette": CLASS_COLOURS, "style": "class", "markers": marks}
+    look = {"hue": "image", "palette": CLASS_COLOURS, "style": "class", "markers": {"right": "o", "wrong": "X"}}
     sns.scatterplot(known, x="probability", y="dice", **look, alpha=0.65, ax=place, legend="full")
     place.axhline(enough, color=NEUTRAL, linewidth=0.9, linestyle=":")
     place.set(xlabel="probability of malignancy, calibrated", ylabel="Dice", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -142,8 +141,7 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
     Args:
         estimates, comparisons: of `DualStageStudy`.
     """
-    figure, axes = new_figure(1, 2, 1.2 + 0.42 * max(len(estimates), len(comparisons)))
-    left, right = axes[0]
+    figure, (left, right) = new_panels(2, 1.2 + 0.42 * max(len(estimates), len(comparisons)))
     for height, (name, value) in enumerate(estimates["auc"].items()):
         interval(left, value, height, ACCENT if name == "frame" else _STAGE_COLOUR, hollow=name == "crop_true")
         left.annotate(f"{value.value:.3f}", (value.value, height), (0, 6), textcoords="offset points", ha="center", fontsize=8.5)
@@ -170,8 +168,8 @@ def stage_bars(seconds: pd.DataFrame) -> Figure:
         seconds: of `stage_seconds`.
     """
     stages = seconds.drop(index="all")
-    figure, axes = new_figure(1, 1, 0.8 + 0.28 * len(stages), 7.0)
-    place = named_rows(axes[0, 0], list(stages.index))
+    figure, (place,) = new_panels(1, 0.8 + 0.28 * len(stages), 7.0)
+    named_rows(place, list(stages.index))
     bars = place.barh(range(len(stages)), stages["median_ms"], color=_STAGE_COLOUR, height=0.65)
     place.bar_label(bars, fmt=" %.3g ms", fontsize=8.5)
     place.margins(x=0.15)

@@ -22,9 +22,8 @@ from thyroid_utils.plots.style import (
     TRUTH,
     across,
     below,
-    hide_rest,
     model_colours,
-    new_figure,
+    new_panels,
     styled,
 )
 from thyroid_utils.preprocess.steps import luma
@@ -97,8 +96,8 @@ def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> 
     """
     if table.empty:
         return None
-    figure, axes = new_figure(1, 1, 1.35 + 0.235 * (len(table) + table["factor"].nunique()))
-    place, calibrated = axes[0, 0], "predicted" in table
+    figure, (place,) = new_panels(1, 1.35 + 0.235 * (len(table) + table["factor"].nunique()))
+    calibrated = "predicted" in table
     names = [f"{row.level} ({row.images} / {row.patients})" for row in table.itertuples()]
     heights = grouped_rows(place, table["factor"], names)
     for height, row in zip(heights, table.itertuples(), strict=True):
@@ -132,21 +131,17 @@ def nodule_frame(found: FrameErrors) -> Figure | None:
     """
     if not found.images:
         return None
-    figure, axes = new_figure(1, 2, 4.1, 8.6)
+    figure, places = new_panels(2, 4.1, 8.6, sharey=True)
     top = max(0.01, float(np.nanmax(found.maps)))
-    for place, values, title in zip(axes[0], found.maps, ("Missed", "Falsely called nodule"), strict=True):
+    for place, values, title in zip(places, found.maps, ("Missed", "Falsely called nodule"), strict=True):
         place.set_facecolor("#d5d9de")  # cells that no image reaches
         drawn = place.imshow(100 * values, cmap="magma", vmin=0, vmax=100 * top, extent=(-1, 1, 1, -1))
         place.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, edgecolor="white", linestyle="--", linewidth=1.2))
         place.set(title=title, xlabel="across, widths of the nodule")
-        place.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
-        place.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+        place.set(xticks=_TICKS, yticks=_TICKS)
         place.grid(False)
-    axes[0, 0].set_ylabel("down, heights of the nodule")
-    axes[0, 1].set_yticklabels([])
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
-    bar.set_label(f"% of {found.images} images")
-    bar.outline.set_visible(False)
+    places[0].set_ylabel("down, heights of the nodule")
+    figure.colorbar(drawn, ax=places, shrink=0.8, label=f"% of {found.images} images")
     return figure
 
 
@@ -159,8 +154,8 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         curves: name in the legend → `scores.probabilities.risk_coverage`, of the same errors.
     """
-    figure, axes = new_figure(1, 1, 3.8)
-    place, colours = axes[0, 0], model_colours(list(curves))
+    figure, (place,) = new_panels(1, 3.8)
+    colours = model_colours(list(curves))
     for name, curve in curves.items():
         label, steady = f"{name}: {curve['risk'].mean():.3f}", curve[curve["coverage"] >= _FEWEST_KEPT]
         place.plot(100 * steady["coverage"], steady["risk"], color=colours[name], linewidth=1.7, label=label)
@@ -182,8 +177,8 @@ def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str) -> Figure:
         curves: model → `scores.estimates.benefit_curve`, all of the same images; intervals are drawn as bands.
         tested: stands above, such as `ClassifierComparison.tested`.
     """
-    figure, axes = new_figure(1, 1, 3.8)
-    place, colours = axes[0, 0], model_colours(list(curves))
+    figure, (place,) = new_panels(1, 3.8)
+    colours = model_colours(list(curves))
     for name, curve in curves.items():
         x = 100 * curve["threshold"]
         band(place, x, curve["net_benefit"], curve["low"], curve["high"], colours[name], label=name)
@@ -207,26 +202,24 @@ def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
     """
     kinds = [kind for kind in PERTURBATIONS if (curve["perturbation"] == kind).any()]
     columns, colour = min(3, len(kinds)), model_colours([model])[model]
-    rows = -(-len(kinds) // columns)
-    figure, axes = new_figure(rows, columns, 2.3 * rows + 0.5, 3.2 * columns if len(kinds) > 1 else 5.5, sharey=True)
-    for place, kind in zip(axes.flat, kinds, strict=False):
+    figure, places = new_panels(len(kinds), 2.6, 1.6 + 2.7 * columns, columns, sharey=True)
+    for place, kind in zip(places, kinds, strict=True):
         found = curve[curve["perturbation"] == kind].sort_values("level")
         values = estimate_line(place, found["level"], found["score"], colour, label=model)
         for untouched in values[found["level"] == 0, 0]:
             place.axhline(untouched, color=colour, linestyle=":", linewidth=1)
         place.set_xlabel(PERTURBATIONS[kind].label, fontsize=9)
-    hide_rest(axes, len(kinds))
-    for place in axes[:, 0]:
+    for place in places[::columns]:
         place.set_ylabel(label)
-    below(figure, axes[0, 0], title=counted(list(curve["score"])), title_fontsize=9, alignment="left")
+    below(figure, places[0], title=counted(list(curve["score"])), title_fontsize=9, alignment="left")
     return figure
 
 
 _SETS = {
-    "right alone": ("the right class alone", ACCENT),
-    "both": ("both classes", "#c5cbd2"),
-    "wrong alone": ("the wrong class alone", CLASS_COLOURS["malignant"]),
-    "empty": ("neither", "#4d5763"),
+    "the right class alone": ACCENT,
+    "both classes": "#9aa3ad",
+    "the wrong class alone": CLASS_COLOURS["malignant"],
+    "neither": NEUTRAL,
 }
 
 
@@ -238,27 +231,20 @@ def conformal_bars(table: pd.DataFrame, alpha: float) -> Figure:
         table: of `conformal.coverage`.
         alpha: of the sets: the dashed line is the coverage that was promised.
     """
-    table = table[table["images"] > 0]
+    table, promised = table[table["images"] > 0], 100 * (1 - alpha)
     alone = table["single_right"].fillna(0) * table["single"]
-    parts = {"right alone": alone, "both": table["both"], "wrong alone": table["single"] - alone, "empty": table["empty"]}
-    figure, axes = new_figure(1, 2, 1.5 + 0.42 * len(table), sharey=True, width_ratios=[1.5, 1])
-    bars, dots = axes[0]
-    left = np.zeros(len(table))
-    for name, values in parts.items():
-        if not (values > 1e-9).any():
-            continue
-        label, colour = _SETS[name]
-        drawn = bars.barh(range(len(table)), 100 * values, 0.62, left=left, color=colour, label=label)
-        texts = [f"{100 * value:.0f}" if value >= 0.05 else "" for value in values]
-        bars.bar_label(drawn, texts, label_type="center", fontsize=8.5, color=INK if name == "both" else "white")
-        left += 100 * values.to_numpy()
-    for height, row in enumerate(table.itertuples()):
-        percent = [100 * end for end in (row.coverage.value, row.coverage.low, row.coverage.high)]
-        interval(dots, Estimate(*percent, row.images, row.patients), height, INK)
-    dots.axvline(100 * (1 - alpha), color=ACCENT, linestyle="--", linewidth=1.3)
+    parts = pd.DataFrame(dict(zip(_SETS, (alone, table["both"], table["single"] - alone, table["empty"]), strict=True)))
+    figure, (bars, dots) = new_panels(2, 1.5 + 0.42 * len(table), sharey=True, width_ratios=[1.5, 1])
+    (100 * parts).plot.barh(stacked=True, ax=bars, color=_SETS, width=0.62, legend=False)
+    for drawn in bars.containers:
+        texts = [f"{value:.0f}" if value >= 5 else "" for value in drawn.datavalues]
+        bars.bar_label(drawn, texts, label_type="center", fontsize=8.5, color="white")
+    for height, found in enumerate(table["coverage"]):
+        interval(dots, found, height, INK, scale=100)
+    dots.axvline(promised, color=ACCENT, linestyle="--", linewidth=1.3)
     names = [f"{name}\nn = {row.images} images,\n{row.patients} patients" for name, row in table.iterrows()]
     named_rows(bars, names, fontsize=8.5).set(xlabel="% of the sets", xlim=(0, 100), title="The set holds")
-    across(dots).set(xlabel=f"% (dashed: {100 * (1 - alpha):g} % promised)", title="The truth is in the set")
+    across(dots).set(xlabel=f"% (dashed: {promised:g} % promised)", title="The truth is in the set")
     below(figure, bars)
     return figure
 

@@ -22,9 +22,8 @@ from thyroid_utils.plots.style import (
     SPLIT_COLOURS,
     TRUTH,
     below,
-    hide_rest,
     model_colours,
-    new_figure,
+    new_panels,
     styled,
 )
 from thyroid_utils.scores.estimates import p_told
@@ -101,8 +100,8 @@ def attention_dots(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     for name, table in tables.items():
         blank = int(table["blank"].max())
         names.append("\n".join([name, *counted(table["map"]).split(", "), *[f"{blank} blank left out"] * (blank > 0)]))
-    figure, axes = new_figure(1, len(MEASURES), 1.35 + 0.9 * len(tables), sharey=True)
-    for place, (measure, label) in zip(axes[0], MEASURES.items(), strict=True):
+    figure, axes = new_panels(len(MEASURES), 1.35 + 0.9 * len(tables), sharey=True)
+    for place, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         for position, table in enumerate(tables.values()):
             for shift, (source, colour) in zip((-0.27, -0.09, 0.09, 0.27), _SOURCES.items(), strict=True):
                 interval(place, table.at[measure, source], position + shift, colour)
@@ -119,16 +118,16 @@ def sanity_curve(table: pd.DataFrame, method: str) -> Figure:
 
     table: of `randomisation_table`. method: of the maps, for the legend.
     """
-    figure, axes = new_figure(1, 2, 4.0, sharey=True)
+    figure, axes = new_panels(2, 4.0, sharey=True)
     steps, colour = range(len(table)), model_colours([method])[method]
     blank = f" ({table['blank'].sum()} of {table['maps'].sum()} maps blank)" if table["blank"].any() else ""
-    for place, (measure, label) in zip(axes[0], _SIMILARITIES.items(), strict=True):
+    for place, (measure, label) in zip(axes, _SIMILARITIES.items(), strict=True):
         estimate_line(place, steps, table[measure], colour, label=f"{method}{blank}")
         place.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.2)
         place.set(ylabel=label, xlabel="random from the head to here")
         place.set_xticks(steps, table.index, rotation=40, ha="right", fontsize=8.5)
-    axes[0, 0].set_title(counted(list(table["spearman"])))
-    below(figure, axes[0, 0])
+    axes[0].set_title(counted(list(table["spearman"])))
+    below(figure, axes[0])
     return figure
 
 
@@ -145,10 +144,9 @@ def shape_plots(table: pd.DataFrame, labels: pd.Series, compared: pd.DataFrame) 
     if not features:
         return None
     columns = min(4, len(features))
-    rows = -(-len(features) // columns)
-    figure, axes = new_figure(rows, columns, 2.9 * rows, 2.4 * columns)
+    figure, places = new_panels(len(features), 2.9, 2.4 * columns, columns)
     known = labels.reindex(table.index).map(LABEL_NAMES)
-    for place, feature in zip(axes.flat, features, strict=False):
+    for place, feature in zip(places, features, strict=True):
         values = {name: table.loc[known == name, feature].dropna() for name in ("benign", "malignant")}
         for position, (name, found) in enumerate(values.items()):
             box_and_points(place, found, position, CLASS_COLOURS[name], upright=True)
@@ -156,7 +154,6 @@ def shape_plots(table: pd.DataFrame, labels: pd.Series, compared: pd.DataFrame) 
         effect, p_holm = compared.loc[feature, ["effect", "p_holm"]]
         said = "no test" if pd.isna(p_holm) else f"effect {effect:+.2f}, {p_told(p_holm)} (Holm)"
         place.set_title(f"{FEATURES[feature]}\n{said}", fontsize=8.5, fontweight="normal")
-    hide_rest(axes, len(features))
     return figure
 
 
@@ -170,8 +167,7 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
     tested = sweep[sweep["p_holm"].notna()]
     if tested.empty:
         return None
-    figure, axes = new_figure(1, 2, 3.8)
-    effects, chance = axes[0]
+    figure, (effects, chance) = new_panels(2, 3.8)
     named = tested.assign(percent=100 * tested["threshold"], feature=tested["feature"].map(FEATURES).str.partition(",")[0])
     look = {"hue": "feature", "palette": model_colours(named["feature"].unique()), "marker": "o", "errorbar": None}
     for place, column in ((effects, "effect"), (chance, "p_holm")):
@@ -199,9 +195,9 @@ def deletion_insertion_curves(curves: pd.DataFrame) -> Figure | None:
     """
     if curves.empty:
         return None
-    figure, axes = new_figure(1, 2, 3.7, sharey=True)
+    figure, axes = new_panels(2, 3.7, sharey=True)
     texts = {"deletion": ("Deletion (steep is good)", "blurred"), "insertion": ("Insertion (steep is good)", "shown sharp")}
-    for place, (direction, (title, done)) in zip(axes[0], texts.items(), strict=True):
+    for place, (direction, (title, done)) in zip(axes, texts.items(), strict=True):
         for order, (label, colour) in _ORDERS.items():
             members = curves[(curves["direction"] == direction) & (curves["order"] == order)]
             by_share = members.groupby("share")["probability"]
@@ -210,7 +206,7 @@ def deletion_insertion_curves(curves: pd.DataFrame) -> Figure | None:
             band(place, 100 * mean.index, mean, low, high, colour, label=f"{label}: {area:.2f}")
         place.set(title=title, xlabel=f"% of the pixels {done}", xlim=(0, 100), ylim=(0, 1.02))
         place.legend(loc="best", title="mean area under the curve", title_fontsize=9, alignment="left")
-    axes[0, 0].set_ylabel(f"probability of the target,\nmean of n = {curves['image'].nunique()} images")
+    axes[0].set_ylabel(f"probability of the target,\nmean of n = {curves['image'].nunique()} images")
     return figure
 
 
@@ -227,8 +223,8 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
     shown = scores[scores["marks"] > 0]
     if shown.empty:
         return None
-    figure, axes = new_figure(1, 3, 3.9)
-    for place, (title, first, second, top) in zip(axes[0], _PAIRS, strict=True):
+    figure, axes = new_panels(3, 3.9)
+    for place, (title, first, second, top) in zip(axes, _PAIRS, strict=True):
         known = shown[shown[first].notna() & shown[second].notna()]
         for label, colour in (("text and ticks", NEUTRAL), ("with callipers", CLASS_COLOURS["malignant"])):
             members = known[(known["callipers"] > 0) == (label == "with callipers")]
@@ -236,12 +232,12 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
         top = top or max(1.08 * known[[first, second]].to_numpy().max(initial=0), 0.05)
         place.plot([0, top], [0, top], color=INK, linestyle=":", linewidth=1.1)
         place.set(xlabel=f"as it is (n = {len(known)} images)", xlim=(0, top), ylim=(0, top), box_aspect=1, title=title)
-    axes[0, 0].set_ylabel("marks painted over")
-    axes[0, 2].set_ylabel("painted elsewhere")
+    axes[0].set_ylabel("marks painted over")
+    axes[2].set_ylabel("painted elsewhere")
     area = shown["chance"].mean()
     label = f"the marks' share of the area, mean {area:.3f}"
-    axes[0, 0].axvline(area, color=ACCENT, linestyle="--", linewidth=1.2, label=label)
-    below(figure, axes[0, 0], ncols=3)
+    axes[0].axvline(area, color=ACCENT, linestyle="--", linewidth=1.2, label=label)
+    below(figure, axes[0], ncols=3)
     return figure
 
 

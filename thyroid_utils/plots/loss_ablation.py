@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.plots.charts import estimate_line, interval
 from thyroid_utils.plots.pictures import Panel, draw_panel
-from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_figure, styled
+from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_panels, styled
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES
 
 EPOCHS = {"train_loss": "loss on training", "val_loss": "loss on validation", "val_dice": "Dice on validation",
@@ -26,8 +26,8 @@ def plane(estimates: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         estimates: `Estimate`s; index: the names in the legend.
         labels: the two columns → axis label, across and up.
     """
-    figure, axes = new_figure(1, 1, 4.4, 7.6)
-    place, colours = axes[0, 0], model_colours(estimates.index)
+    figure, (place,) = new_panels(1, 4.4, 7.6)
+    colours = model_colours(estimates.index)
     for name, row in estimates.iterrows():
         across, up = row[list(labels)]
         interval(place, across, up.value, colours[name], width=1.3)
@@ -49,12 +49,12 @@ def sweep(estimates: pd.DataFrame, betas: Sequence[float], reference: pd.Series)
         betas: ascending, in (0, 1).
         reference: score → `Estimate` of the reference.
     """
-    figure, axes = new_figure(1, len(estimates.columns), 3.2, sharey=True)
-    for place, score in zip(axes[0], estimates, strict=True):
+    figure, axes = new_panels(len(estimates.columns), 3.2, sharey=True)
+    for place, score in zip(axes, estimates, strict=True):
         estimate_line(place, betas, estimates[score], ACCENT)
         place.axhline(reference[score].value, color=NEUTRAL, linestyle="--", linewidth=1.2)
         place.set(xlabel="β: weight of missed pixels", title=SEGMENTATION_SCORES[score], xticks=list(betas))
-    axes[0, 0].set_ylabel("score on test")
+    axes[0].set_ylabel("score on test")
     return figure
 
 
@@ -66,8 +66,8 @@ def worked_example(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
         truth: bool (height, width), a few pixels a side.
         probabilities: (height, width) in [0, 1].
     """
-    figure, axes = new_figure(1, 2, 2.7, 6.0)
-    for place, values, title in zip(axes[0], (truth.astype(float), probabilities), ("truth", "probability"), strict=True):
+    figure, axes = new_panels(2, 2.7, 6.0)
+    for place, values, title in zip(axes, (truth.astype(float), probabilities), ("truth", "probability"), strict=True):
         sns.heatmap(values, annot=True, fmt="g", cmap="Blues", vmin=0, vmax=1.4, cbar=False, square=True, ax=place)
         bare(place)
         place.set_title(title)
@@ -81,10 +81,9 @@ def border_weights(image: np.ndarray, truth: np.ndarray, weights: np.ndarray) ->
     Args:
         image: uint8 (height, width). truth: bool (height, width). weights: float (height, width).
     """
-    figure, axes = new_figure(1, 2, 3.4, 8.0)
-    draw_panel(axes[0, 0], Panel(image, outlines={TRUTH: truth}))
-    axes[0, 0].set_title("truth")
-    drawn = bare(axes[0, 1]).imshow(weights, cmap="magma")
-    axes[0, 1].set_title("weight of each pixel")
-    figure.colorbar(drawn, ax=axes[0, 1], shrink=0.8)
+    figure, (left, right) = new_panels(2, 3.4, 8.0)
+    draw_panel(left, Panel(image, "truth", {TRUTH: truth}))
+    drawn = bare(right).imshow(weights, cmap="magma")
+    right.set_title("weight of each pixel")
+    figure.colorbar(drawn, ax=right, shrink=0.8)
     return figure

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
 from thyroid_utils.plots.charts import band, beside, few_ticks, grouped_rows, interval
-from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_figure, styled
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_panels, styled
 from thyroid_utils.scores.estimates import POWER, p_told
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "latency of one image on this CPU, ms"}
@@ -42,8 +42,8 @@ def network_diagram(stages: pd.DataFrame) -> Figure:
     Args:
         stages: of `module_ablation.tables.network_stages`.
     """
-    figure, axes = new_figure(1, 1, 4.8, 12.4)
-    axes = bare(axes[0, 0])
+    figure, (axes,) = new_panels(1, 4.8, 12.4)
+    bare(axes)
     _box(axes, "image", NEUTRAL, "{}×{}×{}".format(*stages["inputs"].iloc[0][0][1:]))
     for stage in stages.itertuples():
         told = f"{stage.parameters / 1e6:.2f} M" if stage.parameters >= 1e4 else f"{stage.parameters:,}"
@@ -95,8 +95,7 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     table = pd.concat({title: table.dropna(subset="difference") for title, table in tables.items()})
     if table.empty:
         return None
-    figure, axes = new_figure(1, 1, 1.1 + 0.27 * (len(table) + len(tables)))
-    place = axes[0, 0]
+    figure, (place,) = new_panels(1, 1.1 + 0.27 * (len(table) + len(tables)))
     place.axvline(0, color=NEUTRAL, linewidth=1)
     place.set_xlabel("points of IoU against the reference row")
     heights = grouped_rows(place, table.index.get_level_values(0), table.index.get_level_values(1))
@@ -126,20 +125,17 @@ def power_curves(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     if not tables:
         return None
     columns = 2 if len(tables) == 4 else min(3, len(tables))
-    rows = -(-len(tables) // columns)
-    figure, axes = new_figure(rows, columns, 0.4 + 2.9 * rows, sharey=True)
+    figure, places = new_panels(len(tables), 3.1, columns=columns, sharey=True)
     seeds = sorted({int(number) for table in tables.values() for number in table["seeds"]})
     shades = dict(zip(seeds, map(str, np.linspace(0.72, 0.0, len(seeds))), strict=True)) if len(seeds) > 1 else {seeds[0]: INK}
-    for place, (title, table) in zip(axes.flat, tables.items(), strict=False):
+    for place, (title, table) in zip(places, tables.items(), strict=True):
         for number, line in table.sort_values("patients").groupby("seeds"):
             percent = 100 * line[["power", "low", "high"]]
             band(place, line["patients"], *percent.to_numpy().T, shades[number], "o-", linewidth=1.5, markersize=3.5)
         place.axhline(100 * POWER, color=CLASS_COLOURS["malignant"], linewidth=1, linestyle="--")
         place.set(xscale="log", xlabel="patients (log scale)", ylim=(0, 102), title=title)
         few_ticks(place, table["patients"])
-    for place in axes.flat[len(tables) :]:
-        place.set_visible(False)
-    axes[0, 0].set_ylabel("power, %")
+    places[0].set_ylabel("power, %")
     handles = [Line2D([], [], color=shade, label=f"{number} seed{'s' * (number != 1)}") for number, shade in shades.items()]
     handles.append(Line2D([], [], color=CLASS_COLOURS["malignant"], linestyle="--", label=f"{100 * POWER:.0f} %"))
     below(figure, handles=handles, ncols=6)

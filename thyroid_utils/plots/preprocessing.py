@@ -14,7 +14,7 @@ from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 from thyroid_utils.plots.charts import grouped_rows, interval
 from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_grid
-from thyroid_utils.plots.style import BOX, NEUTRAL, PROBLEM, TRUTH, WIDTH, across, model_colours, new_figure, styled
+from thyroid_utils.plots.style import BOX, NEUTRAL, PROBLEM, TRUTH, WIDTH, across, model_colours, new_figure, new_panels, styled
 from thyroid_utils.preprocess.augment import Augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 
@@ -71,10 +71,10 @@ def stage_measures(estimates: pd.DataFrame) -> Figure:
         estimates: columns `pipeline`, `position`, `step` and one column an entry of `MEASURE_LABELS`, holding `Estimate`s.
     """
     pipelines = estimates["pipeline"]
-    figure, axes = new_figure(1, len(MEASURE_LABELS), 0.9 + 0.235 * (len(estimates) + pipelines.nunique()), sharey=True)
+    figure, axes = new_panels(len(MEASURE_LABELS), 0.9 + 0.235 * (len(estimates) + pipelines.nunique()), sharey=True)
     colours = model_colours(pipelines.unique())
-    heights = grouped_rows(axes[0, 0], pipelines, estimates["step"])
-    for place, (name, label) in zip(axes[0], MEASURE_LABELS.items(), strict=True):
+    heights = grouped_rows(axes[0], pipelines, estimates["step"])
+    for place, (name, label) in zip(axes, MEASURE_LABELS.items(), strict=True):
         for height, pipeline, value in zip(heights, pipelines, estimates[name], strict=True):
             interval(place, value, height, colours[pipeline])
         across(place).set_xlabel(label, fontsize=9)
@@ -148,8 +148,8 @@ def costs(table: pd.DataFrame) -> Figure:
     """
     table = table[table["ms"] > 0]
     totals = table.groupby("pipeline", sort=False)["ms"].sum()
-    figure, axes = new_figure(1, 2, 0.9 + 0.22 * (len(table) + len(totals)), width_ratios=[2.2, 1])
-    colours, (each, whole) = model_colours(totals.index), axes[0]
+    figure, (each, whole) = new_panels(2, 0.9 + 0.22 * (len(table) + len(totals)), width_ratios=[2.2, 1])
+    colours = model_colours(totals.index)
     heights = grouped_rows(each, table["pipeline"], table["step"])
     each.barh(heights, table["ms"], color=[colours[name] for name in table["pipeline"]], height=0.72)
     each.set(xscale="log", xlabel="ms an image (log scale)", title="Each step")

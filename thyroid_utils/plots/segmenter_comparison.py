@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.plots.charts import box_and_points, few_ticks, named_rows
 from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
-from thyroid_utils.plots.style import TRUTH, below, model_colours, new_figure, styled
+from thyroid_utils.plots.style import TRUTH, below, model_colours, new_panels, styled
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "one image on this CPU, ms"}
@@ -26,8 +26,8 @@ def score_spread(by_image: pd.DataFrame, order: Sequence[str]) -> Figure:
         by_image: of `SegmenterComparison.by_image`.
         order: models from top to bottom.
     """
-    figure, axes = new_figure(1, 1, 1.0 + 0.55 * len(order))
-    place, colours, names = axes[0, 0], model_colours(order), []
+    figure, (place,) = new_panels(1, 1.0 + 0.55 * len(order))
+    colours, names = model_colours(order), []
     for position, model in enumerate(order):
         values = by_image.loc[by_image["model"] == model, "dice"].dropna()
         box_and_points(place, values, position, colours[model])
@@ -45,8 +45,7 @@ def score_by_size(by_image: pd.DataFrame, chosen: str, bins: int = 5) -> Figure:
         chosen: the model whose images are drawn as points.
         bins: how many, each with equally many images.
     """
-    figure, axes = new_figure(1, 1, 3.6)
-    place = axes[0, 0]
+    figure, (place,) = new_panels(1, 3.6)
     outlined = by_image[by_image["area"] > 0]
     known = outlined["diameter_mm"].notna().all()
     outlined = outlined.assign(size=outlined["diameter_mm"] if known else 100 * outlined["share"])

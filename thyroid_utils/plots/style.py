@@ -77,10 +77,20 @@ def captions(notebook: str, **known: object) -> Callable[..., str]:
     return says
 
 
-def new_figure(rows: int = 1, columns: int = 1, height: float = 3.2, width: float = WIDTH, **grid) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, height: float, width: float = WIDTH, **grid) -> tuple[Figure, np.ndarray]:
     """A figure outside pyplot's list (so it is shown once and never leaks) and its axes, always as a (rows, columns) array."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def new_panels(count: int, height: float, width: float = WIDTH, columns: int | None = None, **grid) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels and their axes in reading order, in one row or `columns` a row, each `height` inches high."""
+    columns = columns or count
+    rows = -(-count // columns)
+    figure, axes = new_figure(rows, columns, height * rows, width, **grid)
+    for place in axes.flat[count:]:
+        place.set_visible(False)
+    return figure, list(axes.flat[:count])
 
 
 def bare(axes: Axes) -> Axes:
@@ -108,12 +118,6 @@ def below(figure: Figure, axes: Axes | None = None, **more) -> None:
     if axes is not None:
         more["handles"], more["labels"] = axes.get_legend_handles_labels()
     figure.legend(**{"loc": "outside lower left", "ncols": 4, **more})
-
-
-def hide_rest(axes: np.ndarray, shown: int) -> None:
-    """Hide the panels of a grid that come after the first `shown`."""
-    for place in axes.flat[shown:]:
-        place.set_visible(False)
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from thyroid_utils.plots.charts import box_and_points, named_rows
-from thyroid_utils.plots.style import model_colours, new_figure, styled
+from thyroid_utils.plots.style import model_colours, new_panels, styled
 
 CAPTION = "The mean gray level inside each outline, a point an image; box: quartiles and median."
 
@@ -14,8 +14,8 @@ CAPTION = "The mean gray level inside each outline, a point an image; box: quart
 @styled
 def brightness_by_class(brightness: pd.DataFrame) -> Figure:
     """A row a class of `studies.nodule_brightness.nodule_brightness`: box and points."""
-    figure, grid = new_figure(height=2.4)
-    axes, classes = grid.flat[0], sorted(brightness["class"].unique())
+    figure, (axes,) = new_panels(1, 2.4)
+    classes = sorted(brightness["class"].unique())
     colours = model_colours(classes)
     for position, name in enumerate(classes):
         values = brightness.loc[brightness["class"] == name, "brightness"].to_numpy()
