@@ -13,7 +13,6 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.plots import classifier_comparison as plots
 from thyroid_utils.plots.charts import cost_and_score, score_dots
-from thyroid_utils.plots.style import model_colours
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
@@ -89,13 +88,6 @@ def test_a_clear_difference_is_found_and_none_between_equals(comparison):
     assert comparison.pairs()["auc_differs"].all()
     equals = ClassifierComparison.of([made_run("a", 1.0, 0), made_run("b", 1.0, 1)])
     assert not equals.pairs()["auc_differs"].any()
-
-
-def test_scaling_changes_probabilities_and_not_their_order(comparison):
-    before, after = comparison.calibrated("strong")
-    assert not np.allclose(before["probability"], after["probability"])
-    one = slice(0, 120)
-    assert (before["probability"].iloc[one].rank() == after["probability"].iloc[one].rank()).all()
 
 
 def test_spread_and_costs(comparison):
@@ -200,8 +192,3 @@ def test_cases_are_shown_surest_first(comparison, monkeypatch):
     surest = (decisions["probability"] - decisions["threshold"]).abs()[decisions["right"]].idxmax()
     assert titles[0].startswith(f"{surest}: ") and "called" in titles[0]
     assert plots.decided_cases(None, decisions.assign(right=True), right=False) is None
-
-
-def test_a_model_has_one_colour_whatever_the_order():
-    assert len(set(model_colours([f"m{number:02}" for number in range(20)]).values())) == 20
-    assert model_colours(["b", "a"]) == model_colours(["a", "b"])

@@ -21,8 +21,6 @@ from thyroid_utils.studies.error_analysis import (
     classifier_errors,
     decision_errors,
     failure_modes,
-    hd95_outliers,
-    lost_dice,
     segmenter_errors,
 )
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
@@ -186,30 +184,6 @@ def test_every_error_of_a_segmenter_is_in_one_mode():
     assert modes.table.set_index("mode").at[MODES["core"], "dice_lost"] == pytest.approx((1 - dice["c4"]) / (1 - dice).sum())
     assert modes.sentence.startswith("tiny is wrong on 4 of 7 images of 4 patients (57.1 %")
     assert len(segmenter_errors(comparison, "tiny", 1.0).table) == 5  # the empty image is no error
-
-
-def test_a_segmenter_that_predicts_nothing_anywhere():
-    truths = [block(NODULE)] * 5 + [block()]
-    comparison = made_comparison(truths, [np.full((SIDE, SIDE), 0.2, np.float32)] * 6)
-    groups = pd.DataFrame({"pane": pd.Categorical(["left"] * 3 + ["right"] * 3)}, comparison.truth.index)
-    errors = segmenter_errors(comparison, "tiny", 0.8, groups)
-    assert errors.images["mode"].tolist() == ["missed"] * 5 + [""] and errors.images["wrong"].sum() == 5
-    np.testing.assert_allclose(errors.images["confidence"], 0.8, rtol=1e-6)
-    modes = failure_modes(errors)
-    assert modes.table["mode"].tolist() == [MODES["missed"]] and modes.table.at[0, "dice_lost"] == 1
-    assert "Largest failure modes: nodule missed (5 of 5 errors" in modes.sentence
-    assert lost_dice(errors.images).at["all", "lost"].value == 1
-    outliers = hd95_outliers(comparison, "tiny")
-    assert outliers["cause"].tolist() == ["nodule missed"] * 5 and outliers["limit"].isna().all()
-
-
-def test_a_mode_is_said_to_be_where_it_is_most():
-    """Every nodule of 12 images on device B, two a patient, is missed, none of the other 24."""
-    maps = [certain(block() if number < 24 else block(NODULE)) for number in range(72)]
-    comparison = made_comparison([block(NODULE)] * 72, maps)
-    groups = pd.DataFrame({"device": pd.Categorical(["B"] * 24 + ["A"] * 48)}, comparison.truth.index)
-    modes = failure_modes(segmenter_errors(comparison, "tiny", 0.8, groups))
-    assert modes.table.at[0, "most_in"] == "device: B (24 images, 8.0 expected)"
 
 
 def test_tiny_runs_give_their_errors(monkeypatch):

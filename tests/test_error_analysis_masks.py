@@ -85,12 +85,6 @@ def test_every_error_has_the_one_mode_that_a_reader_would_name(truth, found, mod
     assert where_lost(truth.astype(int), found.astype(int)) == lost or not mode
 
 
-def test_masks_of_other_kinds_are_refused():
-    for bad, message in ((block()[:5], "pixels"), (2 * block(NODULE).astype(int), "two levels")):
-        with pytest.raises(ValueError, match=message):
-            where_lost(block(NODULE), bad)
-
-
 def comparison_of(truths: list[np.ndarray], founds: list[np.ndarray], patients: list[str]) -> SimpleNamespace:
     """What a comparison of segmenters offers, with the parts of `where_lost` in its table."""
     pairs = list(zip(truths, founds, strict=True))

@@ -69,13 +69,6 @@ def test_blur_is_a_share_of_the_side():
     np.testing.assert_allclose(profile, np.exp(-(offset**2) / (2 * 2.02**2)), atol=0.06)  # steps of 1 / 10 after rounding
 
 
-def test_jpeg_is_what_opencv_writes_and_reads():
-    frame = _frame()
-    data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
-    np.testing.assert_array_equal(perturb(frame, "jpeg", 70), cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
-    assert len(data) < frame.size / 4
-
-
 def test_rotation_turns_image_and_mask_clockwise_together():
     frame = _frame(33)
     mask = frame > 140

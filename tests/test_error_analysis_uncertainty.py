@@ -149,20 +149,6 @@ def test_planted_flips_are_found():
     assert planted[:10].mean() >= 0.7
 
 
-def test_confident_classes_are_as_the_definition_says():
-    random = np.random.default_rng(3)
-    labels = random.integers(0, 2, 80)
-    probabilities = random.beta(1 + 2 * labels, 3 - 2 * labels)
-    thresholds = (1 - probabilities)[labels == 0].mean(), probabilities[labels == 1].mean()
-    expected = []
-    for malignant in probabilities:
-        both = (1 - malignant, malignant)
-        candidates = [kind for kind in (0, 1) if both[kind] >= thresholds[kind]]
-        expected.append(max(candidates, key=lambda kind: both[kind]) if candidates else -1)
-    assert rank_label_errors(images_of(labels, probabilities)).sort_index()["confident"].tolist() == expected
-    assert set(expected) == {-1, 0, 1}
-
-
 def test_one_class_only_has_no_suspects_and_an_unknown_label_is_refused():
     table = rank_label_errors(images_of([0, 0, 0], [0.1, 0.99, 0.5]))
     assert not table["suspect"].any() and table.index.tolist() == [1, 2, 0]

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import ellipe
 
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.studies.grad_cam.shape import (
+from thyroid_utils.studies.grad_cam import (
     FEATURES,
     MIN_PIXELS,
     claim_answer,
@@ -196,17 +196,6 @@ def test_the_sweep_finds_the_threshold_at_which_a_difference_ends():
     assert "of 4 thresholds, at 2 (0.2, 0.4) without adjustment, at 2 (0.2, 0.4) after Holm over the features, " in answer.text
     assert "With 12 benign and 12 malignant patients" in answer.text and "; 0% of the regions reach" in answer.text
     assert "no image is left out" in answer.text
-
-
-def test_blank_maps_and_specks_are_counted_and_left_out():
-    maps, labels, codes = wide_at_the_foot()
-    maps[:2] = 0  # both images of the first patient
-    sweep = threshold_sweep(maps, labels, codes, maps, [0.4, 0.999])
-    low = sweep[sweep["threshold"] == 0.4]
-    assert (low["left_out"] == 2).all() and (low["benign_patients"] == 11).all() and (low["malignant_patients"] == 12).all()
-    assert (sweep.loc[sweep["threshold"] == 0.999, "left_out"] == len(maps)).all()
-    text = claim_answer(sweep).text
-    assert "at 1 (0.4) without" in text and f"up to {len(maps)} images have no region large enough" in text
 
 
 def test_an_unadjusted_claim_is_told_from_an_adjusted_one():

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import ticks
 from scipy.ndimage import map_coordinates
 from segmentation_project import register_tiny_segmenter, segmentation_config
 
@@ -19,7 +18,6 @@ from thyroid_utils.data.images import read_mask, write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference import predictor
 from thyroid_utils.inference.predictor import Predictor, map_scores
-from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.plots import segmenter_comparison as plots
 from thyroid_utils.plots.charts import epochs
@@ -253,14 +251,6 @@ def test_stability_is_a_number(comparison):
         assert stability.at[model, "epoch_change"] == pytest.approx(np.mean(changes))
 
 
-def test_costs_are_measured(comparison):
-    costs = comparison.costs
-    network = comparison.runs["tiny_segmenter"][0].load_model()
-    assert costs.at["tiny_segmenter", "parameters"] == parameter_count(network) / 1e6
-    assert (costs["latency_ms"] > 0).all() and (costs["weights"] == "from scratch").all()
-    assert costs["parameters"].is_monotonic_increasing
-
-
 def test_examples_are_the_ends_and_the_middle(comparison):
     found = comparison.examples("tiny_segmenter", count=2)
     dice = own(comparison, "tiny_segmenter", "dice")[0].sort_values()
@@ -356,33 +346,3 @@ def test_figures_show_what_was_compared(comparison):
     assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
     case = comparison.truth.index[0]
     assert len(plots.side_by_side(comparison, models, [case]).axes) == len(models)
-
-
-def scored_images() -> pd.DataFrame:
-    """Two models on six images: from a hundredth of a percent of the frame to a fifth, one without a nodule."""
-    share = np.array([0.0001, 0.0004, 0.002, 0.03, 0.2, 0.0])
-    one = pd.DataFrame({"case": list("abcdef"), "area": 1e5 * share, "share": share, "diameter_mm": np.sqrt(share) * 50})
-    one["dice"] = [0.1, 0.3, 0.5, 0.8, 0.9, np.nan]
-    return pd.concat([one.assign(model="first"), one.assign(model="second")], ignore_index=True)
-
-
-def test_the_spread_counts_the_images_that_have_the_score():
-    table = scored_images()
-    table.loc[table["model"].eq("second") & table["case"].isin(["a", "b"]), "dice"] = np.nan
-    assert ticks(plots.score_spread(table, ["first", "second"]).axes[0]) == ["first\nn = 5 images", "second\nn = 3 images"]
-
-
-@pytest.mark.parametrize(
-    "spacing, label, named",
-    [
-        ("known", "diameter of a disc of the nodule's area, mm (log scale)", ["0.5", "3.34", "22.4"]),
-        ("partly known", "nodule, % of the frame (log scale)", ["0.01", "0.447", "20"]),
-        ("unknown", "nodule, % of the frame (log scale)", ["0.01", "0.447", "20"]),
-    ],
-)
-def test_sizes_are_in_mm_where_all_are_known_and_no_tick_of_a_small_nodule_says_0(spacing, label, named):
-    table = scored_images()
-    table.loc[{"known": [], "partly known": [0], "unknown": table.index}[spacing], "diameter_mm"] = np.nan
-    place = plots.score_by_size(table, "first").axes[0]
-    assert place.get_xlabel() == label and place.get_xscale() == "log"
-    assert ticks(place, "x") == named

@@ -27,8 +27,7 @@ from thyroid_utils.plots.style import (
     styled,
 )
 from thyroid_utils.scores.estimates import p_told
-from thyroid_utils.studies.grad_cam import MapStudy
-from thyroid_utils.studies.grad_cam.shape import ALPHA, FEATURES
+from thyroid_utils.studies.grad_cam import ALPHA, FEATURES, MapStudy
 from thyroid_utils.studies.grad_cam.shortcut import mark_pairs
 
 # Measure of `attention_table` → label of its axis.

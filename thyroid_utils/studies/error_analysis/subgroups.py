@@ -8,8 +8,6 @@ table. Intervals are of each score alone, by patients' bootstrap, and not adjust
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,19 +21,13 @@ from thyroid_utils.scores.groups import randomisation_test
 
 NOT_KNOWN = "not known"  # the level of images whose factor the set does not tell
 FEWEST_PATIENTS = 10  # below it a subgroup is shown and marked, and no test is made
-# Column of a case table → factor, those that are taken where a set has them.
-FACTORS = {
-    "tirads": "TI-RADS",
-    "echogenicity": "echogenicity",
-    "scanner": "scanner",
-    "device": "device",
-    "pane": "pane",
-    "callipers": "callipers",
-}
+# Columns of a case table that images are divided by where a set has them.
+FACTORS = ("tirads", "echogenicity", "scanner", "device", "pane", "callipers")
 COLUMNS = ["factor", "level", "images", "patients", "estimate", "marked", "rest", "difference", "p", "p_holm", "differs",
            "untested"]  # fmt: skip
 _ORDERED = {"echogenicity": ("anechoic", "hyperechoic", "isoechoic", "hypoechoic", "markedly hypoechoic")}
-_SIZES_MM = (10, 15, 25)  # where the ACR TI-RADS (Tessler et al. 2017) changes what it recommends
+# Where the ACR TI-RADS (Tessler et al. 2017) changes what it recommends.
+_SIZES_MM = {"below 10 mm": 10, "10 to 15 mm": 15, "15 to 25 mm": 25, "from 25 mm": np.inf}
 
 
 def subgroup_columns(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
@@ -56,11 +48,13 @@ def subgroup_columns(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     train = ~cases["split"].eq("test").fillna(False).to_numpy(bool)
     found = {"mask area": tertiles(100 * images["area_share"].where(images["area_share"] > 0), train, "%")}
     if {"nodule_width_mm", "nodule_height_mm"} <= set(cases):
-        found["nodule size"] = _sizes(cases[["nodule_width_mm", "nodule_height_mm"]].max(axis=1))
+        longer = pd.to_numeric(cases[["nodule_width_mm", "nodule_height_mm"]].max(axis=1))
+        found["nodule size"] = pd.cut(longer, [-np.inf, *_SIZES_MM.values()], right=False, labels=list(_SIZES_MM))
     found["contrast"] = tertiles(images["around"] - images["inside"], train, "gray levels")
     found["class"] = _categories(names.where(names != "unlabelled"), "class")
-    for column, factor in FACTORS.items():
+    for column in FACTORS:
         if column in cases:
+            factor = "TI-RADS" if column == "tirads" else column
             found[factor] = _categories(_yes_no(cases[column]) if column == "callipers" else cases[column], column)
     if not {"scanner", "device"} & set(found):
         sizes = images["width"].astype("string") + " × " + images["height"].astype("string")
@@ -99,28 +93,17 @@ def tertiles(values: pd.Series, reference: np.ndarray, unit: str) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(codes, levels, ordered=True), values.index)
 
 
-def _sizes(millimetres: pd.Series) -> pd.Series:
-    low, *_, high = _SIZES_MM
-    steps = [f"{one} to {two} mm" for one, two in itertools.pairwise(_SIZES_MM)]
-    bins = [-np.inf, *_SIZES_MM, np.inf]
-    return pd.cut(pd.to_numeric(millimetres), bins, right=False, labels=[f"below {low} mm", *steps, f"from {high} mm"])
-
-
 def _yes_no(values: pd.Series) -> pd.Series:
     known = pd.to_numeric(values.astype("Float64"))
     return (known > 0).map({True: "yes", False: "no"}).astype("string").where(known.notna())
 
 
 def _categories(values: pd.Series, column: str) -> pd.Series:
-    """Texts as ordered categories: in the field's order where it has one, else numbers within texts by their value."""
+    """Texts as ordered categories: in the field's order where it has one, else by the alphabet."""
     texts, order = values.astype("string"), _ORDERED.get(column, ())
-    rank = {level: position for position, level in enumerate(order)}
-    levels = sorted(texts.dropna().unique(), key=lambda level: (rank.get(level, len(rank)), _natural(level)))
+    known = sorted(texts.dropna().unique())
+    levels = [level for level in order if level in known] + [level for level in known if level not in order]
     return pd.Series(pd.Categorical(texts.astype(object), levels, ordered=True), values.index)
-
-
-def _natural(text: str) -> list[tuple[int, float, str]]:
-    return [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series, *, alpha: float = 0.05) -> pd.DataFrame:

@@ -25,13 +25,12 @@ from thyroid_utils.scores.power import (
     seed_components,
     smallest_gain,
 )
-from thyroid_utils.studies.module_ablation.tables import SWITCHES, TABLES, AblationRow, AblationTable, tables_named
+from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, tables_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.ledger import Run
 
 SCORE = "iou"
 _COSTS = {"aspp": ["training_seconds"], "backbone": ["latency_ms"], "method": ["latency_ms"]}  # those that the paper's table has
-_FRONTS = {"parameters": "parameters", "latency_ms": "latency"}
 _NAMES = {"training_seconds": "training, s", "latency_ms": "latency, ms"}
 
 
@@ -321,49 +320,3 @@ def _interval(low: float, high: float) -> str:
 
 def _unbroken(estimate: Estimate) -> str:
     return estimate.text(3).replace(", ", ",\u00a0")
-
-
-def cost_table(study: AblationStudy) -> pd.DataFrame:
-    """The networks of a study, what they cost and reach, cheapest first."""
-    found = study.networks.sort_values("parameters")
-    fronts = {name: study.front(cost) for cost, name in _FRONTS.items()}
-    on = [" and ".join(name for name, front in fronts.items() if network in front) or "–" for network in found.index]
-    return pd.DataFrame(
-        {
-            "parameters, M": found["parameters"],
-            "float32, MiB": found["parameters"] * 4e6 / 2**20,
-            "latency, ms": found["latency_ms"],
-            "training, s": found["training_seconds"],
-            "IoU": found[SCORE].map(_unbroken),
-            "on the front by": on,
-        }
-    )
-
-
-def ablation_findings(study: AblationStudy, powers: GainPower) -> list[str]:
-    """What a study shows, in sentences."""
-    lines = []
-    for name, table in study.tables.items():
-        compared = study.results[name].dropna(subset="difference")
-        differing = compared[compared["differs"]]
-        sure = ((differing["wide_low"] > 0) | (differing["wide_high"] < 0)).sum()
-        told = f" ({', '.join(differing.index)}); {sure} of them also with the spread of training" if len(differing) else ""
-        lines.append(f"**{table.title}**: over patients {len(differing)} of {len(compared)} rows differ in IoU from the row "
-                     f"'{table.reference}' after Holm{told}.")  # fmt: skip
-    if study.seeds == 1:
-        lines.append(
-            "Every network was trained once: a difference may be the luck of that training, which no test over patients sees."
-        )
-    excess = study.together()
-    if excess is not None:
-        *single, together = [row.reported_iou for row in TABLES["modules"].rows[1:]]
-        paper = f"{together - sum(single):+.2f} in the paper's table"
-        lines.append(f"All modules together gain {excess.text(2)} points more than the sum of their single gains ({paper}).")
-    smallest, quoted = powers.table["smallest"].dropna(), powers.table[powers.table["whose"] == "paper"]
-    if len(smallest):
-        tested = f"{study.patients.nunique()} test patients, {study.whole.plan}"
-        lines.append(f"This study ({tested}) sees a gain of {smallest.min():.1f} points or more with a power of 80 %, "
-                     f"{smallest.max():.1f} in the noisiest row; {(quoted['power'] < 0.8).sum()} of the {len(quoted)} gains that "
-                     f"the paper quotes are too small for it. {study.basis}.")  # fmt: skip
-    fronts = [network for network in study.front("parameters") if network in study.front("latency_ms")]
-    return [*lines, f"No network is better and cheaper, by parameters or by latency, than {' and '.join(fronts) or 'none'}."]
