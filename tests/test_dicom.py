@@ -262,10 +262,11 @@ def test_a_file_that_is_cut_off_missing_or_another_is_refused(tmp_path):
         (tmp_path / "d.dcm").write_bytes(whole[:length])
         with pytest.raises(ImageError):
             list(read_dicom(tmp_path / "d.dcm").iter_frames())
-    parts = [encoded_jpeg(np.zeros((32, 32, 3), np.uint8))] * 2
-    cut = write_dicom(tmp_path / "e", np.zeros((3, 32, 32, 3), np.uint8), "RGB", syntax=JPEG, fragments=parts)
-    with pytest.raises(ImageError):
-        list(read_dicom(cut).iter_frames())
+    parts = [encoded_jpeg(np.zeros((32, 32, 3), np.uint8))] * 3
+    for name, count in (("fewer", 4), ("more", 2)):
+        declared = np.zeros((count, 32, 32, 3), np.uint8)
+        with pytest.raises(ImageError):
+            list(read_dicom(write_dicom(tmp_path / name, declared, "RGB", syntax=JPEG, fragments=parts)).iter_frames())
 
 
 def test_nothing_of_the_patient_is_kept(tmp_path):

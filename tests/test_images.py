@@ -9,6 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import disc
@@ -93,6 +94,8 @@ def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
     white = read_image(saved(tmp_path / "white.tif", 65535 - deep, tiffinfo={262: 0}))
     assert np.abs(white.astype(int) - deep // 257).max() <= 1
     assert "with a sign" in refusal(read_image, saved(tmp_path / "signed.tif", deep.astype(np.int32)))
+    tifffile.imwrite(tmp_path / "32.tif", deep.astype(np.uint32) * 2)
+    assert "outside 0 to 65535" in refusal(read_image, tmp_path / "32.tif")
     assert "floating-point" in refusal(read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
 
 

@@ -231,10 +231,9 @@ def _crosses(gray: np.ndarray, echo: np.ndarray, text: np.ndarray) -> tuple[np.n
     sure = max(found, default=(0, False))
     if sure[0] < _CROSS_MATCH:
         return mask, centres
-    for _, diagonal, row, column, size in sorted(found, reverse=True):
+    alike = [cross for cross in found if cross[1] == sure[1]]  # a scanner draws one kind of cross
+    for _, _, row, column, size in sorted(alike, reverse=True):
         centre = (row + size // 2, column + size // 2)
-        if diagonal != sure[1]:  # a scanner draws one kind of cross
-            continue
         gaps = [(max(abs(centre[0] - r), abs(centre[1] - c)), (size + s) // 2) for r, c, s in centres]
         same = any(gap <= 1 for gap, _ in gaps)  # matched at another size already
         if same or all(gap > reach for gap, reach in gaps):

@@ -214,10 +214,9 @@ def _run(frames: _Frames, positions: np.ndarray) -> _Run:
 
 def _same_layout(a: _Run, b: _Run) -> bool:
     """Whether the layout of either run, where known, shows in most frames of the other. False where neither is known."""
-    if a.lit.shape != b.lit.shape:
-        return False
     known = [(one.layout(), other) for one, other in ((a, b), (b, a)) if one.layout() is not None]
-    return bool(known) and all((other.lit[layout] >= 0.5 * other.count).mean() >= _SAME_LAYOUT for layout, other in known)
+    comparable = bool(known) and a.lit.shape == b.lit.shape
+    return comparable and all((other.lit[layout] >= 0.5 * other.count).mean() >= _SAME_LAYOUT for layout, other in known)
 
 
 def _layouts_tell_apart(shown: list[_Run]) -> bool:

@@ -19,7 +19,6 @@ from thyroid_utils.data.table import make_cases
 BLANK = ("", "-", "?", "#n/a", "<na>", "n.a.", "n/a", "na", "nan", "nat", "nil", "none", "not available", "null", "unknown")
 LABELS = {"0": 0, "0.0": 0, "benign": 0, "1": 1, "1.0": 1, "malignant": 1}
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
-_SHOWN = 8
 
 
 def entries(folder: Path) -> list[Path]:
@@ -76,16 +75,16 @@ def missing_data(dataset: str, folder: Path, expected: str, published: str = "")
     remedy = f"published at {published}" if published else "correct the folder or its contents"
     if folder.is_dir():
         names = [f"{path.name}/" if path.is_dir() else path.name for path in entries(folder)]
-        found = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        found = first_few(names, 8)
     else:
         found = "a file, not a folder" if folder.is_file() else "no such folder"
     return DataError(f"{dataset}: no such data in {folder}; expected {expected}; found: {found or 'an empty folder'}; {remedy}")
 
 
-def first_few(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str], count: int = 3) -> str:
     """The first names for an error message: "a, b, c, …"."""
     names = list(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def image_rows(
