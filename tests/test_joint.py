@@ -85,18 +85,19 @@ def test_nothing_of_a_batch_is_held_and_weights_go_into_the_segmenter(tmp_path):
     assert network._deepest is None and twin._deepest is None and network.weights.startswith("whole.pt")
 
 
-@pytest.mark.parametrize("name", ["unet", "tiny_segmenter"])
-def test_networks_without_such_an_encoder_are_refused(name):
-    assert name not in JOINT_MODELS
-    with pytest.raises(ValueError, match=f"{name}: has no encoder .*unet_resnet18"):
-        build_joint(name)
-
-
-def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="head_dropout must be"):
-        build_joint("tiny_joint", head_dropout=1)
-    with pytest.raises(ValueError, match="no option 'widht'; did you mean width"):
-        build_joint("tiny_joint", widht=3)
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("unet", {}, "unet: has no encoder .*unet_resnet18"),
+        ("tiny_segmenter", {}, "tiny_segmenter: has no encoder"),
+        ("vgg16", {}, "model 'vgg16' is unknown"),
+        ("tiny_joint", {"head_dropout": 1}, "head_dropout must be"),
+        ("tiny_joint", {"widht": 3}, "no option 'widht'; did you mean width"),
+    ],
+)
+def test_networks_without_such_an_encoder_and_impossible_options_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_joint(name, **settings)
 
 
 # The loss
@@ -204,13 +205,6 @@ def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
 def test_a_config_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         joint_config(**changes)
-
-
-def test_a_classifier_is_refused():
-    with pytest.raises(ValueError, match="model 'vgg16' is unknown; did you mean unet_vgg16"):
-        fit_or_load(joint_config(model__name="vgg16"))
-    with pytest.raises(ValueError, match="tiny_segmenter: has no encoder"):
-        fit_or_load(joint_config(model__name="tiny_segmenter"))
 
 
 # A finished run that is asked

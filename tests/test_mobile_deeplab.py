@@ -9,7 +9,7 @@ from segmentation_project import segmentation_config
 from torch.nn import functional
 from training_fixtures import one_cache, own_runs  # noqa: F401
 
-from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, Fusion, SpatialAttention
+from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, SpatialAttention
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.weights import WeightsError
 from thyroid_utils.studies.module_ablation.tables import network_stages
@@ -103,16 +103,6 @@ def test_spatial_attention_by_hand():
     maps = torch.tensor([[[[4.0, 1.0]], [[0.0, 3.0]]]])
     expected = maps * torch.tensor([[4 - 2 * 2 + 0.5, 3 - 2 * 2 + 0.5]]).sigmoid()
     torch.testing.assert_close(module(maps), expected)
-
-
-def test_a_fusion_is_interpolation_join_and_convolution():
-    torch.manual_seed(0)
-    module = Fusion(5, 4, separable=True).eval()
-    deep, shallow = torch.randn(2, 3, 4, 6), torch.randn(2, 2, 8, 12)
-    joined = torch.cat([functional.interpolate(deep, scale_factor=2, mode="bilinear"), shallow], dim=1)
-    depthwise, pointwise, normalise, _ = module.convolution
-    maps = functional.conv2d(functional.conv2d(joined, depthwise.weight, padding=1, groups=5), pointwise.weight)
-    torch.testing.assert_close(module(deep, shallow), functional.relu(normalise(maps)), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("setting", [(False, False, True), (True, False, False), (False, True, False), (True, True, True)])

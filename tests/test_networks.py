@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,6 @@ from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import nn
 from torch.nn import functional
 
-from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.inference.cam import target_layer
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
@@ -49,12 +47,12 @@ SMALL = {
 # Sides in pixels at which every parameter has a part: SegFormer's first stage attends to one place for every 32 pixels, and with
 # fewer than 64 its queries have no say.
 SIDES = {"alexnet": 64, "inception_v3": 75, "segformer": 64, "fcn8s": 64, "pspnet": 48}
-# Learning rate of Adam and steps in which eight phantoms are learnt.
+# Learning rate of Adam and steps in which eight images are learnt.
 LEARNING = {"resnet18_transformer": (3e-4, 8), "timm:test_vit": (1e-3, 25), "residual_unet": (5e-3, 22), "unet": (5e-3, 24),
             "segnet": (5e-3, 30), "transunet": (2e-3, 20)}  # fmt: skip
 EVERY = [*CLASSIFIERS, "timm:test_resnet", "timm:test_vit", *SEGMENTERS]
+OWN = ("unet", "attention_unet", "residual_unet", "residual_unet_resnet18", "segnet", "fcn8s", "transunet")
 DEEPER = ("vgg19", "resnet34", "unet_vgg19", "unet_resnet50")  # otherwise as the ones before them
-CONVOLVED = ("unet_resnet18", "unet_resnet50", "unet_vgg16", "unet_vgg19", "deeplabv3plus", "pspnet", "unetpp")
 
 
 def is_classifier(name: str) -> bool:
@@ -75,12 +73,6 @@ def on_meta(name: str, **settings):
 
 def empty(model, *shape: int) -> torch.Tensor:
     return torch.zeros(shape, device=next(model.parameters()).device)
-
-
-def without_running_averages(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
 
 
 # Shapes and sizes
@@ -148,18 +140,16 @@ def test_padding_mirrors_the_image_and_is_cut_off():
             torch.testing.assert_close(model(image), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "deeplabv3plus_mobilenet", "unet_resnet18"])
-def test_a_training_batch_of_one_is_refused_where_a_normalisation_sees_one_value(name):
-    model, side = on_meta(name), 64 if name.startswith("deep") else 20
+@pytest.mark.parametrize(("name", "side"), [("resnet18", 32), ("deeplabv3plus_mobilenet", 64), ("unet_resnet18", 20)])
+def test_a_training_batch_of_one_is_refused_where_a_normalisation_sees_one_value(name, side):
+    model = on_meta(name)
     with pytest.raises(ValueError, match=f"{name}: a training batch of one image of .*raise the batch size") as caught:
-        model(empty(model, 1, 3, side, side) if name != "resnet18" else empty(model, 1, 3, 32, 32))
+        model(empty(model, 1, 3, side, side))
     assert "\n" not in str(caught.value)
-    assert len(model(empty(model, 2, 3, 64, 64))) == 2 and len(model.eval()(empty(model, 1, 3, 64, 64))) == 1
-    without_running_averages(model.train())
-    assert len(model(empty(model, 1, 3, 64, 64))) == 1
+    assert len(model(empty(model, 2, 3, side, side))) == 2 and len(model.eval()(empty(model, 1, 3, side, side))) == 1
     with pytest.raises(ValueError, match="something else"):
         model.network.forward = lambda images: (_ for _ in ()).throw(ValueError("something else"))
-        model(empty(model, 2, 3, 64, 64))
+        model(empty(model, 2, 3, side, side))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "residual_unet"])
@@ -202,26 +192,20 @@ def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Four benign and four malignant phantoms cut out around their nodules: (8, 3, 32, 32), mean 0, SD 1; labels; masks."""
-    cases = phantom_cases(tmp_path_factory.mktemp("phantoms"), patients=14, size=128, seed=0, views=(1, 1), workers=1)
-    images, masks = [], []
-    for case in (case for label in (0, 1) for case in cases[cases["label"] == label].index[:4]):
-        mask = cv2.imread(str(cases.at[case, "mask"]), cv2.IMREAD_GRAYSCALE) > 127
-        top, left = (int(np.clip(np.mean(places) - 32, 0, 64)) for places in np.nonzero(mask))
-        image = cv2.imread(str(cases.at[case, "image"]), cv2.IMREAD_GRAYSCALE)
-        for found, pixels in ((images, image), (masks, mask)):
-            part = pixels[top : top + 64, left : left + 64].astype(np.float32)
-            found.append(cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA))
-    stack = np.stack(images)
-    stack = torch.from_numpy((stack - stack.mean()) / stack.std())[:, None].expand(-1, 3, -1, -1)
-    return stack, torch.tensor([0] * 4 + [1] * 4), torch.from_numpy(np.stack(masks) > 0.5)
+def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eight noisy images with a bright disc, before a darker or a lighter ground: (8, 3, 32, 32), labels, masks of the disc."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:32, :32]
+    masks = np.stack([(rows - row) ** 2 + (columns - column) ** 2 < 60 for row, column in random.integers(10, 22, (8, 2))])
+    images = 0.3 * random.normal(size=(8, 32, 32)) + 2 * masks - np.repeat([0, 1], 4)[:, None, None]
+    images = torch.from_numpy(images.astype(np.float32))[:, None].expand(-1, 3, -1, -1)
+    return images, torch.tensor([0] * 4 + [1] * 4), torch.from_numpy(masks)
 
 
 def loss_of(name: str, outputs, labels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     if is_classifier(name):
         return sum(functional.cross_entropy(logits, labels) for logits in (outputs if isinstance(outputs, tuple) else [outputs]))
-    probabilities, truth = outputs[:, 0].sigmoid(), masks.float()
+    probabilities, truth = outputs[:, 0].sigmoid(), masks.to(outputs.dtype)
     overlap = (probabilities * truth).sum((1, 2)) / (probabilities.sum((1, 2)) + truth.sum((1, 2)))
     return functional.binary_cross_entropy_with_logits(outputs[:, 0], truth) + 1 - 2 * overlap.mean()
 
@@ -234,9 +218,15 @@ def test_the_gradient_reaches_every_parameter(name):
     masks[:, 8:20, 10:24] = True
     torch.manual_seed(0)
     model = built(name, in_channels=1, **SMALL.get(name, {}))
+    if name in OWN:
+        model, images = model.double(), images.double()
     loss_of(name, model(images), torch.tensor([0, 1, 0, 1]), masks).backward()
-    assert not [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-    assert all(torch.isfinite(value.grad).all() for value in model.parameters())
+    gradients = {key: value.grad for key, value in model.named_parameters()}
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    # In float64 rounding is near 1e-16, so that a gradient of rounding errors is told from a true one.
+    without = [key for key, gradient in gradients.items() if gradient.abs().max() <= (1e-10 if name in OWN else 0)]
+    # torchvision's biases in front of SegNet's batch normalisations, which take them out again; kept for its weights file
+    assert len(without) == (13 if name == "segnet" else 0), without
 
 
 @pytest.mark.parametrize("name", ["timm:test_vit", "deeplabv3plus_mobilenet", "residual_unet", "transunet"])
@@ -249,9 +239,9 @@ def test_the_seed_decides_the_first_values(name):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_eight_phantoms_are_learnt(name, phantoms):
+def test_eight_images_are_learnt(name, made):
     """In evaluation mode all labels are right, or the mean Dice is above 0.9."""
-    images, labels, masks = phantoms
+    images, labels, masks = made
     learning_rate, steps = LEARNING[name]
     torch.manual_seed(0)
     model = built(name, **SMALL.get(name, {}))
@@ -311,17 +301,6 @@ def test_classifiers_have_the_parameters_that_torchvision_publishes(name):
     assert parameter_count(on_meta(name, classes=1000)) == published
 
 
-@pytest.mark.parametrize("name", CONVOLVED)
-def test_encoders_have_the_parameters_that_torchvision_publishes(name):
-    """All but the head's: one dense layer of a ResNet, three of a VGG."""
-    encoder = SEGMENTERS[name].imagenet.removeprefix("smp:")
-    published = torchvision.models.get_model_weights(encoder).IMAGENET1K_V1.meta["num_params"]
-    with torch.device("meta"):
-        whole = torchvision.models.get_model(encoder)
-    head = parameter_count(whole.fc if hasattr(whole, "fc") else whole.classifier)
-    assert parameter_count(on_meta(name).network.encoder) == published - head
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -338,16 +317,6 @@ def test_parameter_count_is_the_published_one(name, settings):
     printed = f"{segmenter_facts().loc[name, 'published_parameters']:g}"
     decimals = len(printed.partition(".")[2])
     assert f"{round(parameter_count(on_meta(name, **settings)) / 1e6, decimals):g}" == printed
-
-
-def test_parameter_count_of_the_hybrid_by_hand():
-    resnet18_without_head = 11_689_512 - 513 * 1000
-    layer = 4 * 512 * 513 + (512 * 2048 + 2048) + (2048 * 512 + 512) + 2 * 1024  # attention, feed-forward, two norms
-    tokens, norm, head = 512 + 49 * 512, 1024, 513 * 2
-    model = on_meta("resnet18_transformer")
-    assert parameter_count(model) == resnet18_without_head + 2 * layer + tokens + norm + head
-    model.network.backbone.requires_grad_(False)
-    assert parameter_count(model) == 2 * layer + tokens + norm + head
 
 
 def test_xception_is_that_of_deeplab():

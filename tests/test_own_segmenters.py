@@ -70,18 +70,6 @@ def operations(result: torch.Tensor) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_has_a_part_in_the_result(name):
-    """In float64 rounding is near 1e-16, so that a gradient of rounding errors is told from a true one."""
-    network = built(name).double()
-    logits = network(torch.randn(2, 3, 64, 64, dtype=torch.float64))
-    (logits * torch.randn_like(logits)).sum().backward()
-    without = {key for key, value in network.named_parameters() if value.grad is None or value.grad.abs().max() < 1e-10}
-    # torchvision's biases in front of SegNet's batch normalisations, which take them out again; kept for its weights file
-    assert len(without) == (13 if name == "segnet" else 0)
-    assert all(key.startswith("encoder.") and key.endswith(".bias") for key in without)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
 def test_runs_by_deterministic_algorithms_alone(name):
     network = built(name)
     torch.use_deterministic_algorithms(True)
