@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -64,19 +65,18 @@ def epoch(positions, labels, *, seed=0, epoch=1, batch_size=4, balance="none", d
     )
 
 
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
-    positions = np.arange(10, 22)
-    parts = epoch(positions, positions % 2)
-    assert [len(part) for part in parts] == [4, 4, 4] and sorted(np.concatenate(parts)) == list(positions)
-    assert [part.tolist() for part in parts] == [part.tolist() for part in epoch(positions, positions % 2)]
-    for other in (epoch(positions, positions % 2, epoch=2), epoch(positions, positions % 2, seed=1)):
-        assert np.concatenate(other).tolist() != np.concatenate(parts).tolist()
-
-
-@pytest.mark.parametrize("images, devices, sizes", [(9, 1, [4, 4]), (10, 1, [4, 4, 2]), (3, 1, [3]), (11, 2, [4, 4])])
-def test_a_last_batch_of_one_is_left_out(images, devices, sizes):
-    parts = epoch(range(images), [0, 1] * 5 + [0] if images == 11 else ([0, 1] * 5)[:images], devices=devices)
-    assert [len(part) for part in parts] == sizes
+@pytest.mark.parametrize(
+    "images, devices, sizes", [(12, 1, [4, 4, 4]), (9, 1, [4, 4]), (10, 1, [4, 4, 2]), (3, 1, [3]), (11, 2, [4, 4])]
+)
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(images, devices, sizes):
+    """A last batch of one is left out."""
+    positions = np.arange(10, 10 + images)
+    parts = epoch(positions, positions % 2, devices=devices)
+    shown = np.concatenate(parts)
+    assert [len(part) for part in parts] == sizes and len(set(shown)) == sum(sizes) and set(shown) <= set(positions)
+    assert np.array_equal(np.concatenate(epoch(positions, positions % 2, devices=devices)), shown)
+    others = [epoch(positions, positions % 2, devices=devices, epoch=number, seed=number) for number in range(2, 6)]
+    assert any(np.concatenate(other).tolist() != shown.tolist() for other in others)
 
 
 def test_balanced_sampling_shows_both_classes_equally_often():
@@ -216,15 +216,21 @@ def test_several_devices_share_a_batch():
     assert torch.equal(shares[1].images, arrays.batch(np.array([2, 4])).images)
 
 
+def same_split(one, other) -> None:
+    pd.testing.assert_frame_equal(one.cases, other.cases)
+    assert (one.fingerprint, one.split_hash) == (other.fingerprint, other.split_hash)
+
+
 def test_the_split_is_remembered_and_noticed_when_data_change(monkeypatch):
     config = tiny_config()
     first = split_data(config)
-    monkeypatch.setattr("thyroid_utils.training.data.data_fingerprint", lambda _: pytest.fail("read again"))
-    again = split_data(config)
-    pd.testing.assert_frame_equal(again.cases, first.cases)
-    assert (again.fingerprint, again.split_hash) == (first.fingerprint, first.split_hash)
-    with pytest.raises(pytest.fail.Exception, match="read again"):
-        split_data(tiny_config(split__seed=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("thyroid_utils.training.data.data_fingerprint", lambda _: pytest.fail("read again"))
+        same_split(split_data(config), first)
+        with pytest.raises(pytest.fail.Exception, match="read again"):
+            split_data(tiny_config(split__seed=1))
+    with_cases(monkeypatch, load_cases("phantom", **config.data.options).iloc[::-1])
+    same_split(split_data(config), first)  # rows in another order are the same data
 
 
 @pytest.mark.parametrize("by", ["patient", "official"])
@@ -234,44 +240,29 @@ def test_an_edited_record_of_a_split_is_not_believed(by, monkeypatch, tmp_path):
     config = tiny_config(split__by=by)
     first = split_data(config)
     (record,) = (tmp_path / "splits").iterdir()
-    whole = record.read_bytes()
-    content = json.loads(whole)
+    whole, content = record.read_bytes(), json.loads(record.read_bytes())
     tested = first.cases[first.cases["split"] == "test"]
     place = first.cases.index.get_loc(tested.index[tested["patient"].duplicated()][0])
     content["value"]["columns"]["split"][place] = "train"  # one of two images of a test patient
     record.write_text(json.dumps(content))
-    again = split_data(config)
-    pd.testing.assert_frame_equal(again.cases, first.cases)
-    assert (again.fingerprint, again.split_hash) == (first.fingerprint, first.split_hash) and record.read_bytes() == whole
+    same_split(split_data(config), first)
+    assert record.read_bytes() == whole
     record.write_text(json.dumps({**content, "sha256": content_key(content["value"])}))
     with pytest.raises(DataError, match="patient"):
         split_data(config)
 
 
-def test_rows_in_another_order_are_the_same_data(monkeypatch):
-    config = tiny_config()
-    cases = load_cases("phantom", **config.data.options)
-    first = split_data(config)
-    with_cases(monkeypatch, cases.iloc[::-1])
-    again = split_data(config)
-    assert again.fingerprint == first.fingerprint and list(again.cases.index) == list(first.cases.index)
-    assert again.split_hash == first.split_hash
-
-
 # Several devices
 
 
-def test_each_process_chooses_its_gpu_before_anything_touches_one(monkeypatch, tmp_path):
-    (tmp_path / "config.json").write_text(tiny_config().to_json())
+def test_each_process_chooses_its_gpu_before_anything_touches_one_and_tells_its_reason(monkeypatch, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
+    assert fit._one_of_several(tmp_path) == 1
+    assert "\x1efailure tiny: images of 12×12 pixels are too small" in capsys.readouterr().out
     order = []
-
-    def repeatable(device):
-        order.append("repeatable")
-        raise ValueError("far enough")
-
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(fit, "choose_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(fit, "repeatable", repeatable)
+    monkeypatch.setattr(fit, "repeatable", lambda _: order.append("repeatable") or nullcontext())
     monkeypatch.setattr(torch.cuda, "set_device", order.append)
     assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 
@@ -336,19 +327,12 @@ def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys
         fit_on_several(tmp_path / "dead", lambda *_: None)
 
 
-def test_a_process_of_several_tells_its_reason(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
-    assert fit._one_of_several(tmp_path) == 1
-    assert "\x1efailure tiny: images of 12×12 pixels are too small" in capsys.readouterr().out
-
-
 def test_permuted_labels_are_those_of_training_alone():
     plain, noise = tiny_config(), tiny_config(data__permute_labels=3)
     told, found = split_data(plain), split_data(noise)
     train = told.cases["split"].eq("train").to_numpy(bool)
+    labels, permuted = told.cases["label"], found.cases["label"]
     assert (told.fingerprint, told.split_hash) == (found.fingerprint, found.split_hash)
-    assert found.cases["label"][~train].equals(told.cases["label"][~train])
-    assert sorted(found.cases["label"][train]) == sorted(told.cases["label"][train])
-    assert not found.cases["label"][train].equals(told.cases["label"][train])
-    assert split_data(noise).cases["label"].equals(found.cases["label"])
+    assert permuted[~train].equals(labels[~train]) and sorted(permuted[train]) == sorted(labels[train])
+    assert not permuted[train].equals(labels[train]) and split_data(noise).cases["label"].equals(permuted)
     assert run_hash(plain, "", "") != run_hash(noise, "", "")
