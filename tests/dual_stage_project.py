@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from joint_project import register_tiny_joint
-from segmentation_project import register_tiny_segmenter
-from training_project import register_tiny
+from training_project import register_tiny, register_tiny_joint, register_tiny_segmenter
 
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases

@@ -11,10 +11,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from segmentation_project import register_tiny_segmenter
 from torch import nn
 from torch.nn import functional
-from training_project import register_tiny
+from training_project import register_tiny, register_tiny_segmenter
 
 from thyroid_utils.inference.cam import CAM_METHODS, CamMaps, TargetLayer, _enlarged, cam_maps, covered, target_layer
 from thyroid_utils.models.classifiers import CLASSIFIERS

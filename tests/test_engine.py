@@ -15,8 +15,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client, KilledWorker, LocalCluster
-from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import same_results, tiny_config
+from training_project import one_cache, own_runs, same_results, tiny_config  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError

@@ -8,9 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from segmentation_project import register_tiny_segmenter, segmentation_config
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval

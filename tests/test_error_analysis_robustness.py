@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, tiny_config  # noqa: F401
 
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.predictor import Predictor

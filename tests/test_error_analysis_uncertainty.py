@@ -8,12 +8,10 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from segmentation_project import register_tiny_segmenter, segmentation_config
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty

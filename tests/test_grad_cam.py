@@ -13,8 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from segmentation_project import register_tiny_segmenter, segmentation_config
-from training_project import register_tiny, tiny_config
+from training_project import register_tiny, register_tiny_segmenter, segmentation_config, tiny_config
 
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps

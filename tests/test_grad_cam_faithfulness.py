@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
-from segmentation_project import register_tiny_segmenter
 from torch import nn
-from training_project import register_tiny
+from training_project import register_tiny, register_tiny_segmenter
 
 from thyroid_utils.inference.cam import cam_maps
 from thyroid_utils.models.classifiers import CLASSIFIERS

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, tiny_config  # noqa: F401
 
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.data.overlays import Box, find_echo_area

@@ -10,11 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from joint_project import joint_config, register_tiny_joint
-from segmentation_project import register_tiny_segmenter
 from torch.nn import functional
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import Killed, batches_of, elsewhere, killed_at, same_results, with_cases
+from training_project import (  # noqa: F401
+    Killed,
+    batches_of,
+    elsewhere,
+    joint_config,
+    killed_at,
+    one_cache,
+    own_runs,
+    register_tiny_joint,
+    register_tiny_segmenter,
+    same_results,
+    with_cases,
+)
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError

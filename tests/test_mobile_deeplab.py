@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP as TheirASPP
-from segmentation_project import segmentation_config
 from torch.nn import functional
-from training_fixtures import one_cache, own_runs  # noqa: F401
+from training_project import one_cache, own_runs, segmentation_config  # noqa: F401
 
 from thyroid_utils.models.mobile_deeplab import ASPP, PPM, ChannelAttention, SpatialAttention
 from thyroid_utils.models.networks import build_segmenter, parameter_count

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from segmentation_project import segmentation_config
 from test_segmenter_comparison import discs
 from torch import nn
+from training_project import segmentation_config
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError

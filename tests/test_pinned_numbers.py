@@ -594,9 +594,7 @@ SECTIONS = {make.__name__: make for make in (*SECTIONS, explanations, findings)}
 def apart() -> Iterator[None]:
     """A cache and a ledger of their own, the tiny networks of the tests, one thread."""
     import torch
-    from joint_project import register_tiny_joint
-    from segmentation_project import register_tiny_segmenter
-    from training_project import register_tiny
+    from training_project import register_tiny, register_tiny_joint, register_tiny_segmenter
 
     from thyroid_utils.models.classifiers import CLASSIFIERS
     from thyroid_utils.models.segmenters import SEGMENTERS

@@ -6,9 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from segmentation_project import register_tiny_segmenter, segmentation_config
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray

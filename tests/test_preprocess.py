@@ -12,9 +12,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
-from segmentation_project import register_tiny_segmenter, segmentation_config
-from training_fixtures import one_cache, own_runs  # noqa: F401
-from training_project import tiny_config
+from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
-from segmentation_project import register_tiny_segmenter, segmentation_config
+from training_project import register_tiny_segmenter, segmentation_config
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError

@@ -14,10 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from segmentation_project import segmentation_config
 from sklearn.metrics import roc_auc_score
-from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import Killed, batches_of, elsewhere, forked, killed_at, same_results, tiny_config, with_arrays
+from training_project import (  # noqa: F401  (fixtures of every test here)
+    Killed,
+    batches_of,
+    elsewhere,
+    forked,
+    killed_at,
+    one_cache,
+    own_runs,
+    same_results,
+    segmentation_config,
+    tiny_config,
+    with_arrays,
+)
 
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.training import ledger

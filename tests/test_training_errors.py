@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import WithAuxiliary, batches_of, elsewhere, same_results, tiny_config, with_cases
+from training_project import WithAuxiliary, batches_of, elsewhere, one_cache, own_runs, same_results, tiny_config, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError

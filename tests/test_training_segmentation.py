@@ -14,10 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from segmentation_project import segmentation_config
 from torch.nn import functional
-from training_fixtures import one_cache, own_runs  # noqa: F401  (fixtures of every test here)
-from training_project import batches_of, forked, tiny_config, with_arrays, with_cases
+from training_project import batches_of, forked, one_cache, own_runs, segmentation_config, tiny_config, with_arrays, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.data.images import write_png

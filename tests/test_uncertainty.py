@@ -8,10 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from segmentation_project import tiny_segmenter
 from torch import nn
 from torchvision.ops import StochasticDepth
-from training_project import tiny_network
+from training_project import tiny_network, tiny_segmenter
 
 from thyroid_utils.inference.uncertainty import (
     LABEL_SCORES,

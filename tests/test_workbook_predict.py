@@ -15,10 +15,14 @@ import pandas as pd
 import pytest
 from dicom_files import region, write_dicom
 from PIL import Image, PngImagePlugin
-from segmentation_project import register_tiny_segmenter, segmentation_config
 from torch import nn
-from training_fixtures import one_cache  # noqa: F401
-from training_project import register_tiny, tiny_config
+from training_project import (
+    one_cache,  # noqa: F401
+    register_tiny,
+    register_tiny_segmenter,
+    segmentation_config,
+    tiny_config,
+)
 
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.images import read_mask, write_png

@@ -1,7 +1,8 @@
-"""A tiny classifier, a tiny config, a ledger of its own and forked processes, for the tests of training, runs and engine."""
+"""Tiny networks and configs of the three tasks, a ledger of their own and forked processes, for tests of training and runs."""
 
 from __future__ import annotations
 
+import functools
 import os
 import traceback
 from collections.abc import Callable
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+import torch
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
+from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import for_channels
 from thyroid_utils.training.data import open_arrays, split_data
 from thyroid_utils.training.tasks import Arrays, epoch_batches
@@ -130,3 +134,94 @@ class WithAuxiliary(nn.Module):
     def forward(self, images):
         features = self.stem(images).mean(dim=(2, 3))
         return (self.head(features), self.AuxLogits(features)) if self.training else self.head(features)
+
+
+def tiny_segmenter(in_channels: int, classes: int, width: int = 6, dropout: float = 0.2) -> nn.Module:
+    """A stride, batch normalisation, dropout and interpolation: all that a resumed run could get wrong."""
+    network = nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=2, dilation=2, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Dropout2d(dropout),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Conv2d(width, classes, 1),
+    )
+    network.multiple = 2
+    return network
+
+
+def register_tiny_segmenter(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
+    """Enter it as `tiny_segmenter`."""
+    registry("tiny_segmenter", Architecture(tiny_segmenter, size=64))
+
+
+def segmentation_config(**changes) -> RunConfig:
+    """Three epochs of the tiny segmenter on some twenty phantoms of 64 pixels; changes as for `tiny_config`."""
+    values = {"task": "segmentation", "model__name": "tiny_segmenter", "loss__name": "bce_dice", "preprocessing": "plain"}
+    return tiny_config(**{**values, "training__monitor": "dice", **changes})
+
+
+def _block(in_channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+
+class TinyEncoder(nn.Module):
+    """Maps at full, half and quarter size in a list, the deepest last."""
+
+    def __init__(self, in_channels: int, width: int):
+        super().__init__()
+        self.out_channels = [in_channels, width, 2 * width]
+        self.to_half, self.to_quarter = _block(in_channels, width), _block(width, 2 * width)
+
+    def forward(self, images):
+        half = self.to_half(images)
+        return [images, half, self.to_quarter(half)]
+
+
+class TinyJoinable(nn.Module):
+    """A segmenter on that encoder's last map."""
+
+    multiple = 4
+
+    def __init__(self, in_channels: int, classes: int, width: int = 6):
+        super().__init__()
+        self.encoder = TinyEncoder(in_channels, width)
+        self.head = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(2 * width, classes, 1), nn.Upsample(scale_factor=4))
+
+    def forward(self, images):
+        return self.head(self.encoder(images)[-1])
+
+
+def register_tiny_joint(registry: Callable[[str, Architecture], None] = SEGMENTERS.__setitem__) -> None:
+    """Enter it as `tiny_joint`, a segmenter that `build_joint` takes."""
+    registry("tiny_joint", Architecture(TinyJoinable, size=64))
+
+
+def joint_config(**changes) -> RunConfig:
+    """Three epochs of the tiny joint network on some twenty phantoms of 64 pixels; changes as for `tiny_config`."""
+    values = {"task": "joint", "model__name": "tiny_joint", "training__monitor": "loss"}
+    return segmentation_config(**{**values, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cache(tmp_path_factory):
+    """Phantoms and arrays are made once for the file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the networks are too small to share
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_runs(tmp_path, monkeypatch):
+    """Every test has its own folder of runs, and the tiny networks."""
+    monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path))
+    register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
+    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+    return tmp_path / "runs"
