@@ -100,16 +100,8 @@ def test_eigen_cam_takes_the_component_with_its_larger_side_up(resnet18):
         np.testing.assert_allclose(map_ * peak, enlarged[0, 0], rtol=1e-3, atol=1e-3 * peak)
 
 
-NARROW = {"widths": (4, 8, 16, 32, 64)}
-QUICK = {
-    "alexnet": {"hidden": 64},
-    "vgg16": {"hidden": 64},
-    "vgg19": {"hidden": 64},
-    "unet": NARROW,
-    "attention_unet": NARROW,
-    "fcn8s": {"hidden": 64},
-    "transunet": {"width": 96, "layers": 2},
-}
+QUICK = {name: {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19", "fcn8s")} | {"transunet": {"width": 96, "layers": 2}}
+QUICK |= {name: {"widths": (4, 8, 16, 32, 64)} for name in ("unet", "attention_unet")}
 
 
 def small(name: str) -> tuple[int, int]:
@@ -137,10 +129,10 @@ def test_every_classifier_has_a_layer_and_a_map(name):
         assert (rows, columns) == (size[0] // stride, size[1] // stride)
 
 
-STRIDES = {"residual_unet": 8} | dict.fromkeys(
-    ("deeplabv3plus", "deeplabv3plus_mobilenet", "mobile_deeplab", "unet", "attention_unet", "transunet"), 16
+STRIDES = {"residual_unet": 8, "pspnet": 8} | dict.fromkeys(
+    ("deeplabv3plus", "deeplabv3plus_mobilenet", "deeplabv3plus_xception", "mobile_deeplab", "unet", "attention_unet"), 16
 )
-STRIDES |= {"deeplabv3plus_xception": 16, "segnet": 16, "fcn8s": 16, "pspnet": 8}
+STRIDES |= dict.fromkeys(("transunet", "segnet", "fcn8s"), 16)
 
 
 @pytest.mark.parametrize("name", [name for name in SEGMENTERS if name != "tiny_segmenter"])
@@ -233,7 +225,10 @@ def test_every_method_gives_maps_and_the_network_back_as_it_was(build, name, met
 def test_batches_and_a_layer_by_name_or_module_give_the_same_maps(resnet18):
     inputs = pictures(3, 64)
     found = cam_maps(resnet18, inputs).maps
-    np.testing.assert_allclose(cam_maps(resnet18, inputs, batch_size=1).maps, found, atol=1e-4)
+    done = []
+    one_by_one = cam_maps(resnet18, inputs, batch_size=1, progress=lambda *step: done.append(step)).maps
+    np.testing.assert_allclose(one_by_one, found, atol=1e-4)
+    assert done == [(1, 3), (2, 3), (3, 3)]
     np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer="layer4").maps, found)
     np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer=TargetLayer(resnet18.network.layer4)).maps, found)
     assert np.abs(cam_maps(resnet18, inputs, layer="layer3.-1").maps - found).max() > 0.1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.predictor import Predictor, spacings
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
 
@@ -65,3 +66,8 @@ def test_new_images_need_no_training_images(monkeypatch):
         away.setattr("thyroid_utils.inference.predictor.split_data", None)
         np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
     assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
+
+
+def test_spacings_are_numbers_or_unknown():
+    cases = pd.DataFrame({"spacing_mm": [0.1, np.nan]})
+    assert spacings(cases) == [0.1, None] and spacings(cases[[]]) == [None, None]

@@ -206,7 +206,7 @@ def compare_models(
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
-        probabilities: model → probabilities of malignancy, (n,) or (seeds, n) with as many seeds for every model.
+        probabilities: of two models or more, model → probabilities of malignancy, (n,) or (seeds, n) with as many seeds for each.
         patients: the patient of each image, shape (n,).
         thresholds: model → the probability at or above which it calls an image malignant, or one a seed.
 
@@ -227,13 +227,11 @@ def compare_models(
 
     Raises:
         DataError: one class only.
-        ValueError: shapes that differ, a patient missing, fewer than two models.
+        ValueError: shapes that differ, or a patient missing.
 
     Reference:
         `delong_test`, `mcnemar_test`, `holm`.
     """
-    if len(probabilities) < 2:
-        raise ValueError(f"compare_models: {len(probabilities)} models; expected two or more to compare")
     truth, codes = _images(labels, patients, "compare_models")
     areas = {name: _area(truth, found) for name, found in probabilities.items()}
     right = {
