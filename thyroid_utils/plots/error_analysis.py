@@ -14,18 +14,7 @@ from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, beside, counted, estimate_line, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.grad_cam import card
 from thyroid_utils.plots.pictures import MAP_LABEL, Panel, card_grid, case_panel, mask_colours, panel_grid
-from thyroid_utils.plots.style import (
-    ACCENT,
-    CLASS_COLOURS,
-    INK,
-    NEUTRAL,
-    TRUTH,
-    across,
-    below,
-    model_colours,
-    new_panels,
-    styled,
-)
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, across, below, model_colours, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Estimate, p_told
 from thyroid_utils.studies.error_analysis import MODES, Errors, FrameErrors

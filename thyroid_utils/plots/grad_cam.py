@@ -17,7 +17,6 @@ from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
 from thyroid_utils.plots.style import (
     ACCENT,
     CLASS_COLOURS,
-    INK,
     NEUTRAL,
     SPLIT_COLOURS,
     TRUTH,
@@ -173,7 +172,7 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
         sns.lineplot(named, x="percent", y=column, **look, ax=place, legend=place is effects)
         place.set_xlabel("threshold, % of the map's maximum")
     effects.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.2)
-    chance.axhline(ALPHA, color=INK, linestyle="--", linewidth=1.2)
+    chance.axhline(ALPHA, color=NEUTRAL, linestyle="--", linewidth=1.2)
     patients = (tested["benign_patients"] + tested["malignant_patients"]).max()
     effects.set(ylabel="rank-biserial effect\n(above 0: malignant larger)", title=f"n = {patients} patients")
     chance.set(ylabel="p after Holm (log scale)", yscale="log", title=f"Dashed: {ALPHA}")
@@ -229,7 +228,7 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
             members = known[(known["callipers"] > 0) == (label == "with callipers")]
             place.plot(members[first], members[second], ".", color=colour, markersize=6, alpha=0.6, label=label)
         top = top or max(1.08 * known[[first, second]].to_numpy().max(initial=0), 0.05)
-        place.plot([0, top], [0, top], color=INK, linestyle=":", linewidth=1.1)
+        place.plot([0, top], [0, top], color=NEUTRAL, linestyle=":", linewidth=1.1)
         place.set(xlabel=f"as it is (n = {len(known)} images)", xlim=(0, top), ylim=(0, top), box_aspect=1, title=title)
     axes[0].set_ylabel("marks painted over")
     axes[2].set_ylabel("painted elsewhere")
