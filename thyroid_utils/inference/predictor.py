@@ -20,7 +20,7 @@ from torch import nn
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, source_hash
-from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.models.networks import OneAnswer
@@ -128,22 +128,22 @@ class Predictor:
         masks = [None] * len(frames) if masks is None else masks
         return np.stack([self.pipeline(frame, mask).image for frame, mask in zip(frames, masks, strict=True)])
 
-    def log_odds(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    def log_odds(self, inputs: np.ndarray) -> np.ndarray:
         """The logit of malignant by a classifier or joint network, float64 (n,), of inputs (n, channels, height, width)."""
-        return self._batches(self.answering("classification"), inputs, log_odds, progress)
+        return self._batches(self.answering("classification"), inputs, log_odds)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """The probability of malignant, as `log_odds`."""
         return expit(self.log_odds(inputs))
 
-    def maps(self, inputs: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    def maps(self, inputs: np.ndarray) -> np.ndarray:
         """Probabilities of nodule by a segmenter or joint network, at its resolution, float32 (n, height, width)."""
         network = self.answering("segmentation")
-        return self._batches(network, inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy(), progress)
+        return self._batches(network, inputs, lambda logits: nodule_probability(logits.float()).cpu().numpy())
 
     def answering(self, task: str) -> nn.Module:
         """`network` as a module whose output is the logits of one task, "classification" or "segmentation"; of a joint run a
-        `models.OneAnswer`. For what takes a network, such as `explain.cam_maps` and `uncertainty.mc_dropout`.
+        `models.OneAnswer`. For what takes a network, such as `cam.cam_maps` and `uncertainty.mc_dropout`.
 
         Raises:
             ValueError: a run of the other task.
@@ -154,20 +154,12 @@ class Predictor:
             raise ValueError(f"run {self.run.name} is one of {self.run.config.task}; this needs one of {task}")
         return self.network
 
-    def _batches(
-        self,
-        network: nn.Module,
-        inputs: np.ndarray,
-        read: Callable[[torch.Tensor], np.ndarray],
-        progress: Progress | None,
-    ) -> np.ndarray:
+    def _batches(self, network: nn.Module, inputs: np.ndarray, read: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
         found = []
         with torch.inference_mode():
             for start in range(0, len(inputs), self.batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + self.batch_size]))
                 found.append(read(network(batch.to(self.device))))
-                if progress is not None:
-                    progress(min(start + self.batch_size, len(inputs)), len(inputs))
         return np.concatenate(found)
 
 

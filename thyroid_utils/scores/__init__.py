@@ -9,7 +9,7 @@ Which to use for a comparison of models on one test set:
   signs for McNemar's) and adjusts by Holm;
 - another score of a pair: `patient_bootstrap_scores` with `less`;
 - a value an image (Dice) of a pair: `compare_means`;
-- patients of two groups: `mann_whitney_patients`; a score inside and outside a subgroup: `randomisation_test`;
+- patients of two groups: `mann_whitney_patients`; a mean inside and outside a subgroup: `randomisation_test`;
 - scores over repeated random subsets: `subset_estimate`, `subset_comparison`.
 
 `delong_test` and `mcnemar_test` without patients are the textbook tests. They take images as independent and
