@@ -202,9 +202,7 @@ def _problem(image: DicomImage, stored: int) -> str:
     if available:
         return ""
     name = syntax.name if syntax.name != syntax else "private"  # a private number could be anything
-    return (
-        f"compressed as {name}, which no installed package decodes; export its frames as images, or pip install 'pylibjpeg[all]'"
-    )
+    return f"compressed as {name}, which no package here decodes; export its frames as images, or pip install 'pylibjpeg[all]'"
 
 
 def _spacing(header: Any) -> tuple[tuple[float, float] | None, bool]:

@@ -115,10 +115,8 @@ def official_split(cases: pd.DataFrame) -> pd.DataFrame:
     """
     present = [name for name in SPLITS if (cases["split"] == name).any()]
     if len(present) < 2:
-        found, expected = ", ".join(present) or "none", ", ".join(SPLITS)
-        raise DataError(
-            f"official split: found {found}; expected two or more of {expected}: use by='patient' with ratios or folds"
-        )
+        found = ", ".join(present) or "none"
+        raise DataError(f"official split: found {found}; expected two or more of {', '.join(SPLITS)}: use by='patient'")
     table = _marked(cases, cases["split"], "official")
     assert_disjoint(table, check_pixels=False)
     return table
@@ -146,10 +144,7 @@ def assert_disjoint(cases: pd.DataFrame, *, check_pixels: bool = True, allow_lea
     marks = set(cases["split_by"].dropna().unique()) if "split_by" in cases else set()
     missing = cases.index[cases["split"].isna()]
     if len(missing):
-        raise DataError(
-            f"split: {len(missing)} of {len(cases)} cases have none (first: {', '.join(missing[:3])}); "
-            "split the table again or drop these rows"
-        )
+        raise DataError(f"split: {len(missing)} of {len(cases)} cases have none (first: {missing[0]}); split again or drop them")
     if "image" in marks:
         if allow_leaky:
             return

@@ -64,10 +64,7 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
     cases.index = cases.index.astype("string").rename("case")
     doubled = cases.index[cases.index.duplicated()].unique()
     if len(doubled):
-        raise DataError(
-            f"case table: {len(doubled)} case ids occur more than once (first: {', '.join(map(str, doubled[:3]))}); "
-            "every image needs an id of its own: rename the files or drop the repeated rows"
-        )
+        raise DataError(f"case table: {len(doubled)} case ids occur more than once (first: {doubled[0]}); rename or drop them")
     for column in ("image", "mask", "patient", "dataset", "split"):
         cases[column] = cases[column].astype("string")
     for name, texts in {"case": cases.index.to_series(), **cases[["image", "patient", "dataset"]]}.items():

@@ -164,10 +164,8 @@ def _in_order(cases: pd.DataFrame) -> pd.DataFrame:
         numbers = pd.to_numeric(cases.index.to_series().str.extract(r"(\d+)\D*$", expand=False), errors="coerce")
     wrong = numbers.index[numbers.isna() | numbers.duplicated()]
     if len(wrong):
-        raise DataError(
-            f"videos: {len(wrong)} cases have no frame number of their own (first: {wrong[0]}); "
-            "number the frames of the set in one row, in a column `frame`"
-        )
+        told = f"{len(wrong)} cases have no frame number of their own (first: {wrong[0]})"
+        raise DataError(f"videos: {told}; number the frames in one row, in a column `frame`")
     return cases.loc[numbers.sort_values().index]
 
 

@@ -57,9 +57,7 @@ def read_folders(
     found = {split: _only_folder([root], split, spellings) for split, spellings in SPLIT_FOLDERS.items()}
     parents = {split: folder for split, folder in found.items() if folder}
     if parents and any(_word(here.name) in sum(classes.values(), ()) for here in listing.entries(root)):
-        raise DataError(
-            f"{root}: class folders beside {listing.first_few(parents)}/; move them into one of these, or these elsewhere"
-        )
+        raise DataError(f"{root}: class folders beside {listing.first_few(parents)}/; move them into one of these")
     parts, read = [], set()
     for split, parent in parents.items() or [("", root)]:
         for label, (name, spellings) in enumerate(classes.items()):
