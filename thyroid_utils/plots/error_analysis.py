@@ -191,7 +191,7 @@ def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
     """
     kinds = [kind for kind in PERTURBATIONS if (curve["perturbation"] == kind).any()]
     columns, colour = min(3, len(kinds)), model_colours([model])[model]
-    figure, places = new_panels(len(kinds), 2.6, 1.6 + 2.7 * columns, columns, sharey=True)
+    figure, places = new_panels(len(kinds), 2.9, 1.6 + 2.7 * columns, columns, sharey=True)
     for place, kind in zip(places, kinds, strict=True):
         found = curve[curve["perturbation"] == kind].sort_values("level")
         values = estimate_line(place, found["level"], found["score"], colour, label=model)
