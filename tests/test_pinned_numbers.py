@@ -255,9 +255,9 @@ def bootstrap() -> Entries:
             f.subgroup_table(pd.Series(values, cases), groups, named) for values in (gap, (p >= 0.45) == y)
         ],
         "subgroup_calibration": lambda: f.subgroup_calibration(results, groups, named),
-        "outcome_table": lambda: f.outcome_table(outcomes(), 0.6, resamples=300),
-        "dice_by_decision": lambda: f.dice_by_decision(outcomes(), resamples=300),
-        "agreement": lambda: f.agreement(outcomes(), resamples=300),
+        "outcome_table": lambda: f.outcome_table(outcomes(), 0.6),
+        "dice_by_decision": lambda: f.dice_by_decision(outcomes()),
+        "agreement": lambda: f.agreement(outcomes()),
         "attention_table": lambda: f.attention_table(f.attention_scores(*attention(), range(6), list("aabbcd")), list("aabbcd")),
         "compare_shapes": lambda: f.compare_shapes(f.shape_table(blobs()), y[:24], who[:24]),
     }
