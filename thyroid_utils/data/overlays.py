@@ -239,7 +239,7 @@ def _crosses(gray: np.ndarray, echo: np.ndarray, text: np.ndarray) -> tuple[np.n
         if same or all(gap > reach for gap, reach in gaps):
             if not same:
                 centres.append((*centre, size))
-            mask[row : row + size, column : column + size] |= _grown(_cross(size, diagonal), 3)
+            mask[row : row + size, column : column + size] |= _grown(_cross(size, sure[1]), 3)
     return mask, centres
 
 
