@@ -54,12 +54,9 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the table with its required columns first and typed; raise DataError naming the first offending rows.
 
     Raises:
-        DataError: a column is missing, a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA},
+        DataError: a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA},
             spacing_mm not a number above 0).
     """
-    missing = [column for column in REQUIRED_COLUMNS if column not in cases]
-    if missing:
-        raise DataError(f"case table: no column {', '.join(missing)}; expected {', '.join(REQUIRED_COLUMNS)}")
     cases = cases.copy()
     cases.index = cases.index.astype("string").rename("case")
     doubled = cases.index[cases.index.duplicated()].unique()

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -98,8 +98,6 @@ def read_manifest(root: Path) -> pd.DataFrame:
         raise listing.missing_data("manifest", path.parent if root.is_dir() else root, expected)
     listed = listing.read_table(path, ("image",), _MANIFEST_COLUMNS)
     told = listed.reindex(columns=["image", *_MANIFEST_COLUMNS]).astype("string")
-    if told["image"].isna().any():
-        raise DataError(f"{told.index[told['image'].isna()][0]}: no image named; fill in the column image")
     images, masks = (
         pd.Series([_listed_file(path.parent, place, name, text) for place, text in told[name].items()], told.index, "string")
         for name in ("image", "mask")
@@ -205,8 +203,6 @@ def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
     if pd.isna(text):
         return pd.NA
     relative = text.replace("\\", "/")
-    if PurePosixPath(relative).is_absolute() or PureWindowsPath(text).drive:
-        raise DataError(f"{place}: {column} {text!r} is an absolute path; write it as seen from the CSV's folder")
     forms = [relative, *(unicodedata.normalize(form, relative) for form in ("NFC", "NFD"))]
     path = next((here for form in forms if os.path.isfile(here := folder / form)), None)
     if path is None:

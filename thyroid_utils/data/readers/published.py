@@ -124,12 +124,6 @@ def read_ddti(root: Path) -> pd.DataFrame:
         return _read_release(folder)
     (images, masks), path = DDTI.files(folder, "image", "mask"), DDTI.table(folder)
     listed = DDTI.listed(path, images, "label", ("file", "case"), (*texts, "label"))
-    unlisted = [image.name for key, image in images.items() if key not in listed.index]
-    if unlisted:
-        raise DataError(f"{path}: no row for {len(unlisted)} images ({listing.first_few(unlisted)}); add them")
-    unknown = listed["file"][listed["case"].isna()]
-    if len(unknown):
-        raise DataError(f"{path}: no case number for {listing.first_few(unknown)}; a split by patient needs it: fill it in")
     columns = listed[["label", *texts]].to_dict()
     patients = ("ddti-" + listed["case"]).to_dict()
     rows = listing.image_rows("ddti", "ddti/", images, masks, **columns, patient=patients, patient_known=True)
