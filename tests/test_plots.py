@@ -1,4 +1,4 @@
-"""Figures: what is drawn are the numbers of the tables; what is blank, absent or of few patients is said; captions are filled in."""
+"""Figures: what is drawn are the numbers of the tables; what is blank, absent or of few patients is said; captions are whole."""
 
 from __future__ import annotations
 
