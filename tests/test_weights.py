@@ -133,6 +133,11 @@ def test_networks_without_published_values_say_so(name):
     assert {name for name, facts in SEGMENTERS.items() if not facts.source()} == {"unet", "attention_unet", "residual_unet"}
 
 
+def test_timms_networks_outside_the_hub_have_an_address(monkeypatch):
+    monkeypatch.setattr(weights, "_from_address", lambda name, url: Path(url))
+    assert check_weights("timm:gcvit_xxtiny", "imagenet").name.startswith("gcvit_xxtiny")
+
+
 def test_an_absent_file_is_fetched_once_and_another_one_is_not_kept(hub, tmp_path, monkeypatch):
     server = tmp_path / "server"
     server.mkdir()
