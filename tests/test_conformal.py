@@ -9,15 +9,6 @@ import pytest
 from thyroid_utils.inference.conformal import conformal_quantile, conformal_sets, coverage
 
 
-def test_the_quantile_by_hand():
-    scores = np.arange(1, 10) / 10  # n = 9: ⌈10 · 0.9⌉ = 9th, ⌈10 · 0.8⌉ = 8th, ⌈10 · 0.75⌉ = 8th
-    assert conformal_quantile(scores[::-1], 0.1) == 0.9
-    assert conformal_quantile(scores, 0.2) == 0.8
-    assert conformal_quantile(scores, 0.25) == 0.8
-    assert conformal_quantile(scores[:8], 0.1) == np.inf  # ⌈9 · 0.9⌉ = 9 > 8
-    assert conformal_quantile([], 0.1) == np.inf
-
-
 @pytest.mark.parametrize("alpha", [0.01, 0.07, 0.1, 1 / 3])
 def test_the_quantile_is_the_order_statistic_and_needs_enough_images(alpha):
     random = np.random.default_rng(0)
@@ -53,13 +44,10 @@ def test_too_few_validation_images_make_full_sets_and_say_so():
     assert (sets["size"] == 2).all()
     assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
     patients = conformal_sets([0.1] * 20, [0] * 20, [0.3], 0.1, val_patients=["p1"] * 10 + ["p2"] * 10)
+    one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
+    assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
+    assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
     assert patients["size"][0] == 2 and patients.attrs["note"].startswith("2 validation patients; 90% coverage needs at least 9")
-
-
-def test_one_class_among_the_validation_images():
-    sets = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
-    assert sets["malignant"].all() and sets["benign"].tolist() == [True, False]
-    assert sets.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
 
 
 def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ import warnings
 
 import hypothesis
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import strategies
@@ -139,13 +138,6 @@ def test_what_holds_for_any_counts(counts):
         assert swapped["class_mean_f1"] == pytest.approx(scores["class_mean_f1"], nan_ok=True)
 
 
-def test_counts_are_pooled_by_their_sum():
-    masks = [random_masks(seed, (20, 20 + seed)) for seed in range(5)]
-    pooled = overlap_scores(**pd.DataFrame([pixel_counts(*pair) for pair in masks]).sum())
-    joined = segmentation_scores(*(np.concatenate([pair[side].ravel() for pair in masks])[None] for side in (0, 1)))
-    assert pooled == pytest.approx({name: joined[name] for name in OVERLAP_SCORES}, rel=1e-12)
-
-
 def test_lesions_by_hand():
     truth = part(slice(0, 5), slice(0, 4)) | part(slice(10, 12), slice(10, 15)) | part(slice(15, 16), slice(25, 26))
     prediction = (
@@ -187,18 +179,21 @@ def test_the_table_holds_every_image():
 
 
 @pytest.mark.parametrize(
-    ("pair", "message"),
+    ("truth", "prediction", "spacing", "message"),
     [
-        ((TRUTH, PREDICTION.T), "a: pixel_counts: truth is 4 × 5 pixels and prediction 5 × 4; bring both to one size"),
-        ((TRUTH * 255, PREDICTION), "truth holds 255; expected two levels, 0 and 1"),
-        ((TRUTH, np.where(PREDICTION, np.nan, 0.0)), "prediction holds nan; expected two levels"),
-        ((TRUTH[None], PREDICTION[None]), r"truth has shape \(1, 4, 5\); expected a mask"),
-        ((TRUTH[:0], PREDICTION[:0]), "with at least one pixel"),
+        (TRUTH, PREDICTION.T, None, "a: pixel_counts: truth is 4 × 5 pixels and prediction 5 × 4; bring both to one size"),
+        (TRUTH * 255, PREDICTION, None, "truth holds 255; expected two levels, 0 and 1"),
+        (TRUTH[None], PREDICTION[None], None, r"truth has shape \(1, 4, 5\); expected a mask"),
+        (TRUTH[:0], PREDICTION[:0], None, "with at least one pixel"),
+        *(
+            (TRUTH, PREDICTION, spacing, r"spacing is .*; expected \(row, column\) in mm")
+            for spacing in ((0.1, 0), NAN, (1, 1, 1))
+        ),
     ],
 )
-def test_impossible_masks_are_refused(pair, message):
+def test_impossible_masks_and_spacings_are_refused(truth, prediction, spacing, message):
     with pytest.raises(ValueError, match=message):
-        segmentation_table([pair], ["a"], [None])
+        segmentation_table([(truth, prediction)], ["a"], [spacing])
 
 
 def test_binarise():
@@ -312,15 +307,3 @@ def test_masks_need_not_be_contiguous_or_bool():
     expected, wide = surface_scores(truth, prediction, (0.1, 0.2)), np.repeat(truth, 2, axis=1)
     assert surface_scores(wide[:, ::2], np.asfortranarray(prediction), (0.1, 0.2)) == expected
     assert surface_scores(truth.astype(np.uint8), prediction.astype(float), (0.1, 0.2)) == expected
-
-
-@pytest.mark.parametrize("spacing", [(0.1, 0), math.nan, (1, 1, 1)])
-def test_impossible_spacings_are_refused(spacing):
-    with pytest.raises(ValueError, match=r"spacing is .*; expected \(row, column\) in mm"):
-        surface_scores(TRUTH, PREDICTION, spacing)
-
-
-def test_distances_to_an_empty_mask_are_infinite():
-    there, back = surface_distances(NODULE, NOTHING)
-    assert len(there) == 2 * 5 + 2 * 2 and np.isinf(there).all() and not len(back)
-    assert [len(side) for side in surface_distances(NOTHING, NODULE)] == [0, 14]
