@@ -216,7 +216,7 @@ def test_fewer_patients_than_folds_once_copies_are_merged_and_a_class_missing_fr
     with pytest.raises(DataError, match=r"3 patients cannot fill 4 parts .*use fewer parts or more patients"):
         kfold_splits(cases, 4, require_classes=False)
     cases = table([(f"b{i}", [0]) for i in range(10)] + [("m0", [1, 1, 1, 1]), ("m1", [1])])
-    with pytest.raises(DataError, match=r"only 2 malignant patients for 3 parts .* no malignant case"):
+    with pytest.raises(DataError, match=r"only 2 malignant patients for 3 parts"):
         kfold_splits(cases, 3, check_pixels=False)
     assert len(kfold_splits(cases, 3, check_pixels=False, require_classes=False)) == 3
     assert len(kfold_splits(cases[:10], 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"

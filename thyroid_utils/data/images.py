@@ -157,10 +157,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
     if high <= _JPEG_NOISE and not lossless and not drawn_at_one:
         return np.zeros(gray.shape, bool)
     if high < 128 or low >= 128 or (lossless and _holds_labels(pixels)) or _is_picture(gray):
-        raise ImageError(
-            f"{path}: {len(np.unique(pixels))} gray levels between {low} and {high} do not tell foreground from background; "
-            "export a mask of 0 and 255"
-        )
+        told = f"gray levels from {low} to {high} do not tell foreground from background"
+        raise ImageError(f"{path}: {told}; export a mask of 0 and 255")
     return gray >= 128
 
 

@@ -232,10 +232,8 @@ def _deal(
         stratum = summary[summary["class"] == class_name]
         labelled = class_name != LABEL_NAMES[None]
         if labelled and require_classes and 0 < len(stratum) < len(shares):
-            raise DataError(
-                f"split: only {len(stratum)} {class_name} {unit} for {len(shares)} parts ({parts}), so a part "
-                f"would hold no {class_name} case; use fewer parts, add {class_name} cases, or require_classes=False"
-            )
+            told = f"only {len(stratum)} {class_name} {unit} for {len(shares)} parts ({parts})"
+            raise DataError(f"split: {told}; use fewer parts, or require_classes=False")
         images = stratum["images"].iloc[random.permutation(len(stratum))]
         # Equal claims go to the first part: the emptiest, so that what is left over of each class goes to different parts.
         emptiest = sorted(zip(random.permutation(len(shares)), shares, strict=True))
