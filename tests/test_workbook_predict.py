@@ -168,10 +168,10 @@ def test_files_are_found_in_order_and_others_counted(tmp_path):
         ("image-0005", "note.txt"),
     ]  # fmt: skip
     assert others == 1
-    for name in ("b/=2.png", "b/!!.png", "A.png"):
+    for name in ("b/=1+1.png", "b/!!.png", "A.png"):
         (tmp_path / name).write_bytes(b"x")
     kept = [case for case, _ in find_sources([tmp_path], keep_names=True)[0]]
-    assert sorted(kept) == ["10", "2", "2-2", "A", "IM0001", "a-2", "image"], "in safe letters, each otherwise"
+    assert {"a-0003", "A-0001", "1-1-0007"} < set(kept) and len({name.lower() for name in kept}) == 7, "each otherwise"
 
 
 def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path):

@@ -175,8 +175,7 @@ def small_project(tmp_path, monkeypatch, **notebooks) -> Path:
     [
         ("common: {SIEZ: 64}\n", "out", "did you mean SIZE?"),
         ("", "file/out", "cannot be written"),
-        ("", "notebooks", "among the notebooks"),
-        ("", "notebooks/reports", "among the notebooks"),
+        ("", "notebooks", "01_only.ipynb would be replaced, and no run wrote it"),
         ("", "mine", "01_only.html would be replaced, and no run wrote it"),
         ("", "held", "another run is writing this folder"),
     ],

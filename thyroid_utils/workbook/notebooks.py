@@ -50,8 +50,7 @@ class Interruption:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._earlier = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+        self._earlier = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

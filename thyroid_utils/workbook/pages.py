@@ -6,7 +6,6 @@ And what a page says about where it was made (versions, commit, hardware), and w
 from __future__ import annotations
 
 import base64
-import html
 import io
 import os
 import platform
@@ -179,9 +178,6 @@ class _Renderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         return _block_formula(f"\\begin{{{name}}}{body}\\end{{{name}}}")
-
-    def block_mermaidjs(self, code: str) -> str:
-        return f"<pre><code>{html.escape(code)}</code></pre>"
 
 
 def describe() -> dict[str, Any]:

@@ -158,27 +158,14 @@ def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[
             raise ParameterError(f"predict: IMAGES number {place} is no file and no folder; check how it is written")
     if not paths:
         raise ParameterError("predict: the folders given hold no image; expected PNG, JPEG, TIFF, BMP, GIF or DICOM files")
-    names = _kept_names(paths) if keep_names else [f"image-{number:04d}" for number in range(1, len(paths) + 1)]
-    return list(zip(names, paths, strict=True)), others
+    names = [re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") if keep_names else "" for path in paths]
+    return [
+        (f"{name or 'image'}-{number:04d}", path) for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)
+    ], others
 
 
 def _counts(file: Path) -> bool:
     return not any(part.startswith(".") for part in file.parts) and file.name != "DICOMDIR"
-
-
-def _kept_names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, in safe letters and each otherwise: two masks must not fall into one file, whatever the file system makes
-    of capitals."""
-    seen: Counter[str] = Counter()
-    names = []
-    for path in paths:
-        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "image"
-        while seen[name.lower()]:
-            seen[name.lower()] += 1
-            name = f"{name}-{seen[name.lower()]}"
-        seen[name.lower()] = 1
-        names.append(name)
-    return names
 
 
 def case_images(sources: Sequence[Source], spacing: float | None, progress: Progress) -> Iterator[CaseImage]:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
-from thyroid_utils.common.files import NO_SPACE, write_text
+from thyroid_utils.common.files import write_text
 from thyroid_utils.workbook.notebooks import Failure, Interruption, execute_notebook, read_notebook
 from thyroid_utils.workbook.pages import Scrubber, commit, describe, duration_text, seen_from_here
 from thyroid_utils.workbook.parameters import (
@@ -77,11 +77,8 @@ def run_workbook(
         except OSError as error:
             with suppress(OSError):  # the last word of the index, where clearing up has made room for it
                 run.close("interrupted")
-            remedy = "make room" if error.errno in NO_SPACE else "put that right"
-            raise RunError(
-                f"{folder}: {os.strerror(error.errno) if error.errno else error} while writing; "
-                f"what was finished is kept, {remedy} and run again"
-            ) from error
+            told = f"{folder}: {error.strerror or error} while writing"
+            raise RunError(f"{told}; what was finished is kept, put that right and run again") from error
 
 
 class _Run:
@@ -258,9 +255,6 @@ def _files(record: dict[str, Any]) -> list[str]:
 
 def _check_folder(folder: Path, stems: Sequence[str]) -> None:
     """Raises RunError where writing would replace what is no report."""
-    notebooks = paths.notebooks_dir().resolve()
-    if folder.resolve() == notebooks or notebooks in folder.resolve().parents:
-        raise RunError(f"{folder}: reports would lie among the notebooks that they are made of; name another folder with --out")
     names = ["index.html", *(f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html"))]
     foreign = [name for name in names if (folder / name).exists()]
     if foreign and not (folder / "run.json").exists():
