@@ -304,39 +304,23 @@ def estimate(value: float, images: int = 7, patients: int = 4) -> Estimate:
     return Estimate(value, value - 0.1, value + 0.1, images, patients)
 
 
-@pytest.fixture(scope="module")
-def discs():
-    """Discs of radius 5 to 12 near the middle of 48 × 48 pixels."""
-    y, x = np.ogrid[:48, :48]
-    return np.stack([(y - 22) ** 2 + (x - 20 - number) ** 2 < (5 + number) ** 2 for number in range(8)])
-
-
-@pytest.fixture(scope="module")
-def maps(discs):
-    """The discs, fading to the right; that of drawn/7 is blank."""
-    return discs * np.linspace(1, 0, 48) * (np.arange(8) < 7)[:, None, None]
-
-
-def test_cam_panels_show_image_map_overlay_and_probability_of_the_surest(maps, discs):
+def test_cam_panels_show_image_map_overlay_and_probability_of_the_surest(masks):
     """Each class is called rightly and wrongly; of the malignant that are right, drawn/7 is surer but blank."""
     columns = {"label": LABELS[:8], "called": [0, 1, 1, 1, 0, 0, 0, 1], "probability": [0.1, 0.6, 0.7, 0.8, 0.2, 0.3, 0.3, 0.9]}
     images = pd.DataFrame(columns | {"threshold": 0.5}, EIGHT)
     images["right"] = images["called"] == images["label"]
-    drawn = SimpleNamespace(maps=maps, blank=np.arange(8) == 7)
-    scores = pd.DataFrame({"energy_inside": [0.62] * 7 + [np.nan]}, EIGHT)
-    study = SimpleNamespace(images=images, scores=scores, maps=drawn, masks=discs, grays=np.full((8, 48, 48), 100, np.uint8))
-    figure = cams.cam_panels(study)
-    assert titles(figure)[::3] == [
-        "drawn/0\nbenign, called benign", "drawn/1\nbenign, called malignant",
-        "drawn/3\nmalignant, called malignant", "drawn/6\nmalignant, called benign",
-    ]  # fmt: skip
+    truths, blank = masks[0][:8], np.arange(8) == 7
+    drawn = SimpleNamespace(maps=truths * ~blank[:, None, None] * 1.0, blank=blank)
+    scores = pd.DataFrame({"energy_inside": np.where(blank, np.nan, 0.62)}, EIGHT)
+    figure = cams.cam_panels(SimpleNamespace(images=images, scores=scores, maps=drawn, masks=truths, grays=1.0 * truths))
+    called = ["benign, called benign", "benign, called malignant", "malignant, called malignant", "malignant, called benign"]
+    assert titles(figure)[::3] == [f"drawn/{number}\n{text}" for number, text in zip((0, 1, 3, 6), called, strict=True)]
     picture, alone, overlay = figure.axes[:3]
-    np.testing.assert_array_equal(alone.images[1].get_array(), maps[0])
+    np.testing.assert_array_equal(alone.images[1].get_array(), drawn.maps[0])
     assert alone.images[1].get_clim() == overlay.images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
     assert (alone.images[1].get_alpha(), overlay.images[1].get_alpha()) == (1, 0.5)
     assert all(len(axes.collections) == 1 for axes in (picture, alone, overlay)), "the outline"
     assert picture.get_xlabel() == "p(malignant) 0.10, threshold 0.50\n62 % of the map inside"
-    saved(figure)
 
 
 def test_attention_dots_are_the_estimates():
@@ -413,16 +397,16 @@ def test_shortcut_pairs_draw_each_image_once(scores):
     assert cams.shortcut_pairs(scores.iloc[:1]) is None
 
 
-def test_shortcut_panels_are_pairs(scores, maps, discs, monkeypatch):
+def test_shortcut_panels_are_pairs(scores, masks, monkeypatch):
     inputs = np.zeros((2, 3, 48, 48), np.float32)
 
     def pairs_of(pipeline, cases):
         assert pipeline == "its pipeline" and list(cases.index) == ["drawn/5", "drawn/3"], "those with the largest marks"
-        return MarkPairs(inputs, inputs + 1, inputs, discs[1:3], scores.loc[cases.index, ["marks"]])
+        return MarkPairs(inputs, inputs + 1, inputs, masks[0][:2], scores.loc[cases.index, ["marks"]])
 
     monkeypatch.setattr(cams, "mark_pairs", pairs_of)
     predictor = SimpleNamespace(pipeline="its pipeline", cases=pd.DataFrame(index=EIGHT), network=None)
-    study = SimpleNamespace(predictor=predictor, maps_of=lambda network, images: SimpleNamespace(maps=maps[1:3]))
+    study = SimpleNamespace(predictor=predictor, maps_of=lambda network, images: SimpleNamespace(maps=1.0 * masks[0][:2]))
     figure = cams.shortcut_panels(study, scores)
     assert titles(figure)[::2] == [f"drawn/{n}\n{way}" for n in (5, 3) for way in ("as it is", "marks painted over")]
     assert (figure.axes[2].images[0].get_array() == 1).all(), "painted"
