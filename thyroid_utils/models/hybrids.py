@@ -180,7 +180,8 @@ class HybridEncoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         backbone = self.patch_embed["backbone"]
-        stem = backbone.stem.norm(backbone.stem.conv(images))  # (batch, 64, height / 2, width / 2), behind its ReLU
+        # (batch, 64, height / 2, width / 2), behind its ReLU
+        stem = backbone.stem.norm(backbone.stem.conv(images))
         maps = backbone.stem.pool(stem)
         skips = [stem]
         for stage in backbone.stages:

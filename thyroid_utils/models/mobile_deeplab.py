@@ -18,7 +18,8 @@ from thyroid_utils.models.any_size import AdaptivePool, resampled
 # smp's own xception halves by pooling and so refuses dilation, as does timm's legacy_xception. timm's xception41, 65 and 71 are
 # the aligned Xception that DeepLabV3+ introduced, with strided convolutions; 65 is the paper's depth, tf_in1k its own weights.
 XCEPTION = "tu-xception65.tf_in1k"
-BACKBONES = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet50", "xception": XCEPTION}  # option → smp's encoder
+# option → smp's encoder
+BACKBONES = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet50", "xception": XCEPTION}
 # Channels of DeepLabV3+'s skip from 1/4 of the size (Chen et al. 2018)
 _SHALLOW = 48
 # Channels of the fusions, and of the last one at 1/2 of the size
@@ -140,7 +141,8 @@ class MobileDeepLab(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.encoder(images)
-        f2, f4, f8, f16 = maps[1], maps[2], maps[3], maps[-1]  # 16×256×256, 24×128×128, 32×64×64, 320×32×32
+        # 16×256×256, 24×128×128, 32×64×64, 320×32×32
+        f2, f4, f8, f16 = maps[1], maps[2], maps[3], maps[-1]
         rich = self.context(f16)  # F: 256×32×32
         decoded = self.decoder(rich, (f2, f4, f8, f16))  # 64×256×256
         return resampled(self.head(decoded), images.shape[-2:], "linear")  # classes×512×512
@@ -198,7 +200,8 @@ class ASPP(nn.Module):
         self.project = nn.Sequential(convolution((len(rates) + 2) * width, width, 1), nn.Dropout(dropout))
 
     def forward(self, f16: torch.Tensor) -> torch.Tensor:
-        whole = self.pooled(f16.mean((2, 3), keepdim=True)).expand(-1, -1, *f16.shape[-2:])  # 256×1×1 → 256×32×32
+        # 256×1×1 → 256×32×32
+        whole = self.pooled(f16.mean((2, 3), keepdim=True)).expand(-1, -1, *f16.shape[-2:])
         branches = [self.point(f16), *(branch(f16) for branch in self.dilated), whole]
         return self.project(torch.cat(branches, dim=1))  # 1280×32×32 → 256×32×32
 
@@ -240,10 +243,13 @@ class FusionDecoder(nn.Module):
 
     def forward(self, rich: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         f2, f4, f8, f16 = maps
-        at8 = self.vertical8(self.attend16(f16), self.attend8(f8))  # up×2 of 320×32×32, with 32×64×64 → 128×64×64
-        at4 = self.vertical4(at8, self.reduce4(self.attend4(f4)))  # V: up×2, with 48×128×128 → 128×128×128
+        # up×2 of 320×32×32, with 32×64×64 → 128×64×64
+        at8 = self.vertical8(self.attend16(f16), self.attend8(f8))
+        # V: up×2, with 48×128×128 → 128×128×128
+        at4 = self.vertical4(at8, self.reduce4(self.attend4(f4)))
         joined = self.horizontal(rich, at4)  # up×4 of 256×32×32, with V → 128×128×128
-        return self.secondary(joined, self.double2(self.attend2(f2)))  # up×2, with 32×256×256 → 64×256×256
+        # up×2, with 32×256×256 → 64×256×256
+        return self.secondary(joined, self.double2(self.attend2(f2)))
 
 
 class StockDecoder(nn.Module):
@@ -259,7 +265,8 @@ class StockDecoder(nn.Module):
         self.refine = convolution(width, width, 3)
 
     def forward(self, rich: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        joined = self.join(self.attend_deep(rich), self.reduce4(self.attend4(maps[1])))  # 304×128×128 → 256×128×128
+        # 304×128×128 → 256×128×128
+        joined = self.join(self.attend_deep(rich), self.reduce4(self.attend4(maps[1])))
         return self.refine(joined)
 
 
@@ -317,5 +324,6 @@ class SpatialAttention(nn.Module):
         self.convolution = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        summary = torch.cat([maps.amax(1, keepdim=True), maps.mean(1, keepdim=True)], dim=1)  # 2×64×64
+        # 2×64×64
+        summary = torch.cat([maps.amax(1, keepdim=True), maps.mean(1, keepdim=True)], dim=1)
         return maps * self.convolution(summary).sigmoid()  # 1×64×64

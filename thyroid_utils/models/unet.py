@@ -144,7 +144,8 @@ class AttentionGate(nn.Module):
 
     def coefficients(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
         """α (batch, 1, height, width), each in (0, 1), for a skip (batch, channels, height, width)."""
-        scores = self.score(torch.relu(self.from_skip(skip) + self.from_gating(gating)))  # (batch, 1, height/2, width/2)
+        # (batch, 1, height/2, width/2)
+        scores = self.score(torch.relu(self.from_skip(skip) + self.from_gating(gating)))
         return resampled(torch.sigmoid(scores), tuple(skip.shape[-2:]), "linear")
 
     def forward(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
@@ -346,7 +347,8 @@ class PretrainedResidualUNet(nn.Module):
         self.head = nn.Conv2d(widths[-1], classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps, *skips = reversed(self.encoder(images)[1:])  # (batch, channels, height / 32, width / 32), then finer and finer
+        # (batch, channels, height / 32, width / 32), then finer and finer
+        maps, *skips = reversed(self.encoder(images)[1:])
         for unit, skip in zip(self.decoder, (*skips, None), strict=True):
             maps = doubled(maps)
             maps = unit(maps if skip is None else torch.cat([maps, skip], dim=1))

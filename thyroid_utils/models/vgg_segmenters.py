@@ -182,10 +182,13 @@ class FCN8s(nn.Module):
         for layer in self.encoder:
             maps = layer(maps)
             if isinstance(layer, nn.MaxPool2d):
-                pools.append(maps)  # (batch, widths[number], height / 2^(number + 1), width / 2^(number + 1))
-        maps = self.dropout(torch.relu(self.dense6(maps)))  # (batch, hidden, height / 32, width / 32)
+                # (batch, widths[number], height / 2^(number + 1), width / 2^(number + 1))
+                pools.append(maps)
+        # (batch, hidden, height / 32, width / 32)
+        maps = self.dropout(torch.relu(self.dense6(maps)))
         maps = self.dropout(torch.relu(self.dense7(maps)))
-        scores = self.up7(self.score7(maps)) + self.score4(pools[3])  # (batch, classes, height / 16, width / 16)
+        # (batch, classes, height / 16, width / 16)
+        scores = self.up7(self.score7(maps)) + self.score4(pools[3])
         scores = self.up4(scores) + self.score3(pools[2])  # (batch, classes, height / 8, width / 8)
         return self.up3(scores)
 

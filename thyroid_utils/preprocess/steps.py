@@ -32,8 +32,10 @@ def _odd(value: int) -> int:
     return value
 
 
-Odd = Annotated[int, AfterValidator(_odd)]  # the side of a window that has a centre, in pixels
-Side = Annotated[int, Field(ge=8, le=4096)]  # pixels; a larger network input is a slip of the pen
+# the side of a window that has a centre, in pixels
+Odd = Annotated[int, AfterValidator(_odd)]
+# pixels; a larger network input is a slip of the pen
+Side = Annotated[int, Field(ge=8, le=4096)]
 
 
 @dataclass(frozen=True)
