@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import hashlib
 import importlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,23 +19,17 @@ import thyroid_utils
 
 PACKAGE = Path(thyroid_utils.__file__).parent
 LONGEST = 24  # numbers that are written one by one; of longer arrays sums are kept, and five of the numbers
-DRAWN = {"low", "high", "p", "p_value", "p_holm", "differs", "undefined", "detectable"}  # what random draws decide
 
 
 @functools.cache
 def defined() -> dict[str, str]:
-    """Which module of the package defines a name, by name; plots left out."""
+    """Which module of the package defines a name, by name; plots left out, as a plot is called like what it shows."""
     found: dict[str, str] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        if "plots" in path.parts:  # a plot is called like what it shows
-            continue
-        module = ".".join(["thyroid_utils", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node]
-            for target in targets:
-                found.setdefault(getattr(target, "name", None) or getattr(target, "id", ""), module)
-            if isinstance(node, ast.AnnAssign):
-                found.setdefault(node.target.id, module)
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        text = "" if "plots" in path.parts else path.read_text(encoding="utf-8")
+        for name in re.findall(r"^(?:def |class )?(\w+)\b(?=[(:]| = )", text, re.MULTILINE):
+            found.setdefault(name, module)
     return found
 
 
@@ -103,13 +97,6 @@ def array_told(array: np.ndarray) -> list | dict:
         "some": plain(some),
         **{name: math.fsum(parts) for name, parts in sums.items()},
     }
-
-
-def estimates(value):
-    """Without what random draws decide."""
-    if isinstance(value, dict):
-        return {name: estimates(entry) for name, entry in value.items() if name not in DRAWN}
-    return [estimates(entry) for entry in value] if isinstance(value, list) else value
 
 
 def moved(stored, found, tolerance: float, place: str, slack: float = 0.1) -> Iterator[str]:

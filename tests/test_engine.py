@@ -86,11 +86,7 @@ def test_a_damaged_run_is_mended_and_each_prints_a_line_in_a_report(capsys):
     ("changes", "error", "message"),
     [
         ({"model__options": {"dropuot": 0.1}}, ValueError, "dropuot"),
-        ({"model__name": "resnet81"}, ValueError, "resnet81"),
         ({"size": 8}, ValueError, "8×8 pixels are too small"),
-        ({"preprocessing": "paper_999"}, DataError, "paper_999"),
-        ({"augmentation": "wild"}, ValueError, "wild"),
-        ({"loss__name": "crossentropy"}, ValueError, "crossentropy"),
         ({"data__dataset": "ddit"}, DataError, "ddit"),
         ({"model__weights": "absent.safetensors"}, ConfigError, "absent.safetensors"),
         ({"training__device": "cuda"}, ConfigError, "training.device"),

@@ -39,18 +39,12 @@ def own_cache(tmp_path, monkeypatch):
 # Written whole
 
 
-def test_text_and_bytes_are_written_as_open_to_others_as_any_and_the_path_returned(tmp_path):
-    assert write_text(tmp_path / "new" / "é ü.txt", "αβγ\n") == tmp_path / "new" / "é ü.txt"
-    assert (tmp_path / "new" / "é ü.txt").read_bytes() == "αβγ\n".encode()
-    (tmp_path / "b").write_bytes(b"1")
-    assert write_bytes(tmp_path / "a", b"\0\1").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
-def test_the_umask_is_kept_and_never_lifted_for_other_threads(tmp_path, monkeypatch):
+def test_files_are_written_as_open_to_others_as_any_and_the_umask_is_never_lifted(tmp_path, monkeypatch):
+    assert write_text(tmp_path / "new" / "é ü.txt", "αβγ\n").read_bytes() == "αβγ\n".encode()
     before = os.umask(0o027)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, "umask", lambda mask: pytest.fail("lifted"))
+            patch.setattr(files.os, "umask", lambda mask: pytest.fail("lifted for other threads"))
             write_bytes(tmp_path / "a", b"1")
     finally:
         os.umask(before)

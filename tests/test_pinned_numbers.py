@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from pinned import Entries, estimates, f, moved, plain
+from pinned import Entries, f, moved, plain
 
 STORED = Path(__file__).with_name("pinned_numbers.json")
 
@@ -174,7 +174,7 @@ def statistics() -> Entries:
     seeds = np.stack([dice - other, dice - other + 0.01, np.roll(dice, 1) - other])
     twice = {"one": np.stack([p, (p + q) / 2]), "two": np.stack([q, np.roll(q, 1)]), "both": np.stack([p, q])}
     first, second = np.array([0.81, 0.84, 0.79, 0.88, 0.83]), np.array([0.80, 0.81, 0.80, 0.84, 0.80])
-    exact = {
+    return {
         "delong_test": lambda: [
             f.delong_test(y, p, q, who),
             f.delong_test(y, p, q),
@@ -206,13 +206,10 @@ def statistics() -> Entries:
         "seed_components": lambda: f.seed_components(seeds, who),
         "sign_flip_test of all signs": lambda: f.sign_flip_test(np.array([3, -1, 2.5, 0.5, 4, -0.5, 1, 2])),
     }
-    # Of what is drawn, the estimates are kept here and the intervals in `bootstrap`.
-    return exact | {name: lambda make=make: estimates(plain(make())) for name, make in bootstrap().items() if name[0] != "_"}
 
 
-@functools.cache
 def bootstrap() -> Entries:
-    """What rests on random draws, computed once; a name that begins with _ is nothing but drawn."""
+    """What rests on random draws."""
     y, p, q, who = (column(name) for name in ("label", "one", "two", "patient"))
     dice, other, wrong = np.round(p / 2 + 0.4, 2), np.round(q / 2 + 0.35, 2), ((p >= 0.5) != y).astype(int)
     gap = np.where(np.arange(72) % 9 == 4, np.nan, dice)
@@ -224,7 +221,7 @@ def bootstrap() -> Entries:
     groups = pd.DataFrame({"kind": pd.Categorical(np.array(["a", "b", "c"])[codes % 3]), "half": pd.Categorical(inside)}, cases)
     results, named = pd.DataFrame({"label": y, "probability": p}, cases), pd.Series(who, cases)
     powers = functools.partial(f.power_simulation, gains, who, 2.0, (10, 50, 300), (1, 5), 0.4, simulations=300)
-    entries = {
+    return {
         "patient_bootstrap": lambda: [f.patient_bootstrap(dice, who), f.patient_bootstrap(gap, who, np.median, resamples=300)],
         "patient_bootstrap_scores": lambda: [
             f.patient_bootstrap_scores(y, p, who, **fewer),
@@ -242,10 +239,10 @@ def bootstrap() -> Entries:
             f.mann_whitney_patients(dice, wrong, who, **fewer),
             f.mann_whitney_patients(gap, y, who, **fewer),
         ],
-        "_sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
-        "_randomisation_test": lambda: f.randomisation_test(dice, inside & known, known, codes, 499),
-        "_power_simulation": lambda: powers(),
-        "_patients_needed": lambda: f.patients_needed(powers()),
+        "sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
+        "randomisation_test": lambda: f.randomisation_test(dice, inside & known, known, codes, 499),
+        "power_simulation": lambda: powers(),
+        "patients_needed": lambda: f.patients_needed(powers()),
         "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who, resamples=300),
         "selective_risk": lambda: f.selective_risk(p * (1 - p), 1 - gap, who),
         "detection_table": lambda: f.detection_table({"seeds": f.label_uncertainty(seeds)}, wrong, who),
@@ -261,7 +258,6 @@ def bootstrap() -> Entries:
         "attention_table": lambda: f.attention_table(f.attention_scores(*attention(), range(6), list("aabbcd")), list("aabbcd")),
         "compare_shapes": lambda: f.compare_shapes(f.shape_table(blobs()), y[:24], who[:24]),
     }
-    return {name: functools.cache(make) for name, make in entries.items()}
 
 
 def preprocess() -> Entries:

@@ -151,15 +151,7 @@ def test_a_validation_loss_that_is_no_number_stops_and_another_error_stays_what_
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        MemoryError(),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    ],
-    ids=["GPU", "torch's CPU allocator", "Python", "cuBLAS", "cuDNN"],
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
 )
 def test_out_of_memory_says_what_to_lower(error, monkeypatch):
     monkeypatch.setattr("thyroid_utils.models.losses.build_loss", lambda *_, **__: Failing(1, error))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
 from torch.nn import functional
 from training_project import batches_of, forked, one_cache, own_runs, segmentation_config, tiny_config, with_arrays, with_cases  # noqa: F401  (fixtures of every test here)
 
@@ -23,9 +20,9 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.data import split_data
-from thyroid_utils.training.fit import fit_or_load, maps_file
-from thyroid_utils.training.ledger import RUN_FILES, list_runs, runs_dir
-from thyroid_utils.training.tasks import COUNTS, TASKS, Batch, Task, nodule_probability
+from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.ledger import RUN_FILES, runs_dir
+from thyroid_utils.training.tasks import COUNTS, TASKS, Batch, nodule_probability
 
 
 def phantoms(**changes) -> pd.DataFrame:
@@ -123,20 +120,6 @@ def test_one_and_two_classes_give_the_same_probability(seed, classes):
     assert torch.allclose(nodule_probability(logits), expected, atol=1e-6)
 
 
-def test_it_learns(monkeypatch):
-    """The brighter half of an image is the nodule: a network that trains at all finds it on patients it has not seen."""
-    config = segmentation_config(
-        training__epochs=12, optimiser__learning_rate=0.03, augmentation=["horizontal_flip", "vertical_flip"]
-    )
-    noise = np.random.default_rng(0)
-    with_arrays(monkeypatch, config, lambda arrays: bright(arrays, noise))
-    assert fit_or_load(config).metrics["test"]["dice"] > 0.9, "images and masks were changed together"
-
-
-def bright(arrays, noise: np.random.Generator) -> np.ndarray:
-    return 0.2 * noise.normal(size=arrays.images.shape).astype(np.float32) + arrays.masks[:, None]
-
-
 def test_masks_follow_their_images(monkeypatch):
     """Every batch that is trained on: an image that is its own mask still is after augmentation, up to interpolation."""
     config = segmentation_config(training__epochs=1, augmentation="default")
@@ -159,67 +142,17 @@ def test_masks_follow_their_images(monkeypatch):
         assert not any((masks[0] == original).all() for original in originals), "and was changed"
 
 
-def test_both_tasks_share_a_split_and_are_listed_together():
-    segmenter = fit_or_load(segmentation_config(training__epochs=1))
-    classifier = fit_or_load(tiny_config(training__epochs=1))
-    assert segmenter.data["split_hash"] == classifier.data["split_hash"]
-    listed = list_runs().loc[[segmenter.name, classifier.name]]
-    assert listed["task"].tolist() == ["segmentation", "classification"] and listed["score"].tolist() == ["Dice", "AUC"]
-    assert listed["test_score"].tolist() == [segmenter.metrics["test"]["dice"], classifier.metrics["test"]["auc"]]
-    with pytest.raises(ValueError, match="maps are kept of segmentation runs, for val and test; asked for 'test'"):
-        classifier.maps()
-    names, maps = segmenter.maps("val")
-    some, few = segmenter.maps("val", names[[1, 0]])
+def test_maps_are_asked_for_by_split_and_case():
+    run = fit_or_load(segmentation_config(training__epochs=1))
+    names, maps = run.maps("val")
+    some, few = run.maps("val", names[[1, 0]])
     assert list(some) == [names[1], names[0]] and np.array_equal(few, maps[[1, 0]])
-    with pytest.raises(KeyError):
-        segmenter.maps("test", names[:1])
-    with pytest.raises(ValueError, match="asked for 'train'"):
-        segmenter.maps("train")
-
-
-# Maps
-
-
-def test_killed_while_the_maps_are_written(monkeypatch):
-    """SIGKILL in the middle of the file: the next process writes it anew, and nothing of the first stays."""
-    config = segmentation_config(training__epochs=1)
-    reading, writing = os.pipe()
-
-    def train() -> None:
-        score = Task.scores
-
-        def scores(task, criterion, write_maps=None):
-            def stop(maps):
-                write_maps(maps)
-                os.write(writing, b"x")
-                time.sleep(60)
-
-            return score(task, criterion, stop if write_maps else None)
-
-        monkeypatch.setattr(Task, "scores", scores)
-        fit_or_load(config)
-
-    split_data(config)
-    child = forked(train)
-    os.read(reading, 1)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    (folder,) = [path for path in runs_dir().iterdir() if path.name != ".locks"]
-    assert list(folder.glob(".maps-*")) and not (folder / "maps.safetensors").exists()
-    run = fit_or_load(config)
-    assert set(os.listdir(run.folder)) == {*RUN_FILES, "maps.safetensors", "complete.json"}
-
-
-def test_maps_are_written_a_batch_at_a_time_and_all_of_them(tmp_path):
-    maps = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    path = tmp_path / "maps.safetensors"
-    with maps_file(path, maps.shape) as write:
-        write(maps[:2])
-        assert not path.exists()
-        write(maps[2:])
-    with safe_open(path, "numpy") as file:
-        assert np.array_equal(file.get_tensor("maps"), maps)
-    assert [file.name for file in tmp_path.glob("*maps*")] == ["maps.safetensors"]
+    with pytest.raises(KeyError, match=r"not all of .* are of test"):
+        run.maps("test", names[:1])
+    with pytest.raises(ValueError, match="for val and test; asked for 'train'"):
+        run.maps("train")
+    with pytest.raises(ValueError, match="maps are kept of segmentation runs"):
+        fit_or_load(tiny_config(training__epochs=1)).maps()
 
 
 # Bad input
@@ -279,21 +212,6 @@ def test_a_batch_with_empty_masks_only_trains(monkeypatch, tmp_path):
     blank, metrics = run.predictions.loc[first], run.metrics["test"]
     assert blank["true_positives"] == blank["false_negatives"] == 0
     assert metrics["scored"] == metrics["images"] - int(blank["false_positives"] == 0)
-
-
-def test_images_of_mixed_and_odd_sizes_and_nodules_at_the_border(monkeypatch, tmp_path):
-    cases = phantoms()
-    for number, case in enumerate(cases.index):
-        height, width = ((64, 64), (233, 317), (65, 49))[number % 3]
-        mask = np.zeros((height, width), bool)
-        mask[: height // 2, width // 2 :] = True  # a corner
-        image = np.random.default_rng(number).integers(0, 255, (height, width), dtype=np.uint8)
-        cases.loc[case, "image"] = str(write_png(tmp_path / f"{number}.png", image))
-        cases.loc[case, "mask"] = str(write_png(tmp_path / f"{number}-mask.png", mask))
-    with_cases(monkeypatch, cases)
-    run = fit_or_load(segmentation_config(training__epochs=1, size=33))
-    assert run.data["input"] == [1, 33, 33] and run.maps()[1].shape[1:] == (33, 33)
-    assert (run.predictions["true_positives"] + run.predictions["false_negatives"]).between(200, 350).all(), "a quarter each"
 
 
 def test_maps_that_are_no_numbers_stop_the_run(monkeypatch):

@@ -26,12 +26,12 @@ from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training import fit
-from thyroid_utils.training.data import build, open_arrays, split_data
+from thyroid_utils.training.data import open_arrays, split_data
 from thyroid_utils.training.fit import fit_on_several, fit_or_load
-from thyroid_utils.training.ledger import run_hash
+from thyroid_utils.training.ledger import run_hash, runs_dir
 from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision
-from thyroid_utils.training.tasks import Arrays, Batches, class_weights, epoch_batches, in_order
+from thyroid_utils.training.tasks import Arrays, Batches, class_weights, epoch_batches
 
 # What a config asks for
 
@@ -85,21 +85,6 @@ def test_balanced_sampling_shows_both_classes_equally_often():
     assert len(parts[0]) == 100 and abs(labels[many].mean() - 0.5) < 0.05  # 1200 draws: standard error 0.014
 
 
-def test_gradients_are_clipped():
-    """SGD moves by learning rate × gradient: with the norm clipped, by no more than learning rate × norm a step."""
-    moved = {}
-    for norm in (0.001, None):
-        config = tiny_config(
-            training__epochs=1, optimiser={"name": "sgd", "learning_rate": 1.0, "clip_norm": norm}, augmentation="none"
-        )
-        run = fit_or_load(config)
-        network, _ = build(config, 3, "none", None)  # as it began
-        first = dict(network.network.named_parameters())
-        last = dict(run.load_model().network.named_parameters())
-        moved[norm] = math.sqrt(sum(float((last[name] - first[name]).detach().square().sum()) for name in first))
-    assert 0 < moved[0.001] <= 0.001 * batches_of(config) * 1.001 < moved[None]
-
-
 def test_schedules_by_their_formulas():
     rate, epochs = 0.01, 4
     cosine = fit_or_load(tiny_config(training__epochs=epochs, optimiser__schedule="cosine")).history["learning_rate"]
@@ -117,13 +102,6 @@ def test_plateau_waits_three_epochs():
         schedule.step(value)
         rates.append(optimiser.param_groups[0]["lr"])
     assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
-
-
-def test_size_none_is_the_networks_own(monkeypatch):
-    config = tiny_config(size=None)
-    assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (64, 64)
-    monkeypatch.setitem(CLASSIFIERS, "tiny", Architecture(tiny_network, size=75, minimum=16))
-    assert open_arrays(config, split_data(config).cases).images.shape[-2:] == (75, 75)
 
 
 def test_devices_and_precision(monkeypatch):
@@ -191,21 +169,6 @@ def test_a_terminal_gets_one_bar_and_no_lines(monkeypatch, capfd):
 # The pipeline
 
 
-def test_batches_are_the_preprocessed_images():
-    config = tiny_config()
-    data = split_data(config)
-    store = open_arrays(config, data.cases)
-    arrays = Arrays(store, with_masks=True)
-    assert arrays.channels == 3 and arrays.images.shape[1] == 1, "equal channels are stored and copied once"
-    positions = data.positions("val")
-    batches = list(Batches(arrays, in_order(positions, 2)))
-    images, masks = torch.cat([batch.images for batch in batches]), torch.cat([batch.masks for batch in batches])
-    for row, position in enumerate(positions):
-        assert np.array_equal(images[row].expand(3, -1, -1), store.images[position])
-        assert np.array_equal(masks[row], store.masks[position])
-    assert torch.cat([batch.labels for batch in batches]).tolist() == data.cases["label"].iloc[positions].tolist()
-
-
 def test_several_devices_share_a_batch():
     config = tiny_config()
     arrays = Arrays(open_arrays(config, split_data(config).cases))
@@ -266,21 +229,23 @@ def test_each_process_chooses_its_gpu_before_anything_touches_one_and_tells_its_
     assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 
 
-def test_processes_of_several_devices_end_with_a_killed_caller(monkeypatch, tmp_path):
+def test_two_processes_train_one_run_by_ddp_and_end_with_a_killed_caller(monkeypatch, capfd):
+    """Two CPU processes with gloo; a small network of timm's, which fresh processes know too. The run is taken up by two others.
+
+    The mean of two halves' gradients is the gradient of the whole, so it is the training of one process up to rounding.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    config = tiny_config(model={"name": "timm:test_vit"}, size=160, training__epochs=10_000, training__devices=2)
-    (tmp_path / "config.json").write_text(config.to_json())
-    split_data(config)
-    marks = tmp_path / "marks"
-    caller = forked(lambda: fit_on_several(tmp_path, lambda *_: marks.touch()))
+    changes = {"model": {"name": "timm:test_vit"}, "size": 160, "training__epochs": 3, "optimiser__learning_rate": 1e-4}
+    config = tiny_config(**changes, training__devices=2)
+    assert len(split_data(config).positions("train")) % 4 == 1, "so that one process leaves out the last batch as well"
+    caller = forked(lambda: fit_or_load(config))
     try:
         until = time.monotonic() + 120
-        while not marks.exists() and time.monotonic() < until:
-            time.sleep(0.1)
+        while not (begun := list(runs_dir().glob("*/resume/state.pt"))) and time.monotonic() < until:
+            time.sleep(0.02)
         processes = psutil.Process(caller).children(recursive=True)
-        (first,) = psutil.Process(caller).children()
         # Someone still reads what they print, so that no broken pipe ends them.
-        reader = os.open(f"/proc/{first.pid}/fd/1", os.O_RDONLY)
+        reader = os.open(f"/proc/{psutil.Process(caller).children()[0].pid}/fd/1", os.O_RDONLY)
     finally:
         os.kill(caller, signal.SIGKILL)
         os.waitpid(caller, 0)
@@ -288,24 +253,11 @@ def test_processes_of_several_devices_end_with_a_killed_caller(monkeypatch, tmp_
     for process in alive:
         process.kill()
     os.close(reader)
-    assert marks.exists() and len(gone) == 2 and not alive
-
-
-def test_two_processes_train_one_run_by_ddp(monkeypatch, capfd):
-    """Lightning's DDP on two CPU processes with gloo; a small network of timm's, which fresh processes know too.
-
-    The mean of two halves' gradients is the gradient of the whole, so it is the training of one process up to rounding.
-    """
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    changes = {"model": {"name": "timm:test_vit"}, "size": 160, "training__epochs": 1, "optimiser__learning_rate": 1e-4}
-    config = tiny_config(**changes, training__devices=2)
-    assert len(split_data(config).positions("train")) % 4 == 1, "so that one process leaves out the last batch as well"
-    seen = []
-    run = fit_or_load(config, lambda done, total: seen.append((done, total)))
-    assert "epoch 1 of 1" in capfd.readouterr().out
-    assert run.environment["devices"] == 2 and seen[0] == (1, batches_of(config))
+    assert begun and len(gone) == 2 and not alive
+    run = fit_or_load(config)
+    assert "epoch 3 of 3" in capfd.readouterr().out and run.environment["devices"] == 2
     alone = fit_or_load(tiny_config(**changes))
-    assert alone.name != run.name and np.allclose(run.history, alone.history, rtol=1e-3)
+    assert alone.name != run.name and np.allclose(run.history, alone.history, rtol=1e-2)
 
 
 def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys):
