@@ -252,7 +252,7 @@ def test_tables_as_they_are_read(study):
     found = study.results["modules"].loc["attended"]
     gap = found["difference"]
     text = f"{100 * gap.difference:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
-    assert shown.at["attended", "difference, points"].replace("\u00a0", " ") == text
+    assert shown.at["attended", "difference, points"] == text
     assert list(shown["paper, points"]) == ["", "+0.29", ""] and shown.at["attended", "remark"] == "as told"
     assert (found["wide_low"] + found["wide_high"]) / 2 == pytest.approx(gap.difference)
     assert not {"remark", "paper, ×", "paper, points"} & set(reading_table(study, "removed")), "columns that say nothing"

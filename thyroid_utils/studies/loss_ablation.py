@@ -21,15 +21,7 @@ def loss_values(truth: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     Returns:
         DataFrame, index the loss: `this answer`, and with probabilities of 0.0001 and 0.9999 `perfect`, `no nodule`,
         `all nodule`.
-
-    Raises:
-        ValueError: shapes that differ, or probabilities that are not inside (0, 1).
     """
-    if truth.shape != probabilities.shape or not ((probabilities > 0) & (probabilities < 1)).all():
-        raise ValueError(
-            f"loss_values: shapes {truth.shape} and {probabilities.shape}, probabilities from {probabilities.min():g} to "
-            f"{probabilities.max():g}; expected equal shapes and values inside (0, 1)"
-        )
     answers = {
         "this answer": probabilities,
         "perfect": np.where(truth, 1 - _SURE, _SURE),

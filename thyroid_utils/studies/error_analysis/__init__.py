@@ -65,7 +65,8 @@ class Errors:
 
             - of a classifier `prediction` (name of the class called), `probability` of malignancy, `log_odds`, `threshold`,
               `kind` (of `KINDS`; "" where right), and `runs_wrong` of `runs`, how many trainings of the model err on it;
-            - of a segmenter `dice`, `iou`, `hd95` (pixels), `presence`, and the columns of `where_lost`;
+            - of a segmenter (its confidence is the mean probability of the called pixels; where none is called, 1 − the highest
+              probability: both in [0.5, 1]) `dice`, `iou`, `hd95` (pixels), `presence`, and the columns of `where_lost`;
 
             and a column a factor where groups were given.
         groups: index `case`, as given (`subgroups.subgroup_columns`); without columns where none were.
@@ -182,7 +183,10 @@ def segmenter_errors(
     scores = comparison.tables[model][0].query("resolution == 'own'")[["dice", "iou", "hd95", "presence"]]
     names, bar, rows = list(comparison.truth.index), progress_bar("Reading maps"), []
     for done, case in enumerate(names, 1):
-        rows.append(mask_row(*comparison.picture(model, case)[1:]))
+        _, mask, probabilities = comparison.picture(model, case)
+        called = binarise(probabilities)
+        confidence = float(probabilities[called].mean()) if called.any() else 1 - float(probabilities.max())
+        rows.append({"confidence": confidence, **where_lost(mask, called)})
         bar(done, len(names))
     images = pd.DataFrame(rows, pd.Index(names, name="case")).join(scores).join(comparison.truth[["patient", "label"]])
     truth = images["label"].map(LABEL_NAMES).astype("string").fillna(LABEL_NAMES[None])
@@ -320,20 +324,6 @@ def where_lost(truth: np.ndarray, found: np.ndarray) -> dict[str, float | str]:
     if total and truth.any() and not (truth & ~missed).any():
         mode = "wrong place" if extra.any() else "missed"
     return {"wrong_pixels": total, **shares, "mode": mode}
-
-
-def mask_row(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float | str]:
-    """`where_lost` of one map, called nodule from 0.5, and `confidence`.
-
-    The confidence is the mean probability of the called pixels; where none is called, 1 − the highest probability. Both in
-    [0.5, 1].
-
-    Args:
-        truth: bool (height, width). probabilities: (height, width), in [0, 1].
-    """
-    called = binarise(probabilities)
-    confidence = float(probabilities[called].mean()) if called.any() else 1 - float(probabilities.max())
-    return {"confidence": confidence, **where_lost(truth, called)}
 
 
 def _unmatched(mask: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -288,7 +288,7 @@ def reading_table(study: AblationStudy, name: str) -> pd.DataFrame:
         return pd.DataFrame()
     found = study.results[name]
     shown = pd.DataFrame(index=found.index)
-    shown["IoU"] = found[SCORE].map(_unbroken)
+    shown["IoU"] = [estimate.text(3) for estimate in found[SCORE]]
     shown[["difference, points", "with seeds", "p (Holm)"]] = [_compared(row) for row in found.itertuples()]
     shown["paper, points"] = found["reported_points"].map(lambda points: "" if np.isnan(points) else f"{points:+.2f}")
     shown["SD over seeds"] = 100 * found["seed_sd"]
@@ -308,15 +308,7 @@ def _compared(row) -> tuple[str, str, str]:
     compared = row.difference
     if compared is None:
         return "reference", "", ""
-    difference = f"{100 * compared.difference:+.2f} {_interval(compared.low, compared.high)}".strip()
+    pairs = (compared.low, compared.high), (row.wide_low, row.wide_high)
+    over_patients, wide = ("" if np.isnan(low) else f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs)
     told = "no test" if np.isnan(row.p_holm) else p_text(row.p_holm)
-    return "no data" if np.isnan(compared.difference) else difference, _interval(row.wide_low, row.wide_high), told
-
-
-def _interval(low: float, high: float) -> str:
-    """Not broken in a narrow column."""
-    return "" if np.isnan(low) else f"[{100 * low:+.2f},\u00a0{100 * high:+.2f}]"
-
-
-def _unbroken(estimate: Estimate) -> str:
-    return estimate.text(3).replace(", ", ",\u00a0")
+    return f"{100 * compared.difference:+.2f} {over_patients}".strip(), wide, told
