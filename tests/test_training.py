@@ -179,15 +179,21 @@ def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(made, monkey
 
 
 def test_an_interrupt_stays_one():
-    config, handler = tiny_config(), signal.getsignal(signal.SIGINT)
+    config, before = (
+        tiny_config(),
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # ignored by what runs behind a shell
 
     def press(done: int, total: int) -> None:
         if done == batches_of(config) + 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit_or_load(config, press)
-    assert signal.getsignal(signal.SIGINT) is handler
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_or_load(config, press)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list(fit_or_load(config).history.index) == [1, 2, 3]
 
 
