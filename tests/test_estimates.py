@@ -38,12 +38,6 @@ def test_one_image_a_patient_is_the_ordinary_bootstrap():
     assert (ours.low, ours.high) == pytest.approx(tuple(reference.confidence_interval), abs=0.06)
 
 
-def test_copies_of_an_image_do_not_narrow_the_interval():
-    values, patients = np.random.default_rng(0).normal(size=40), np.arange(40)
-    once, copied = patient_bootstrap(values, patients), patient_bootstrap(np.repeat(values, 6), np.repeat(patients, 6))
-    assert (copied.low, copied.high) == pytest.approx((once.low, once.high)) and (copied.images, copied.patients) == (240, 40)
-
-
 def test_any_statistic_of_one_or_more_numbers_an_image():
     values, patients = np.random.default_rng(0).random((30, 2)), np.arange(30) // 2
     mean, told = (patient_bootstrap(values[:, 0], patients, how, resamples=200) for how in (None, np.mean))
@@ -261,15 +255,13 @@ def test_net_benefit_over_seeds_and_its_interval():
     assert benefit_curve([0, 1], [0.2, 0.7], ["a", "a"], (0.5,))[["low", "high"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_bad_arguments_of_the_score_bootstrap():
+    given = {"labels": [0, 1], "probabilities": [0.1, 0.9], "patients": ["a", "b"]}
+    for options, message in (
         ({"metrics": ("auc", "dice")}, "no score 'dice'; expected some of auc"),
         ({"threshold": (0.1, 0.2)}, "one for each of 1 seeds"),
         ({"threshold": np.nan}, "threshold is nan"),
         ({"probabilities": [0.1, 1.9]}, "not logits"),
-    ],
-)
-def test_bad_arguments_of_the_score_bootstrap(options, message):
-    with pytest.raises(ValueError, match=message):
-        patient_bootstrap_scores([0, 1], **{"probabilities": [0.1, 0.9], "patients": ["a", "b"], **options})
+    ):
+        with pytest.raises(ValueError, match=message):
+            patient_bootstrap_scores(**given | options)

@@ -90,18 +90,15 @@ def test_all_alike_and_full_separation():
     assert np.isnan(found.low) and found.note == "all resamples agree"
 
 
-@pytest.mark.parametrize(
-    ("values", "groups", "patients", "message"),
-    [
-        ([1.0], [0, 1], ["a", "b"], r"shape \(1,\); expected \(2,\)"),
-        ([1.0, 2.0], [0, 2], ["a", "b"], "hold 2"),
-        ([1.0, np.inf], [0, 1], ["a", "b"], "infinite"),
+def test_what_cannot_be_compared_is_refused():
+    for values, groups, patients, message in (
+        ([1.0], [0, 1], "ab", r"shape \(1,\); expected \(2,\)"),
+        ([1.0, 2.0], [0, 2], "ab", "hold 2"),
+        ([1.0, np.inf], [0, 1], "ab", "infinite"),
         ([1.0, 2.0], [0, 1], ["a", None], "no patient"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(values, groups, patients, message):
-    with pytest.raises(ValueError, match=message):
-        mann_whitney_patients(values, groups, patients)
+    ):
+        with pytest.raises(ValueError, match=message):
+            mann_whitney_patients(values, groups, list(patients))
 
 
 def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():

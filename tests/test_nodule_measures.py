@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
 from scipy.integrate import quad
 from scipy.spatial.distance import pdist
 from skimage.measure import find_contours
 
 from thyroid_utils.inference.nodule_measures import MEASURES, nodule_measures
-
-COUNTS = ("nodules", "specks")
 
 
 def ellipse(a: float, b: float, angle: float = 0.0, side: int = 201, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -47,17 +44,13 @@ def test_a_block_by_hand():
     assert nodule_measures(mask[:, 5:])["touches_border"] == 1
 
 
-def test_no_nodule_has_no_measure():
-    found = nodule_measures(np.zeros((9, 9), bool), np.zeros((9, 9), np.uint8), 0.1)
-    assert all(found[name] == 0 for name in COUNTS)
-    assert all(np.isnan(value) for name, value in found.items() if name not in COUNTS)
-
-
 def test_of_two_nodules_the_largest_is_measured_wherever_it_lies_and_the_others_are_counted():
     one, small = ellipse(30, 20, centre=(-50, -50)), ellipse(15, 15, centre=(50, 50))
     both = one | small
     both[0, 0] = True
     found, alone = nodule_measures(both), nodule_measures(np.roll(one, (7, 11), (0, 1)))
+    nothing = nodule_measures(np.zeros((9, 9), bool), np.zeros((9, 9), np.uint8), 0.1)
+    assert (nothing.pop("nodules"), nothing.pop("specks")) == (0, 0) and np.isnan(list(nothing.values())).all()
     assert (found.pop("nodules"), found.pop("specks")) == (2, 1)
     assert found == pytest.approx({name: alone[name] for name in found}, nan_ok=True)
 
@@ -108,26 +101,6 @@ def test_a_line_too_thin_for_its_pixels_has_no_margin():
     assert nodule_measures(line, spacing=0.1)["circularity"] < 0.5, "square pixels are counted as they are"
 
 
-def test_of_a_part_that_falls_apart_in_square_pixels_the_larger_half_is_measured():
-    """Two blocks on a slanted line of one pixel, which smoothing removes; the larger block alone has the same outline."""
-    larger = np.zeros((90, 90), bool)
-    larger[5:35, 10:40] = True
-    blocks = larger.copy()
-    blocks[60:80, 65:85] = blocks[np.arange(35, 60), np.arange(40, 65)] = True
-    found, alone = (nodule_measures(mask, spacing=(0.2, 0.1)) for mask in (blocks, larger))
-    assert found["area_px"] == 900 + 400 + 25 and found["nodules"] == 1
-    assert found["circularity"] == pytest.approx(alone["circularity"], abs=0.03)
-
-
-def test_a_mask_of_noise_is_measured_as_by_hand():
-    mask = np.random.default_rng(0).random((300, 400)) < 0.2
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    areas = np.bincount(labels.ravel())[1:]
-    found = nodule_measures(mask)
-    assert count > 5000 and found["area_px"] == areas.max()
-    assert found["nodules"] == (areas >= 0.05 * areas.max()).sum() and found["specks"] == count - found["nodules"]
-
-
 def test_brightness_against_the_ring_alone():
     mask, other = ellipse(30, 25), ellipse(6, 6, centre=(0, 40))
     gray = np.full(mask.shape, 120, np.uint8)
@@ -143,13 +116,8 @@ def test_brightness_against_the_ring_alone():
     assert np.isnan(nodule_measures(np.ones((40, 40), bool), np.full((40, 40), 9, np.uint8))["echo_around"])
 
 
-@pytest.mark.parametrize(
-    ("mask", "gray", "said"),
-    [
-        (np.zeros((4, 4)), None, "expected bool"),
-        (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8), "expected uint8 \\(4, 4\\)"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(mask, gray, said):
-    with pytest.raises(ValueError, match=said):
-        nodule_measures(mask, gray)
+def test_what_cannot_be_measured_is_refused():
+    with pytest.raises(ValueError, match="expected bool"):
+        nodule_measures(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"expected uint8 \(4, 4\)"):
+        nodule_measures(np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))

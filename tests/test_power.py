@@ -85,19 +85,11 @@ def test_patients_needed_by_hand():
     assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"patients": ["a"] * 3}, "patients have shape"),
-        ({"patients": ["a"] * 4}, "1 patients have a difference"),
-        ({"patients": ["a", "b", None, "c"]}, "have no patient"),
-        ({"differences": np.full(4, np.nan)}, "0 patients have a difference"),
-    ],
-)
-def test_patients_that_say_nothing_are_refused(change, message):
-    question = {"differences": [0.1, 0.2, 0.3, 0.1], "patients": list("abcd"), "effect": 0.1, "seed_sd": 0.0, **change}
-    with pytest.raises(ValueError, match=message):
-        power_simulation(**question, patients_grid=(5,), seeds_grid=(1,))
+def test_patients_that_say_nothing_are_refused():
+    for patients, message in (("aaa", "patients have shape"), ("aaaa", "1 patients have a difference"), ("ab?c", "no patient")):
+        named = [None if name == "?" else name for name in patients]
+        with pytest.raises(ValueError, match=message):
+            power_simulation([0.1, 0.2, 0.3, 0.1], named, 0.1, (5,), (1,), 0.0)
 
 
 @pytest.mark.parametrize(("sd", "patients", "seeds", "seed_sd"), [(5.0, 30, 1, 0.0), (0.05, 80, 3, 0.004), (0.0, 30, 2, 1.0)])
@@ -118,17 +110,14 @@ def test_several_images_of_a_patient_count_as_one_and_seeds_widen_the_interval()
     values, patients = [0.4, -0.1, 0.3, 0.2], list("abcd")
     once, thrice = (patients_and_seeds_interval(np.repeat(values, n), np.repeat(patients, n), 0.1, 1) for n in (1, 3))
     assert once == pytest.approx(thrice)
+    for unknown in ((["a", "a"], 0.0), (["a", "b"], np.nan)):  # one patient, or no spread over seeds
+        assert np.isnan(patients_and_seeds_interval([0.1, 0.2], *unknown, 1)).all()
     low, high = patients_and_seeds_interval([0.0, 0.0, 0.9], ["a", "a", "b"], 0.0, 1)
     assert (low + high) / 2 == pytest.approx(0.3)
     many = np.random.default_rng(0).normal(1, 2, 400)
     widths = [np.diff(patients_and_seeds_interval(many, range(400), 1.0, seeds))[0] for seeds in (1, 4)]
     error = np.sqrt(many.var(ddof=1) / 400 + np.array([1, 1 / 4]))
     np.testing.assert_allclose(widths, 2 * 1.96 * error, rtol=0.003)  # many degrees of freedom: near the normal's
-
-
-def test_no_interval_of_one_patient_or_an_unknown_spread():
-    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "a"], 0.0, 1)).all()
-    assert np.isnan(patients_and_seeds_interval([0.1, 0.2], ["a", "b"], np.nan, 1)).all()
 
 
 def drawn(patients, seeds, own, shared, inner, random):

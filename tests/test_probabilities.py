@@ -23,7 +23,6 @@ from thyroid_utils.scores.probabilities import (
     fit_temperature,
     logit,
     recalibration,
-    reliability_table,
     risk_coverage,
 )
 
@@ -55,16 +54,6 @@ def test_separated_classes_have_no_slope_and_touching_ones_neither():
         assert np.isnan(scores["calibration_slope"]), probabilities
         assert np.isfinite(scores["calibration_intercept"])
     assert np.isfinite(classification_scores([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.9])["calibration_slope"])
-
-
-def test_reliability_bins_hold_equally_many_images():
-    labels, probabilities = example(200, digits=8)
-    table, order = reliability_table(labels, probabilities, 5), np.argsort(probabilities)
-    assert table["images"].tolist() == [40] * 5
-    assert table["predicted"].tolist() == pytest.approx(probabilities[order].reshape(5, 40).mean(axis=1))
-    assert table["observed"].tolist() == pytest.approx(labels[order].reshape(5, 40).mean(axis=1))
-    tied = reliability_table([0, 1, 0, 1], [0.0, 0.0, 0.0, 0.8], 4)
-    assert tied["images"].sum() == 4 and (tied["images"] > 0).all()
 
 
 def test_temperature_minimises_the_log_loss():

@@ -142,27 +142,21 @@ def test_dropout_inside_a_transformer_layer_is_not_skipped():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), tiny_network(3, 2, dropout=0.0)])
-def test_a_network_without_dropout_is_refused(network):
-    network(torch.zeros(2, 3, 32, 32))
-    assert not has_dropout(network) and has_dropout(tiny_network(3, 2))
-    with pytest.raises(ValueError, match="no dropout layer"):
-        mc_dropout(network, _inputs(1))
-
-
-def test_dropout_that_is_not_reached_is_refused():
+def test_a_network_whose_dropout_is_absent_or_not_reached_is_refused():
     class Idle(nn.Module):
-        def __init__(self):
+        def __init__(self, rate: float):
             super().__init__()
-            self.drop, self.head = nn.Dropout(0.5), nn.Linear(3, 2)
+            self.drop, self.head = nn.Dropout(rate), nn.Linear(3, 2)
 
         def forward(self, images):
             return self.head(images.mean(dim=(2, 3)))
 
-    network = Idle()
-    with pytest.raises(ValueError, match="no dropout layer is reached"):
-        mc_dropout(network, _inputs(1))
-    assert network.drop.training and not network.drop._forward_hooks
+    for rate, message in ((0.0, "no dropout layer of a rate above 0"), (0.5, "no dropout layer is reached")):
+        network = Idle(rate)
+        assert has_dropout(network) == (rate > 0)
+        with pytest.raises(ValueError, match=message):
+            mc_dropout(network, _inputs(1))
+        assert network.drop.training and not network.drop._forward_hooks
 
 
 def test_views_are_brought_back_to_the_image():
