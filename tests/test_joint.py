@@ -143,20 +143,6 @@ def test_a_finished_run_holds_both_tasks():
     assert listed["test_score"] == scores["dice"]
 
 
-def test_the_loss_of_an_epoch_is_that_of_both():
-    run = fit_or_load(joint_config(training__epochs=1, loss__options={"classification_weight": 3.0}))
-    predictor = Predictor(run)
-    table = run.predictions[run.predictions["split"] == "val"]
-    odds, truth = (torch.tensor(table[name].to_numpy(float)) for name in ("log_odds", "label"))
-    entropy = functional.binary_cross_entropy_with_logits(odds, truth)
-    positions = predictor.cases.index.get_indexer(table.index)
-    inputs, masks = predictor.inputs(table.index), torch.from_numpy(predictor.store.masks[positions])
-    with torch.no_grad():
-        pixels = predictor.network(torch.from_numpy(inputs)).pixels
-    segmentation = build_loss("segmentation", "bce_dice")(pixels, masks)
-    assert run.metrics["val"]["loss"] == pytest.approx(float(segmentation + 3 * entropy), rel=1e-4)
-
-
 def test_a_weight_of_0_leaves_the_class_head_as_it_began():
     config = joint_config(loss__options={"classification_weight": 0.0}, training__monitor="dice")
     run = fit_or_load(config)

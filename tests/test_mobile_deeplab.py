@@ -45,19 +45,6 @@ def test_separable_convolutions_save_what_the_paper_says():
     assert count(backbone="resnet50") / whole == pytest.approx(125 / 12.4, rel=0.05)
 
 
-def test_parameters_of_each_switch_by_hand():
-    attention = 2 * 320 * 20 + 20 + 320 + 3 * (2 * 49 + 1)
-    assert count() - count(attention=False) == attention
-    # Four levels of 80 channels; 1×1 of PPM and of ASPP; their fusion; each with its normalisation.
-    levels = 4 * (320 * 80 + 2 * 80)
-    ppm = levels + (640 * 256 + 512) + (256 * 256 + 512) + (512 * 256 + 512)
-    assert count() - count(ppm=False) == ppm == count(**{**PLAIN, "ppm": True}) - count(**PLAIN)
-    fusions = [(320 + 32, 128), (128 + 48, 128), (256 + 128, 128), (128 + 32, 64)]  # vertical, vertical, horizontal, secondary
-    ordinary, separable = sum(9 * i * o for i, o in fusions), sum(9 * i + i * o for i, o in fusions)
-    assert count(separable_decoder=False) - count() == ordinary - separable
-    assert count(**PLAIN) == count(**PLAIN, separable_decoder=False), "the stock decoder's are ordinary anyway"
-
-
 @pytest.mark.parametrize("separable", [False, True])
 def test_the_aspp_is_smps(separable):
     torch.manual_seed(0)
