@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.data.phantom import imaging, patients, phantom_cases, simulate_view, simulation_stages
+from thyroid_utils.data.phantom import imaging, patients, phantom_cases, simulate_view
 
 
 def pixels_of(cases: pd.DataFrame) -> list[bytes]:
@@ -36,11 +33,6 @@ def test_neither_threads_nor_further_patients_nor_repetition_change_a_pixel(case
     assert fewer.drop(columns=files).equals(cases.loc[fewer.index].drop(columns=files))
     other = simulate_view(0, size=128, seed=2)
     assert (other.image != read_gray(fewer["image"].iloc[0])).mean() > 0.3
-
-
-def test_simulating_loads_no_torch():
-    code = "import sys, thyroid_utils.data.phantom as p; p.simulate_view(size=64); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # Physics
@@ -68,20 +60,6 @@ def flat_tissue(shape: tuple[int, int], attenuation: float = imaging.USUAL_ATTEN
     maps = np.zeros((4, *shape), np.float32)
     maps[1] = attenuation
     return imaging.Tissue(*maps)
-
-
-def test_point_spread_is_narrowest_at_the_focus():
-    """Widths by the formula, and measured on simulated echoes of single points."""
-    scanner = imaging.SCANNERS["linear-10"]
-    widths = [imaging.beam_width(scanner, depth, focus=20) for depth in (5, 12, 20, 30, 45)]
-    assert widths[0] > widths[1] > widths[2] < widths[3] < widths[4]
-    assert widths[2] == pytest.approx(0.154 * 3.2)  # diffraction limit: wavelength × f-number
-    scatter = np.zeros((2, 301, 101), np.float32)
-    scatter[0, [100, 290], 50] = 30
-    tissue, quiet = flat_tissue(scatter.shape[1:]), np.zeros_like(scatter)
-    envelope = imaging.envelope_of(*imaging.echo_signal(scatter, tissue, tissue.echo, scanner, 0.15, 100 * 0.15, quiet))
-    focus, deep = ((envelope[row] > envelope[row].max() / 2).sum() for row in (100, 290))
-    assert deep > 1.5 * focus > 0
 
 
 @pytest.mark.parametrize(
@@ -152,35 +130,16 @@ def test_echogenicity_shows_in_the_gray_levels():
     assert contrast["anechoic"] < -60 and abs(contrast["isoechoic"]) < 10 and contrast["hyperechoic"] > 15
 
 
-def test_shape_and_margin_are_the_masks():
-    def solidity(frame) -> float:
-        contours, _ = cv2.findContours(frame.nodule.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outline = max(contours, key=cv2.contourArea)
-        return cv2.contourArea(outline) / cv2.contourArea(cv2.convexHull(outline))
-
-    for shape in patients.POINTS["shape"]:
-        for frame in frames(6, shape=shape, margin="smooth"):
-            assert (frame.nodule.any(1).sum() > frame.nodule.any(0).sum()) == (shape == "taller than wide")
-    smooth = np.median([solidity(frame) for frame in frames(8, margin="smooth")])
-    lobulated = np.median([solidity(frame) for frame in frames(8, margin="lobulated")])
-    assert smooth > 0.95 and lobulated < smooth - 0.02
-
-
 # The case table
 
 
 def test_table_carries_what_a_study_needs(cases):
-    assert cases["patient"].nunique() == 24 and set(cases["label"]) == {0, 1}
-    views = cases.groupby("patient").size()
-    assert views.min() >= 1 and views.max() <= 6 and views.nunique() > 2
+    assert cases["patient"].nunique() == 24 and set(cases["label"]) == {0, 1} and set(cases["scanner"]) == set(imaging.SCANNERS)
     for column in ("label", "scanner", "composition", "tirads", "age", "sex", "spacing_mm", "malignancy_posterior"):
         assert (cases.groupby("patient")[column].nunique() == 1).all(), column
     assert all(set(cases[name]) <= set(values) for name, values in patients.POINTS.items())
-    assert set(cases["scanner"]) == set(imaging.SCANNERS)
-    assert cases["patient_known"].all() and set(cases["target"]) == {"nodule"}
     for share, fewest, most in ((0.4, 7, 9), (0.0, 0, 0), (1.0, 20, 20)):
         assert fewest <= sum(patients.label_of(number, patients.Settings(malignant_share=share)) for number in range(20)) <= most
-    assert cases.index[0] == "phantom/0000-1" and cases["patient"].iloc[0] == "phantom-0000"
 
 
 def test_every_image_has_one_nodule_inside_the_gland(cases):
@@ -207,16 +166,6 @@ def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
     for y, x in ((120, 80), (120, 150), (100, 115), (140, 115)):
         assert bright[y, x - 3 : x + 4].all() and bright[y - 3 : y + 4, x].all()
     assert bright.sum() == 4 * 13
-
-
-def test_stages_end_in_the_frame():
-    stages = simulation_stages(2, 0, size=128)
-    assert list(stages) == [
-        "echogenicity", "attenuation", "loss", "scatterers", "echo", "envelope", "log-compressed", "frame", "callipers",
-    ]  # fmt: skip
-    frame = simulate_view(2, 0, size=128)
-    assert (stages["callipers" if frame.view.callipers else "frame"] == frame.image).all()
-    assert stages["envelope"].min() >= 0 and stages["log-compressed"].dtype == np.uint8
 
 
 # Files

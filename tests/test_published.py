@@ -6,19 +6,14 @@ import json
 import os
 import unicodedata
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_pictures import SPOT, put, refusal
-from skimage.draw import polygon2mask
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.readers.published import rasterise
 
 
 @pytest.fixture
@@ -58,12 +53,6 @@ def test_ddti_table_and_folder_hold_each_other(ddti, old, new, told):
     assert told in refusal("ddti", ddti)
 
 
-@pytest.mark.parametrize("folder", ["image", "mask"])
-def test_two_files_for_one_image_are_refused(ddti, folder):
-    put(ddti / folder, "1.tif")
-    assert "two files for one image, 1.PNG and 1.tif; keep one" in refusal("ddti", ddti)
-
-
 def test_what_systems_leave_behind_is_passed_over_and_loops_of_links_end(ddti):
     for place in (ddti, ddti / "image", ddti / "mask"):
         for name in (".DS_Store", "Thumbs.db", "._1.PNG", ".labels.csv", "readme.txt"):
@@ -72,6 +61,8 @@ def test_what_systems_leave_behind_is_passed_over_and_loops_of_links_end(ddti):
     (ddti / "image" / "up").symlink_to(ddti)
     (ddti / "image" / "again.PNG").symlink_to(ddti / "image", target_is_directory=True)
     assert len(load_cases("ddti", ddti)) == 3
+    put(ddti / "mask", "1.tif")
+    assert "two files for one image, 1.PNG and 1.tif; keep one" in refusal("ddti", ddti)
     (ddti / "image" / "3.PNG").symlink_to(ddti / "image" / "3.PNG")
     assert "3.PNG: a link that leads nowhere or back to itself" in refusal("ddti", ddti)
     (ddti.parent / "loop").symlink_to(ddti.parent / "loop")
@@ -137,23 +128,19 @@ def test_tn3k_folds_by_position_in_the_sorted_list_or_by_name(tn3k, content):
     assert cases["split"].tolist() == ["val", "train", "train", "train", "val", "train", "test", "test"]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"train": [0, 1], "val": [1]}', "0002 on both sides"),
-        ('{"train": ["0099"], "val": [1]}', "0099 on both sides or not in trainval-image/"),
-        *((text, "download it again") for text in ('{"train": [0]}', '{"train": [0, 99], "val": [1]}', "<html>", "[1, 2]")),
-    ],
-)
-def test_tn3k_folds_that_are_wrong(tn3k, content, words):
-    (tn3k / "tn3k-trainval-fold0.json").write_text(content)
-    assert words in refusal("tn3k", tn3k, fold=0)
+TN3K_FOLDS = {
+    '{"train": [0, 1], "val": [1]}': "0002 on both sides",
+    '{"train": ["0099"], "val": [1]}': "0099 on both sides or not in trainval-image/",
+    **dict.fromkeys(('{"train": [0]}', '{"train": [0, 99], "val": [1]}', "<html>", "[1, 2]"), "download it again"),
+}
 
 
-def test_tn3k_files_that_are_missing(tn3k):
+def test_tn3k_files_that_are_wrong_or_missing(tn3k):
+    for content, words in TN3K_FOLDS.items():
+        (tn3k / "tn3k-trainval-fold0.json").write_text(content)
+        assert words in refusal("tn3k", tn3k, fold=0)
     assert "tn3k-trainval-fold1.json (or fold=None)" in refusal("tn3k", tn3k, fold=1)
-    for fold in (5, -1, "first"):
-        assert "expected 0 to 4" in refusal("tn3k", tn3k, fold=fold)
+    assert all("expected 0 to 4" in refusal("tn3k", tn3k, fold=fold) for fold in (5, -1, "first"))
     (tn3k / "label4test.csv").unlink()
     assert "label4test.csv" in refusal("tn3k", tn3k)
     for path in (tn3k / "test-image").iterdir():
@@ -310,23 +297,3 @@ def test_masks_are_made_once_and_anew_when_an_outline_changes(release):
     assert again == first and os.stat(first).st_mtime_ns == written
     cases = release.case(1, [(1, svg(OTHER))]).load()
     assert cases.loc["ddti/1_1", "mask"] != first and mask_of(cases, "ddti/1_1").sum() == 50
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 6), st.floats(0.4, 1.0)), min_size=5, max_size=14),
-    st.integers(24, 60),
-    st.integers(24, 60),
-)
-def test_rasterising_agrees_with_scikit_image_up_to_the_outline(spokes, x, y):
-    angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
-    radii = np.array([20 * length for _, length in spokes])
-    points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1).round().astype(np.int32)
-    ours = rasterise([points], (90, 90))
-    theirs = polygon2mask((90, 90), points[:, ::-1])
-    assert not (theirs & ~ours).any(), "all inner pixels are there"
-    rim = np.pad(theirs, 1)
-    around = np.any([rim[1 + y : 91 + y, 1 + x : 91 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)], axis=0)
-    outline = np.zeros((90, 90), np.uint8)
-    cv2.polylines(outline, [points], True, 1)
-    assert not (ours & ~around & (outline == 0)).any(), "the others lie on the outline"

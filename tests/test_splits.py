@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import stored
-from sklearn.model_selection import StratifiedGroupKFold
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import pixel_groups
@@ -98,13 +97,10 @@ def test_ratios_and_classes_are_close_over_many_seeds():
 
 def test_large_patients_are_tested_as_often_as_small_ones():
     """30 patients with one image and 10 with twelve: dealing by size would tie the large ones to one side. Each is in the test
-    set with probability 0.3; over 80 repeats a patient's share has a standard error of 0.051, the mean of ten 0.016."""
+    set with probability 0.3; over 40 repeats the mean of ten has a standard error of 0.023."""
     cases = table([(f"p{i}", [0] * (12 if i < 10 else 1)) for i in range(40)])
-    tested = pd.Series(0.0, index=sorted(cases["patient"].unique()))
-    for repeat in range(80):
-        split = split_cases(cases, (0.7, 0.3), repeat=repeat, check_pixels=False)
-        tested[split.loc[split["split"] == "test", "patient"].unique()] += 1 / 80
-    assert abs(tested[[f"p{i}" for i in range(10)]].mean() - 0.3) < 0.065 and ((tested - 0.3).abs() < 0.21).all()
+    tested = [split_cases(cases, (0.7, 0.3), repeat=repeat, check_pixels=False)["split"] == "test" for repeat in range(40)]
+    assert abs(np.mean([share.groupby(cases["patient"]).first()[[f"p{i}" for i in range(10)]] for share in tested]) - 0.3) < 0.09
 
 
 def test_same_seed_same_split_whatever_the_order_of_rows_and_the_names_of_patients():
@@ -132,28 +128,6 @@ def test_kfold_tests_each_case_once():
         counts = split_table(fold)
         assert (counts[["benign", "malignant"]] > 0).all(axis=None)
         assert counts.loc["val", "images"] == pytest.approx(0.2 * (len(cases) - counts.loc["test", "images"]), abs=8)
-
-
-def test_kfold_against_scikit_learn():
-    """scikit-learn balances images, with the largest patients first; ours leaves a patient's place to chance. Between its largest
-    and smallest fold ours may differ by one patient of six images at either end more, and by two patients more."""
-    cases = clinic(120).dropna(subset=["label"])
-    labels = cases["label"].astype(int)
-
-    def spread(folds: list[pd.Index]) -> tuple[float, float, float]:
-        images = [len(fold) for fold in folds]
-        malignant = [labels[fold].sum() for fold in folds]
-        patients = [cases.loc[fold, "patient"].nunique() for fold in folds]
-        return np.ptp(images), np.ptp(malignant), np.ptp(patients)
-
-    ours, theirs = [], []
-    for seed in range(5):
-        tables = kfold_splits(cases, 5, seed=seed, check_pixels=False)
-        ours.append(spread([fold.index[fold["split"] == "test"] for fold in tables]))
-        reference = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(cases, labels, cases["patient"])
-        theirs.append(spread([cases.index[test] for _, test in reference]))
-    images, malignant, patients = np.mean(ours, 0) - np.mean(theirs, 0)
-    assert images < 12 and malignant < 12 and patients < 2
 
 
 def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image):
