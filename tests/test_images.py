@@ -17,16 +17,7 @@ from PIL import Image
 from skimage.transform import resize_local_mean
 
 from thyroid_utils.common.errors import DataError, ImageError
-from thyroid_utils.data.images import (
-    MAX_PIXELS,
-    is_deep,
-    read_gray,
-    read_image,
-    read_mask,
-    resize_mask,
-    ring_around,
-    uses_little_range,
-)
+from thyroid_utils.data import images
 
 GRAY = (np.arange(6 * 8).reshape(6, 8) * 5).astype(np.uint8)
 COLOUR = np.dstack([GRAY, GRAY[::-1], GRAY[:, ::-1]])
@@ -50,19 +41,19 @@ def refusal(reader, path, *arguments) -> str:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "bmp", "gif", "PNG"])
 def test_lossless_formats_give_the_very_pixels_and_colour_where_there_is_colour(tmp_path, suffix):
-    read = read_image(saved(tmp_path / f"a.{suffix}", GRAY))
+    read = images.read_image(saved(tmp_path / f"a.{suffix}", GRAY))
     assert read.dtype == np.uint8 and np.array_equal(read, GRAY)
     if suffix != "gif":
-        assert np.array_equal(read_image(saved(tmp_path / f"colour.{suffix}", COLOUR)), COLOUR)
-        assert np.array_equal(read_image(saved(tmp_path / f"gray.{suffix}", np.dstack([GRAY] * 3))), GRAY)
+        assert np.array_equal(images.read_image(saved(tmp_path / f"colour.{suffix}", COLOUR)), COLOUR)
+        assert np.array_equal(images.read_image(saved(tmp_path / f"gray.{suffix}", np.dstack([GRAY] * 3))), GRAY)
 
 
 def test_jpeg_is_read_to_within_its_noise_and_gray_is_luma(tmp_path):
     smooth = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
-    read = read_image(saved(tmp_path / "a.jpg", smooth, quality=95))
+    read = images.read_image(saved(tmp_path / "a.jpg", smooth, quality=95))
     assert np.abs(read.astype(int) - smooth).max() <= 3  # quality 95 quantises by 1 to 5 levels
     red = saved(tmp_path / "red.png", np.full((2, 2, 3), (255, 0, 0), np.uint8))
-    assert (read_gray(red) == 76).all()  # 0.299 · 255
+    assert (images.read_gray(red) == 76).all()  # 0.299 · 255
 
 
 def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path):
@@ -70,32 +61,34 @@ def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path)
     image.putpalette([0, 0, 0, 200, 200, 200])
     for suffix in ("png", "gif", "tif", "bmp"):
         image.save(tmp_path / f"p.{suffix}")
-        assert np.array_equal(read_image(tmp_path / f"p.{suffix}"), MASK * np.uint8(200)), suffix
+        assert np.array_equal(images.read_image(tmp_path / f"p.{suffix}"), MASK * np.uint8(200)), suffix
     image.putpalette([90, 90, 90, 200, 200, 200])
     image.save(tmp_path / "p.png", transparency=0)
-    assert np.array_equal(read_image(tmp_path / "p.png"), MASK * np.uint8(200))
+    assert np.array_equal(images.read_image(tmp_path / "p.png"), MASK * np.uint8(200))
     alpha = np.full((6, 8), 255, np.uint8)
     alpha[:, 4:] = 0
     for layers in ([GRAY, GRAY, GRAY, alpha], [GRAY, alpha]):
-        assert np.array_equal(read_image(saved(tmp_path / "a.png", np.dstack(layers))), np.where(alpha > 0, GRAY, 0))
+        assert np.array_equal(images.read_image(saved(tmp_path / "a.png", np.dstack(layers))), np.where(alpha > 0, GRAY, 0))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, suffix):
     deep = saved(tmp_path / f"deep.{suffix}", np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16))
-    assert read_image(deep).tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
-    assert is_deep(deep) and not is_deep(saved(tmp_path / f"narrow.{suffix}", GRAY))
-    assert uses_little_range(np.array([[100, 131]], np.uint8)) and not uses_little_range(np.array([[100, 132]], np.uint8))
+    assert images.read_image(deep).tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
+    assert images.is_deep(deep) and not images.is_deep(saved(tmp_path / f"narrow.{suffix}", GRAY))
+    assert images.uses_little_range(np.array([[100, 131]], np.uint8)) and not images.uses_little_range(
+        np.array([[100, 132]], np.uint8)
+    )
 
 
 def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    white = read_image(saved(tmp_path / "white.tif", 65535 - deep, tiffinfo={262: 0}))
+    white = images.read_image(saved(tmp_path / "white.tif", 65535 - deep, tiffinfo={262: 0}))
     assert np.abs(white.astype(int) - deep // 257).max() <= 1
-    assert "with a sign" in refusal(read_image, saved(tmp_path / "signed.tif", deep.astype(np.int32)))
+    assert "with a sign" in refusal(images.read_image, saved(tmp_path / "signed.tif", deep.astype(np.int32)))
     tifffile.imwrite(tmp_path / "32.tif", deep.astype(np.uint32) * 2)
-    assert "outside 0 to 65535" in refusal(read_image, tmp_path / "32.tif")
-    assert "floating-point" in refusal(read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
+    assert "outside 0 to 65535" in refusal(images.read_image, tmp_path / "32.tif")
+    assert "floating-point" in refusal(images.read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
 
 
 TURNED = {1: GRAY, 2: GRAY[:, ::-1], 3: np.rot90(GRAY, 2), 4: GRAY[::-1], 5: GRAY.T, 6: np.rot90(GRAY, -1),
@@ -107,7 +100,7 @@ TURNED = {1: GRAY, 2: GRAY[:, ::-1], 3: np.rot90(GRAY, 2), 4: GRAY[::-1], 5: GRA
 def test_exif_rotation_is_applied(tmp_path, orientation, suffix, options):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    expected, read = TURNED[orientation], read_image(saved(tmp_path / f"turned.{suffix}", GRAY, exif=exif, **options))
+    expected, read = TURNED[orientation], images.read_image(saved(tmp_path / f"turned.{suffix}", GRAY, exif=exif, **options))
     # JPEG at quality 75 on a ramp of 5 levels a pixel; another turn differs by 35 and more
     assert read.shape == expected.shape
     assert np.abs(read.astype(int) - expected).max() <= (12 if suffix == "jpg" else 0)
@@ -127,28 +120,28 @@ TWO_LEVELS = [
 def test_masks_of_two_levels_keep_their_foreground(tmp_path, pixels, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert np.array_equal(read_mask(saved(tmp_path / f"m.{suffix}", pixels)), MASK)
+    assert np.array_equal(images.read_mask(saved(tmp_path / f"m.{suffix}", pixels)), MASK)
     if suffix == "png":
         turned = saved(tmp_path / "turned.png", pixels, exif=exif)
-        assert np.array_equal(read_mask(turned, (8, 6)), np.rot90(MASK, -1))
+        assert np.array_equal(images.read_mask(turned, (8, 6)), np.rot90(MASK, -1))
 
 
 @pytest.mark.parametrize("quality", [20, 90])
 def test_a_jpeg_mask_is_cut_at_half_range_and_not_dilated(tmp_path, quality):
     truth, path = disc(), saved(tmp_path / "m.jpg", disc().astype(np.uint8) * 255, quality=quality)
-    assert abs(int(read_mask(path).sum()) - int(truth.sum())) <= 0.01 * truth.sum()
-    assert (read_gray(path) != 0).sum() > 1.05 * truth.sum()  # what the noise would have added
+    assert abs(int(images.read_mask(path).sum()) - int(truth.sum())) <= 0.01 * truth.sum()
+    assert (images.read_gray(path) != 0).sum() > 1.05 * truth.sum()  # what the noise would have added
     noisy = np.zeros((64, 64), np.uint8)
     noisy[10:12, 10:50] = 12
     path = saved(tmp_path / "m.jpg", noisy, quality=60)
-    assert read_gray(path).any() and not read_mask(path).any(), "an empty one stays empty"
+    assert images.read_gray(path).any() and not images.read_mask(path).any(), "an empty one stays empty"
 
 
 @pytest.mark.parametrize(("level", "png", "jpeg"), [(0, False, False), (1, True, False), (128, True, True), (255, True, True)])
 def test_masks_of_one_level_where_a_jpeg_takes_the_lowest_for_noise(tmp_path, level, png, jpeg):
     for suffix, full in (("png", png), ("jpg", jpeg)):
         path = saved(tmp_path / f"m.{suffix}", np.full((8, 8), level, np.uint8), quality=100)
-        assert (read_gray(path) == level).all() and (read_mask(path) == full).all()
+        assert (images.read_gray(path) == level).all() and (images.read_mask(path) == full).all()
 
 
 ONE, TWO = np.zeros((64, 64), np.uint16), np.zeros((64, 64), np.uint16)
@@ -172,17 +165,17 @@ LABELS = {
 def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path, name):
     path = saved(tmp_path / name, LABELS[name].astype(np.uint16 if "deep" in name else np.uint8), quality=100)
     if name.startswith("read"):
-        assert (read_mask(path) != (ONE + TWO > 0)).sum() < 0.05 * (ONE + TWO).sum()
+        assert (images.read_mask(path) != (ONE + TWO > 0)).sum() < 0.05 * (ONE + TWO).sum()
     else:
-        text = refusal(read_mask, path)
-        assert "6×4" in refusal(read_mask, saved(path, GRAY[:4, :6]), (12, 16))
+        text = refusal(images.read_mask, path)
+        assert "6×4" in refusal(images.read_mask, saved(path, GRAY[:4, :6]), (12, 16))
         assert "do not tell foreground" in text or "transparency alone" in text
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0])
 def test_smoothed_outlines_are_no_labels(tmp_path, sigma):
     path = saved(tmp_path / "m.png", cv2.GaussianBlur(disc().astype(np.uint8) * 255, (0, 0), sigma))
-    assert abs(int(read_mask(path).sum()) - disc().sum()) < 0.05 * disc().sum()
+    assert abs(int(images.read_mask(path).sum()) - disc().sum()) < 0.05 * disc().sum()
 
 
 FORMATS = ["png", "jpg", "gif", "bmp", "tif"]
@@ -190,7 +183,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("reader", [read_image, read_mask])
+@pytest.mark.parametrize("reader", [images.read_image, images.read_mask])
 def test_truncated_images(tmp_path, suffix, reader):
     path = saved(tmp_path / f"cut.{suffix}", NOISE)
     content = path.read_bytes()
@@ -207,7 +200,7 @@ def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, posit
     content[position % min(len(content), 700)] = value  # the headers, where damage does most
     path.write_bytes(bytes(content))
     try:
-        read = read_image(path)
+        read = images.read_image(path)
     except ImageError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:
@@ -226,7 +219,7 @@ def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, posit
 def test_files_that_are_no_images(tmp_path, content, words):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    for reader in (read_image, read_mask, is_deep):
+    for reader in (images.read_image, images.read_mask, images.is_deep):
         assert words in refusal(reader, path)
     assert path.read_bytes() == content
 
@@ -236,10 +229,10 @@ def test_paths_that_are_no_files_and_files_of_several_frames(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing.png")
     for name, words in [("folder", "is a directory"), ("loop", "link"), ("dangling", "no such file"), ("absent", "no such file")]:
-        assert words in refusal(read_image, tmp_path / f"{name}.png")
+        assert words in refusal(images.read_image, tmp_path / f"{name}.png")
     for name in ("two.gif", "two.tif", "two.png"):
         saved(tmp_path / name, GRAY, save_all=True, append_images=[Image.fromarray(GRAY[::-1].copy())])
-        assert "2 frames" in refusal(read_image, tmp_path / name)
+        assert "2 frames" in refusal(images.read_image, tmp_path / name)
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -258,10 +251,10 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of(side, side))
     tracemalloc.start()
-    text = refusal(read_image, path)
+    text = refusal(images.read_image, path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert f"{MAX_PIXELS:,}" in text and peak < 10_000_000
+    assert f"{images.MAX_PIXELS:,}" in text and peak < 10_000_000
 
 
 def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
@@ -269,11 +262,11 @@ def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
     mask[:2, :2] = True  # a whole output pixel
     mask[0, 2] = True  # a quarter of the next
     mask[2:, 2] = True  # half of the last
-    assert resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, False]]
+    assert images.resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, False]]
     mask[2, 3] = True  # three quarters of the last
-    assert resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, True]]
-    assert np.array_equal(resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
-    same = resize_mask(MASK, MASK.shape)
+    assert images.resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, True]]
+    assert np.array_equal(images.resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
+    same = images.resize_mask(MASK, MASK.shape)
     assert np.array_equal(same, MASK) and same is not MASK
 
 
@@ -284,7 +277,7 @@ def test_no_resize_adds_foreground(height, width, rows, columns, seed):
     mask = np.zeros((height, width), bool)
     top, left = random.integers(0, height - 3), random.integers(0, width - 3)
     mask[top : top + random.integers(2, height), left : left + random.integers(2, width)] = True
-    resized = resize_mask(mask, (rows, columns))
+    resized = images.resize_mask(mask, (rows, columns))
     if rows <= height and columns <= width:
         covered = resize_local_mean(mask.astype(float), (rows, columns), preserve_range=True)
         assert not (resized & (covered < 0.5 - 1e-4)).any() and resized[covered > 0.5 + 1e-4].all()
@@ -297,7 +290,7 @@ def test_no_resize_adds_foreground(height, width, rows, columns, seed):
 def test_the_ring_lies_outside_and_has_the_stated_width():
     mask = np.zeros((200, 200), bool)
     mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 11.3 px wide, 2 px away
-    ring = ring_around(mask)
+    ring = images.ring_around(mask)
     assert not (ring & mask).any()
     assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
-    assert not ring_around(np.zeros((5, 5), bool)).any()
+    assert not images.ring_around(np.zeros((5, 5), bool)).any()
