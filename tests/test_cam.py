@@ -250,17 +250,14 @@ def test_what_cannot_be_explained_is_refused(build, name, options, message):
     assert hooks(network) == 0
 
 
-def test_a_network_without_a_map_must_have_a_layer_named():
-    for network in (nn.Linear(2, 2), built(build_classifier, "timm:test_vit")):
-        with pytest.raises(ValueError, match="name one of its modules"):
-            target_layer(network)
-
-
 def test_tokens_come_back_row_by_row_without_the_class_token():
     hybrid, tokens = built(build_classifier, "resnet18_transformer"), torch.arange(7.0)[None, :, None]
     assert target_layer(hybrid, (64, 96)).reshape(tokens)[0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(ValueError, match="6 tokens are no grid of 2×2"):
         target_layer(hybrid).reshape(tokens)
+    for unknown in (nn.Linear(2, 2), built(build_classifier, "timm:test_vit")):
+        with pytest.raises(ValueError, match="name one of its modules"):
+            target_layer(unknown)
 
 
 def test_maps_lie_where_the_network_put_the_image():

@@ -58,13 +58,13 @@ def test_missing_values_one_patient_and_none():
 
 def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
     patients = ["a", "a", "b", "c"]
-    assert np.isnan(proportion_interval(0, 0)).all()
-    assert patient_bootstrap([0.5] * 4, patients).text() == "0.50 [no interval: all resamples agree]"
-    assert patient_bootstrap([1, 1, 1, 1], patients).text() == "1.00 [no interval: all resamples agree]"
+    for value in (0.5, 1):
+        assert patient_bootstrap([value] * 4, patients).text() == f"{value:.2f} [no interval: all resamples agree]"
     for value in (0, 1):
         share = patient_bootstrap([value] * 4, patients, share=True)
         assert (share.low, share.high) == proportion_interval(3 * value, 3) and "Wilson" in share.note  # of patients, not images
     assert patient_bootstrap([1, 0, 1, 1], patients, share=True) == patient_bootstrap([1, 0, 1, 1], patients)
+    assert np.isnan(proportion_interval(0, 0)).all()
 
 
 def test_estimates_comparisons_and_p_values_are_told():

@@ -43,17 +43,15 @@ def test_six_images_by_hand():
     assert scores["brier"] == pytest.approx((0.01 + 0.64 + 0.16 + 0.36 + 0.04 + 0.01) / 6)
     # Every probability is alone in its bin of a tenth, so that each is off by its own error.
     assert scores["ece"] == pytest.approx((0.1 + 0.8 + 0.4 + 0.6 + 0.2 + 0.1) / 6)
+    # 0.3 and 0.34 share a bin; an edge belongs to the bin above it, 1 to the last.
+    shared = classification_scores([0, 1, 1, 1], [0.1, 0.3, 0.34, 1.0])
+    assert shared["ece"] == pytest.approx((0.1 + 2 * 0.68 + 0) / 4)
     # No false positive is allowed at 0.9 with three benign images, and one with ten.
     assert scores["sensitivity_at_specificity"] == pytest.approx(1 / 3)
     ten = classification_scores([1, 0, 1, 1, *[0] * 9], [0.9, 0.8, 0.6, 0.4, *[0.1] * 9])
     assert ten["sensitivity_at_specificity"] == 1
     assert list(scores) == list(SCORES)
-
-
-def test_the_calibration_error_by_hand():
-    # 0.3 and 0.34 share a bin; an edge belongs to the bin above it, 1 to the last.
-    scores = classification_scores([0, 1, 1, 1], [0.1, 0.3, 0.34, 1.0])
-    assert scores["ece"] == pytest.approx((0.1 + 2 * 0.68 + 0) / 4)
+    assert Counted(400_000, 100_000, 100_000, 400_000).score("mcc") == pytest.approx(0.6, abs=1e-12), "of a large table, too"
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
@@ -104,12 +102,6 @@ def test_calls_all_alike_and_at_the_threshold():
     assert np.isnan(classification_scores([0, 0], [0.1, 0.2])["f1"])
     table = classification_scores(pd.Series([1, 0], dtype="Int64"), pd.Series([0.5, 0.4]))
     assert table["sensitivity"] == table["specificity"] == 1
-
-
-def test_mcc_of_a_large_table_keeps_its_digits():
-    assert Counted(400_000, 100_000, 100_000, 400_000).score("mcc") == pytest.approx(0.6, abs=1e-12)
-    many = Counted([2, 0], [1, 0], [1, 3], [2, 3])
-    assert many.score("mcc") == pytest.approx([1 / 3, 0]) and np.isnan(many.score("precision")[1])
 
 
 @pytest.mark.parametrize(
