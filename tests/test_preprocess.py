@@ -6,11 +6,11 @@ import functools
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_pictures import stored
 from scipy.ndimage import map_coordinates
 from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
@@ -18,7 +18,6 @@ from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.overlays import Box
-from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.geometry import Geometry
@@ -52,14 +51,6 @@ def nodule(shape: tuple[int, int] = (180, 240)) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
     cv2.ellipse(mask, (120, 90), (34, 22), 20, 0, 360, 1, -1)
     return mask.astype(bool)
-
-
-def written(folder, images, splits) -> pd.DataFrame:
-    rows = []
-    for number, (image, split) in enumerate(zip(images, splits, strict=True)):
-        path = write_png(folder / f"{number}.png", image)
-        rows.append({"case": f"c/{number}", "image": str(path), "patient": f"p{number}", "dataset": "test", "split": split})
-    return make_cases(rows)
 
 
 def run(*steps, image, mask=None):
@@ -225,7 +216,7 @@ def test_equalise_spreads_and_smoothers_smooth():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_makes_the_papers_size(name, tmp_path):
-    pipeline_cases = written(tmp_path, [frame(0), frame(1)], ["train", "train"])
+    pipeline_cases = stored(tmp_path, [frame(0), frame(1)], split="train")
     pipeline = build_pipeline(name).fit(pipeline_cases)
     sample = pipeline(frame(), nodule())
     side = PRESET_SIZES[name]
@@ -243,7 +234,7 @@ def test_every_preset_makes_the_papers_size(name, tmp_path):
 def test_training_statistics_are_those_of_the_training_images_only(tmp_path, monkeypatch):
     """In any order, and free the second time, until an image is another one."""
     images = [frame(0), frame(1), np.full((180, 240), 250, np.uint8)]
-    cases, calls = written(tmp_path, images, ["train", "train", "test"]), []
+    cases, calls = stored(tmp_path, images, split=["train", "train", "test"]), []
     fits = []
     for cache, table in (("a", cases), ("b", cases.iloc[::-1]), ("a", cases)):
         monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / cache))
@@ -253,7 +244,7 @@ def test_training_statistics_are_those_of_the_training_images_only(tmp_path, mon
     pixels = np.concatenate([images[0].ravel(), images[1].ravel()]).astype(float)
     assert (fits[0].mean, fits[0].deviation) == pytest.approx((pixels.mean(), pixels.std()), abs=1e-9)
     assert fits[0](images[0]).image[0] == pytest.approx((images[0] - pixels.mean()) / pixels.std(), abs=1e-5)
-    write_png(tmp_path / "0.png", frame(99))
+    write_png(tmp_path / "0000.png", frame(99))
     assert build_pipeline(spec).fit(cases).mean != fits[0].mean
 
 
@@ -264,9 +255,9 @@ def test_a_pipeline_that_needs_training_images_says_so(tmp_path):
     with pytest.raises(DataError, match="not fitted"):
         _ = pipeline.hash
     with pytest.raises(DataError, match="no row has split = train"):
-        pipeline.fit(written(tmp_path, [frame()], [None]))
+        pipeline.fit(stored(tmp_path, [frame()], split=None))
     with pytest.raises(DataError, match="no contrast"):
-        pipeline.fit(written(tmp_path, [np.zeros((30, 30), np.uint8)], ["train"]))
+        pipeline.fit(stored(tmp_path, [np.zeros((30, 30), np.uint8)], split="train"))
 
 
 def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
@@ -277,7 +268,7 @@ def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
     others = [["crop_echo", small, "scale"], [{"crop_echo": {"margin": 4}}, "resize", "scale"], ["crop_echo", "resize"]]
     hashes = {plain.hash, build_pipeline("plain", size=128).hash, *(build_pipeline(spec).hash for spec in others)}
     for seed in (0, 1):
-        hashes.add(build_pipeline("paper_000").fit(written(tmp_path / str(seed), [frame(seed)], ["train"])).hash)
+        hashes.add(build_pipeline("paper_000").fit(stored(tmp_path / str(seed), [frame(seed)], split="train")).hash)
     assert len(hashes) == 7
 
 

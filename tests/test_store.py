@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_pictures import stored
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import file_hash
 from thyroid_utils.data.images import read_image, write_png
-from thyroid_utils.data.table import make_cases
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.preprocess.store import preprocessed
 
@@ -26,15 +26,14 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def table(folder: Path, count: int = 5, masks: bool = True) -> pd.DataFrame:
+    """Noise of 40×50 pixels; the second image has no mask."""
     rng = np.random.default_rng(0)
-    rows = []
-    for number in range(count):
-        image = write_png(folder / f"{number}.png", rng.integers(0, 256, (40, 50), np.uint8))
-        row = {"case": f"c/{number}", "image": str(image), "patient": f"p{number}", "dataset": "test", "split": "train"}
-        if masks and number != 1:
-            row["mask"] = str(write_png(folder / f"{number}-mask.png", rng.random((40, 50)) > 0.5))
-        rows.append(row)
-    return make_cases(rows)
+    images = [rng.integers(0, 256, (40, 50), np.uint8) for _ in range(count)]
+    outlines = (
+        [str(write_png(folder / f"{number}-mask.png", image > 127)) for number, image in enumerate(images)] if masks else []
+    )
+    columns = {"mask": [None if number == 1 else outline for number, outline in enumerate(outlines)]} if masks else {}
+    return stored(folder, images, split="train", **columns)
 
 
 def test_rows_are_what_the_pipeline_makes(tmp_path):
@@ -62,7 +61,7 @@ def test_images_of_several_sizes_are_refused(tmp_path):
     cases = table(tmp_path)
     image = np.zeros((40, 50), np.uint8)
     image[10:30, 10:40] = read_image(cases["image"].iloc[0])[10:30, 10:40]
-    write_png(tmp_path / "2.png", image)
+    write_png(tmp_path / "0002.png", image)
     with pytest.raises(DataError, match=r"the first image to .*; give resize a fixed size"):
         preprocessed(cases, build_pipeline([{"resize": {"size": (40, 50)}}, "crop_echo"]))
 
@@ -85,7 +84,7 @@ def test_the_name_follows_the_content_and_not_the_path(tmp_path):
     here, there = table(tmp_path / "a"), table(tmp_path / "b")
     assert preprocessed(here, pipeline).folder == preprocessed(there, pipeline).folder
     names = {preprocessed(here, pipeline).folder, preprocessed(here, build_pipeline(SPEC, size=16)).folder}
-    write_png(tmp_path / "a" / "2.png", np.zeros((40, 50), np.uint8))
+    write_png(tmp_path / "a" / "0002.png", np.zeros((40, 50), np.uint8))
     names.add(preprocessed(here, pipeline).folder)
     write_png(tmp_path / "a" / "3-mask.png", np.ones((40, 50), bool))
     changed = preprocessed(here, pipeline)
@@ -107,8 +106,8 @@ def test_a_damaged_store_is_made_again(tmp_path):
 
 def test_an_unreadable_image_leaves_nothing(tmp_path, own_cache):
     cases = table(tmp_path)
-    (tmp_path / "3.png").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"case c/3: .*a web page"):
+    (tmp_path / "0003.png").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"case made/0003: .*a web page"):
         preprocessed(cases, build_pipeline(SPEC))
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
 
