@@ -44,6 +44,11 @@ f = _Functions()
 Entries = dict[str, Callable[[], object]]
 
 
+def each(name: str, *calls: tuple, **options) -> Entries:
+    """An entry: what a function gives for each of several arguments."""
+    return {name: lambda: [getattr(f, name)(*call, **options) for call in calls]}
+
+
 def plain(value) -> object:
     """Numbers, texts, lists and dicts; tables and records become dicts, and of long arrays sums remain."""
     if isinstance(value, pd.DataFrame):

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from pinned import Entries, f, moved, plain
+from pinned import Entries, each, f, moved, plain
 
 STORED = Path(__file__).with_name("pinned_numbers.json")
 
@@ -135,15 +135,16 @@ def metrics() -> Entries:
     tables = [f.pixel_counts, f.surface_scores, f.lesion_scores, f.segmentation_scores]
     spacings = [None, 0.1, (0.1, 0.2)] * 3 + [None, 0.07]
     return {
-        "classification_scores": lambda: [
-            f.classification_scores(y, p),
-            f.classification_scores(y, q, 0.37),
-            f.classification_scores(ones, sure),
-            f.classification_scores(1 - ones, sure),
-            f.classification_scores(sure > 0.5, sure),
-            f.classification_scores(sure > 0.5, 1 - sure),
-            f.classification_scores(y, np.full(72, 0.5)),
-        ],
+        **each(
+            "classification_scores",
+            (y, p),
+            (y, q, 0.37),
+            (ones, sure),
+            (1 - ones, sure),
+            (sure > 0.5, sure),
+            (sure > 0.5, 1 - sure),
+            (y, np.full(72, 0.5)),
+        ),
         "choose_threshold": lambda: [f.choose_threshold(y, p), f.choose_threshold(y, q), f.choose_threshold(sure > 0.3, sure)],
         "logit": lambda: f.logit([0, 1e-9, 0.2, 0.5, 0.99, 1]),
         "reliability_table": lambda: f.reliability_table(y, p, 6).reset_index(drop=True),
@@ -175,34 +176,23 @@ def statistics() -> Entries:
     twice = {"one": np.stack([p, (p + q) / 2]), "two": np.stack([q, np.roll(q, 1)]), "both": np.stack([p, q])}
     first, second = np.array([0.81, 0.84, 0.79, 0.88, 0.83]), np.array([0.80, 0.81, 0.80, 0.84, 0.80])
     return {
-        "delong_test": lambda: [
-            f.delong_test(y, p, q, who),
-            f.delong_test(y, p, q),
-            f.delong_test(y, twice["one"], twice["two"], who),
-        ],
-        "mcnemar_test": lambda: [
-            f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y, who),
-            f.mcnemar_test((p >= 0.5) == y, (q >= 0.5) == y),
-            f.mcnemar_test(y == 1, y == 1, who),
-        ],
+        **each("delong_test", (y, p, q, who), (y, p, q), (y, twice["one"], twice["two"], who)),
+        **each(
+            "mcnemar_test", ((p >= 0.5) == y, (q >= 0.5) == y, who), ((p >= 0.5) == y, (q >= 0.5) == y), (y == 1, y == 1, who)
+        ),
         "holm": lambda: f.holm([0.04, 0.001, np.nan, 0.03, 0.03, 0.9]),
-        "compare_models": lambda: [
-            f.compare_models(y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),
-            f.compare_models(y, twice, who, {name: [0.5, 0.45] for name in twice}),
-        ],
+        **each(
+            "compare_models",
+            (y, {"one": p, "two": q}, who, {"one": 0.5, "two": 0.41}),
+            (y, twice, who, {name: [0.5, 0.45] for name in twice}),
+        ),
         "proportion_interval": lambda: [f.proportion_interval(*pair) for pair in ((3, 17), (0, 9), (9, 9), (0, 0))],
         "corrected_error": lambda: [f.corrected_error(np.stack([first, second]).T, 50, 22), f.corrected_error(first[:1], 5, 2)],
         "subset_estimate": lambda: [f.subset_estimate(first, 50, 22, 9), f.subset_estimate(first[:1], 50, 22, 9)],
-        "subset_comparison": lambda: [
-            f.subset_comparison(first, second, 50, 22, 9),
-            f.subset_comparison(first, first, 50, 22, 9),
-        ],
+        **each("subset_comparison", (first, second, 50, 22, 9), (first, first, 50, 22, 9)),
         "paired_power": lambda: [f.paired_power(0.01, 0.05, 80, 3, 0.004), f.paired_power(0.02, 0.05, 20)],
         "smallest_gain": lambda: [f.smallest_gain(0.05, 80, 3, 0.004), f.smallest_gain(0.05, 20)],
-        "patients_and_seeds_interval": lambda: [
-            f.patients_and_seeds_interval(gap - other, who, 0.01, 3),
-            f.patients_and_seeds_interval(gap - other, who, np.nan, 3),
-        ],
+        **each("patients_and_seeds_interval", (gap - other, who, 0.01, 3), (gap - other, who, np.nan, 3)),
         "seed_components": lambda: f.seed_components(seeds, who),
         "sign_flip_test of all signs": lambda: f.sign_flip_test(np.array([3, -1, 2.5, 0.5, 4, -0.5, 1, 2])),
     }
@@ -223,11 +213,13 @@ def bootstrap() -> Entries:
     powers = functools.partial(f.power_simulation, gains, who, 2.0, (10, 50, 300), (1, 5), 0.4, simulations=300)
     return {
         "patient_bootstrap": lambda: [f.patient_bootstrap(dice, who), f.patient_bootstrap(gap, who, np.median, resamples=300)],
-        "patient_bootstrap_scores": lambda: [
-            f.patient_bootstrap_scores(y, p, who, **fewer),
-            f.patient_bootstrap_scores(y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45], **fewer),
-            f.patient_bootstrap_scores(np.ones(72, int), np.ones(72), who, "accuracy", **fewer),
-        ],
+        **each(
+            "patient_bootstrap_scores",
+            (y, p, who),
+            (y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45]),
+            (np.ones(72, int), np.ones(72), who, "accuracy"),
+            **fewer,
+        ),
         "patient_bootstrap_scores of a change": lambda: f.patient_bootstrap_scores(
             y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q, **fewer
         ),
@@ -235,10 +227,7 @@ def bootstrap() -> Entries:
         "pr_band": lambda: f.pr_band(y, p, who),
         "benefit_curve": lambda: f.benefit_curve(y, p, who),
         "compare_means": lambda: [f.compare_means(dice, other, who, **fewer), f.compare_means(gap, other, who, **fewer)],
-        "mann_whitney_patients": lambda: [
-            f.mann_whitney_patients(dice, wrong, who, **fewer),
-            f.mann_whitney_patients(gap, y, who, **fewer),
-        ],
+        **each("mann_whitney_patients", (dice, wrong, who), (gap, y, who), **fewer),
         "sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
         "randomisation_test": lambda: f.randomisation_test(dice, inside & known, known, codes, 499),
         "power_simulation": lambda: powers(),

@@ -26,12 +26,12 @@ from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training import fit
-from thyroid_utils.training.data import open_arrays, split_data
+from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_on_several, fit_or_load
 from thyroid_utils.training.ledger import run_hash, runs_dir
 from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision
-from thyroid_utils.training.tasks import Arrays, Batches, class_weights, epoch_batches
+from thyroid_utils.training.tasks import class_weights, epoch_batches
 
 # What a config asks for
 
@@ -166,16 +166,7 @@ def test_a_terminal_gets_one_bar_and_no_lines(monkeypatch, capfd):
     assert out == "" and "Training tiny" in err and "Warning" not in err and "rank" not in err
 
 
-# The pipeline
-
-
-def test_several_devices_share_a_batch():
-    config = tiny_config()
-    arrays = Arrays(open_arrays(config, split_data(config).cases))
-    parts = [np.array([5, 2, 9, 4])]
-    shares = [next(iter(Batches(arrays, parts, (7, 1), (number, 2)))) for number in range(2)]
-    assert shares[0].seed == (7, 1, 0) == shares[1].seed and [share.share for share in shares] == [(0, 2), (1, 2)]
-    assert torch.equal(shares[1].images, arrays.batch(np.array([2, 4])).images)
+# The split
 
 
 def same_split(one, other) -> None:
