@@ -226,19 +226,16 @@ def test_what_is_not_shown_is_called_by_its_name(tmp_path, pixels, photometric, 
     assert "damaged" not in str(raised.value) and "; " in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {(0x28, 0x10): None},
-        {(0x28, 0x10): element(0x28, 0x10, "IS", SECRET)},
-        {(0x28, 0x04): element(0x28, 0x04, "CS", SECRET)},
-        {(0x28, 0x08): element(0x28, 0x08, "IS", SECRET)},
-        {(0x28, 0x101): element(0x28, 0x101, "LO", SECRET)},
-        {(0x28, 0x1050): element(0x28, 0x1050, "DS", SECRET), (0x28, 0x1051): element(0x28, 0x1051, "DS", SECRET)},
-        {(0x7FE0, 0x10): element(0x7FE0, 0x10, "OB", SECRET)},
-    ],
-    ids=["no rows", "rows", "photometric", "frames", "bits", "window", "few pixels"],
-)
+DAMAGED = {
+    "no rows": {(0x28, 0x10): None},
+    "few pixels": {(0x7FE0, 0x10): element(0x7FE0, 0x10, "OB", SECRET)},
+    "window": {(0x28, number): element(0x28, number, "DS", SECRET) for number in (0x1050, 0x1051)},
+    **{name: {(0x28, number): element(0x28, number, vr, SECRET)} for name, number, vr in (
+        ("rows", 0x10, "IS"), ("photometric", 0x04, "CS"), ("frames", 0x08, "IS"), ("bits", 0x101, "LO"))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_one_line_that_quotes_nothing(tmp_path, change, caplog, capsys):
     path = write_dicom(tmp_path / "a.dcm", RAMP, change=change)
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG), pytest.raises(ImageError) as raised:

@@ -82,19 +82,6 @@ def test_no_patient_is_on_two_sides(sizes, ratios, seed):
     assert_disjoint(split, check_pixels=False)
 
 
-def test_ratios_and_classes_are_close_over_many_seeds():
-    """Patients have at most six images of about two hundred, so a share can miss its ratio by about 6/200 in each of three
-    strata: 0.1 for one split, 0.02 for the mean of 25."""
-    cases = clinic(60)
-    splits = [split_cases(cases, (0.7, 0.15, 0.15), seed=seed, check_pixels=False) for seed in range(25)]
-    tables = pd.concat([split_table(split).drop(index="all") for split in splits], keys=range(25), names=["seed"])
-    wanted = pd.Series({"train": 0.7, "val": 0.15, "test": 0.15})
-    missed = (tables["images"] / len(cases)).unstack() - wanted
-    assert (missed.abs() < 0.1).all(axis=None) and (missed.mean().abs() < 0.02).all()
-    malignant = (tables["malignant"] / (tables["malignant"] + tables["benign"])).unstack().mean()
-    assert ((malignant - (cases["label"] == 1).sum() / cases["label"].notna().sum()).abs() < 0.05).all()
-
-
 def test_large_patients_are_tested_as_often_as_small_ones():
     """30 patients with one image and 10 with twelve: dealing by size would tie the large ones to one side. Each is in the test
     set with probability 0.3; over 40 repeats the mean of ten has a standard error of 0.023."""
