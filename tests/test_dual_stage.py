@@ -17,7 +17,7 @@ from thyroid_utils.inference import dual_stage
 from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.conformal import conformal_sets
 from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.findings import STAGES, CaseImage, Finding
+from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, Findings
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.probabilities import fit_platt
@@ -129,7 +129,7 @@ def test_one_bad_image_is_one_finding_and_no_file_name_is_told(stage, frame, tmp
     assert found[3].error == "a codec is missing" and "spacing" in found[5].error
     row = found[1].row()
     assert np.isnan([row[name] for name in ("probability", "entropy", "area_px")]).all() and row["called"] == row["labels"] == ""
-    assert asked(stage) == []
+    assert Findings(pd.DataFrame([finding.row() for finding in found]), {}).failed == 4 and asked(stage) == []
 
 
 def test_an_image_that_cannot_be_prepared_is_told(runs, frame, monkeypatch):

@@ -11,14 +11,7 @@ from scipy.special import expit
 from sklearn import metrics as reference
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.labels import (
-    SCORES,
-    Counted,
-    Labelled,
-    Weighed,
-    choose_threshold,
-    classification_scores,
-)
+from thyroid_utils.scores.labels import SCORES, Counted, Labelled, Weighed, choose_threshold, classification_scores
 
 ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", "sensitivity_at_specificity", *list(SCORES)[-2:]}
 

@@ -48,6 +48,7 @@ def test_what_cannot_be_asked_is_refused():
     with pytest.raises(KeyError, match="no case phantom/none"):
         predictor.inputs(["phantom/none"])
     other = Predictor(run)
+    assert Predictor(run, "elsewhere").config.data.root == "elsewhere"
     run.data["fingerprint"] = "another"
     with pytest.raises(DataError, match="not those it was trained on"):
         other.cases  # noqa: B018

@@ -17,14 +17,7 @@ from test_labels import example
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.labels import classification_scores
-from thyroid_utils.scores.probabilities import (
-    aurc,
-    fit_platt,
-    fit_temperature,
-    logit,
-    recalibration,
-    risk_coverage,
-)
+from thyroid_utils.scores.probabilities import aurc, fit_platt, fit_temperature, logit, recalibration, risk_coverage
 
 
 def test_calibration_is_that_of_statsmodels_logistic_regressions():
