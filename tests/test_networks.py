@@ -1,11 +1,10 @@
-"""Every classifier and segmenter by its name: shapes, sizes, gradients, learning, numbers of parameters; and what is refused."""
+"""Every classifier and segmenter by its name: shapes, sizes, gradients, numbers of parameters; and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import nn
 from torch.nn import functional
@@ -47,9 +46,6 @@ SMALL = {
 # Sides in pixels at which every parameter has a part: SegFormer's first stage attends to one place for every 32 pixels, and with
 # fewer than 64 its queries have no say.
 SIDES = {"alexnet": 64, "inception_v3": 75, "segformer": 64, "fcn8s": 64, "pspnet": 48}
-# Learning rate of Adam and steps in which eight images are learnt.
-LEARNING = {"resnet18_transformer": (3e-4, 8), "timm:test_vit": (1e-3, 25), "residual_unet": (5e-3, 22), "unet": (5e-3, 24),
-            "segnet": (5e-3, 30), "transunet": (2e-3, 20)}  # fmt: skip
 EVERY = [*CLASSIFIERS, "timm:test_resnet", "timm:test_vit", *SEGMENTERS]
 OWN = ("unet", "attention_unet", "residual_unet", "residual_unet_resnet18", "segnet", "fcn8s", "transunet")
 DEEPER = ("vgg19", "resnet34", "unet_vgg19", "unet_resnet50")  # otherwise as the ones before them
@@ -191,17 +187,6 @@ def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
 # Values and gradients
 
 
-@pytest.fixture(scope="module")
-def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Eight noisy images with a bright disc, before a darker or a lighter ground: (8, 3, 32, 32), labels, masks of the disc."""
-    random = np.random.default_rng(0)
-    rows, columns = np.mgrid[:32, :32]
-    masks = np.stack([(rows - row) ** 2 + (columns - column) ** 2 < 60 for row, column in random.integers(10, 22, (8, 2))])
-    images = 0.3 * random.normal(size=(8, 32, 32)) + 2 * masks - np.repeat([0, 1], 4)[:, None, None]
-    images = torch.from_numpy(images.astype(np.float32))[:, None].expand(-1, 3, -1, -1)
-    return images, torch.tensor([0] * 4 + [1] * 4), torch.from_numpy(masks)
-
-
 def loss_of(name: str, outputs, labels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     if is_classifier(name):
         return sum(functional.cross_entropy(logits, labels) for logits in (outputs if isinstance(outputs, tuple) else [outputs]))
@@ -238,32 +223,6 @@ def test_the_seed_decides_the_first_values(name):
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_eight_images_are_learnt(name, made):
-    """In evaluation mode all labels are right, or the mean Dice is above 0.9."""
-    images, labels, masks = made
-    learning_rate, steps = LEARNING[name]
-    torch.manual_seed(0)
-    model = built(name, **SMALL.get(name, {}))
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss_of(name, model(images), labels, masks).backward()
-        optimiser.step()
-    # A few steps are too short for running averages; with momentum 1 one more batch makes them those of the eight images.
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model(images)
-        found = model.eval()(images)
-    if is_classifier(name):
-        assert torch.equal(found.argmax(dim=1), labels)
-    else:
-        found = found[:, 0] > 0
-        assert (2 * (found & masks).sum((1, 2)) / (found.sum((1, 2)) + masks.sum((1, 2)))).mean() > 0.9
-
-
 @pytest.mark.parametrize("name", ["alexnet", "resnet18_transformer", "inception_v3", "deeplabv3plus_mobilenet"])
 def test_channels_last_and_bfloat16_stay_near(name):
     torch.manual_seed(0)
@@ -295,12 +254,6 @@ def test_pspnet_pools_as_smp_does_with_a_deterministic_gradient():
 # Parameters
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "resnet18_transformer"])
-def test_classifiers_have_the_parameters_that_torchvision_publishes(name):
-    published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["num_params"]
-    assert parameter_count(on_meta(name, classes=1000)) == published
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -320,12 +273,10 @@ def test_parameter_count_is_the_published_one(name, settings):
 
 
 def test_xception_is_that_of_deeplab():
-    """Its dilated Xception-71 has 43.5 million parameters in the table of HRNet's paper (Wang et al. 2020, 19 classes); our 65
-    is timm's xception65, whose published 39.92 million include 1,000 classes."""
-    assert round(parameter_count(on_meta("smp:deeplabv3plus:tu-xception71", classes=19)) / 1e6, 1) == 43.5
-    model = on_meta("deeplabv3plus_xception")
+    """timm's xception65 has, as published, 39.92 million parameters, 1,000 classes among them."""
+    model = on_meta("deeplabv3plus_xception").eval()
     assert round((parameter_count(model.network.encoder) + 2049 * 1000) / 1e6, 2) == 39.92
-    maps = model.eval().network.encoder(empty(model, 1, 3, 64, 64))
+    maps = model.network.encoder(empty(model, 1, 3, 64, 64))
     assert [tuple(map.shape[2:]) for map in maps][-2:] == [(4, 4), (4, 4)]  # stride 16 to the end
 
 

@@ -29,10 +29,10 @@ def table(folder: Path, count: int = 5, masks: bool = True) -> pd.DataFrame:
     """Noise of 40×50 pixels; the second image has no mask."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (40, 50), np.uint8) for _ in range(count)]
-    outlines = (
-        [str(write_png(folder / f"{number}-mask.png", image > 127)) for number, image in enumerate(images)] if masks else []
-    )
-    columns = {"mask": [None if number == 1 else outline for number, outline in enumerate(outlines)]} if masks else {}
+    columns = {}
+    if masks:
+        outlines = [str(write_png(folder / f"{number}-mask.png", image > 127)) for number, image in enumerate(images)]
+        columns["mask"] = [outlines[0], None, *outlines[2:]]
     return stored(folder, images, split="train", **columns)
 
 
