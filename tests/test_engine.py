@@ -184,20 +184,19 @@ def test_a_run_that_kills_its_workers_is_given_up(scheduler, monkeypatch):
         run_all(seeds(1), "dask", scheduler)
 
 
-def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8, **given):
+def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8, threads: int | None = None):
+    """gpus: how many there are, or which are visible."""
+    listed = gpus if isinstance(gpus, str) else ""
+    count = len(listed.split(",")) if listed else gpus
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     monkeypatch.setattr("dask.system.CPU_COUNT", cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    if isinstance(gpus, str):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    else:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    count = len(gpus.split(",")) if isinstance(gpus, str) else gpus
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    return plan_workers(configs, given.get("threads"))
+    return plan_workers(configs, threads)
 
 
-def test_one_gpu_a_worker(monkeypatch):
+def test_one_gpu_a_worker_and_cpu_workers_that_share_the_cores(monkeypatch, capsys):
     configs = [RunConfig(seed=seed) for seed in range(6)]
     assert plan(configs, monkeypatch, 4) == (["0", "1", "2", "3"], 4, 2)  # eight cores among four workers
     assert plan(configs[:2], monkeypatch, 4) == (["0", "1", "2", "3"], 2, 4)
@@ -205,12 +204,8 @@ def test_one_gpu_a_worker(monkeypatch):
     assert plan(configs, monkeypatch, 4, threads=3) == (["0", "1", "2", "3"], 4, 3)
     pairs = [RunConfig(training={"devices": 2}, seed=seed) for seed in range(6)]
     assert plan(pairs, monkeypatch, 5) == (["0,1", "2,3"], 2, 4)
-
-
-def test_cpu_workers_share_the_cores_and_never_change_the_threads(monkeypatch, capsys):
     configs = [RunConfig(training={"device": "cpu"}, seed=seed) for seed in range(6)]
-    assert plan(configs, monkeypatch, 4) == ([], 2, 4)
-    assert plan(configs, monkeypatch, 0, threads=1) == ([], 6, 1)
+    assert plan(configs, monkeypatch, 4) == ([], 2, 4) and plan(configs, monkeypatch, 0, threads=1) == ([], 6, 1)
     assert not capsys.readouterr().out
     assert plan(configs, monkeypatch, 0, cores=2) == ([], 1, 4)
     assert "one worker of 4 threads on 2 cores" in capsys.readouterr().out
