@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -135,9 +135,7 @@ def test_holm_by_hand_and_statsmodels():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     p_values = np.random.default_rng(0).random(21) ** 3
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-    with_gap = holm([0.01, np.nan, 0.04])
-    assert with_gap[[0, 2]] == pytest.approx([0.02, 0.04]) and np.isnan(with_gap[1])
-    assert len(holm([])) == 0
+    assert holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True) and len(holm([])) == 0
 
 
 def test_every_pair_of_models_with_holm():
@@ -146,9 +144,7 @@ def test_every_pair_of_models_with_holm():
     probabilities = dict(zip("abc", models, strict=True)) | {"noise": noise}
     thresholds = {"a": 0.5, "b": 0.6, "c": 0.4, "noise": 0.5}
     table = compare_models(labels, probabilities, codes, thresholds)
-    assert list(zip(table["first"], table["second"], strict=True)) == [
-        ("a", "b"), ("a", "c"), ("a", "noise"), ("b", "c"), ("b", "noise"), ("c", "noise"),
-    ]  # fmt: skip
+    assert list(zip(table["first"], table["second"], strict=True)) == list(combinations(probabilities, 2))
     for _, row in table.iterrows():
         one, two = row["first"], row["second"]
         ranking = delong_test(labels, probabilities[one], probabilities[two], codes)

@@ -24,9 +24,7 @@ def test_patients_weigh_the_same_by_hand():
     # patients a (4 images) and b, c (1 each) and the unseen one: weights 1/16 four times, 1/4, 1/4, and 1/4 for inf
     scores, patients = [0.1, 0.2, 0.3, 0.4, 0.5, 0.05], list("aaaabc")
     # rising: 0.05 → 4/16, 0.1 → 5/16, 0.2 → 6/16, 0.3 → 7/16, 0.4 → 8/16, 0.5 → 12/16
-    assert conformal_quantile(scores, 0.5, patients) == 0.4
-    assert conformal_quantile(scores, 0.25, patients) == 0.5
-    assert conformal_quantile(scores, 0.24, patients) == np.inf
+    assert [conformal_quantile(scores, alpha, patients) for alpha in (0.5, 0.25, 0.24)] == [0.4, 0.5, np.inf]
 
 
 def test_sets_by_hand():

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from dual_stage_project import disc, project, stage_of
+from dual_stage_project import project, stage_of
 from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError, ImageError
@@ -40,11 +40,6 @@ def findings(stage):
     """Of the test images of both runs."""
     tested = stage.classifier.cases.query("split == 'test'")
     return list(stage.findings(CaseImage(*item) for item in tested["image"].items()))
-
-
-@pytest.fixture(scope="module")
-def frame():
-    return disc(np.random.default_rng(5), (96, 96), 0)[0]
 
 
 def asked(stage: DualStage, *images: np.ndarray) -> list[Finding]:
@@ -117,7 +112,8 @@ def test_batches_decide_nothing_and_hold_no_more_images_than_their_own(stage, fi
             assert one.row()[name] == pytest.approx(findings[number].row()[name], rel=1e-4, abs=1e-4, nan_ok=True), name
 
 
-def test_one_bad_image_is_one_finding_and_no_file_name_is_told(stage, frame, tmp_path):
+def test_one_bad_image_is_one_finding_and_no_file_name_is_told(stage, findings, tmp_path):
+    frame = findings[0].frame
     truncated = tmp_path / "Jane Doe 1970-01-01.png"
     truncated.write_bytes(write_png(tmp_path / "good.png", frame).read_bytes()[:200])
     given = [frame, truncated, tmp_path / "Jane Doe absent.png", ImageError("a codec is missing"), frame]
@@ -132,13 +128,13 @@ def test_one_bad_image_is_one_finding_and_no_file_name_is_told(stage, frame, tmp
     assert Findings(pd.DataFrame([finding.row() for finding in found]), {}).failed == 4 and asked(stage) == []
 
 
-def test_an_image_that_cannot_be_prepared_is_told(runs, frame, monkeypatch):
+def test_an_image_that_cannot_be_prepared_is_told(runs, monkeypatch):
     stage = stage_of(runs["frame"], runs["segmenter"])
     failing = Mock(side_effect=DataError("too\nsmall"), needs_mask=False)
     for role in ("segmenter", "classifier"):
         with monkeypatch.context() as patch:
             patch.setattr(getattr(stage, role), "pipeline", failing)
-            (found,) = asked(stage, frame)
+            (found,) = asked(stage, two_discs(15))
         assert found.error == f"cannot be prepared for the {role}: too small" and found.called is None
 
 

@@ -114,6 +114,8 @@ def test_risk_coverage_of_five_cases_by_hand():
     assert table["uncertainty"].tolist() == [0.1, 0.2, 0.5, 0.7, 0.9]
     assert aurc([0.9, 0.1, 0.5, 0.2, 0.7], [1, 0, 1, 0, 0]) == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
     assert aurc([3, 1, 2], [0, 0, 0]) == 0
+    known = risk_coverage([0.1, np.nan, 0.3, 0.2], [0, 1, np.nan, 1])
+    assert known["risk"].tolist() == [0, 0.5] and known["coverage"].tolist() == [0.5, 1] and np.isnan(aurc([np.nan], [1]))
 
 
 def test_equal_uncertainty_is_the_mean_over_all_orders():
@@ -132,9 +134,3 @@ def test_no_order_is_better_than_that_of_the_errors(pairs):
     assert aurc(errors, errors) == pytest.approx(best)
     assert aurc(uncertainty, errors) >= best - 1e-12
     assert risk_coverage(uncertainty, errors)["risk"].iloc[-1] == pytest.approx(errors.mean())
-
-
-def test_what_is_undefined_is_left_out():
-    table = risk_coverage([0.1, np.nan, 0.3, 0.2], [0, 1, np.nan, 1])
-    assert table["risk"].tolist() == [0, 0.5] and table["coverage"].tolist() == [0.5, 1]
-    assert len(risk_coverage([np.nan], [1])) == 0 and np.isnan(aurc([np.nan], [1]))
