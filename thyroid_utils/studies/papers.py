@@ -8,6 +8,7 @@ text quotes those by loss (3 and 8) in full, and of the other methods (7) the po
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,69 +41,6 @@ _BASIS = {
     ),
     "TN3K": ("TN3K, official test set of 614 images", "official", "another set; Dice mostly pooled, or derived from IoU"),
 }
-_OVERLAP = ("dice", "iou", "precision", "sensitivity")
-_OF_003 = ("dice", "iou", "sensitivity", "specificity", "pixel_accuracy")
-# Task → blocks of a paper's numbers: paper, loss, scores, and model → its values.
-_REPORTED: dict[str, list[tuple[str, str, tuple[str, ...], dict[str, tuple[float, ...]]]]] = {
-    "classification": [
-        ("000", "cross_entropy", ("accuracy", "precision", "sensitivity", "f1"), {
-            "vgg16": (0.9924, 0.9969, 0.9878, 0.9924),
-            "resnet18": (0.9894, 0.9909, 0.9878, 0.9893),
-            "resnet18_transformer": (0.9711, 0.9641, 0.9787, 0.9713),
-            "resnet34": (0.9620, 0.9606, 0.9635, 0.9621),
-            "vgg19": (0.9483, 0.9836, 0.9119, 0.9464),
-            "alexnet": (0.9286, 0.9052, 0.9574, 0.9306),
-        }),
-        ("000", "cross_entropy", ("auc",), {"vgg16": (0.9998,)}),
-        ("001", "focal", ("auc", "accuracy", "sensitivity", "precision", "f1"), {
-            "resnet18": (0.997, 0.984, 0.978, 0.939, 0.957),
-        }),
-    ],
-    "segmentation": [
-        ("000", "bce_dice", _OVERLAP, {
-            "unet_resnet50": (0.9319, 0.8727, 0.9423, 0.9346),
-            "unet_vgg19": (0.9305, 0.8703, 0.9154, 0.9466),
-            "unet_vgg16": (0.9254, 0.8614, 0.9066, 0.9457),
-            "deeplabv3plus": (0.8180, 0.6981, 0.8410, 0.8035),
-            "transunet": (0.8069, 0.6835, 0.8061, 0.8162),
-            "attention_unet": (0.7718, 0.6382, 0.7596, 0.8005),
-            "unet": (0.7666, 0.6310, 0.7497, 0.7982),
-        }),
-        ("002", "border_cross_entropy", ("iou", "pixel_accuracy"), {"unet": (0.6131, 0.955)}),
-        ("003", "tversky", _OF_003, {"mobile_deeplab": (0.9710, 0.9437, 0.9837, 0.9859, 0.9817)}),
-        ("003", "bce", _OF_003, {"mobile_deeplab": (0.9708, 0.9434, 0.9660, 0.9892, 0.9820)}),
-        ("003", "", ("iou",), {"fcn8s": (0.8990,), "unet": (0.9372,), "deeplabv3plus_xception": (0.9420,)}),
-        ("004", "bce", ("dice",), {"unet": (0.9765,), "residual_unet": (0.9732,), "segnet": (0.7783,)}),
-        ("TN3K", "", ("iou", "dice"), {
-            "unet": (0.6467, 0.7855),
-            "segnet": (0.6587, 0.7942),
-            "deeplabv3plus": (0.6486, 0.7868),
-            "attention_unet": (0.6938, 0.8192),
-            "enhanced_transunet": (0.7087, 0.8292),
-            "trfe_plus": (0.7138, 0.8330),
-            "ssmt_net": (0.7834, 0.8694),
-        }),
-    ],
-}  # fmt: skip
-_BEHIND = "{}; 0.9437 less the {} points that the text says it is behind"
-_PRETRAINING = "with a pretrained encoder; the plain U-Net has none, so that architecture and pretraining are confounded"
-# Paper and model, with loss and score where it is of one number → what is to be said of it.
-_REMARKS = {
-    ("000", "unet_resnet50"): _PRETRAINING,
-    ("000", "unet_vgg19"): _PRETRAINING,
-    ("000", "unet_vgg16"): _PRETRAINING,
-    ("001", "resnet18", "focal", "precision"): "the results section says 0.997, with which F1 would be 0.987",
-    ("002", "unet", "border_cross_entropy", "iou"): "pooled over pixels (n_IoU); a Dice of 0.760",
-    ("002", "unet", "border_cross_entropy", "pixel_accuracy"): "an empty prediction would reach about 0.9",
-    ("003", "mobile_deeplab", "tversky", "pixel_accuracy"): "impossible beside its sensitivity and specificity, between which it "
-    "must lie",
-    ("003", "fcn8s"): _BEHIND.format("FCN-8s", 4.47),
-    ("003", "unet"): _BEHIND.format("U-Net", 0.65),
-    ("003", "deeplabv3plus_xception"): _BEHIND.format("DeepLabV3+, with Xception to judge by its size", 0.17),
-    ("TN3K", "enhanced_transunet"): "Enhanced TransUNet (Ozcan 2024)",
-    ("TN3K", "trfe_plus"): "TRFE+",
-    ("TN3K", "ssmt_net"): "SSMT-Net (2026)",
-}
 PAPER_SIZE = 512  # pixels a side, to which paper 002 brings its labels
 # Paper 002's five figures, which its evaluation and the corrected one give.
 PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")
@@ -120,14 +58,12 @@ def reported_scores(task: str) -> pd.DataFrame:
         (why it may not be compared with another figure) and `remark` on this number, or "". Paper, model, loss and score occur
         together once.
     """
-    rows = []
-    for paper, loss, scores, models in _REPORTED[task]:
-        for model, values in models.items():
-            for score, value in zip(scores, values, strict=True):
-                remark = _REMARKS.get((paper, model, loss, score)) or _REMARKS.get((paper, model), "")
-                rows.append((paper, model, loss, score, value, *_BASIS[paper], remark))
-    columns = ["paper", "model", "loss", "score", "value", "data", "split", "why_not", "remark"]
-    return pd.DataFrame(rows, columns=columns)
+    texts = {"paper": str, "remark": str}
+    table = pd.read_csv(Path(__file__).with_name("reported_scores.csv"), dtype=texts, keep_default_na=False)
+    table = table[table["task"] == task].drop(columns="task").reset_index(drop=True)
+    for column, position in (("data", 0), ("split", 1), ("why_not", 2)):
+        table.insert(table.columns.get_loc("remark"), column, [_BASIS[paper][position] for paper in table["paper"]])
+    return table
 
 
 def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None) -> pd.DataFrame:
