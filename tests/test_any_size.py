@@ -20,7 +20,6 @@ from thyroid_utils.models.any_size import (
     cropped,
     mirrored,
     resampled,
-    resampled_positions,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,16 +43,6 @@ def test_resampling_is_pytorchs_interpolation(kind, mode):
     for size in [(7, 6), (3, 4), (12, 9), (7, 20)]:
         expected = functional.interpolate(maps, size=size, mode=mode)
         torch.testing.assert_close(resampled(maps, size, kind), expected, atol=2e-6, rtol=1e-5)
-
-
-def test_positions_of_another_grid_keep_a_constant_and_the_order_of_rows():
-    rows = torch.arange(7.0)[:, None].expand(7, 7)  # row number at every place
-    positions = torch.stack([rows, torch.ones(7, 7)]).flatten(1).T[None]  # (1, 49, 2)
-    assert torch.equal(resampled_positions(positions, (7, 7), (7, 7)), positions)
-    moved = resampled_positions(positions, (7, 7), (3, 5)).unflatten(1, (3, 5))
-    torch.testing.assert_close(moved[0, ..., 1], torch.ones(3, 5))
-    assert (moved[0, 1:, :, 0] > moved[0, :-1, :, 0]).all()
-    torch.testing.assert_close(moved[0, 1, :, 0], torch.full((5,), 3.0))  # the middle row of 3 is the middle row of 7
 
 
 @pytest.mark.parametrize(("rows", "height"), [(5, 5), (5, 8), (5, 41), (2, 9), (1, 6)])

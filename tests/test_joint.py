@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
-from training_project import (  # noqa: F401
-    Killed,
-    batches_of,
-    elsewhere,
-    joint_config,
-    killed_at,
-    one_cache,
-    own_runs,
-    register_tiny_joint,
-    register_tiny_segmenter,
-    same_results,
-    with_cases,
-)
+from training_project import joint_config, one_cache, own_runs, register_tiny_joint, with_cases  # noqa: F401
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
@@ -35,8 +22,6 @@ from thyroid_utils.models.losses import build_loss
 from thyroid_utils.models.networks import JOINT_MODELS, JointLogits, build_joint, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.labels import classification_scores
-from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import derived_seed, open_arrays, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import list_runs
@@ -44,10 +29,8 @@ from thyroid_utils.training.tasks import TASKS, Arrays
 
 
 @pytest.fixture(autouse=True)
-def tiny_networks(monkeypatch):
-    register = functools.partial(monkeypatch.setitem, SEGMENTERS)
-    register_tiny_segmenter(register)
-    register_tiny_joint(register)
+def tiny_joint(monkeypatch):
+    register_tiny_joint(functools.partial(monkeypatch.setitem, SEGMENTERS))
 
 
 # The network
@@ -165,18 +148,6 @@ def test_it_learns_both(monkeypatch):
     assert classification_scores(run.predictions["label"], run.predictions["probability"])["auc"] > 0.99
 
 
-def test_a_run_that_died_ends_as_it_would_have(monkeypatch, tmp_path):
-    config = joint_config(optimiser__schedule="one_cycle")
-    whole = fit_or_load(config).folder
-    elsewhere(monkeypatch, tmp_path / "other")
-    with pytest.raises(Killed):
-        fit_or_load(config, killed_at(2 * batches_of(config) + 1))
-    resumed = fit_or_load(config).folder
-    assert resumed.name == whole.name
-    same_results(whole, resumed)
-    assert (whole / "maps.safetensors").read_bytes() == (resumed / "maps.safetensors").read_bytes()
-
-
 def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
     cases = load_cases("phantom", **joint_config().data.options)
     without_label, without_mask = cases.index[0], cases.index[5]
@@ -190,16 +161,10 @@ def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
         fit_or_load(joint_config())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model__name": "resnet18"}, "model.name must be that of a segmenter with task joint"),
-        ({"loss__name": "cross_entropy"}, "loss.name must be that of a segmentation loss with task joint"),
-    ],
-)
-def test_a_config_that_cannot_be_is_refused(changes, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        joint_config(**changes)
+def test_networks_and_losses_of_classification_are_refused():
+    for changes, what in (({"model__name": "resnet18"}, "segmenter"), ({"loss__name": "cross_entropy"}, "segmentation loss")):
+        with pytest.raises(ConfigError, match=f"must be that of a {what} with task joint"):
+            joint_config(**changes)
 
 
 # A finished run that is asked
@@ -220,11 +185,3 @@ def test_a_joint_run_answers_both_questions():
     assert found.maps.shape == (2, 64, 64) and found.grid == (16, 16)
     with pytest.raises(ValueError, match="is one of joint; this needs one of detection"):
         predictor.answering("detection")
-
-
-def test_comparisons_take_it_for_a_classifier_only():
-    runs = [fit_or_load(joint_config(training__epochs=1, seed=seed)) for seed in (0, 1)]
-    comparison = ClassifierComparison.of(runs)
-    assert comparison.models == ["tiny_joint"] and len(comparison.predictions("tiny_joint")) == 2
-    with pytest.raises(DataError, match="all of task segmentation"):
-        SegmenterComparison.of(runs)

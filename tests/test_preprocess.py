@@ -358,24 +358,16 @@ def test_crops_by_hand(rows, columns, margin, minimum, top, left, side):
     assert sample.geometry.offset == (top, left) and sample.geometry.scale == (1, 1)
 
 
-def test_where_the_frame_is_too_small_the_square_is_black():
-    """A frame 20 high and a nodule 24 wide: a square of 24, two black rows above and below."""
+def test_a_crop_finds_back_to_the_frame_and_is_black_beyond_it():
+    """A frame 20 high and a nodule 24 wide: a square of 24, two black rows above and below; enlarged twice and brought back."""
     frame, mask = frame_and_mask((20, 60), slice(5, 15), slice(10, 34))
     sample = crop(frame + 1, mask, margin=0, minimum=8)
-    assert sample.image.shape == (24, 24)
+    assert sample.image.shape == (24, 24) and not sample.image[:2].any() and not sample.image[22:].any()
     np.testing.assert_array_equal(sample.image[2:22], frame[:, 10:34] + 1)
-    assert not sample.image[:2].any() and not sample.image[22:].any()
-    np.testing.assert_array_equal(sample.geometry.to_original(sample.mask), mask)
-
-
-def test_a_map_of_the_crop_finds_back_to_the_frame():
-    """Cut, enlarged by a whole factor, and brought back: the mask itself, and nothing outside the crop."""
-    frame, mask = frame_and_mask((60, 80), slice(20, 28), slice(30, 46))
-    mask[20:24, 30:34] = False
-    sample = build_pipeline(["gray", {"nodule_crop": {"margin": 0, "minimum": 8}}, "resize", "scale"], 64)(frame, mask)
-    np.testing.assert_array_equal(sample.geometry.to_original(sample.mask), mask)
-    whole = sample.geometry.to_original(np.ones((64, 64), bool))
-    assert whole.sum() == 16 * 16 and whole[16:32, 30:46].all()
+    large = build_pipeline(["gray", {"nodule_crop": {"margin": 0, "minimum": 8}}, "resize", "scale"], 48)(frame, mask)
+    for found in (sample, large):
+        np.testing.assert_array_equal(found.geometry.to_original(found.mask), mask)
+    assert large.geometry.to_original(np.ones((48, 48), bool)).sum() == 20 * 24
 
 
 def test_without_a_nodule_it_is_refused_or_leaves_the_whole_frame():
