@@ -13,6 +13,7 @@ import pytest
 import torch
 from training_project import register_tiny, register_tiny_joint, register_tiny_segmenter
 
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.dual_stage import DualStage
@@ -54,30 +55,47 @@ def stage_of(classifier: Run, segmenter: Run, **options) -> DualStage:
 
 
 @contextmanager
-def project(temporary: pytest.TempPathFactory, seeds: list[int], epochs: int = 4) -> Iterator[dict[str, list[Run]]]:
-    """Runs of `variant_configs`, in a ledger and a cache that the test files of a session share."""
-    folder = temporary.getbasetemp() / "dual_stage"
-    (folder / "discs").mkdir(parents=True, exist_ok=True)
+def ledger(folder: Path) -> Iterator[Path]:
+    """A ledger and a cache there, the tiny networks, one thread."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CACHE", "RUNS"):
             patch.setenv(f"THYROID_WORKBOOK_{name}", str(folder / name.lower()))
         patch.setenv("THYROID_REPORT_DIR", str(folder))
         register_tiny(functools.partial(patch.setitem, CLASSIFIERS))
-        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
-        register_tiny_joint(functools.partial(patch.setitem, SEGMENTERS))
-        cases = disc_cases(folder / "discs")
-        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+        for register in (register_tiny_segmenter, register_tiny_joint):
+            register(functools.partial(patch.setitem, SEGMENTERS))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        training = {"batch_size": 8, "device": "cpu", "epochs": epochs}
-        common = {"size": 64, "optimiser": {"learning_rate": 0.02}, "training": training, "split": {"ratios": (0.5, 0.25, 0.25)}}
-        tiny = {"name": "tiny", "options": {"dropout": 0.0}}
-        outlining = {**common, "loss": {"name": "bce_dice"}, "preprocessing": STEPS}
-        configs = variant_configs(
-            seeds,
-            {**common, "task": "classification", "model": tiny, "preprocessing": [*STEPS, "three_channels"]},
-            {**outlining, "task": "segmentation", "model": {"name": "tiny_segmenter"}},
-            {**outlining, "task": "joint", "model": {"name": "tiny_joint"}},
-        )
-        yield {role: [fit_or_load(config) for config in several] for role, several in configs.items()}
+        yield folder
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def discs(temporary: pytest.TempPathFactory) -> Iterator[None]:
+    """Every data set is discs; ledger and cache are those that the test files of a session share."""
+    with ledger(temporary.getbasetemp() / "dual_stage") as folder, pytest.MonkeyPatch.context() as patch:
+        (folder / "discs").mkdir(parents=True, exist_ok=True)
+        cases = disc_cases(folder / "discs")
+        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+        yield
+
+
+def configs_of(seeds: list[int], epochs: int = 4) -> dict[str, list[RunConfig]]:
+    """Of every role in the framework."""
+    training = {"batch_size": 8, "device": "cpu", "epochs": epochs}
+    common = {"size": 64, "optimiser": {"learning_rate": 0.02}, "training": training, "split": {"ratios": (0.5, 0.25, 0.25)}}
+    tiny = {"name": "tiny", "options": {"dropout": 0.0}}
+    outlining = {**common, "loss": {"name": "bce_dice"}, "preprocessing": STEPS}
+    return variant_configs(
+        seeds,
+        {**common, "task": "classification", "model": tiny, "preprocessing": [*STEPS, "three_channels"]},
+        {**outlining, "task": "segmentation", "model": {"name": "tiny_segmenter"}},
+        {**outlining, "task": "joint", "model": {"name": "tiny_joint"}},
+    )
+
+
+@contextmanager
+def project(temporary: pytest.TempPathFactory, seeds: list[int], epochs: int = 4) -> Iterator[dict[str, list[Run]]]:
+    """Runs of these."""
+    with discs(temporary):
+        yield {role: [fit_or_load(config) for config in several] for role, several in configs_of(seeds, epochs).items()}

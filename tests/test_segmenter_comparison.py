@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from dual_stage_project import configs_of, discs
 from scipy.ndimage import map_coordinates
-from training_project import register_tiny_segmenter, segmentation_config
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.images import read_mask, write_png
-from thyroid_utils.data.table import make_cases
+from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference import predictor
 from thyroid_utils.inference.predictor import Predictor, map_scores
-from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.plots import segmenter_comparison as plots
-from thyroid_utils.plots.charts import epochs
 from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
@@ -32,48 +24,20 @@ from thyroid_utils.training.fit import fit_or_load
 WIDE = {"tiny_segmenter": {"width": 12}}
 
 
-def discs(folder: Path) -> pd.DataFrame:
-    """30 patients with one to three frames of two sizes: a brighter disc on noise, which a tiny network learns to find."""
-    random, rows = np.random.default_rng(0), []
-    for number in range(60):
-        height, width = (96, 96) if number % 2 else (80, 112)
-        row, column, radius = random.uniform(25, 55), random.uniform(25, 65), random.uniform(5, 20)
-        y, x = np.mgrid[:height, :width]
-        mask = (y - row) ** 2 + (x - column) ** 2 <= radius**2
-        image = np.clip(random.normal(80, 25, (height, width)) + 70 * mask, 0, 255).astype(np.uint8)
-        paths = [write_png(folder / f"{number}-{kind}.png", pixels) for kind, pixels in (("image", image), ("mask", mask))]
-        rows.append({"case": f"{number:02d}", "image": str(paths[0]), "mask": str(paths[1]), "patient": f"p{number**2 % 31}",
-                     "label": number % 2, "dataset": "discs", "spacing_mm": 0.1 + 0.001 * number})  # fmt: skip
-    return make_cases(rows)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def project(tmp_path_factory):
-    """A ledger and a cache for the file, the tiny segmenter, one thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("CACHE", "RUNS"):
-            patch.setenv(f"THYROID_WORKBOOK_{name}", str(tmp_path_factory.mktemp(name.lower())))
-        patch.setenv("THYROID_REPORT_DIR", str(tmp_path_factory.mktemp("report")))
-        register_tiny_segmenter(functools.partial(patch.setitem, SEGMENTERS))
-        cases = discs(tmp_path_factory.mktemp("discs"))
-        patch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-
-
 def common() -> dict:
-    config = segmentation_config(training__epochs=4, optimiser__learning_rate=0.02)
+    (config,) = configs_of([0])["segmenter"]
     return config.model_dump(exclude={"model", "seed"})
 
 
 @pytest.fixture(scope="module")
-def comparison():
-    configs = [
-        config for options in (None, WIDE) for config in comparison_configs(["tiny_segmenter"], [0, 1], common(), options=options)
-    ]
-    return SegmenterComparison.of([fit_or_load(config) for config in configs])
+def comparison(tmp_path_factory):
+    with discs(tmp_path_factory):
+        configs = [
+            config
+            for options in (None, WIDE)
+            for config in comparison_configs(["tiny_segmenter"], [0, 1], common(), options=options)
+        ]
+        yield SegmenterComparison.of([fit_or_load(config) for config in configs])
 
 
 def test_models_with_options_and_losses_have_names_of_their_own(comparison):
@@ -202,27 +166,6 @@ def test_pairs_rest_on_the_images_that_both_models_define(comparison):
     assert row["low"] < (first - second).mean() < row["high"]
 
 
-def test_every_score_of_a_model_in_one_table(comparison):
-    model = comparison.models[0]
-    table = comparison.every_score(model)
-    assert list(table.index) == list(SEGMENTATION_SCORES)
-    assert list(table.columns) == ["per image, own", "pooled, own", "per image, network", "pooled, network"]
-    assert table.at["dice", "per image, own"].value == pytest.approx(comparison.estimates(["dice"]).at[model, "dice"].value)
-    pooled = comparison.estimates(["precision"], pooled=True, resolution="network").at[model, "precision"]
-    assert table.at["precision", "pooled, network"].value == pytest.approx(pooled.value)
-    found = np.mean([values.mean() for values in own(comparison, model, "lesions_found")])
-    assert table.at["lesions_found", "per image, own"].value == pytest.approx(found)
-    assert pd.isna(table.at["hd95", "pooled, own"]) and pd.isna(table.at["hd95_mm", "per image, network"])
-    assert table.at["hd95_mm", "per image, own"].value > 0
-
-
-def test_a_leaky_split_is_named_in_every_plan(comparison, monkeypatch):
-    run = comparison.runs["tiny_segmenter"][0]
-    assert "LEAKY" not in comparison.plan
-    monkeypatch.setitem(run.data, "leaky", True)
-    assert comparison.plan == "2 training seeds, LEAKY: split by image"
-
-
 def test_several_pairs_are_adjusted_by_holm(comparison):
     (one, two), (three, four) = comparison.runs.values()
     several = SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]})
@@ -320,29 +263,3 @@ def test_runs_that_cannot_be_compared_are_refused(comparison):
     elsewhere = fit_or_load(comparison_configs(["tiny_segmenter"], [0], changes)[0])
     with pytest.raises(DataError, match="different splits"):
         SegmenterComparison.of([one, elsewhere])
-
-
-def test_masks_are_those_that_were_scored(comparison):
-    model = comparison.models[0]
-    truths, found = comparison.masks(model)
-    table = comparison.tables[model][0].query("resolution == 'own'")
-    assert [int((a & b).sum()) for a, b in zip(truths, found, strict=True)] == table["true_positives"].tolist()
-    assert [int((b & ~a).sum()) for a, b in zip(truths, found, strict=True)] == table["false_positives"].tolist()
-
-
-def test_figures_show_what_was_compared(comparison):
-    by_image = comparison.by_image(["dice"])
-    models = comparison.models
-    assert comparison.by_run(["dice"])["seed"].tolist() == [0, 1, 0, 1] and len(comparison.history()) == 16
-    figure = epochs(comparison.history(), {"val_dice": "Dice", "val_iou": "IoU"})
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == models
-    spread = plots.score_spread(by_image, models).axes[0]
-    points = [line for line in spread.lines if line.get_marker() == "."]
-    expected = [by_image.loc[by_image["model"] == model, "dice"].dropna().tolist() for model in models]
-    assert [line.get_xdata().tolist() for line in points] == expected
-    size = plots.score_by_size(by_image, models[0]).axes[0]
-    assert size.get_xlabel() == "diameter of a disc of the nodule's area, mm (log scale)"
-    outlines = plots.outlines(comparison, models[0], count=1)
-    assert sum("Dice" in axes.get_title(loc="left") for axes in outlines.axes) == len(comparison.examples(models[0], 1))
-    case = comparison.truth.index[0]
-    assert len(plots.side_by_side(comparison, models, [case]).axes) == len(models)
