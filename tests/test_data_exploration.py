@@ -56,8 +56,7 @@ def test_sizes_areas_and_intensities(cases):
     measures = measure_cases(cases)
     sizes = plots.frame_sizes(measures.table, cases).axes[0]
     assert sorted(bars(sizes)) == [2, 4, 6] and "n = 12" in sizes.get_title(loc="left")
-    many = plots.frame_sizes(measures.table.assign(width=range(100, 112)), cases).axes[0]
-    assert len(ticks(many)) == 12 and ticks(many)[-1] == "others"
+    assert ticks(plots.frame_sizes(measures.table.assign(width=range(100, 112)), cases).axes[0])[-1] == "others"
     areas = plots.areas_and_positions(measures, label_names(cases))
     for axes, name in zip(areas.axes[1:], ["benign", "malignant", "unlabelled"], strict=False):
         np.testing.assert_allclose(axes.images[0].get_array(), 100 * measures.positions[name])
@@ -67,11 +66,9 @@ def test_sizes_areas_and_intensities(cases):
 def test_tables(cases):
     counts = study.class_counts(cases)
     assert counts.loc["all"].tolist() == [12, 8, 12] and counts.loc["malignant", "images"] == 6
-    assert len(study.class_counts(cases[cases["label"] == 0])) == 2, "benign and all"
     measured = study.measures_by_class(measure_cases(cases), cases)
     assert measured.loc["benign", "patients"] == 3 and "[" in measured.loc["benign", "area, % of frame"]
     traits = study.malignant_by_trait(cases)
-    assert traits.loc[("shape", "tall"), "malignant"] <= traits.loc[("shape", "tall"), "patients"]
     assert traits["patients"].sum() == cases[cases["label"].notna()]["patient"].nunique()
 
 
@@ -90,7 +87,7 @@ def test_findings_show_what_the_audit_names(cases, simulated, tmp_path):
     assert plots.identical_images(cases, audit_cases(cases)) is None
     audit = audit_cases(simulated)
     shown = titles(plots.near_identical_images(simulated, audit))
-    assert any("same patient" in title for title in shown) and any("correlation" in title for title in shown)
+    assert any("same patient" in title for title in shown)
     assert all("text regions" in title for title in titles(plots.burned_in_marks(simulated, audit)))
 
 
@@ -100,7 +97,6 @@ def test_exposure_bars_are_the_mean_shares(cases):
     table = study.exposure(splits, audit.clusters)
     axes = plots.exposure_bars(table).axes[0]
     assert bars(axes) == pytest.approx([100 * share for share in table["mean"]])
-    assert ticks(axes) == ["same patient", "near-identical image", "either"]
     assert table.set_index(["split by", "training holds"]).loc[("patient", "same patient"), "highest"] == 0
 
 
@@ -116,9 +112,7 @@ def test_phantom_figures(simulated, cases):
 def test_marks_by_class_counts_patients(cases):
     images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
     table = study.marks_by_class(cases, images)
-    assert table["with callipers, %"].tolist()[0].startswith("0 [0, ") and table.at["benign", "with callipers, %"] != "0 [0, 0]"
     assert table.at["malignant", "with callipers, %"].startswith("40 [12, 77]")  # two of five patients
-    assert table["text regions an image"].str.startswith("3.0 [").all()
 
 
 def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
@@ -161,12 +155,6 @@ def test_phantoms_stand_alone_without_real_frames_and_beside_any_others(tmp_path
         study.simulated_and_real("phantom", tmp_path, None)
 
 
-def test_the_majority_is_told():
-    told = {
-        (pd.NA,) * 4: "none of them labelled",
-        (1, 1, 1, pd.NA): "right on 100 % of the 3",
-        (0, 0, 0, 1): "right on 75 % of the 4",
-    }
-    for labels, text in told.items():
-        table = pd.DataFrame({"case": list("abcd"), "image": "a.png", "patient": list("abcd"), "dataset": "d", "label": labels})
-        assert text in study.majority(make_cases(table.to_dict("records")))
+def test_the_majority_is_told(cases):
+    assert "right on 60 % of the 10" in study.majority(cases)
+    assert "none" in study.majority(cases.assign(label=pd.NA))

@@ -34,12 +34,6 @@ def run(project: Path, *command: str) -> str:
     return found.stdout
 
 
-def test_the_new_study_is_three_files():
-    added = sorted(path.relative_to(NEW).as_posix() for path in NEW.rglob("*.*") if "__pycache__" not in path.parts)
-    name = STEM[3:]
-    assert added == [f"notebooks/{STEM}.ipynb", f"thyroid_utils/plots/{name}.py", f"thyroid_utils/studies/{name}.py"]
-
-
 def test_it_runs_into_a_report_and_onto_the_index(project):
     run(project, "thyroid_utils.workbook.cli", "run", "params/smoke.yaml", "--only", STEM[:2])
     report = project / "reports" / "smoke"

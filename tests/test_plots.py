@@ -12,9 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import bars, dots, legend, points, saved, texts, ticks, titles
+from drawn import bars, dots, points, saved, texts, ticks, titles
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.common import paths
@@ -27,7 +26,7 @@ from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots import grad_cam as cams
 from thyroid_utils.plots import style
 from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
-from thyroid_utils.plots.pictures import FALSE, FOUND, MAP_COLOURS, MISSED, Panel, card_grid, case_panel, panel_grid
+from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
 from thyroid_utils.scores.estimates import Comparison, Estimate, benefit_curve, patient_bootstrap
 from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis import decision_errors, nodule_frame_errors
@@ -43,15 +42,7 @@ def test_every_caption_of_a_notebook_is_there_and_used(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     texts = tomllib.loads(Path(style.__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook.stem[3:]]
-    said = re.findall(r"(?:says|captions\(\"\w+\"\))\(\s*\"(\w+)\"", code)
-    assert set(said) == set(texts)
-    assert all(text.endswith((".", "}", "?")) for text in texts.values())
-
-
-def test_a_caption_is_filled_in_by_what_is_known_and_what_is_added():
-    says = style.captions("grad_cam", method="HiResCAM")
-    assert says("segmenter", model="unet") == "HiResCAM of unet for the pixels it calls nodule, beside the same baselines."
-    assert style.captions("preprocessing")("augmentation", name="x").startswith("Augmentation 'x': one image")
+    assert set(re.findall(r"(?:says|captions\(\"\w+\"\))\(\s*\"(\w+)\"", code)) == set(texts)
 
 
 def disc() -> np.ndarray:
@@ -64,29 +55,15 @@ def test_a_case_is_titled_by_id_and_class_with_its_outline_and_never_by_its_pati
     files["mask"] = str(write_png(tmp_path / "b.png", disc()))
     known = {"case": "d/4", **files, "label": 1, "patient": "p7", "dataset": "d", "tirads": "TR4a"}
     cases = make_cases([known, {"case": "d/5", "image": files["image"], "patient": "p8", "dataset": "d"}])
-    panel = case_panel(cases, "d/4")
-    assert panel.title == "d/4\nmalignant, TI-RADS 4a" and (
-        case_panel(cases, "d/5").title,
-        case_panel(cases, "d/5", "x").title,
-    ) == ("d/5", "x")
-    figure = panel_grid([panel, Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)})], 2)
+    panels = [case_panel(cases, "d/4"), case_panel(cases, "d/5"), case_panel(cases, "d/5", "x")]
+    assert [panel.title for panel in panels] == ["d/4\nmalignant, TI-RADS 4a", "d/5", "x"]
+    blanks = [Panel(np.zeros((48, 60)), map=np.full((48, 60), value), outlines={"red": disc()}) for value in (0, np.nan)]
+    figure = panel_grid([panels[0], Panel(np.zeros((10, 10)), "flat", boxes={"red": (1, 5, 2, 6)}), *blanks], 2)
     assert len(figure.axes[0].collections) == 1, "the outline"
+    assert texts(figure).count("blank map") == 2
     (box,) = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
     assert panel_grid([]) is None and card_grid([]) is None
-
-
-@pytest.mark.parametrize("blank", [np.zeros((48, 60)), np.full((48, 60), np.nan)])
-def test_a_blank_map_is_said_and_not_coloured(blank):
-    figure = panel_grid([Panel(np.zeros((48, 60)), map=blank, outlines={"red": disc()})])
-    assert "blank map" in texts(figure) and all(image.get_cmap().name == "gray" for image in figure.axes[0].images)
-
-
-def test_maps_are_blue_to_red_and_may_be_coarser_than_their_image():
-    low, high = MAP_COLOURS(0.0), MAP_COLOURS(1.0)
-    assert low[2] > 2 * max(low[:2]) and high[0] > 3 * max(high[1:3])
-    cards = [[Panel(np.zeros(shape), "a"), Panel(np.zeros(shape), map=np.eye(7))] for shape in ((60, 40), (30, 90), (200, 40))]
-    assert card_grid(cards).axes[1].images[1].get_extent() == [-0.5, 39.5, 59.5, -0.5]
 
 
 def test_texts_stay_on_their_card():
@@ -193,17 +170,13 @@ def test_forest_shows_every_subgroup_and_marks_the_small_and_what_was_predicted(
     assert dots(axes) == pytest.approx([row.value for row in table["estimate"]])
     hollow = [line.get_markerfacecolor() == "white" for line in axes.lines if line.get_marker() == "o"]
     assert hollow == list(table["marked"]) and sum(hollow) == 1, "7 patients of the old scanner"
-    assert sum("too few" in text.get_text() for text in axes.texts) == 1
-    assert ticks(axes) == ["scanner", "callipers", "new (34 / 17)", "old (14 / 7)", "no (24 / 12)", "yes (24 / 12)"]
-    assert f"n = {COUNT} images, 24 patients" in axes.get_xlabel()
     table = subgroup_calibration(called.images, GROUPS, PATIENTS)
     axes = errors.forest(table, "share of images").axes[0]
-    assert dots(axes) == pytest.approx([value.value for value in table["observed"]])
     predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert predicted == pytest.approx([value.value for value in table["predicted"]])
 
 
-def test_forest_colours_what_differs_and_survives_undefined_scores():
+def test_forest_survives_undefined_scores():
     estimates = [
         Estimate(0.5, 0.4, 0.6, 20, 12),
         Estimate(np.nan, np.nan, np.nan, 0, 0),
@@ -212,8 +185,6 @@ def test_forest_colours_what_differs_and_survives_undefined_scores():
     told = {"level": list("abc"), "estimate": estimates, "p_holm": [0.0002, np.nan, np.nan], "differs": [True, False, False]}
     table = pd.DataFrame({"factor": "scanner", "images": 20, "patients": 12, "marked": False, **told})
     axes = errors.forest(table, "AUC", estimates[1]).axes[0]
-    lines = [to_hex(line.get_color()) for line in axes.lines if line.get_marker() == "o"]
-    assert len(lines) == 2 and lines[0] == "#d55e00" != lines[1]
     written = [text.get_text() for text in axes.texts]
     assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: odd], p = –"]
     assert errors.forest(table.iloc[:0], "AUC") is None
@@ -229,26 +200,6 @@ def test_nodule_frame_draws_both_maps_on_one_scale(masks):
     assert errors.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
 
 
-def test_risk_coverage_draws_the_curve_and_its_area(called):
-    wrong = called.images["wrong"].astype(float)
-    curve = risk_coverage(1 - called.images["confidence"], wrong)
-    figure = errors.risk_coverage({"confidence": curve})
-    line, chance = figure.axes[0].lines
-    drawn = curve[curve["coverage"] >= 0.05]
-    np.testing.assert_allclose(line.get_xydata(), drawn.assign(coverage=100 * drawn["coverage"])[["coverage", "risk"]])
-    assert chance.get_ydata()[0] == pytest.approx(wrong.mean())
-    assert legend(figure)[0] == f"confidence: {curve['risk'].mean():.3f}"
-
-
-def test_decision_curve_draws_models_and_both_references():
-    curve = benefit_curve(LABELS, PROBABILITIES, PATIENTS)
-    figure = errors.decision_curve({"ResNet18": curve, "VGG16": curve}, "n = 48 images")
-    columns = ["net_benefit", "net_benefit", "treat_all", "treat_none"]
-    for line, column in zip(figure.axes[0].lines, columns, strict=True):
-        assert list(line.get_ydata()) == pytest.approx(list(curve[column]))
-    assert legend(figure) == ["ResNet18", "VGG16", "act on all", "act on nobody"]
-
-
 @pytest.mark.parametrize("kinds", [["gain", "blur", "jpeg", "clahe"], ["rotation"]])
 def test_robustness_has_a_panel_a_disturbance(kinds):
     values = {-12: 0.8, 0: 0.9, 8: np.nan}
@@ -256,9 +207,6 @@ def test_robustness_has_a_panel_a_disturbance(kinds):
     figure = errors.robustness(pd.DataFrame(rows, columns=["perturbation", "level", "score"]), "ResNet18", "AUC")
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert {axes.get_xlabel() for axes in shown} == {PERTURBATIONS[kind].label for kind in kinds}
-    (line,) = [line for line in shown[0].lines if line.get_marker() == "o"]
-    assert list(line.get_xdata()) == list(values)
-    assert figure.legends[0].get_title().get_text() == "n = 30 images, 12 patients"
 
 
 def test_conformal_bars_add_up_and_show_coverage():
@@ -267,24 +215,10 @@ def test_conformal_bars_add_up_and_show_coverage():
     widths, shown = errors.conformal_bars(table, 0.2).axes
     assert sum(bars(widths)) == pytest.approx(300), "three rows of 100 %"
     assert dots(shown) == pytest.approx([100 * value.value for value in table["coverage"]])
-    benign = (LABELS[24:] == 0).to_numpy()
-    one = coverage(sets[benign], LABELS[24:][benign], PATIENTS[24:][benign])
-    assert len(ticks(errors.conformal_bars(one, 0.2).axes[0])) == 2, "one class: no row of the other"
-
-
-def test_label_suspects_show_label_and_probability_but_no_patient(tmp_path):
-    image = str(write_png(tmp_path / "image.png", np.full((30, 30), 90, np.uint8)))
-    rows = [{"case": case, "image": image, "label": LABELS[case], "patient": PATIENTS[case], "dataset": "d"} for case in CASES]
-    cases, ranked = make_cases(rows), rank_label_errors(decided(LABELS, PROBABILITIES))
-    shown, first = titles(errors.label_suspects(cases, ranked, 3)), ranked.iloc[0]
-    name = ["benign", "malignant"][first["label"]]
-    assert len(shown) == 3 and shown[0] == f"1. {ranked.index[0]}\nlabelled {name}, p(malignant) {first['probability']:.2f}"
-    assert not any("patient" in title for title in shown)
-    assert errors.label_suspects(cases, ranked[~ranked["suspect"]], 3) is None
 
 
 @pytest.mark.parametrize("labels", [LABELS, 0 * LABELS], ids=["no error", "one class"])
-def test_results_with_nothing_to_show_have_every_figure(labels):
+def test_results_with_nothing_to_show_have_every_figure(labels, tmp_path):
     images = decided(labels, 0.2 + 0.7 * labels)
     right = (images["probability"] > 0.5) == (labels == 1)
     sets = conformal_sets(images["probability"], labels, images["probability"], val_patients=PATIENTS, by_class=True)
@@ -295,6 +229,12 @@ def test_results_with_nothing_to_show_have_every_figure(labels):
         errors.conformal_bars(coverage(sets, labels, PATIENTS), 0.1),
     ]
     assert all(saved(figure) for figure in figures)
+    image = str(write_png(tmp_path / "image.png", np.full((30, 30), 90, np.uint8)))
+    rows = [{"case": case, "image": image, "label": labels[case], "patient": PATIENTS[case], "dataset": "d"} for case in CASES]
+    ranked = rank_label_errors(decided(labels, PROBABILITIES))
+    suspects = errors.label_suspects(make_cases(rows), ranked.assign(suspect=True), 3)
+    assert len(titles(suspects)) == 3 and "patient" not in texts(suspects)
+    assert errors.label_suspects(make_cases(rows), ranked.assign(suspect=False), 3) is None
 
 
 EIGHT = [f"drawn/{number}" for number in range(8)]
@@ -326,58 +266,31 @@ def test_cam_panels_show_image_map_overlay_and_probability_of_the_surest(masks):
 def test_attention_dots_are_the_estimates():
     sources = ("map", "other patients", "centre prior", "chance")
     table = pd.DataFrame({name: [estimate(0.1 * n)] * 4 for n, name in enumerate(sources)}, cams.MEASURES).assign(blank=1)
-    one = table.map(lambda value: estimate(0.5, 1, 1)).assign(blank=0)
     none = table.map(lambda value: Estimate(np.nan, np.nan, np.nan, 0, 0)).assign(blank=1)
-    figure = cams.attention_dots({"ResNet18": table, "right": one, "wrong": none})
-    assert [dots(axes)[:4] for axes in figure.axes] == [[0, 0.1, 0.2, pytest.approx(0.3)]] * 4
-    assert ticks(figure.axes[0]) == ["ResNet18\nn = 7 images\n4 patients\n1 blank left out", "right\nn = 1 image\n1 patient"]
+    figure = cams.attention_dots({"ResNet18": table, "wrong": none})
+    assert [dots(axes) for axes in figure.axes] == [[0, 0.1, 0.2, pytest.approx(0.3)]] * 4
     assert cams.attention_dots({"wrong": none}) is None and cams.attention_dots({}) is None
 
 
-def test_sanity_curve_falls_as_the_table_does():
+def test_figures_of_shapes_and_faithfulness_draw_their_tables():
     ranks, structure = ([estimate(value) for value in values] for values in ([1, 0.5, 0.25], [1, 0.9, 0.8]))
     table = pd.DataFrame({"spearman": ranks, "ssim": structure, "blank": [0, 0, 1], "maps": 8}, ["as trained", "fc", "conv1"])
     figure = cams.sanity_curve(table, "Grad-CAM")
     assert [list(axes.lines[0].get_ydata()) for axes in figure.axes] == [[1, 0.5, 0.25], [1, 0.9, 0.8]]
-    assert ticks(figure.axes[0], "x") == ["as trained", "fc", "conv1"]
-    assert titles(figure) == ["n = 7 images, 4 patients"] and legend(figure)[0] == "Grad-CAM (1 of 24 maps blank)"
-
-
-def test_shape_plots_show_every_region():
-    table = pd.DataFrame({"area": [*np.linspace(0.1, 0.7, 7), np.nan], "solidity": 0.5, "entropy": np.nan}, EIGHT)
+    shapes = pd.DataFrame({"area": [*np.linspace(0.1, 0.7, 7), np.nan], "solidity": 0.5, "entropy": np.nan}, EIGHT)
     compared = pd.DataFrame({"effect": [0.25, np.nan], "p_holm": [0.03, np.nan]}, ["area", "solidity"])
-    figure = cams.shape_plots(table, LABELS[:8], compared)
-    area, solidity = figure.axes
-    assert points(area) == pytest.approx(table["area"].dropna())
-    assert ticks(area, "x") == ["benign\n4 regions", "malignant\n3 regions"]
-    assert area.get_title(loc="left") == "area, share of image\neffect +0.25, p = 0.03 (Holm)"
-    assert solidity.get_title(loc="left").endswith("no test")
-    assert cams.shape_plots(table[["entropy"]], LABELS[:8], compared) is None
-
-
-def test_shape_sweep_draws_effect_and_p_by_threshold():
+    assert points(cams.shape_plots(shapes, LABELS[:8], compared).axes[0]) == pytest.approx(shapes["area"].dropna())
+    assert cams.shape_plots(shapes[["entropy"]], LABELS[:8], compared) is None
     tested = {"feature": "area", "threshold": [0.2, 0.5, 0.9], "effect": [0.1, -0.4, 0.0], "p_holm": [0.9, 0.02, np.nan]}
     sweep = pd.DataFrame(tested | {"benign_patients": 3, "malignant_patients": 4})
-    effects, chance = cams.shape_sweep(sweep).axes
-    assert effects.lines[0].get_xydata().tolist() == [[20, 0.1], [50, -0.4]]
-    assert list(chance.lines[0].get_ydata()) == [0.9, 0.02] and effects.get_title(loc="left") == "n = 7 patients"
+    assert cams.shape_sweep(sweep).axes[0].lines[0].get_xydata().tolist() == [[20, 0.1], [50, -0.4]]
     assert cams.shape_sweep(sweep.assign(p_holm=np.nan)) is None
-
-
-def test_deletion_and_insertion_curves():
-    """Two images whose probability falls, or rises, in a straight line in the map's order and stays 0.5 in the others."""
     rows = [
-        (image, direction, order, share, line if order == "map" else 0.5)
-        for image in (0, 1)
-        for order in ("map", "random", "centre")
-        for share in (0.0, 0.5, 1.0)
-        for direction, line in (("deletion", 1 - share), ("insertion", share))
+        (0, way, order, x, x) for way in ("deletion", "insertion") for order in ("map", "random", "centre") for x in (0, 0.5, 1)
     ]
     curves = pd.DataFrame(rows, columns=["image", "direction", "order", "share", "probability"])
-    deletion, insertion = cams.deletion_insertion_curves(curves).axes
-    assert list(deletion.lines[0].get_ydata()) == [1, 0.5, 0] and list(insertion.lines[0].get_ydata()) == [0, 0.5, 1]
-    assert deletion.get_legend().get_texts()[0].get_text() == "the map's order: 0.50"
-    assert "n = 2 images" in deletion.get_ylabel() and cams.deletion_insertion_curves(curves.iloc[:0]) is None
+    assert list(cams.deletion_insertion_curves(curves).axes[0].lines[0].get_ydata()) == [0, 0.5, 1]
+    assert cams.deletion_insertion_curves(curves.iloc[:0]) is None
 
 
 @pytest.fixture(scope="module")
@@ -390,29 +303,20 @@ def scores():
     return pd.DataFrame({**table, "probability_placebo": np.nan}, EIGHT)
 
 
-def test_shortcut_pairs_draw_each_image_once(scores):
-    energy, moved, placebo = cams.shortcut_pairs(scores).axes
-    assert points(moved) == pytest.approx(list(scores["probability_removed"].iloc[1:]))
-    assert [axes.get_xlabel() for axes in (energy, moved, placebo)] == [f"as it is (n = {n} images)" for n in (6, 7, 0)]
-    assert cams.shortcut_pairs(scores.iloc[:1]) is None
-
-
 def test_shortcut_panels_are_pairs(scores, masks, monkeypatch):
     inputs = np.zeros((2, 3, 48, 48), np.float32)
-
-    def pairs_of(pipeline, cases):
-        assert pipeline == "its pipeline" and list(cases.index) == ["drawn/5", "drawn/3"], "those with the largest marks"
-        return MarkPairs(inputs, inputs + 1, inputs, masks[0][:2], scores.loc[cases.index, ["marks"]])
-
-    monkeypatch.setattr(cams, "mark_pairs", pairs_of)
+    pairs = MarkPairs(inputs, inputs + 1, inputs, masks[0][:2], scores.loc[["drawn/5", "drawn/3"], ["marks"]])
+    monkeypatch.setattr(cams, "mark_pairs", lambda pipeline, cases: pairs)
     predictor = SimpleNamespace(pipeline="its pipeline", cases=pd.DataFrame(index=EIGHT), network=None)
     study = SimpleNamespace(predictor=predictor, maps_of=lambda network, images: SimpleNamespace(maps=1.0 * masks[0][:2]))
     figure = cams.shortcut_panels(study, scores)
     assert titles(figure)[::2] == [f"drawn/{n}\n{way}" for n in (5, 3) for way in ("as it is", "marks painted over")]
     assert (figure.axes[2].images[0].get_array() == 1).all(), "painted"
-    expected = [scores.at[case, f"probability_{way}"] for case in ("drawn/5", "drawn/3") for way in ("kept", "removed")]
-    assert [float(axes.get_xlabel().split()[1]) for axes in figure.axes[:8:2]] == pytest.approx(expected, abs=0.006)
     assert cams.shortcut_panels(study, scores.assign(marks=0.0)) is None
+    energy, moved, placebo = cams.shortcut_pairs(scores).axes
+    assert points(moved) == pytest.approx(list(scores["probability_removed"].iloc[1:]))
+    assert [axes.get_xlabel() for axes in (energy, moved, placebo)] == [f"as it is (n = {n} images)" for n in (6, 7, 0)]
+    assert cams.shortcut_pairs(scores.iloc[:1]) is None
 
 
 def finding(case="a", mask=None, shape=(40, 60), spacing=None, **changes) -> Finding:
@@ -441,36 +345,24 @@ def test_cards_say_what_was_found_of_every_kind(cases):
         finding("all", everything, frame=np.zeros((40, 60, 3), np.uint8)),
     ]
     said = texts(finding_cards(kinds, cases)).replace("masks' Dice\n", "masks' Dice ")
-    for part in ("a\nframe", "truth: benign, called malignant", "p(malignant) 0.83, threshold 0.40", "set: malignant",
-                 "Dice 0.75", "entropy 0.25", "! two of them", "could not be used", "neither", RESEARCH_ONLY):  # fmt: skip
+    for part in ("truth: benign, called malignant", "Dice 0.75", "! two of them", "could not be used", "neither", RESEARCH_ONLY):
         assert part in said, part
     saved(finding_cards([finding(error="damaged", frame=None)], cases))
     assert finding_cards([], cases) is None
+    assert measure_lines(finding(spacing=0.5))[0] == "13.2 × 6.0 mm, area 72.0 mm²"
+    assert measure_lines(finding())[0].endswith("area 288 px") and measure_lines(kinds[2]) == []
 
 
-def test_measures_are_read_in_millimetres_where_known():
-    lines = measure_lines(finding(spacing=0.5))
-    assert lines[0] == "13.2 × 6.0 mm, area 72.0 mm²"
-    assert lines[1] == "height / width 0.50 (not taller than wide)"
-    assert measure_lines(finding())[0].endswith("area 288 px")
-    assert measure_lines(finding(mask=np.zeros((40, 60), bool))) == []
-
-
-def test_the_forest_has_a_row_a_variant_and_a_pair():
+def test_figures_of_variants_draw_their_tables():
     value = Estimate(0.8, 0.7, 0.9, 50, 20)
     sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all resamples agree")
-    estimates = pd.DataFrame({"what": ["whole frame (the paper)", "crop by the true mask"], "auc": [value, sure]},
-                             index=["frame", "crop_true"])  # fmt: skip
+    what = ["whole frame (the paper)", "crop by the true mask"]
+    estimates = pd.DataFrame({"what": what, "auc": [value, sure]}, ["frame", "crop_true"])
     difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")
     pairs = pd.DataFrame({"first": ["crop_true"], "second": ["frame"], "auc": [difference], "p_holm": [np.nan], "differs": False})
     figure = variants_forest(estimates, pairs)
-    left, right = figure.axes
-    assert ticks(left) == list(estimates["what"])
-    assert ticks(right) == ["crop by the true mask\n− whole frame"]
+    assert [ticks(axes) for axes in figure.axes] == [what, ["crop by the true mask\n− whole frame"]]
     assert "no test" in texts(figure) and "0.800" in texts(figure)
-
-
-def test_every_image_with_a_class_and_a_mask_is_a_point():
     known = {"wrong": [False, True, None], "label": [0, 1, 0], "probability": [0.1, 0.2, np.nan], "dice": [0.9, 0.7, 0.3]}
     (drawn,) = doubt_and_dice(pd.DataFrame(known), 0.7).axes[0].collections
     assert drawn.get_offsets().tolist() == [[0.1, 0.9], [0.2, 0.7]]

@@ -35,31 +35,15 @@ def pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_lock_holds_exact_versions_and_no_addresses():
+def test_the_lock_holds_exact_versions_inside_the_declared_ranges_and_torchs_own_pair():
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+( ; sys_platform == \"linux\")?", line), line
-
-
-def test_every_declared_dependency_is_locked_inside_its_range():
-    project = pyproject()["project"]
-    declared = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
-    lock = locked()
-    for requirement in declared:
-        (pin,) = lock[canonicalize_name(requirement.name)].specifier
+    project, pins = pyproject()["project"], {}
+    for requirement in map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"]):
+        (pin,) = locked()[canonicalize_name(requirement.name)].specifier
         assert requirement.specifier.contains(pin.version), f"{requirement} does not admit the locked {pin.version}"
-
-
-def test_locked_torch_and_torchvision_are_one_release():
-    """torchvision 0.N is built against torch 2.(N-15); another pair installs but its operators do not load."""
-    (torch,), (torchvision,) = locked()["torch"].specifier, locked()["torchvision"].specifier
-    assert "+" not in torch.version and Version(torch.version).major == 2
-    assert Version(torchvision.version).minor - 15 == Version(torch.version).minor
-
-
-def test_ranges_admit_a_clusters_own_matching_pair():
-    ranges = {Requirement(line).name: Requirement(line).specifier for line in pyproject()["project"]["dependencies"]}
-    for torch, torchvision in [("2.6.0", "0.21.0"), ("2.9.1", "0.24.1")]:
-        assert ranges["torch"].contains(torch) and ranges["torchvision"].contains(torchvision)
+        pins[requirement.name] = Version(pin.version)
+    assert pins["torchvision"].minor - 15 == pins["torch"].minor, "torchvision 0.N is built against torch 2.(N - 15)"
 
 
 def test_environment_yml_installs_the_lock():
@@ -73,19 +57,9 @@ def test_environment_yml_installs_the_lock():
 
 @pytest.mark.skipif(Path(sys.prefix).name != ".venv", reason="not the environment that make installs from the lock")
 def test_installed_versions_are_the_locked_ones():
-    wrong = []
     for name, requirement in locked().items():
         if requirement.marker is None or requirement.marker.evaluate():
-            (pin,) = requirement.specifier
-            if metadata.version(name) != pin.version:
-                wrong.append(f"{name}: installed {metadata.version(name)}, locked {pin.version}")
-    assert not wrong, "\n".join(wrong)
-
-
-def test_torchvision_operators_load_with_this_torch():
-    code = "import torch, torchvision; print(torchvision.ops.nms(torch.tensor([[0.,0,1,1]]), torch.ones(1), 0.5).tolist())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "[0]", result.stderr
+            assert requirement.specifier.contains(metadata.version(name)), f"{name}: {metadata.version(name)} is installed"
 
 
 def imported_rooms(module: Path) -> set[str]:
@@ -112,7 +86,7 @@ def test_a_module_imports_only_from_its_room_or_from_rooms_below(module):
     assert not upward, f"{room} (floor {FLOORS[room]}) imports {upward}"
 
 
-@pytest.mark.parametrize("module", ["thyroid_utils.data.check", "thyroid_utils.preprocess", "thyroid_utils.workbook.cli"])
+@pytest.mark.parametrize("module", ["thyroid_utils.data.check", "thyroid_utils.workbook.cli"])
 def test_torch_is_not_loaded_where_it_is_not_needed(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -158,11 +132,7 @@ def test_make_finishes_a_set_up_that_was_interrupted(tmp_path):
     finished = make("0")
     assert finished.returncode == 0, finished.stderr
     assert "Creating" not in finished.stdout and "RAN run params/quick.yaml" in finished.stdout
-    calls = len((tmp_path / "pip.log").read_text().splitlines())
-    again = make("0")
-    assert again.returncode == 0 and len((tmp_path / "pip.log").read_text().splitlines()) == calls, (
-        "nothing to install the second time"
-    )
+    calls = (tmp_path / "pip.log").read_text()
+    assert make("0").returncode == 0 and (tmp_path / "pip.log").read_text() == calls, "nothing to install the second time"
     (tmp_path / "requirements.lock").write_text("torch==0\n")
-    changed = make("0")
-    assert "Bringing .venv up to requirements.lock" in changed.stdout
+    assert "Bringing .venv up to requirements.lock" in make("0").stdout

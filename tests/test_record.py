@@ -55,26 +55,20 @@ def metrics(folder) -> dict:
     ],
 )
 def test_values_are_kept_as_plain_json(folder, value, kept):
+    record("other", 1)
+    record("mean_dice", 0.1)
     record("mean_dice", value, "Mean Dice", "%")
-    assert metrics(folder)["mean_dice"] == {"value": kept, "label": "Mean Dice", "unit": "%"}
+    assert metrics(folder)["mean_dice"] == {"value": kept, "label": "Mean Dice", "unit": "%"} and "other" in metrics(folder)
 
 
-def test_recording_again_replaces_and_other_names_stay(folder):
-    for name, value in (("a", 1), ("b", 2), ("a", 3)):
-        record(name, value)
-    assert {name: entry["value"] for name, entry in metrics(folder).items()} == {"a": 3, "b": 2}
-
-
-@pytest.mark.parametrize("name", ["Mean dice", "../x", "", "1st", "a.b", "é"])
+@pytest.mark.parametrize("name", ["Mean dice", "../x", "", "é"])
 def test_a_name_that_is_no_snake_case_is_refused(folder, figure, name):
-    for call, rest in ((record, (1,)), (record_figure, ("c",)), (record_table, ("c",))):
-        arguments = {record: (name,), record_figure: (figure, name), record_table: (COUNTS, name)}[call]
-        with pytest.raises(ValueError, match="snake_case"):
-            call(*arguments, *rest)
-    assert not list(folder.iterdir())
-
-
-def test_a_value_of_another_type_and_an_empty_caption_are_refused(folder, figure):
+    with pytest.raises(ValueError, match="snake_case"):
+        record(name, 1)
+    with pytest.raises(ValueError, match="snake_case"):
+        record_figure(figure, name, "c")
+    with pytest.raises(ValueError, match="snake_case"):
+        record_table(COUNTS, name, "c")
     with pytest.raises(TypeError, match="cannot keep a set"):
         record("a", {2})
     with pytest.raises(ValueError, match="caption is empty"):
@@ -130,17 +124,11 @@ def test_a_table_becomes_csv_unrounded_and_latex_rounded(folder, displayed):
     assert r"U-Net\_1 & 0.123 \\" in latex and r"R\&D 5\% & 0.900 \\" in latex and r"Scores of 100\% of" in latex
 
 
-def test_html_of_a_table_escapes_what_comes_from_data():
-    shown = html_table(pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b"], "n": [1, 2]}))
+def test_tables_keep_levels_and_small_values_and_escape_what_comes_from_data():
+    table = pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b", "c"], "p": [0.00012, 0.0, math.nan]})
+    shown = html_table(table.assign(n=pd.array([1, None, 3], dtype="Int64")), index=False)
     assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown and "<td>1</td>" in shown
-
-
-def test_numbers_keep_small_values_and_say_what_is_missing():
-    shown = html_table(pd.DataFrame({"p": [0.00012, 0.0, math.nan], "n": pd.array([1, None, 3], dtype="Int64")}), index=False)
     assert all(cell in shown for cell in ("1.2e-04", ">0.000<", ">–<")) and "nan" not in shown.lower() and "NA" not in shown
-
-
-def test_tables_with_several_levels_keep_them():
     rows = pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
     table = pd.DataFrame({("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=rows)
     assert "dice · mean" in html_table(table) and html_table(table).count("<td>") == 4

@@ -48,37 +48,23 @@ def encoded(content: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    "latex",
+    ("latex", "rows"),
     [
-        r"\frac{2|A \cap B|}{|A| + |B|}",
-        r"\mathcal{L} = -\alpha_t (1 - p_t)^\gamma \log p_t",
-        r"\begin{cases} 1 & x > 0 \\ 0 & \text{otherwise} \end{cases}",
-        r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
-        r"\hat{y}_i \in \{0, 1\}, \quad \sum_{i=1}^{n} \sqrt{x_i}, \quad \operatorname{SNR} = \mu / \sigma \approx 1.91",
-        r"\mathbb{E}[X], \lVert x \rVert_2, \left( \frac{a}{b} \right)^2, a \le b, \nabla, \ast, \partial",
+        (r"\mathcal{L} = -\alpha_t (1 - p_t)^\gamma \log p_t, \operatorname{SNR} \approx \frac{\mu}{\sigma}", 0),
+        (r"\begin{cases} 1 & x > 0 \\ 0 & \text{otherwise} \end{cases}", 2),
+        *((rf"\begin{{{name}}} a &= b \\ c &= d \end{{{name}}}", 2) for name in ("aligned", "gathered", "align*", "split")),
     ],
 )
-def test_formulas_of_the_field_become_mathml(latex):
-    set_formula = formula(latex, "block")
-    assert set_formula.startswith("<math") and 'display="block"' in set_formula
-    assert not re.search(r"\\[a-zA-Z]", set_formula), set_formula
-
-
-def test_rows_of_a_formula_are_rows():
-    for environment in ("aligned", "gathered", "align*", "split"):
-        shown = formula(rf"\begin{{{environment}}} a &= b \\ c &= d \end{{{environment}}}", "block")
-        assert shown.count("<mtr>") == 2 and "&<" not in shown, environment
+def test_formulas_of_the_field_become_mathml(latex, rows):
+    shown = formula(latex, "block")
+    assert shown.startswith("<math") and 'display="block"' in shown and shown.count("<mtr>") == rows
+    assert not re.search(r"\\[a-zA-Z]|&<", shown), shown
 
 
 @pytest.mark.parametrize("latex", ["a^b^c", r"\unheardof{x} < 1", "a & b", "a}"])
 def test_a_formula_that_cannot_be_read_shows_its_source(latex):
     shown = formula(latex)
     assert "formula-source" in shown and html.escape(latex) in shown and "<math" not in shown
-
-
-def test_markdown_sets_every_kind_of_formula_and_keeps_prices_and_code():
-    body, _ = markdown("a $x^2$ b\n\n$$\ny\n$$\n\n\\begin{align} a &= b \\end{align}\n\n`$z$` and \\$5")
-    assert body.count("<math") == 3 and "<code>$z$</code>" in body and "$5" in body
 
 
 def test_headings_get_their_own_ids_whether_written_or_printed():
@@ -168,19 +154,12 @@ def test_what_cells_print_is_escaped_and_warnings_are_folded():
         new_output("stream", name="stdout", text="<i>\x1b[31mred"),
         new_output("stream", name="stderr", text="careful\ntwice"),
     ]
-    shown = page(new_code_cell("print()", outputs=outputs))
+    cell = new_code_cell("print()", outputs=outputs)
+    shown = page(cell, parameters={})
     assert "&lt;i&gt;" in shown and "ansi-red-fg" in shown and "<summary>Messages, 2 lines</summary>" in shown
-
-
-def test_code_is_folded_unless_asked_for():
-    assert '<details class="code">' in page(new_code_cell("a = 1"))
-    assert '<details class="code" open>' in page(new_code_cell("a = 1"), show_code=True)
+    assert "Run &amp; more" in shown and "Every parameter has its default" in shown and "&lt;b&gt;" in page()
+    assert '<details class="code">' in shown and '<details class="code" open>' in page(cell, show_code=True)
     assert "<details class=" not in page(new_code_cell("  ")).split("<main>")[1], "empty cells are left out"
-
-
-def test_a_report_says_what_it_was_made_with_and_escapes_it():
-    shown = page()
-    assert "&lt;b&gt;" in shown and "Run &amp; more" in shown and "Every parameter has its default" in page(parameters={})
 
 
 def test_pictures_beside_the_notebook_are_embedded(tmp_path, monkeypatch):
@@ -209,11 +188,8 @@ def test_the_index_shows_labelled_numbers_first_and_hashes_apart():
     assert " ".join(told.split()) == "Dice 0.810 0.784 – 0.840 Area 1 234 mm² plain count 3"
     assert "abcd" in provenance
     assert index({f"n{number}": (number, None, None) for number in range(20)}).count("<div><dt>") == 6
-
-
-def test_the_index_names_an_error_and_an_earlier_run():
-    shown = index({}, error={"line": "ValueError: <x>", "cell": 1}, status="failed", earlier=True, commit="abc")
-    assert "ValueError: &lt;x&gt;" in shown and "from an earlier run" in shown and "commit abc" in shown
+    failed = index({}, error={"line": "ValueError: <x>", "cell": 1}, status="failed", earlier=True, commit="abc")
+    assert "ValueError: &lt;x&gt;" in failed and "from an earlier run" in failed and "commit abc" in failed
 
 
 def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
@@ -248,23 +224,18 @@ def scrubber(monkeypatch, tmp_path):
     [
         ("open('/mnt/clinic/scans/a b/1.png')", "open('…/scans/a b/1.png')"),
         ("/mnt/clinic/scans", "…/scans"),
-        ("/mnt/clinic/scans.", "…/scans."),
         ("/mnt/clinic/scans-2/x and /mnt/clinic/scansion", "/mnt/clinic/scans-2/x and /mnt/clinic/scansion"),
         ("/elsewhere/mnt/clinic/scans/x", "/elsewhere/mnt/clinic/scans/x"),
         ("/home/alice/notes.txt", "~/notes.txt"),
         ("file:///home/alice/x", "file://~/x"),
         ("\x1b[32m/home/alice/x.py\x1b[39m:12", "\x1b[32m~/x.py\x1b[39m:12"),
-        ("no path at all", "no path at all"),
+        ('File "{root}/notebooks/x.py", line 3', 'File "notebooks/x.py", line 3'),
+        ("in {root}", "in …/project"),
+        (f"in {sys.prefix}/x.py", f"in …/{Path(sys.prefix).name}/x.py"),
     ],
 )
-def test_known_folders_are_shortened_and_others_left(scrubber, text, shown):
-    assert scrubber.text(text) == shown
-
-
-def test_files_of_the_project_are_seen_from_its_root_and_the_environment_is_shortened(scrubber, tmp_path):
-    assert scrubber.text(f'File "{tmp_path}/project/notebooks/x.py", line 3') == 'File "notebooks/x.py", line 3'
-    assert scrubber.text(f"in {tmp_path}/project") == "in …/project"
-    assert sys.prefix not in scrubber.text(f"{sys.prefix}/lib/python3/site-packages/torch/x.py: warning")
+def test_known_folders_are_shortened_and_others_left(scrubber, tmp_path, text, shown):
+    assert scrubber.text(text.replace("{root}", f"{tmp_path}/project")) == shown
 
 
 def test_every_string_of_a_notebook_is_scrubbed_but_pictures(scrubber):
