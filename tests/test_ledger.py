@@ -125,6 +125,7 @@ def test_numbers_and_ids_are_read_as_they_were_written():
     assert run.history.loc[2, "train_loss"] == 0.30000000000000004 and list(run.history.index) == [1, 2]
     assert list(run.predictions.index) == ["0001", "NA"] and run.predictions["patient"].tolist() == ["007", "8"]
     assert run.predictions["log_odds"].iloc[0] == -2.1972245773362196 and run.predictions["label"].tolist() == [1, 0]
+    assert repr(run) == f"Run({NAMES['whole']}: tiny, seed 0)" and run.hashes["metrics.json"]
     assert run.best_epoch == 2 and run.metrics["test"]["auc"] == 0.625 and run.config == tiny_config()
 
 
@@ -135,6 +136,7 @@ def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
     monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
     assert runs_dir() == Path("/project/runs")
+    assert runs.environment_stamp("cpu", "32-true", 1)["commit"] is None, "no checkout"
 
 
 def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(own_runs, monkeypatch):
@@ -201,6 +203,8 @@ def test_every_run_is_listed_with_its_state(several):
     assert "metrics.json was changed" in listed["note"].iloc[3] and listed["megabytes"].gt(0).all()
     with run_lock(NAMES["begun"]):
         assert list_runs().loc[NAMES["begun"], "state"] == "training"
+    (runs_dir() / NAMES["begun"] / "resume" / "state.pt").unlink()
+    assert list_runs().loc[NAMES["begun"], "epochs"] == 0
 
 
 def test_only_what_is_named_is_pruned(several):

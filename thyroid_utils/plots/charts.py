@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -170,6 +169,8 @@ def epochs(history: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         history: of `SegmenterComparison.history`: model, seed, epoch and the columns.
         columns: column → axis label; one panel each.
     """
+    import seaborn as sns  # half a second to load, with scipy.stats
+
     figure, axes = new_panels(len(columns), 3.7)
     look = {"hue": "model", "palette": model_colours(history["model"].unique()), "errorbar": ("pi", 100)}
     for place, (column, label) in zip(axes, columns.items(), strict=True):
