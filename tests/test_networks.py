@@ -175,9 +175,8 @@ def test_any_architecture_of_smp_takes_any_size(kind):
         assert model(empty(model, 1, 3, *size)).shape == (1, 2, *size)
 
 
-def test_any_architecture_of_smp_takes_its_own_options_and_timms_encoders():
-    few = on_meta("smp:Unet:resnet18", encoder_depth=3, decoder_channels=[32, 16, 8])
-    assert parameter_count(few) < parameter_count(on_meta("smp:unet:resnet18")) and few.taken(1) == 8
+def test_smps_networks_take_their_own_options_and_timms_encoders():
+    assert on_meta("smp:Unet:resnet18", encoder_depth=3, decoder_channels=[32, 16, 8]).taken(1) == 8
     transformer = build_segmenter("smp:dpt:tu-vit_tiny_patch16_224", dynamic_img_size=True).eval()
     with torch.no_grad():
         assert transformer(torch.zeros(1, 3, 5, 70)).shape == (1, 1, 5, 70)
@@ -212,15 +211,6 @@ def test_the_gradient_reaches_every_parameter(name):
     without = [key for key, gradient in gradients.items() if gradient.abs().max() <= (1e-10 if name in OWN else 0)]
     # torchvision's biases in front of SegNet's batch normalisations, which take them out again; kept for its weights file
     assert len(without) == (13 if name == "segnet" else 0), without
-
-
-@pytest.mark.parametrize("name", ["timm:test_vit", "deeplabv3plus_mobilenet", "residual_unet", "transunet"])
-def test_the_seed_decides_the_first_values(name):
-    values = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        values.append(torch.cat([value.flatten() for value in built(name, **SMALL.get(name, {})).parameters()]))
-    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18_transformer", "inception_v3", "deeplabv3plus_mobilenet"])
