@@ -281,6 +281,14 @@ def test_prune_says_what_it_removes(several, capsys):
     assert cli.main(["runs", "prune"]) == 0 and capsys.readouterr().out == "nothing to remove\n"
 
 
-def test_the_ledger_is_read_without_torch():
-    code = "import sys, thyroid_utils.training.ledger, thyroid_utils.workbook.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize(
+    "modules, without",
+    [
+        ("training.ledger workbook.cli", "torch scipy.stats"),
+        ("plots.segmenter_comparison studies.papers training.engine workbook.record", "scipy.stats seaborn lightning timm monai"),
+    ],
+)
+def test_slow_libraries_are_loaded_where_they_are_used(modules, without):
+    imports = "; ".join(f"import thyroid_utils.{module}" for module in modules.split())
+    code = f"{imports}; import sys; sys.exit(', '.join({set(without.split())} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
