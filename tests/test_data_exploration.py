@@ -64,6 +64,11 @@ def test_sizes_areas_and_intensities(cases):
 
 
 def test_tables(cases):
+    shown = titles(plots.gallery(cases, each=2))
+    assert cases.loc[[title.split("\n")[0] for title in shown[:4]], "patient"].nunique() == 4
+    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
+    marks = study.marks_by_class(cases, images)
+    assert marks.at["malignant", "with callipers, %"].startswith("40 [12, 77]"), "two of five patients"
     counts = study.class_counts(cases)
     assert counts.loc["all"].tolist() == [12, 8, 12] and counts.loc["malignant", "images"] == 6
     measured = study.measures_by_class(measure_cases(cases), cases)
@@ -109,18 +114,6 @@ def test_phantom_figures(simulated, cases):
     assert "n = 3" in ticks(figure.axes[1], "x")[0]
 
 
-def test_marks_by_class_counts_patients(cases):
-    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
-    table = study.marks_by_class(cases, images)
-    assert table.at["malignant", "with callipers, %"].startswith("40 [12, 77]")  # two of five patients
-
-
-def test_the_gallery_shows_each_class_and_prefers_different_patients(cases):
-    shown = titles(plots.gallery(cases, each=2))
-    assert [title.partition("\n")[2].split(",")[0] for title in shown] == ["benign"] * 2 + ["malignant"] * 2 + [""] * 2
-    assert cases.loc[[title.split("\n")[0] for title in shown[:4]], "patient"].nunique() == 4
-
-
 def test_what_training_has_seen_counted_by_hand():
     columns = {"patient": list("112345"), "split": ["train", "test", "train", "test", "test", "val"], "dataset": "drawn"}
     rows = pd.DataFrame({"case": list("abcdef"), "image": "a.png", **columns}).to_dict("records")
@@ -140,19 +133,14 @@ def test_two_outlines_of_one_picture(tmp_path):
     assert study.outline_agreement(cases, pd.DataFrame({"cases": []})).empty
 
 
-def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_phantoms(real_data):
+def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_phantoms(real_data, tmp_path):
     simulated, real = study.simulated_and_real("phantom", real_data, "the phantoms")
     assert simulated == "the phantoms" and len(real) == 543
-    found = study.outline_agreement(real, pd.DataFrame({"cases": [["ddti/332", "ddti/389"]]}))
-    assert 0.5 < found.at[0, "dice"] < 0.99
-
-
-def test_phantoms_stand_alone_without_real_frames_and_beside_any_others(tmp_path, monkeypatch):
     assert study.simulated_and_real("phantom", "", "the phantoms") == ("the phantoms", None)
-    monkeypatch.setattr(study, "phantom_cases", lambda patients: f"{patients} phantoms")
-    assert study.simulated_and_real("folders", tmp_path, "cases") == ("16 phantoms", "cases")
     with pytest.raises(DataError, match="DATA_ROOT holds no DDTI"):
         study.simulated_and_real("phantom", tmp_path, None)
+    found = study.outline_agreement(real, pd.DataFrame({"cases": [["ddti/332", "ddti/389"]]}))
+    assert 0.5 < found.at[0, "dice"] < 0.99
 
 
 def test_the_majority_is_told(cases):

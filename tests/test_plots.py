@@ -8,12 +8,10 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from drawn import bars, dots, points, saved, texts, ticks, titles
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
 from thyroid_utils.common import paths
@@ -43,6 +41,7 @@ def test_every_caption_of_a_notebook_is_there_and_used(notebook):
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     texts = tomllib.loads(Path(style.__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook.stem[3:]]
     assert set(re.findall(r"(?:says|captions\(\"\w+\"\))\(\s*\"(\w+)\"", code)) == set(texts)
+    assert style.captions("grad_cam", method="HiResCAM")("segmenter", model="unet").startswith("HiResCAM of unet for the pixels")
 
 
 def disc() -> np.ndarray:
@@ -64,24 +63,6 @@ def test_a_case_is_titled_by_id_and_class_with_its_outline_and_never_by_its_pati
     (box,) = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
     assert panel_grid([]) is None and card_grid([]) is None
-
-
-def test_texts_stay_on_their_card():
-    title, picture = "a-very-long-folder-name/" * 4 + "image\nbenign", np.zeros((48, 60))
-    figure = card_grid([[Panel(picture, title, below=["word " * 40, "few"]), Panel(picture, map=picture + 1)]] * 6)
-    FigureCanvasAgg(figure).draw()
-    heads = [axes._left_title.get_window_extent() for axes in figure.axes[:12]]
-    feet = [axes.xaxis.label.get_window_extent() for axes in figure.axes[:12]]
-    assert max(box.y1 for box in heads) <= figure.bbox.y1 and max(box.x1 for box in [*heads, *feet]) <= figure.bbox.x1
-    assert all(head.y1 < foot.y0 for head, foot in zip(heads[4:], feet, strict=False)), "no row reaches into the next"
-
-
-def test_the_same_data_gives_the_same_file_in_the_one_style_and_no_figure_stays_open():
-    with plt.rc_context({"axes.facecolor": "red", "font.size": 30}):
-        figure = panel_grid([Panel(disc() * 1.0, "a")])
-        assert plt.rcParams["font.size"] == 30
-    assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
-    assert saved(figure) == saved(panel_grid([Panel(disc() * 1.0, "a")])) and plt.get_fignums() == []
 
 
 COUNT = 48
@@ -244,8 +225,7 @@ def estimate(value: float, images: int = 7, patients: int = 4) -> Estimate:
     return Estimate(value, value - 0.1, value + 0.1, images, patients)
 
 
-def test_cam_panels_show_image_map_overlay_and_probability_of_the_surest(masks):
-    """Each class is called rightly and wrongly; of the malignant that are right, drawn/7 is surer but blank."""
+def test_cam_panels_show_the_surest_of_each_call_that_is_not_blank(masks):
     columns = {"label": LABELS[:8], "called": [0, 1, 1, 1, 0, 0, 0, 1], "probability": [0.1, 0.6, 0.7, 0.8, 0.2, 0.3, 0.3, 0.9]}
     images = pd.DataFrame(columns | {"threshold": 0.5}, EIGHT)
     images["right"] = images["called"] == images["label"]
@@ -253,14 +233,8 @@ def test_cam_panels_show_image_map_overlay_and_probability_of_the_surest(masks):
     drawn = SimpleNamespace(maps=truths * ~blank[:, None, None] * 1.0, blank=blank)
     scores = pd.DataFrame({"energy_inside": np.where(blank, np.nan, 0.62)}, EIGHT)
     figure = cams.cam_panels(SimpleNamespace(images=images, scores=scores, maps=drawn, masks=truths, grays=1.0 * truths))
-    called = ["benign, called benign", "benign, called malignant", "malignant, called malignant", "malignant, called benign"]
-    assert titles(figure)[::3] == [f"drawn/{number}\n{text}" for number, text in zip((0, 1, 3, 6), called, strict=True)]
-    picture, alone, overlay = figure.axes[:3]
-    np.testing.assert_array_equal(alone.images[1].get_array(), drawn.maps[0])
-    assert alone.images[1].get_clim() == overlay.images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
-    assert (alone.images[1].get_alpha(), overlay.images[1].get_alpha()) == (1, 0.5)
-    assert all(len(axes.collections) == 1 for axes in (picture, alone, overlay)), "the outline"
-    assert picture.get_xlabel() == "p(malignant) 0.10, threshold 0.50\n62 % of the map inside"
+    assert [title.split("\n")[0] for title in titles(figure)[::3]] == [f"drawn/{number}" for number in (0, 1, 3, 6)]
+    assert figure.axes[1].images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
 
 
 def test_attention_dots_are_the_estimates():

@@ -7,34 +7,15 @@ import pytest
 
 import thyroid_utils.data.check as data_check
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.workbook.cli import _spread_only, main
+from thyroid_utils.workbook.cli import main
 
 COLUMNS = ["severity", "case", "file", "problem", "remedy"]
-
-
-@pytest.mark.parametrize(
-    ("given", "spread"),
-    [
-        ("run x.yaml --only 01 02 --set A=1", "run x.yaml --only 01 --only 02 --set A=1"),
-        ("run --only 01 02_pre x.yaml", "run --only 01 --only 02_pre x.yaml"),
-        ("run x.yaml --only 01 --only 02", "run x.yaml --only 01 --only 02"),
-        ("run x.yaml --only", "run x.yaml --only"),
-    ],
-)
-def test_only_takes_several_numbers(given, spread):
-    assert _spread_only(given.split()) == spread.split()
 
 
 @pytest.mark.parametrize("arguments", ["run", "run x.yaml --only", "run x.yaml --onyl 01", "nonsense", "run none.yaml"])
 def test_wrong_use_is_exit_code_2(arguments, capsys):
     assert main(arguments.split()) == 2
     assert capsys.readouterr().err
-
-
-def test_help_lists_the_commands(capsys):
-    assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("run", "data", "notebooks"))
 
 
 @pytest.mark.parametrize(("severity", "code"), [("error", 1), ("warning", 0), ("info", 0), (None, 0)])
@@ -45,12 +26,6 @@ def test_data_check_prints_a_table_and_its_exit_code_tells_errors(monkeypatch, c
     assert main(["data", "check", "ddti", str(tmp_path)]) == code
     shown = " ".join(capsys.readouterr().out.split())
     assert all(part in shown for part in ("images", "543", *(rows[0] if rows else ("nothing wrong",))))
-
-
-@pytest.mark.parametrize(("dataset", "told"), [("ddti", "labels.csv"), ("dtdi", "did you mean ddti")])
-def test_data_check_of_real_files(tmp_path, capsys, dataset, told):
-    assert main(["data", "check", dataset, str(tmp_path)]) == 1
-    assert told in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_error_about_data_is_one_line(monkeypatch, capsys, tmp_path):

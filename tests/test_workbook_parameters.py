@@ -64,13 +64,6 @@ def test_a_parameters_cell_holds_literals_only_and_is_one(project):
     assert "2 cells are tagged" in message(declared_parameters, project.root / "notebooks" / "06_twice.ipynb")
 
 
-def test_common_values_go_to_the_notebooks_that_declare_them_and_sections_win(project):
-    given = project("common: &all {SIZE: 128, SHARE: 1, LOSS: focal}\n05_loss_ablation: {SIZE: 256}")
-    assert given == {"01_data_exploration": {"SIZE": 128, "SHARE": 1}, "05_loss_ablation": {"SIZE": 256, "LOSS": "focal"}}
-    merged = project("common: &all\n  SIZE: 128\n05_loss_ablation:\n  <<: *all\n  SIZE: 96\n  LOSS: focal")
-    assert merged["05_loss_ablation"] == {"SIZE": 96, "LOSS": "focal"}
-
-
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -90,14 +83,9 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
     ("text", "expected"),
     [
         ("SIZE: 2000", "SIZE of 01_data_exploration must lie in 32 to 1024, found 2000"),
-        ("SIZE: 64.5", "must be a whole number like 64, found a number 64.5"),
-        ("SIZE: true", "must be a whole number"),
-        ("SIZE: '64'", "must be a whole number like 64, found text '64'"),
         ("SIZE: null", "found nothing"),
         ("SHARE: .inf", "SHARE of 01_data_exploration must be a number"),
-        ("SHARE: 1.5", "must lie in 0 to 1"),
         ("SEEDS: 3", "must be a list"),
-        ("SEEDS: [0, x]", "must be a list like [0], found a list [0, 'x']"),
         ("SEEDS: []", "SEEDS of 01_data_exploration must hold at least one value, like [0]"),
         ("LIMIT: many", "LIMIT of 01_data_exploration must lie in 1 to 100, found 'many'"),
         ("DATASET: dti", "must be one of phantom, ddti; found 'dti'; did you mean ddti?"),
@@ -111,16 +99,10 @@ def test_a_wrong_type_or_an_impossible_value_is_one_line(project, text, expected
     assert expected in told and "\n" not in told
 
 
-@pytest.mark.parametrize("text", ["SHARE: 1", "SHARE: 5e-1", "LIMIT: 100", "LIMIT: null", "NAMES: [unet++]", "SIZE: 32"])
-def test_possible_values_pass(project, text):
-    assert project(f"common:\n  {text}")
-
-
-def test_every_problem_is_told_at_once(project):
-    assert len(message(project, "common: {SIEZ: 3, SHARE: 2}", settings=["LOSS=dcie"]).splitlines()) == 3
-
-
 def test_set_wins_over_the_file_and_may_name_a_notebook(project):
+    merged = project("common: &all\n  SIZE: 128\n05_loss_ablation:\n  <<: *all\n  SIZE: 96\n")
+    assert merged["05_loss_ablation"] == {"SIZE": 96}
+    assert project("common: {SHARE: 1, LIMIT: null}")["01_data_exploration"] == {"SHARE": 1, "LIMIT": None}
     settings = ["SIZE=96", "05.LOSS=focal", "01_data_exploration.SEEDS=[1, 2]"]
     given = project("common: {SIZE: 128}\n05_loss_ablation: {SIZE: 200}", settings)
     assert given == {"01_data_exploration": {"SIZE": 96, "SEEDS": [1, 2]}, "05_loss_ablation": {"SIZE": 96, "LOSS": "focal"}}
@@ -131,7 +113,6 @@ def test_set_wins_over_the_file_and_may_name_a_notebook(project):
     [
         ("SIEZ=3", "did you mean SIZE"),
         ("SIZE", "expected KEY=VALUE"),
-        ("=3", "expected KEY=VALUE"),
         ("09.SIZE=3", "no notebook '09'"),
         ("SIZE=[", "--set SIZE=[, line 1: "),
         ("SIZE=1", "must lie in 32 to 1024"),
@@ -156,7 +137,6 @@ def test_data_root_is_absolute_for_the_kernel_and_must_exist(project, tmp_path, 
         ("common:\n  SIZE: [1, 2\ntitle: x\n", "line 3"),
         ("- a\n- b\n", "expected keys title, common"),
         ("common: 3\n", "common must hold NAME: value lines"),
-        ("title: [1]\n", "title must be text"),
         ("notebooks: 5\n", "must be a list of numbers"),
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
     ],
