@@ -41,11 +41,9 @@ def test_too_few_validation_images_make_full_sets_and_say_so():
     sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
     assert (sets["size"] == 2).all()
     assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
-    patients = conformal_sets([0.1] * 20, [0] * 20, [0.3], 0.1, val_patients=["p1"] * 10 + ["p2"] * 10)
     one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
     assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
     assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
-    assert patients["size"][0] == 2 and patients.attrs["note"].startswith("2 validation patients; 90% coverage needs at least 9")
 
 
 def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,14 +65,6 @@ def test_the_promise_holds_and_is_not_exceeded(count, alpha):
     exact, error = np.ceil((count + 1) * (1 - alpha) - 1e-9) / (count + 1), np.std(held) / np.sqrt(len(held))
     assert exact >= 1 - alpha and 4 * error < 0.02  # or nothing would be shown
     assert np.mean(held) == pytest.approx(exact, abs=4 * error)
-
-
-def test_by_class_each_class_has_its_own_quantile():
-    random = np.random.default_rng(1)
-    (labels, probabilities), (_, asked) = _images(random, 120), _images(random, 60)
-    sets = conformal_sets(probabilities, labels, asked, 0.1, by_class=True)
-    for kind, (name, off, told) in enumerate((("benign", probabilities, asked), ("malignant", 1 - probabilities, 1 - asked))):
-        assert sets[name].tolist() == (told <= conformal_quantile(off[labels == kind], 0.1)).tolist()
 
 
 def test_coverage_by_hand():
@@ -100,11 +90,7 @@ def test_coverage_of_everything_has_wilsons_interval():
     assert np.isnan(table.loc["malignant", "coverage"].value) and table.loc["malignant", "images"] == 0
 
 
-def test_refusals():
-    for alpha in (0, 1, np.nan):
-        with pytest.raises(ValueError, match="alpha is"):
-            conformal_sets([0.1], [0], [0.3], alpha)
-    with pytest.raises(ValueError, match="test probabilities"):
-        conformal_sets([0.1], [0], [np.nan])
-    with pytest.raises(ValueError, match="1 sets and 2 labels"):
-        coverage(conformal_sets([0.1], [0], [0.3]), [0, 1], ["a", "b"])
+@pytest.mark.parametrize("alpha", [0, 1, np.nan])
+def test_an_impossible_alpha_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha is"):
+        conformal_sets([0.1], [0], [0.3], alpha)

@@ -55,8 +55,6 @@ def test_a_patients_images_are_averaged_first():
     repeated = np.repeat(np.arange(len(codes)), 3)[::-1]  # in another order, too
     again = mann_whitney_patients(values[repeated], groups[repeated], codes[repeated], resamples=50)
     assert (again.p_value, again.effect) == (found.p_value, found.effect)
-    turned = mann_whitney_patients(values, 1 - groups, codes, resamples=50)
-    assert (turned.p_value, turned.effect) == pytest.approx((found.p_value, -found.effect))
 
 
 def test_what_has_no_value_and_who_is_in_both_groups_is_counted():
@@ -75,8 +73,6 @@ def test_one_group_only_is_said():
     found = mann_whitney_patients([1.0, 2.0], [0, 0], ["a", "b"])
     assert np.isnan([found.p_value, found.effect, found.low, found.second]).all()
     assert found.first == 1.5 and "group 1" in found.note and found.text() == "no test: no patient with a value in group 1"
-    empty = mann_whitney_patients([np.nan, np.nan], [0, 1], ["a", "b"])
-    assert empty.note == "no patient with a value in group 0 and 1" and empty.left_out == 2
 
 
 def test_all_alike_and_full_separation():
@@ -92,7 +88,6 @@ def test_all_alike_and_full_separation():
 
 def test_what_cannot_be_compared_is_refused():
     for values, groups, patients, message in (
-        ([1.0], [0, 1], "ab", r"shape \(1,\); expected \(2,\)"),
         ([1.0, 2.0], [0, 2], "ab", "hold 2"),
         ([1.0, np.inf], [0, 1], "ab", "infinite"),
         ([1.0, 2.0], [0, 1], ["a", None], "no patient"),

@@ -32,14 +32,10 @@ def test_a_block_by_hand():
     assert (found["height_over_width"], found["taller_than_wide"]) == (0.4, 0)
     # The outline's farthest points: the middles of the outer edges of pixels at opposite corners, 10 and 3 or 9 and 4 apart.
     assert found["long_axis_px"] == pytest.approx(np.hypot(10, 3)) and found["short_axis_px"] == pytest.approx(4)
-    assert all(
-        np.isnan(found[name]) for name in ("area_mm2", "long_axis_mm", "circularity", "margin_irregularity", "echo_inside")
-    )
     in_mm = nodule_measures(mask, spacing=(0.5, 0.1))  # 2 mm high and 1 mm wide
     assert in_mm["area_mm2"] == pytest.approx(40 * 0.05)
     assert (in_mm["height_over_width"], in_mm["taller_than_wide"]) == (pytest.approx(2), 1)
     assert in_mm["long_axis_mm"] == pytest.approx(np.hypot(4 * 0.5, 9 * 0.1)) and in_mm["short_axis_mm"] == pytest.approx(1)
-    assert in_mm["long_axis_px"] == found["long_axis_px"] and in_mm["area_px"] == 40
     assert nodule_measures(mask.T)["taller_than_wide"] == 1
     assert nodule_measures(mask[:, 5:])["touches_border"] == 1
 
@@ -108,16 +104,7 @@ def test_brightness_against_the_ring_alone():
     gray[mask], gray[other] = 50, 255  # the second nodule lies in the ring and must not count
     found = nodule_measures(mask | other, gray)
     assert (found["echo_inside"], found["echo_around"], found["echo_difference"]) == (50, 120, -70)
-    half = nodule_measures(mask | other, gray // 2)
-    assert half["echo_difference"] == -35
     edge = ellipse(30, 25, centre=(0, -52))  # its ring reaches the black frame, which is no tissue
     gray[mask | other], gray[edge] = 120, 50
     assert nodule_measures(edge, gray)["echo_around"] == pytest.approx(120, abs=5)  # not the 60 of a ring half black
     assert np.isnan(nodule_measures(np.ones((40, 40), bool), np.full((40, 40), 9, np.uint8))["echo_around"])
-
-
-def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match="expected bool"):
-        nodule_measures(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match=r"expected uint8 \(4, 4\)"):
-        nodule_measures(np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))

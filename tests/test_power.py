@@ -47,21 +47,6 @@ def test_simulation_is_the_formula_within_its_error(effect, seed_sd):
         assert found["power"][0] < 0.12 and found["power"][1] > 0.95
 
 
-def test_patients_are_the_unit_and_undefined_images_left_out():
-    """Three images alike a patient are no more than one."""
-    one, three = (power_simulation(*spread(100, 0.05, images), 0.01, (50, 100), (1,), 0.0) for images in (1, 3))
-    pd.testing.assert_frame_equal(one, three)
-    differences, patients = spread(100, 0.05)
-    with_gap = np.append(differences, np.nan), [*patients, "nobody"]
-    pd.testing.assert_frame_equal(power_simulation(*with_gap, 0.01, (50, 100), (1,), 0.0), one)
-
-
-def test_differences_that_are_all_zero_find_nothing():
-    for differences in (np.zeros(10), np.zeros((2, 10))):
-        found = power_simulation(differences, range(10), 0.0, (5,), (1,), 0.0, simulations=10)
-        assert found["power"][0] == 0
-
-
 def powers(*reached: float, seeds: int = 1) -> pd.DataFrame:
     return pd.DataFrame({"patients": [100, 400, 900, 1600][: len(reached)], "seeds": seeds, "power": reached})
 
@@ -72,10 +57,7 @@ def test_patients_needed_by_hand():
     found = patients_needed(table)
     assert list(found["text"]) == ["about 625", "100 or fewer", "not within 900"]
     assert found.at[1, "patients"] == 625 and found.at[3, "patients"] == 100 and np.isnan(found.at[5, "patients"])
-    assert found.at[5, "highest"] == 0.79
-    # A crossing that does not last is simulation error.
-    assert patients_needed(powers(0.81, 0.79, 0.9, 0.95)).at[1, "patients"] > 400
-    assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"
+    assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"  # one that does not last is error
 
 
 def test_patients_that_say_nothing_are_refused():

@@ -32,7 +32,6 @@ def test_ddti_frames(ddti):
     assert cases["patient"].tolist() == ["ddti-7", "ddti-8", "ddti-7"] and cases["patient_known"].all()
     assert cases["label"].fillna(-1).tolist() == [1, 0, -1]
     assert cases["tirads"].fillna("none").tolist() == ["4a", "3", "none"]
-    assert cases["pane"].tolist() == ["full", "full", "left"] and cases["frame"].tolist() == ["7_1", "8_1", "7_2"]
     assert cases["mask"].isna().tolist() == [False, False, True] and cases.loc["ddti/2", "mask"].endswith("2.bmp")
     pd.testing.assert_frame_equal(load_cases("ddti", ddti.parent), cases)
 
@@ -41,7 +40,6 @@ def test_ddti_frames(ddti):
     ("old", "new", "told"),
     [
         ("10.PNG,7", "11.PNG,9,9_1,full,,\n10.PNG,7", "1 rows have no image file (11)"),
-        ("2.PNG,8,8_1,full,3,0\n", "", "1 values of patient are missing (ddti/2"),
         ("2.PNG,8", "2.PNG,8,8_1,full,3,0\n2.PNG,8", "labels.csv line 5: 2.PNG is listed a second time"),
         (",8,8_1", ",,8_1", "1 values of patient are missing (ddti/2"),
         *(("3,0", f"3,{label}", f"line 4: label is {label!r}; expected 0") for label in ("2", "-1", "0.5", "malign")),
@@ -82,9 +80,8 @@ def test_tnscui(tmp_path, name, header):
     assert cases["label"].fillna(-1).tolist() == [0, -1, 1]
     assert cases["mask"].isna().tolist() == [False, True, False]
     assert cases["patient"].tolist() == cases.index.tolist() and not cases["patient_known"].any()
-    for header, told in (("ID,CATEG", "did you mean 'cate'?"), ("name,class", "no column id, cate; found name, class")):
-        (tmp_path / "train.csv").write_text(f"{header}\n3.PNG,1\n")  # named like the published one, it goes before others
-        assert told in refusal("tnscui", tmp_path)
+    (tmp_path / "train.csv").write_text("ID,CATEG\n3.PNG,1\n")  # named like the published one, it goes before others
+    assert "did you mean 'cate'?" in refusal("tnscui", tmp_path)
 
 
 def test_tg3k(tmp_path):
@@ -112,20 +109,13 @@ def tn3k(tmp_path):
 
 def test_tn3k_official_split_and_labels(tn3k):
     cases = load_cases("tn3k", tn3k.parent)
-    assert cases.index[0] == "tn3k/trainval/0001" and cases.index[-1] == "tn3k/test/0002"
-    assert cases["split"].tolist() == ["train"] * 6 + ["test"] * 2
+    assert cases.index[0] == "tn3k/trainval/0001" and cases["split"].tolist() == ["train"] * 6 + ["test"] * 2
     assert cases["label"].fillna(-1).tolist() == [0, 1, 0, 1, 0, 1, -1, 1]
     assert cases["mask"].notna().all() and not cases["patient_known"].any() and cases["patient"].is_unique
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{"train": [1, 2, 3, 5], "val": [0, 4]}, {"train": ["0002", "0003", "0004", "0006"], "val": ["0001.jpg", "0005.jpg"]}],
-)
-def test_tn3k_folds_by_position_in_the_sorted_list_or_by_name(tn3k, content):
-    (tn3k / "tn3k-trainval-fold3.json").write_text(json.dumps(content))
-    cases = load_cases("tn3k", tn3k, fold=3)
-    assert cases["split"].tolist() == ["val", "train", "train", "train", "val", "train", "test", "test"]
+    for train, val in (([1, 2, 3, 5], [0, 4]), (["0002", "0003", "0004", "0006"], ["0001.jpg", "0005.jpg"])):
+        (tn3k / "tn3k-trainval-fold3.json").write_text(json.dumps({"train": train, "val": val}))
+        splits = load_cases("tn3k", tn3k, fold=3)["split"].tolist()
+        assert splits == ["val", "train", "train", "train", "val", "train", "test", "test"], "by position or by name"
 
 
 TN3K_FOLDS = {
@@ -141,8 +131,6 @@ def test_tn3k_files_that_are_wrong_or_missing(tn3k):
         assert words in refusal("tn3k", tn3k, fold=0)
     assert "tn3k-trainval-fold1.json (or fold=None)" in refusal("tn3k", tn3k, fold=1)
     assert all("expected 0 to 4" in refusal("tn3k", tn3k, fold=fold) for fold in (5, -1, "first"))
-    (tn3k / "label4test.csv").unlink()
-    assert "label4test.csv" in refusal("tn3k", tn3k)
     for path in (tn3k / "test-image").iterdir():
         path.unlink()
     assert "images in test-image/" in refusal("tn3k", tn3k)
@@ -223,16 +211,12 @@ def test_label_follows_tirads(release, tirads, label):
 NO_LIST = "no list of outlines"
 OUTLINES = {  # the mark's text, the pixels that are drawn, and what is told
     "empty": ("", 0, "no outline drawn"),
-    "no regions": ("[]", 0, "no outline drawn"),
     "cut off": (svg(SQUARE)[:-20], 0, NO_LIST),
     "deeply nested": ("[" * 50_000, 0, NO_LIST),
     "two points": (svg(SQUARE[:2]), 0, "2 points"),
-    "no points": ('[{"annotation": {}}]', 0, NO_LIST),
-    "points of another kind": ('[{"points": 7}]', 0, NO_LIST),
     "a region of another kind": ('["freehand"]', 0, NO_LIST),
     "not a number": ('[{"points": [{"x": NaN, "y": 1}, {"x": 1e999, "y": 2}, {"x": 3, "y": 3}]}]', 0, NO_LIST),
     "outside": (svg([(100, 100), (120, 100), (120, 120)]), 0, "marks nothing"),
-    "far outside": (svg([(1e9, 1e9), (2e9, 1e9), (2e9, 2e9)]), 0, NO_LIST),
     "a huge number": (svg([*SQUARE, (10**400, 5)]), 0, NO_LIST),
     "a stray click": (svg(SQUARE, [(1, 1)]), 100, "1 points"),
     "over the edge": (svg([(x + 25, y) for x, y in SQUARE]), 50, "leaves the frame"),
@@ -293,7 +277,6 @@ def test_masks_are_made_once_and_anew_when_an_outline_changes(release):
     release.frames("1_1").case(1, [(1, svg(SQUARE))])
     first = release.load().loc["ddti/1_1", "mask"]
     written = os.stat(first).st_mtime_ns
-    again = release.load().loc["ddti/1_1", "mask"]
-    assert again == first and os.stat(first).st_mtime_ns == written
+    assert release.load().loc["ddti/1_1", "mask"] == first and os.stat(first).st_mtime_ns == written
     cases = release.case(1, [(1, svg(OTHER))]).load()
     assert cases.loc["ddti/1_1", "mask"] != first and mask_of(cases, "ddti/1_1").sum() == 50

@@ -26,18 +26,8 @@ def test_a_new_reader_is_a_function_and_a_line_here_and_known_to_notebooks_and_p
 
     monkeypatch.setitem(readers.READERS, "scans", read_scans)
     assert load_cases("scans", tmp_path, side="right").index.tolist() == ["right"]
-    assert "did you mean side?" in refusal("scans", tmp_path, sides="left")
     for notebook in numbered_notebooks():
         assert declared_parameters(notebook)["DATASET"].options == tuple(READERS), notebook.stem
-
-
-UNKNOWN = [("TNK3", {}, "did you mean tn3k?"), ("xyz", {}, "known: phantom, ddti"), ("ddti", {"fold": 1}, "known: having"),
-           ("tn3k", {"folds": 1}, "did you mean fold?"), ("phantom", {"patiens": 3}, "did you mean patients?")]  # fmt: skip
-
-
-@pytest.mark.parametrize(("dataset", "options", "told"), UNKNOWN)
-def test_unknown_names_and_options_are_answered_with_the_nearest(tmp_path, dataset, options, told):
-    assert told in refusal(dataset, tmp_path, **options)
 
 
 @pytest.mark.parametrize("dataset", [name for name in READERS if name != "phantom"])
@@ -50,16 +40,6 @@ def test_missing_data_name_the_tree_the_find_and_the_source(tmp_path, dataset):
     assert "no such folder" in refusal(dataset, tmp_path / "absent")
     assert "an empty folder" in refusal(dataset, tmp_path / "pictures")
     assert "DATA_ROOT" in refusal(dataset, None)
-
-
-def test_a_relative_root_is_seen_from_the_project_and_phantoms_leave_a_given_folder_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
-    put(tmp_path / "sets" / "tg3k" / "thyroid-image", "0000.png")
-    monkeypatch.chdir("/")
-    assert len(load_cases("tg3k", "sets")) == 1
-    cases = load_cases("phantom", tmp_path / "sets", patients=2, size=64)
-    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["tg3k"]
-    assert cases["patient"].nunique() == 2 and cases["patient_known"].all() and (cases["target"] == "nodule").all()
 
 
 # Folders
@@ -115,8 +95,6 @@ def test_folders_with_a_split(tmp_path):
     assert set(notes_of(cases, tmp_path)) == {"more"}
     put(tmp_path / "benign", "b.png")
     assert "class folders beside train, test/" in refusal("folders", tmp_path)
-    put(tmp_path / "training" / "benign", "b.png")
-    assert "two folders for train" in refusal("folders", tmp_path)
 
 
 def test_folders_with_a_patient_pattern(tmp_path):
@@ -126,19 +104,8 @@ def test_folders_with_a_patient_pattern(tmp_path):
     assert cases["patient"].tolist() == ["p1", "p1", "p2"] and cases["patient_known"].all()
     assert (cases["target"] == "gland").all()
     assert "p1_a.png" in refusal("folders", tmp_path, patient_pattern=r"^x(\d+)")
-    for pattern in (r"^(p)(\d+)", "(p", r"\d+", 7):
+    for pattern in (r"^(p)(\d+)", "(p", 7):
         assert "no regular expression with one group" in refusal("folders", tmp_path, patient_pattern=pattern)
-    assert "expected nodule or gland" in refusal("folders", tmp_path, target="lymph node")
-
-
-def test_folders_tell_what_they_leave_out_however_deep(tmp_path):
-    left = {".": 2, "benign/patient 7": 1, "benign/patient 7/study": 1, "normal": 1}
-    for name in ("benign", "malignant", *left):
-        put(tmp_path / name, "a.png")
-    put(tmp_path, "stray2.png")
-    put(tmp_path / "malignant" / "masks", "b_x.png")
-    told = {name: f"{count} images outside the folders of benign and malignant ones; left out" for name, count in left.items()}
-    assert notes_of(load_cases("folders", tmp_path), tmp_path) == told | {"malignant/masks": "1 masks bear the name of no image"}
 
 
 def test_folders_faults(tmp_path):
@@ -152,8 +119,6 @@ def test_folders_faults(tmp_path):
     for place in ("benign/masks", "benign_mask"):
         put(tmp_path / place, "a.png", pixels=SPOT)
     assert "two masks for a" in refusal("folders", tmp_path)
-    put(tmp_path / "0", "b.png")
-    assert "two folders for benign" in refusal("folders", tmp_path)
 
 
 # Manifest
@@ -178,11 +143,9 @@ sub/b.png,,1,bob,test,second,gland,,008,,7
     assert cases["split"].tolist() == ["train", "test"] and cases["target"].tolist() == ["nodule", "gland"]
     assert cases["mask"].isna().tolist() == [False, True]
     assert cases["age"].dropna().tolist() == [40] and cases["id"].tolist() == ["007", "008"]
-    assert cases["note"].fillna("none").tolist() == ["x", "none"] and "" not in cases
     assert cases["accession"].tolist() == ["12345678901234567890", "7"]
     pd.testing.assert_frame_equal(load_cases("manifest", tmp_path), cases)
     assert list(load_cases("manifest", tmp_path, having=["label", "mask"]).index) == ["first"]
-    assert "did you mean mask?" in refusal("manifest", tmp_path, having="masks")
     cases = load_cases("manifest", manifest(tmp_path, "image\na.png\nsub/../sub\\b.png\n"))
     assert cases.index.tolist() == ["row-0001", "row-0002"] and cases["label"].isna().all()
     assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
@@ -238,17 +201,12 @@ MANIFEST_FAULTS = [
     ("image\nmissing.png\n", "line 2: no file 'missing.png'"),
     ("image,mask\na.png,missing.png\n", "no file 'missing.png'"),
     ("image,label\na.png,0\n\nb.png,3\n", "line 4: label is '3'"),
-    ("image,split\na.png,holdout\n", "splits are not train, val, test"),
     ("image,target\na.png,node\n", "expected nodule, gland"),
     ("image,patient\na.png,Jane\n./a.png,Jane\n", "line 3: ./a.png is listed a second time"),
-    ("image,case\na.png,x\nb.png,x\n", "1 case ids occur more than once (first: x)"),
-    ("image,label\n,1\n", "values of image are missing"),
     ("image,pateint\na.png,7\n", "did you mean 'patient'?"),
-    ("images\na.png\n", "did you mean 'image'?"),
     ("file,label\na.png,1\n", "no column image; found file, label"),
     ("image,dataset\na.png,x\n", "'dataset' has a fixed meaning"),
     ("image,age,AGE\na.png,1,2\n", "'age' occurs twice"),
-    ("image,label\na.png,1,extra\n", "Expected 2 fields in line 2, saw 3"),
     ('image,label\n"a.png,1\n', "or its quotes"),
     ("image\n", "no rows"),
     (",,\n", "no column image"),
