@@ -69,8 +69,7 @@ def test_the_promise_holds_and_is_not_exceeded(count, alpha):
 
 def test_coverage_by_hand():
     sets = pd.DataFrame(
-        {"benign": [True, True, False, True], "malignant": [False, True, False, False], "size": [1, 2, 0, 1]},
-        index=list("abcd"),
+        {"benign": [True, True, False, True], "malignant": [False, True, False, False], "size": [1, 2, 0, 1]}, index=list("abcd")
     )
     table = coverage(sets, [0, 1, 1, 1], ["p1", "p2", "p2", "p3"])
     assert [value.value for value in table["coverage"]] == pytest.approx([2 / 4, 1, 1 / 3])

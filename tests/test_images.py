@@ -193,11 +193,7 @@ def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, posit
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [
-        (b"", "0 bytes"),
-        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML"),
-        (b"%PDF-1.7 something", "not a PNG"),
-    ],
+    [(b"", "0 bytes"), (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML"), (b"%PDF-1.7 something", "not a PNG")],
 )
 def test_files_that_are_no_images(tmp_path, content, words):
     path = tmp_path / "picture.png"

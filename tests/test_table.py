@@ -11,14 +11,7 @@ import pytest
 
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.table import (
-    GRID,
-    data_fingerprint,
-    label_names,
-    make_cases,
-    malignant_share,
-    measure_cases,
-)
+from thyroid_utils.data.table import GRID, data_fingerprint, label_names, make_cases, malignant_share, measure_cases
 
 
 def row(case: str, **values) -> dict:
