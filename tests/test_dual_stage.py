@@ -201,7 +201,6 @@ def test_runs_and_numbers_that_do_not_fit_are_refused(runs):
 
 
 def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
-    assert not any("code" in note or "by image" in note for note in stage_of(runs["frame"], runs["segmenter"]).notes)
     monkeypatch.setitem(runs["frame"].data, "recipe", 0)
     monkeypatch.setitem(runs["segmenter"].data, "leaky", True)
     predictions = runs["frame"].predictions

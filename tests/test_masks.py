@@ -198,7 +198,6 @@ def test_two_squares_by_hand():
 
 ONE, EDGE = part(slice(4, 5), slice(7, 8)), part(slice(0, 6), slice(24, 30))
 HOLE = part(slice(3, 15), slice(3, 15)) & ~part(slice(7, 10), slice(7, 10))
-NOISE = np.random.default_rng(0).random((2, 30, 30))
 PAIRS = {
     "the same pixel": (ONE, ONE),
     "in two corners": (EDGE, part(slice(15, 20), slice(0, 4))),
@@ -206,7 +205,6 @@ PAIRS = {
     "with a hole": (HOLE, part(slice(3, 15), slice(5, 18))),
     "a line and two parts": (part(slice(5, 6), slice(0, 30)), HOLE | EDGE),
     "large blobs": (blobs(9, share=0.5), np.roll(blobs(9, share=0.5), 2, axis=1)),
-    "noise": (NOISE[0] < 0.5, NOISE[1] < 0.2),
 }
 SPACINGS = [None, (0.07, 0.07), (0.05, 0.13)]
 

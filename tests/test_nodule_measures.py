@@ -83,7 +83,6 @@ def test_pixels_that_are_not_square_do_not_bend_a_disc():
     assert found["height_over_width"] == pytest.approx(1, abs=0.02)
     assert found["long_axis_mm"] == pytest.approx(8, abs=0.25) and found["short_axis_mm"] == pytest.approx(8, abs=0.25)
     assert found["circularity"] > 0.92 and abs(found["margin_irregularity"]) < 0.05
-    assert nodule_measures(ellipse(20, 40))["circularity"] < 0.9
     assert found["area_mm2"] == pytest.approx(np.pi * 16, rel=0.02)
 
 

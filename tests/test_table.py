@@ -24,7 +24,6 @@ def test_labels_and_spacings_in_every_spelling_of_a_number():
     for missing in (None, pd.NA, math.nan):
         rows = [row("a", spacing_mm="0.08"), row("b", spacing_mm=missing), row("c", spacing_mm=1)]
         spacing = make_cases(rows)["spacing_mm"]
-        assert str(spacing.dtype) == "float64"
         np.testing.assert_equal(spacing.to_numpy(), [0.08, math.nan, 1])
         assert make_cases(rows[1:2])["spacing_mm"].isna().all()
 

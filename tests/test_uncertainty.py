@@ -65,7 +65,6 @@ def test_a_segmenter_that_calls_nothing():
     table = map_uncertainty(np.full((3, 2, 8, 8), 0.01))
     assert (table["soft_dice_loss"] == 1).all() and (table["disagreement"] == 0).all() and (table["entropy"] > 0).all()
     assert map_uncertainty(np.zeros((2, 1, 8, 8)))["entropy"][0] == 0
-    assert np.isnan(map_uncertainty(np.zeros((1, 1, 8, 8)))["disagreement"][0])
     with pytest.raises(ValueError, match="image 1: 32 of 32 probabilities are NaN"):
         map_uncertainty(np.stack([np.zeros((2, 4, 4)), np.full((2, 4, 4), np.nan)], axis=1))
 
