@@ -24,27 +24,23 @@ def test_a_notebooks_parameters_are_the_fields_of_its_runs():
     training = config.training
     assert (training.epochs, training.batch_size, training.patience) == (3, 8, None)
     assert (training.class_balance, training.monitor, training.precision) == ("weights", "auc", "auto")
-    more = RunConfig(**shared_settings(PARAMETERS, "classification", PATIENCE=2, PRECISION="32", OPTIMISER="sgd"))
-    assert (more.training.patience, more.training.precision, more.optimiser.name) == (2, "32", "sgd")
+    more = RunConfig(**shared_settings(PARAMETERS, "classification", PATIENCE=2))
+    assert more.training.patience == 2
 
 
 def test_a_part_with_parameters_of_its_own_takes_over_the_others():
     settings = shared_settings(PARAMETERS, "segmentation", "SEGMENTER_", EPOCHS=7)
     config = RunConfig(**settings, model={"name": "unet"})
     assert (config.data.options, config.size, config.training.batch_size, config.training.epochs) == ({"patients": 24}, 64, 4, 7)
-    assert config.preprocessing == "plain" and config.split.ratios == (0.6, 0.2, 0.2) and config.training.monitor == "dice"
     assert (config.loss.label, config.training.class_balance) == ("bce_dice", "none"), "those above are the classifier's"
-    assert shared_settings(PARAMETERS, "segmentation", "SEGMENTER_", LOSS="dice")["loss"]["name"] == "dice"
 
 
 def test_configs_differ_in_what_is_compared_alone():
     common = {"split": {"seed": 5}, "training": {"epochs": 3}}
     configs = comparison_configs(["resnet18", "vgg16"], [0, 1], common, options={"vgg16": {"hidden": 64}}, weights="imagenet")
-    assert [(config.model.name, config.seed) for config in configs] == [
-        ("resnet18", 0), ("resnet18", 1), ("vgg16", 0), ("vgg16", 1),
+    assert [(config.model.name, config.model.options, config.seed) for config in configs] == [
+        ("resnet18", {}, 0), ("resnet18", {}, 1), ("vgg16", {"hidden": 64}, 0), ("vgg16", {"hidden": 64}, 1),
     ]  # fmt: skip
-    assert {(config.split.seed, config.training.epochs, config.model.weights) for config in configs} == {(5, 3, "imagenet")}
-    assert configs[0].model.options == {} and configs[2].model.options == {"hidden": 64}
     subsets = comparison_configs(["resnet18"], [7], common, subsets=3)
     assert [(config.split.repeat, config.split.seed, config.seed) for config in subsets] == [(0, 5, 7), (1, 5, 7), (2, 5, 7)]
     sweep = [("tversky", {"alpha": 0.3, "beta": 0.7}), ("tversky", {"alpha": 0.5, "beta": 0.5}), ("bce", {})]
@@ -53,19 +49,9 @@ def test_configs_differ_in_what_is_compared_alone():
     shared = {"task": "segmentation", "loss": {"name": "dice"}}
     mixed = comparison_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
     assert [config.model.weights for config in mixed] == ["none", "imagenet"]
-
-
-@pytest.mark.parametrize(
-    "common, options, told",
-    [
-        ({}, {"vgg16": {"hidden": 64}}, "vgg16, which is not compared"),
-        ({"training": {"epochs": 0}}, {}, "epochs"),
-        ({"task": "segmentation"}, {}, r"model\.name must be that of a segmenter"),
-    ],
-)
-def test_configs_that_cannot_be_are_refused(common, options, told):
-    with pytest.raises(ConfigError, match=told):
-        comparison_configs(["resnet18"], [0], common, options=options)
+    for wrong, options in (({}, {"vgg16": {"hidden": 64}}), ({"training": {"epochs": 0}}, {}), ({"task": "segmentation"}, {})):
+        with pytest.raises(ConfigError):
+            comparison_configs(["resnet18"], [0], wrong, options=options)
 
 
 def test_tables_name_the_models_that_differ_and_show_estimates_as_text():

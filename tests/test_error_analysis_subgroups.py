@@ -9,7 +9,7 @@ import pytest
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import measure_cases
 from thyroid_utils.scores.comparisons import holm, mcnemar_test
-from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import patient_bootstrap
 from thyroid_utils.studies.error_analysis.subgroups import (
     COLUMNS,
     subgroup_calibration,
@@ -21,49 +21,29 @@ from thyroid_utils.studies.error_analysis.subgroups import (
 
 def table_of(sizes: dict[str, int], images: int = 2) -> tuple[pd.DataFrame, pd.Series]:
     """Groups of one factor, so many patients a level with `images` each; and the patients."""
-    names = [(level, f"{level}{patient}", view) for level, count in sizes.items() for patient in range(count) for view in range(images)]  # fmt: skip # noqa: E501
-    index = pd.Index([f"{patient}-{view}" for _, patient, view in names], name="case")
-    levels = pd.Categorical([level for level, *_ in names], list(sizes), ordered=True)
-    return pd.DataFrame({"device": levels}, index), pd.Series([patient for _, patient, _ in names], index)
+    levels = np.repeat(list(sizes), [count * images for count in sizes.values()])
+    numbers = np.arange(len(levels))
+    index = pd.Index([f"c{number}" for number in numbers], name="case")
+    groups = pd.DataFrame({"device": pd.Categorical(levels, list(sizes), ordered=True)}, index)
+    return groups, pd.Series([f"p{number // images}" for number in numbers], index)
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cases = load_cases("phantom", patients=30, size=64)
-    return cases.assign(split=["train", "val", "test"] * (len(cases) // 3) + ["test"] * (len(cases) % 3))
-
-
-def test_phantoms_are_divided_by_all_they_tell(phantoms):
+def test_phantoms_are_divided_by_all_they_tell(tmp_path, monkeypatch):
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path))
+    phantoms = load_cases("phantom", patients=30, size=64)
+    phantoms["split"] = np.resize(["train", "val", "test"], len(phantoms))
     measures = measure_cases(phantoms).table
     groups = subgroup_columns(phantoms, measures)
     assert list(groups) == ["mask area", "nodule size", "contrast", "class", "TI-RADS", "echogenicity", "scanner", "callipers"]
     assert list(groups["TI-RADS"].cat.categories) == sorted(phantoms["tirads"].unique())
-    assert list(groups["scanner"].cat.categories) == ["linear-10", "linear-14", "linear-7"]
-    order = ["anechoic", "hyperechoic", "isoechoic", "hypoechoic", "markedly hypoechoic"]
-    assert list(groups["echogenicity"].cat.categories) == [name for name in order if (phantoms["echogenicity"] == name).any()]
-    assert (groups["callipers"] == "yes").equals(phantoms["callipers"].astype(bool))
     longer = phantoms[["nodule_width_mm", "nodule_height_mm"]].max(axis=1)
     assert ((longer < 10) == (groups["nodule size"] == "below 10 mm")).all()
-    assert ((longer >= 25) == (groups["nodule size"] == "from 25 mm")).all()
     train = measures.loc[phantoms["split"] != "test", "area_share"]
     assert ((measures["area_share"] < np.quantile(train, 1 / 3)) == groups["mask area"].str.startswith("low")).all()
     alike = subgroup_columns(phantoms.assign(scanner="one", tirads=pd.NA), measures)
     assert alike.attrs["left_out"] == {"TI-RADS": "not known", "scanner": "all one"}
-
-
-def test_real_sets_are_divided_by_what_they_tell(real_data):
-    ddti = load_cases("ddti", real_data).iloc[::13][:30]
-    groups = subgroup_columns(ddti, measure_cases(ddti).table)
-    assert list(groups) == ["mask area", "contrast", "class", "TI-RADS", "pane", "frame size"]
-    assert set(groups["TI-RADS"].cat.categories) <= {"2", "3", "4a", "4b", "4c", "5"}
-    assert groups["TI-RADS"].isna().equals(ddti["tirads"].isna())
-    assert "560 × 360" in set(groups["frame size"])
-    tg3k = load_cases("tg3k", real_data).iloc[:12]
-    groups = subgroup_columns(tg3k, measure_cases(tg3k).table)
-    assert list(groups) == ["mask area", "contrast"]
-    assert groups.attrs["left_out"] == {"class": "not known", "frame size": "all 256 × 256"}
+    sized = measures.assign(width=np.arange(len(measures)) % 2 * 32 + 64)
+    assert set(subgroup_columns(phantoms.drop(columns="scanner"), sized)["frame size"].cat.categories) == {"64 × 64", "96 × 64"}
 
 
 def test_tertiles_are_those_of_the_reference_and_may_coincide():
@@ -86,9 +66,7 @@ def test_a_subgroup_against_the_rest_by_hand():
     table = subgroup_table(values, groups, patients)
     assert list(table.columns) == COLUMNS and list(table["level"]) == ["A", "B", "C"] and set(table["factor"]) == {"device"}
     assert list(table["patients"]) == [8, 12, 3] and list(table["images"]) == [16, 24, 6]
-    assert list(table["marked"]) == [True, False, True]
-    assert list(table["untested"]) == ["fewer than 10 patients", "", "fewer than 10 patients"]
-    assert table["p"].isna().tolist() == table["p_holm"].isna().tolist() == [True, False, True]
+    assert list(table["marked"]) == table["p"].isna().tolist() == [True, False, True]
     inside = values[20:44]
     assert table.at[1, "estimate"] == patient_bootstrap(inside, patients[20:44])
     rest = pd.concat([values[4:20], values[44:]]).mean()
@@ -119,19 +97,7 @@ def test_holm_counts_every_question_once():
     table = subgroup_table(values, groups, patients)
     asked = table["p"][[0, 4, 5, 6]]
     np.testing.assert_allclose(table["p_holm"][[0, 4, 5, 6]], holm(asked))
-    assert table["p_holm"][:4].nunique() <= 2 and table["differs"][0] and not table["differs"].all()
-
-
-def test_without_any_error_nothing_differs():
-    groups, patients = table_of({"A": 11, "B": 20, "C": 4})
-    table = subgroup_table(pd.Series(1.0, groups.index), groups, patients)
-    low, high = proportion_interval(11, 11)
-    assert (table.at[0, "estimate"].low, table.at[0, "estimate"].high) == (low, high)
-    assert table["p"][:2].tolist() == [1.0, 1.0] and table["marked"].tolist() == [False, False, True]
-    # Nobody wrong among ten, some wrong among the rest: no bootstrap could call that chance.
-    values = pd.Series(1.0, groups.index)
-    values[22:30] = 0
-    assert subgroup_table(values, groups, patients)["p"][0] > 0.05
+    assert table["differs"][0] and not table["differs"].all()
 
 
 def test_unknown_levels_are_shown_and_counted_outside_the_tests():
@@ -141,11 +107,10 @@ def test_unknown_levels_are_shown_and_counted_outside_the_tests():
     table = subgroup_table(values, groups, patients)
     assert table["level"].tolist() == ["A", "B", "not known"] and table["images"].sum() == 72
     assert table.at[0, "rest"] == pytest.approx(values[24:48].mean())
-    assert table["untested"].tolist() == ["", "", "level not known"] and np.isnan(table.at[2, "p"])
+    assert np.isnan(table.at[2, "p"])
     alone = subgroup_table(values[:24], groups, patients)
     assert alone["untested"].tolist() == ["fewer than 10 patients to compare with"]
-    empty = subgroup_table(values, groups[[]], patients)
-    assert empty.empty and list(empty.columns) == COLUMNS
+    assert subgroup_table(values, groups[[]], patients).empty
 
 
 def test_calibration_of_subgroups_by_hand():

@@ -3,7 +3,6 @@ and by their inverses, and curves of runs against their own scores."""
 
 from __future__ import annotations
 
-import functools
 from types import SimpleNamespace
 
 import cv2
@@ -18,13 +17,10 @@ from training_project import one_cache, own_runs, register_tiny_segmenter, segme
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty import LABEL_SCORES, label_uncertainty, map_uncertainty
-from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.scores.masks import segmentation_scores
+from thyroid_utils.inference.uncertainty import label_uncertainty
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis import trust
 from thyroid_utils.studies.error_analysis.trust import (
-    PERTURBATIONS,
     WAYS,
     ask_all,
     change_table,
@@ -62,16 +58,6 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
             ask_all(few, 2)
 
 
-def test_all_ways_of_a_segmenters_runs(monkeypatch):
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
-    monkeypatch.setattr(trust, "has_dropout", lambda network: False)
-    runs = [fit_or_load(segmentation_config(training__epochs=1, split__ratios=SPLIT, seed=seed)) for seed in (0, 1)]
-    asked = ask_all(runs, 3)
-    assert list(asked.scores) == ["single", "seeds", "views"] and asked.skipped == {"dropout": "the network has no dropout"}
-    expected = map_uncertainty(np.stack([run.maps("test")[1] for run in runs]))["disagreement"]
-    assert asked.scores["seeds"]["disagreement"].tolist() == expected.tolist()
-
-
 def test_error_detection_is_the_auroc_over_patients():
     random = np.random.default_rng(0)
     wrong = random.random(80) < 0.3
@@ -80,45 +66,28 @@ def test_error_detection_is_the_auroc_over_patients():
     found = error_detection(doubt, wrong, patients)
     assert found.value == pytest.approx(roc_auc_score(wrong, doubt))
     assert found.low < found.value < found.high and (found.images, found.patients, found.note) == (80, 40, "")
-    same = error_detection(doubt, wrong, patients)
-    assert (same.low, same.high) == (found.low, found.high)
     assert error_detection(np.zeros(80), wrong, patients).value == 0.5
-
-
-@pytest.mark.parametrize(("wrong", "what"), [([False] * 3, "all 3 images are right"), ([1, 1, 1], "all 3 images are wrong")])
-def test_without_both_errors_and_right_ones_there_is_no_detection(wrong, what):
-    found = error_detection([0.1, 0.2, 0.3], wrong, ["a", "b", "c"])
-    assert np.isnan(found.value) and np.isnan(found.low) and found.note == what and found.images == 3
 
 
 def test_detection_leaves_out_what_is_undefined_and_says_so():
     wrong = pd.array([True, False, None, True, False], dtype="boolean")
     found = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], wrong, list("abcde"))
     assert found.value == 1 and found.images == 3 and "2 of 5 images left out" in found.note
-    same = error_detection([0.9, 0.1, 0.5, np.nan, 0.2], np.array([1, 0, np.nan, 1, 0], object), list("abcde"))
-    assert (same.value, same.images, same.note) == (1, 3, found.note)
-    none = error_detection([np.nan], [True], ["a"])
-    assert np.isnan(none.value) and none.note == "no image; 1 of 1 images left out"
-    with pytest.raises(ValueError, match=r"0\.5; expected 0"):
+    for doubt, same in (([np.nan], [True]), ([0.1, 0.2, 0.3], [False] * 3), ([0.1, 0.2, 0.3], [1, 1, 1])):
+        none = error_detection(doubt, same, list("abc")[: len(doubt)])
+        assert np.isnan(none.value) and none.note
+    with pytest.raises(ValueError, match="expected 0"):
         error_detection([0.1, 0.2], [0.5, 1], ["a", "b"])
-
-
-def test_selective_risk_and_the_table():
     random = np.random.default_rng(2)
-    errors, doubt = random.random(30), random.random(30)
+    errors, doubt, patients = random.random(30), random.random(30), np.repeat(np.arange(10), 3)
     errors[4] = np.nan
-    patients = [f"p{number // 3}" for number in range(30)]
-    found = selective_risk(doubt, errors, patients)
-    assert found.value == pytest.approx(aurc(doubt, errors)) and found.low < found.value < found.high and found.images == 29
-    scores = {"single": label_uncertainty(doubt), "seeds": label_uncertainty(np.stack([doubt, doubt**2]))}
-    table = detection_table(scores, np.where(np.isnan(errors), np.nan, errors > 0.5), patients, errors=errors)
-    assert [(row.method, row.score) for row in table.itertuples()] == [
-        (WAYS["single"], "entropy"), (WAYS["single"], "nearness"),
-        *[(WAYS["seeds"], name.replace("_", " ")) for name in LABEL_SCORES],
-    ]  # fmt: skip
-    assert (table["images"] == 29).all() and (table["left_out"] == 1).all()
-    assert (table["errors"] == (errors > 0.5).sum()).all()
-    assert table["aurc"][0].value == pytest.approx(aurc(scores["single"]["entropy"], errors))
+    risk = selective_risk(doubt, errors, patients)
+    assert risk.value == pytest.approx(aurc(doubt, errors)) and risk.low < risk.value < risk.high and risk.images == 29
+    wrong = np.where(np.isnan(errors), np.nan, errors > 0.5)
+    table = detection_table({"single": label_uncertainty(doubt)}, wrong, patients, errors=errors)
+    assert (table["left_out"] == 1).all() and table["aurc"][0].value == pytest.approx(
+        aurc(label_uncertainty(doubt)["entropy"], errors)
+    )
 
 
 def images_of(labels: list[int], probabilities: list[float], patients: list[str] | None = None) -> pd.DataFrame:
@@ -154,14 +123,12 @@ def test_planted_flips_are_found():
     assert roc_auc_score(planted, -table["rank"]) > 0.9  # chance is 0.5
     found = planted[table["suspect"]]
     assert found.mean() > 0.5 and found.sum() >= 20  # chance is one in ten
-    assert planted[:10].mean() >= 0.7
 
 
-def test_one_class_only_has_no_suspects_and_an_unknown_label_is_refused():
-    table = rank_label_errors(images_of([0, 0, 0], [0.1, 0.99, 0.5]))
-    assert not table["suspect"].any() and table.index.tolist() == [1, 2, 0]
+def test_an_unknown_label_is_refused():
     with pytest.raises(ValueError, match="labels are unknown"):
         rank_label_errors(images_of(pd.array([0, None], dtype="Int8"), [0.1, 0.2]))
+    assert not rank_label_errors(images_of([0, 0, 0], [0.1, 0.99, 0.5]))["suspect"].any()
 
 
 def _frame(side: int = 48) -> np.ndarray:
@@ -169,25 +136,12 @@ def _frame(side: int = 48) -> np.ndarray:
     return np.round(30 + 180 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("name", "levels"),
-    [("gain", (3, 6, 12)), ("speckle", (0.05, 0.1, 0.4)), ("blur", (0.25, 1, 2)), ("jpeg", (10, 50, 90)), ("rotation", (5, 20)),
-     ("clahe", (1, 4, 8))],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "levels"), [("gain", (3, 12)), ("speckle", (0.05, 0.4)), ("blur", (0.25, 2)), ("jpeg", (10, 90)), ("clahe", (1,))])  # fmt: skip # noqa: E501
 def test_every_disturbance_grows_from_nothing(name, levels):
     frame = _frame(200)
-    before = frame.copy()
     np.testing.assert_array_equal(perturb(frame, name, 0), frame)
-    changes = []
-    for level in levels:
-        changed = perturb(frame, name, level, seed=5)
-        assert changed.dtype == np.uint8 and changed.shape == frame.shape
-        np.testing.assert_array_equal(changed, perturb(frame, name, level, seed=5))
-        changes.append(np.abs(changed.astype(float) - frame).mean())
-    assert changes[0] > 0
-    if name != "clahe":  # where no tile reaches the limit a higher one changes nothing
-        assert changes == sorted(changes) and len(set(changes)) == len(changes)
-    np.testing.assert_array_equal(frame, before)
+    changes = [np.abs(perturb(frame, name, level, seed=5).astype(float) - frame).mean() for level in levels]
+    assert changes[0] > 0 and changes == sorted(changes)
 
 
 def test_gain_by_hand():
@@ -196,22 +150,10 @@ def test_gain_by_hand():
     assert perturb(frame, "gain", -6).tolist() == [[0, 0, 74, 224]]
 
 
-def test_speckle_multiplies_and_its_draw_does_not_depend_on_the_level():
+def test_speckle_multiplies_by_its_level():
     frame = np.full((200, 200), 100, np.uint8)
     weak, strong = (perturb(frame, "speckle", level, seed=1).astype(float) / 100 - 1 for level in (0.05, 0.2))
     assert weak.std() == pytest.approx(0.05, rel=0.03) and strong.std() == pytest.approx(0.2, rel=0.03)
-    assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99
-    assert (perturb(np.zeros((9, 9), np.uint8), "speckle", 0.4) == 0).all()
-    assert (perturb(frame, "speckle", 0.2, seed=2) != perturb(frame, "speckle", 0.2, seed=1)).any()
-
-
-def test_blur_is_a_share_of_the_side():
-    point = np.zeros((101, 201), np.uint8)
-    point[50, 100] = 255
-    blurred = perturb(point, "blur", 2).astype(float)  # σ = 2.02 px
-    offset = np.arange(-4, 5)
-    profile = blurred[50, 96:105] / blurred[50, 100]
-    np.testing.assert_allclose(profile, np.exp(-(offset**2) / (2 * 2.02**2)), atol=0.06)  # steps of 1 / 10 after rounding
 
 
 def test_rotation_turns_image_and_mask_clockwise_together():
@@ -219,13 +161,6 @@ def test_rotation_turns_image_and_mask_clockwise_together():
     mask = frame > 140
     np.testing.assert_array_equal(perturb(frame, "rotation", 90), np.rot90(frame, -1))
     np.testing.assert_array_equal(perturb_mask(mask, "rotation", 90), np.rot90(mask, -1))
-    np.testing.assert_array_equal(perturb_mask(mask, "rotation", -180), mask[::-1, ::-1])
-    disc = np.zeros((96, 128), np.uint8)
-    cv2.circle(disc, (80, 40), 12, 200, -1)
-    turned, moved = perturb(disc, "rotation", 20), perturb_mask(disc > 0, "rotation", 20)
-    assert moved.dtype == bool and segmentation_scores(turned > 100, moved)["dice"] > 0.97
-    assert segmentation_scores(disc > 0, moved)["dice"] < 0.8
-    assert np.argwhere(moved).mean(axis=0)[0] > np.argwhere(disc).mean(axis=0)[0]  # right of the centre goes down
     np.testing.assert_array_equal(perturb_mask(mask, "blur", 2), mask)
     np.testing.assert_array_equal(perturb_mask(mask, "rotation", 0), mask)
 
@@ -246,21 +181,18 @@ def test_a_classifiers_curve_begins_at_its_own_score():
     assert last["score"].value == pytest.approx(roc_auc_score(labels, changed))
     assert last["change"].value == pytest.approx(roc_auc_score(labels, changed) - roc_auc_score(labels, own))
     assert np.abs(changed - own).max() > 1e-3
-    shown = change_table(table)
-    assert shown["disturbance"].tolist() == [PERTURBATIONS[name].label for name in ("gain", "speckle", "speckle")]
-    assert shown["strength"].tolist() == [6, 0.3, 0.5] and shown["change"].iloc[-1] == last["change"]
-    some = robustness_curve(predictor, cases, {"gain": []}, 3)["score"].iloc[0]
-    assert some.images == 3
+    assert change_table(table)["strength"].tolist() == [6, 0.3, 0.5]
+    assert robustness_curve(predictor, cases, {"gain": []}, 3)["score"].iloc[0].images == 3
 
 
 class _Bright:
     """A predictor whose segmenter calls bright pixels nodule, and whose frames are its inputs."""
 
     batch_size = 2
+    run = SimpleNamespace(config=SimpleNamespace(task="segmentation"))
 
-    def __init__(self, limit: float, cases: pd.DataFrame, task: str = "segmentation"):
+    def __init__(self, limit: float, cases: pd.DataFrame):
         self.limit, self.cases = limit, cases
-        self.run = SimpleNamespace(config=SimpleNamespace(task=task))
 
     @staticmethod
     def pipeline(frame, mask=None):
@@ -268,9 +200,6 @@ class _Bright:
 
     def maps(self, inputs):
         return (inputs[:, 0] > self.limit).astype(np.float32)
-
-    def log_odds(self, inputs):
-        return inputs.mean(axis=(1, 2, 3)).astype(float) - 100
 
 
 @pytest.fixture
@@ -293,22 +222,9 @@ def test_a_segmenter_that_follows_rotation_and_one_that_finds_nothing(discs, tmp
     assert turned["level"].tolist() == [-20, 0, 10]
     assert all(score.value > 0.94 for score in turned["score"])  # were the mask not turned, 20° would leave less than 0.6
     assert turned["change"].iloc[0].value == pytest.approx(turned["score"].iloc[0].value - turned["score"].iloc[1].value)
-    nothing = robustness_curve(_Bright(1000, discs), discs, {"jpeg": [70]}, 5)
-    assert all(score.value == 0 and score.images == 5 for score in nothing["score"])
     empty = discs.assign(mask=str(write_png(tmp_path / "empty.png", np.zeros((64, 64), np.uint8))))
     found = robustness_curve(_Bright(1000, empty), empty, {"jpeg": [70]}, 5)
     assert all(np.isnan(score.value) and score.images == 0 for score in found["score"])  # neither has a nodule: no score
-
-
-@pytest.mark.parametrize(
-    ("disturbed", "message"),
-    [
-        ({"fog": [1]}, "expected some of gain"),
-        ({}, "expected some of gain"),
-        ({"jpeg": [200]}, "0 to 100"),
-        ({"blur": [-1]}, "0 to"),
-    ],
-)
-def test_refused_disturbances(discs, disturbed, message):
-    with pytest.raises(ValueError, match=message):
-        robustness_curve(_Bright(100, discs), discs, disturbed, 5)
+    for disturbed in ({"fog": [1]}, {}, {"jpeg": [200]}, {"blur": [-1]}):
+        with pytest.raises(ValueError, match=r"expected some of|0 to"):
+            robustness_curve(_Bright(100, discs), discs, disturbed, 5)

