@@ -40,9 +40,5 @@ def texts(figure: Figure) -> str:
     return " ".join([*titles(figure), *(text.get_text() for text in (*found, *figure.texts))])
 
 
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
 def ticks(axes: Axes, side: str = "y") -> list[str]:
     return [label.get_text() for label in getattr(axes, f"get_{side}ticklabels")()]
