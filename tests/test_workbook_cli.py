@@ -12,7 +12,7 @@ from thyroid_utils.workbook.cli import main
 COLUMNS = ["severity", "case", "file", "problem", "remedy"]
 
 
-@pytest.mark.parametrize("arguments", ["run", "run x.yaml --only", "run x.yaml --onyl 01", "nonsense", "run none.yaml"])
+@pytest.mark.parametrize("arguments", ["run", "run --only", "run x.yaml --onyl 01", "nonsense", "run none.yaml --only 01 02"])
 def test_wrong_use_is_exit_code_2(arguments, capsys):
     assert main(arguments.split()) == 2
     assert capsys.readouterr().err
