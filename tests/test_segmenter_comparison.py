@@ -120,6 +120,10 @@ def test_pairs_are_adjusted_by_holm(comparison):
     (one, two), (three, four) = comparison.runs.values()
     pairs = SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]}).pairs()
     assert len(pairs) == 6 and pairs["p_holm"].tolist() == pytest.approx(list(holm(pairs["p"])))
+    assert comparison.started == "all from scratch" and comparison.sides and len(comparison.history()) == 16
+    truths, found = comparison.masks("tiny_segmenter")
+    hits = own(comparison, "tiny_segmenter", "true_positives")[0].tolist()
+    assert [int((truth & called).sum()) for truth, called in zip(truths, found, strict=True)] == hits
     alone = SegmenterComparison.of([one], key="loss")
     assert alone.pairs().empty and alone.models == ["bce_dice"]
     assert comparison.models == ["tiny_segmenter", "tiny_segmenter (width 12)"] and comparison.plan == "2 training seeds"
