@@ -26,6 +26,7 @@ def found(report: CheckReport, severity: str | None = None) -> list[tuple[str, s
 
 
 def test_a_faultless_set(tmp_path):
+    assert check_dataset("phantom", None, patients=1, size=64).ok
     report = check_dataset("folders", folders(tmp_path), patient_pattern=r"(\d)")
     assert report.ok and report.table.empty and tuple(report.table.columns) == COLUMNS
     counts = {"data set": "folders", "images": 4, "patients": 2, "masks": 4, "target": "nodule"}

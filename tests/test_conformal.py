@@ -90,6 +90,10 @@ def test_coverage_of_everything_has_wilsons_interval():
 
 
 @pytest.mark.parametrize("alpha", [0, 1, np.nan])
-def test_an_impossible_alpha_is_refused(alpha):
+def test_what_makes_no_sets_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha is"):
         conformal_sets([0.1], [0], [0.3], alpha)
+    with pytest.raises(ValueError, match="test probabilities"):
+        conformal_sets([0.1], [0], [np.nan], 0.1)
+    with pytest.raises(ValueError, match="1 sets and 2 labels"):
+        coverage(conformal_sets([0.1], [0], [0.3], 0.1), [0, 1], ["a", "b"])

@@ -138,6 +138,7 @@ def test_a_file_of_three_frames(tmp_path, syntax):
     image = read_dicom(write_dicom(tmp_path / "a.dcm", frames, syntax=syntax))
     assert (image.frame_count, image.shape, image.spacing, image.burned_in) == (3, (16, 16), None, None)
     np.testing.assert_array_equal([*image.iter_frames()], frames)
+    assert not image.deep_without_window
 
 
 def test_frames_of_nearly_equal_channels_are_gray_and_others_keep_their_colour(shown):
@@ -245,8 +246,9 @@ def test_a_damaged_file_is_one_line_that_quotes_nothing(tmp_path, change, caplog
 def test_a_file_that_is_cut_off_missing_or_another_is_refused(tmp_path):
     whole = write_dicom(tmp_path / "a.dcm", np.repeat(RAMP, 4, 0)).read_bytes()
     (tmp_path / "b.dcm").write_bytes(b"no image at all")
-    with pytest.raises(ImageError, match="not a DICOM file"):
-        read_dicom(tmp_path / "b.dcm")
+    for name, told in [("b.dcm", "not a DICOM file"), ("none.dcm", "no such file")]:
+        with pytest.raises(ImageError, match=told):
+            read_dicom(tmp_path / name)
     for length in (0, 200, len(whole) - 300):
         (tmp_path / "d.dcm").write_bytes(whole[:length])
         with pytest.raises(ImageError):

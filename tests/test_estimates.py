@@ -33,6 +33,8 @@ def test_one_image_a_patient_is_the_ordinary_bootstrap():
     ours = patient_bootstrap(values, range(80), resamples=4000)
     reference = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
     assert ours.value == pytest.approx(values.mean())
+    told, mean = (patient_bootstrap(values, range(80), how, resamples=50) for how in (np.mean, None))
+    assert (told.low, told.high) == pytest.approx((mean.low, mean.high))
     # Two Monte-Carlo quantiles of 4000 draws differ by about 0.02; the interval itself is 0.9 wide.
     assert (ours.low, ours.high) == pytest.approx(tuple(reference.confidence_interval), abs=0.06)
 
@@ -135,14 +137,6 @@ def test_resamples_of_one_class_are_left_out_and_counted():
     expected = (4 / 6) ** 6 + (2 / 6) ** 6
     assert found["auc"].undefined == pytest.approx(expected, abs=0.015)  # two standard errors: 0.009
     assert 0 < found["auc"].low < found["auc"].high <= 1 and found["accuracy"].undefined == 0
-
-
-def test_seeds_of_a_model_are_averaged_within_each_resample():
-    labels, first, second, patients = example()
-    both = patient_bootstrap_scores(labels, [first, second], patients, ("auc", "f1"), (0.4, 0.6), resamples=300)
-    alone = classification_scores(labels, first, 0.4), classification_scores(labels, second, 0.6)
-    for name in ("auc", "f1"):
-        assert both[name].value == pytest.approx((alone[0][name] + alone[1][name]) / 2)
 
 
 def test_the_change_of_a_score_is_drawn_on_the_same_patients():

@@ -47,11 +47,6 @@ def test_lossless_formats_give_the_very_pixels_and_colour_where_there_is_colour(
         assert np.array_equal(images.read_image(saved(tmp_path / f"gray.{suffix}", np.dstack([GRAY] * 3))), GRAY)
 
 
-def test_gray_is_luma(tmp_path):
-    red = saved(tmp_path / "red.png", np.full((2, 2, 3), (255, 0, 0), np.uint8))
-    assert (images.read_gray(red) == 76).all()  # 0.299 · 255
-
-
 def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path):
     image = Image.fromarray(MASK.astype(np.uint8))
     image.putpalette([0, 0, 0, 200, 200, 200])

@@ -99,6 +99,7 @@ def test_calls_all_alike_and_at_the_threshold():
         ([], [], "at least one image"),
         ([0, 2], [0.1, 0.2], "labels hold 2; expected 0"),
         ([0, pd.NA], [0.1, 0.2], "1 of 2 labels are unknown"),
+        ([0, 1], [0.1], "expected \\(2,\\)"),
         ([0, 1], [[0.1, 0.2]], "expected \\(2,\\)"),
         ([0, 1], [-1.2, 3.0], "-1.2 to 3; expected \\[0, 1\\], not logits"),
     ],

@@ -183,7 +183,7 @@ def test_two_squares_by_hand():
     do, while the inner one is 1 above the outline below it.
     """
     truth, prediction = part(slice(1, 4), slice(1, 4)), part(slice(2, 5), slice(1, 4))
-    there, back = surface_distances(truth, prediction)
+    there, back = surface_distances(truth.astype(np.uint8), prediction)
     assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0] and back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
     # Position 0.95 · 7 = 6.65 lies between two ones.
     assert surface_scores(truth, prediction, tolerance=0.5) == {"hd95": 1.0, "assd": 8 / 16, "nsd": 8 / 16}

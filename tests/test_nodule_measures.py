@@ -107,3 +107,9 @@ def test_brightness_against_the_ring_alone():
     gray[mask | other], gray[edge] = 120, 50
     assert nodule_measures(edge, gray)["echo_around"] == pytest.approx(120, abs=5)  # not the 60 of a ring half black
     assert np.isnan(nodule_measures(np.ones((40, 40), bool), np.full((40, 40), 9, np.uint8))["echo_around"])
+
+
+def test_what_cannot_be_measured_is_refused():
+    for given in ((np.zeros((4, 4)),), (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))):
+        with pytest.raises(ValueError, match=r"expected (bool|uint8)"):
+            nodule_measures(*given)

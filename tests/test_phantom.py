@@ -153,6 +153,8 @@ def test_damaged_files_are_made_again_and_a_finished_set_is_not(tmp_path, monkey
         ({"patients": 0}, "patients is 0, expected a whole number from 1"),
         ({"size": 63}, "size is 63, expected a whole number of pixels"),
         ({"scanners": ["linear-9"]}, "scanners are linear-9; expected one or more of linear-7, linear-10, linear-14"),
+        ({"seed": -1}, "seed is -1"),
+        ({"calliper_bias": 0.9}, "calliper_bias is 0.9"),
         ({"malignant_share": 1.2}, "malignant_share is 1.2, expected 0 to 1"),
         *(({"views": views}, "expected (fewest, most) from 1 to 6") for views in ((0, 3), 4)),
     ],

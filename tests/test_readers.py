@@ -26,6 +26,8 @@ def test_a_new_reader_is_a_function_and_a_line_here_and_known_to_notebooks_and_p
 
     monkeypatch.setitem(readers.READERS, "scans", read_scans)
     assert load_cases("scans", tmp_path, side="right").index.tolist() == ["right"]
+    assert "did you mean tn3k?" in refusal("TNK3", tmp_path)
+    assert load_cases("phantom", None, patients=1, size=64)["patient_known"].all()
     for notebook in numbered_notebooks():
         assert declared_parameters(notebook)["DATASET"].options == tuple(READERS), notebook.stem
 
@@ -106,6 +108,7 @@ def test_folders_with_a_patient_pattern(tmp_path):
     assert "p1_a.png" in refusal("folders", tmp_path, patient_pattern=r"^x(\d+)")
     for pattern in (r"^(p)(\d+)", "(p", 7):
         assert "no regular expression with one group" in refusal("folders", tmp_path, patient_pattern=pattern)
+    assert "expected nodule or gland" in refusal("folders", tmp_path, target="lymph node")
 
 
 def test_folders_faults(tmp_path):
@@ -119,6 +122,8 @@ def test_folders_faults(tmp_path):
     for place in ("benign/masks", "benign_mask"):
         put(tmp_path / place, "a.png", pixels=SPOT)
     assert "two masks for a" in refusal("folders", tmp_path)
+    put(tmp_path / "0", "b.png")
+    assert "two folders for benign" in refusal("folders", tmp_path)
 
 
 # Manifest
@@ -149,6 +154,7 @@ sub/b.png,,1,bob,test,second,gland,,008,,7
     cases = load_cases("manifest", manifest(tmp_path, "image\na.png\nsub/../sub\\b.png\n"))
     assert cases.index.tolist() == ["row-0001", "row-0002"] and cases["label"].isna().all()
     assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
+    assert "did you mean mask?" in refusal("manifest", tmp_path, having="masks")
     assert "none of 2 cases has mask" in refusal("manifest", tmp_path, having=["mask"])
 
 
