@@ -63,8 +63,6 @@ def test_a_rectangle_of_speckle_is_found_to_the_pixel(bounds):
     gray, truth = frame(rectangle(*bounds))
     assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 1
     assert overlap(echo_mask(gray), truth) > 0.985
-    gray[~truth] = 235
-    assert np.abs(np.subtract(find_echo_area(gray), bounds)).max() <= 2, "a light border"
 
 
 @pytest.mark.parametrize("outline", [fan(), SLANTED], ids=["fan", "slanted"])
