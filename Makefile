@@ -25,7 +25,7 @@ report: $(READY) ## run the notebooks of PARAMS (params/quick.yaml) into HTML re
 	@$(BIN)/thyroid-workbook run "$(PARAMS)" $(if $(DATA),--data-root "$(DATA)") $(ARGS)
 
 test: $(READY) ## run every test: modules, runner, notebooks, reports in a browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env tests notebooks $(ARGS)
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)

@@ -85,14 +85,6 @@ def test_a_parameter_file_names_only_what_notebooks_declare(path):
     parameters_by_notebook(found)  # raises for a name or a value that no notebook declares
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_readme_shows_a_small_picture_of_every_notebook(path):
-    picture = f"reports/gallery/{path.stem}.webp"
-    assert f'src="{picture}"' in (paths.project_root() / "README.md").read_text()
-    content = (paths.project_root() / picture).read_bytes()
-    assert len(content) <= 60_000 and content[8:12] == b"WEBP"
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
     """The first notebook and the last with their defaults, through the runner; nbval runs all of them."""

@@ -120,3 +120,9 @@ def test_make_finishes_a_set_up_that_was_interrupted(tmp_path):
     assert make("0").returncode == 0 and (tmp_path / "pip.log").read_text() == calls, "nothing to install the second time"
     (tmp_path / "requirements.lock").write_text("torch==0\n")
     assert "Bringing .venv up to requirements.lock" in make("0").stdout
+
+
+def test_the_readme_shows_small_pictures_of_the_notebooks():
+    shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
+    assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
+    assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000
