@@ -140,6 +140,8 @@ class Pipeline:
         self._check_fitted()
         if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.size == 0:
             raise DataError(f"expected a uint8 image (height, width) or (height, width, 3); found {image.dtype} {image.shape}")
+        if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
+            raise DataError(f"expected a boolean mask {image.shape[:2]} like its image; found {mask.dtype} {mask.shape}")
         sample = Sample(image, mask, Geometry.of(image))
         yield "input", sample
         for step in self.steps:
@@ -242,6 +244,9 @@ def build_pipeline(spec: Spec, size: int | Sequence[int] | None = None) -> Pipel
 
 def _check_order(steps: Sequence[Step]) -> None:
     names = [step.name for step in steps]
+    for only_once in ("gray", "nodule_crop", "resize", "scale", "zscore", "three_channels"):
+        if names.count(only_once) > 1:
+            raise DataError(f"preprocessing: {only_once} occurs {names.count(only_once)} times; keep one")
     if "resize" not in names:
         raise DataError("preprocessing: no resize among the steps; a network needs images of one size: add resize")
     if "nodule_crop" in names[names.index("resize") :]:

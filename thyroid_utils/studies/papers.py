@@ -16,31 +16,6 @@ import pandas as pd
 
 from thyroid_utils.scores.masks import overlap_scores, pixel_counts
 
-# Paper → what its numbers rest on: test set, split, and what makes them incomparable.
-_BASIS = {
-    "000": (
-        "TNUS, 658 test images",
-        "70/15/15, said to be by patient",
-        "another set, not public; 658 is what a split by image and class leaves, not one by patient",
-    ),
-    "001": ("508 images of 508 patients, 151 of them test", "70/30", "another set; no validation set: test chose the epoch"),
-    "002": (
-        "TN-SCUI 2020 with an augmented copy of each image, 7,288 in all",
-        "7:2:1 after augmentation",
-        "copies of one image lie on both sides of the split",
-    ),
-    "003": (
-        "247 hospital images, augmented fourfold",
-        "6:2:2 after augmentation",
-        "copies of one image lie on both sides of the split; validation is used as test",
-    ),
-    "004": (
-        "TG3K, 1,076 test frames",
-        "2,509/1,076 frames of 16 videos",
-        "gland, not nodule; frames of one video lie on both sides; test chose the model",
-    ),
-    "TN3K": ("TN3K, official test set of 614 images", "official", "another set; Dice mostly pooled, or derived from IoU"),
-}
 PAPER_SIZE = 512  # pixels a side, to which paper 002 brings its labels
 # Paper 002's five figures, which its evaluation and the corrected one give.
 PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")
@@ -60,10 +35,7 @@ def reported_scores(task: str) -> pd.DataFrame:
     """
     texts = {"paper": str, "remark": str}
     table = pd.read_csv(Path(__file__).with_name("reported_scores.csv"), dtype=texts, keep_default_na=False)
-    table = table[table["task"] == task].drop(columns="task").reset_index(drop=True)
-    for column, position in (("data", 0), ("split", 1), ("why_not", 2)):
-        table.insert(table.columns.get_loc("remark"), column, [_BASIS[paper][position] for paper in table["paper"]])
-    return table
+    return table[table["task"] == task].drop(columns="task").reset_index(drop=True)
 
 
 def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -286,8 +286,9 @@ def plan_workers(configs: list[RunConfig], threads: int | None) -> tuple[list[st
     threads in each; `threads` as of `run_all`."""
     from dask.system import CPU_COUNT  # what this process may use, in a container too
 
-    each, chosen = max(config.training.devices for config in configs), threads or torch.get_num_threads()
     on_gpu = any(config.training.device != "cpu" for config in configs) and torch.cuda.is_available()
+    asked = [config.training.devices for config in configs if config.training.device != "cpu" or not on_gpu]
+    each, chosen = max(asked), threads or torch.get_num_threads()
     if not on_gpu:
         share = chosen * each  # a run on several devices has a process for each
         number = max(1, min(len(configs), CPU_COUNT // share))

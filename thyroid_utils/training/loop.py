@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -68,6 +69,7 @@ class Training:
         self.assembly, self.config, self.progress = assembly, config, progress
         self.task, self.state = TASKS[config.task], start or State()
         self.augmentation = build_augmentation(config.augmentation)
+        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its advice on GPUs would stand in every report
         self.fabric = Fabric(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=config.training.devices,
@@ -226,19 +228,21 @@ def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, pr
     Raises:
         TrainingError: the loss is no number, or memory ran out.
     """
-    training = Training(assembly, start, device, progress)
+    training = None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            training = Training(assembly, start, device, progress)
             training.run()
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
         if not told and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
         torch.cuda.empty_cache()
+        epoch = (training.state if training else start or State()).epoch + 1
         size, (height, width) = assembly.config.training.batch_size, assembly.input_shape[1:]
         raise TrainingError(
-            f"{assembly.config.model.name}: out of memory in epoch {training.epoch} with batches of {size} images of "
+            f"{assembly.config.model.name}: out of memory in epoch {epoch} with batches of {size} images of "
             f"{height}×{width}; lower training.batch_size (to {max(1, size // 2)}) or size, or choose precision bf16; "
             "what was trained so far is kept"
         ) from None

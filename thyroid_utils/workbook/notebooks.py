@@ -177,7 +177,8 @@ def _client(node: nbformat.NotebookNode) -> NotebookClient:
 
 def _environment(variables: dict[str, str | None]) -> dict[str, str]:
     # Threads of a kernel wait without spinning: spinning on a shared machine costs training up to ten times the time.
-    given = {"OMP_WAIT_POLICY": "passive", **os.environ, **variables}
+    root = {"THYROID_WORKBOOK_ROOT": str(paths.project_root())}  # a relative one would be looked up from the kernel's own folder
+    given = {"OMP_WAIT_POLICY": "passive", **os.environ, **root, **variables}
     return {name: value for name, value in given.items() if value is not None}
 
 

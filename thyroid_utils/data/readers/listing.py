@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import os
 import re
@@ -128,8 +129,8 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
         header: names for a file that has no header; else they are the first line, in lower case.
 
     Raises:
-        DataError: not UTF-8, empty, a column named twice, missing or nearly called as one of these, a line with more fields than
-            the first. One with fewer ends in empty ones.
+        DataError: not UTF-8, empty, a column named twice, missing or nearly called as one of these, a line with more or fewer
+            fields than the first (empty ones at its end apart).
     """
     with readable(path):
         content = path.read_bytes()
@@ -141,17 +142,22 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
     delimiter = max(",;\t", key=first.count)
     if first.lower().startswith("sep=") and len(first) == 5:  # Excel's first line
         delimiter, told = first[4], 1
+    reader, rows = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), {}
     try:
-        fields = pd.read_csv(
-            StringIO(text), sep=delimiter, header=None, skiprows=told, dtype=str, na_filter=False, skip_blank_lines=False
-        )
-    except ValueError as error:
-        raise DataError(f"{path}: {str(error).strip()}; correct the line, or its quotes") from None
-    rows = [[field.strip() for field in row] for row in fields.to_numpy()]
-    rows = {f"{path} line {number}": row for number, row in enumerate(rows, 1 + told) if any(row)}
-    names = header or [field.lower() for field in rows.pop(next(iter(rows), ""), [])]
+        for fields in reader:
+            rows[f"{path} line {reader.line_num}"] = [field.strip() for field in fields]
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}; correct the line, or its quotes") from None
+    rows = {line: row for line, row in list(rows.items())[told:] if any(row)}
+    names = list(header) or [field.lower() for field in rows.pop(next(iter(rows), ""), [])]
+    while names and not names[-1]:  # spreadsheets write empty columns at the right
+        names.pop()
+    for line, row in rows.items():
+        if len(row) < len(names) or any(row[len(names) :]):
+            raise DataError(f"{line}: {len(row)} fields, expected {len(names)}; correct the line, or its quotes")
+        del row[len(names) :]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names, dtype="string").replace("", pd.NA)
-    table = table.drop(columns="", errors="ignore")  # spreadsheets write empty columns at the right
+    table = table.drop(columns="", errors="ignore")
     _check_columns(path, list(table), required, known)
     if table.empty:
         raise DataError(f"{path}: no rows below its header; expected a line for each image")

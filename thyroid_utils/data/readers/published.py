@@ -84,10 +84,13 @@ class PublishedSet:
         return rows.assign(label=listing.looked_up(rows[label], listing.LABELS)).set_index(pd.Index(keys))
 
     def table(self, folder: Path) -> Path:
-        """The CSV file of a folder; of several `labels.csv` or `train.csv`."""
+        """The CSV file of a folder; of several `labels.csv` or `train.csv`. Raises DataError where that leaves several."""
         tables = [path for path in listing.entries(folder) if path.suffix.lower() == ".csv"]
         named = [path for path in tables if path.stem.lower() in ("labels", "train")]
-        return (named or tables or [folder / "labels.csv"])[0]
+        found = named or tables or [folder / "labels.csv"]
+        if len(found) > 1:
+            raise DataError(f"{folder}: {len(found)} CSV files ({listing.first_few(path.name for path in found)}); keep one")
+        return found[0]
 
 
 DDTI = PublishedSet(
