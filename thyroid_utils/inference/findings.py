@@ -154,5 +154,6 @@ def begun(given: CaseImage) -> Finding:
         gray = frame.ndim == 3 and (frame[..., :1] == frame[..., 1:]).all()
         finding.frame = np.ascontiguousarray(frame[..., 0]) if gray else frame
     except ValueError as error:  # ImageError is one
-        finding.error = " ".join(str(error).removeprefix(f"{image}: ").split())
+        name = "" if isinstance(image, (np.ndarray, ImageError)) else f"{Path(image)}: "
+        finding.error = " ".join(str(error).removeprefix(name).split())
     return finding

@@ -229,7 +229,7 @@ def _at_once(client: Client, told: dict, configs: dict[str, RunConfig], wait: bo
 def _outcome(future: Future, name: str, config: RunConfig) -> Run | Failure | None:
     """What became of a run on a worker, as this process sees it."""
     if future.status != "finished":
-        error = future.exception() if future.status == "error" else "the scheduler lost it"
+        error = future.exception() if future.status == "error" else RuntimeError("the scheduler lost it")
         told = f"its worker died ({type(error).__name__}: {error}); often memory"
         return Failure(config, f"{told}; run again: finished runs are kept, this one is resumed")
     state, *rest = future.result()
@@ -326,6 +326,7 @@ def local_workers(number: int) -> Iterator[Client]:
             protocol="tls",
             security=Security.temporary(),
             dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             worker_dashboard_address="127.0.0.1:0",
             local_directory=scratch,
             silence_logs=logging.CRITICAL,  # deaths and moves of tasks are expected; failures are told by RunsFailed

@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from papermill.engines import Engine, papermill_engines
@@ -39,14 +39,14 @@ class Interruption:
     """Ctrl-C and its like: while entered, SIGINT, SIGTERM and SIGHUP raise nothing, they set `requested` and end the kernel.
 
     An exception out of a signal handler could strike between two files that belong together, or in the middle of the event loop
-    that talks to the kernel. `group` is the process group of the kernel at work and of whatever it started.
+    that talks to the kernel. `manager` is that of the kernel at work, from before it starts.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.requested = False
-        self.group: int | None = None
+        self.manager: KernelManager | None = None
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -67,9 +67,10 @@ class Interruption:
 
     def send(self, number: int) -> None:
         """A signal to the kernel and its children, if there are any."""
-        if self.group is not None:
+        group = getattr(self.manager and self.manager.provisioner, "pgid", None)  # of the kernel and of whatever it started
+        if group is not None:
             with suppress(ProcessLookupError, PermissionError):  # all have ended, the usual case
-                os.killpg(self.group, number)
+                os.killpg(group, number)
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,9 @@ def _run_cells(
         client = _client(node)
         # What the kernel tells outside of cells is no business of the terminal.
         options = {"cwd": scratch, "env": _environment(variables), "stdout": log, "stderr": log}
-        place = 0
+        interruption.manager, place = client.km, 0
         try:
             with client.setup_kernel(cleanup_kc=True, **options):
-                interruption.group = getattr(client.km.provisioner, "pgid", None)
                 for place, cell in enumerate(node.cells):
                     if interruption.requested:
                         return Failure("interrupted", place)
@@ -151,7 +151,7 @@ def _run_cells(
             return Failure(line, place)
         finally:
             interruption.send(signal.SIGKILL)
-            interruption.group = None
+            interruption.manager = None
     return None
 
 
