@@ -239,15 +239,14 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def shortcut_panels(study: MapStudy, scores: pd.DataFrame, count: int = 2) -> Figure | None:
-    """Images with their map, as they are and with their marks painted over; None where no image shows a mark.
+def shortcut_panels(study: MapStudy, scores: pd.DataFrame) -> Figure | None:
+    """The two images with the largest marks and their maps, as they are and with the marks painted over; None without marks.
 
     Args:
         study: of decisions of the images.
         scores: of `shortcut_scores`.
-        count: images shown at most, those with the largest marks.
     """
-    shown = scores[scores["marks"] > 0].nlargest(count, "marks")
+    shown = scores[scores["marks"] > 0].nlargest(2, "marks")
     if shown.empty:
         return None
     predictor, panels = study.predictor, []

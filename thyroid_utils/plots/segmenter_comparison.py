@@ -37,13 +37,12 @@ def score_spread(by_image: pd.DataFrame, order: Sequence[str]) -> Figure:
 
 
 @styled
-def score_by_size(by_image: pd.DataFrame, chosen: str, bins: int = 5) -> Figure:
-    """Dice against the size of the nodule: medians of equally filled bins, a line a model; points are one model's images.
+def score_by_size(by_image: pd.DataFrame, chosen: str) -> Figure:
+    """Dice against the size of the nodule: medians of five equally filled bins, a line a model; points are one model's images.
 
     Args:
         by_image: of `SegmenterComparison.by_image`; outlined images only are drawn.
         chosen: the model whose images are drawn as points.
-        bins: how many, each with equally many images.
     """
     figure, (place,) = new_panels(1, 3.6)
     outlined = by_image[by_image["area"] > 0]
@@ -53,7 +52,7 @@ def score_by_size(by_image: pd.DataFrame, chosen: str, bins: int = 5) -> Figure:
     points = outlined[outlined["model"] == chosen]
     place.plot(points["size"], points["dice"], ".", color=colours[chosen], alpha=0.45, markersize=5)
     for model, own in outlined.groupby("model", sort=False):
-        parts = pd.qcut(own["size"].rank(method="first"), min(bins, len(own)))
+        parts = pd.qcut(own["size"].rank(method="first"), min(5, len(own)))
         middle = own.groupby(parts, observed=True)[["size", "dice"]].median()
         place.plot(middle["size"], middle["dice"], "o-", color=colours[model], linewidth=1.7, markersize=4, label=model)
     name = "diameter of a disc of the nodule's area, mm" if known else "nodule, % of the frame"

@@ -127,7 +127,7 @@ class SegmenterComparison(ComparedRuns):
         best = sorted(rows, key=lambda model: -rows[model]["dice"].value)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
 
-    def pairs(self, score: str = "dice", *, resamples: int = 2000) -> pd.DataFrame:
+    def pairs(self, score: str = "dice") -> pd.DataFrame:
         """Every pair of models on the test images that define the score for both, each image with its mean over seeds.
 
         An image that one model rightly leaves empty and the other raises a false alarm on is among them for neither; `presence`
@@ -141,7 +141,7 @@ class SegmenterComparison(ComparedRuns):
         by_image = {model: _nanmean(self._values(model, [score]))[:, 0] for model in self.runs}
         rows = []
         for first, second in combinations(self.runs, 2):
-            found = compare_means(by_image[first], by_image[second], self.truth["patient"], resamples=resamples)
+            found = compare_means(by_image[first], by_image[second], self.truth["patient"])
             rows.append({"first": first, "second": second, "difference": found.difference, "low": found.low, "high": found.high,
                          "p": found.p_value, "images": found.images})  # fmt: skip
         table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "images"])
@@ -188,11 +188,12 @@ class SegmenterComparison(ComparedRuns):
             tables.append(self.truth.assign(model=model, **dict(zip(scores, values.T, strict=True))).reset_index())
         return pd.concat(tables, ignore_index=True)
 
-    def smallest(self, share: float = 1 / 3) -> list[str]:
-        """The outlined test images with the smallest nodules: in mm where every spacing is known, else by share of the frame."""
+    def smallest(self) -> list[str]:
+        """The third of the outlined test images with the smallest nodules: in mm where all spacings are known, else by share of
+        the frame."""
         outlined = self.truth[self.truth["area"] > 0]
         size = outlined["diameter_mm"] if outlined["diameter_mm"].notna().all() else outlined["share"]
-        return list(size.sort_values(kind="stable").index[: max(1, round(share * len(size)))])
+        return list(size.sort_values(kind="stable").index[: max(1, round(len(size) / 3))])
 
     def presence(self) -> pd.DataFrame:
         """How many test images, summed over seeds, have a nodule in truth and prediction ("both"), in one of them ("missed",
