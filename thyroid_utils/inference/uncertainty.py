@@ -222,11 +222,12 @@ def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFra
     )
 
 
-def map_uncertainty(samples: np.ndarray) -> pd.DataFrame:
+def map_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
     """Uncertainty of a segmenter from several maps of each image, one image in memory in double precision at a time.
 
     Args:
-        samples: probabilities of nodule, (samples, n, height, width); from 0.5 on a pixel is called nodule.
+        samples: probabilities of nodule, (samples, n, height, width).
+        threshold: at or above it a pixel is called nodule.
 
     Returns:
         a row an image: the scores of `MAP_SCORES`:
@@ -247,12 +248,12 @@ def map_uncertainty(samples: np.ndarray) -> pd.DataFrame:
         maps = samples[:, image].astype(float)  # (samples, height, width)
         check_probabilities(maps, f"map_uncertainty, image {image}")
         mean, *scores = _moments(maps)
-        called = mean >= 0.5
+        called = mean >= threshold
         total = called.sum() + mean.sum()
         rows.append(
             {
                 **dict(zip(MAP_SCORES, (float(score.mean()) for score in scores), strict=False)),
-                "disagreement": _disagreement(maps >= 0.5),
+                "disagreement": _disagreement(maps >= threshold),
                 "soft_dice_loss": float(1 - 2 * mean[called].sum() / total) if called.any() else 1.0,
             }
         )
