@@ -16,8 +16,6 @@ from thyroid_utils.scores.estimates import (
     Estimate,
     benefit_curve,
     drawn_patients,
-    p_text,
-    p_told,
     patient_bootstrap,
     patient_bootstrap_scores,
     pr_band,
@@ -67,7 +65,8 @@ def test_estimates_comparisons_and_p_values_are_told():
     assert Comparison(*[np.nan] * 6, 0, 0).text() == "no data"
     assert told_over_seeds([0.9, 0.92, 0.97, np.nan]) == "0.93 ± 0.04 (3 seeds)"
     assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
-    assert [p_text(value) for value in (np.nan, 0.0321, 0.0001)] == ["–", "0.032", "< 0.001"] and p_told(0.5) == "p = 0.5"
+    assert Comparison(0.5, 0.5, -0.0004, -0.0001, 0.01, 0.5, 9, 4).text(2) == "0.00 [0.00, +0.01], p = 0.5"
+    assert Estimate(0.5, np.nan, np.nan, 9, 2).text() == "0.50 [no interval: 2 patients]"
 
 
 def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, ...]:

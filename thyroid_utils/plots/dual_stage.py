@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from thyroid_utils.common.words import p_value
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
@@ -17,7 +18,6 @@ from thyroid_utils.plots.charts import beside, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.scores.estimates import p_told
 from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
 
 _STAGE_COLOUR = CLASS_COLOURS["benign"]
@@ -149,7 +149,7 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
     for height, row in enumerate(comparisons.itertuples()):
         colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
         interval(right, row.auc, height, colour)
-        beside(right, "no test" if np.isnan(row.p_holm) else p_told(row.p_holm), height, colour)
+        beside(right, "no test" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     names = [f"{_short(row.first)}\n− {_short(row.second)}" for row in comparisons.itertuples()]
     named_rows(right, names, fontsize=8.5).set(xlabel="difference in AUC (p after Holm)", title="Paired differences")
     right.axvline(0, color="#8a929c", linewidth=0.9)

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from thyroid_utils.common.words import p_value
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, beside, counted, estimate_line, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.grad_cam import card
 from thyroid_utils.plots.pictures import MAP_LABEL, Panel, card_grid, case_panel, mask_colours, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, across, below, model_colours, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.scores.estimates import Estimate, p_told
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.error_analysis import MODES, Errors, FrameErrors
 from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS
 from thyroid_utils.studies.grad_cam import MapStudy
@@ -92,7 +93,7 @@ def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> 
     for height, row in zip(heights, table.itertuples(), strict=True):
         colour = _FAINT if row.marked else _DIFFERS if row.differs else NEUTRAL
         interval(place, row.observed if calibrated else row.estimate, height, colour, hollow=row.marked)
-        beside(place, f"{row.estimate.text()}, {'too few' if row.marked else p_told(row.p_holm)}", height, colour)
+        beside(place, f"{row.estimate.text()}, {'too few' if row.marked else p_value(row.p_holm)}", height, colour)
         if calibrated:
             place.plot([row.predicted.value], [height], "|", color=INK, markersize=13, markeredgewidth=2)
     if overall is not None and not np.isnan(overall.value):

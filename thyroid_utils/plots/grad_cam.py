@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from thyroid_utils.common.words import p_value
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, box_and_points, counted, estimate_line, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
@@ -25,7 +26,6 @@ from thyroid_utils.plots.style import (
     new_panels,
     styled,
 )
-from thyroid_utils.scores.estimates import p_told
 from thyroid_utils.studies.grad_cam import ALPHA, FEATURES, MapStudy
 from thyroid_utils.studies.grad_cam.shortcut import mark_pairs
 
@@ -150,7 +150,7 @@ def shape_plots(table: pd.DataFrame, labels: pd.Series, compared: pd.DataFrame) 
             box_and_points(place, found, position, CLASS_COLOURS[name], upright=True)
         place.set_xticks([0, 1], [f"{name}\n{len(found)} regions" for name, found in values.items()], fontsize=8.5)
         effect, p_holm = compared.loc[feature, ["effect", "p_holm"]]
-        said = "no test" if pd.isna(p_holm) else f"effect {effect:+.2f}, {p_told(p_holm)} (Holm)"
+        said = "no test" if pd.isna(p_holm) else f"effect {effect:+.2f}, {p_value(p_holm)} (Holm)"
         place.set_title(f"{FEATURES[feature]}\n{said}", fontsize=8.5, fontweight="normal")
     return figure
 

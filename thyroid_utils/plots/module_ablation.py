@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
+from thyroid_utils.common.words import p_value
 from thyroid_utils.plots.charts import band, beside, few_ticks, grouped_rows, interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_panels, styled
-from thyroid_utils.scores.estimates import POWER, p_told
+from thyroid_utils.scores.estimates import POWER
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "latency of one image on this CPU, ms"}
 _KINDS = {
@@ -104,7 +105,7 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
         place.plot([100 * row.wide_low, 100 * row.wide_high], [height] * 2, color=colour, linewidth=0.8)
         interval(place, row.difference, height, colour, width=2.6, scale=100)
         place.plot([row.reported_points], [height], "D", color=INK, markersize=5.5, markerfacecolor="white")
-        beside(place, "no test" if np.isnan(row.p_holm) else p_told(row.p_holm), height, colour)
+        beside(place, "no test" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     handles = [
         Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 % over patients"),
         Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),

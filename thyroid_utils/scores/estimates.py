@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
+from thyroid_utils.common.words import count, number, p_value
 from thyroid_utils.scores.checks import (
     COUNTS,
     checked_labels,
@@ -41,16 +42,6 @@ MOST_UNDEFINED = 0.1  # share of resamples without a score above which there is 
 # Images × resamples held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times as long.
 BLOCK_VALUES = 2**16
 DEFAULT_SCORES = tuple(SCORES)
-
-
-def p_text(value: float) -> str:
-    """A p-value as it is read: `0.03`, `< 0.001`, or a dash where there is none."""
-    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
-
-
-def p_told(value: float) -> str:
-    """`p = 0.03` or `p < 0.001`."""
-    return f"p {'' if value < 0.001 else '= '}{p_text(value)}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +68,8 @@ class Estimate:
         if np.isnan(self.value):
             return self.note or "no data"
         if np.isnan(self.low):
-            return f"{self.value:.{digits}f} [no interval: {self.note or f'{self.patients} patient'}]"
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            return f"{number(self.value, digits)} [no interval: {self.note or count(self.patients, 'patient')}]"
+        return f"{number(self.value, digits)} [{number(self.low, digits)}, {number(self.high, digits)}]"
 
 
 @dataclass(frozen=True)
@@ -107,10 +98,10 @@ class Comparison:
         """`+0.031 [-0.002, +0.064], p = 0.07`."""
         if np.isnan(self.difference):
             return self.note or "no data"
-        interval = "" if np.isnan(self.low) else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
-        if np.isnan(self.p_value):
-            return f"{self.difference:+.{digits}f}{interval}, no p-value: {self.note}"
-        return f"{self.difference:+.{digits}f}{interval}, {p_told(self.p_value)}"
+        low, high = (number(end, digits, sign=True) for end in (self.low, self.high))
+        interval = "" if np.isnan(self.low) else f" [{low}, {high}]"
+        why = f": {self.note}" if np.isnan(self.p_value) and self.note else ""
+        return f"{number(self.difference, digits, sign=True)}{interval}, {p_value(self.p_value)}{why}"
 
 
 def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
@@ -121,8 +112,8 @@ def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
     known = pd.Series(values, dtype=float).dropna()
     if known.empty:
         return "no data"
-    spread = f" ± {known.std():.{digits}f}" if len(known) > 1 else ""
-    return f"{known.mean():.{digits}f}{spread} ({len(known)} seed{'s' * (len(known) > 1)})"
+    spread = f" ± {number(known.std(), digits)}" if len(known) > 1 else ""
+    return f"{number(known.mean(), digits)}{spread} ({count(len(known), 'seed')})"
 
 
 def proportion_interval(successes: int, total: int) -> tuple[float, float]:

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from thyroid_utils.common.words import number, p_value
 from thyroid_utils.scores.checks import checked_labels, patient_codes
-from thyroid_utils.scores.estimates import DETECTED, p_told, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import DETECTED, patient_bootstrap_scores
 
 _BLOCK = 2**18  # images × deals held at once
 
@@ -69,8 +70,8 @@ class GroupComparison:
         """`effect +0.31 [+0.10, +0.49], p = 0.004`; the note where there is no test."""
         if np.isnan(self.p_value):
             return f"no test: {self.note}"
-        interval = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if not np.isnan(self.low) else ""
-        return f"effect {self.effect:+.{digits}f}{interval}, {p_told(self.p_value)}"
+        effect, low, high = (number(value, digits, sign=True) for value in (self.effect, self.low, self.high))
+        return f"effect {effect}{'' if np.isnan(self.low) else f' [{low}, {high}]'}, {p_value(self.p_value)}"
 
 
 def mann_whitney_patients(

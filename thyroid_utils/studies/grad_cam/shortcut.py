@@ -21,13 +21,14 @@ import pandas as pd
 from scipy.special import expit
 
 from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import p_value
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
 from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample, Step
 from thyroid_utils.scores.comparisons import compare_means
-from thyroid_utils.scores.estimates import Comparison, p_told
+from thyroid_utils.scores.estimates import Comparison
 from thyroid_utils.studies.grad_cam import MapStudy
 
 # What `shortcut_table` compares: row → the two columns, as `_measures` makes them.
@@ -250,4 +251,4 @@ def shortcut_answer(table: pd.DataFrame) -> str:
 
 
 def _told(found: Comparison) -> str:
-    return "no p-value" if np.isnan(found.p_value) else p_told(found.p_value)
+    return p_value(found.p_value)

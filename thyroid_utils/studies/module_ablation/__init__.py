@@ -15,8 +15,9 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import p_number
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import Estimate, p_text, patient_bootstrap
+from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
 from thyroid_utils.scores.power import (
     paired_power,
     patients_and_seeds_interval,
@@ -310,5 +311,5 @@ def _compared(row) -> tuple[str, str, str]:
         return "reference", "", ""
     pairs = (compared.low, compared.high), (row.wide_low, row.wide_high)
     over_patients, wide = ("" if np.isnan(low) else f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs)
-    told = "no test" if np.isnan(row.p_holm) else p_text(row.p_holm)
+    told = "no test" if np.isnan(row.p_holm) else p_number(row.p_holm)
     return f"{100 * compared.difference:+.2f} {over_patients}".strip(), wide, told
