@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import split_cases
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 
 BATCH = 16
 CHANGES = v2.Compose(
@@ -93,7 +93,7 @@ def main() -> None:
         rows.append([case, row["patient"], *overlap(found >= 0.5, truth), *overlap(back, own)])
     table = pd.DataFrame(rows, columns=["case", "patient", "dice", "iou", "dice_own", "iou_own"])
     for name, where in (("", f"at {asked.size}×{asked.size}"), ("_own", "at the images' own size")):
-        told = (f"{score} {patient_bootstrap(table[score + name], table['patient']).text(3)}" for score in ("dice", "iou"))
+        told = (f"{score} {patient_estimate(table[score + name], table['patient']).text(3)}" for score in ("dice", "iou"))
         print(f"{len(table)} test images, mean per image {where}: {', '.join(told)}")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} threads")
     if asked.out:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.scores.estimates import drawn_patients, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import drawn_patients, patient_scores
 from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
 
 SECONDS = 5
@@ -48,7 +48,7 @@ def main() -> int:
 
     def seconds(metrics: tuple[str, ...], resamples: int) -> float:
         started = time.perf_counter()
-        patient_bootstrap_scores(labels, probabilities, codes, metrics, resamples=resamples)
+        patient_scores(labels, probabilities, codes, metrics, resamples=resamples)
         return time.perf_counter() - started
 
     ours = seconds(("auc",), options.resamples)

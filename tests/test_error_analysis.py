@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
-from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import lesion_scores, segmentation_table, surface_scores
 from thyroid_utils.studies import error_analysis
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
@@ -162,7 +162,7 @@ def test_errors_are_sorted_by_how_sure_the_model_was():
     assert table["prediction"].tolist() == ["malignant", "benign", "malignant"]
     assert table["uncertainty"].tolist()[:2] == [0.1, 0.2] and np.isnan(table["uncertainty"].iloc[2])
     assert list(errors.shown(2).index) == ["c0", "c3"]
-    assert errors.rate == patient_bootstrap([1, 0, 1, 1, 0, 0], decisions["patient"])
+    assert errors.rate == patient_estimate([1, 0, 1, 1, 0, 0], decisions["patient"])
     assert "wrong on 3 of 6 images" in errors.sentence and "2 false positives of 3 benign" in errors.sentence
 
 

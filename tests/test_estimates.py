@@ -16,8 +16,8 @@ from thyroid_utils.scores.estimates import (
     Estimate,
     benefit_curve,
     drawn_patients,
-    patient_bootstrap,
-    patient_bootstrap_scores,
+    patient_estimate,
+    patient_scores,
     pr_band,
     proportion_interval,
     roc_band,
@@ -28,33 +28,33 @@ from thyroid_utils.scores.labels import classification_scores
 
 def test_one_image_a_patient_is_the_ordinary_bootstrap():
     values = np.random.default_rng(0).normal(5, 2, 80)
-    ours = patient_bootstrap(values, range(80), resamples=4000)
+    ours = patient_estimate(values, range(80), resamples=4000)
     reference = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
     assert ours.value == pytest.approx(values.mean())
-    told, mean = (patient_bootstrap(values, range(80), how, resamples=50) for how in (np.mean, None))
+    told, mean = (patient_estimate(values, range(80), how, resamples=50) for how in (np.mean, None))
     assert (told.low, told.high) == pytest.approx((mean.low, mean.high))
     # Two Monte-Carlo quantiles of 4000 draws differ by about 0.02; the interval itself is 0.9 wide.
     assert (ours.low, ours.high) == pytest.approx(tuple(reference.confidence_interval), abs=0.06)
 
 
 def test_missing_values_one_patient_and_none():
-    assert patient_bootstrap([1.0, np.nan, 3.0], ["a", "b", "c"]).images == 2
-    single = patient_bootstrap([1.0, 3.0], ["a", "a"])
+    assert patient_estimate([1.0, np.nan, 3.0], ["a", "b", "c"]).images == 2
+    single = patient_estimate([1.0, 3.0], ["a", "a"])
     assert single.value == 2.0 and np.isnan(single.low) and "no interval" in single.text()
-    assert patient_bootstrap([], []).text() == "no data"
+    assert patient_estimate([], []).text() == "no data"
     for patients, message in ((["a"], "patients have shape"), (["a", "b", None], "1 of 3 values have no patient")):
         with pytest.raises(ValueError, match=message):
-            patient_bootstrap([1.0, 2.0, 90.0], patients)
+            patient_estimate([1.0, 2.0, 90.0], patients)
 
 
 def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
     patients = ["a", "a", "b", "c"]
     for value in (0.5, 1):
-        assert patient_bootstrap([value] * 4, patients).text() == f"{value:.2f} [no interval: all resamples agree]"
+        assert patient_estimate([value] * 4, patients).text() == f"{value:.2f} [no interval: all resamples agree]"
     for value in (0, 1):
-        share = patient_bootstrap([value] * 4, patients, share=True)
+        share = patient_estimate([value] * 4, patients, share=True)
         assert (share.low, share.high) == proportion_interval(3 * value, 3) and "Wilson" in share.note  # of patients, not images
-    assert patient_bootstrap([1, 0, 1, 1], patients, share=True) == patient_bootstrap([1, 0, 1, 1], patients)
+    assert patient_estimate([1, 0, 1, 1], patients, share=True) == patient_estimate([1, 0, 1, 1], patients)
     assert np.isnan(proportion_interval(0, 0)).all()
 
 
@@ -81,7 +81,7 @@ def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -
 
 def test_values_are_the_scores_and_the_order_is_kept():
     labels, probabilities, _, patients = example()
-    found = patient_bootstrap_scores(labels, probabilities, patients, threshold=0.6, resamples=200)
+    found = patient_scores(labels, probabilities, patients, threshold=0.6, resamples=200)
     assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(
         classification_scores(labels, probabilities, 0.6), abs=1e-7
     )
@@ -109,7 +109,7 @@ def simulated() -> dict[str, float]:
     for _ in range(trials):
         first, second = (shift * (labels - 0.5) + random.normal(size=100)[patients] + random.normal(size=200) for _ in range(2))
         one, two = expit(first), expit(second)
-        found = patient_bootstrap_scores(labels, one, patients, tuple(truth), resamples=1000)
+        found = patient_scores(labels, one, patients, tuple(truth), resamples=1000)
         for name, value in truth.items():
             hits[name] += found[name].low <= value <= found[name].high
         clustered = delong_test(labels, one, two, patients)
@@ -117,7 +117,7 @@ def simulated() -> dict[str, float]:
         hits["delong"] += clustered.p_value >= 0.05
         hits["plain delong"] += delong_test(labels, one, two).p_value >= 0.05
         hits["mcnemar"] += mcnemar_test((one > 0.5) == labels, (two > 0.5) == labels, patients).p_value >= 0.05
-        paired = patient_bootstrap_scores(labels, one, patients, "auc", less=two, resamples=400)["auc"]
+        paired = patient_scores(labels, one, patients, "auc", less=two, resamples=400)["auc"]
         hits["paired"] += paired.low <= 0 <= paired.high
     return {name: count / trials for name, count in hits.items()}
 
@@ -132,7 +132,7 @@ def test_intervals_and_tests_hold_as_often_as_they_say(simulated, name):
 
 def test_resamples_of_one_class_are_left_out_and_counted():
     labels, probabilities, patients = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.2, 0.6, 0.4, 0.9], list("abcdef")
-    found = patient_bootstrap_scores(labels, probabilities, patients, ("auc", "accuracy"), resamples=4000)
+    found = patient_scores(labels, probabilities, patients, ("auc", "accuracy"), resamples=4000)
     expected = (4 / 6) ** 6 + (2 / 6) ** 6
     assert found["auc"].undefined == pytest.approx(expected, abs=0.015)  # two standard errors: 0.009
     assert 0 < found["auc"].low < found["auc"].high <= 1 and found["accuracy"].undefined == 0
@@ -140,13 +140,13 @@ def test_resamples_of_one_class_are_left_out_and_counted():
 
 def test_the_change_of_a_score_is_drawn_on_the_same_patients():
     labels, first, second, patients = example(150)
-    same = patient_bootstrap_scores(labels, first, patients, ("auc", "accuracy"), less=first, resamples=200)
+    same = patient_scores(labels, first, patients, ("auc", "accuracy"), less=first, resamples=200)
     assert {found.text() for found in same.values()} == {"0.00 [no interval: all resamples agree]"}
-    found = patient_bootstrap_scores(labels, first, patients, ("auc", "mcc"), 0.4, less=[second, second], resamples=4000)
+    found = patient_scores(labels, first, patients, ("auc", "mcc"), 0.4, less=[second, second], resamples=4000)
     one, two = (classification_scores(labels, model, 0.4) for model in (first, second))
     assert found["mcc"].value == pytest.approx(one["mcc"] - two["mcc"])
     # Pairing is what makes related models comparable: the interval is narrower than that of one model.
-    width, alone = found["auc"].high - found["auc"].low, patient_bootstrap_scores(labels, first, patients, "auc")["auc"]
+    width, alone = found["auc"].high - found["auc"].low, patient_scores(labels, first, patients, "auc")["auc"]
     assert width < 0.8 * (alone.high - alone.low)
     tested = delong_test(labels, first, second, patients)
     assert found["auc"].value == pytest.approx(tested.difference)
@@ -209,4 +209,4 @@ def test_bad_arguments_of_the_score_bootstrap():
         ({"threshold": (0.1, 0.2)}, "one for each of 1 seeds"),
     ):
         with pytest.raises(ValueError, match=message):
-            patient_bootstrap_scores(**given | options)
+            patient_scores(**given | options)

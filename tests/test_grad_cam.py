@@ -20,7 +20,7 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.grad_cam import (
     FEATURES,
@@ -212,7 +212,7 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
     table = attention_table(scores, patients)
     for name in MEASURES:
         row = table.loc[name]
-        assert row["map"] == patient_bootstrap(scores[name], patients, share=name == "pointing_game", resamples=2000)
+        assert row["map"] == patient_estimate(scores[name], patients, share=name == "pointing_game", resamples=2000)
         assert row["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
     against = table.at["energy_inside", "− centre prior"]
     assert against.low > 0 and against.p_value < 0.01 and attention_answer(table)

@@ -179,17 +179,15 @@ def bootstrap() -> Entries:
     results, named = pd.DataFrame({"label": y, "probability": p}, cases), pd.Series(who, cases)
     powers = functools.partial(f.power_simulation, gains, who, 2.0, (10, 50, 300), (1, 5), 0.4, simulations=300)
     return {
-        "patient_bootstrap": lambda: [f.patient_bootstrap(dice, who), f.patient_bootstrap(gap, who, np.median, resamples=300)],
+        "patient_estimate": lambda: [f.patient_estimate(dice, who), f.patient_estimate(gap, who, np.median, resamples=300)],
         **each(
-            "patient_bootstrap_scores",
+            "patient_scores",
             (y, p, who),
             (y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45]),
             (np.ones(72, int), np.ones(72), who, "accuracy"),
             **fewer,
         ),
-        "patient_bootstrap_scores of a change": lambda: f.patient_bootstrap_scores(
-            y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q, **fewer
-        ),
+        "patient_scores of a change": lambda: f.patient_scores(y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q, **fewer),
         "roc_band": lambda: f.roc_band(y, p, who),
         "pr_band": lambda: f.pr_band(y, p, who),
         "benefit_curve": lambda: f.benefit_curve(y, p, who),

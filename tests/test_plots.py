@@ -25,7 +25,7 @@ from thyroid_utils.plots import grad_cam as cams
 from thyroid_utils.plots import style
 from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
-from thyroid_utils.scores.estimates import Comparison, Estimate, benefit_curve, patient_bootstrap
+from thyroid_utils.scores.estimates import Comparison, Estimate, benefit_curve, patient_estimate
 from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis import decision_errors, nodule_frame_errors
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
@@ -147,7 +147,7 @@ def test_cards_come_in_pages_and_what_they_show_is_told(called, study, monkeypat
 def test_forest_shows_every_subgroup_and_marks_the_small_and_what_was_predicted(called):
     right = 1.0 - called.images["wrong"]
     table = subgroup_table(right, GROUPS, PATIENTS)
-    axes = errors.forest(table, "accuracy", patient_bootstrap(right, PATIENTS)).axes[0]
+    axes = errors.forest(table, "accuracy", patient_estimate(right, PATIENTS)).axes[0]
     assert dots(axes) == pytest.approx([row.value for row in table["estimate"]])
     hollow = [line.get_markerfacecolor() == "white" for line in axes.lines if line.get_marker() == "o"]
     assert hollow == list(table["marked"]) and sum(hollow) == 1, "7 patients of the old scanner"

@@ -14,7 +14,7 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference import predictor
 from thyroid_utils.inference.predictor import Predictor, map_scores
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
@@ -94,7 +94,7 @@ def test_estimates_are_means_over_images_and_seeds_with_intervals_over_patients(
     for model in comparison.models:
         found = estimates.at[model, "dice"]
         assert found.value == pytest.approx(dice[model])
-        expected = patient_bootstrap(np.mean(own(comparison, model, "dice"), axis=0), patients, resamples=4000)
+        expected = patient_estimate(np.mean(own(comparison, model, "dice"), axis=0), patients, resamples=4000)
         # Two independent sets of 4,000 resamples: an end of the interval has a standard error of about 0.03 of its width.
         width = expected.high - expected.low
         assert abs(found.low - expected.low) < 0.15 * width and abs(found.high - expected.high) < 0.15 * width

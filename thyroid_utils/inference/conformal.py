@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked, checked_labels, patient_codes
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 
 CLASSES = ("benign", "malignant")
 _ROUNDING = 1e-9  # of a sum of weights, and of 1 − p; what it lets in besides keeps the promise
@@ -139,8 +139,8 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
         own = codes[members]
         single = size[members] == 1
         rows[name] = {
-            "coverage": patient_bootstrap(held[members], own, share=True),
-            "size": patient_bootstrap(size[members], own),
+            "coverage": patient_estimate(held[members], own, share=True),
+            "size": patient_estimate(size[members], own),
             "images": int(members.sum()),
             "patients": len(np.unique(own)),
             **{key: _mean(size[members] == count) for count, key in enumerate(("empty", "single", "both"))},

@@ -82,7 +82,7 @@ def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> 
         table: of `subgroups.subgroup_table`; or of `subgroup_calibration`, whose dots are the share observed and bars the mean
             probability predicted, with their difference at the right.
         label: of the axis, with the unit.
-        overall: of all images (`patient_bootstrap`): the dashed line, with its interval as a band.
+        overall: of all images (`patient_estimate`): the dashed line, with its interval as a band.
     """
     if table.empty:
         return None

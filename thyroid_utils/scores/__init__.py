@@ -4,10 +4,10 @@ Intervals and tests that respect that images of one patient are not independent.
 
 Which to use for a comparison of models on one test set:
 
-- a score's interval: `patient_bootstrap_scores`; a curve's band: `roc_band`, `pr_band`, `benefit_curve`;
+- a score's interval: `patient_scores`; a curve's band: `roc_band`, `pr_band`, `benefit_curve`;
 - every pair of models: `compare_models`, which takes patients throughout (Obuchowski's variance for DeLong's test, patients'
   signs for McNemar's) and adjusts by Holm;
-- another score of a pair: `patient_bootstrap_scores` with `less`;
+- another score of a pair: `patient_scores` with `less`;
 - a value an image (Dice) of a pair: `compare_means`;
 - patients of two groups: `mann_whitney_patients`; a mean inside and outside a subgroup: `randomisation_test`;
 - scores over repeated random subsets: `subset_estimate`, `subset_comparison`.

@@ -26,7 +26,7 @@ from thyroid_utils.scores.checks import (
     need_both_classes,
     patient_codes,
 )
-from thyroid_utils.scores.estimates import DETECTED, POWER, Comparison, Estimate, patient_bootstrap
+from thyroid_utils.scores.estimates import DETECTED, POWER, Comparison, Estimate, patient_estimate
 
 ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
 _MOST_FLIPPED_IN_FULL = 12  # patients
@@ -270,7 +270,7 @@ def compare_means(
     Args:
         first, second: one an image, shape (n,); a pair with NaN is left out of both means.
         patients: the patient of each image, shape (n,).
-        resamples: of the interval, as in `patient_bootstrap`.
+        resamples: of the interval, as in `patient_estimate`.
 
     Returns:
         Comparison (first − second), of means over images. `images` counts the pairs that have both values, so that
@@ -281,13 +281,13 @@ def compare_means(
         ValueError: shapes that differ, or a patient missing.
 
     Reference:
-        `patient_bootstrap`, `sign_flip_test`: both ask of the mean that is shown.
+        `patient_estimate`, `sign_flip_test`: both ask of the mean that is shown.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     known, codes, count = known_patients(one - two, patients, "compare_means")
     if not known.any():
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
-    found = patient_bootstrap(one - two, patients, resamples=resamples)
+    found = patient_estimate(one - two, patients, resamples=resamples)
     p_value = np.nan if count < 2 else sign_flip_test(np.bincount(codes, (one - two)[known]))
     means, note = (float(one[known].mean()), float(two[known].mean())), "1 patient" if count < 2 else ""
     return Comparison(*means, found.value, found.low, found.high, p_value, found.images, count, note=note)

@@ -191,7 +191,7 @@ def percentile_estimate(value: float, drawn: np.ndarray, images: int, patients: 
     return Estimate(float(value), float(low), float(high), images, patients, undefined, note)
 
 
-def patient_bootstrap(
+def patient_estimate(
     values: Sequence[float],
     patients: Sequence[str],
     statistic: Callable[[np.ndarray], float] | None = None,
@@ -213,11 +213,11 @@ def patient_bootstrap(
         ValueError: lengths differ, or a patient is missing.
 
     Example:
-        >>> print(patient_bootstrap([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
+        >>> print(patient_estimate([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
         0.70 [0.40, 0.85]
     """
     values = np.asarray(values, dtype=float)
-    known, codes, count = known_patients(values, patients, "patient_bootstrap")
+    known, codes, count = known_patients(values, patients, "patient_estimate")
     values = values[known]
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
@@ -231,7 +231,7 @@ def patient_bootstrap(
     return percentile_estimate(value, drawn, len(values), count, count if share else 0)
 
 
-def patient_bootstrap_scores(
+def patient_scores(
     labels: Sequence[int],
     probabilities: Sequence[float],
     patients: Sequence[str],
@@ -251,7 +251,7 @@ def patient_bootstrap_scores(
         metrics: names of `scores.labels.SCORES`.
         threshold: at or above it an image is called malignant; one number, or one a seed.
         less: probabilities, shaped alike, whose scores are subtracted, in every resample as in the value: what a change changes.
-        resamples: as in `patient_bootstrap`.
+        resamples: as in `patient_estimate`.
 
     Returns:
         name → Estimate, in the order asked for. The expected calibration error has no interval: it grows with noise, of which
@@ -261,11 +261,11 @@ def patient_bootstrap_scores(
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
 
     Example:
-        >>> found = patient_bootstrap_scores([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], ["a", "b", "c", "d"], "specificity")
+        >>> found = patient_scores([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], ["a", "b", "c", "d"], "specificity")
         >>> print(found["specificity"])
         0.50 [0.00, 1.00]
     """
-    where = "patient_bootstrap_scores"
+    where = "patient_scores"
     truth = checked_labels(labels, where)
     codes, count = patient_codes(patients, len(truth), where)
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
@@ -313,7 +313,7 @@ def roc_band(
     vertical step. The band covers each point with a probability of 95 %, not the whole curve at once.
 
     Args:
-        labels, probabilities, patients: as in `patient_bootstrap_scores`; with (seeds, n) the mean curve over seeds.
+        labels, probabilities, patients: as in `patient_scores`; with (seeds, n) the mean curve over seeds.
         resamples: how many sets of patients; those with one class only are left out.
 
     Returns:

@@ -254,7 +254,7 @@ def aurc(uncertainty: Sequence[float], errors: Sequence[float]) -> float:
 def benefit_values(labels: Sequence[int], probabilities: Sequence[float], threshold: float) -> np.ndarray:
     """What each image adds to the net benefit: 1 called malignant rightly, −t / (1 − t) wrongly, 0 not called; float (n,).
 
-    Their mean is the net benefit, so that `scores.estimates.patient_bootstrap` of them gives its interval, and of the differences
+    Their mean is the net benefit, so that `scores.estimates.patient_estimate` of them gives its interval, and of the differences
     to those of another model, or of probabilities that are all 1 (act on all), the interval of what is gained.
 
     Args:

@@ -14,7 +14,7 @@ from scipy.special import expit, stdtrit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
-from thyroid_utils.scores.estimates import patient_bootstrap_scores, pr_band, roc_band, told_over_seeds
+from thyroid_utils.scores.estimates import patient_scores, pr_band, roc_band, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.studies.compare import ComparedRuns
@@ -90,7 +90,7 @@ class ClassifierComparison(ComparedRuns):
             if by_run is None:
                 truth, threshold = self.truth, 0.5 if fixed else self.thresholds[model]
                 found = (truth["label"], self.probabilities(model), truth["patient"])
-                rows[model] = patient_bootstrap_scores(*found, wanted, threshold, resamples=resamples)
+                rows[model] = patient_scores(*found, wanted, threshold, resamples=resamples)
             else:
                 values = by_run.get_group(model)
                 rows[model] = {

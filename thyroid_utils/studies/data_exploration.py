@@ -17,7 +17,7 @@ from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names, malignant_share
-from thyroid_utils.scores.estimates import patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import patient_estimate, proportion_interval
 
 CLASSES = tuple(LABEL_NAMES.values())
 TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
@@ -64,7 +64,7 @@ def measures_by_class(measures: Measures, cases: pd.DataFrame) -> pd.DataFrame:
         patients = cases.loc[members, "patient"]
         rows[name] = {"images": len(members), "patients": patients.nunique()}
         for quantity, values in quantities.items():
-            estimate = patient_bootstrap(values[members], patients, np.median)
+            estimate = patient_estimate(values[members], patients, np.median)
             rows[name][quantity] = estimate.text(1 if "gray" in quantity or "−" in quantity else 2)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
 
@@ -109,7 +109,7 @@ def marks_by_class(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
                 "images": len(members),
                 "patients": patients.nunique(),
                 "with callipers, %": _percentage(patients[marked[members]].nunique(), patients.nunique()),
-                "text regions an image": patient_bootstrap(text[members].to_numpy(float, na_value=np.nan), patients).text(1),
+                "text regions an image": patient_estimate(text[members].to_numpy(float, na_value=np.nan), patients).text(1),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
 

@@ -25,7 +25,7 @@ from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor, spacings
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
 from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
@@ -172,7 +172,7 @@ class DualStageStudy:
         """
         rows, (patients, labels) = {}, (self.truth[name] for name in ("patient", "label"))
         for name in self.variants:
-            found = patient_bootstrap_scores(labels, self.probabilities[name], patients, scores, self.thresholds[name])
+            found = patient_scores(labels, self.probabilities[name], patients, scores, self.thresholds[name])
             empty = self._cropped["empty"] if name == "crop_predicted" else np.nan
             rows[name] = {"what": VARIANTS[name], **found, "without_nodule": empty}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
@@ -213,7 +213,7 @@ class DualStageStudy:
         patients, own = self.truth["patient"], self.dice["segmenter"]
         rows = {
             role: {
-                "dice": patient_bootstrap(values, patients),
+                "dice": patient_estimate(values, patients),
                 "difference": None if role == "segmenter" else compare_means(values, own, patients),
             }
             for role, values in self.dice.items()
@@ -331,7 +331,7 @@ def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
         rows[name] = {
             "images": int(members.sum()),
             "patients": known.loc[members, "patient"].nunique(),
-            "share": patient_bootstrap(members, known["patient"], share=True, resamples=2000),
+            "share": patient_estimate(members, known["patient"], share=True, resamples=2000),
             "if_unrelated": float((wrong == of_class).mean() * (poor == of_mask).mean()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
@@ -374,7 +374,7 @@ def dice_by_decision(table: pd.DataFrame) -> DecisionDice:
     rows = {}
     for name, members in groups.items():
         own = known[members]
-        value = patient_bootstrap(own["dice"], own["patient"], resamples=2000)
+        value = patient_estimate(own["dice"], own["patient"], resamples=2000)
         rows[name] = {"dice": value, "images": len(own), "patients": own["patient"].nunique()}
     comparison = mann_whitney_patients(known["dice"], wrong.astype(int), known["patient"], resamples=2000)
     return DecisionDice(pd.DataFrame.from_dict(rows, orient="index").rename_axis("decision"), comparison, len(table) - len(known))
@@ -404,8 +404,8 @@ def agreement(table: pd.DataFrame) -> Agreement:
     for name, members in groups.items():
         patients = known.loc[members, "patient"]
         rows[name] = {
-            "accuracy": patient_bootstrap(right[members], patients, share=True, resamples=2000),
-            "dice": patient_bootstrap(known.loc[members, "dice"], patients, resamples=2000),
+            "accuracy": patient_estimate(right[members], patients, share=True, resamples=2000),
+            "dice": patient_estimate(known.loc[members, "dice"], patients, resamples=2000),
             "images": len(patients),
             "patients": patients.nunique(),
             "wrong": int((~right[members]).sum()),

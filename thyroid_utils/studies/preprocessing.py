@@ -24,7 +24,7 @@ from thyroid_utils.data.images import read_gray, read_image, read_mask, ring_aro
 from thyroid_utils.data.overlays import Box, echo_mask
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 
 MEASURES = {  # name → how a table names it
     "cnr": "CNR",
@@ -260,7 +260,7 @@ def stage_estimates(stages: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (pipeline, position, step), members in measured.groupby(["pipeline", "position", "step"], sort=False):
         row = {"pipeline": pipeline, "position": position, "step": step}
-        rows.append(row | {name: patient_bootstrap(members[name], members["patient"]) for name in MEASURES})
+        rows.append(row | {name: patient_estimate(members[name], members["patient"]) for name in MEASURES})
     return pd.DataFrame(rows)
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.scores.checks import checked_masks
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, proportion_interval
+from thyroid_utils.scores.estimates import Estimate, patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.subgroups import most_in, subgroup_table
@@ -90,7 +90,7 @@ class Errors:
     @property
     def rate(self) -> Estimate:
         """Share of images that are wrong, with its interval over patients."""
-        return patient_bootstrap(self.images["wrong"].astype(float), self.images["patient"], share=True)
+        return patient_estimate(self.images["wrong"].astype(float), self.images["patient"], share=True)
 
     @property
     def sentence(self) -> str:
@@ -269,8 +269,8 @@ def _mode_table(errors: Errors, of_case: pd.Series, order: list[str]) -> pd.Data
         if len(members):
             inside = pd.Series(errors.images.index.isin(members), errors.images.index)
             row = {"mode": mode, "images": len(members), "patients": patients[members].nunique()}
-            row["share"] = patient_bootstrap((of_case == mode).astype(float), patients[of_case.index], share=True)
-            row["of_tested"] = patient_bootstrap(inside.astype(float), patients, share=True)
+            row["share"] = patient_estimate((of_case == mode).astype(float), patients[of_case.index], share=True)
+            row["of_tested"] = patient_estimate(inside.astype(float), patients, share=True)
             possible = errors.images["label"].isin(errors.images.loc[inside, "label"]) | (errors.task == "segmentation")
             row["most_in"] = most_in(inside[possible], errors.groups[possible], patients[possible])
             if errors.task == "segmentation":
@@ -359,7 +359,7 @@ def lost_dice(table: pd.DataFrame) -> pd.DataFrame:
     known = table[table["dice"].notna()]
     loss = 1 - known["dice"]
     parts = {label: loss * known[name].fillna(0) for name, label in LOST_PARTS.items()} | {"all": loss}
-    rows = {label: {"lost": patient_bootstrap(part, known["patient"])} for label, part in parts.items()}
+    rows = {label: {"lost": patient_estimate(part, known["patient"])} for label, part in parts.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 

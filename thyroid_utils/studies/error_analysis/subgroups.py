@@ -16,7 +16,7 @@ import pandas as pd
 from thyroid_utils.data.table import label_names
 from thyroid_utils.scores.checks import checked, patient_codes
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.scores.groups import randomisation_test
 
 NOT_KNOWN = "not known"  # the level of images whose factor the set does not tell
@@ -154,7 +154,7 @@ def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series
 
 
 def _row(values: np.ndarray, names: np.ndarray, inside: np.ndarray, others: np.ndarray) -> dict:
-    estimate = patient_bootstrap(values[inside], names[inside], share=True)
+    estimate = patient_estimate(values[inside], names[inside], share=True)
     rest = values[others].mean() if others.any() else np.nan
     marked, why = estimate.patients < FEWEST_PATIENTS, ""
     if marked:
@@ -217,6 +217,6 @@ def subgroup_calibration(predictions: pd.DataFrame, groups: pd.DataFrame, patien
         for row in table.itertuples():
             given = levels[row.factor]
             part = numbers[given.isna() if row.level == NOT_KNOWN else given.astype("string").eq(row.level).fillna(False)]
-            found.append(patient_bootstrap(part, patients.reindex(part.index), share=True))
+            found.append(patient_estimate(part, patients.reindex(part.index), share=True))
         table[name] = pd.Series(found, table.index, dtype=object)
     return table

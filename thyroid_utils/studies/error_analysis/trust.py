@@ -44,7 +44,7 @@ from thyroid_utils.inference.uncertainty import (
     seed_ensemble,
 )
 from thyroid_utils.scores.checks import checked
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap, patient_bootstrap_scores
+from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.training.ledger import Run
@@ -140,7 +140,7 @@ def error_detection(
         found = Estimate(np.nan, np.nan, np.nan, len(errors), len(set(patients)), note=note)
     else:
         ranks = rankdata(values) / len(values)  # the AUROC is of the order alone
-        found = patient_bootstrap_scores(errors, ranks, patients, "auc", resamples=resamples)["auc"]
+        found = patient_scores(errors, ranks, patients, "auc", resamples=resamples)["auc"]
     return replace(found, note="; ".join(filter(None, (found.note, left_out))))
 
 
@@ -151,7 +151,7 @@ def _numbers(wrong: Sequence[bool]) -> np.ndarray:
 def selective_risk(uncertainty: Sequence[float], errors: Sequence[float], patients: Sequence[str]) -> Estimate:
     """Area under the risk-coverage curve (`scores.probabilities.aurc`) with its interval over patients; arguments as there."""
     pairs = np.column_stack([uncertainty, errors])  # (n, 2)
-    return patient_bootstrap(pairs, patients, lambda drawn: aurc(*drawn.T), resamples=500)
+    return patient_estimate(pairs, patients, lambda drawn: aurc(*drawn.T), resamples=500)
 
 
 def detection_table(
@@ -374,7 +374,7 @@ def _answers(
 def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
     labels, patients = images["label"].astype(int), images["patient"]
     return {
-        name: patient_bootstrap_scores(labels, found, patients, "auc", less=less, resamples=1000)["auc"]
+        name: patient_scores(labels, found, patients, "auc", less=less, resamples=1000)["auc"]
         for name, less in (("score", None), ("change", untouched))
     }
 
@@ -382,8 +382,8 @@ def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -
 def _of_maps(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
     now, before = (overlap_scores(*counts.T)["dice"] for counts in (found, untouched))
     return {
-        "score": patient_bootstrap(now, images["patient"]),
-        "change": patient_bootstrap(now - before, images["patient"]),
+        "score": patient_estimate(now, images["patient"]),
+        "change": patient_estimate(now - before, images["patient"]),
     }
 
 

@@ -43,7 +43,7 @@ from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.scores.groups import mann_whitney_patients
 
 # name → whether more is better
@@ -172,7 +172,7 @@ def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFra
         own = scores.loc[kept, name]
         others = {baseline: scores.loc[kept, f"{name}_{end}"] for baseline, end in BASELINES.items()}
         settings = {"share": name == "pointing_game", "resamples": 2000}
-        means = {of: patient_bootstrap(values, patients, **settings) for of, values in {"map": own, **others}.items()}
+        means = {of: patient_estimate(values, patients, **settings) for of, values in {"map": own, **others}.items()}
         against = {f"− {baseline}": compare_means(own, values, patients) for baseline, values in others.items()}
         rows[name] = means | against | lost
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")

@@ -26,7 +26,7 @@ from thyroid_utils.inference.cam import as_images, image_targets, trial
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.comparisons import compare_means
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.studies.grad_cam import MapStudy, centre_prior
 from thyroid_utils.training.ledger import Run
 
@@ -221,7 +221,7 @@ def randomisation_table(study: MapStudy, seeds: Sequence[int]) -> pd.DataFrame:
     for stage, several in found.items():
         together = pd.concat(several)
         means = together[list(SIMILARITIES)].groupby(level=0).mean()
-        estimates = {name: patient_bootstrap(means[name], study.patients) for name in SIMILARITIES}
+        estimates = {name: patient_estimate(means[name], study.patients) for name in SIMILARITIES}
         rows[stage] = {**estimates, "blank": int(together["blank"].sum()), "maps": len(together)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
@@ -238,6 +238,6 @@ def likeness_table(study: MapStudy, others: Mapping[str, Run]) -> pd.DataFrame:
     rows = {}
     for name, run in others.items():
         found = compare_maps(study.maps.maps, study.maps_of(Predictor(run).network).maps)
-        rows[name] = {measure: patient_bootstrap(found[measure], study.patients) for measure in SIMILARITIES}
+        rows[name] = {measure: patient_estimate(found[measure], study.patients) for measure in SIMILARITIES}
         rows[name]["images"] = int((~found["blank"]).sum())
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("compared with the network of")

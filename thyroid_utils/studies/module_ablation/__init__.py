@@ -17,7 +17,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import p_number
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import Estimate, patient_bootstrap
+from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.scores.power import (
     paired_power,
     patients_and_seeds_interval,
@@ -181,7 +181,7 @@ class AblationStudy:
             return None
         first, *single, last = [self.scores[row.network].mean() for row in self.tables["modules"].rows]
         excess = last - first - sum(one - first for one in single)
-        return patient_bootstrap(100 * excess, self.patients, resamples=2000)
+        return patient_estimate(100 * excess, self.patients, resamples=2000)
 
 
 def _belongs(run: Run, row: AblationRow) -> bool:

@@ -7,7 +7,7 @@ import pandas as pd
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.table import label_names
-from thyroid_utils.scores.estimates import patient_bootstrap
+from thyroid_utils.scores.estimates import patient_estimate
 
 
 def nodule_brightness(cases: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
@@ -30,6 +30,6 @@ def brightness_table(brightness: pd.DataFrame) -> pd.DataFrame:
     """A row a class: `brightness` (`Estimate`, mean with its interval over patients), images and patients."""
     rows = {}
     for name, own in brightness.groupby("class"):
-        estimate = patient_bootstrap(own["brightness"], own["patient"])
+        estimate = patient_estimate(own["brightness"], own["patient"])
         rows[name] = {"brightness": estimate, "images": len(own), "patients": own["patient"].nunique()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
