@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from thyroid_utils.common import files, paths
@@ -23,6 +25,7 @@ from thyroid_utils.common.files import (
     cached,
     cached_folder,
     content_key,
+    csv_text,
     file_hash,
     file_hashes,
     source_hash,
@@ -94,6 +97,20 @@ def test_running_out_of_space_while_writing(tmp_path):
     assert run.returncode == 28, run.stderr
     assert str(target) in run.stdout and "no space" in run.stdout and len(run.stdout.splitlines()) == 1
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    """Numbers and intervals stay as they are, whatever their sign."""
+    bad = ["=HYPERLINK(1)", "+A1", "-1+cmd|' /C calc'!A0", "-SUM(1)", "@SUM(1)", "\t=1", " =1", "\r=1"]
+    good = ["a=1", "-0.02 [-0.04, 0.01], p = 0.03", "+3.5 %", "", "mail@home", "–"]
+    table = pd.DataFrame(
+        {"name": bad + good, "=column": -1.5, "n": pd.array([-1] * 13 + [None], dtype="Int64")}, index=bad + good
+    )
+    read = pd.read_csv(io.StringIO(csv_text(table, float_format="%.3g")), index_col=0, keep_default_na=False)
+    assert list(read.columns) == ["name", "'=column", "n"] and set(read["'=column"]) == {-1.5}
+    assert list(read["name"]) == list(read.index) == [f"'{text}".replace("\r", "\n") for text in bad] + good
+    assert list(read["n"]) == ["-1"] * 13 + [""]
+    assert csv_text(pd.DataFrame({"a": []}), index=False) == "a\n"
 
 
 def test_two_writers_at_once_leave_one_whole_file(tmp_path):

@@ -12,22 +12,28 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MARK = "complete.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, larger than files may be here
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# A sign in front of digits is a number's, unless what follows calls a function or a program, as in -1+cmd|'/C calc'!A0
+_FORMULA = re.compile(r"\s*[=@]|[\t\r\n]|\s*[+-](?!\d[^(|!]*$)", re.DOTALL)
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 
 
@@ -71,6 +77,24 @@ def write_bytes(target: str | Path, content: bytes) -> Path:
 def write_text(target: str | Path, content: str) -> Path:
     """Write `content` as UTF-8 to `target` atomically and return the path."""
     return write_bytes(target, content.encode("utf-8"))
+
+
+def csv_text(table: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV for people's spreadsheets: text that they would take for a formula has an apostrophe before it.
+
+    For tables of names that users give; a file that is read back is written as it is.
+
+    options: of `DataFrame.to_csv`.
+    """
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        value = value.replace("\r", "\n")  # which pandas would not quote
+        return f"'{value}" if _FORMULA.match(value) else value
+
+    columns = table.apply(lambda column: column.map(safe) if column.dtype.kind == "O" else column)
+    return columns.rename(index=safe, columns=safe).to_csv(lineterminator="\n", **options)
 
 
 def file_hash(path: str | Path) -> str:
