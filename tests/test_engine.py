@@ -19,11 +19,12 @@ from training_project import one_cache, own_runs, same_results, tiny_config  # n
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.training import engine
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import ENGINES, Failure, RunsFailed, plan_workers, run_all
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import list_runs, run_hash, run_lock, runs_dir
+from thyroid_utils.training.ledger import list_runs, run_hash, run_lock
 
 
 @pytest.fixture

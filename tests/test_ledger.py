@@ -16,6 +16,7 @@ from training_project import register_tiny, tiny_config
 from thyroid_utils.common import files
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.files import seal
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.training import ledger as runs
 from thyroid_utils.training.ledger import (
@@ -28,7 +29,6 @@ from thyroid_utils.training.ledger import (
     prune_runs,
     run_hash,
     run_lock,
-    runs_dir,
 )
 from thyroid_utils.workbook import cli
 

@@ -329,7 +329,7 @@ def trained_run(task: str, augmentation: str = "none") -> list:
         run = f.fit_or_load(
             f.RunConfig(
                 task=task,
-                data={"dataset": "manifest", "root": made_images(Path(folder))},
+                data={"dataset": "manifest", "root": made_images(Path(folder)), "options": {"keep_names": True}},
                 split={"by": "patient", "ratios": [0.5, 0.25, 0.25], "seed": 0},
                 preprocessing="paper_001" if task == "classification" else "plain",
                 size=64,

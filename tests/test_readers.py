@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from thyroid_utils.data import readers
 from thyroid_utils.data.readers import READERS, load_cases
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.workbook.parameters import declared_parameters, numbered_notebooks
+
+named_cases = partial(load_cases, keep_names=True)
 
 
 def notes_of(cases, root) -> dict[str, str]:
@@ -56,7 +59,7 @@ SPELLINGS = [("Benign", "MALIGNANT", {}),
 def test_folders_in_the_usual_spellings_or_by_option(tmp_path, benign, malignant, options):
     put(tmp_path / benign, "img_2.png", "img_10.png", "img_a1.png", "img_01.png")
     put(tmp_path / malignant, "img_2.png")
-    cases = load_cases("folders", tmp_path, **options)
+    cases = named_cases("folders", tmp_path, **options)
     names = ["benign/img_01", "benign/img_2", "benign/img_10", "benign/img_a1", "malignant/img_2"]
     assert cases.index.tolist() == names == cases["patient"].tolist() and not cases["patient_known"].any()
     assert cases["label"].tolist() == [0, 0, 0, 0, 1] and cases["mask"].isna().all() and cases["split"].isna().all()
@@ -71,7 +74,7 @@ def test_folders_find_masks_wherever_they_usually_lie(tmp_path, place, mask):
     put(tmp_path / "benign", "a b.png", "c_mask.png")
     put(tmp_path / "malignant", "a b.png")
     put(tmp_path / place, f"{mask}.bmp", pixels=SPOT)
-    cases = load_cases("folders", tmp_path)
+    cases = named_cases("folders", tmp_path)
     assert cases.index.tolist() == ["benign/a b", "benign/c_mask", "malignant/a b"], "a mask of nothing is an image"
     assert cases["mask"].isna().tolist() == [False, True, True]
     assert cases.loc["benign/a b", "mask"].endswith(f"{mask}.bmp") and cases.attrs["notes"] == []
@@ -82,7 +85,7 @@ def test_folders_with_images_above_or_below(tmp_path, where):
     for name in ("benign", "malignant"):
         put(tmp_path / where.format(name), "a.png")
         put(tmp_path / where.replace("images", "masks").format(name), "a.png", pixels=SPOT)
-    cases = load_cases("folders", tmp_path)
+    cases = named_cases("folders", tmp_path)
     assert cases.index.tolist() == ["benign/a", "malignant/a"]
     assert ["benign" in path and "masks" in path for path in cases["mask"]] == [True, False] and cases.attrs["notes"] == []
 
@@ -92,7 +95,7 @@ def test_folders_with_a_split(tmp_path):
         for name in ("benign", "malignant"):
             put(tmp_path / split / name, "p1_a.png", "p2_a.png")
     put(tmp_path / "more", "a.png")
-    cases = load_cases("folders", tmp_path)
+    cases = named_cases("folders", tmp_path)
     assert cases.index[0] == "train/benign/p1_a" and cases["split"].tolist() == ["train"] * 4 + ["test"] * 4
     assert set(notes_of(cases, tmp_path)) == {"more"}
     put(tmp_path / "benign", "b.png")
@@ -102,7 +105,7 @@ def test_folders_with_a_split(tmp_path):
 def test_folders_with_a_patient_pattern(tmp_path):
     put(tmp_path / "benign", "p1_a.png", "p1_b.png")
     put(tmp_path / "malignant", "p2_a.png")
-    cases = load_cases("folders", tmp_path, patient_pattern=r"^(p\d+)_", target="gland")
+    cases = named_cases("folders", tmp_path, patient_pattern=r"^(p\d+)_", target="gland")
     assert cases["patient"].tolist() == ["p1", "p1", "p2"] and cases["patient_known"].all()
     assert (cases["target"] == "gland").all()
     assert "p1_a.png" in refusal("folders", tmp_path, patient_pattern=r"^x(\d+)")
@@ -142,16 +145,16 @@ sub/b.png,,1,bob,test,second,gland,,008,,7
 """
     put(tmp_path / "m", "a.png", pixels=SPOT)
     path = manifest(tmp_path, text, "a.png", "sub/b.png")
-    cases = load_cases("manifest", path)
+    cases = named_cases("manifest", path)
     assert cases.index.tolist() == ["first", "second"] and cases["label"].tolist() == [0, 1]
     assert cases["patient"].tolist() == ["ann", "bob"] and cases["patient_known"].all()
     assert cases["split"].tolist() == ["train", "test"] and cases["target"].tolist() == ["nodule", "gland"]
     assert cases["mask"].isna().tolist() == [False, True]
     assert cases["age"].dropna().tolist() == [40] and cases["id"].tolist() == ["007", "008"]
     assert cases["accession"].tolist() == ["12345678901234567890", "7"]
-    pd.testing.assert_frame_equal(load_cases("manifest", tmp_path), cases)
-    assert list(load_cases("manifest", tmp_path, having=["label", "mask"]).index) == ["first"]
-    cases = load_cases("manifest", manifest(tmp_path, "image\na.png\nsub/../sub\\b.png\n"))
+    pd.testing.assert_frame_equal(named_cases("manifest", tmp_path), cases)
+    assert list(named_cases("manifest", tmp_path, having=["label", "mask"]).index) == ["first"]
+    cases = named_cases("manifest", manifest(tmp_path, "image\na.png\nsub/../sub\\b.png\n"))
     assert cases.index.tolist() == ["row-0001", "row-0002"] and cases["label"].isna().all()
     assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
     assert "did you mean mask?" in refusal("manifest", tmp_path, having="masks")
@@ -171,7 +174,7 @@ def test_manifest_as_spreadsheets_save_it(tmp_path, delimiter, encoding, told, e
         lines[2] = lines[2].replace("c;d.png", '"c;d.png"')
     first, lines = f"a{delimiter} b.png", [told + delimiter] * bool(told) + lines
     path = manifest(tmp_path, end.join(lines) + end, first, "c;d.png", encoding=encoding)
-    cases = load_cases("manifest", path)
+    cases = named_cases("manifest", path)
     assert [name.rpartition("/")[2] for name in cases["image"]] == [first, "c;d.png"]
     assert cases["label"].tolist() == [1, 0]
     assert cases["patient"].tolist() == ["Müller", "row-0002"] and cases["patient_known"].tolist() == [True, False]
@@ -182,7 +185,7 @@ def test_names_with_spaces_accents_and_other_scripts(tmp_path, stored, listed):
     name = "nódulo 1 – März 甲状腺.png"
     folder = tmp_path / "Bilder (ä) 1"
     path = manifest(folder, f"image\n{unicodedata.normalize(listed, name)}\n", unicodedata.normalize(stored, name))
-    assert Path(load_cases("manifest", path)["image"].iloc[0]).is_file()
+    assert Path(named_cases("manifest", path)["image"].iloc[0]).is_file()
 
 
 OUTSIDE = ["../outside.png", "sub/../../outside.png", "link.png", "linked/outside.png", "..\\outside.png", "/etc/passwd",
@@ -242,7 +245,7 @@ WORDS = ["NA", "nan", "NULL", "#N/A", "<NA>", "NaT", "nil", "-", "n.a.", "not av
 @pytest.mark.parametrize("word", WORDS)
 def test_what_stands_for_nothing_in_other_programs_is_nothing(tmp_path, word):
     text = f",image,mask,label,patient,split,age,spacing_mm\n1,a.png,{word},{word},{word},,{word},{word}\n2,b.png,,0,,,41,0.08\n"
-    cases = load_cases("manifest", manifest(tmp_path, text, "a.png", "b.png"))
+    cases = named_cases("manifest", manifest(tmp_path, text, "a.png", "b.png"))
     assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
     assert cases["mask"].isna().all() and cases["split"].isna().all() and cases["label"].isna().tolist() == [True, False]
     assert cases["age"].dropna().tolist() == [41] and "" not in cases
@@ -252,5 +255,5 @@ def test_what_stands_for_nothing_in_other_programs_is_nothing(tmp_path, word):
 @pytest.mark.parametrize("forms", [("7", "7.0"), tuple(unicodedata.normalize(form, "Pé") for form in ("NFC", "NFD"))])
 def test_one_patient_in_two_forms_is_one(tmp_path, forms):
     text = "image,patient\n" + "".join(f"{name}.png,{patient}\n" for name, patient in zip("abc", (*forms, "7.5"), strict=True))
-    cases = load_cases("manifest", manifest(tmp_path, text, "a.png", "b.png", "c.png"))
+    cases = named_cases("manifest", manifest(tmp_path, text, "a.png", "b.png", "c.png"))
     assert cases["patient"].nunique() == 2 and cases["patient_known"].all()

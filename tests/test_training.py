@@ -29,11 +29,12 @@ from training_project import (  # noqa: F401  (fixtures of every test here)
     with_arrays,
 )
 
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.training import ledger
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import RUN_FILES, RunBusy, runs_dir
+from thyroid_utils.training.ledger import RUN_FILES, RunBusy
 from thyroid_utils.training.state import read_state
 
 # A finished run

@@ -13,6 +13,7 @@ from training_project import WithAuxiliary, batches_of, elsewhere, one_cache, ow
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
@@ -20,7 +21,6 @@ from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import runs_dir
 from thyroid_utils.training.state import read_state
 
 # Bad input

@@ -15,13 +15,14 @@ from torch.nn import functional
 from training_project import batches_of, forked, one_cache, own_runs, segmentation_config, tiny_config, with_arrays, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.errors import DataError, TrainingError
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import RUN_FILES, runs_dir
+from thyroid_utils.training.ledger import RUN_FILES
 from thyroid_utils.training.tasks import COUNTS, TASKS, Batch, nodule_probability
 
 

@@ -21,6 +21,7 @@ from training_project import WithAuxiliary, batches_of, forked, one_cache, own_r
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.files import content_key
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
@@ -28,7 +29,7 @@ from thyroid_utils.models.losses import CrossEntropy
 from thyroid_utils.training import fit
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_on_several, fit_or_load
-from thyroid_utils.training.ledger import run_hash, runs_dir
+from thyroid_utils.training.ledger import run_hash
 from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision
 from thyroid_utils.training.tasks import class_weights, epoch_batches

@@ -34,6 +34,12 @@ def cache_dir() -> Path:
     return Path(configured).resolve() if configured else project_root() / ".cache"
 
 
+def runs_dir() -> Path:
+    """Where trained runs are kept, and the key of case codes: `THYROID_WORKBOOK_RUNS` when set, else `runs/`."""
+    configured = os.environ.get("THYROID_WORKBOOK_RUNS")
+    return Path(configured).resolve() if configured else project_root() / "runs"
+
+
 def resolve_in_project(path: str | Path) -> Path:
     """An absolute path as it is; a relative one seen from the project root, whatever the current folder is."""
     path = Path(path).expanduser()

@@ -122,7 +122,7 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
 
     def look(position: int) -> tuple[dict, list[MaskProblem]]:
         image, mask = files[position]
-        row, views = _look_at_image(image)
+        row, views = _look_at_image(image, cases.index[position])
         for view, picture in enumerate(views):
             thumbs[view, position] = thumbnail(picture)
         if mask is None:
@@ -147,13 +147,13 @@ def audit_cases(cases: pd.DataFrame, *, workers: int | None = None, progress: Pr
     )
 
 
-def _look_at_image(path: str) -> tuple[dict, list[np.ndarray]]:
+def _look_at_image(path: str, case: str) -> tuple[dict, list[np.ndarray]]:
     """The image's row of `Audit.images`, and its views: the whole frame and the echo image. One that cannot be read is a finding,
-    not an error: `problem` says why (one line, without the folder), and there are no views."""
+    not an error: `problem` says why (one line, which names the case and no file), and there are no views."""
     try:
         gray = read_gray(path)
     except ImageError as error:
-        return {"problem": str(error).replace(str(Path(path)), Path(path).name)}, []
+        return {"problem": str(error).replace(str(Path(path)), case)}, []
     echo = echo_mask(gray)
     overlays = find_overlays(gray, echo=echo)
     row = {

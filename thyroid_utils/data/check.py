@@ -14,7 +14,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import in_threads
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
-from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.readers import OWN, load_cases
 from thyroid_utils.data.readers.listing import entries, first_few
 from thyroid_utils.data.splits import shared_groups
 from thyroid_utils.data.table import LABEL_NAMES, known_patients, label_names
@@ -62,7 +62,8 @@ def check_dataset(
     """
     base = None if root is None else paths.resolve_in_project(root)
     try:
-        cases = load_cases(dataset, root, **options)
+        # The one who looks has the files before them, and must find what is wrong by its name.
+        cases = load_cases(dataset, root, **{**options, **({"keep_names": True} if dataset in OWN else {})})
     except DataError as error:
         return CheckReport(_table([("error", "", *_parts(error))], base), {"data set": dataset, "images": 0})
     checked = in_threads(_check_row, list(cases.itertuples()), progress=progress)

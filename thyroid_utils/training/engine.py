@@ -23,11 +23,12 @@ import torch
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.models.networks import architecture
 from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash, runs_dir
+from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash
 from thyroid_utils.training.state import choose_device
 
 if TYPE_CHECKING:

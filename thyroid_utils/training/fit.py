@@ -23,6 +23,7 @@ from safetensors.torch import save
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import atomic_path, remove_temporaries, write_bytes, write_text
+from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
 from thyroid_utils.training.ledger import (
@@ -36,7 +37,6 @@ from thyroid_utils.training.ledger import (
     mark_complete,
     run_hash,
     run_lock,
-    runs_dir,
 )
 from thyroid_utils.training.state import (
     State,

@@ -62,12 +62,6 @@ class RunDamaged(RuntimeError):
     """A file of a finished run is missing or is not what was written."""
 
 
-def runs_dir() -> Path:
-    """Where runs are kept: `THYROID_WORKBOOK_RUNS` when set, else `runs/` in the project."""
-    configured = os.environ.get("THYROID_WORKBOOK_RUNS")
-    return Path(configured).resolve() if configured else paths.project_root() / "runs"
-
-
 def identity(config: RunConfig) -> dict[str, Any]:
     """The part of a config that decides the result, as plain values. A weights file counts by its bytes.
 
@@ -245,7 +239,7 @@ def find_run(name: str) -> Run | None:
     Raises:
         RunDamaged: it is there and damaged; the message names the file.
     """
-    run = Run(runs_dir() / name)
+    run = Run(paths.runs_dir() / name)
     if not (run.folder / MARK).exists():
         return None
     run.check()
@@ -259,7 +253,7 @@ def run_lock(name: str, wait: bool = True) -> Iterator[None]:
     Raises:
         RunBusy: another process holds it and `wait` is false.
     """
-    folder = runs_dir() / ".locks"
+    folder = paths.runs_dir() / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
@@ -296,7 +290,7 @@ def list_runs() -> pd.DataFrame:
 
 
 def _folders() -> list[Path]:
-    return sorted(path for path in runs_dir().glob("[!.]*") if path.is_dir())
+    return sorted(path for path in paths.runs_dir().glob("[!.]*") if path.is_dir())
 
 
 def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:

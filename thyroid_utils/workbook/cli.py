@@ -102,7 +102,8 @@ def check_data(
 @runs_app.command("list")
 def show_runs() -> None:
     """List every run with its state, model and AUC, the newest first."""
-    from thyroid_utils.training.ledger import list_runs, runs_dir
+    from thyroid_utils.common.paths import runs_dir
+    from thyroid_utils.training.ledger import list_runs
 
     runs = list_runs()
     if runs.empty:
@@ -203,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _named_run(name: str, where: str) -> Run:
     """The only run whose name begins so, finished or not; `where` opens the message."""
-    from thyroid_utils.training.ledger import Run, runs_dir
+    from thyroid_utils.common.paths import runs_dir
+    from thyroid_utils.training.ledger import Run
 
     fitting = [path for path in runs_dir().glob("[!.]*") if path.is_dir() and name and path.name.startswith(name)]
     if len(fitting) != 1:
