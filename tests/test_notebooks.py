@@ -49,7 +49,7 @@ def test_parameters_are_commented_upper_case_literals(notebook):
     source = code_cells(notebook)[1].source
     declared = parse_parameters(source)
     assert set(declared) >= {"DATASET", "DATA_ROOT", "SPLIT_BY", "SEEDS"}
-    assert declared["DATASET"].default == "phantom", "the defaults are the smoke run on phantoms"
+    assert declared["DATASET"].default == "phantom", "the defaults are the lesson on phantoms"
     for node in ast.parse(source).body:
         assert node.targets[0].id.isupper()
         assert "  # " in source.splitlines()[node.end_lineno - 1], f"{node.targets[0].id} has no comment"
@@ -87,7 +87,7 @@ def test_a_parameter_file_names_only_what_notebooks_declare(path):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
-    """The first two notebooks with their defaults, through the runner; nbval runs all, and the papers' files those that train."""
+    """The first two notebooks on a few phantoms, through the runner; nbval runs all, the papers' files those that train."""
     folder = tmp_path_factory.mktemp("reports") / "smoke run"
     assert main(["run", str(paths.params_dir() / "smoke.yaml"), "--only", *SMOKE, "--out", str(folder)]) == 0
     return folder

@@ -73,13 +73,16 @@ def test_refresh_stores_what_a_second_refresh_keeps(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path / "never"))
     node = notebook("Refreshed", "print('unchecked')", REFRESHED)
     node.cells[-1].metadata = CHECKED
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "smoke.yaml").write_text("title: Smoke\ncommon: {SIZE: 32}\n")
     write_project(tmp_path, n01_refreshed=node)
     path = tmp_path / "notebooks" / "01_refreshed.ipynb"
     assert main(["notebooks", "refresh", "01"]) == 0
     stored = nbformat.read(path, as_version=4)
     assert [len(cell.outputs) for cell in stored.cells if cell.cell_type == "code"] == [0, 0, 3]
     assert [cell.source for cell in stored.cells] == [cell.source for cell in node.cells], "no injected parameters"
-    assert not refresh_notebook(path), "the second time gives the same file"
+    assert "32" in str(stored.cells[-1].outputs), "not the size of params/smoke.yaml"
+    assert not refresh_notebook(path, {"SIZE": 32}), "the second time gives the same file"
     assert main(["notebooks", "clean", "--check"]) == 0
     assert not (tmp_path / "never").exists() and sorted(item.name for item in (tmp_path / "notebooks").iterdir()) == [path.name]
 
@@ -96,5 +99,5 @@ def test_refresh_refuses_what_no_test_could_compare(tmp_path, monkeypatch, cell,
     path = tmp_path / "notebooks" / "01_refused.ipynb"
     before = path.read_bytes()
     with pytest.raises(RunError, match=expected):
-        refresh_notebook(path)
+        refresh_notebook(path, {})
     assert path.read_bytes() == before

@@ -175,12 +175,14 @@ def clean(
 
 @notebooks_app.command()
 def refresh(numbers: Annotated[list[str] | None, typer.Argument(metavar="NN...", show_default=False)] = None) -> None:
-    """Execute notebooks with their defaults and store the outputs of the cells tagged nbval-check-output."""
+    """Execute notebooks with params/smoke.yaml, as the tests do, and store the outputs of the cells tagged nbval-check-output."""
+    from thyroid_utils.common import paths
     from thyroid_utils.workbook.notebooks import refresh_notebook
-    from thyroid_utils.workbook.parameters import select_notebooks
+    from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file, select_notebooks
 
+    given = parameters_by_notebook(read_parameter_file(paths.params_dir() / "smoke.yaml"))
     for path in select_notebooks(numbers or ()):
-        typer.echo(f"notebooks/{path.name}: {'refreshed' if refresh_notebook(path) else 'unchanged'}")
+        typer.echo(f"notebooks/{path.name}: {'refreshed' if refresh_notebook(path, given[path.stem]) else 'unchanged'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -202,15 +202,20 @@ def clean_notebooks(write: bool = True) -> list[Path]:
     return [path for path in sorted(paths.notebooks_dir().glob("*.ipynb")) if _store(path, read_notebook(path), write)]
 
 
-def refresh_notebook(path: Path) -> bool:
-    """Execute a copy with the default parameters and store what its checked cells show; whether the file changed.
+def refresh_notebook(path: Path, parameters: dict[str, Any]) -> bool:
+    """Execute a copy with these parameters and store what its checked cells show; whether the file changed.
 
     Raises RunError where the notebook fails, or where a checked cell shows nothing or writes to standard error, which no test
     could compare.
     """
-    executed, failure = execute_notebook(path, {}, variables={"THYROID_REPORT_DIR": None})
+    executed, failure = execute_notebook(path, parameters, variables={"THYROID_REPORT_DIR": None})
+    injected = ["injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells]
     if failure:
-        raise RunError(f"{path.name}: cell {failure.cell + 1} failed ({failure.line}); nothing was stored")
+        place = injected[: failure.cell + 1].count(False)
+        raise RunError(f"{path.name}: cell {place} failed ({failure.line}); nothing was stored")
+    executed.cells = [cell for cell, ours in zip(executed.cells, injected, strict=True) if not ours]
+    for count, cell in enumerate((cell for cell in executed.cells if cell.cell_type == "code"), start=1):
+        cell.execution_count = count
     for place, cell in enumerate(executed.cells, start=1):
         if CHECKED in cell.metadata.get("tags", []):
             problem = "" if cell.outputs else "shows nothing; print something or drop the tag"

@@ -20,7 +20,6 @@ import yaml
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ParameterError, nearest
 from thyroid_utils.data.readers import READERS, check_options
-from thyroid_utils.workbook.notebooks import read_notebook
 
 _KINDS = {
     bool: "true or false",
@@ -105,6 +104,9 @@ def select_notebooks(numbers: Sequence[str]) -> list[Path]:
 
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
     """What the cell tagged `parameters` declares: name → Parameter. Raises ParameterError where it holds more than literals."""
+    # Here, because it brings papermill, two seconds that a notebook in the lab need not wait for.
+    from thyroid_utils.workbook.notebooks import read_notebook
+
     cells = read_notebook(notebook).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) > 1:
