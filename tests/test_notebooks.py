@@ -45,6 +45,12 @@ def test_imports_come_first_and_then_one_parameters_cell_and_nothing_is_defined(
         assert cell is code[1] or len(cell.source.splitlines()) <= 18, cell.source
 
 
+def test_the_answer_has_its_place_behind_the_parameters_and_is_given(notebook):
+    code = code_cells(notebook)
+    assert code[2].source == "answer_here()"
+    assert sum(cell.source.count("record_answer(") for cell in code) == 1, "one computed answer"
+
+
 def test_parameters_are_commented_upper_case_literals(notebook):
     source = code_cells(notebook)[1].source
     declared = parse_parameters(source)

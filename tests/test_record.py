@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.workbook import record as recording
-from thyroid_utils.workbook.record import html_table, latex_table, record, record_figure, record_table
+from thyroid_utils.workbook.record import html_table, latex_table, record, record_answer, record_figure, record_table
 
 COUNTS = pd.DataFrame({"a": [1]})
 
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def displayed(monkeypatch):
     shown = []
-    monkeypatch.setattr(recording, "_display", lambda data, metadata: shown.append((data, metadata)))
+    monkeypatch.setattr(recording, "_display", lambda data, metadata, **options: shown.append((data, metadata)))
     return shown
 
 
@@ -71,6 +71,8 @@ def test_a_name_that_is_no_snake_case_is_refused(folder, figure, name):
         record_table(COUNTS, name, "c")
     with pytest.raises(TypeError, match="cannot keep a set"):
         record("a", {2})
+    with pytest.raises(ValueError, match="answer is empty"):
+        record_answer(" \n")
     with pytest.raises(ValueError, match="caption is empty"):
         record_figure(figure, "curve", "  ")
     assert not list(folder.iterdir())

@@ -20,8 +20,8 @@ from thyroid_utils.workbook.report import render_index, render_report, thumbnail
 
 RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
-    "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "figures": [], "tables": [], "show_code": False,
-    "parameter_file": "x.yaml", "versions": {"python": "3.11"},
+    "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "answer": None, "figures": [], "tables": [],
+    "show_code": False, "parameter_file": "x.yaml", "versions": {"python": "3.11"},
     "hardware": "P, 2 cores",
 }  # fmt: skip
 RUN = {"title": "Run & more"}
@@ -94,6 +94,16 @@ def test_a_large_picture_is_embedded_smaller_unless_it_would_suffer(content):
 def test_the_caption_for_jupyterlab_is_not_repeated():
     shown = page(showing({"text/markdown": "*Twice*", "text/plain": "Twice"}, {"thyroid": {"repeats_caption": True}}))
     assert "Twice" not in shown
+
+
+def test_the_answer_stands_under_the_question_and_on_the_index_and_its_place_is_not_shown_before():
+    waiting = showing({"text/markdown": "*waiting*"}, {"thyroid": {"answer": None}})
+    assert "waiting" not in page(waiting) and 'id="answer"' not in page(waiting)
+    given = showing({"text/markdown": "**Answer.** By *0.1*."}, {"thyroid": {"answer": "By *0.1*."}})
+    shown = page(new_markdown_cell("## First"), given)
+    assert shown.count("By <em>0.1</em>.") == 1
+    assert shown.index("Question?") < shown.index("By <em>") < shown.index(">First</h2>")
+    assert '<p class="answer">By <em>0.1</em>.</p>' in index({}, answer="By *0.1*.") and 'class="answer"' not in index({})
 
 
 def test_other_kinds_of_output():

@@ -134,7 +134,19 @@ def test_no_path_of_the_machine_is_in_any_output(finished):
 
 def test_the_index_shows_title_question_numbers_and_where_it_was_made(finished):
     index = (finished[1] / "index.html").read_text()
-    for part in ("What it is.", "Which <strong>answer</strong>", "ab" * 32, "papermill", "data:image/jpeg;base64,", "[1, 2]"):
+    answers = [record["answer"] for record in read_json(finished[1] / "run.json")["notebooks"].values()]
+    assert answers == ["Apart by 0.11 **or more**, on 4 patients."] + 4 * [None], "the last one given, under the question"
+    assert (finished[1] / "01_first.html").read_text().count("Apart by 0.11 <strong>or more") == 1
+    parts = (
+        "What it is.",
+        "Which <strong>answer",
+        "<strong>or more",
+        "ab" * 32,
+        "papermill",
+        "data:image/jpeg;base64,",
+        "[1, 2]",
+    )
+    for part in parts:
         assert part in index, part
     assert "http-equiv" in index and "<script" not in index
 

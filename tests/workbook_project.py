@@ -18,12 +18,15 @@ LIMIT = None  # images, 1 to 100; None takes all"""
 FIGURES = """from types import SimpleNamespace
 import pandas as pd
 from matplotlib.figure import Figure
-from thyroid_utils.workbook.record import record, record_figure, record_table
+from thyroid_utils.workbook.record import answer_here, record, record_answer, record_figure, record_table
+answer_here()
 figure = Figure(figsize=(8, 4))
 figure.subplots().plot([1, 3, 2, 5, 4], marker="o")
 record_figure(figure, "curve", "A curve <that> rises & falls.")
 record_table(pd.DataFrame({"class": ["benign", "<b>malignant</b>"], "images": [120, 80], "dice": [0.81234, 0.7]}), "counts",
              "Images by class.", index=False)
+record_answer("The *first* answer.")
+record_answer("Apart by 0.11 **or more**, on 4 patients.")
 record("images", 200, "Images")
 record("dice", SimpleNamespace(value=0.81, low=0.78, high=0.84), "Dice")
 record("area", 12345.678, "Area", "mm²")

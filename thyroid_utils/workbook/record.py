@@ -28,7 +28,26 @@ if TYPE_CHECKING:
     from thyroid_utils.training.ledger import Run
 
 FIGURE_DPI = 150
+_ANSWER = "answer"  # the display's name: a notebook has one
 _SCREEN_DPI = 96  # CSS pixels an inch: a figure is shown at its true size on an ordinary screen
+
+
+def answer_here() -> None:
+    """Mark the place, below the question, where `record_answer` shows the answer."""
+    waiting = "The answer appears here once the notebook has run."
+    _display({"text/markdown": f"*{waiting}*", "text/plain": waiting}, {"thyroid": {"answer": None}}, display_id=_ANSWER)
+
+
+def record_answer(text: str) -> None:
+    """Answer the notebook's question in `text`, one to three sentences of markdown in one paragraph, computed.
+
+    Shown where `answer_here` was called and on the index. A later call replaces it. Raises ValueError for an empty text.
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise ValueError("the answer is empty; where the run cannot say, say so and why")
+    shown = {"text/markdown": f"**Answer.** {text}", "text/plain": text}
+    _display(shown, {"thyroid": {"answer": text}}, display_id=_ANSWER, update=True)
 
 
 def record(name: str, value: Any, label: str | None = None, unit: str | None = None) -> None:
@@ -174,9 +193,9 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _display(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+def _display(data: dict[str, Any], metadata: dict[str, Any], **options: Any) -> None:
     if get_ipython() is not None:  # a plain script has nowhere to show it
-        display(data, raw=True, metadata=metadata)
+        display(data, raw=True, metadata=metadata, **options)
 
 
 def _display_text(markdown: str, plain: str, **note: Any) -> None:

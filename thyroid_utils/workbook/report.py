@@ -42,10 +42,20 @@ def story(notebook: nbformat.NotebookNode, stem: str) -> dict[str, str]:
     return {"title": re.sub(r"^\d+\s*[.:–—-]?\s+", "", title), "question": str(inline_markdown(question))}
 
 
+def recorded_answer(notebook: nbformat.NotebookNode) -> str | None:
+    """The markdown of `record_answer`; None where the notebook has not come so far."""
+    return next((note["answer"] for note in _notes(notebook) if note.get("answer")), None)
+
+
 def recorded_outputs(notebook: nbformat.NotebookNode, kind: str) -> list[dict[str, Any]]:
     """What `record_figure` (kind "figure") or `record_table` (kind "table") noted in the outputs, in their order."""
-    notes = [output.get("metadata", {}).get("thyroid", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [{"file": note[kind], "caption": note["caption"], "cover": note.get("cover", False)} for note in notes if kind in note]
+    found = [note for note in _notes(notebook) if kind in note]
+    return [{"file": note[kind], "caption": note["caption"], "cover": note.get("cover", False)} for note in found]
+
+
+def _notes(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
+    """What `workbook.record` noted beside each output."""
+    return [output.get("metadata", {}).get("thyroid", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 def provenance(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -67,7 +77,7 @@ def render_report(
     title. provenance: recorded fingerprints and hashes by label.
     """
     headings: list[dict] = []
-    taken = {"error", "contents"}  # ids that the template uses itself
+    taken = {"error", "contents", "answer"}  # ids that the template uses itself
 
     def prose(source: str, attachments: Mapping[str, Any] | None = None) -> Markup:
         source = source if headings else _TITLE.sub("", source, count=1)  # the page's header shows it
@@ -82,6 +92,7 @@ def render_report(
         run=run,
         neighbours=neighbours,
         provenance=provenance,
+        answer=recorded_answer(notebook),
         headings=headings,
         prose=prose,
         code=_highlighted,
@@ -147,7 +158,8 @@ def render_index(run: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     cards = []
     for stem, record in run["notebooks"].items():
         shown = {"numbers": key_numbers(metrics.get(stem, {})), "provenance": provenance(metrics.get(stem, {}))}
-        shown |= {"question": Markup(record["question"]), "thumbnail": thumbnail(record["figures"], folder)}
+        shown |= {"answer": inline_markdown(record["answer"] or ""), "question": Markup(record["question"])}
+        shown |= {"thumbnail": thumbnail(record["figures"], folder)}
         cards.append({**record, **shown})
     return render_page("index.html.j2", run=run, cards=cards)
 

@@ -34,9 +34,9 @@ from thyroid_utils.workbook.parameters import (
     read_parameter_file,
     select_notebooks,
 )
-from thyroid_utils.workbook.report import provenance, recorded_outputs, render_index, render_report, story
+from thyroid_utils.workbook.report import provenance, recorded_answer, recorded_outputs, render_index, render_report, story
 
-_FORMAT = 3  # of run.json; raised when its entries change
+_FORMAT = 4  # of run.json; raised when its entries change
 
 # How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
 _ENDS = {"interrupted": (130, "Interrupted"), "failed": (1, "Done, with a notebook that failed"), "finished": (0, "Done")}
@@ -169,6 +169,7 @@ class _Run:
             **self.made_with,
             "commit": commit(),  # as it is now: a run may take hours
             "error": {"line": failure.line, "cell": failure.cell} if failure else None,
+            "answer": recorded_answer(node),
             "figures": recorded_outputs(node, "figure"),
             "tables": recorded_outputs(node, "table"),
             "show_code": self.show_code,
