@@ -52,6 +52,15 @@ def test_what_is_added_takes_the_next_numbers_and_the_old_stay(tmp_path):
     assert cases.index.tolist() == ["case-0004", "case-0001"] and cases["patient"].tolist() == ["patient-004", "patient-001"]
 
 
+def test_any_name_comes_back_as_itself(tmp_path, runs):
+    names = ["=1+1", "'=1+1", "a\rb", "a\nb", 'say "a", b', " a ", "NA", "é", "-5", "$x$"]
+    put(tmp_path / "data" / "benign", *(f"{name}_0.png" for name in names))
+    put(tmp_path / "data" / "malignant", "a_0.png")
+    cases = [load_cases("folders", tmp_path / "data", patient_pattern=r"(?s)^(.+)_0") for _ in range(2)]
+    assert cases[0].equals(cases[1]) and cases[0]["patient"].nunique() == 11
+    assert len(pd.read_csv(runs / "key.csv")) == 11
+
+
 def test_folders_are_coded_alike_wherever_they_lie(tmp_path):
     put(tmp_path / "data" / "benign", "p1_a.png", "p1_b.png", "p10_a.png")
     put(tmp_path / "data" / "malignant", "p2_a.png")

@@ -33,6 +33,8 @@ def test_a_part_with_parameters_of_its_own_takes_over_the_others():
     config = RunConfig(**settings, model={"name": "unet"})
     assert (config.data.options, config.size, config.training.batch_size, config.training.epochs) == ({"patients": 24}, 64, 4, 7)
     assert (config.loss.label, config.training.class_balance) == ("bce_dice", "none"), "those above are the classifier's"
+    unsaid = shared_settings({**PARAMETERS, "SEGMENTER_DATA": {}}, "segmentation", "SEGMENTER_")
+    assert unsaid["data"]["options"] == {"patients": 14}, "the data set's own"
 
 
 def test_configs_differ_in_what_is_compared_alone():

@@ -172,3 +172,15 @@ def test_an_option_that_the_reader_does_not_take_stops_before_anything_runs(proj
     moved = message(project, text, ["DATASET=folders"])
     assert "folders: unknown option 'patient'" in moved and "DATA_OPTIONS={} takes the defaults" in moved
     assert project(text, ["DATASET=folders", "DATA_OPTIONS={}"])["01_data_exploration"]["DATA_OPTIONS"] == {}
+
+
+def test_options_follow_the_data_set(project):
+    parameters = (
+        'DATASET = "phantom"  # a reader\nDATA_OPTIONS = {"patients": 4}  # its options\nSEGMENTER_DATA = {"patients": 9}'
+    )
+    write_project(project.root, n01_data_exploration=notebook("First", parameters=parameters))
+    found = project("common: {DATASET: manifest, DATA_OPTIONS: {having: mask}}")["01_data_exploration"]
+    assert found["SEGMENTER_DATA"] == {} and found["DATA_OPTIONS"] == {"having": "mask"}
+    assert "SEGMENTER_DATA" not in project("common: {DATA_OPTIONS: {patients: 5}}")["01_data_exploration"], "its own default fits"
+    told = message(project, "common: {DATASET: manifest, SEGMENTER_DATA: {patients: 4}}")
+    assert told.startswith("SEGMENTER_DATA: manifest: unknown option 'patients'")

@@ -85,13 +85,3 @@ def listed(names: Iterable[object], none: str = "none") -> str:
     if any("," in name for name in names):
         return f"{'; '.join(names[:-1])}; and {names[-1]}"
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def for_spreadsheets(text: str) -> str:
-    """Text that a spreadsheet would compute (`=…`, `+…`, `-…`, `@…`) behind an apostrophe, so that it stays text.
-
-    A number with its sign, and all other text, is left as it is.
-    """
-    if not text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) or math.isfinite(_known(text)):
-        return text
-    return f"'{text}"

@@ -209,22 +209,31 @@ def parameters_by_notebook(
     for setting in settings:
         name, value, stems = _parse_setting(setting, everywhere)
         give(f"--set {setting}", {name: value}, stems)
-    problems.extend(_reader_problems(declared, given))
+    for stem, parameters in declared.items():
+        problems.extend(_options_of_the_reader(parameters, given[stem]))
     if problems:
         raise ParameterError("\n".join(dict.fromkeys(problems)))
     return given
 
 
-def _reader_problems(declared: Mapping[str, Mapping[str, Parameter]], given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What the reader of DATASET does not take of DATA_OPTIONS, in every notebook that declares both."""
-    for stem, parameters in declared.items():
-        if {"DATASET", "DATA_OPTIONS"} <= set(parameters):
-            dataset, options = (given[stem].get(name, parameters[name].default) for name in ("DATASET", "DATA_OPTIONS"))
-            if dataset in READERS and isinstance(options, dict):
-                try:
-                    check_options(dataset, options)
-                except DataError as error:
-                    yield f"DATA_OPTIONS: {error}; DATA_OPTIONS={{}} takes the defaults"
+def _options_of_the_reader(declared: Mapping[str, Parameter], given: dict[str, Any]) -> Iterator[str]:
+    """Options follow the data set: where DATASET is another than the notebook's own, options that nobody gave are left empty in
+    `given`. Yields what the reader does not take of those that stay, DATA_OPTIONS and the like of a part (SEGMENTER_DATA)."""
+    if "DATASET" not in declared:
+        return
+    own = declared["DATASET"].default
+    dataset = given.get("DATASET", own)
+    for name, parameter in declared.items():
+        if not isinstance(parameter.default, dict) or not (name == "DATA_OPTIONS" or name.endswith("_DATA")):
+            continue
+        if dataset != own:
+            given.setdefault(name, {})
+        options = given.get(name, parameter.default)
+        if dataset in READERS and isinstance(options, dict):
+            try:
+                check_options(dataset, options)
+            except DataError as error:
+                yield f"{name}: {error}; {name}={{}} takes the defaults"
 
 
 def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -11,10 +12,19 @@ from filelock import FileLock
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import write_text
-from thyroid_utils.common.words import for_spreadsheets
 
 KEY = "key.csv"
 _COLUMNS = ("folder", "case", "patient", "file", "case_name", "patient_name")
+_COMPUTED = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "'",
+)  # by spreadsheets, unless an apostrophe precedes
 
 
 def coded(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -81,4 +91,5 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _write(path: Path, key: pd.DataFrame) -> None:
-    write_text(path, key.map(for_spreadsheets).to_csv(index=False))
+    safe = key.map(lambda text: f"'{text}" if text.startswith(_COMPUTED) else text)
+    write_text(path, safe.to_csv(index=False, quoting=csv.QUOTE_ALL))
