@@ -24,13 +24,8 @@ from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.grad_cam import (
     FEATURES,
-    MEASURES,
     MIN_PIXELS,
     MapStudy,
-    attention_answer,
-    attention_scores,
-    attention_table,
-    centre_prior,
     claim_answer,
     compare_shapes,
     faithfulness,
@@ -40,6 +35,14 @@ from thyroid_utils.studies.grad_cam import (
     shape_table,
     study_maps,
     threshold_sweep,
+)
+from thyroid_utils.studies.grad_cam.attention import (
+    MEASURES,
+    attention_answer,
+    attention_scores,
+    attention_table,
+    centre_prior,
+    placement_tests,
 )
 from thyroid_utils.training.fit import fit_or_load
 
@@ -198,8 +201,10 @@ def test_blank_maps_and_empty_masks_have_no_measures_and_are_counted():
     table = attention_table(found, ["p", "q", "r", "s"])
     assert (table["blank"] == 2).all() and (table["no mask"] == 1).all()
     nothing = attention_table(scored(maps[1:2], MASK), ["p"])
-    assert all(np.isnan(cell.value) for cell in nothing["map"]) and all(np.isnan(cell.p_value) for cell in nothing["− chance"])
-    assert attention_answer(nothing)
+    assert all(np.isnan(cell.value) for cell in nothing["map"])
+    untested = placement_tests(maps[1:2], MASK[None], ["p"])
+    assert all(np.isnan(cell.p_value) and cell.note for cell in untested["− chance"])
+    assert attention_answer(nothing, untested) == "No image has both a map and an outline."
 
 
 def test_the_table_is_over_patients_and_compares_on_the_same_images():
@@ -213,9 +218,16 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
     for name in MEASURES:
         row = table.loc[name]
         assert row["map"] == patient_estimate(scores[name], patients, share=name == "pointing_game", resamples=2000)
-        assert row["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
-    against = table.at["energy_inside", "− centre prior"]
-    assert against.low > 0 and against.p_value < 0.01 and attention_answer(table)
+    tests = placement_tests(maps, np.broadcast_to(mask, maps.shape), patients, deals=999)
+    for name in MEASURES:
+        against = tests.loc[name]
+        assert against["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
+        assert against["− other patients"].second == pytest.approx(scores[f"{name}_other"].mean())
+        assert against["− chance"].first == against["− other patients"].first == pytest.approx(scores[name].mean())
+    told = attention_answer(table, tests)
+    assert "more than chance gives" in told and "not shown to differ from what maps of other patients" in told, (
+        "one nodule for all"
+    )
 
 
 def test_maps_of_other_patients_are_laid_on_each_nodule():
@@ -235,8 +247,48 @@ def test_maps_of_other_patients_are_laid_on_each_nodule():
     assert scored(maps, masks, ["p"] * 5)[columns].isna().all(axis=None)
     table = attention_table(found, patients)
     assert table.at["iou", "other patients"].value == pytest.approx(found["iou_other"].iloc[:3].mean())
-    differences = (found["iou"] - found["iou_other"]).iloc[:3]
-    assert table.at["iou", "− other patients"].difference == pytest.approx(differences.mean())
+
+
+def test_exchanges_and_shifts_by_hand():
+    """Five patients, each with its nodule in another column, the map on it: of 120 exchanges one is as good, of 5⁵ shifts one."""
+    masks = np.eye(5, dtype=bool)[:, None, :].repeat(2, axis=1)  # a column each, of 2 rows
+    tests = placement_tests(masks * 1.0, masks, list("abcde"), deals=20_000)
+    by_exchange, by_shift = tests.loc["energy_inside"]
+    assert (by_exchange.first, by_exchange.second, by_shift.second) == pytest.approx((1, 0, 1 / 5))
+    assert by_exchange.p_value == pytest.approx(2 / 120, rel=0.25)  # a share of 1 / 120 of 20 000 is known within 8 %
+    assert by_shift.p_value == pytest.approx(2 / 5**5, rel=0.6) and "p < 0.001" in str(by_shift)
+    away = placement_tests(np.roll(masks, 1, axis=0) * 1.0, masks, list("abcde"))
+    assert away.at["energy_inside", "− other patients"].difference == pytest.approx(-0.25), "four others, one of them there"
+    few = placement_tests(masks[:4] * 1.0, masks[:4], list("abcd")).loc["energy_inside"]
+    assert np.isnan(few["− other patients"].p_value) and "fewer than 5" in str(few["− other patients"])
+    assert few["− chance"].p_value == pytest.approx(2 / 5**4, rel=0.6)
+    together = placement_tests(masks * 1.0, masks, ["a"] * 5).at["energy_inside", "− chance"]
+    assert together.p_value == pytest.approx(2 / 5, rel=0.1), "a patient's maps are shifted alike: one of 5 shifts is as good"
+
+
+def followed(random: np.random.Generator, patients: int, share: float, side: int = 24) -> tuple:
+    """Nodules of 5 % anywhere, and blobs on them in a share of the patients and anywhere in the others; 1 or 2 images each."""
+    y, x, radius = *np.mgrid[:side, :side], side * np.sqrt(0.05 / np.pi)
+    codes = np.repeat(np.arange(patients), random.integers(1, 3, patients))
+    maps, masks, follows = [], [], random.random(patients) < share
+    for code in codes:
+        nodule = random.uniform(radius, side - radius, 2)
+        at = nodule if follows[code] else random.uniform(0, side, 2)
+        down, right = ((grid - where + side / 2) % side - side / 2 for grid, where in zip((y, x), at, strict=True))
+        maps.append(np.exp(-(down**2 + right**2) / 10))
+        masks.append(np.hypot(y - nodule[0], x - nodule[1]) <= radius)
+    return np.stack(maps), np.stack(masks), codes
+
+
+@pytest.mark.parametrize(("patients", "share", "sets", "least", "most"), [(8, 0.0, 100, 0.0, 0.1), (20, 0.3, 40, 0.7, 1.0)])
+def test_maps_at_random_are_seldom_and_following_ones_often_told_from_chance(patients, share, sets, least, most):
+    """A rate of 0.05 in 100 sets has a standard error of 0.022. Flipped signs called 0.26 of random maps of 10 patients."""
+    random, called = np.random.default_rng(0), []
+    for _ in range(sets):
+        tests = placement_tests(*followed(random, patients, share), deals=399)
+        called.append(tests.map(lambda found: found.p_value < 0.05))
+    rates = sum(called) / len(called)
+    assert (rates.drop(index="peak_distance") >= least).all(axis=None) and (rates <= most).all(axis=None), rates
 
 
 def ellipse(across: float, deep: float, *, angle: float = 0.0, side: int = 128, centre: float = 63.5) -> np.ndarray:

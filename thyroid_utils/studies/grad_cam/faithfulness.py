@@ -27,7 +27,8 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.networks import Classifier, Segmenter
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import patient_estimate
-from thyroid_utils.studies.grad_cam import MapStudy, centre_prior
+from thyroid_utils.studies.grad_cam import MapStudy
+from thyroid_utils.studies.grad_cam.attention import centre_prior
 from thyroid_utils.training.ledger import Run
 
 ORDERS = ("map", "random", "centre")
