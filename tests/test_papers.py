@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
+from thyroid_utils.common import paths
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import SCORES
-from thyroid_utils.studies.papers import beside_reported, compare_with_faulty_002, reported_scores
+from thyroid_utils.studies.papers import PAPERS, beside_reported, compare_with_faulty_002, reported_scores
 
 
 def wide(task: str):
@@ -24,7 +28,7 @@ def test_every_number_is_a_share_with_its_basis():
         table = reported_scores(task)
         assert table["value"].between(0.3, 1).all() and not table[["data", "split", "why_not"]].eq("").any().any()
         assert not table.duplicated(["paper", "model", "loss", "score"]).any()
-        assert set(table["paper"]) <= {"000", "001", "002", "003", "004", "TN3K"}
+        assert set(table["paper"]) <= set(PAPERS)
     assert set(reported_scores("classification")["score"]) <= set(SCORES)
 
 
@@ -59,16 +63,27 @@ def test_paper_003_by_loss_and_by_method():
 
 def test_ours_stand_beside_the_reported_ones_with_the_reason_against_comparing():
     estimate, together = Estimate(0.7, 0.6, 0.8, 100, 80), Estimate(0.65, 0.6, 0.7, 100, 80)
-    beside = beside_reported(pd.DataFrame({"auc": [estimate] * 2}, index=["resnet18", "convnext_tiny"]), "classification")
+    beside, why = beside_reported(pd.DataFrame({"auc": [estimate] * 2}, index=["resnet18", "convnext_tiny"]), "classification")
     assert beside[["model", "loss", "score", "reported", "paper", "here"]].values.tolist() == [
-        ["resnet18", "focal", "auc", 0.997, "001", "0.700 [0.600, 0.800]"]
+        ["resnet18", "focal", "auc", 0.997, "Subha Indu and Radha", "0.700 [0.600, 0.800]"]
     ]
-    assert beside["why not comparable"].iloc[0]
+    assert why == (
+        "- **Subha Indu and Radha**: 508 images of 508 patients, 151 of them test; split 70/30. "
+        "Not comparable: another set; no validation set: test chose the epoch."
+    )
+    nothing, why = beside_reported(pd.DataFrame({"auc": [estimate]}, index=["convnext_tiny"]), "classification")
+    assert nothing.empty and why == ""
     estimates = pd.DataFrame({"iou": [estimate] * 2, "dice": [estimate] * 2}, index=["unet", "mobile_deeplab"])
-    beside = beside_reported(estimates, "segmentation", pd.DataFrame({"iou": [together]}, index=["unet"]))
+    beside, why = beside_reported(estimates, "segmentation", pd.DataFrame({"iou": [together]}, index=["unet"]))
     known = beside["model"].eq("unet") & beside["score"].eq("iou")
     assert beside["here_pooled"].tolist() == ["0.650 [0.600, 0.700]" if here else "" for here in known]
-    assert set(beside.loc[known, "paper"]) == {"000", "002", "003", "TN3K"}
+    papers = {"the TNUS paper", "the TN-SCUI paper", "Yang et al. (2025)", "figures on TN3K"}
+    assert set(beside.loc[known, "paper"]) == papers and "remark" not in beside
+    lines = why.splitlines()
+    assert len(lines) == 5 and all(line.count("Not comparable") == 1 for line in lines), "a reason is said once a paper"
+    assert "`unet` (iou): pooled over pixels (n_IoU); a Dice of 0.760." in why
+    only, _ = beside_reported(estimates, "segmentation", papers=["000"])
+    assert set(only["paper"]) == {"the TNUS paper"}
 
 
 def blobs(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -106,3 +121,28 @@ def test_the_faulty_evaluation_is_the_papers_code():
     assert faulty["n_iou"] == pytest.approx(reference.jaccard_score(truth, prediction))
     assert faulty["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, prediction))
     assert faulty["class_mean_f1"] == pytest.approx(reference.f1_score(truth, prediction, average="macro"))
+
+
+NUMBERED = re.compile(r"[Pp]apers? 00\d|\b00\d's")
+
+
+WRITTEN = ("notebooks/*.ipynb", "params/*.yaml", "thyroid_utils/**/*.toml", "thyroid_utils/**/*.csv", "README.md")
+
+
+@pytest.mark.parametrize("place", WRITTEN)
+def test_papers_are_named_and_each_reader_meets_the_reference_first(place):
+    for file in paths.project_root().glob(place):
+        text = file.read_text(encoding="utf-8")
+        assert not NUMBERED.search(text), file
+        if file.suffix in (".ipynb", ".md"):
+            cells = json.loads(text)["cells"] if file.suffix == ".ipynb" else [{"cell_type": "markdown", "source": [text]}]
+            prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+            for paper in list(PAPERS.values())[:5]:
+                first, told = prose.lower().find(paper.name.removesuffix(" (2025)").lower()), prose.find(paper.reference)
+                assert first < 0 or told >= 0, f"{file.name} names {paper.name} without its reference"
+
+
+def test_the_citation_file_names_the_papers_alike():
+    cited = (paths.project_root() / "CITATION.cff").read_text(encoding="utf-8")
+    for number, paper in list(PAPERS.items())[:5]:
+        assert f"# paper_{number}: {paper.name}\n" in cited

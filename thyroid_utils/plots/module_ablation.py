@@ -110,7 +110,7 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
         Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 % over patients"),
         Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),
         Line2D([], [], color=NEUTRAL, linewidth=0.8, label="95 % over patients and seeds"),
-        Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="paper 003"),
+        Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="Yang et al. (2025)"),
     ]
     below(figure, handles=handles)
     return figure

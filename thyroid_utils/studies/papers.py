@@ -1,13 +1,14 @@
 """What the five papers and others report, number by number, with the reason why it may not be set against a figure of one's own;
-and paper 002's own evaluation with its faults.
+and the TN-SCUI paper's own evaluation with its faults.
 
-The numbers are the papers'; where one contradicts the others of its table, `remark` says so. Paper 003's tables are pictures: its
-text quotes those by loss (3 and 8) in full, and of the other methods (7) the points that its network is ahead.
+The numbers are the papers'; where one contradicts the others of its table, `remark` says so. The tables of Yang et al. are
+pictures: their text quotes those by loss (3 and 8) in full, and of the other methods (7) the points that their network is ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,38 @@ import pandas as pd
 
 from thyroid_utils.scores.masks import overlap_scores, pixel_counts
 
-PAPER_SIZE = 512  # pixels a side, to which paper 002 brings its labels
-# Paper 002's five figures, which its evaluation and the corrected one give.
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper whose figures are quoted: `name` as prose and tables call it, and the whole `reference` as Markdown."""
+
+    name: str
+    reference: str
+
+
+_UNKNOWN = "the text at hand names no authors, year or address"
+PAPERS = {
+    "000": Paper("the TNUS paper", f"a dual-stage framework, VGG16 beside a ResNet50-UNet, on the set TNUS; {_UNKNOWN}"),
+    "001": Paper(
+        "Subha Indu and Radha",
+        "S. Subha Indu and P. Radha, *ResNet-18 and Grad-CAM integration for enhanced visualization in thyroid nodule "
+        "classification*; the text at hand names no year or address",
+    ),
+    "002": Paper("the TN-SCUI paper", f"a U-Net on the images of the MICCAI challenge TN-SCUI 2020; {_UNKNOWN}"),
+    "003": Paper(
+        "Yang et al. (2025)",
+        "C. Yang et al., [*Enhanced thyroid nodule detection and diagnosis: a mobile-optimized DeepLabV3+ approach for clinical "
+        "deployments*](https://doi.org/10.3389/fphys.2025.1457197), Frontiers in Physiology 16, 2025",
+    ),
+    "004": Paper(
+        "the TG3K report",
+        "[*Deep Learning-based Comparative Segmentation of Thyroid Ultrasound Images*]"
+        "(https://deep-learning-capstone-dep-spg.streamlit.app/), a capstone project; it names no authors or year",
+    ),
+    "TN3K": Paper("figures on TN3K", "several papers on the official test set of TN3K"),
+}
+PAPER_SIZE = 512  # pixels a side, to which the TN-SCUI paper brings its labels
+# That paper's five figures, which its evaluation and the corrected one give.
 PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")
 
 
@@ -28,7 +59,7 @@ def reported_scores(task: str) -> pd.DataFrame:
         task: "classification" or "segmentation".
 
     Returns:
-        DataFrame, a row a number: `paper` ("000" to "004", or "TN3K" for published figures on that set), `model` (its name here),
+        DataFrame, a row a number: `paper` (a key of `PAPERS`), `model` (its name here),
         `loss` (its name here, "" where none is told), `score` (as in `metrics`), `value` (in [0, 1]), `data`, `split`, `why_not`
         (why it may not be compared with another figure) and `remark` on this number, or "". Paper, model, loss and score occur
         together once.
@@ -38,29 +69,43 @@ def reported_scores(task: str) -> pd.DataFrame:
     return table[table["task"] == task].drop(columns="task").reset_index(drop=True)
 
 
-def beside_reported(estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What the papers report for the models compared, beside what these reach here.
+def beside_reported(
+    estimates: pd.DataFrame, task: str, pooled: pd.DataFrame | None = None, papers: Sequence[str] = ()
+) -> tuple[pd.DataFrame, str]:
+    """What the papers report for the models compared, beside what these reach here, and why the two may not be compared.
 
     Args:
         estimates: index model, columns scores, each value with a `text(digits)`.
         task: as for `reported_scores`.
         pooled: the same of all pixels together, for segmenters (`SegmenterComparison.estimates(scores, pooled=True)`), as some
             papers report pooled figures, beside which a mean over images says little. What it lacks stays blank.
+        papers: keys of `PAPERS`, to show these alone.
 
     Returns:
-        DataFrame, a row a model, loss, score and paper: `model`, `loss` (the paper's), `score`, `reported`, `paper`, `here`,
-        `here_pooled` (with `pooled` only), `reported on`, `why not comparable`; no row where the papers have none of the models.
+        DataFrame, a row a paper, model, loss and score: `paper`, `model`, `loss` (the paper's), `score`, `reported`, `here`,
+        `here_pooled` (with `pooled` only); no row where the papers have none of the models. And Markdown, a line a paper: on
+        which images and by which split its figures were had, why that is another thing, and what is odd about single ones.
     """
     table = reported_scores(task)
     table = table[table["model"].isin(estimates.index) & table["score"].isin(estimates.columns)]
-    shown = table[["model", "loss", "score"]].replace("_", " ", regex=True).assign(model=table["model"])
-    shown["reported"], shown["paper"] = table["value"], table["paper"]
-    shown["here"] = _texts(estimates, table)
+    table = table[table["paper"].isin(list(papers or PAPERS))]
+    shown = pd.DataFrame({"paper": [PAPERS[paper].name for paper in table["paper"]]}, index=table.index)
+    shown = shown.assign(model=table["model"], loss=table["loss"].str.replace("_", " "))
+    shown = shown.assign(score=table["score"].str.replace("_", " "), reported=table["value"], here=_texts(estimates, table))
     if pooled is not None:
         shown["here_pooled"] = _texts(pooled, table)
-    shown["reported on"] = table["data"] + ", " + table["split"]
-    shown["why not comparable"] = (table["why_not"] + "; " + table["remark"]).str.removesuffix("; ")
-    return shown
+    return shown, "\n".join(_why_not(paper, rows) for paper, rows in table.groupby("paper"))
+
+
+def _why_not(paper: str, rows: pd.DataFrame) -> str:
+    """A line of Markdown: the basis of a paper's figures and the remarks on single ones."""
+    first, name = rows.iloc[0], PAPERS[paper].name
+    told = f"- **{name[0].upper()}{name[1:]}**: {first['data']}; split {first['split']}. Not comparable: {first['why_not']}."
+    for remark, meant in rows[rows["remark"] != ""].groupby("remark", sort=False):
+        models = meant.groupby("model", sort=False)["score"]
+        of = [f"`{model}` ({', '.join(scores.str.replace('_', ' '))})" for model, scores in models]
+        told += f" {', '.join(of)}: {remark}."
+    return told
 
 
 def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
@@ -74,7 +119,7 @@ def _texts(estimates: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 def compare_with_faulty_002(
     truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], size: int = PAPER_SIZE
 ) -> pd.DataFrame:
-    """What the faults of paper 002's evaluation are worth on these masks: for showing that, never for results.
+    """What the faults of the TN-SCUI paper's evaluation are worth on these masks: for showing that, never for results.
 
     The faults, as the code printed in the paper has them:
 
