@@ -53,7 +53,7 @@ def bright(stage, monkeypatch, level=0.45):
 
 def two_discs(*radii: int) -> np.ndarray:
     y, x = np.mgrid[:96, :96]
-    gray = np.full((96, 96), 60, np.uint8)
+    gray = np.random.default_rng(0).integers(50, 70, (96, 96)).astype(np.uint8)  # on a flat one the discs were the echo image
     for radius, (row, column) in zip(radii, ((30, 28), (66, 68)), strict=False):
         gray[np.hypot(y - row, x - column) < radius] = 200
     return gray
@@ -121,13 +121,13 @@ def test_an_image_that_cannot_be_prepared_is_told(runs, monkeypatch):
 def test_warnings_of_two_nodules_none_the_border_and_colour(stage, monkeypatch):
     bright(stage, monkeypatch)
     one = two_discs(15)
-    red = np.where(np.dstack([one] * 3) > 99, [255, 90, 90], 60).astype(np.uint8)
+    red = np.where(np.dstack([one] * 3) > 99, [255, 90, 90], one[..., None]).astype(np.uint8)
     two, none, border, *plain, coloured = asked(
         stage, two_discs(15, 10), two_discs(), two_discs(40), one, np.dstack([one] * 3), red
     )
     assert "2 nodules found, the largest is measured" in two.warnings
     assert two.measures["area_px"] == pytest.approx(plain[0].measures["area_px"]) and two.measures["nodules"] == 2
-    assert none.warnings[0] == dual_stage.NO_NODULE and np.isnan(none.attention_inside) and np.isnan(none.measures["area_px"])
+    assert dual_stage.NO_NODULE in none.warnings and np.isnan(none.attention_inside) and np.isnan(none.measures["area_px"])
     assert any("border" in warning for warning in border.warnings) and "colour image, read as gray" in coloured.warnings
     assert not any(word in str(finding.warnings) for finding in plain for word in ("nodules", "border", "colour"))
 
@@ -172,7 +172,7 @@ def test_a_classifier_of_crops_sees_the_predicted_nodule(runs, monkeypatch):
     seen = np.zeros(image.shape, bool)
     seen[edge[0].min() : edge[0].max() + 1, edge[1].min() : edge[1].max() + 1] = True
     assert not found.attention[~seen].any() and found.attention_by_chance == pytest.approx(found.mask.sum() / seen.sum())
-    assert none.error == "" and none.warnings[0] == f"{dual_stage.NO_NODULE}, so the classifier saw the whole frame"
+    assert none.error == "" and f"{dual_stage.NO_NODULE}, so the classifier saw the whole frame" in none.warnings
     # A preprocessing that cuts the nodule off before the crop.
     cropped = stage.classifier.pipeline
     blind = Mock(side_effect=lambda image, mask: cropped(image, np.zeros_like(mask)), needs_mask=True)
@@ -206,5 +206,5 @@ def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
     predictions = runs["frame"].predictions
     monkeypatch.setitem(runs["frame"].__dict__, "predictions", predictions.assign(log_odds=-predictions["log_odds"]))
     notes = stage_of(runs["frame"], runs["segmenter"], alpha=0.01).notes
-    assert "the classifier was trained by another version of the code" in notes[0]
-    assert "by image" in notes[1] and "no better than chance" in notes[2] and "99% coverage" in notes[3]
+    for told in ("classifier was trained by another version of the code", "by image", "no better than chance", "99% coverage"):
+        assert any(told in note for note in notes)

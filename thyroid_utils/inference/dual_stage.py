@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 
 import cv2
 import numpy as np
@@ -17,8 +16,10 @@ import pandas as pd
 from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import number
 from thyroid_utils.inference.cam import TargetLayer, cam_maps, named_layer, target_layer
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
+from thyroid_utils.inference.doubts import CHANCE, FAIR_DICE, familiar, own_scores
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, begun
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
@@ -32,7 +33,8 @@ from thyroid_utils.training.ledger import RECIPE
 CLASSIFIER, SEGMENTER = "classifier", "segmenter"
 NO_NODULE = "no nodule found"
 OUTSIDE = "attention outside the predicted nodule"
-BATCH = 8  # images in memory at once
+BATCH = 8  # images in memory at once, fewer where they are large:
+BATCH_PIXELS = 2**22  # an image takes some 25 bytes a pixel
 _TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
 
 
@@ -73,6 +75,10 @@ class DualStage:
         self.calibration = fit_platt(self._truth, odds)
         self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
         self.threshold = choose_threshold(self._truth, self._known)
+        self.scores = {role: own_scores(predictor.run) for role, predictor in self._roles()}
+        self.above_chance = self.scores[CLASSIFIER]["AUC"].low > CHANCE
+        self.fair_outlines = self.scores[SEGMENTER]["Dice"].value >= FAIR_DICE
+        self._familiar = {role: familiar(predictor) for role, predictor in self._roles()}
         self.notes = tuple(self._notes())
 
     def _roles(self) -> list[tuple[str, Predictor]]:
@@ -80,6 +86,10 @@ class DualStage:
 
     def _notes(self) -> Iterator[str]:
         """What a reader should know of the two runs, as sentences without a full stop."""
+        if not self.above_chance:
+            yield f"the classifier is not shown to be above chance: AUC {self.scores[CLASSIFIER]['AUC']} on its own test images"
+        if not self.fair_outlines:
+            yield f"the segmenter's outlines are poor: Dice {self.scores[SEGMENTER]['Dice']} on its own test images"
         for role, predictor in self._roles():
             if predictor.run.data["recipe"] != RECIPE:
                 yield f"the {role} was trained by another version of the code, which may have preprocessed images otherwise"
@@ -92,6 +102,8 @@ class DualStage:
             )
         if self.calibration.slope == 0:
             yield "the classifier ranks its validation images no better than chance: all get one probability, and one call"
+        if any("brightness" not in known.ranges for known in self._familiar.values()):
+            yield "the training images are not at hand, so that images unlike them are not told"
         if few := self._sets(np.array([0.5])).attrs["note"]:
             yield few
 
@@ -106,7 +118,7 @@ class DualStage:
         while True:
             spent = dict.fromkeys(STAGES, 0.0)
             with _timed(spent, "read"):  # an iterator may read its files as it is asked for them
-                batch = [begun(image) for image in islice(images, BATCH)]
+                batch = _next_batch(images)
             if not batch:
                 return
             self._look(batch, spent)
@@ -162,7 +174,8 @@ class DualStage:
             finding.attention_inside, finding.attention_by_chance = _share_inside(finding)
             with _timed(spent, "measure"):
                 finding.measures = nodule_measures(finding.mask, luma(finding.frame), finding.spacing)
-            finding.warnings = (*self._warnings(finding), *finding.warnings)
+            finding.above_chance = self.above_chance
+            finding.warnings = (*self._doubts(finding), *self._warnings(finding), *finding.warnings)
 
     def _attention(self, inputs: np.ndarray, called: np.ndarray) -> np.ndarray:
         """Grad-CAM of the class that each image is called, (n, height, width) of the classifier's input."""
@@ -184,6 +197,22 @@ class DualStage:
     def _sets(self, probabilities: np.ndarray) -> pd.DataFrame:
         return conformal_sets(self._known, self._truth, probabilities, self.alpha, val_patients=self._patients)
 
+    def _doubts(self, finding: Finding) -> list[str]:
+        """Why the image, the class or the outline is not to be believed; the last of these is noted on the finding."""
+        odd = [known.odd_image(finding.frame) for known in self._familiar.values()]
+        told = [f"an image unlike those of training: {facts}" for facts in dict.fromkeys(odd) if facts]
+        if not self.above_chance:
+            told.append("the classifier was not above chance on its own test images")
+        if not finding.mask.any():
+            return told
+        if outline := self._familiar[SEGMENTER].odd_outline(finding.measures, finding.mask.shape):
+            told.append(f"an outline unlike those of training: {outline}")
+        elif not self.fair_outlines:
+            dice = number(self.scores[SEGMENTER]["Dice"].value)
+            told.append(f"the segmenter's outlines had a Dice of {dice} on its own test images")
+        finding.outline_doubtful = bool(outline) or not self.fair_outlines
+        return told
+
     def _warnings(self, finding: Finding) -> Iterator[str]:
         measures = finding.measures
         if not finding.mask.any():
@@ -193,7 +222,7 @@ class DualStage:
         elif measures["nodules"] > 1:
             yield f"{measures['nodules']:.0f} nodules found, the largest is measured"
         if measures["touches_border"] == 1:
-            yield "the nodule reaches the frame's border, so that its sizes are lower bounds"
+            yield "the nodule reaches the border of the frame or of the echo image, so that its sizes are lower bounds"
         if not finding.attention.any():
             yield "the attention map is blank"
         elif finding.attention_inside <= finding.attention_by_chance:
@@ -204,6 +233,15 @@ class DualStage:
             yield "the call is not in the conformal set"
         if finding.frame.ndim == 3:
             yield "colour image, read as gray"
+
+
+def _next_batch(images: Iterator[CaseImage]) -> list[Finding]:
+    """Up to `BATCH` images, or as many as are needed for `BATCH_PIXELS`; none at the end."""
+    batch, pixels = [], 0
+    while len(batch) < BATCH and pixels < BATCH_PIXELS and (image := next(images, None)) is not None:
+        batch.append(begun(image))
+        pixels += 0 if (frame := batch[-1].frame) is None else frame.shape[0] * frame.shape[1]
+    return batch
 
 
 @contextmanager

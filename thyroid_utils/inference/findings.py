@@ -70,6 +70,8 @@ class Finding:
         attention: Grad-CAM of the class that is called, float32 (height, width) in [0, 1]; 0 where the classifier does not look.
         attention_inside: share of its sum inside the mask; attention_by_chance: that of a map that is the same wherever the
             classifier looks. NaN for a blank map, and where no nodule was found or none of it is where the classifier looks.
+        above_chance: whether the classifier was, on its own test images; else its probability tells nothing.
+        outline_doubtful: the segmenter's outlines, or this one, are not to be believed; `warnings` say why.
         uncertainty: name of `UNCERTAINTY` → value. measures: of `nodule_measures`.
         warnings: what a reader should know, each a few words.
         seconds: stage of `STAGES` → seconds; each batch's are shared equally among its images.
@@ -90,6 +92,8 @@ class Finding:
     attention: np.ndarray | None = None
     attention_inside: float = float("nan")
     attention_by_chance: float = float("nan")
+    above_chance: bool = True
+    outline_doubtful: bool = False
     uncertainty: dict[str, float] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -118,6 +122,7 @@ class Finding:
             **{name: getattr(self, name) for name in numbers},
             **{name: self.uncertainty.get(name, float("nan")) for name in UNCERTAINTY},
             **{name: self.measures.get(name, float("nan")) for name in MEASURES},
+            "outline_doubtful": self.outline_doubtful,
             "warnings": "; ".join(self.warnings),
             "height": height,
             "width": width,
@@ -151,6 +156,8 @@ def begun(given: CaseImage) -> Finding:
         if isinstance(image, ImageError):
             raise image
         frame = image if isinstance(image, np.ndarray) else read_image(image)
+        if frame.min() == frame.max():
+            raise ImageError("all its pixels have one gray level, so that it shows nothing; export it again")
         gray = frame.ndim == 3 and (frame[..., :1] == frame[..., 1:]).all()
         finding.frame = np.ascontiguousarray(frame[..., 0]) if gray else frame
     except ValueError as error:  # ImageError is one

@@ -33,9 +33,10 @@ MEASURES: dict[str, str] = {
     "echo_difference": "gray level, inside − around",
     "nodules": "nodules",
     "specks": "specks",
-    "touches_border": "touches the frame's border",
+    "touches_border": "touches the border",
 }
 MIN_PIXELS = 50  # below it an outline is made of pixels, and its perimeter says nothing
+_EDGE, _EDGE_SHARE = 3.0, 0.01  # pixels, and of a frame's shorter side: how well the echo image's edge is found
 SPECK = 0.05  # share of the largest part's area below which another part is a speck
 
 
@@ -58,7 +59,8 @@ def nodule_measures(
       is a ratio of echoes: in decibels it is difference · dynamic range / 255, with a dynamic range that image files do not tell.
       Gain and offset leave the difference as it is; a gray map or a filter does not.
     - `nodules`: parts of at least 5 % of the largest one's area; `specks`: the smaller ones. `touches_border`: 1 where the part
-      reaches the frame's border, so that its sizes are lower bounds.
+      reaches the frame's border or, with `gray`, comes as near to the edge of the echo image as that is known to (3 pixels, or
+      1 % of the frame's shorter side), so that its sizes are lower bounds.
 
     Ratios are of lengths in millimetres where the spacing is known; without it pixels are taken as square.
 
@@ -109,7 +111,9 @@ def nodule_measures(
     if area >= MIN_PIXELS:
         found["circularity"], found["margin_irregularity"] = _margin(part, rows / columns)
     if gray is not None:
-        found |= _brightness(own, mask, gray)
+        echo = echo_mask(gray)
+        found |= _brightness(own, mask, gray, echo)
+        found["touches_border"] = max(found["touches_border"], float(_is_at_edge(own, echo)))
     return found
 
 
@@ -162,7 +166,15 @@ def _squared(part: np.ndarray, down: float, across: float) -> np.ndarray:
     return cv2.GaussianBlur(large, (0, 0), max(down, across) / 2) >= 0.5
 
 
-def _brightness(own: np.ndarray, mask: np.ndarray, gray: np.ndarray) -> dict[str, float]:
-    ring = ring_around(own) & ~mask & echo_mask(gray)
+def _is_at_edge(own: np.ndarray, echo: np.ndarray) -> bool:
+    """Whether a part reaches what is not echo image, nearly or quite; False where all of the frame is."""
+    if echo.all():
+        return False
+    inside = cv2.distanceTransform(echo.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return bool(inside[own].min() <= max(_EDGE, _EDGE_SHARE * min(own.shape)))
+
+
+def _brightness(own: np.ndarray, mask: np.ndarray, gray: np.ndarray, echo: np.ndarray) -> dict[str, float]:
+    ring = ring_around(own) & ~mask & echo
     inside, around = float(gray[own].mean()), float(gray[ring].mean()) if ring.any() else float("nan")
     return {"echo_inside": inside, "echo_around": around, "echo_difference": inside - around}
