@@ -148,19 +148,19 @@ def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict
     ]
     mask_folders = [here for here in mask_folders if here]
     files = listing.images_by_stem(place)
-    images = {stem: path for stem, path in files.items() if _masked(stem) not in files}
+    images = {stem: path for stem, path in files.items() if masked_image(stem) not in files}
     found = [(stem, path) for stem, path in files.items() if stem not in images]
     found += [item for here in mask_folders for item in listing.images_by_stem(here).items()]
     masks: dict[str, Path] = {}
     for stem, path in found:
-        key = stem if stem in images else _masked(stem) or stem
+        key = stem if stem in images else masked_image(stem) or stem
         if key in masks:
             raise DataError(f"{folder}: two masks for {key}, {masks[key].name} and {path.name}; merge them into one file")
         masks[key] = path
     return images, masks, {place, *mask_folders}
 
 
-def _masked(stem: str) -> str | None:
+def masked_image(stem: str) -> str | None:
     """The image that a name such as img_7_mask belongs to; None where it is no mask's name."""
     named = _MASK_NAME.fullmatch(stem)
     return named["image"] if named else None
