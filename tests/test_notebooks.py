@@ -47,7 +47,7 @@ def test_imports_come_first_and_then_one_parameters_cell_and_nothing_is_defined(
 
 def test_the_answer_has_its_place_behind_the_parameters_and_is_given(notebook):
     code = code_cells(notebook)
-    assert code[2].source == "answer_here()"
+    assert "answer_here()" in [cell.source for cell in code[2:4]]
     assert sum(cell.source.count("record_answer(") for cell in code) == 1, "one computed answer"
 
 

@@ -106,6 +106,22 @@ def test_the_answer_stands_under_the_question_and_on_the_index_and_its_place_is_
     assert '<p class="answer">By <em>0.1</em>.</p>' in index({}, answer="By *0.1*.") and 'class="answer"' not in index({})
 
 
+def test_a_section_that_shows_nothing_is_left_out_with_its_words_and_its_line_in_the_contents():
+    quiet, empty = new_code_cell("x = 1"), showing({"text/markdown": "", "text/plain": "<Markdown object>"})
+    cells = [
+        *(new_markdown_cell("## Asked\n\nWords."), showing({"text/plain": "seen"})),
+        *(new_markdown_cell("### Part left out"), quiet),
+        *(new_markdown_cell("## Not asked\n\nNever."), quiet, new_markdown_cell("Nor this."), empty),
+        *(new_markdown_cell("### Nor below it"), empty, new_markdown_cell("### Only words, not asked either")),
+        *(new_markdown_cell("## Part\n\n### First"), quiet, new_markdown_cell("### Second"), showing({"text/plain": "seen"})),
+        new_markdown_cell("## Limits\n\nOnly words stay."),
+    ]
+    shown = page(*cells)
+    assert re.findall(r"<h[23] [^>]*>(.*?)</h", shown) == ["Asked", "Part", "First", "Second", "Limits"]
+    assert not re.search("left out|[Nn]ot asked|Nor|Never", shown), "words, code and contents"
+    assert "Not asked" in page(*cells, error={"line": "x", "cell": 1}, status="failed"), "what was not reached is told"
+
+
 def test_other_kinds_of_output():
     for data, expected in (
         ({"text/latex": r"$\displaystyle x^2$", "text/plain": "x**2"}, "<msup>"),

@@ -58,6 +58,38 @@ def _notes(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
     return [output.get("metadata", {}).get("thyroid", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
+def told_cells(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The cells without the sections (## and ###) whose code shows nothing: those that the parameters did not ask for."""
+    for level in (2, 3):
+        parts: list[list[nbformat.NotebookNode]] = [[]]
+        for cell in cells:
+            if 0 < _level(cell) <= level:
+                parts.append([])
+            parts[-1].append(cell)
+        cells = [cell for part in parts if not (part and _level(part[0]) == level and _shows_nothing(part)) for cell in part]
+    return cells
+
+
+def _level(cell: nbformat.NotebookNode) -> int:
+    """Of the first heading of a cell of prose; 0 where there is none."""
+    found = re.search(r"^(#{1,6})\s", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+    return len(found.group(1)) if found else 0
+
+
+def _shows_nothing(cells: list[nbformat.NotebookNode]) -> bool:
+    """Whether there is code among these cells, and none that shows anything."""
+    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    return bool(code) and not any(_is_to_be_seen(output) for cell in code for output in cell.outputs)
+
+
+def _is_to_be_seen(output: nbformat.NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return bool(output.text.strip())
+    data = output.get("data", {"error": "error"})
+    text = [data[kind] for kind in ("text/html", "text/markdown") if kind in data]  # an empty one has words as plain text
+    return any(text) if text else bool(data)
+
+
 def provenance(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Recorded data fingerprints and split hashes by label."""
     chosen = {name: entry for name, entry in recorded.items() if name.startswith(PROVENANCE) and entry["value"] is not None}
@@ -87,7 +119,7 @@ def render_report(
 
     return render_page(
         "report.html.j2",
-        cells=notebook.cells,
+        cells=notebook.cells if record["error"] else told_cells(notebook.cells),
         record=record,
         run=run,
         neighbours=neighbours,
