@@ -1,0 +1,206 @@
+"""Whether two recipes of training differ: the one rule of this workbook.
+
+A recipe trained again gives another network. Two networks that differ on these patients need not come from recipes that differ:
+train one recipe twice, and one network is better, which enough patients show. The rule asks of other patients *and* of other
+trainings: two recipes differ where the test that belongs to the interval over both rejects at 5 %, after Holm over all pairs.
+One training each shows no spread between trainings, so that there is no verdict; an interval over patients then speaks of these
+two trained networks alone.
+
+A score is taken with its influences, what each image moves it by: for a mean its deviation from the mean, for an AUC DeLong's
+placement values. Summed by patient they give the variance over patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
+from thyroid_utils.scores.estimates import POWER, Comparison
+
+ONE_TRAINING = "one training of each shows no spread between trainings"
+_ROUNDING = 1e-12
+_NODES = (np.arange(256) + 0.5) / 256  # of the numerical integral over one of two t distributions
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A score of each training of a recipe, (seeds,), and what each image moves it by, (seeds, n), which adds up to 0.
+
+    strata: the class of each image, (n,), where classes are averaged apart, as in an AUC; all alike for a mean.
+    """
+
+    scores: np.ndarray
+    by_image: np.ndarray
+    strata: np.ndarray
+
+
+def mean_influence(values: Sequence[float] | Sequence[Sequence[float]]) -> Influence:
+    """Of a mean over images: values (n,) or (seeds, n), such as Dice, or 1 where an image is called rightly and 0 elsewhere.
+
+    Raises:
+        ValueError: values that are NaN or infinite, which have no mean; leave such images out of both recipes.
+    """
+    rows = np.atleast_2d(np.asarray(values, dtype=float))
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            f"mean_influence: {(~np.isfinite(rows)).sum()} of {rows.size} values are NaN or infinite; leave these images out"
+        )
+    means = rows.mean(axis=1)
+    return Influence(means, (rows - means[:, None]) / rows.shape[1], np.zeros(rows.shape[1], int))
+
+
+def auc_influence(labels: Sequence[int], scores: Sequence[float] | Sequence[Sequence[float]]) -> Influence:
+    """Of an AUC: labels (n,), 0 benign and 1 malignant, and any numbers that rank malignant images higher, (n,) or (seeds, n).
+
+    Raises:
+        DataError: one class only. ValueError: shapes that differ, or scores that are NaN.
+
+    Reference:
+        DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837-845.
+    """
+    truth = checked_labels(labels, "auc_influence")
+    need_both_classes(truth, "auc_influence")
+    rows = np.atleast_2d(checked_scores(scores, len(truth), "auc_influence"))
+    areas, found = np.empty(len(rows)), np.empty(rows.shape)
+    for seed, row in enumerate(rows):
+        benign, malignant = np.sort(row[~truth]), np.sort(row[truth])
+        # The share of the other class that each image is ranked rightly against, ties half.
+        ranked = np.where(truth, _below(benign, row), 1 - _below(malignant, row))
+        areas[seed] = ranked[truth].mean()
+        found[seed] = (ranked - areas[seed]) / np.where(truth, len(malignant), len(benign))
+    return Influence(areas, found, truth.astype(int))
+
+
+def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The share of ordered numbers (m,) that each value (n,) is above, equal ones half."""
+    return (ordered.searchsorted(values) + ordered.searchsorted(values, side="right")) / (2 * len(ordered))
+
+
+def over_patients(by_image: np.ndarray, strata: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance over patients of each row's score and its degrees of freedom, both (rows,), from influences (rows, n).
+
+    Each patient counts by what leaving him out moves (jackknife), class by class; Obuchowski's covariance of the classes is
+    added, for patients with images of both. With one image a patient that is s² / n for a mean and DeLong's for an AUC. Patients
+    with m images, unequally many, leave (Σ m²)² / Σ m⁴ − 1 degrees of freedom in a class. NaN where a class has fewer than two.
+
+    Args:
+        by_image: what each image moves a score by.
+        strata, codes: class and patient of each image, int (n,).
+
+    Reference:
+        Obuchowski, Biometrics 53 (1997) 567-578; Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
+    """
+    count, variances, degrees, sums = int(codes.max()) + 1, [], [], []
+    for stratum in np.unique(strata):
+        members = strata == stratum
+        images = np.bincount(codes[members], minlength=count)
+        number = int((images > 0).sum())
+        if number < 2:
+            return np.full((2, len(by_image)), np.nan)
+        own = np.stack([np.bincount(codes[members], row[members], count) for row in by_image])
+        left_out = own / (1 - images / images.sum())
+        squares = images.astype(float) ** 2
+        variances.append((number - 1) / number * (left_out**2).sum(axis=1))
+        degrees.append(squares.sum() ** 2 / (squares**2).sum() - 1)
+        sums.append(own)
+    total, together = np.sum(variances, axis=0), 0.0
+    if len(sums) > 1:
+        together = 2 * count / (count - 1) * (sums[0] * sums[1]).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = total**2 / (np.square(variances) / np.array(degrees)[:, None]).sum(axis=0)
+    return np.maximum(total + together, 0.0), np.nan_to_num(freedom, nan=1.0)
+
+
+@dataclass(frozen=True)
+class RecipeComparison(Comparison):
+    """A `Comparison` of two recipes by means over `seeds` trainings: `low`, `high` and `p_value` are over patients and trainings,
+    NaN for one training each.
+
+    `fixed_low` and `fixed_high` bound the difference of these trained networks over patients alone. `detectable` is the
+    difference that patients and trainings like these show with a power of 80 % in a single two-sided test at 5 %.
+    """
+
+    seeds: int = 1
+    fixed_low: float = np.nan
+    fixed_high: float = np.nan
+    detectable: float = np.nan
+
+
+def compare_recipes(first: Influence, second: Influence, patients: Sequence[str], most: float = np.inf) -> RecipeComparison:
+    """Whether the scores of two recipes differ, for other patients and other trainings.
+
+    d is the difference of the means over seeds. Its variance has two parts: of the trainings, s² / seeds of the differences seed
+    by seed, and of the patients, that of the seeds' mean less what patients' own answers to each training put into both, not
+    below 0. d is held against the sum of two t variables, each with the degrees of freedom of its part (Behrens and Fisher):
+    Satterthwaite's one t rejects up to 12 % of equal recipes that were trained twice, and 8 % of those trained three times.
+
+    Args:
+        first, second: of `mean_influence` or `auc_influence`, on the same images, trained with the same seeds in the same order.
+        patients: the patient of each image, (n,).
+        most: the largest difference there can be, at which intervals end (1 for shares).
+
+    Returns:
+        RecipeComparison (first − second). No p-value, with the reason in `note`: one training each, fewer than two patients (of
+        a class), or a difference without any spread. Recipes that agree in every training and patient have p = 1.
+
+    Raises:
+        ValueError: other images or another number of seeds, or a patient missing.
+
+    Reference:
+        Hillis, Stat. Med. 26 (2007) 596-619, of readers and cases; Robinson, Ann. Stat. 4 (1976) 963-971: the test by the sum of
+        two t variables does not exceed its level.
+    """
+    if first.by_image.shape != second.by_image.shape or (first.strata != second.strata).any():
+        shapes = f"{first.by_image.shape} and {second.by_image.shape}"
+        raise ValueError(f"compare_recipes: scores of (seeds, images) {shapes}; expected the same images and as many seeds")
+    seeds, images = first.by_image.shape
+    codes, count = patient_codes(patients, images, "compare_recipes")
+    of_seeds, moves = first.scores - second.scores, first.by_image - second.by_image
+    means, difference = (float(first.scores.mean()), float(second.scores.mean())), float(of_seeds.mean())
+    (of_patients,), (freedom,) = over_patients(moves.mean(axis=0, keepdims=True), first.strata, codes)
+    found = {"images": images, "patients": count, "seeds": seeds}
+
+    def told(note: str = "", **more: float) -> RecipeComparison:
+        values = {"low": np.nan, "high": np.nan, "p_value": np.nan, **more}
+        return RecipeComparison(*means, difference, **values, **found, note=note)
+
+    if np.isnan(of_patients):
+        return told("fewer than two patients" + " of a class" * bool(first.strata.any()))
+    if of_patients > _ROUNDING**2:
+        reach = stdtrit(freedom, 0.975) * np.sqrt(of_patients)
+        found |= {"fixed_low": max(difference - reach, -most), "fixed_high": min(difference + reach, most)}
+    if seeds < 2:
+        return told(ONE_TRAINING)
+    of_trainings = float(of_seeds.var(ddof=1)) / seeds
+    own_answers = over_patients(moves - moves.mean(axis=0), first.strata, codes)[0].sum() / (seeds * (seeds - 1))
+    parts = (max(float(of_patients - own_answers), 0.0), float(freedom)), (of_trainings, seeds - 1.0)
+    error = np.sqrt(parts[0][0] + of_trainings)
+    if not error > _ROUNDING:
+        same = abs(difference) < _ROUNDING
+        return told("" if same else "the difference is the same in every training and patient", p_value=1.0 if same else np.nan)
+    limit = _limit(parts, 0.05)
+    bounds = {"low": max(difference - limit, -most), "high": min(difference + limit, most)}
+    return told(p_value=_beyond(abs(difference), parts), detectable=limit + _limit(parts, 2 * (1 - POWER)), **bounds)
+
+
+_Parts = tuple[tuple[float, float], tuple[float, float]]
+
+
+def _beyond(distance: float, parts: _Parts) -> float:
+    """P(|√v₁ t₁ + √v₂ t₂| ≥ distance), t with the degrees of freedom of parts ((v₁, degrees), (v₂, degrees))."""
+    (small, few), (large, many) = sorted(parts)
+    shifts = np.sqrt(small) * stdtrit(few, _NODES)
+    scaled = (np.array([-distance, distance])[:, None] - shifts) / np.sqrt(large)
+    return float(np.mean(stdtr(many, scaled[0]) + stdtr(many, -scaled[1])))
+
+
+def _limit(parts: _Parts, level: float) -> float:
+    """The distance with `_beyond` = level."""
+    from scipy.optimize import brentq
+
+    highest = sum(np.sqrt(variance) * stdtrit(degrees, 1 - level / 4) for variance, degrees in parts)
+    return float(brentq(lambda distance: _beyond(distance, parts) - level, 0.0, highest, xtol=1e-12 + 1e-9 * highest))
