@@ -17,7 +17,7 @@ from training_project import one_cache, own_runs, register_tiny_segmenter, segme
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty import label_uncertainty
+from thyroid_utils.inference.uncertainty import at_one_scale, label_uncertainty
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis import trust
 from thyroid_utils.studies.error_analysis.trust import (
@@ -42,10 +42,11 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     asked = ask_all(runs, 6)
     names = runs[1].predictions.query("split == 'test'").index
     ensemble = np.stack([run.predictions.loc[names, "probability"] for run in runs])
+    scaled = np.stack([at_one_scale(run.predictions)[names] for run in runs])
     assert list(asked.scores) == list(WAYS) and not asked.skipped
     assert all(table.index.equals(names) for table in asked.scores.values())
     np.testing.assert_allclose(asked.scores["single"]["probability"], ensemble[0], atol=1e-5)
-    np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(ensemble), rtol=1e-12)
+    np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(scaled, 0.5, ensemble[0] >= 0.5), rtol=1e-12)
     monkeypatch.setattr(trust, "_BLOCK", 3)
     some = ask_all(runs[:1], 6)
     assert some.skipped == {"seeds": "there is one seed"}

@@ -16,7 +16,8 @@ from torch import nn
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.predictor import evaluating
 from thyroid_utils.scores.checks import check_probabilities, checked_probabilities
-from thyroid_utils.scores.probabilities import logit
+from thyroid_utils.scores.labels import choose_threshold
+from thyroid_utils.scores.probabilities import fit_platt, logit
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.training.tasks import log_odds, nodule_probability
 
@@ -42,16 +43,38 @@ _PASSES_AT_ONCE = 16
 def seed_ensemble(runs: Sequence[Run], cases: Sequence[str]) -> np.ndarray:
     """What runs that differ in their seed say of the same test images, read from the ledger.
 
+    Classifiers are brought to one scale first (`at_one_scale`): a seed's probabilities mean what its own threshold and its own
+    slope make of them. Raw ones, averaged and called at one seed's threshold, are wrong wherever seeds lie elsewhere.
+
     Args:
         runs: that `check_ensemble` accepts.
         cases: test images, n.
 
     Returns:
-        samples (runs, n) or, of segmenters, float32 (runs, n, height, width).
+        samples (runs, n), each to be called malignant from 0.5 on; or, of segmenters, float32 (runs, n, height, width).
     """
     if runs[0].config.task == "segmentation":
         return np.stack([run.maps("test", cases)[1] for run in runs])
-    return np.stack([run.predictions.loc[list(cases), "probability"].to_numpy(float) for run in runs])
+    return np.stack([at_one_scale(run.predictions)[list(cases)] for run in runs])
+
+
+def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
+    """A classifier's answers as probabilities whose threshold is 0.5, to be averaged with those of others.
+
+    σ(a · (log-odds − those of the threshold)), the threshold by Youden's rule and the slope a by Platt's, both on validation: a
+    run that is sure of everything then weighs as much as it is right, and one that ranks validation images no better than chance
+    says 0.5 of all.
+
+    Args:
+        predictions: of a run: index `case`; `split`, `label`, `probability`, `log_odds`.
+
+    Returns:
+        by case, in [0, 1].
+    """
+    known = predictions[predictions["split"] == "val"]
+    threshold = choose_threshold(known["label"], known["probability"])
+    slope = fit_platt(known["label"], known["log_odds"]).slope
+    return expit(slope * (predictions["log_odds"] - logit(threshold)))
 
 
 def check_ensemble(runs: Sequence[Run]) -> None:
@@ -191,12 +214,13 @@ def binary_entropy(probabilities: np.ndarray) -> np.ndarray:
     return (entr(values) + entr(1 - values)) / np.log(2)
 
 
-def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
+def label_uncertainty(samples: np.ndarray, threshold: float = 0.5, called: Sequence[bool] | None = None) -> pd.DataFrame:
     """Uncertainty of a classifier from several answers to each image.
 
     Args:
         samples: probabilities of malignancy, (samples, n) or, for a single answer, (n,).
         threshold: at or above it an image is called malignant, in (0, 1).
+        called: (n,), whether the network whose errors are looked for calls it malignant; None: as the mean over samples does.
 
     Returns:
         a row an image: `probability` (mean over samples) and the scores of `LABEL_SCORES`:
@@ -205,8 +229,8 @@ def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFra
         - `mutual_information` H(mean p) − mean H(p), in [0, 1]: what the samples disagree about, while the entropy also holds
           what each of them doubts;
         - `sd` of p over samples (divided by their number), in [0, 0.5];
-        - `nearness` −|logit(mean p) − logit(threshold)|, at most 0. The entropy is highest at 0.5, the wrong place where the
-          threshold is another.
+        - `nearness` −|logit(mean p) − logit(threshold)|, at most 0, or above where the mean is on the other side than the call:
+          the firmer, the more doubtful that. The entropy is highest at 0.5, the wrong place where the threshold is another.
 
         mutual_information and sd are NaN for a single sample.
 
@@ -216,7 +240,8 @@ def label_uncertainty(samples: np.ndarray, threshold: float = 0.5) -> pd.DataFra
     samples = np.atleast_2d(np.asarray(samples, dtype=float))
     samples = np.atleast_2d(checked_probabilities(samples, samples.shape[-1], "label_uncertainty"))
     mean, entropy, information, spread = _moments(samples)
-    nearness = -np.abs(logit(mean) - float(logit([threshold])[0]))
+    above = logit(mean) - logit(threshold)
+    nearness = -np.abs(above) if called is None else np.where(called, -above, above)
     return pd.DataFrame(
         {"probability": mean, "entropy": entropy, "mutual_information": information, "sd": spread, "nearness": nearness}
     )

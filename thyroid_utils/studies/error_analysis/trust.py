@@ -78,7 +78,7 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     Args:
         runs: of one model, one a seed; the first is the one whose errors are looked for.
         passes: of dropout. A case has the same draws whatever others are asked along.
-        threshold: at or above it an image is called malignant, or a pixel nodule.
+        threshold: at or above it the first run calls an image malignant, or a pixel nodule. Other seeds have their own.
         root: folder of the data as it is now; None takes the one that was trained with.
 
     Returns:
@@ -92,7 +92,7 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     index = predictions.index[predictions["split"] == "test"]
     predictor = Predictor(runs[0], root)
     segmenting = runs[0].config.task == "segmentation"
-    answer, score = (predictor.maps, map_uncertainty) if segmenting else (predictor.probabilities, label_uncertainty)
+    answer = predictor.maps if segmenting else predictor.probabilities
     skipped = {} if len(runs) > 1 else {"seeds": "there is one seed"}
     if not has_dropout(predictor.network):
         skipped["dropout"] = "the network has no dropout"
@@ -108,7 +108,11 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
             keys = [int(hashlib.sha256(case.encode()).hexdigest()[:16], 16) for case in block]
             samples["dropout"] = mc_dropout(predictor.network, inputs, passes, keys=keys)
         for way, found in tables.items():
-            found.append(score(samples[way], threshold))
+            if segmenting:
+                found.append(map_uncertainty(samples[way], threshold))
+            else:  # the ensemble's samples have been brought to one threshold
+                own = 0.5 if way == "seeds" else threshold
+                found.append(label_uncertainty(samples[way], own, samples["single"][0] >= threshold))
         bar(start + len(block), len(index))
     return Asked({way: pd.concat(found).set_axis(index) for way, found in tables.items()}, skipped)
 
