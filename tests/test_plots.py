@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from drawn import bars, dots, points, saved, texts, ticks, titles
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from thyroid_utils.common import paths
 from thyroid_utils.data.images import write_png
@@ -23,6 +24,7 @@ from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots import grad_cam as cams
 from thyroid_utils.plots import style
+from thyroid_utils.plots.charts import cost_and_score, score_dots
 from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
 from thyroid_utils.scores.estimates import Comparison, Estimate, benefit_curve, patient_estimate
@@ -167,7 +169,7 @@ def test_forest_survives_undefined_scores():
     table = pd.DataFrame({"factor": "scanner", "images": 20, "patients": 12, "marked": False, **told})
     axes = errors.forest(table, "AUC", estimates[1]).axes[0]
     written = [text.get_text() for text in axes.texts]
-    assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, p = –", "0.70 [no interval: odd], p = –"]
+    assert written == ["0.50 [0.40, 0.60], p < 0.001", "no data, no p-value", "0.70 [no interval: odd], no p-value"]
     assert errors.forest(table.iloc[:0], "AUC") is None
     assert len(dots(errors.lost_dots(table.rename(columns={"estimate": "lost"})).axes[0])) == 2
 
@@ -340,3 +342,23 @@ def test_figures_of_variants_draw_their_tables():
     known = {"wrong": [False, True, None], "label": [0, 1, 0], "probability": [0.1, 0.2, np.nan], "dice": [0.9, 0.7, 0.3]}
     (drawn,) = doubt_and_dice(pd.DataFrame(known), 0.7).axes[0].collections
     assert drawn.get_offsets().tolist() == [[0.1, 0.9], [0.2, 0.7]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["0$_$x", "$5 and $6", "$", "甲$x$", "اسم"])
+def test_a_name_is_drawn_as_it_is_wherever_it_stands(name, tmp_path):
+    """Between two dollars matplotlib reads a formula, and what its font lacks becomes a box and a warning."""
+    value = Estimate(0.5, 0.4, 0.6, 9, 4)
+    figures = [
+        panel_grid([Panel(np.zeros((10, 12)), name, below=(name,))], rows=[name], map_label=name),
+        score_dots(pd.DataFrame({"auc": [value] * 2}, index=[name, "b"]), {"auc": name}),
+        cost_and_score(pd.DataFrame({"ms": [1.0]}, index=[name]), pd.Series({name: value}), name, {"ms": name}),
+    ]
+    for figure in figures:
+        figure.savefig(tmp_path / "a.png")
+        drawn = [text for text in figure.findobj(Text) if text.get_text()]
+        said = [text._preprocess_math(text.get_text()) for text in drawn]
+        assert not any(formula for _, formula in said) and style.plain(name).replace(r"\$", "$") in " ".join(
+            text for text, _ in said
+        )
+    assert style.plain("甲") == ("甲" if len(style.FONTS) > 1 else "[7532]") and style.plain(style.plain("$a$")) == r"\$a\$"

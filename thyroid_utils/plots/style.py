@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
+from types import UnionType
 from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter, MaxNLocator
 
 # Okabe and Ito's colours stay apart for the colour-blind and in gray print.
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "unlabelled": "#8c8c8c"}
@@ -23,11 +29,15 @@ _BRIGHT = [*list(CLASS_COLOURS.values())[:2], ACCENT, SPLIT_COLOURS["test"], SPL
 # Where there are more models than these, darker and paler ones of each.
 _COLOURS = _BRIGHT + [to_hex(pale + 0.5 * np.array(to_rgb(colour))) for pale in (0, 0.5) for colour in _BRIGHT]
 WIDTH = 9.6  # inches of a figure that fills the text column
+# DejaVu comes with matplotlib; the others, where one is installed, have the letters of names that it lacks.
+_WIDER = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans",
+          "Malgun Gothic", "Arial Unicode MS")  # fmt: skip
+FONTS = ["DejaVu Sans", *(name for name in _WIDER if name in fontManager.get_font_names())]
 
 _STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
-    "font.family": "DejaVu Sans",
+    "font.family": FONTS,
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -54,14 +64,52 @@ Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
 
 def styled(draw: Draw) -> Draw:
-    """Run a figure function under the workbook's style, whatever style the session has."""
+    """Run a figure function under the workbook's style, whatever style the session has; its texts are `plain`."""
 
     @wraps(draw)
     def with_style(*args, **kwargs):
         with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+        if figure is not None:
+            retell(figure, plain, FuncFormatter | FixedFormatter | StrCategoryFormatter)
+        return figure
 
     return with_style
+
+
+class Retold(Formatter):
+    """The labels of another formatter, changed by `tell`."""
+
+    def __init__(self, formatter: Formatter, tell: Callable[[str], str]):
+        self.formatter, self.tell = formatter, tell
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        return [self.tell(label) for label in self.formatter.format_ticks(values)]
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        return self.tell(self.formatter(value, position))
+
+
+def retell(figure: Figure, tell: Callable[[str], str], kinds: type | UnionType = Formatter) -> None:
+    """Change all texts of a figure by `tell`, labels of ticks included where their formatter is of `kinds`."""
+    for text in figure.findobj(Text):
+        text.set_text(tell(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), kinds):
+                axis.set_major_formatter(Retold(axis.get_major_formatter(), tell))
+
+
+def plain(text: str) -> str:
+    """Text that a figure shows as it is: a dollar sign opens no formula, and a letter that no font at hand has is told by its
+    code, such as [7532], instead of an empty box."""
+    text = re.sub(r"(?<!\\)\$", r"\\$", text)
+    return "".join(letter if letter.isspace() or _drawn(letter) else f"[{ord(letter):04X}]" for letter in text)
+
+
+@cache
+def _drawn(letter: str) -> bool:
+    return any(get_font(findfont(name)).get_char_index(ord(letter)) for name in FONTS)
 
 
 def captions(notebook: str, **known: object) -> Callable[..., str]:
@@ -103,7 +151,7 @@ def bare(axes: Axes) -> Axes:
 
 def integer_ticks(axes: Axes, axis: str = "y") -> None:
     """Counts have no halves."""
-    getattr(axes, f"{axis}axis").set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=6))
+    getattr(axes, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
 def across(axes: Axes) -> Axes:
