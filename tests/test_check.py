@@ -46,6 +46,10 @@ def test_every_fault_is_listed_with_case_file_and_remedy_and_nothing_is_written(
     levels = np.random.default_rng(0).integers(0, 4096, SPOT.shape).astype(np.uint16)  # 12 bits in 16
     Image.fromarray(levels).save(tmp_path / "malignant" / "3.png")
     (tmp_path / "benign" / "scan 1.dcm").write_bytes(b"x")
+    line = np.zeros_like(SPOT)
+    line[5:25, 5:35] = True
+    line[6:24, 6:34] = False
+    write_png(tmp_path / "malignant_mask" / "5.png", line)
     before, seen = sorted(tmp_path.rglob("*")), []
     report = check_dataset("folders", tmp_path, lambda done, total: seen.append((done, total)))
     assert seen == [(number, 14) for number in range(1, 15)] and sorted(tmp_path.rglob("*")) == before
@@ -62,13 +66,14 @@ def test_every_fault_is_listed_with_case_file_and_remedy_and_nothing_is_written(
         ("benign/6", "benign_mask/6.png", "mask covers 0.00% of the frame"),
         ("malignant/1", "malignant_mask/1.png", "mask covers 100.00% of the frame"),
         ("malignant/3", "malignant/3.png", "nearly black: the brightest gray level is 16 of 255"),
+        ("malignant/5", "malignant_mask/5.png", "mask is a line around an area"),
         ("benign/5", "benign/5.png", "mask missing"),
     ]
     assert found(report, "info") == [
         ("", "", "14 images have no patient id: each counts as a patient"),
         ("", "benign", "1 files are no PNG, JPEG, TIFF, BMP or GIF (scan 1.dcm); left out"),
     ]
-    assert report.table["severity"].tolist() == ["error"] * 6 + ["warning"] * 4 + ["info"] * 2
+    assert report.table["severity"].tolist() == ["error"] * 6 + ["warning"] * 5 + ["info"] * 2
 
 
 def test_a_set_that_cannot_be_loaded_is_one_error(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -24,8 +26,8 @@ MASK = np.zeros((6, 8), bool)
 MASK[1:4, 2:5] = True
 
 
-def saved(path, pixels: np.ndarray, **options):
-    Image.fromarray(pixels).save(path, **options)
+def saved(path, pixels: np.ndarray | Image.Image, **options):
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **options)
     return path
 
 
@@ -76,7 +78,7 @@ def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
     assert np.abs(white.astype(int) - deep // 257).max() <= 1
     assert "with a sign" in refusal(images.read_image, saved(tmp_path / "signed.tif", deep.astype(np.int32)))
     tifffile.imwrite(tmp_path / "32.tif", deep.astype(np.uint32) * 2)
-    assert "outside 0 to 65535" in refusal(images.read_image, tmp_path / "32.tif")
+    assert "of 32 bits have no fixed range" in refusal(images.read_image, tmp_path / "32.tif")
     assert "floating-point" in refusal(images.read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
 
 
@@ -131,30 +133,83 @@ def test_masks_of_one_level_where_a_jpeg_takes_the_lowest_for_noise(tmp_path, le
 
 ONE, TWO = np.zeros((64, 64), np.uint16), np.zeros((64, 64), np.uint16)
 ONE[8:24, 8:40], TWO[40:56, 30:60] = 1, 1
-NONE = ONE * 0
-GRAYS = [[7], [38], [0, 30, 60], [150, 200, 250]]
+NONE, BOTH = ONE * 0, ONE + TWO
+
+
+def coloured(ground, one, two=(0, 0, 0)) -> np.ndarray:
+    return np.where(ONE[..., None] == 1, one, np.where(TWO[..., None] == 1, two, ground))
+
+
+def indexed(*colours, **options) -> Image.Image:
+    picture = Image.fromarray((ONE + 2 * TWO).astype(np.uint8), "P")
+    picture.putpalette([level for colour in colours for level in colour])
+    picture.info.update(options)
+    return picture
+
+
+WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
+GRAYS = [[7], [38], [0, 30, 60], [150, 200, 250], [1, 2], [200, 255]]
 LABELS = {
     **{f"{levels}.png": np.resize(np.array(levels), (64, 64)) for levels in GRAYS},
     "100 and 200.png": ONE * 100 + TWO * 200,
     "1 and 255.png": ONE + 255 * TWO,
     "deep 1 and 300.png": ONE + 300 * TWO,
     "picture.png": np.random.default_rng(0).normal(110, 40, (64, 64)).clip(0, 255),
-    "alpha.png": np.dstack([NONE, NONE, NONE, 255 * (ONE + TWO)]),
-    "0 and 1.jpg": ONE + TWO,
-    "read: red and green.png": 255 * np.dstack([ONE, TWO, NONE]),
-    "read: blue.jpg": 255 * np.dstack([NONE, NONE, ONE + TWO]),
+    "alpha.png": np.dstack([NONE, NONE, NONE, 255 * BOTH]),
+    "hole.png": np.dstack([255 * BOTH] * 3 + [255 * (1 - BOTH)]),
+    "clear, black and white.png": np.dstack([255 * ONE] * 3 + [255 * BOTH]),
+    "0 and 1.jpg": BOTH,
+    **{f"{level} and 255.jpg": ONE * level + 255 * TWO for level in (1, 20, 100)},
+    "20.jpg": 20 * BOTH,
+    "small.jpg": np.pad(np.full((6, 6), 90), 29) + 255 * ONE,
+    **{f"inverted {level}.{suffix}": (1 - BOTH) * level for level, suffix in ((1, "png"), (255, "png"), (255, "jpg"))},
+    **{f"on white.{suffix}": coloured(WHITE, RED, GREEN) for suffix in ("png", "jpg")},
+    "on blue.png": coloured((0, 0, 255), (255, 255, 0)),
+    "on dark blue.png": coloured((0, 0, 128), (128, 0, 0)),
+    "palette on white.png": indexed(WHITE, RED, RED),
+    "palette on white.gif": indexed(WHITE, BLACK, BLACK),
+    "palette without colours.png": indexed(BLACK, BLACK, BLACK),
+    "palette with a black label.png": indexed(BLACK, RED, BLACK),
+    "palette with a clear label.png": indexed(BLACK, RED, GREEN, transparency=2),
+    "read: palette.png": indexed(BLACK, RED, (128, 255, 0)),
+    "read: palette with a clear ground.png": indexed(WHITE, RED, GREEN, transparency=0),
+    "read: red and green.png": coloured(BLACK, RED, GREEN),
+    "read: blue.jpg": 255 * np.dstack([NONE, NONE, BOTH]),
 }
 
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path, name):
-    path = saved(tmp_path / name, LABELS[name].astype(np.uint16 if "deep" in name else np.uint8), quality=100)
+    drawn = LABELS[name]
+    if isinstance(drawn, np.ndarray):
+        drawn = drawn.astype(np.uint16 if "deep" in name else np.uint8)
+    path = saved(tmp_path / name, drawn, quality=100)
     if name.startswith("read"):
-        assert (images.read_mask(path) != (ONE + TWO > 0)).sum() < 0.05 * (ONE + TWO).sum()
+        assert (images.read_mask(path) != (BOTH > 0)).sum() < 0.05 * BOTH.sum()
     else:
         text = refusal(images.read_mask, path)
-        assert "6×4" in refusal(images.read_mask, saved(path, GRAY[:4, :6]), (12, 16))
-        assert "do not tell foreground" in text or "transparency alone" in text
+        assert re.search("do not tell foreground|transparen|white outside|two labels in one dark colour", text), text
+
+
+def test_a_mask_of_another_size_or_of_deep_colours_is_refused(tmp_path):
+    assert "6×4" in refusal(images.read_mask, saved(tmp_path / "m.png", GRAY[:4, :6]), (12, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, which no size tells
+    turned, mask = saved(tmp_path / "i.jpg", GRAY, exif=exif), saved(tmp_path / "t.png", MASK)
+    assert "EXIF turns" in refusal(images.read_mask, mask, (6, 8), turned)
+    assert (images.read_mask(saved(mask, MASK, exif=exif), (6, 8), turned) == MASK[::-1, ::-1]).all()
+    for suffix in ("png", "tif"):  # 16 bits a channel, of which Pillow would keep the upper 8: {0, 1} would be empty
+        cv2.imwrite(str(tmp_path / f"deep.{suffix}"), np.dstack([BOTH] * 3))
+        assert "more than 8 bits" in refusal(images.read_mask, tmp_path / f"deep.{suffix}")
+
+
+@pytest.mark.parametrize("quality", [10, 50, 95])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_outlines_of_any_size_survive_compression(tmp_path, quality, channels):
+    for radius in (4, 13, 30):
+        drawn = np.dstack([disc(radius=radius).astype(np.uint8) * 255] + [np.zeros((96, 96), np.uint8)] * (channels - 1))
+        path = saved(tmp_path / "m.jpg", drawn.squeeze(), quality=quality)
+        assert (images.read_mask(path) != disc(radius=radius)).sum() < 0.25 * disc(radius=radius).sum()
 
 
 FORMATS = ["png", "jpg", "gif", "bmp", "tif"]

@@ -13,6 +13,7 @@ import pandas as pd
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import in_threads
+from thyroid_utils.data.audit import clean_mask
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.readers import OWN, load_cases
 from thyroid_utils.data.readers.listing import entries, first_few
@@ -91,7 +92,11 @@ def _check_row(row) -> tuple[tuple[int, int] | None, list[Finding]]:
     if pd.isna(row.mask):
         return shape, found
     try:
-        share = read_mask(row.mask, shape).mean()
+        mask = read_mask(row.mask, shape, row.image if shape else None)
+        share = mask.mean()
+        if clean_mask(mask).sum() > 2 * mask.sum():
+            problem = "mask is a line around an area"
+            found.append(("warning", row.Index, row.mask, problem, "fill it if the nodule is what it surrounds"))
         if not _TINY < share < _FULL:
             problem = f"mask covers {share:.2%} of the frame"
             found.append(("warning", row.Index, row.mask, problem, "draw it anew, or leave the case out"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.common.files import write_bytes
@@ -17,8 +17,10 @@ from thyroid_utils.common.files import write_bytes
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for gray levels of 16 bits or more
-_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
+_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP", b"GIF8": "GIF"}
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
+_DARK = 64  # gray level below which a colour is taken for a background
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
@@ -56,33 +58,70 @@ def _what_it_is_instead(path: Path) -> str:
         return "empty (0 bytes); download or export it again"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head")):
         return "a web page (HTML), not an image; download it again, perhaps after signing in"
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return f"a damaged {kind} file, or a rare kind of {kind}; export it again as PNG of 8 bits"
     return f"not a PNG, JPEG, TIFF, BMP or GIF image (starts with {head[:8]!r}); convert it"
 
 
-def _decode(path: Path) -> tuple[np.ndarray, str]:
-    """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name."""
+def _decode(path: Path, mask: bool = False) -> tuple[np.ndarray, str]:
+    """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name.
+
+    mask: refuse what changes or hides labels, and take labels of 32 bits.
+    """
     with _open(path) as image:
         kind, tags = image.format, getattr(image, "tag_v2", {})
+        bits = max(tags.get(_BITS, (8,))) if kind == "TIFF" else 8
+        if kind == "TIFF" and 2 in tags.get(_SAMPLE_FORMAT, ()):
+            raise ImageError(f"{path}: gray levels with a sign have no fixed range; export it as 8 or 16 bit without")
+        # of colours of 16 bits Pillow keeps the upper 8
+        if mask and image.mode not in _DEEP_MODES and (bits > 8 or any(";16" in str(tile[3]) for tile in image.tile)):
+            raise ImageError(f"{path}: colours of more than 8 bits; export a mask of 0 and 255")
         image = ImageOps.exif_transpose(image)
         if image.mode in _DEEP_MODES:
             pixels = np.asarray(image).astype(np.int64)
-            if kind == "TIFF" and tags.get(_SAMPLE_FORMAT) == (2,):
-                raise ImageError(f"{path}: gray levels with a sign have no fixed range; export it as 8 or 16 bit without")
             if kind == "TIFF" and tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds up to 8 bits
                 pixels = 65535 - pixels
-            if pixels.min() < 0 or pixels.max() > 65535:
-                raise ImageError(f"{path}: values outside 0 to 65535; export it as 8 or 16 bit")
+            if pixels.min() < 0 or pixels.max() > 65535 or (bits > 16 and not mask):
+                raise ImageError(f"{path}: gray levels of {bits} bits have no fixed range; export it as 8 or 16 bit")
+            if 8 < bits < 16 and not mask:
+                pixels = pixels * 65535 // (2**bits - 1)
             return pixels.astype(np.uint16), kind
         if image.mode == "F":
             raise ImageError(f"{path}: floating-point pixels have no fixed range; export it as 8 or 16 bit")
         if image.mode in ("1", "L"):
             return np.array(image.convert("L")), kind
+        if mask and image.mode == "P" and _is_label_lost(image):
+            raise ImageError(f"{path}: its palette shows two labels in one dark colour; export a mask of 0 and 255")
         if image.has_transparency_data:
             layer = image.convert("RGBA")
-            if max(high for _, high in layer.getextrema()[:3]) == 0 and layer.getextrema()[3][0] < 255:
-                raise ImageError(f"{path}: drawn by transparency alone; export it in black and white")
             image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+            _check_transparency(path, np.asarray(layer), mask)
         return np.array(image.convert("RGB")), kind
+
+
+def _rotation(path: Path) -> int:
+    """Code of the turn that EXIF asks for; 1 is none."""
+    with _open(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _is_label_lost(image: Image.Image) -> bool:
+    """Whether two indices of a palette image have one dark colour, so that what is drawn in one of them cannot be seen."""
+    colours = image.getpalette() or []
+    shown = [tuple(colours[3 * index : 3 * index + 3]) for index in np.unique(np.asarray(image)).tolist()]
+    return any(shown.count(colour) > 1 and max(colour, default=0) < _DARK for colour in set(shown))
+
+
+def _check_transparency(path: Path, layer: np.ndarray, mask: bool) -> None:
+    """Raise ImageError where an image laid on black loses what is drawn: RGBA, uint8 (height, width, 4)."""
+    clear, bright = layer[..., 3] < 128, layer[..., :3].max(axis=2) >= _DARK
+    if clear.any() and not (bright & ~clear).any():
+        raise ImageError(f"{path}: drawn by transparency alone; export it in black and white")
+    if mask and clear.any() and (~bright & ~clear).any():
+        raise ImageError(
+            f"{path}: transparent beside black and white, which leaves open the background; export a mask of 0 and 255"
+        )
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
@@ -124,7 +163,7 @@ def uses_little_range(frame: np.ndarray) -> bool:
     return int(frame.max()) - int(frame.min()) < 255 / 8
 
 
-def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None, image: str | Path | None = None) -> np.ndarray:
     """Read one mask as a boolean array (height, width).
 
     Two-level files ({0, 1}, {0, 255}, palette colours, of several channels the brightest) are true at the upper level; files with
@@ -134,45 +173,81 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
     Args:
         path: the mask file.
         shape: (height, width) of the image it belongs to, checked when given.
+        image: the image's file, whose EXIF rotation is compared when given.
 
     Raises:
-        ImageError: as `read_image`; a size other than `shape`; levels that leave open what is foreground, such as several labels
-            or a picture.
+        ImageError: as `read_image`; a size other than `shape`; a rotation that the image has and the mask has not; levels or
+            colours that leave open what is foreground, such as several labels, a picture or colours without black; a mask that
+            holds all four corners, which is white outside.
     """
     path = Path(path)
-    pixels, kind = _decode(path)
-    pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels
-    if shape is not None and pixels.shape != tuple(shape):
-        sizes = f"mask is {pixels.shape[1]}×{pixels.shape[0]}, its image {shape[1]}×{shape[0]} (width×height)"
+    pixels, kind = _decode(path, mask=True)
+    gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+    if shape is not None and gray.shape != tuple(shape):
+        sizes = f"mask is {gray.shape[1]}×{gray.shape[0]}, its image {shape[1]}×{shape[0]} (width×height)"
         raise ImageError(f"{path}: {sizes}; export the mask again at the image's size")
-    lossless = kind != "JPEG"
-    if lossless and pixels.min() < pixels.max() and len(np.unique(pixels)) == 2:
-        return pixels == pixels.max()
+    if image is not None and _rotation(Path(image)) != _rotation(path):
+        raise ImageError(f"{path}: EXIF turns its image and not the mask, or otherwise; export both as they are to be seen")
+    if pixels.ndim == 3 and gray.min() >= _DARK and np.ptp(pixels, axis=(0, 1)).max() >= _DARK:
+        raise ImageError(f"{path}: colours without black do not tell foreground from background; export a mask of 0 and 255")
+    found = _foreground(gray, 0 if kind != "JPEG" else 16 if pixels.ndim == 2 else 64)
+    if found is None:
+        told = f"gray levels from {gray.min()} to {gray.max()} do not tell foreground from background"
+        raise ImageError(f"{path}: {told}; export a mask of 0 and 255")
+    if found[:: len(found) - 1 or 1, :: len(found[0]) - 1 or 1].all() and 0.5 < found.mean() < 1:
+        raise ImageError(f"{path}: white outside, so that it seems inverted; export it with the nodule white on black")
+    return found
+
+
+def _foreground(pixels: np.ndarray, noise: int) -> np.ndarray | None:
+    """bool (height, width) of gray levels (uint8 or uint16); None where they leave open what is foreground. noise: of a JPEG."""
+    if not noise and pixels.min() < pixels.max() and len(np.unique(pixels)) == 2:
+        black = pixels.min() == 0 or pixels.min() < 128 <= pixels.max()
+        return pixels == pixels.max() if black else None
     # {0, 1} or {0, 255} in a 16-bit file: scaling would lose the 1
     gray = pixels.astype(np.uint8) if pixels.max() <= 255 else _to_8_bit(pixels)
     low, high = int(gray.min()), int(gray.max())
-    if low == high and (high == 0 or high >= 128 or (high == 1 and lossless)):
+    if low == high and (high == 0 or high >= 128 or (high == 1 and not noise)):
         return np.full(gray.shape, high > 0)
-    drawn_at_one = low == 0 and high == 1 and gray.sum() > 16  # {0, 1} saved as JPEG
-    if high <= _JPEG_NOISE and not lossless and not drawn_at_one:
-        return np.zeros(gray.shape, bool)
-    if high < 128 or low >= 128 or (lossless and _holds_labels(pixels)) or _is_picture(gray):
-        told = f"gray levels from {low} to {high} do not tell foreground from background"
-        raise ImageError(f"{path}: {told}; export a mask of 0 and 255")
+    if noise and high <= _JPEG_NOISE:  # nothing, unless something is drawn in a dark level, such as {0, 1}
+        return np.zeros(gray.shape, bool) if low == high or not _has_area(gray > (low + high) / 2) else None
+    if high < 128 or low >= 128 or _holds_labels(pixels, gray, noise) or _is_picture(gray, noise):
+        return None
     return gray >= 128
 
 
-def _holds_labels(pixels: np.ndarray) -> bool:
-    """Whether there are few levels and whole areas of one in the middle, not only the rims of smoothed outlines."""
-    square = np.ones((3, 3), np.uint8)
-    areas = np.unique(pixels[cv2.erode(pixels, square) == cv2.dilate(pixels, square)])
-    return len(np.unique(pixels)) <= 32 and len(areas) > 2
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
-def _is_picture(gray: np.ndarray) -> bool:
+def _has_area(region: np.ndarray) -> bool:
+    """Whether a square of 3 × 3 pixels fits in."""
+    return bool(cv2.erode(region.astype(np.uint8), _SQUARE, borderValue=0).any())
+
+
+def _holds_labels(pixels: np.ndarray, gray: np.ndarray, noise: int) -> bool:
+    """Whether areas between black and white are more than rims of smoothed outlines: of one level, or apart from what is white.
+
+    noise: gray level that compression reaches beside an outline, 0 where there was none.
+    """
+    if noise:
+        wide = np.ones((5, 5), np.uint8)
+        steps = cv2.dilate(gray, wide) - cv2.erode(gray, wide)
+        least = noise // 2 if noise > 16 else np.bincount(gray[gray < 128]).argmax() + 1
+        middle = ((steps == 0) & (gray >= least)) | ((steps <= 8) & (gray >= noise // 2))
+        labelled = (middle & (gray < 224)).sum() > 25
+    else:
+        areas = np.unique(pixels[cv2.erode(pixels, _SQUARE) == cv2.dilate(pixels, _SQUARE)])
+        labelled = len(areas) > 2 and len(np.unique(pixels)) <= 32
+    count, parts = cv2.connectedComponents((gray >= max(noise, 16)).astype(np.uint8))
+    apart = np.isin(parts, np.setdiff1d(np.arange(1, count), parts[gray >= 128]))
+    return bool(labelled) or _has_area(apart)
+
+
+def _is_picture(gray: np.ndarray, noise: int) -> bool:
     """Whether more pixels lie far from black and white than the rims of outlines do, even compressed ones."""
-    between = ((gray >= 32) & (gray < 224)).sum()
-    return bool(between > 0.02 * gray.size and between > 0.5 * (gray >= 128).sum())
+    between, white = ((gray >= 32) & (gray < 224)).sum(), (gray >= 128).sum()
+    of_frame, of_white = (0.1, 1) if noise > 16 else (0.02, 0.5)  # JPEG blurs colours over 16 × 16 pixels
+    return bool(between > of_frame * gray.size and between > of_white * white)
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

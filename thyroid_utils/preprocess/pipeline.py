@@ -158,7 +158,7 @@ class Pipeline:
             ImageError: a file that cannot be read, or a mask of another size than its image.
         """
         image = read_image(case["image"])
-        return self(image, None if pd.isna(case["mask"]) else read_mask(case["mask"], shape=image.shape[:2]))
+        return self(image, None if pd.isna(case["mask"]) else read_mask(case["mask"], image.shape[:2], case["image"]))
 
     def fit(self, cases: pd.DataFrame, progress: Progress | None = None) -> Pipeline:
         """Take µ and σ of `zscore` by train over all pixels of the images whose split is "train", and return the pipeline.
