@@ -10,6 +10,7 @@ from workbook_project import notebook, write_project
 from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.workbook.parameters import (
     declared_parameters,
+    load_parameters,
     numbered_notebooks,
     parameters_by_notebook,
     parse_parameters,
@@ -184,3 +185,15 @@ def test_options_follow_the_data_set(project):
     assert "SEGMENTER_DATA" not in project("common: {DATA_OPTIONS: {patients: 5}}")["01_data_exploration"], "its own default fits"
     told = message(project, "common: {DATASET: manifest, SEGMENTER_DATA: {patients: 4}}")
     assert told.startswith("SEGMENTER_DATA: manifest: unknown option 'patients'")
+
+
+def test_in_the_lab_a_parameter_file_is_loaded_by_name_and_in_a_report_nothing_is(monkeypatch, capsys):
+    monkeypatch.delenv("THYROID_REPORT_DIR", raising=False)
+    assert load_parameters("", "03") == {}
+    values = load_parameters("quick", "03")
+    assert values["DATASET"] == "phantom" and values["EPOCHS"] == 6 and "MEASURED" not in values
+    assert "params/quick.yaml sets DATASET, " in capsys.readouterr().out
+    with pytest.raises(ParameterError, match=r"no such parameter file; its folder holds .*quick\.yaml"):
+        load_parameters("quikc", "03")
+    monkeypatch.setenv("THYROID_REPORT_DIR", "somewhere")
+    assert load_parameters("quick", "03") == {}

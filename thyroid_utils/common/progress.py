@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from html import escape
+from typing import Any, TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -15,12 +19,57 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def notebook_shell() -> Any:
+    """IPython's shell where this is a notebook's kernel, else None."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell if hasattr(shell, "kernel") else None
+
+
+class _Line:
+    """One line of HTML below the cell at work, for all its bars, and gone with the cell: text bars would stand in a red box, and
+    widgets leave dead ones in a saved notebook."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, str] = {}
+        self.shown: Any = None
+        self.since = 0.0
+
+    def tell(self, label: str, done: int, total: int) -> None:
+        self.bars[label] = f'{escape(label)} <progress value="{done}" max="{total}"></progress> {done}/{total}'
+        if done >= total:
+            del self.bars[label]
+        if time.monotonic() - self.since > 0.2 or not self.bars:
+            self.since = time.monotonic()
+            self._show()
+
+    def _show(self) -> None:
+        from IPython.display import HTML, display
+
+        line = HTML(" &emsp; ".join(self.bars.values()))
+        if self.shown is not None:
+            self.shown.update(line)
+        elif self.bars:
+            self.shown = display(line, display_id=True)
+            notebook_shell().events.register("post_run_cell", self.end)
+
+    def end(self, _: Any = None) -> None:
+        notebook_shell().events.unregister("post_run_cell", self.end)
+        self.bars = {}
+        self._show()
+        self.shown = None
+
+
+_line = _Line()
+
+
 def progress_bar(label: str) -> Progress:
-    """A `progress(done, total)` that draws one text bar, with the label before it, and removes it at the end.
+    """A `progress(done, total)` that draws one bar, with the label before it, and removes it at the end.
 
     There is none where `THYROID_REPORT_DIR` is set, that is in a notebook run into a report, where hundreds would stay.
     """
     silent, bar = "THYROID_REPORT_DIR" in os.environ, None
+    if not silent and notebook_shell() is not None:
+        return partial(_line.tell, label)
 
     def advance(done: int, total: int) -> None:
         nonlocal bar

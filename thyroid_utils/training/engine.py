@@ -24,7 +24,7 @@ import torch
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.paths import runs_dir
-from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
 from thyroid_utils.models.networks import architecture
 from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
@@ -71,7 +71,7 @@ def run_all(
     """The finished runs of many configs, each trained at most once, whatever dies in between.
 
     Finished runs are loaded, begun ones resumed; what another process is training is left for the end. Every config is
-    checked before the first epoch. In a report (`THYROID_REPORT_DIR`) each run prints a line as it is finished. An interrupt
+    checked before the first epoch. In a notebook each run prints a line as it is finished. An interrupt
     ends the workers that were started here; what runs on a scheduler of one's own is finished there.
 
     Args:
@@ -119,7 +119,7 @@ def run_all(
 
 
 def _tell(outcome: Run | Failure, how: str = "") -> None:
-    if not os.environ.get("THYROID_REPORT_DIR"):
+    if not os.environ.get("THYROID_REPORT_DIR") and notebook_shell() is None:
         return
     if isinstance(outcome, Failure):
         print(f"{outcome.config.label}: failed: {outcome.message}", flush=True)

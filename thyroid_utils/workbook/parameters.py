@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import math
+import os
 import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import yaml
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ParameterError, nearest
+from thyroid_utils.common.words import listed
 from thyroid_utils.data.readers import READERS, check_options
 
 _KINDS = {
@@ -234,6 +236,20 @@ def _options_of_the_reader(declared: Mapping[str, Parameter], given: dict[str, A
                 check_options(dataset, options)
             except DataError as error:
                 yield f"{name}: {error}; {name}={{}} takes the defaults"
+
+
+def load_parameters(name: str, notebook: str) -> dict[str, Any]:
+    """What `params/NAME.yaml` gives a notebook, for `globals().update(...)` in JupyterLab.
+
+    name: of the file without its ending; empty for none. notebook: its number or stem. In a report nothing is given, as the
+    runner has given what it was asked for. Raises ParameterError for an unknown name, or a file that the notebooks do not fit.
+    """
+    if not name or "THYROID_REPORT_DIR" in os.environ:
+        return {}
+    given = parameters_by_notebook(read_parameter_file(paths.params_dir() / f"{name}.yaml"))
+    values = given[select_notebooks([notebook])[0].stem]
+    print(f"params/{name}.yaml sets {listed(values)}.")
+    return values
 
 
 def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
