@@ -90,7 +90,7 @@ def test_a_folder_becomes_a_table_masks_and_a_page(trained, folder, tmp_path, ca
     (folder / "scan5.png").write_bytes((folder / "scan0.png").read_bytes()[:200])
     out, bad = tmp_path / "new" / "out", ["image-0002", "image-0006"]
     assert run(trained, out, folder, "--spacing", "0.5") == 1, "some could not be used"
-    assert sorted(entry.name for entry in out.iterdir()) == ["findings.csv", "index.html", "masks"]
+    assert sorted(entry.name for entry in out.iterdir()) == ["findings.csv", "index.html", "masks", "networks.csv"]
     found = table(out)
     assert list(found.index) == [f"image-000{number}" for number in range(1, 7)]
     assert list(found.index[found["error"] != ""]) == list(found.index[found["mask"] == ""]) == bad
@@ -159,14 +159,14 @@ def test_files_are_found_in_order_and_others_counted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     write_dicom(tmp_path / "IM0001", np.zeros((1, 8, 8), np.uint8))
     sources, others = find_sources([tmp_path, tmp_path / "note.txt"])
-    assert [(case, path.name) for case, path in sources] == [
+    assert [(case, path.name) for case, path, _ in sources] == [
         ("image-0001", "IM0001"), ("image-0002", "a.tiff"), ("image-0003", "10.jpg"), ("image-0004", "2.PNG"),
         ("image-0005", "note.txt"),
     ]  # fmt: skip
-    assert others == 1
+    assert others == {"file of another kind": 1}
     for name in ("b/=1+1.png", "b/!!.png", "A.png"):
         (tmp_path / name).write_bytes(b"x")
-    kept = [case for case, _ in find_sources([tmp_path], keep_names=True)[0]]
+    kept = [case for case, *_ in find_sources([tmp_path], keep_names=True)[0]]
     assert {"a-0003", "A-0001", "1-1-0007"} < set(kept) and len({name.lower() for name in kept}) == 7, "each otherwise"
 
 
@@ -175,9 +175,10 @@ def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path):
     path = write_dicom(tmp_path / "DOE_JANE.dcm", np.stack([0 * red, red, red]), "RGB", more=[(0x28, 0x301, "CS", "YES")])
     path.write_bytes(path.read_bytes()[:-100])
     counted = []
-    found = list(case_images([("image-0001", path)], 0.5, lambda done, total: counted.append((done, total))))
+    sources = [("image-0001", path, "")]
+    found = list(case_images(sources, 0.5, lambda done, total: counted.append((done, total))))
     assert [(image.case, image.spacing, image.warnings) for image in found] == [
-        ("image-0001-frame-0001", 0.5, (BURNED_IN,)),
+        ("image-0001-frame-0001", 0.5, (BURNED_IN, LITTLE_RANGE)),
         ("image-0001-frame-0002", 0.5, (BURNED_IN, COLOUR)),
         ("image-0001", None, ()),
     ]
@@ -186,7 +187,7 @@ def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path):
 
 def noted(path, spacing=0.5):
     """Spacing and warnings of a file's only frame."""
-    (image,) = case_images([("a", path)], spacing, lambda done, total: None)
+    (image,) = case_images([("a", path, "")], spacing, lambda done, total: None)
     assert not isinstance(image.image, ImageError), image.image
     return image.spacing, list(image.warnings)
 
@@ -213,7 +214,11 @@ def test_what_a_file_says_of_scale_and_colour_becomes_spacing_and_warnings(tmp_p
         (16 * twelve, "MONOCHROME2", {}, (0.5, [])),
     ):
         assert noted(write_dicom(tmp_path / "a.dcm", pixels, kind, **options)) == expected
-    for suffix, values, told in (("png", twelve, [LITTLE_RANGE]), ("tiff", 16 * twelve, []), ("tiff", SMALL // 16, [])):
+    for suffix, values, told in (
+        ("png", twelve, [LITTLE_RANGE]),
+        ("tiff", 16 * twelve, []),
+        ("tiff", SMALL // 16, [LITTLE_RANGE]),
+    ):
         Image.fromarray(values[0]).save(tmp_path / f"a.{suffix}")
         assert noted(tmp_path / f"a.{suffix}")[1] == told
 
@@ -366,8 +371,8 @@ def test_a_file_that_says_it_has_letters_is_predicted_and_not_shown(trained, tmp
         assert (BURNED_IN in page) == (said == "YES") and len(shown[said]) == 2
     mask = read_mask(tmp_path / "YES/masks/image-0001.png")
     assert mask.any() and not mask.all()
-    assert shown["YES"][0] == picture(0 * frame, mask, None)["source"]
-    assert shown["NO"][0] == picture(frame, mask, showable(frame))["source"] != shown["YES"][0]
+    assert shown["YES"][0] == picture(0 * frame, mask, None, doubtful=True)["source"]
+    assert shown["NO"][0] == picture(frame, mask, showable(frame), doubtful=True)["source"] != shown["YES"][0]
 
 
 def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path, monkeypatch):
@@ -375,7 +380,7 @@ def test_pages_of_cards_lead_to_each_other_and_escape(tmp_path, monkeypatch):
     pages = Pages(tmp_path)
     for number in range(5):
         pages.add(Finding(f"image-{number}", error="<b>bad</b>"))
-    pages.close(counts={"images": 5}, alpha=0.1, notes=(), networks={}, duration=1.0)
+    pages.close(counts={"images": 5}, scores={}, alpha=0.1, notes=(), networks={}, duration=1.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "page-2.html", "page-3.html"], "no parts are left"
     texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
     assert [text.count('<li class="card failed"') for text in texts] == [2, 2, 1]

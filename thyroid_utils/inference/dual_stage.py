@@ -60,7 +60,7 @@ class DualStage:
 
     def __init__(self, classifier: Predictor, segmenter: Predictor, alpha: float = 0.1, *, layer: str | None = None):
         self.classifier, self.segmenter, self.alpha = classifier, segmenter, alpha
-        for role, predictor in self._roles():
+        for role, predictor in self.roles():
             run = predictor.run
             if run.config.task not in (_TASKS[role], "joint"):
                 raise DataError(
@@ -75,13 +75,14 @@ class DualStage:
         self.calibration = fit_platt(self._truth, odds)
         self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
         self.threshold = choose_threshold(self._truth, self._known)
-        self.scores = {role: own_scores(predictor.run) for role, predictor in self._roles()}
+        self.scores = {role: own_scores(predictor.run) for role, predictor in self.roles()}
         self.above_chance = self.scores[CLASSIFIER]["AUC"].low > CHANCE
         self.fair_outlines = self.scores[SEGMENTER]["Dice"].value >= FAIR_DICE
-        self._familiar = {role: familiar(predictor) for role, predictor in self._roles()}
+        self._familiar = {role: familiar(predictor) for role, predictor in self.roles()}
         self.notes = tuple(self._notes())
 
-    def _roles(self) -> list[tuple[str, Predictor]]:
+    def roles(self) -> list[tuple[str, Predictor]]:
+        """Both networks with what they are for."""
         return [(CLASSIFIER, self.classifier), (SEGMENTER, self.segmenter)]
 
     def _notes(self) -> Iterator[str]:
@@ -90,7 +91,7 @@ class DualStage:
             yield f"the classifier is not shown to be above chance: AUC {self.scores[CLASSIFIER]['AUC']} on its own test images"
         if not self.fair_outlines:
             yield f"the segmenter's outlines are poor: Dice {self.scores[SEGMENTER]['Dice']} on its own test images"
-        for role, predictor in self._roles():
+        for role, predictor in self.roles():
             if predictor.run.data["recipe"] != RECIPE:
                 yield f"the {role} was trained by another version of the code, which may have preprocessed images otherwise"
             if predictor.run.data["leaky"]:
@@ -138,7 +139,7 @@ class DualStage:
 
     def _prepared(self, role: str, batch: list[Finding], spent: dict[str, float]) -> list[Finding]:
         """Those of which a network can be given its input, which they then hold."""
-        pipeline = dict(self._roles())[role].pipeline
+        pipeline = dict(self.roles())[role].pipeline
         with _timed(spent, "preprocess"):
             for finding in batch:
                 try:

@@ -2,32 +2,36 @@
 
 What is printed or written tells of files by their place in the list alone, unless it is asked to keep their names: results are
 called image-0001, image-0002, … in the order the files were given, a folder's by their path, because a file's name may be a
-patient's, and so may a folder's.
+patient's, and so may a folder's. Which file is which stands in a key beside the output folder, not inside it.
 """
 
 from __future__ import annotations
 
-import errno
 import math
+import os
 import re
-import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from thyroid_utils.common.errors import DataError, ImageError, ParameterError
-from thyroid_utils.common.files import NO_SPACE, write_text
+from thyroid_utils.common.files import csv_text, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.words import count, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
-from thyroid_utils.data.images import IMAGE_SUFFIXES, is_deep, read_image, uses_little_range, write_png
-from thyroid_utils.inference.dual_stage import DualStage
+from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
+from thyroid_utils.data.readers.own import masked_image
+from thyroid_utils.inference.dual_stage import CLASSIFIER, SEGMENTER, DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.training.ledger import Run
@@ -35,16 +39,24 @@ from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.predict_page import BURNED_IN, Pages
 
 FINE, SOME_FAILED = 0, 1
-TABLE, MASKS, INDEX = "findings.csv", "masks", "index.html"
+TABLE, NETWORKS, MASKS, INDEX = "findings.csv", "networks.csv", "masks", "index.html"
+UNFINISHED = ".unfinished"  # locked while an output folder is being written
+MOST_PIXELS = 4096 * 4096  # of a frame; four times that took a minute and gigabytes, and no scanner makes one
+
+# What `predict` writes, as paths below the output folder, with the names of `files.atomic_path` until they are whole.
+_OURS = re.compile(
+    rf"{TABLE}|{NETWORKS}|{INDEX}|page-\d+\.html|\.cards-\d+|{MASKS}(/.*-\d{{4,}}(-frame-\d{{4,}})?\.png)?"
+    rf"|({MASKS}/)?\.[^/]*-[0-9a-f]{{12}}\.\w+|{re.escape(UNFINISHED)}"
+)
 
 COLOUR = "colour Doppler; the networks learnt from gray images"
 SCALES_DIFFER = "the file's regions differ in scale; no millimetres are given"
 NOT_SQUARE = "its pixels are not square and no spacing is given: heights and widths do not compare"
-LITTLE_RANGE = (
-    "fills less than an eighth of the range of gray levels that its file can hold; export it with a window or with 8 bits"
-)
+LITTLE_RANGE = "fills less than an eighth of the range of gray levels that it could; export it with a window"
+TOO_LARGE = f"more than {whole(MOST_PIXELS)} pixels; crop or shrink it first"
 
-Source = tuple[str, Path]  # the name that a file's results will have, and the file
+# The name that a file's results will have, the file, and what keeps it from being read ("" for nothing).
+Source = tuple[str, Path, str]
 
 
 def predict(
@@ -69,17 +81,22 @@ def predict(
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
     sources, others = find_sources(images, keep_names)
-    try:
-        stage = DualStage(Predictor(classifier), Predictor(segmenter))
-    except DataError as error:
-        raise ParameterError(f"predict: {error}") from None
-    if others:
-        console.print(f"{others} file{'s' * (others != 1)} of another kind left out")
+    for told, left_out in others.items():
+        console.print(f"{count(left_out, told)} left out")
     began = time.monotonic()
     with _new_folder(out):
+        try:
+            stage = DualStage(Predictor(classifier), Predictor(segmenter))
+        except DataError as error:
+            raise ParameterError(f"predict: {error}") from None
         counts = _write(out, stage, sources, spacing, began)
-    told = ", ".join(f"{number} {name}" for name, number in counts.items())
-    console.print(f"{told} in {duration_text(time.monotonic() - began)}: {seen_from_here(out / INDEX)}")
+        key = None if keep_names else _write_key(out, sources)
+    told = ", ".join(f"{number} {name}" for name, number in counts.items() if name != "images")
+    console.print(
+        f"{count(counts['images'], 'image')}, {told} in {duration_text(time.monotonic() - began)}: {seen_from_here(out / INDEX)}"
+    )
+    if key is not None:
+        console.print(f"which file is which: {seen_from_here(key)}; keep it to yourself, as files may name patients")
     for note in stage.notes:
         console.print(f"note: {note}")
     console.print(RESEARCH_ONLY)
@@ -90,7 +107,7 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
     """Write everything into the folder; returns what the counts on the page say."""
     (folder / MASKS).mkdir()
     pages, rows = Pages(folder), []
-    counts = Counter({"images": 0, "not predicted": 0, "without a nodule": 0, "undecided": 0, "with a warning": 0})
+    counts = Counter(dict.fromkeys(("images", "not predicted", "without a nodule", "undecided", "with a warning"), 0))
     for finding in stage.findings(case_images(sources, spacing, progress_bar("Reading files"))):
         file = "" if finding.error else f"{MASKS}/{finding.case}.png"
         if file:
@@ -102,81 +119,186 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
         counts["with a warning"] += bool(finding.warnings)
         rows.append(finding.row() | {"mask": file})
         pages.add(finding)
-    write_text(folder / TABLE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    networks = {"Classifier": _facts(stage.classifier.run), "Segmenter": _facts(stage.segmenter.run)}
-    told = {"counts": counts, "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
+    write_text(folder / TABLE, csv_text(pd.DataFrame(rows), index=False, float_format="%.6g"))
+    write_text(folder / NETWORKS, csv_text(_networks(stage), index=False, float_format="%.6g"))
+    networks = {role.capitalize(): _facts(predictor.run) for role, predictor in stage.roles()}
+    told = {"counts": counts, "scores": _scores(stage), "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
     pages.close(**told, duration=time.monotonic() - began)
     return counts
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What a reader should know of a network: name, what it was trained on, and how well it did on its test images."""
+    """What a reader should know of a network: its name and what it was trained on."""
     config = run.config
     facts = {"run": run.name[:8], "network": config.model.name, "trained on": config.data.dataset, "seed": config.seed}
-    scores = {name: run.metrics["test"].get(name.lower()) for name in ("AUC", "Dice")}
-    return facts | {f"{name} on its test images": f"{value:.3f}" for name, value in scores.items() if value is not None}
+    return facts | {"patients": run.data["patients"]}
+
+
+def _scores(stage: DualStage) -> dict[str, str]:
+    """How the networks did on their own test images, for the top of the page."""
+    return {
+        f"{name} of the {role}": f"{own} on its own {count(own.images, 'test image')} of {count(own.patients, 'patient')}"
+        for role, scores in stage.scores.items()
+        for name, own in scores.items()
+        if name == {CLASSIFIER: "AUC", SEGMENTER: "Dice"}[role]
+    }
+
+
+def _networks(stage: DualStage) -> pd.DataFrame:
+    """A row a network and score on its own test images, with the 95 % interval over patients."""
+    return pd.DataFrame(
+        {"role": role, **_facts(predictor.run), "run": predictor.run.name, "score": name, "value": own.value, "low": own.low}
+        | {"high": own.high, "images": own.images, "of_patients": own.patients, "note": own.note}
+        for role, predictor in stage.roles()
+        for name, own in stage.scores[role].items()
+    )
+
+
+def _write_key(out: Path, sources: list[Source]) -> Path:
+    """Which file each name stands for, beside the folder; a key that is there already is left alone."""
+    tried = (out.with_name(f"{out.name}-key{'' if number == 1 else f'-{number}'}.csv") for number in numbers(1))
+    path = next(path for path in tried if not os.path.lexists(path))
+    key = pd.DataFrame([(case, os.path.abspath(file)) for case, file, _ in sources], columns=["case", "file"])
+    text = csv_text(key, index=False)
+    return write_text(path, text.encode("utf-8", "replace").decode())  # names need not be UTF-8
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[None]:
-    """A new or empty folder; what is written into it goes again where the block does not end well.
+    """A new or empty folder; what is written into it goes again where the block does not end well, or at the next call where the
+    process was killed.
 
     Raises:
         ParameterError: something is there already, or it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ParameterError("predict: --out is there and not an empty folder; give a new or an empty one")
+    mark, done = out / UNFINISHED, False
     try:
+        if os.path.lexists(out) and not _is_free(out):
+            raise ParameterError("predict: --out is there and not an empty folder; give a new or an empty one")
         out.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException as error:
-        shutil.rmtree(out, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS):
-            told = f"predict: --out cannot be written ({error.strerror}); free some space or give another"
-            raise ParameterError(told) from None
-        raise
+        with FileLock(mark, timeout=0):
+            try:
+                _clear(out)
+                yield
+                done = True
+            finally:
+                if not done:
+                    _clear(out)
+                mark.unlink(missing_ok=True)
+    except Timeout:
+        raise ParameterError("predict: another predict is writing into --out; wait for it or give another folder") from None
+    except OSError as error:
+        told = f"predict: --out cannot be written ({error.strerror or error}); free some space or give another"
+        raise ParameterError(told) from None
+    finally:
+        if not done:
+            with suppress(OSError):
+                out.rmdir()  # unless it holds what is not ours
 
 
-def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[Source], int]:
-    """The files to read in order, each with the name of its results, and how many files of other kinds the folders hold.
+def _is_free(out: Path) -> bool:
+    """Whether a folder is empty, or holds only what a predict that was killed left there."""
+    if not out.is_dir():
+        return False
+    inside = [path.relative_to(out).as_posix() for path in out.rglob("*")]
+    return not inside or (UNFINISHED in inside and all(_OURS.fullmatch(name) for name in inside))
 
-    A folder's images are those with an image's or DICOM's suffix or DICOM's mark, sorted by path; hidden files and DICOMDIR are
-    passed over. A file that is named itself is taken whatever it is, and fails by itself where it is no image.
+
+def _clear(out: Path) -> None:
+    """Remove what is ours but the mark."""
+    for path in sorted(out.rglob("*"), reverse=True):  # what a folder holds before the folder
+        if path.name != UNFINISHED and _OURS.fullmatch(path.relative_to(out).as_posix()):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
+def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[Source], Counter]:
+    """The files to read in order, each with the name of its results, and how many were left out by kind.
+
+    A folder's images are those with an image's or DICOM's suffix or DICOM's mark, sorted by path; hidden files, DICOMDIR and
+    what `predict` itself has written are passed over. What cannot be read or listed is a source too, with the reason. Masks
+    beside the images that they belong to are left out. A file that is named itself is taken whatever it is, and fails by itself
+    where it is no image.
 
     Raises:
         ParameterError: something that is not there, or nothing to read; it tells of the place in the list, not the name.
     """
-    paths, others = [], 0
+    found: list[tuple[Path, str]] = []
+    others: Counter = Counter()
     for place, path in enumerate(given, 1):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file() and _counts(file.relative_to(path)))
-            chosen = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
-            paths, others = paths + chosen, others + len(inside) - len(chosen)
-        elif path.exists():
-            paths.append(path)
+        if os.path.isdir(path):
+            inside = sorted(_inside(path))
+            chosen = [(file, why) for file, why in inside if why or file.suffix.lower() in IMAGE_SUFFIXES or is_dicom(file)]
+            found, others["file of another kind"] = found + chosen, others["file of another kind"] + len(inside) - len(chosen)
+        elif os.path.lexists(path):
+            found.append((path, _problem(path)))
         else:
             raise ParameterError(f"predict: IMAGES number {place} is no file and no folder; check how it is written")
-    if not paths:
+    kept = _without_masks(found)
+    others["mask"] = len(found) - len(kept)
+    if not kept:
         raise ParameterError("predict: the folders given hold no image; expected PNG, JPEG, TIFF, BMP, GIF or DICOM files")
-    names = [re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") if keep_names else "" for path in paths]
-    return [
-        (f"{name or 'image'}-{number:04d}", path) for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)
-    ], others
+    names = [re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") if keep_names else "" for path, _ in kept]
+    sources = [
+        (f"{name or 'image'}-{number:04d}", *source) for number, (name, source) in enumerate(zip(names, kept, strict=True), 1)
+    ]
+    return sources, +others
 
 
-def _counts(file: Path) -> bool:
-    return not any(part.startswith(".") for part in file.parts) and file.name != "DICOMDIR"
+def _inside(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder, and every folder that cannot be searched, with what keeps it from being read."""
+    failed: list[OSError] = []
+    for here, below, names in os.walk(folder, onerror=failed.append):
+        if {TABLE, NETWORKS, INDEX} <= set(names):  # an earlier output
+            below.clear()
+            continue
+        below[:] = [name for name in below if not name.startswith(".")]
+        links = [Path(here, name) for name in below if os.path.islink(Path(here, name))]
+        yield from ((link, "a link to a folder is not followed; give that folder itself") for link in links)
+        files = [Path(here, name) for name in names if not name.startswith(".") and name != "DICOMDIR"]
+        yield from ((file, _problem(file)) for file in files)
+    yield from ((Path(error.filename), f"a folder that cannot be listed ({error.strerror})") for error in failed)
+
+
+def _problem(path: Path) -> str:
+    """What keeps a file from being read, without opening it: a pipe would be waited for; "" for nothing."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "a pipe, a socket or a device, not a file"
+        return "" if os.access(path, os.R_OK) else "may not be read; check its permissions"
+    except FileNotFoundError:
+        return "a link that leads nowhere; restore what it leads to"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _without_masks(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Without what is named as another one's mask: `scan_mask.png` beside `scan.png`, `masks/scan.png` where there is one."""
+    beside = {(path.parent, path.stem) for path, _ in found}
+    elsewhere = {path.stem for path, _ in found if not _in_masks(path)}
+
+    def is_mask(path: Path) -> bool:
+        image = masked_image(path.stem)
+        return (path.parent, image) in beside or (_in_masks(path) and bool({path.stem, image} & elsewhere))
+
+    return [(path, why) for path, why in found if why or not is_mask(path)]
+
+
+def _in_masks(path: Path) -> bool:
+    return path.parent.name.lower() in ("mask", "masks")
 
 
 def case_images(sources: Sequence[Source], spacing: float | None, progress: Progress) -> Iterator[CaseImage]:
     """The frames of the files one after another, or the error of a file that cannot be read; `progress` counts files."""
-    for number, (case, path) in enumerate(sources, 1):
+    for number, (case, path, why) in enumerate(sources, 1):
         try:
+            if why:
+                raise ImageError(why)
             if is_dicom(path):
                 yield from _dicom_frames(case, path, spacing)
             else:
                 frame = read_image(path)
-                yield CaseImage(case, frame, spacing, _seen(frame, shows_colour(frame), is_deep(path)))
+                yield _case_image(case, frame, spacing, _seen(frame, shows_colour(frame)))
         except ImageError as error:
             yield CaseImage(case, ImageError(anonymous(error, path)))
         progress(number, len(sources))
@@ -188,13 +310,18 @@ def _dicom_frames(case: str, path: Path, spacing: float | None) -> Iterator[Case
     told = (BURNED_IN,) * bool(image.burned_in) + (SCALES_DIFFER,) * image.scales_differ + (NOT_SQUARE,) * (not image.square)
     for number, frame in enumerate(image.iter_frames(), 1):
         name = f"{case}-frame-{number:04d}" if image.frame_count > 1 else case
-        seen = _seen(frame, image.says_colour_doppler or shows_colour(frame), image.deep_without_window)
-        yield CaseImage(name, frame, scale, told + seen)
+        seen = _seen(frame, image.says_colour_doppler or shows_colour(frame))
+        yield _case_image(name, frame, scale, told + seen)
 
 
-def _seen(frame: np.ndarray, colour: bool, deep: bool) -> tuple[str, ...]:
-    """Warnings of a frame. deep: whether its gray levels come from more than 8 bits and without a window."""
-    return (COLOUR,) * colour + (LITTLE_RANGE,) * (deep and uses_little_range(frame))
+def _case_image(case: str, frame: np.ndarray, spacing: Any, warnings: tuple[str, ...]) -> CaseImage:
+    too_large = frame.shape[0] * frame.shape[1] > MOST_PIXELS
+    return CaseImage(case, ImageError(TOO_LARGE) if too_large else frame, spacing, warnings)
+
+
+def _seen(frame: np.ndarray, colour: bool) -> tuple[str, ...]:
+    """Warnings of a frame."""
+    return (COLOUR,) * colour + (LITTLE_RANGE,) * uses_little_range(frame)
 
 
 def anonymous(error: ImageError, path: Path) -> str:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from thyroid_utils.common.files import write_text
+from thyroid_utils.common.words import share
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
 from thyroid_utils.inference.findings import Finding
 from thyroid_utils.preprocess.steps import luma
@@ -25,6 +26,7 @@ CARDS_A_PAGE = 100
 PICTURE_BYTES = 60_000  # of one picture; as base64 a third more
 _PICTURE_WIDTH = 720  # pixels: twice the width of a picture on a card, for sharp screens
 _OUTLINE = (255, 214, 10)  # yellow, as outlines have in the figures
+_DOUBTFUL = (255, 90, 90)
 _MASK_LEVEL = 90  # gray level of a mask that is shown without its frame
 _HEAT_SHARE = 0.45  # of a Grad-CAM map where it is strongest
 
@@ -41,12 +43,14 @@ class Pages:
 
     def add(self, finding: Finding) -> None:
         """Write a finding's card."""
-        values = {"finding": finding}
+        values = {"finding": finding, "percent": share(finding.probability)}
         if not finding.error:
             # Not the frame where its file says that letters are burned in: nothing finds all of them.
             seen = None if BURNED_IN in finding.warnings else showable(finding.frame)
-            pictures = [picture(finding.frame, finding.mask, seen, heat) for heat in (None, finding.attention)]
-            values |= {"facts": _facts(finding), "measures": _measures(finding.measures), "pictures": pictures}
+            heats = (None, finding.attention)
+            pictures = [picture(finding.frame, finding.mask, seen, heat, finding.outline_doubtful) for heat in heats]
+            measures = {} if finding.outline_doubtful else _measures(finding.measures)
+            values |= {"facts": _facts(finding), "measures": measures, "pictures": pictures}
         with self._part(self.cards // CARDS_A_PAGE).open("a", encoding="utf-8") as part:
             part.write(render_page("predict_card.html.j2", **values))
         self.cards += 1
@@ -135,7 +139,9 @@ def _blocks(drawn: np.ndarray) -> np.ndarray:
     return covered
 
 
-def picture(frame: np.ndarray, mask: np.ndarray, seen: np.ndarray | None, heat: np.ndarray | None = None) -> dict[str, str]:
+def picture(
+    frame: np.ndarray, mask: np.ndarray, seen: np.ndarray | None, heat: np.ndarray | None = None, doubtful: bool = False
+) -> dict[str, str]:
     """The frame's echo image with the nodule outlined, as an embedded picture: dict of `source`, `title` and `alt`.
 
     Args:
@@ -143,6 +149,7 @@ def picture(frame: np.ndarray, mask: np.ndarray, seen: np.ndarray | None, heat: 
         mask: bool (height, width).
         seen: of `showable`; None draws the mask alone on black.
         heat: a Grad-CAM map laid over it: float (height, width) in [0, 1], 0 where nothing speaks for the class.
+        doubtful: the outline is drawn in red, broken, and the title says so.
     """
     colour = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
     drawn = np.zeros_like(colour) if seen is None else np.where(seen[..., None], colour, 0).astype(np.uint8)
@@ -150,11 +157,16 @@ def picture(frame: np.ndarray, mask: np.ndarray, seen: np.ndarray | None, heat: 
         title, alt = "Grad-CAM" if heat.any() else "Grad-CAM: blank", "where the classifier looked, as a heat map"
         drawn = _heated(drawn, heat)
     else:
-        title, alt = "Nodule", "the predicted nodule outlined" if mask.any() else "no nodule was found"
+        title = "Doubtful outline" if doubtful else "Nodule"
+        alt = f"the predicted nodule{', doubtful,' * doubtful} outlined" if mask.any() else "no nodule was found"
         drawn[mask] = _MASK_LEVEL if seen is None else drawn[mask]
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(drawn.shape[1] / 300))
-    drawn = cv2.drawContours(np.ascontiguousarray(drawn), outlines, -1, _OUTLINE, width)
+    if doubtful:
+        outlines = [dash for outline in outlines for dash in np.array_split(outline, max(2, len(outline) // (6 * width)))[::2]]
+        drawn = cv2.polylines(np.ascontiguousarray(drawn), outlines, False, _DOUBTFUL, width)
+    else:
+        drawn = cv2.drawContours(np.ascontiguousarray(drawn), outlines, -1, _OUTLINE, width)
     shown = np.ascontiguousarray(drawn if seen is None else mask_box(seen).crop(drawn))
     # Thin coloured lines stay thin without subsampling.
     source = embedded_jpeg(Image.fromarray(shown), (_PICTURE_WIDTH, _PICTURE_WIDTH), PICTURE_BYTES, subsampling=0)
