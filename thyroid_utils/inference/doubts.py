@@ -102,10 +102,14 @@ class Familiar:
 
     def _odd(self, found: dict[str, float], facts: dict[str, _Fact]) -> str:
         return ", ".join(
-            f"{fact.name} {_told(found[name], fact)} (theirs {' to '.join(_told(end, fact) for end in self.ranges[name][:2])})"
+            f"{fact.name} {_told(found[name], fact)} (theirs {_span(fact, *self.ranges[name][:2])})"
             for name, fact in facts.items()
             if name in self.ranges and _is_beyond(found[name], fact, *self.ranges[name])
         )
+
+
+def _span(fact: _Fact, low: float, high: float) -> str:
+    return " to ".join(dict.fromkeys(_told(end, fact) for end in (low, high)))
 
 
 def _told(value: float, fact: _Fact) -> str:

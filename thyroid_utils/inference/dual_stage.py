@@ -88,9 +88,9 @@ class DualStage:
     def _notes(self) -> Iterator[str]:
         """What a reader should know of the two runs, as sentences without a full stop."""
         if not self.above_chance:
-            yield f"the classifier is not shown to be above chance: AUC {self.scores[CLASSIFIER]['AUC']} on its own test images"
+            yield "the classifier is not shown to be above chance on its own test images: its probabilities tell nothing"
         if not self.fair_outlines:
-            yield f"the segmenter's outlines are poor: Dice {self.scores[SEGMENTER]['Dice']} on its own test images"
+            yield f"the segmenter's outlines are poor: on its own test images their Dice is below {FAIR_DICE:g}"
         for role, predictor in self.roles():
             if predictor.run.data["recipe"] != RECIPE:
                 yield f"the {role} was trained by another version of the code, which may have preprocessed images otherwise"
@@ -203,7 +203,7 @@ class DualStage:
         odd = [known.odd_image(finding.frame) for known in self._familiar.values()]
         told = [f"an image unlike those of training: {facts}" for facts in dict.fromkeys(odd) if facts]
         if not self.above_chance:
-            told.append("the classifier was not above chance on its own test images")
+            told.append("the classifier is not shown to be above chance on its own test images")
         if not finding.mask.any():
             return told
         if outline := self._familiar[SEGMENTER].odd_outline(finding.measures, finding.mask.shape):

@@ -73,7 +73,8 @@ class Pages:
 def _facts(finding: Finding) -> dict[str, str]:
     height, width = finding.frame.shape[:2]
     called = f"{finding.called_name} (malignant from {100 * finding.threshold:.0f} %)"
-    facts = {"called": called, "frame": f"{width}×{height}", "entropy": f"{number_text(finding.uncertainty['entropy'])} bits"}
+    facts = {"called": called} if finding.above_chance else {}
+    facts |= {"frame": f"{width}×{height}", "entropy": f"{number_text(finding.uncertainty['entropy'])} bits"}
     disagreement = finding.uncertainty["map_disagreement"]
     if math.isfinite(disagreement):
         facts["mask between views, Dice"] = f"{1 - disagreement:.2f}"
