@@ -20,8 +20,8 @@ from thyroid_utils.workbook.report import render_index, render_report, thumbnail
 
 RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
-    "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "answer": None, "figures": [], "tables": [],
-    "show_code": False, "parameter_file": "x.yaml", "versions": {"python": "3.11"},
+    "duration": 1.0, "parameters": {"A": "<b>"}, "commit": None, "error": None, "answer": None, "rerun": None,
+    "figures": [], "tables": [], "show_code": False, "parameter_file": "x.yaml", "versions": {"python": "3.11"},
     "hardware": "P, 2 cores",
 }  # fmt: skip
 RUN = {"title": "Run & more"}

@@ -17,10 +17,14 @@ import filelock
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
 from workbook_project import FIGURES, PROSE, notebook, read_json, write_project
 
 from thyroid_utils.common import files
+from thyroid_utils.workbook import report
 from thyroid_utils.workbook.cli import main
+from thyroid_utils.workbook.folder import FORMAT, ReportFolder
+from thyroid_utils.workbook.pages import Scrubber
 
 WAITS = """import os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
@@ -243,6 +247,96 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_half_written(tmp_path,
     assert read_json(out / "run.json")["status"] == "interrupted"
     kept = [name for name in before if name.startswith(("01_only", "metrics"))]
     assert len(kept) == 3 and all(after[name] == before[name] for name in kept) and set(after) == set(before)
+
+
+GOOD = notebook("Only", FIGURES)
+FAILS = {
+    "error": "1 / 0",
+    "memory": "import os\nos.kill(os.getpid(), 9)",
+    "disk": "raise OSError(28, 'No space left on device')",
+}
+
+
+@pytest.mark.parametrize("how", FAILS)
+def test_a_failed_rerun_leaves_the_last_good_report_marked_with_the_error_beside_it(tmp_path, monkeypatch, capsys, how):
+    params = small_project(tmp_path, monkeypatch, n01_only=GOOD)
+    assert main(["run", str(params)]) == 0
+    out = tmp_path / "reports" / "test"
+    before = digest(out)
+    write_project(tmp_path, "title: Small\n", n01_only=notebook("Only", FIGURES.replace("[1, 3", "[9, 3"), FAILS[how]))
+    assert main(["run", str(params)]) == 1
+    after, record = digest(out), read_json(out / "run.json")["notebooks"]["01_only"]
+    kept = [name for name in before if name.startswith(("figures", "tables", "metrics", "01_only.ipynb"))]
+    assert len(kept) == 6 and all(after[name] == before[name] for name in kept)
+    assert set(after) - set(before) == {"01_only-failed.html", "01_only-failed.ipynb"}
+    assert record["status"] == "finished" and record["rerun"]["status"] == "failed"
+    for name in ("01_only.html", "index.html"):
+        assert (
+            "This is the last good report." in (out / name).read_text()
+            and "01_only-failed.html#error" in (out / name).read_text()
+        )
+    failed = (out / "01_only-failed.html").read_text()
+    assert 'id="error"' in failed and 'href="01_only.html"' in failed and ".png" not in failed, "no link to another run's figures"
+    assert "the last good report stays" in capsys.readouterr().out
+    write_project(tmp_path, "title: Small\n", n01_only=GOOD)
+    assert main(["run", str(params)]) == 0
+    assert set(digest(out)) == set(before) and "last good" not in (out / "01_only.html").read_text()
+
+
+def staged(folder: ReportFolder, content: str) -> Path:
+    """A report of 01_only whose every file holds `content`."""
+    staging = folder.staging("01_only")
+    for file in (*(f"figures/01_curve.{kind}" for kind in ("png", "pdf")), "tables/01_counts.csv", "tables/01_counts.tex"):
+        (staging / file).parent.mkdir(exist_ok=True)
+        (staging / file).write_text(content)
+    record = dict.fromkeys(("duration", "error", "commit", "answer", "rerun", "hardware", "parameters", "parameter_file"))
+    record |= {"stem": "01_only", "number": "01", "title": content, "question": "", "status": "finished", "started": content}
+    record |= {"show_code": False, "earlier": False, "versions": {}, "figures": [{"file": "figures/01_curve", "cover": False}]}
+    record["tables"] = [{"file": "tables/01_counts"}]
+    folder.stage(new_notebook(cells=[new_markdown_cell(content)]), record, staging)
+    return staging
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moves", range(9))
+def test_a_page_never_lies_beside_figures_of_another_run_wherever_it_is_killed(tmp_path, monkeypatch, moves):
+    monkeypatch.setattr(report, "thumbnail", lambda *_: None)
+    params = small_project(tmp_path, monkeypatch)
+    folder = ReportFolder(tmp_path / "reports" / "test", Scrubber())
+    folder.path.mkdir(parents=True)
+    told = dict.fromkeys(("title", "description", "started", "commit", "hardware", "parameter_file"), "")
+    folder.document = {**told, "format": FORMAT, "status": "running", "duration": 1.0, "versions": {}, "known": ["01_only"]}
+    folder.document["notebooks"] = {}
+    folder.install(staged(folder, "first"), "01_only")
+    folder.records["01_only"]["rerun"] = {"status": "waiting", "started": "", "error": None, "page": None}
+    folder.write_index()
+    staging, real, done = staged(folder, "second"), os.replace, []
+
+    def replace(source, target) -> None:
+        if ".ready-" in f"{source}{target}":
+            done.append(target)
+            if len(done) > moves:
+                raise Killed
+        real(source, target)
+
+    def found() -> list[str]:
+        files = [*folder.path.glob("[!.]*/01_*"), *folder.path.glob("01_only.html")]
+        return [next(word for word in ("first", "second") if word in file.read_text()) for file in files]
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(os, "replace", replace)
+        folder.install(staging, "01_only")
+    assert len(set(found())) == 1 or len(found()) == 4, "where there is a page, all is of its run"
+    params.unlink()
+    assert main(["run", str(params)]) == 2, "any next call"
+    assert found() == 5 * ["first" if moves == 0 else "second"] and not list(folder.path.glob(".[!l]*"))
+    run = read_json(folder.path / "run.json")
+    record = run["notebooks"]["01_only"]
+    assert run["status"] == "interrupted" and record["status"] == "finished"
+    assert record["rerun"] is None if moves else record["rerun"]["status"] == "interrupted"
 
 
 def at_work(marker: Path) -> list[psutil.Process]:
