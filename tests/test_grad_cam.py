@@ -3,6 +3,7 @@ over patients; shapes of figures known by hand, and the answer to the paper's cl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import patient_estimate
+from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.grad_cam import (
     FEATURES,
@@ -33,6 +34,7 @@ from thyroid_utils.studies.grad_cam import (
     mask_shapes,
     region_shape,
     shape_table,
+    shown_shapes,
     study_maps,
     threshold_sweep,
 )
@@ -41,6 +43,7 @@ from thyroid_utils.studies.grad_cam.attention import (
     attention_answer,
     attention_scores,
     attention_table,
+    banner,
     centre_prior,
     placement_tests,
 )
@@ -135,6 +138,8 @@ def test_a_network_agrees_with_itself_and_not_with_another(called, study):
     assert table.loc["noise", "images"] == (~expected["blank"]).sum()
 
 
+ABOVE = Estimate(0.9, 0.8, 0.95, 40, 20)
+
 # The nodule is the upper left quarter.
 MASK = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
 MAP = np.array([[0, 2, 4, 0], [2, 8, 4, 0], [0, 0, 0, 0], [0, 0, 0, 0]]) / 8
@@ -204,7 +209,7 @@ def test_blank_maps_and_empty_masks_have_no_measures_and_are_counted():
     assert all(np.isnan(cell.value) for cell in nothing["map"])
     untested = placement_tests(maps[1:2], MASK[None], ["p"])
     assert all(np.isnan(cell.p_value) and cell.note for cell in untested["− chance"])
-    assert attention_answer(nothing, untested) == "No image has both a map and an outline."
+    assert "no image has both a map and an outline" in attention_answer("net", ABOVE, nothing, untested)
 
 
 def test_the_table_is_over_patients_and_compares_on_the_same_images():
@@ -224,10 +229,29 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
         assert against["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
         assert against["− other patients"].second == pytest.approx(scores[f"{name}_other"].mean())
         assert against["− chance"].first == against["− other patients"].first == pytest.approx(scores[name].mean())
-    told = attention_answer(table, tests)
+    told = attention_answer("net", ABOVE, table, tests)
     assert "more than chance gives" in told and "not shown to differ from what maps of other patients" in told, (
         "one nodule for all"
     )
+
+
+@pytest.mark.parametrize("low", [0.5, 0.31, np.nan])
+def test_a_classifier_near_chance_is_not_worth_explaining(low):
+    poor = replace(ABOVE, low=low, note="all resamples agree")
+    assert "not shown to be above chance" in banner("net", poor) and not banner("net", ABOVE)
+    table = attention_table(scored(MAP[None], MASK), ["p"])
+    assert attention_answer("net", poor, table, None).startswith("This run cannot say what net looks at: its AUC on test")
+    one_patient = attention_answer("net", ABOVE, table, placement_tests(MAP[None], MASK[None], ["p"]))
+    assert "not shown to differ from what chance gives (25 %, p = " in one_patient and "in 1 image of 1 patient" in one_patient
+    assert "not tested against what maps of other patients laid there have (–, fewer than 5 patients" in one_patient
+
+
+def test_shapes_are_shown_in_six_columns():
+    row = {"benign": 0.1, "malignant": 0.2, "effect": 0.3, "low": -0.1, "high": 0.6, "p_holm": 0.04, "detectable": 1.2,
+           "benign_patients": 3, "malignant_patients": 1}  # fmt: skip
+    shown = shown_shapes(pd.DataFrame([row, row | {"low": np.nan}], index=["area", "solidity"]))
+    assert shown["effect [95 %]"].tolist() == ["+0.30 [-0.10, +0.60]", "+0.30"] and shown["detectable"].isna().all()
+    assert shown["patients"].tolist() == ["3 + 1"] * 2 and shown.index[0] == FEATURES["area"]
 
 
 def test_maps_of_other_patients_are_laid_on_each_nodule():

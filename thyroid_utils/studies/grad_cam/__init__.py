@@ -29,6 +29,7 @@ from skimage.measure import label, regionprops
 from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import number
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import holm
@@ -256,6 +257,24 @@ def compare_shapes(table: pd.DataFrame, labels: Sequence[int], patients: Sequenc
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
     found.insert(6, "p_holm", holm(found["p"]))
     return found
+
+
+def shown_shapes(compared: pd.DataFrame) -> pd.DataFrame:
+    """`compare_shapes` as a narrow table: a row a feature by its name, medians, effect with interval as text, p after Holm, the
+    effect that these patients could show (none where it would exceed 1), and their number in each class."""
+    effects = [_interval(*row) for row in compared[["effect", "low", "high"]].itertuples(index=False)]
+    patients = [f"{row.benign_patients} + {row.malignant_patients}" for row in compared.itertuples()]
+    columns = {
+        "effect [95 %]": effects,
+        "p_holm": compared["p_holm"],
+        "detectable": compared["detectable"].where(compared["detectable"] <= 1),
+    }
+    return compared[["benign", "malignant"]].assign(**columns, patients=patients).rename(FEATURES)
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    bounds = "" if np.isnan(low) else f" [{number(low, sign=True)}, {number(high, sign=True)}]"
+    return number(value, sign=True) + bounds
 
 
 def mask_shapes(masks: Sequence[np.ndarray], cases: pd.DataFrame) -> pd.DataFrame:

@@ -24,15 +24,16 @@ import pandas as pd
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
-from thyroid_utils.common.words import p_value, share
+from thyroid_utils.common.words import count, p_value, share
 from thyroid_utils.scores.checks import patient_codes
-from thyroid_utils.scores.estimates import Comparison, patient_estimate
+from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
 
 # name → whether more is better
 MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_distance": False}
 # What a map is held against, as a table says it → end of its columns.
 BASELINES = {"other patients": "other", "centre prior": "centre", "chance": "chance"}
 _REGION = 0.5  # share of a map's maximum from which on a place belongs to its region
+CHANCE = 0.5  # AUC of a classifier that knows nothing
 ALPHA = 0.05  # of each test alone; the answer rests on one measure
 FEWEST_EXCHANGED = 5  # patients; the exchanges of four are 24, too few for a two-sided p below 0.05
 _TESTED = ("− other patients", "− chance")
@@ -226,22 +227,37 @@ def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFra
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
 
 
-def attention_answer(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+def banner(model: str, auc: Estimate) -> str:
+    """Why a classifier is not worth explaining, as text: its AUC is not shown to be above chance; "" where it is."""
+    if auc.low > CHANCE:
+        return ""
+    return (
+        f"**{model} is not worth explaining.** Its AUC on test, {auc.text()}, is not shown to be above chance: of a network that "
+        "has learnt nothing a map shows nothing."
+    )
+
+
+def attention_answer(model: str, auc: Estimate, table: pd.DataFrame, tests: pd.DataFrame | None) -> str:
     """Whether maps lie on the nodule, in words: how much of them, against chance and against other patients' maps.
 
     The answer rests on the share of the map inside the nodule alone, chosen before anything was seen.
 
     Args:
+        model, auc: the classifier that is explained, and its AUC on test.
         table: of `attention_table`.
-        tests: of `placement_tests`, of the same images.
+        tests: of `placement_tests`, of the same images; None for a classifier near chance, of which nothing is said.
     """
-    inside, others, chance = table.at["energy_inside", "map"], *(tests.loc["energy_inside", name] for name in _TESTED)
+    inside = table.at["energy_inside", "map"]
+    if banner(model, auc):
+        return f"This run cannot say what {model} looks at: its AUC on test, {auc.text()}, is not shown to be above chance."
     if not inside.images:
-        return "No image has both a map and an outline."
+        return f"This run cannot say where {model} looks, because no image has both a map and an outline."
+    others, chance = (tests.loc["energy_inside", name] for name in _TESTED)
     interval = "" if np.isnan(inside.low) else f" [{share(inside.low)}, {share(inside.high)}]"
     return (
-        f"Of a map {share(inside.value)}{interval} lie inside the nodule, {_held(chance)} chance gives ({_with(chance)}), and "
-        f"{_held(others)} maps of other patients laid there have ({_with(others)}); a blob in the middle has "
+        f"{model} tells the classes apart (AUC {auc.text()}). Of its map {share(inside.value)}{interval} lie inside the "
+        f"nodule, {_held(chance)} chance gives ({_with(chance)}), and {_held(others)} maps of other patients laid there have "
+        f"({_with(others)}), in {count(inside.images, 'image')} of {count(inside.patients, 'patient')}; a blob in the middle has "
         f"{share(table.at['energy_inside', 'centre prior'].value)}."
     )
 
