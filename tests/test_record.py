@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.workbook import record as recording
-from thyroid_utils.workbook.record import html_table, latex_table, record, record_answer, record_figure, record_table
+from thyroid_utils.workbook.record import as_text, html_table, latex_table, record, record_answer, record_figure, record_table
 
 COUNTS = pd.DataFrame({"a": [1]})
 
@@ -124,14 +124,41 @@ def test_a_table_becomes_csv_unrounded_and_latex_rounded(folder, displayed):
     assert pd.read_csv(folder / "tables" / "04_scores.csv", index_col=0)["Dice"].tolist() == [0.123456, 0.9]
     latex = (folder / "tables" / "04_scores.tex").read_text()
     assert r"U-Net\_1 & 0.123 \\" in latex and r"R\&D 5\% & 0.900 \\" in latex and r"Scores of 100\% of" in latex
+    assert latex.startswith("% \\usepackage{booktabs, graphicx}\n") and r"\resizebox{\ifdim\width>\linewidth" in latex
+    assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+    long = latex_table(pd.DataFrame({"why": ["so " * 30], "n": [2]}), "a ± σ", index=False)
+    assert r"\begin{tabular}{p{6cm}r}" in long and r"\caption{a $\pm$ $\sigma$}" in long
 
 
 def test_tables_keep_levels_and_small_values_and_escape_what_comes_from_data():
     table = pd.DataFrame({"<x>": ["<script>alert(1)</script>", "a & b", "c"], "p": [0.00012, 0.0, math.nan]})
     shown = html_table(table.assign(n=pd.array([1, None, 3], dtype="Int64")), index=False)
     assert "<script" not in shown and "&lt;script&gt;" in shown and "<x>" not in shown and "<td>1</td>" in shown
-    assert all(cell in shown for cell in ("1.2e-04", ">0.000<", ">–<")) and "nan" not in shown.lower() and "NA" not in shown
+    assert shown.count("&lt; 0.001") == 2 and ">–<" in shown and "nan" not in shown.lower() and "NA" not in shown
     rows = pd.MultiIndex.from_tuples([("a", "b")], names=["x", "y"])
     table = pd.DataFrame({("dice", "mean"): [1.0], ("dice", "sd"): [2.0]}, index=rows)
     assert "dice · mean" in html_table(table) and html_table(table).count("<td>") == 4
-    assert r"a & b & 1.000 & 2.000 \\" in latex_table(table, "c")
+    assert r"a & b & 1.00 & 2.00 \\" in latex_table(table, "c")
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ([-9.1e-4, 0.006, 0.0], ["-0.001", "0.006", "0.000"]),
+        ([-0.0004, 0.5, math.inf], ["0.000", "0.500", "∞"]),
+        ([32.51, 3.9], ["32.51", "3.90"]),
+        ([1234.0, 150.4], ["1234", "150"]),
+        ([1.2e-5, 3e-5], ["0.00001", "0.00003"]),
+        ([True, None, False], ["yes", "–", "no"]),
+        ([1, 0, pd.NA], ["1", "0", "–"]),
+        ([math.nan, math.nan], ["–", "–"]),
+    ],
+)
+def test_a_column_has_one_number_of_decimals(cells, told):
+    assert as_text(pd.DataFrame({"a": pd.Series(cells, dtype=object)}), index=False)["a"].tolist() == told
+
+
+def test_a_column_of_p_values_is_told_as_such_and_a_probability_is_not():
+    table = as_text(pd.DataFrame({"p": [0.0], "p_auc_holm": [0.04999], "p(malignant)": [0.0001]}), index=False)
+    assert table.values.tolist() == [["< 0.001", "< 0.05", "0.0001"]]
+    assert as_text(table[:0]).empty and list(as_text(table[:0], index=False)) == list(table)

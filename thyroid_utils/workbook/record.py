@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from IPython.display import display
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from thyroid_utils.common.files import write_bytes, write_text
+from thyroid_utils.common.words import UNKNOWN, number, p_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,10 +137,12 @@ def record_table(
 
 
 def as_text(table: pd.DataFrame, digits: int = 3, index: bool = True) -> pd.DataFrame:
-    """A table as it is read: numbers rounded to `digits`, names with spaces for underscores, the row names as first columns."""
+    """A table as it is read: one number of decimals a column, `digits` of them or what its smallest number needs; p-values in a
+    column of theirs; names with spaces for underscores, the row names as first columns."""
     if index:
         table = table.rename_axis(index=[name or "" for name in table.index.names]).reset_index(allow_duplicates=True)
-    return table.map(lambda value: _rounded(value, digits)).set_axis([_join(name) for name in table.columns], axis=1)
+    shown = [_shown([_scalar(value) for value in column], _join(name), digits) for name, column in table.items()]
+    return pd.DataFrame(dict(enumerate(shown)), index=table.index).set_axis([_join(name) for name in table.columns], axis=1)
 
 
 def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
@@ -148,11 +152,21 @@ def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> s
 
 
 def latex_table(table: pd.DataFrame, caption: str, *, digits: int = 3, index: bool = True) -> str:
-    """A LaTeX table (booktabs), numbers rounded to `digits`, special characters escaped."""
-    names = "l" * table.index.nlevels * index
-    columns = names + "".join("r" if is_numeric_dtype(kind) and not is_bool_dtype(kind) else "l" for kind in table.dtypes)
-    shown = as_text(table, digits, index).map(_latex).rename(columns=_latex)
-    return shown.to_latex(index=False, escape=False, caption=_latex(caption), column_format=columns)
+    """A LaTeX table no wider than the column it stands in, numbers rounded to `digits`, special characters escaped.
+
+    It states the packages that it needs: booktabs for its lines, graphicx to be made smaller where it is too wide.
+    """
+    shown = as_text(table, digits, index)
+    numbers = [is_numeric_dtype(kind) and not is_bool_dtype(kind) for kind in table.dtypes]
+    numbers = [False] * (shown.shape[1] - len(numbers)) + numbers
+    longest = [max(map(len, shown.iloc[:, place]), default=0) for place in range(len(numbers))]
+    columns = ["r" if is_number else "p{6cm}" if long > 50 else "l" for is_number, long in zip(numbers, longest, strict=True)]
+    rows = shown.map(_latex).rename(columns=_latex).to_latex(index=False, escape=False, column_format="".join(columns))
+    return (
+        "% \\usepackage{booktabs, graphicx}\n\\begin{table}\n\\centering\\footnotesize\n"
+        f"\\caption{{{_latex(caption)}}}\n\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
+        f"{rows.strip()}}}\n\\end{{table}}\n"
+    )
 
 
 def _where() -> tuple[Path | None, str]:
@@ -208,13 +222,17 @@ def _display_caption(caption: str) -> None:
     _display_text(f"*{escaped}*", caption, repeats_caption=True)
 
 
-def _rounded(value: Any, digits: int) -> str:
-    value = _scalar(value)
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 10**-digits else f"{value:.{digits}f}"
-    return str(value)
+def _shown(cells: list, name: str, digits: int) -> list[str]:
+    """The cells of a column as text. Decimals: three digits of its smallest number are enough, one of its largest is needed."""
+    sizes = [abs(cell) for cell in cells if isinstance(cell, float) and cell and math.isfinite(cell)]
+    if sizes:
+        digits = max(min(digits, 2 - math.floor(math.log10(min(sizes)))), -math.floor(math.log10(max(sizes))), 0)
+    told = p_number if re.match(r"p($|[ ,])", name) else partial(number, digits=digits)
+    return [told(cell) if isinstance(cell, float) else _WORDS[cell] if cell is None or isinstance(cell, bool) else str(cell)
+            for cell in cells]  # fmt: skip
+
+
+_WORDS = {None: UNKNOWN, True: "yes", False: "no"}
 
 
 def _join(name: Any) -> str:
@@ -229,7 +247,9 @@ _SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "−": "$-$",
+    "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "∞": r"$\infty$", "≥": r"$\geq$", "≤": r"$\leq$", "²": "$^2$", "µ": r"$\mu$",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "σ": r"$\sigma$",
 }  # fmt: skip
 
 
