@@ -137,7 +137,7 @@ def record_table(
 
 
 def as_text(table: pd.DataFrame, digits: int = 3, index: bool = True) -> pd.DataFrame:
-    """A table as it is read: one number of decimals a column, `digits` of them or what its smallest number needs; p-values in a
+    """A table as it is read: one number of decimals a column, `digits` of them; p-values in a
     column of theirs; names with spaces for underscores, the row names as first columns."""
     if index:
         table = table.rename_axis(index=[name or "" for name in table.index.names]).reset_index(allow_duplicates=True)
@@ -223,10 +223,10 @@ def _display_caption(caption: str) -> None:
 
 
 def _shown(cells: list, name: str, digits: int) -> list[str]:
-    """The cells of a column as text. Decimals: three digits of its smallest number are enough, one of its largest is needed."""
+    """The cells of a column as text. Decimals: two are enough where no number is below 1; one digit of the largest is needed."""
     sizes = [abs(cell) for cell in cells if isinstance(cell, float) and cell and math.isfinite(cell)]
     if sizes:
-        digits = max(min(digits, 2 - math.floor(math.log10(min(sizes)))), -math.floor(math.log10(max(sizes))), 0)
+        digits = max(digits if min(sizes) < 1 else min(digits, 2), -math.floor(math.log10(max(sizes))))
     told = p_number if re.match(r"p($|[ ,])", name) else partial(number, digits=digits)
     return [told(cell) if isinstance(cell, float) else _WORDS[cell] if cell is None or isinstance(cell, bool) else str(cell)
             for cell in cells]  # fmt: skip
