@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import tracemalloc
 import warnings
 
@@ -165,6 +166,29 @@ def test_a_palette_gives_colours(shown, bits, segmented):
     )
 
 
+def test_a_palette_of_eight_bits_in_words_of_sixteen(shown):
+    tables = [np.arange(256)] * 3
+    np.testing.assert_array_equal(shown(RAMP, "PALETTE COLOR", more=palette(tables, 16)), RAMP)
+
+
+@pytest.mark.parametrize("label", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_RCT"])
+def test_colours_that_a_jpeg_2000_stream_transforms_are_taken_back_once(shown, label):
+    frame, stream = np.dstack([RAMP[0], 255 - RAMP[0], RAMP[0].T]), io.BytesIO()
+    Image.fromarray(frame).save(stream, "jpeg2000", no_jp2=True, mct=1, irreversible=False)
+    found = shown(frame[None], label, syntax="1.2.840.10008.1.2.4.90", fragments=[stream.getvalue()])
+    np.testing.assert_array_equal(found[0], frame)
+
+
+def test_run_lengths_hold_words_whose_low_bits_are_shifted_out(shown):
+    """PS3.5 G: a segment for each byte of a word, the upper one first, here of literal runs alone."""
+    values = np.arange(256, dtype=np.uint16).reshape(1, 16, 16) * 16
+    segments = [b"".join(b"\x7f" + content[at : at + 128] for at in (0, 128)) for content in
+                ((values << 4 >> shift & 255).astype(np.uint8).tobytes() for shift in (8, 0))]  # fmt: skip
+    content = struct.pack("<16I", 2, 64, 64 + len(segments[0]), *[0] * 13) + b"".join(segments)
+    options = {"syntax": "1.2.840.10008.1.2.5", "fragments": [content], "change": us(0x102, 15)}
+    np.testing.assert_array_equal(shown(values, bits=12, **options), shown(values, bits=12))
+
+
 @pytest.mark.parametrize("label", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_ICT"])
 @pytest.mark.parametrize("marker", ["JFIF", "none", "Adobe", "ids"])
 def test_the_colours_of_a_jpeg_are_those_of_its_own_markers_whatever_the_header_says(shown, label, marker):
@@ -201,13 +225,26 @@ SECRET = "DOE^JANE"
 COLOUR = np.zeros((2, 8, 8, 3), np.uint8)
 
 
+def us(number: int, value: int) -> dict:
+    return {(0x28, number): element(0x28, number, "US", value)}
+
+
 @pytest.mark.parametrize(
     ("pixels", "photometric", "options", "told"),
     [
         (RAMP, "HSV", {}, "a kind that is not shown"),
         (COLOUR.astype(np.uint16), "RGB", {}, "colour of 16 bits"),
         (RAMP, "MONOCHROME2", {"more": [(0x28, 0x3010, "SQ", region(1, 1))]}, "table of gray levels"),
-        (RAMP, "MONOCHROME2", {"more": rescale("inf", "0")}, "rescaled by no number"),
+        *((RAMP, "MONOCHROME2", {"more": rescale(slope, "0")}, "rescaled by no") for slope in ("inf", "nan", "0", "1e308")),
+        *((RAMP, "MONOCHROME2", {"more": window(*pair)}, "window is no number") for pair in (("nan", "9"), ("9", "inf"))),
+        *((RAMP, "MONOCHROME2", {"change": us(0x102, high)}, "contradict each other") for high in (5, 8, 99)),
+        (COLOUR.astype(np.uint16), "RGB", {"bits": 8, "change": us(0x102, 15)}, "8 bits up to bit 15 of 16"),
+        (RAMP, "MONOCHROME2", {"syntax": JPEG, "bits": 7, "change": us(0x102, 7)}, "7 bits up to bit 7 of 8"),
+        (COLOUR, "MONOCHROME1", {}, "3 samples a pixel"),
+        (RAMP, "RGB", {}, "1 samples a pixel"),
+        (COLOUR, "RGB", {"change": {(0x28, 0x06): None}}, "how its colours are laid out"),
+        (RAMP, "MONOCHROME2", {"syntax": JPEG, "fragments": [encoded_jpeg(RAMP[0])] * 2}, "more frames than its header says, 1"),
+        (RAMP, "MONOCHROME2", {"change": {(0x7FE0, 0x08): b"\xe0\x7f\x08\0OF\0\0\0\0\0\0"}}, "floating-point"),
         (RAMP, "MONOCHROME2", {"change": {(0x28, 0x10): element(0x28, 0x10, "US", 9000)}}, "bytes of pixels where"),
         (RAMP, "MONOCHROME2", {"change": {(0x28, 0x10): element(0x28, 0x10, "US", 0)}}, "its header says 0"),
         (COLOUR, "YBR_FULL_422", {}, "384 bytes of pixels where its header says 256"),

@@ -1,8 +1,7 @@
 """Ultrasound frames out of DICOM files: pixels as a screen would show them, and how large they are. Nothing about the patient.
 
 Only the elements named in `_ELEMENTS` are read, and what pydicom says about a file's content is not repeated, because a complaint
-about a value quotes it. Parts of the standard meant below: PS3.3 C.7.6.3 (image pixels), C.8.5.5 (ultrasound regions), C.11.1 and
-C.11.2 (rescale and window).
+about a value quotes it. Parts of the standard meant below: PS3.3 C.7.6.3 (image pixels), C.8.5.5 (ultrasound regions).
 """
 
 from __future__ import annotations
@@ -21,25 +20,35 @@ import cv2
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 
 from thyroid_utils.common.errors import ImageError
+from thyroid_utils.data.dicom_levels import gray_levels, rescale, window
 from thyroid_utils.data.images import MAX_PIXELS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_ELEMENTS = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
-             "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
+_FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
+_ELEMENTS = ["SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+             "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "WindowCenter",
+             "WindowWidth",
              "VOILUTFunction", "PixelSpacing", "PixelAspectRatio", "SequenceOfUltrasoundRegions", "UltrasoundColorDataPresent",
              "BurnedInAnnotation", "ModalityLUTSequence", "VOILUTSequence", "SmallestImagePixelValue",
-             "LargestImagePixelValue", "PixelData")  # fmt: skip
-_PALETTE = [start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)]  # size, table, segmented table
+             "LargestImagePixelValue", "PixelData",
+             *(start + colour for start in (0x281101, 0x281201, 0x281221) for colour in range(3)),  # palettes: size, tables
+             *_FLOAT_PIXELS]  # fmt: skip
 _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW, _CENTIMETRES = 1, 1, 2, 3  # codes of an ultrasound region
-_STEP = 1e-6  # width of a window that has none
 _SAME_SCALE = 0.01  # two regions whose pixels differ by less are one scale
 _CHROMA_NOISE = 6  # gray levels by which the channels of a gray frame may differ after JPEG in YCbCr
 _STRONG_CHROMA, _COLOURED_SHARE = 60, 0.01  # letters and a colour bar alone stay below a hundredth of the frame
@@ -77,7 +86,7 @@ class DicomImage:
     def deep_without_window(self) -> bool:
         """Whether gray levels are stored with more than 8 bits and no window, so that frames may use little of the range."""
         header = self._header
-        return header.PhotometricInterpretation in _GRAY and header.BitsStored > 8 and _window(header) is None
+        return header.PhotometricInterpretation in _GRAY and header.BitsStored > 8 and window(header) is None
 
     def iter_frames(self) -> Iterator[np.ndarray]:
         """Frame after frame, each decoded when its turn comes: uint8 (height, width), or (height, width, 3) RGB where it holds
@@ -108,20 +117,39 @@ class DicomImage:
                     if image.size[::-1] != self.shape:
                         raise ImageError(f"{self.path}: a frame has another size than its header says; export it again")
                     yield np.asarray(image.convert("RGB"))
-        elif colour or syntax.is_encapsulated:
-            yield from iter_pixels(self.path)
+        elif colour or (syntax.is_encapsulated and syntax != RLELossless):
+            transformed = syntax in (JPEG2000, JPEG2000Lossless) and self._is_transformed()
+            yield from iter_pixels(self.path, raw=transformed)
         else:  # what lies above the stored bits is no part of the value, nor what lies below them
             unused = header.BitsAllocated - 1 - int(header.get("HighBit", header.BitsStored - 1))
             for words in iter_pixels(self.path, correct_unused_bits=False):
                 yield words << unused >> header.BitsAllocated - header.BitsStored
 
+    def _palette_is_deep(self) -> bool:
+        """Whether a palette of 16-bit words uses more than 8 bits of them (PS3.3 C.7.6.3.1.6 tells of those that do not)."""
+        tables = [self._header.get(f"{name}PaletteColorLookupTableData") or b"" for name in ("Red", "Green", "Blue")]
+        deep = any(max(np.frombuffer(table[: len(table) // 2 * 2], "<u2"), default=65535) > 255 for table in tables)
+        return deep and self._header.RedPaletteColorLookupTableDescriptor[2] > 8
+
+    def _fragments(self) -> Iterator[bytes]:
+        """Of a compressed file: what it holds behind the table of offsets."""
+        with open(self.path, "rb") as file:
+            file.seek(self._pixels_at)
+            parse_basic_offsets(file)
+            yield from generate_fragments(file)
+
+    def _is_transformed(self) -> bool:
+        """Whether a JPEG 2000 stream says that its colours are transformed, which its decoder undoes whatever the header says."""
+        style = next(self._fragments()).partition(b"\xff\x52")[2]  # COD: length (2), style, order, layers (2), transform (1)
+        return style[6:7] == b"\1"
+
     def _shown(self, stored: np.ndarray) -> np.ndarray:
         """uint8 (height, width) or (height, width, 3) of one decoded frame."""
         if self._header.PhotometricInterpretation in _GRAY:
-            return _gray(stored, self._header)
+            return gray_levels(stored, self._header)
         if self._header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, self._header)
-            if stored.dtype == np.uint16 and self._header.RedPaletteColorLookupTableDescriptor[2] > 8:
+            if stored.dtype == np.uint16 and self._palette_is_deep():
                 stored = stored / 257.0 + 0.5
         levels = stored.astype(np.uint8)
         return cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY) if _chroma(levels).max() <= _CHROMA_NOISE else levels
@@ -154,7 +182,9 @@ def read_dicom(path: str | Path) -> DicomImage:
     with _reported(path):
         if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise ImageError(f"{path}: deflated as a whole, which could fill the memory; export it uncompressed")
-        header = pydicom.dcmread(path, defer_size=2**18, specific_tags=[*_ELEMENTS, *_PALETTE])
+        header = pydicom.dcmread(path, defer_size=2**18, specific_tags=_ELEMENTS)
+        if any(tag in header for tag in _FLOAT_PIXELS):
+            raise ImageError(f"{path}: floating-point pixels have no fixed range; export it with 8 or 16 bits")
         if "PixelData" not in header:
             raise ImageError(f"{path}: a DICOM file without a picture (a report, a document, other data); leave it out")
         pixels = header.get_item("PixelData", keep_deferred=True)  # not read: only where it lies and how long it is
@@ -187,11 +217,27 @@ def _problem(image: DicomImage, stored: int) -> str:
         return f"pixels of a kind that is not shown here; export it as {_GRAY[1]} or RGB"
     if photometric in _COLOUR and header.BitsStored != 8:
         return f"colour of {header.BitsStored} bits; export it with 8 bits a channel"
-    if header.get("ModalityLUTSequence") or (header.get("VOILUTSequence") and _window(header) is None):
+    if header.SamplesPerPixel != (3 if photometric in _COLOUR else 1):
+        return f"{header.SamplesPerPixel} samples a pixel, which its kind of colours does not have; export it again"
+    plain = not syntax.is_encapsulated
+    if photometric in _COLOUR and plain and header.get("PlanarConfiguration") not in (0, 1):
+        return "its header does not say how its colours are laid out; export it again"
+    stored_bits, high = header.BitsStored, header.get("HighBit", header.BitsStored - 1)
+    shifted = high != stored_bits - 1 and (photometric in _COLOUR or not (plain or syntax == RLELossless))
+    if not 0 < stored_bits <= high + 1 <= header.BitsAllocated or shifted:
+        return f"{stored_bits} bits up to bit {high} of {header.BitsAllocated} contradict each other; export it again"
+    if header.get("ModalityLUTSequence") or (header.get("VOILUTSequence") and window(header) is None):
         return "shown through a table of gray levels, which is not done here; export it with a window"
-    if not all(math.isfinite(number) for number in _rescale(header)):
-        return "its gray levels are rescaled by no number; export it again"
-    if not syntax.is_encapsulated:
+    slope, intercept = rescale(header)
+    if slope == 0 or not math.isfinite(2.0**stored_bits * slope + intercept):
+        return "its gray levels are rescaled by no number or by 0; export it again"
+    if not all(math.isfinite(number) for number in (window(header) or (0, 1))[:2]):
+        return "its window is no number; export it again"
+    if syntax.is_encapsulated and image.frame_count == 1:
+        starts = [fragment[:2] for fragment in image._fragments()]
+        if starts.count(starts[0]) > 1:
+            return "more frames than its header says, 1; export it again"
+    if plain:
         expected = get_expected_length(header)
         if not expected <= stored < expected + expected / image.frame_count / 2:  # less than half a frame more is padding
             return f"{stored} bytes of pixels where its header says {expected}: colours or frames are wrong; export it again"
@@ -233,53 +279,6 @@ def shows_colour(frame: np.ndarray) -> bool:
 def _chroma(frame: np.ndarray) -> np.ndarray:
     """How far the channels of each pixel lie apart: uint8 (height, width)."""
     return frame.max(axis=2) - frame.min(axis=2)
-
-
-def _gray(stored: np.ndarray, header: Any) -> np.ndarray:
-    """Rescaled, then seen through the window, or over the file's range of values, or that which its bits can hold."""
-    bits, (slope, intercept), window = header.BitsStored, _rescale(header), _window(header)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") == 1 else (0, 2**bits - 1)
-    least, most = _first(header.get("SmallestImagePixelValue")), _first(header.get("LargestImagePixelValue"))
-    # The header's extremes serve deep pixels alone, and are wrong where a frame goes beyond them.
-    if bits > 8 and None not in (least, most) and least < most and least <= stored.min() and stored.max() <= most:
-        low, high = least, most
-    values = stored.astype(np.float64).clip(low, high) * slope + intercept
-    if window is None:
-        black, white = sorted((low * slope + intercept, high * slope + intercept))
-        levels = 255 * (values - black) / (white - black)
-    else:
-        levels = _through(window, values)
-    return ((255 - levels if header.PhotometricInterpretation == "MONOCHROME1" else levels) + 0.5).astype(np.uint8)
-
-
-def _rescale(header: Any) -> tuple[float, float]:
-    """Slope and intercept."""
-    return float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
-
-
-def _window(header: Any) -> tuple[float, float, str] | None:
-    """Centre, width and function of a header's first window; None where it has none. Unknown functions count as linear."""
-    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
-    if centre is None or width is None or not width > 0:
-        return None
-    return centre, width, header.get("VOILUTFunction")
-
-
-def _through(window: tuple[float, float, str], values: np.ndarray) -> np.ndarray:
-    """Values seen through a window, 0 to 255 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    centre, width, function = window
-    if function == "SIGMOID":
-        return 255 / (1 + np.exp(-4 * (values - centre) / width))
-    if function != "LINEAR_EXACT":
-        centre, width = centre - 0.5, max(width - 1, _STEP)
-    return 255 * np.clip((values - centre) / width + 0.5, 0, 1)
-
-
-def _first(value: Any) -> float | None:
-    """The first of one or several numbers, None where it is empty."""
-    if isinstance(value, list | tuple) or hasattr(value, "append"):
-        value = value[0] if len(value) else None
-    return None if value is None or value == "" else float(value)
 
 
 @contextmanager
