@@ -261,6 +261,9 @@ def test_hashes_of_files_are_remembered_and_a_disguised_change_is_still_seen(tmp
     record = paths.cache_dir() / "file_hashes.json"
     hashes = file_hashes(names)
     assert hashes == {name: file_hash(name) for name in names}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        file_hashes([str(tmp_path / "pipe")])
     assert not record.exists(), "just written: not to be trusted yet"
     monkeypatch.setattr(files, "_SETTLED_NS", 0)
     file_hashes(names)

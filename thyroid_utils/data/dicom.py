@@ -82,12 +82,6 @@ class DicomImage:
         flow = any(region.get("RegionDataType") == _COLOUR_FLOW for region in regions)
         return flow or self._header.get("UltrasoundColorDataPresent") == 1
 
-    @property
-    def deep_without_window(self) -> bool:
-        """Whether gray levels are stored with more than 8 bits and no window, so that frames may use little of the range."""
-        header = self._header
-        return header.PhotometricInterpretation in _GRAY and header.BitsStored > 8 and window(header) is None
-
     def iter_frames(self) -> Iterator[np.ndarray]:
         """Frame after frame, each decoded when its turn comes: uint8 (height, width), or (height, width, 3) RGB where it holds
         colour. Memory does not grow with the number of frames.
@@ -161,6 +155,8 @@ def is_dicom(path: str | Path) -> bool:
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with open(path, "rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:

@@ -28,6 +28,8 @@ _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """The file as a Pillow image with only its header read; what Pillow or the disk raises becomes an ImageError."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ImageError(f"{path}: a folder, a pipe or a device, not a file; correct the path")
     try:
         # Pillow gets a stream and not the path: it would map an uncompressed TIFF into memory and forget to turn it.
         with open(path, "rb") as stream:
@@ -150,12 +152,6 @@ def read_gray(path: str | Path) -> np.ndarray:
     """As `read_image`, colour reduced to luma (ITU-R BT.601): uint8 (height, width)."""
     pixels = read_image(path)
     return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-
-
-def is_deep(path: str | Path) -> bool:
-    """Whether an image file holds gray levels of more than 8 bits, from its header alone. Raises ImageError as `read_image`."""
-    with _open(Path(path)) as image:
-        return image.mode in _DEEP_MODES
 
 
 def uses_little_range(frame: np.ndarray) -> bool:

@@ -8,7 +8,6 @@ Published values are fetched and read by torchvision, timm and segmentation_mode
 from __future__ import annotations
 
 import http.client
-import pickle
 import re
 import socket
 import sys
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,7 +26,6 @@ from thyroid_utils.common.files import file_hash
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer or without further bytes
 # What DDP, compile, Lightning and Classifier put in front of names
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError)
 
 
 class WeightsError(ValueError):
@@ -190,9 +187,10 @@ def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         is_plain = path.suffix == ".safetensors"
         state: Any = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # what is read as a pickle and is none raises many types
         remedy = "only plain state dicts are read: save model.state_dict() with torch.save or as safetensors"
-        raise WeightsError(f"{name}: {path} cannot be read ({one_line(error)[:100]}); {remedy}") from None
+        told = "not a file of weights" if isinstance(error, LookupError) else one_line(error)[:100]
+        raise WeightsError(f"{name}: {path} cannot be read ({told}); {remedy}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

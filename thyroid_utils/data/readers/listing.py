@@ -55,7 +55,8 @@ def images_by_stem(folder: Path | None) -> dict[str, Path]:
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
             continue
         if not path.is_file():
-            raise DataError(f"{path}: a link that leads nowhere or back to itself; put the file in its place or remove it")
+            what = "a link that leads nowhere or back to itself" if path.is_symlink() else "a pipe or a device, not a file"
+            raise DataError(f"{path}: {what}; put the file in its place or remove it")
         key = stem_key(path.name)
         if key in found:
             raise DataError(f"{folder}: two files for one image, {found[key].name} and {path.name}; keep one or rename one")
