@@ -60,7 +60,8 @@ def run(
 @app.command()
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(help="Image files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM.", show_default=False)
+        list[Path],
+        typer.Argument(help="Files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM, up to 4096×4096.", show_default=False),
     ],
     classifier: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one.")],
     segmenter: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one.")],
@@ -201,6 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, ParameterError, RunError) as error:
         for line in str(error).splitlines():
             print(f"thyroid-workbook: {line}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"thyroid-workbook: {error}; the command did not end", file=sys.stderr)
         return 2
 
 

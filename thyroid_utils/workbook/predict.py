@@ -156,7 +156,7 @@ def _networks(stage: DualStage) -> pd.DataFrame:
 
 def _write_key(out: Path, sources: list[Source]) -> Path:
     """Which file each name stands for, beside the folder; a key that is there already is left alone."""
-    tried = (out.with_name(f"{out.name}-key{'' if number == 1 else f'-{number}'}.csv") for number in numbers(1))
+    tried = (out.with_name(f"{out.name[:60]}-key{'' if number == 1 else f'-{number}'}.csv") for number in numbers(1))
     path = next(path for path in tried if not os.path.lexists(path))
     key = pd.DataFrame([(case, os.path.abspath(file)) for case, file, _ in sources], columns=["case", "file"])
     text = csv_text(key, index=False)
@@ -188,8 +188,8 @@ def _new_folder(out: Path) -> Iterator[None]:
     except Timeout:
         raise ParameterError("predict: another predict is writing into --out; wait for it or give another folder") from None
     except OSError as error:
-        told = f"predict: --out cannot be written ({error.strerror or error}); free some space or give another"
-        raise ParameterError(told) from None
+        why = os.strerror(error.errno) if error.errno else error
+        raise ParameterError(f"predict: --out cannot be written ({why}); give another folder, or free some space") from None
     finally:
         if not done:
             with suppress(OSError):
