@@ -130,7 +130,7 @@ def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
     assert missed[0].below[0] == "no nodule, none called"
     assert [int(moved[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [120, 24, 24]
     assert [int(missed[1].filled[colour].sum()) for colour in (FOUND, FALSE, MISSED)] == [0, 0, 144]
-    ((_, figure, _),) = errors.card_pages(SimpleNamespace(images=rows, model="unet"), [moved, missed])
+    ((_, figure, _),) = errors.card_pages(SimpleNamespace(images=rows, model="unet", task="segmentation"), [moved, missed])
     assert len(figure.axes) == 2 * 3 + 1, "three pictures each, and the scale"
 
 
@@ -140,7 +140,7 @@ def test_cards_come_in_pages_and_what_they_show_is_told(called, study, monkeypat
     pages = list(errors.card_pages(called, cards))
     assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [5, 3]
     wrong = len(called.table)
-    assert pages[1][2] == f"ResNet18. Errors, the most confident first (3 of {wrong}, page 2 of 2)"
+    assert pages[1][2] == f"ResNet18. Errors, both classes in turn, the truth least probable first (3 of {wrong}, page 2 of 2)"
     perfect = decision_errors(decided(LABELS, LABELS * 0.6 + 0.1), "tiny")
     ((_, _, kind),) = errors.card_pages(perfect, cards[:1])
     assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"

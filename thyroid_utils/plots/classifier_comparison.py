@@ -13,6 +13,7 @@ from thyroid_utils.plots.pictures import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, new_panels, styled
 from thyroid_utils.scores.probabilities import reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.error_analysis.subgroups import of_each_class
 
 COSTS = {"parameters": "parameters, millions", "images_per_second": "training, images/s"}
 _DOTTED = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1}
@@ -95,7 +96,8 @@ def reliability(comparison: ClassifierComparison) -> Figure:
 
 
 def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, count: int = 8) -> Figure | None:
-    """Test images that were called rightly or wrongly, the surest first, each with its probability; None where there is none.
+    """Test images that were called rightly or wrongly, of both classes in turn, each with its probability: of the right ones the
+    truth most probable first, of the wrong ones least; None where there is none.
 
     Args:
         cases: case table.
@@ -103,10 +105,8 @@ def decided_cases(cases: pd.DataFrame, decisions: pd.DataFrame, *, right: bool, 
         right: which of them.
         count: pictures at most.
     """
-    chosen = decisions[decisions["right"] == right]
-    surest = (chosen["probability"] - chosen["threshold"]).abs().sort_values(ascending=False, kind="stable").index[:count]
     panels = []
-    for case, row in decisions.loc[surest].iterrows():
+    for case, row in of_each_class(decisions[decisions["right"] == right], count, surest=right).iterrows():
         truth, called = (LABEL_NAMES[int(row[name])] for name in ("label", "called"))
         panels.append(case_panel(cases, case, f"{case}: {truth}\ncalled {called}, p = {row['probability']:.2f}"))
     return panel_grid(panels)

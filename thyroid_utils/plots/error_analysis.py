@@ -66,7 +66,8 @@ def _facts(row: pd.Series, factors: Sequence[str]) -> list[str]:
 def card_pages(errors: Errors, cards: Sequence[Sequence[Panel]], map_label: str = MAP_LABEL) -> Iterator[tuple[int, Figure, str]]:
     """Cards of `errors.shown` in figures of twenty: number of the page, figure, and what is shown, of which model."""
     wrong = int(errors.images["wrong"].sum())
-    kind = "Errors, the most confident first" if wrong else "No error: the least certain images"
+    first = "both classes in turn, the truth least probable" if errors.task == "classification" else "the most confident"
+    kind = f"Errors, {first} first" if wrong else "No error: the least certain images"
     pages = [cards[start : start + _PAGE] for start in range(0, len(cards), _PAGE)]
     for page, shown in enumerate(pages, 1):
         count = f"{len(cards)} of {max(wrong, len(cards))}, page {page} of {len(pages)}"

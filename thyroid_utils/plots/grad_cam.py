@@ -69,10 +69,10 @@ def card(study: MapStudy, case: str, said: str, facts: Sequence[str], *, alone: 
 
 
 def cam_panels(study: MapStudy) -> Figure | None:
-    """Of each class the surest right and the surest wrong image of a study of decisions: image with outline, map, and map on the
-    image. A blank map is shown only where there is no other."""
+    """Of each class the right image whose truth is most probable and the wrong one whose is least, of a study of decisions: image
+    with outline, map, and map on the image. A blank map is shown only where there is no other."""
     images, cards = study.images, []
-    sure = (images["probability"] - images["threshold"]).abs() - study.maps.blank
+    sure = (images["called"] * 2 - 1) * images["probability"] - study.maps.blank
     inside = study.scores["energy_inside"]
     for _, members in images.assign(wrong=~images["right"].astype(bool)).groupby(["label", "wrong"]):
         case = sure[members.index].idxmax()

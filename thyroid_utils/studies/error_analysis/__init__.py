@@ -24,7 +24,7 @@ from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.error_analysis.subgroups import most_in, subgroup_table
+from thyroid_utils.studies.error_analysis.subgroups import most_in, of_each_class, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 KINDS = {1: "false positive", 0: "false negative"}  # of a wrong call
@@ -79,13 +79,18 @@ class Errors:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The errors, the most confident first; no row where there is none."""
-        return _most_confident_first(self.images[self.images["wrong"]])
+        """The errors: of a classifier those of both classes in turn, the truth least probable first (`of_each_class`); of a
+        segmenter the most confident first. No row where there is none."""
+        wrong = self.images[self.images["wrong"]]
+        if self.task == "classification":
+            return of_each_class(wrong, len(wrong))
+        return wrong.sort_values("confidence", ascending=False, kind="stable")
 
     def shown(self, count: int) -> pd.DataFrame:
-        """So many of the errors, the most confident first; without any the images that were right by the smallest margin."""
-        right = _most_confident_first(self.images[~self.images["wrong"]])[::-1]
-        return (self.table if self.images["wrong"].any() else right).head(count)
+        """So many of the errors, in the table's order; without any the images that were right by the smallest margin."""
+        if self.images["wrong"].any():
+            return self.table.head(count)
+        return of_each_class(self.images, count) if self.task == "classification" else self.images.nsmallest(count, "confidence")
 
     @property
     def rate(self) -> Estimate:
@@ -113,13 +118,6 @@ class Errors:
         kind, count, name = KINDS[1 - label], int(members["wrong"].sum()), LABEL_NAMES[label]
         told = f"{count} {kind}{'s' * (count != 1)} of {len(members)} {name} images"
         return told if len(members) else f"no {name} image was tested"
-
-
-def _most_confident_first(images: pd.DataFrame) -> pd.DataFrame:
-    """Where a probability has saturated its logit still tells images apart."""
-    margin = images["log_odds"].abs() if "log_odds" in images else images["confidence"]
-    order = pd.DataFrame({"confidence": images["confidence"], "margin": margin})
-    return images.loc[order.sort_values(["confidence", "margin"], ascending=False, kind="stable").index]
 
 
 def classifier_errors(

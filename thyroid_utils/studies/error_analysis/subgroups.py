@@ -69,6 +69,18 @@ def subgroup_columns(cases: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def of_each_class(images: pd.DataFrame, count: int, *, surest: bool = False) -> pd.DataFrame:
+    """So many images of a classifier, one of each class in turn, by the probability of the true class: the lowest first, or the
+    highest (`surest`). How far a probability lies from the threshold would not do: from a low one only malignant calls lie far.
+
+    images: `label` (0, 1), `probability` of malignancy and `log_odds`, which still tell apart where probabilities are saturated.
+    """
+    sign = 2 * images["label"].astype(int) - 1
+    own = pd.DataFrame({"p": (images["probability"] - 0.5) * sign, "odds": images["log_odds"] * sign, "sign": sign})
+    turns = own.sort_values(["p", "odds"], ascending=not surest).groupby("sign").cumcount()
+    return images.loc[turns.sort_values(kind="stable").index[:count]]
+
+
 def tertiles(values: pd.Series, reference: np.ndarray, unit: str) -> pd.Series:
     """Values as ordered categories `low (below 2.1 %)`, `middle`, `high`, NaN as NA; fewer categories where tertiles coincide.
 
