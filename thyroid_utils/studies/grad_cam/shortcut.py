@@ -3,11 +3,12 @@
 Where a map lies on the marks proves little: callipers are set where the nodule is. So the same pixels are asked twice, with the
 marks kept and with them painted over by the preprocessing step `remove_overlays` (inpainted inside the echo image, blanked
 outside). What the map loses there by the painting is what the marks themselves attracted. Whether the network *uses* them shows
-in the probability, held against a placebo: the same paint on the mirror image of the marks inside the echo image.
+in the probability, held against a placebo: as much of the same paint elsewhere, inside the echo image.
 
 Marks are found by `data.overlays`, which can miss faint ones and take bright echoes for letters; a map is as fine as the layer
 that it comes from (7 × 7 cells for ResNet18 at 224 pixels), and smears what a thin mark attracts over its neighbours. A map that
-ignores the marks therefore does not prove that the network does; the probability is the better witness.
+ignores the marks therefore does not prove that the network does; the probability is the better witness. Whether the marks are
+gone is measured by what is found in the painted frame at twice its size, where small letters are large enough to be found.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ import pandas as pd
 from scipy.special import expit
 
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import p_value
+from thyroid_utils.common.words import count, number, p_value, share
 from thyroid_utils.data.images import read_gray
-from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
+from thyroid_utils.data.overlays import echo_mask, find_overlays
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import Pipeline, for_each_case
 from thyroid_utils.preprocess.steps import CropEcho, RemoveOverlays, Sample, Step
 from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.estimates import Comparison
-from thyroid_utils.studies.grad_cam import MapStudy
+from thyroid_utils.studies.grad_cam import ALPHA, MapStudy
 
 # What `shortcut_table` compares: row → the two columns, as `_measures` makes them.
 COMPARED = {
@@ -40,6 +41,9 @@ COMPARED = {
     "calls changed by, marks − placebo": ("changed_by_removal", "changed_by_placebo"),
     "area painted, marks − placebo": ("area_removal", "area_placebo"),
 }
+MOST_LEFT = 0.1  # share of the marks that painting may leave; more can still be read
+LIKE_AREA = 0.8  # of the marks' area that the placebo must paint
+TRIVIAL = 0.02  # of probability: what moves it by less decides nothing
 _BLOCK = 32  # images in memory at once, three times each
 
 
@@ -48,14 +52,14 @@ class MarkPairs:
     """What a network sees of n frames with their marks and without.
 
     Attributes:
-        kept, removed, placebo: float32 (n, channels, height, width): as they are; with the marks painted over; with the mirror
-            image of the marks inside the echo image painted over instead.
+        kept, removed, placebo: float32 (n, channels, height, width): as they are; with the marks painted over; with as much of
+            the echo image painted over instead.
         marks: bool (n, height, width), network pixels of which painting the marks over changes any part; none where preprocessing
             crops, blanks or paints them over itself. Where a frame is enlarged, interpolation carries a mark half a frame pixel
             beyond them.
-        table: index `case`: `marks` and `placebo` (shares of the network's pixels that the two ways of painting change; no
-            placebo without marks inside the echo image whose mirror image is free), `callipers` and `text_regions` (counts in the
-            whole frame).
+        table: index `case`: `marks` and `placebo` (shares of the network's pixels that the two ways of painting change), `left`
+            (share of the drawn pixels that is still found in the painted frame, NaN without any), `callipers` and `text_regions`
+            (counts in the whole frame).
     """
 
     kept: np.ndarray
@@ -88,33 +92,43 @@ def _pair(pipeline: Pipeline, gray: np.ndarray) -> tuple[list[np.ndarray], np.nd
     """Inputs (kept, removed, placebo), marks on the network's grid and the row of the table, of one frame uint8."""
     echo = echo_mask(gray)
     found, painter = find_overlays(gray, echo=echo), RemoveOverlays()
-    mirrored = _mirrored(found.mask & echo, echo)
-    placebo = cv2.inpaint(gray, mirrored.astype(np.uint8), painter.radius, cv2.INPAINT_TELEA) if mirrored.any() else gray
     crops = [number for number, step in enumerate(pipeline.steps, start=1) if isinstance(step, CropEcho)]
     cut = max(crops, default=0)  # behind the last crop each image goes its own way
-    kept, removed, placebo = _cropped([gray, painter.change(gray), placebo], pipeline.steps[:cut])
+    elsewhere = _elsewhere(found.mask & echo if crops else found.mask, echo)
+    placebo = cv2.inpaint(gray, elsewhere.astype(np.uint8), painter.radius, cv2.INPAINT_TELEA) if elsewhere.any() else gray
+    painted = painter.change(gray)
+    kept, removed, placebo = _cropped([gray, painted, placebo], pipeline.steps[:cut])
     samples = [replace(pipeline, steps=pipeline.steps[cut:])(image) for image in (kept, removed, placebo)]
     marks = np.zeros(samples[0].image.shape[1:], bool)
     if not any(step.name == "remove_overlays" for step in pipeline.steps):
         marks = any_part(kept != removed, samples[0].geometry)
-    elsewhere = any_part(kept != placebo, samples[0].geometry)
     row = {
         "marks": float(marks.mean()),
-        "placebo": float(elsewhere.mean()),
+        "placebo": float(any_part(kept != placebo, samples[0].geometry).mean()),
+        "left": _still_found(painted, echo) / found.mask.mean() if found.mask.any() else np.nan,
         "callipers": found.callipers,
         "text_regions": found.text_regions,
     }
     return [sample.image for sample in samples], marks, row
 
 
-def _mirrored(marks: np.ndarray, echo: np.ndarray) -> np.ndarray:
-    """Marks inside the echo image, mirrored left to right in its box and kept to what is echo and not itself near a mark."""
-    box, turned = mask_box(echo), np.zeros_like(marks)
-    # Painted as wide as the step paints: it widens what was drawn by a pixel.
-    wide = cv2.dilate(marks.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    turned[box.top : box.bottom, box.left : box.right] = box.crop(wide)[:, ::-1]
-    near = cv2.dilate(wide.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
-    return turned & echo & ~near
+def _elsewhere(marks: np.ndarray, echo: np.ndarray) -> np.ndarray:
+    """As many pixels as are painted for the marks, in the echo image and not near a mark, bool: the marks mirrored left to right
+    and, until there are as many, moved on by quarters of the frame."""
+    wide = cv2.dilate(marks.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)  # as wide as the step paints
+    free = echo & ~cv2.dilate(wide.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
+    found, wanted = np.zeros_like(marks), int(wide.sum())
+    for down, right in np.ndindex(4, 4):
+        by = down * marks.shape[0] // 4, right * marks.shape[1] // 4
+        more = np.flatnonzero(np.roll(wide[:, ::-1], by, (0, 1)) & free & ~found)
+        found.flat[more[: wanted - int(found.sum())]] = True
+    return found
+
+
+def _still_found(painted: np.ndarray, echo: np.ndarray) -> float:
+    """The share of a frame in which marks are found at twice its size."""
+    double = cv2.resize(painted, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    return float(find_overlays(double, echo.repeat(2, axis=0).repeat(2, axis=1)).mask.mean())
 
 
 def _cropped(images: list[np.ndarray], steps: Sequence[Step]) -> list[np.ndarray]:
@@ -229,26 +243,39 @@ def shortcut_table(scores: pd.DataFrame, patients: Sequence[str], threshold: flo
     return pd.DataFrame(rows).set_index("measure")
 
 
-def shortcut_answer(table: pd.DataFrame) -> str:
-    """The shortcut test's answer in words: do the marks attract the map, and do they move the network.
+def shortcut_answer(table: pd.DataFrame, scores: pd.DataFrame) -> str:
+    """The shortcut test's answer in words: do the marks attract the map, and does the network see them.
 
-    A test of many images finds effects that are too small to matter: the calls that change say whether the marks decide anything.
-    The three p-values are not adjusted for their number.
+    It is said to see them where an image moves by more without its marks than under the placebo (p < 0.05) and by enough to
+    matter; not at all where the marks are still to be read or where the placebo is smaller than they are.
 
     Args:
         table: of `shortcut_table`.
+        scores: of `shortcut_scores`, of the same images.
     """
-    energy, chance, shift, moved, changed, _ = (table.at[name, "comparison"] for name in COMPARED)
+    energy, chance, shift, moved, changed, area = (table.at[name, "comparison"] for name in COMPARED)
     if not shift.images:
         return "No image shows the network a burned-in mark: there is nothing to test."
-    held = f"hold {energy.first:.1%} of the map's energy and {energy.second:.1%} once painted over ({_told(energy)}), on "
+    held = f"hold {share(energy.first, 1)} of the map's energy and {share(energy.second, 1)} once painted over, on "
+    verdict = _verdict(moved, area, scores.loc[scores["marks"] > 0, "left"].mean())
     return (
-        f"Marks are visible in {shift.images} images of {shift.patients} patients. They {held if energy.images else 'have '}"
-        f"{chance.second:.1%} of the area. Without them the mean probability of malignancy is {shift.second:.3f} in place of "
-        f"{shift.first:.3f} ({_told(shift)}). An image moves by {moved.first:.3f} on average, by {moved.second:.3f} under like "
-        f"paint elsewhere ({_told(moved)}); {changed.first:.1%} of calls change, {changed.second:.1%} by the placebo."
+        f"Marks are visible in {count(shift.images, 'image')}. They {held if energy.images else 'have '}"
+        f"{share(chance.second, 1)} of the area. An image moves by {number(moved.first, 3)} in probability without them, by "
+        f"{number(moved.second, 3)} under as much paint elsewhere ({p_value(moved.p_value)}); {share(changed.first, 1)} of calls "
+        f"change, {share(changed.second, 1)} by the placebo. {verdict}"
     )
 
 
-def _told(found: Comparison) -> str:
-    return p_value(found.p_value)
+def _verdict(moved: Comparison, area: Comparison, left: float) -> str:
+    why = ""
+    if left > MOST_LEFT:
+        why = f"painted over, {share(left)} of them can still be found"
+    elif not area.second >= LIKE_AREA * area.first:
+        why = f"the placebo covers {share(area.second, 1)} of the area, they {share(area.first, 1)}"
+    elif np.isnan(moved.p_value):
+        why = moved.note or "there is no test"
+    if why:
+        return f"This run cannot say whether the network sees them: {why}."
+    if moved.p_value >= ALPHA or moved.difference < 0:
+        return "The network is not shown to see them."
+    return "The network sees them." if moved.difference >= TRIVIAL else "That is too little to matter."
