@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from training_project import register_tiny, tiny_config
 
 from thyroid_utils.common import files
 from thyroid_utils.common.config import ConfigError
+from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.common.files import seal
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.models.classifiers import CLASSIFIERS
@@ -133,6 +135,10 @@ def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     made(NAMES["begun"], complete=False)
     assert find_run(NAMES["begun"]) is None and find_run("0" * 32) is None
     assert find_run(made(NAMES["whole"]).name).folder.name == NAMES["whole"]
+    assert find_run(NAMES["whole"][:6]).name == NAMES["whole"], "as much of a name as runs list shows"
+    shutil.copytree(runs_dir() / NAMES["whole"], runs_dir() / (NAMES["whole"][:6] + "another"))
+    with pytest.raises(ParameterError, match=r"2 runs begin so: \w+ and \w+$"):
+        find_run(NAMES["whole"][:6])
     monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
     monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
     assert runs_dir() == Path("/project/runs")

@@ -37,7 +37,9 @@ from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.common.files import MARK, broken_seal, content_key, file_hash, seal
+from thyroid_utils.common.words import listed
 
 if TYPE_CHECKING:
     import torch
@@ -233,13 +235,24 @@ def mark_complete(folder: Path) -> Run:
     return run
 
 
+def runs_that_begin(name: str) -> list[Run]:
+    """The runs, finished or not, whose names begin so: the command `runs list` shows as much of a name as tells it apart."""
+    return [Run(path) for path in sorted(paths.runs_dir().glob("[!.]*")) if path.is_dir() and name and path.name.startswith(name)]
+
+
 def find_run(name: str) -> Run | None:
-    """The finished run of that name, or None where there is none.
+    """The finished run of that name, or the only one whose name begins so; None where there is none.
 
     Raises:
+        ParameterError: several runs begin so.
         RunDamaged: it is there and damaged; the message names the file.
     """
     run = Run(paths.runs_dir() / name)
+    if not run.folder.is_dir() or not name:
+        fitting = runs_that_begin(name)
+        if len(fitting) > 1:
+            raise ParameterError(f"run {name}: {len(fitting)} runs begin so: {listed(run.name for run in fitting)}")
+        run = fitting[0] if fitting else run
     if not (run.folder / MARK).exists():
         return None
     run.check()

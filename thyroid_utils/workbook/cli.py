@@ -210,14 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _named_run(name: str, where: str) -> Run:
     """The only run whose name begins so, finished or not; `where` opens the message."""
-    from thyroid_utils.common.paths import runs_dir
-    from thyroid_utils.training.ledger import Run
+    from thyroid_utils.training.ledger import runs_that_begin
 
-    fitting = [path for path in runs_dir().glob("[!.]*") if path.is_dir() and name and path.name.startswith(name)]
+    fitting = runs_that_begin(name)
     if len(fitting) != 1:
         found = f"{len(fitting)} runs begin so" if fitting else "there is no such run"
         raise ParameterError(f"{where}: {found}; thyroid-workbook runs list shows them all")
-    return Run(fitting[0])
+    return fitting[0]
 
 
 def _finished_run(option: str, name: str) -> Run:
