@@ -57,7 +57,7 @@ def comparison():
 
 
 def test_a_clear_difference_is_found_and_none_between_equals(comparison):
-    estimates = comparison.estimates(["auc"], resamples=200)["auc"]
+    estimates = comparison.estimates(["auc"])["auc"]
     assert list(estimates.index) == ["strong", "weak"] and comparison.pairs()["auc_differs"].all()
     by_run = comparison.by_run(["auc"]).groupby("model")["auc"].mean()
     assert estimates["strong"].value == pytest.approx(by_run["strong"]) and estimates["weak"].low < by_run["weak"]

@@ -159,7 +159,8 @@ def test_every_pair_of_models_with_holm():
 def test_paired_means_use_patients():
     found = compare_means([1, 3, np.nan, 5], [0, 1, 7, 2], ["a", "a", "b", "c"])
     assert (found.first, found.second, found.difference, found.images, found.patients) == (3, 1, 2, 3, 2)
-    assert found.low == 1.5 and found.high == 3  # every resample holds a (mean difference 1.5), c (3) or both
+    # Without a the mean is 3, without c 1.5; t of (3²/5 − 1) degrees of freedom, of which at least 1 is taken.
+    assert found.high - found.low == pytest.approx(2 * 12.706205 * np.sqrt((1 + 0.25) / 2), rel=1e-6)
     random = np.random.default_rng(3)
     codes = np.repeat(np.arange(15), 4)
     first = random.normal(size=60) + random.normal(size=15)[codes]

@@ -68,7 +68,7 @@ def test_a_subgroup_against_the_rest_by_hand():
     assert list(table["patients"]) == [8, 12, 3] and list(table["images"]) == [16, 24, 6]
     assert list(table["marked"]) == table["p"].isna().tolist() == [True, False, True]
     inside = values[20:44]
-    assert table.at[1, "estimate"] == patient_estimate(inside, patients[20:44])
+    assert table.at[1, "estimate"] == patient_estimate(inside, patients[20:44], share=True)
     rest = pd.concat([values[4:20], values[44:]]).mean()
     assert table.at[1, "rest"] == pytest.approx(rest) and table.at[1, "difference"] == pytest.approx(inside.mean() - rest)
 

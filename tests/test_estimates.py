@@ -7,34 +7,38 @@ import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import expit
-from sklearn.metrics import roc_curve
 
-from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import delong_test, mcnemar_test
 from thyroid_utils.scores.estimates import (
     Comparison,
     Estimate,
-    benefit_curve,
-    drawn_patients,
+    leave_out,
+    patient_error,
     patient_estimate,
+    patient_median,
     patient_scores,
-    pr_band,
     proportion_interval,
-    roc_band,
     told_over_seeds,
 )
-from thyroid_utils.scores.labels import classification_scores
+from thyroid_utils.scores.labels import Labelled, Weighed, classification_scores
+from thyroid_utils.scores.recipes import auc_influence, over_patients
 
 
-def test_one_image_a_patient_is_the_ordinary_bootstrap():
+def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():
     values = np.random.default_rng(0).normal(5, 2, 80)
-    ours = patient_estimate(values, range(80), resamples=4000)
-    reference = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
+    ours = patient_estimate(values, range(80))
     assert ours.value == pytest.approx(values.mean())
-    told, mean = (patient_estimate(values, range(80), how, resamples=50) for how in (np.mean, None))
-    assert (told.low, told.high) == pytest.approx((mean.low, mean.high))
-    # Two Monte-Carlo quantiles of 4000 draws differ by about 0.02; the interval itself is 0.9 wide.
-    assert (ours.low, ours.high) == pytest.approx(tuple(reference.confidence_interval), abs=0.06)
+    assert (ours.low, ours.high) == pytest.approx(stats.t.interval(0.95, 79, values.mean(), stats.sem(values)))
+    told = patient_estimate(values, range(80), np.mean)
+    assert (told.low, told.high) == pytest.approx((ours.low, ours.high))
+    random = np.random.default_rng(1)
+    labels, scores = np.repeat([0, 1], [12, 30]), random.normal(size=42).round(1)
+    images = Labelled(labels.astype(bool), scores)
+    value, moves = leave_out(lambda weights: Weighed(images, weights).score("auc"), np.arange(42))
+    delong, _ = over_patients(auc_influence(labels, scores).by_image, labels, np.arange(42))
+    error, freedom, smaller = patient_error(moves, np.ones(42), labels == 1)
+    assert error**2 == pytest.approx(delong[0], rel=1e-9) and 11 < freedom < 41 and smaller == 12
+    assert value == pytest.approx(auc_influence(labels, scores).scores[0])
 
 
 def test_missing_values_one_patient_and_none():
@@ -48,14 +52,45 @@ def test_missing_values_one_patient_and_none():
 
 
 def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
-    patients = ["a", "a", "b", "c"]
+    patients = ["a", "a", "b", "b", "c", "c"]
     for value in (0.5, 1):
-        assert patient_estimate([value] * 4, patients).text() == f"{value:.2f} [no interval: all resamples agree]"
+        assert patient_estimate([value] * 6, patients).text() == f"{value:.2f} [no interval: all patients agree]"
     for value in (0, 1):
-        share = patient_estimate([value] * 4, patients, share=True)
-        assert (share.low, share.high) == proportion_interval(3 * value, 3) and "Wilson" in share.note  # of patients, not images
-    assert patient_estimate([1, 0, 1, 1], patients, share=True) == patient_estimate([1, 0, 1, 1], patients)
+        share = patient_estimate([value] * 6, patients, share=True)
+        assert (share.low, share.high) == proportion_interval(3 * value, 3)  # of patients, not images
+    assert proportion_interval(9, 10) == pytest.approx(tuple(stats.binomtest(9, 10).proportion_ci(method="wilson")))
     assert np.isnan(proportion_interval(0, 0)).all()
+    # Of three patients with 50, 1 and 1 images hardly more than one tells: 52² / 2502.
+    uneven = patient_estimate([1] * 52, ["a"] * 50 + ["b", "c"], share=True)
+    assert (uneven.low, uneven.high) == proportion_interval(52**2 / 2502, 52**2 / 2502) and uneven.low < 0.25
+
+
+def test_few_patients_of_a_class_and_scores_at_their_limits():
+    perfect = patient_scores([0] * 7 + [1] * 40, np.linspace(0.2, 0.9, 47), range(47), ("auc", "mcc", "sensitivity"), 0.3)
+    assert (perfect["auc"].low, perfect["auc"].high) == proportion_interval(7, 7), "of the smaller class"
+    assert (perfect["sensitivity"].low, perfect["sensitivity"].high) == proportion_interval(40, 40)
+    wrong = patient_scores([0] * 7 + [1] * 40, np.linspace(0.9, 0.2, 47), range(47), "auc")["auc"]
+    assert (wrong.low, wrong.high) == proportion_interval(0, 7)
+    lone = patient_scores([0, 0, 1, 1, 1], [0.1, 0.6, 0.4, 0.8, 0.7], list("aabcd"), ("auc", "accuracy"))
+    assert lone["auc"].text() == "0.83 [no interval: 1 patient with benign images]"
+    assert lone["accuracy"].low < lone["accuracy"].high
+    few = patient_scores([0] * 29 + [1] * 40, np.linspace(0.2, 0.9, 69), range(69), "sensitivity_at_specificity")
+    assert few["sensitivity_at_specificity"].text() == "1.00 [no interval: fewer than 30 patients are benign]"
+
+
+def test_more_than_a_thousand_patients_are_left_out_in_groups():
+    labels, probabilities, _, patients = example(1500, 1)
+    found = patient_scores(labels, probabilities, patients, ("auc", "sensitivity"))
+    error = np.sqrt(over_patients(auc_influence(labels, probabilities).by_image, labels, pd.factorize(patients)[0])[0][0])
+    # Two standard errors each way, on a scale that hardly bends; 1000 groups leave an error of about 2 % of it.
+    assert found["auc"].high - found["auc"].low == pytest.approx(2 * 1.96 * error, rel=0.1) and found["auc"].patients == 1500
+
+
+def test_medians_over_patients():
+    found = patient_median([1, 2, 3, 5, 6, np.nan], list("abcded"))
+    assert (found.value, found.images, found.patients) == (3, 5, 5) and 1 <= found.low < 3 < found.high <= 6
+    assert patient_median([2, 2, 2], list("abc")).text() == "2.00 [no interval: all patients agree]"
+    assert patient_median([2, 4], ["a", "a"]).text() == "3.00 [no interval: 1 patient]" and patient_median([], []).images == 0
 
 
 def test_estimates_comparisons_and_p_values_are_told():
@@ -81,13 +116,14 @@ def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -
 
 def test_values_are_the_scores_and_the_order_is_kept():
     labels, probabilities, _, patients = example()
-    found = patient_scores(labels, probabilities, patients, threshold=0.6, resamples=200)
+    found = patient_scores(labels, probabilities, patients, threshold=0.6)
     assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(
         classification_scores(labels, probabilities, 0.6), abs=1e-7
     )
     for name, estimate in found.items():
-        assert (estimate.images, estimate.patients, estimate.undefined) == (len(labels), 40, 0)
-        if name == "ece":  # grows with noise: resamples of a calibrated model never reach its truth
+        assert (estimate.images, estimate.patients) == (len(labels), 40)
+        # The first grows with noise; the threshold of the second is read off the images of 16 malignant patients.
+        if name in ("ece", "sensitivity_at_specificity"):
             assert np.isnan(estimate.low) and "no interval" in estimate.text()
         else:
             assert estimate.low < estimate.value < estimate.high and not estimate.note, name
@@ -95,10 +131,7 @@ def test_values_are_the_scores_and_the_order_is_kept():
 
 @pytest.fixture(scope="module")
 def simulated() -> dict[str, float]:
-    """How often what is nominally 95 % holds, in 300 samples of 100 patients with two correlated images each.
-
-    100 patients, 40 of them malignant, because percentile intervals of 60 patients come out at 93.4 to 93.9 %.
-    """
+    """How often what is nominally 95 % holds, in 300 samples of 100 patients with two correlated images each."""
     random = np.random.default_rng(7)
     patients = np.repeat(np.arange(100), 2)
     labels = (patients % 5 < 2).astype(int)
@@ -109,7 +142,7 @@ def simulated() -> dict[str, float]:
     for _ in range(trials):
         first, second = (shift * (labels - 0.5) + random.normal(size=100)[patients] + random.normal(size=200) for _ in range(2))
         one, two = expit(first), expit(second)
-        found = patient_scores(labels, one, patients, tuple(truth), resamples=1000)
+        found = patient_scores(labels, one, patients, tuple(truth))
         for name, value in truth.items():
             hits[name] += found[name].low <= value <= found[name].high
         clustered = delong_test(labels, one, two, patients)
@@ -117,7 +150,7 @@ def simulated() -> dict[str, float]:
         hits["delong"] += clustered.p_value >= 0.05
         hits["plain delong"] += delong_test(labels, one, two).p_value >= 0.05
         hits["mcnemar"] += mcnemar_test((one > 0.5) == labels, (two > 0.5) == labels, patients).p_value >= 0.05
-        paired = patient_scores(labels, one, patients, "auc", less=two, resamples=400)["auc"]
+        paired = patient_scores(labels, one, patients, "auc", less=two)["auc"]
         hits["paired"] += paired.low <= 0 <= paired.high
     return {name: count / trials for name, count in hits.items()}
 
@@ -130,19 +163,11 @@ def test_intervals_and_tests_hold_as_often_as_they_say(simulated, name):
     assert 0.93 <= simulated["mcnemar"] <= 0.99  # exact, and therefore on the safe side
 
 
-def test_resamples_of_one_class_are_left_out_and_counted():
-    labels, probabilities, patients = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.2, 0.6, 0.4, 0.9], list("abcdef")
-    found = patient_scores(labels, probabilities, patients, ("auc", "accuracy"), resamples=4000)
-    expected = (4 / 6) ** 6 + (2 / 6) ** 6
-    assert found["auc"].undefined == pytest.approx(expected, abs=0.015)  # two standard errors: 0.009
-    assert 0 < found["auc"].low < found["auc"].high <= 1 and found["accuracy"].undefined == 0
-
-
-def test_the_change_of_a_score_is_drawn_on_the_same_patients():
+def test_the_change_of_a_score_leaves_out_the_same_patients():
     labels, first, second, patients = example(150)
-    same = patient_scores(labels, first, patients, ("auc", "accuracy"), less=first, resamples=200)
-    assert {found.text() for found in same.values()} == {"0.00 [no interval: all resamples agree]"}
-    found = patient_scores(labels, first, patients, ("auc", "mcc"), 0.4, less=[second, second], resamples=4000)
+    same = patient_scores(labels, first, patients, ("auc", "accuracy"), less=first)
+    assert {found.text() for found in same.values()} == {"0.00 [no interval: all patients agree]"}
+    found = patient_scores(labels, first, patients, ("auc", "mcc"), 0.4, less=[second, second])
     one, two = (classification_scores(labels, model, 0.4) for model in (first, second))
     assert found["mcc"].value == pytest.approx(one["mcc"] - two["mcc"])
     # Pairing is what makes related models comparable: the interval is narrower than that of one model.
@@ -151,55 +176,6 @@ def test_the_change_of_a_score_is_drawn_on_the_same_patients():
     tested = delong_test(labels, first, second, patients)
     assert found["auc"].value == pytest.approx(tested.difference)
     assert (found["auc"].low, found["auc"].high) == pytest.approx((tested.low, tested.high), abs=0.08 * width)
-
-
-def test_bands_by_hand_and_against_the_curves():
-    roc, precision = (band([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], list("abcd"), resamples=50) for band in (roc_band, pr_band))
-    assert roc["sensitivity"][::25].tolist() == [0.5, 0.5, 1, 1, 1]  # upright steps at 0 and at 1/2, read at their upper ends
-    assert precision["precision"][::25].tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3])
-    labels, probabilities, _, patients = example()
-    roc, precision = roc_band(labels, probabilities, patients), pr_band(labels, probabilities, patients)
-    scores = classification_scores(labels, probabilities)
-    # A grid of 101 points and trapezoids across upright steps are off by less than half a step of the grid.
-    assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(scores["auc"], abs=0.006)
-    assert precision["precision"].mean() == pytest.approx(scores["pr_auc"], abs=0.01)
-
-
-def test_a_band_is_the_quantiles_of_resampled_curves():
-    labels, probabilities, _, patients = example(20)
-    band = roc_band(labels, probabilities, patients, resamples=60)
-    codes = pd.factorize(patients)[0]
-    (counts,) = drawn_patients(20, 60, len(labels))
-    curves = []
-    for column in counts.T.astype(int):
-        images = np.repeat(np.arange(len(labels)), column[codes])
-        if 0 < labels[images].sum() < len(images):
-            alarms, hits, _ = roc_curve(labels[images], probabilities[images])
-            curves.append(np.interp(band["false_positive_rate"], alarms, hits))
-    assert band["low"].tolist() == pytest.approx(np.quantile(curves, 0.025, axis=0))
-    assert band["high"].tolist() == pytest.approx(np.quantile(curves, 0.975, axis=0))
-
-
-def test_bands_over_seeds_of_few_patients_and_of_one_class():
-    labels, first, second, patients = example()
-    one, two, both, ranked = (
-        roc_band(labels, model, patients, resamples=20)["sensitivity"]
-        for model in (first, second, [first, second], 5 * first - 3)  # of the last, only the order counts
-    )
-    assert both.tolist() == pytest.approx(((one + two) / 2).tolist()) and ranked.equals(one)
-    rare = pr_band([0, 0, 1], [0.1, 0.6, 0.5], list("abc"), resamples=200)
-    assert rare["precision"].tolist() == [0.5] * 101 and rare[["low", "high"]].isna().all(axis=None)
-    with pytest.raises(DataError, match="roc_band: all 2 images are benign"):
-        roc_band([0, 0], [0.1, 0.6], list("ab"))
-
-
-def test_net_benefit_of_a_table_made_by_hand():
-    """20 images, 8 malignant; at 0.25 the table is TP 6, FP 3: 6/20 − 3/20 · (1/4)/(3/4) = 0.25."""
-    labels = [1] * 8 + [0] * 12
-    probabilities = [0.9] * 6 + [0.1] * 2 + [0.8] * 3 + [0.05] * 9
-    curve = benefit_curve(labels, probabilities, range(20), [0, 0.25, 0.5, 0.85])
-    assert curve["net_benefit"].tolist() == pytest.approx([0.4, 6 / 20 - 3 / 20 / 3, 6 / 20 - 3 / 20, 6 / 20])
-    assert curve["treat_all"][:3].tolist() == pytest.approx([0.4, 8 / 20 - 12 / 20 / 3, -0.2])  # at 0 all are called
 
 
 def test_bad_arguments_of_the_score_bootstrap():

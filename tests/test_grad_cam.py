@@ -111,7 +111,8 @@ def test_some_are_drawn_at_random_and_stay_in_step():
 def test_attention_is_of_the_images_kept_with_the_references_of_all():
     whole = drawn([True, False, True, True, False, True])
     right = whole.attention_by_decision()["right"]
-    assert right.equals(attention_table(whole.scores.iloc[[0, 2, 3, 5]], whole.patients[[0, 2, 3, 5]]))
+    alone = attention_table(whole.scores.iloc[[0, 2, 3, 5]], whole.patients[[0, 2, 3, 5]])
+    assert right.map(str).equals(alone.map(str))
     alone = whole.attention([True] + [False] * 5).at["energy_inside", "other patients"]
     assert alone.value == pytest.approx(whole.scores["energy_inside_other"].iloc[0]), "maps of images not kept are references"
     assert list(drawn([False] * 2).attention_by_decision()) == ["wrong"]
@@ -222,7 +223,7 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
     table = attention_table(scores, patients)
     for name in MEASURES:
         row = table.loc[name]
-        assert row["map"] == patient_estimate(scores[name], patients, share=name == "pointing_game", resamples=2000)
+        assert str(row["map"]) == str(patient_estimate(scores[name], patients, share=name != "peak_distance"))
     tests = placement_tests(maps, np.broadcast_to(mask, maps.shape), patients, deals=999)
     for name in MEASURES:
         against = tests.loc[name]

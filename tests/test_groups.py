@@ -25,8 +25,8 @@ def test_three_against_two_by_hand():
     # Of the six pairs group 1 wins (3 beats 1, 2; 5 beats 1, 2, 4) five and loses (3 against 4) one: (5 − 1) / 6.
     found = mann_whitney_patients(*grouped([1, 2, 4], [3, 5]))
     assert found.effect == pytest.approx(4 / 6)
-    # 10 ways to place two of five ranks; the rank sum 3 + 5 = 8 and the more extreme 9, and their mirror images: 4 of 10.
-    assert found.p_value == pytest.approx(0.4) and str(found).startswith("effect +0.67") and "p = 0.4" in str(found)
+    # z = (5 − 1/2 − 3) / √(3 · 2 · 6 / 12) = 1.5 / √3
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(1.5 / np.sqrt(3))) and str(found).startswith("effect +0.67")
     assert (found.first, found.second) == (2, 4)
     assert (found.images, found.first_patients, found.second_patients, found.left_out, found.mixed) == (5, 3, 2, 0, 0)
 
@@ -36,8 +36,8 @@ def test_three_against_two_by_hand():
 def test_one_image_a_patient_is_scipys_test(decimals, sizes):
     random = np.random.default_rng(sizes[0])
     first, second = random.normal(size=sizes[0]).round(decimals), random.normal(0.6, size=sizes[1]).round(decimals)
-    found = mann_whitney_patients(*grouped(first, second), resamples=50)
-    assert found.p_value == pytest.approx(stats.mannwhitneyu(second, first).pvalue, rel=1e-12)
+    found = mann_whitney_patients(*grouped(first, second))
+    assert found.p_value == pytest.approx(stats.mannwhitneyu(second, first, method="asymptotic").pvalue, rel=1e-12)
     assert found.effect == pytest.approx(brute_force_effect(first, second), abs=1e-12)
 
 
@@ -46,14 +46,14 @@ def test_a_patients_images_are_averaged_first():
     codes = np.repeat(np.arange(30), random.integers(1, 6, 30))
     groups = (codes % 3 == 0).astype(int)
     values = random.normal(size=len(codes)) + random.normal(size=30)[codes] + groups
-    found = mann_whitney_patients(values, groups, codes, resamples=50)
+    found = mann_whitney_patients(values, groups, codes)
     means = np.array([values[codes == code].mean() for code in range(30)])
     second = np.arange(30) % 3 == 0
     assert found.p_value == pytest.approx(stats.mannwhitneyu(means[second], means[~second]).pvalue, rel=1e-12)
     assert found.effect == pytest.approx(brute_force_effect(means[~second], means[second]))
     assert found.p_value > 1.5 * stats.mannwhitneyu(values[groups == 1], values[groups == 0]).pvalue, "images are not the unit"
     repeated = np.repeat(np.arange(len(codes)), 3)[::-1]  # in another order, too
-    again = mann_whitney_patients(values[repeated], groups[repeated], codes[repeated], resamples=50)
+    again = mann_whitney_patients(values[repeated], groups[repeated], codes[repeated])
     assert (again.p_value, again.effect) == (found.p_value, found.effect)
 
 
@@ -82,8 +82,20 @@ def test_all_alike_and_full_separation():
     alike = mann_whitney_patients(*grouped([2.0] * 6, [2.0] * 5))
     assert (alike.p_value, alike.effect) == (1.0, 0.0)
     found = mann_whitney_patients(*grouped([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]))
-    assert found.effect == 1 and found.p_value == pytest.approx(2 / 252)
-    assert np.isnan(found.low) and found.note == "all resamples agree"
+    # z = (25 − 1/2 − 12.5) / √(25 · 11 / 12)
+    assert found.effect == found.high == 1 and found.p_value == pytest.approx(2 * stats.norm.sf(12 / np.sqrt(275 / 12)))
+    assert 0 < found.low < 0.5 and np.isnan(alike.low)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (5, 7), (7, 40), (30, 30)])
+def test_the_interval_is_without_nothing_just_where_the_test_rejects(sizes):
+    random = np.random.default_rng(1)
+    for decimals in (6, 0):  # without and with ties
+        for shift in np.linspace(0, 2, 25):
+            values = np.append(random.normal(size=sizes[0]), random.normal(shift, size=sizes[1])).round(decimals)
+            found = mann_whitney_patients(values, [0] * sizes[0] + [1] * sizes[1], range(sum(sizes)))
+            assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+            assert -1 <= found.low <= found.effect <= found.high <= 1
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -99,10 +111,10 @@ def test_what_cannot_be_compared_is_refused():
 def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
     random, trials = np.random.default_rng(0), 200
     groups, codes = np.repeat([0, 1], [25, 15]), np.arange(40)
-    detectable = mann_whitney_patients(np.arange(40.0), groups, codes, resamples=10).detectable
+    detectable = mann_whitney_patients(np.arange(40.0), groups, codes).detectable
     shift = np.sqrt(2) * stats.norm.ppf((1 + detectable) / 2)
     found = [
-        [mann_whitney_patients(random.normal(size=40) + by * groups, groups, codes, resamples=1).p_value for _ in range(trials)]
+        [mann_whitney_patients(random.normal(size=40) + by * groups, groups, codes).p_value for _ in range(trials)]
         for by in (0, shift)
     ]
     false_alarms, power = np.mean(np.array(found) < 0.05, axis=1)

@@ -154,7 +154,7 @@ def test_differences_to_the_reference_by_another_road(study):
         known = ~np.isnan(scores[row]) & ~np.isnan(scores["small"])
         gap = (scores[row] - scores["small"])[known]
         assert found.difference == pytest.approx(gap.mean()) == found.first - found.second
-        interval = patient_estimate(gap, patients[known], resamples=2000)
+        interval = patient_estimate(gap, patients[known])
         np.testing.assert_allclose((found.low, found.high, found.images), (interval.low, interval.high, known.sum()))
         sums = pd.Series(gap).groupby(patients[known]).sum().to_numpy()
         assert 2 <= len(sums) <= 12
@@ -182,7 +182,7 @@ def test_a_study_scores_and_times_each_network_once(study):
 def test_all_together_against_the_sum_of_single_gains(study):
     """pooled − small − (attended − small), image by image."""
     scores = study.whole.by_image(["iou"]).pivot(index="case", columns="model", values="iou").loc[study.whole.truth.index]
-    expected = patient_estimate(100 * (scores["pooled"] - scores["attended"]), study.patients, resamples=2000)
+    expected = patient_estimate(100 * (scores["pooled"] - scores["attended"]), study.patients)
     found = study.together()
     np.testing.assert_allclose([found.value, found.low, found.high], [expected.value, expected.low, expected.high])
     assert replace(study, tables={"aspp": OTHER}).together() is None

@@ -170,7 +170,7 @@ def bootstrap() -> Entries:
     y, p, q, who = (column(name) for name in ("label", "one", "two", "patient"))
     dice, other, wrong = np.round(p / 2 + 0.4, 2), np.round(q / 2 + 0.35, 2), ((p >= 0.5) != y).astype(int)
     gap = np.where(np.arange(72) % 9 == 4, np.nan, dice)
-    seeds, fewer = np.stack([p, (p + q) / 2]), {"resamples": 300}
+    seeds = np.stack([p, (p + q) / 2])
     codes = pd.factorize(who)[0]
     inside, known = (codes % 3 == 0) | (np.arange(72) % 11 == 0), np.arange(72) % 13 > 0
     gains = 100 * np.stack([dice - other, dice - other + 0.01, np.roll(dice, 1) - other])
@@ -179,25 +179,24 @@ def bootstrap() -> Entries:
     results, named = pd.DataFrame({"label": y, "probability": p}, cases), pd.Series(who, cases)
     powers = functools.partial(f.power_simulation, gains, who, 2.0, (10, 50, 300), (1, 5), 0.4, simulations=300)
     return {
-        "patient_estimate": lambda: [f.patient_estimate(dice, who), f.patient_estimate(gap, who, np.median, resamples=300)],
+        "patient_estimate": lambda: [f.patient_estimate(dice, who), f.patient_median(gap, who)],
         **each(
             "patient_scores",
             (y, p, who),
             (y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45]),
             (np.ones(72, int), np.ones(72), who, "accuracy"),
-            **fewer,
         ),
-        "patient_scores of a change": lambda: f.patient_scores(y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q, **fewer),
+        "patient_scores of a change": lambda: f.patient_scores(y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q),
         "roc_band": lambda: f.roc_band(y, p, who),
         "pr_band": lambda: f.pr_band(y, p, who),
         "benefit_curve": lambda: f.benefit_curve(y, p, who),
-        "compare_means": lambda: [f.compare_means(dice, other, who, **fewer), f.compare_means(gap, other, who, **fewer)],
-        **each("mann_whitney_patients", (dice, wrong, who), (gap, y, who), **fewer),
+        "compare_means": lambda: [f.compare_means(dice, other, who), f.compare_means(gap, other, who)],
+        **each("mann_whitney_patients", (dice, wrong, who), (gap, y, who)),
         "sign_flip_test": lambda: f.sign_flip_test(np.round(np.bincount(codes, dice - other), 2)),
         "randomisation_test": lambda: f.randomisation_test(dice, inside & known, known, codes, 499),
         "power_simulation": lambda: powers(),
         "patients_needed": lambda: f.patients_needed(powers()),
-        "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who, resamples=300),
+        "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who),
         "selective_risk": lambda: f.selective_risk(p * (1 - p), 1 - gap, who),
         "detection_table": lambda: f.detection_table({"seeds": f.label_uncertainty(seeds)}, wrong, who),
         "coverage": lambda: f.coverage(f.conformal_sets(q, y, p, 0.2, val_patients=who, by_class=True), y, who),

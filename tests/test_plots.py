@@ -27,7 +27,8 @@ from thyroid_utils.plots import style
 from thyroid_utils.plots.charts import cost_and_score, score_dots
 from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
-from thyroid_utils.scores.estimates import Comparison, Estimate, benefit_curve, patient_estimate
+from thyroid_utils.scores.curves import benefit_curve
+from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
 from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis import decision_errors, nodule_frame_errors
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
@@ -331,7 +332,7 @@ def test_cards_say_what_was_found_of_every_kind(cases):
 
 def test_figures_of_variants_draw_their_tables():
     value = Estimate(0.8, 0.7, 0.9, 50, 20)
-    sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all resamples agree")
+    sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all patients agree")
     what = ["whole frame (the paper)", "crop by the true mask"]
     estimates = pd.DataFrame({"what": what, "auc": [value, sure]}, ["frame", "crop_true"])
     difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")

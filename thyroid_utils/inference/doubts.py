@@ -189,5 +189,5 @@ def own_scores(run: Run) -> dict[str, Estimate]:
     if COUNTS[0] in table:
         own = table[table["true_positives"] + table["false_negatives"] > 0]
         dice = overlap_scores(**{name: own[name].to_numpy(float) for name in COUNTS})["dice"]
-        found["Dice"] = patient_estimate(dice, own["patient"])
+        found["Dice"] = patient_estimate(dice, own["patient"], share=True)
     return found

@@ -26,7 +26,7 @@ def roc_and_pr(comparison: ClassifierComparison, resamples: int = 500) -> Figure
     figure, axes = new_panels(2, 4.3)
     colours = model_colours(comparison.models)
     malignant = pd.concat(comparison.predictions(comparison.models[0]))["label"].mean()
-    order = comparison.estimates(["auc"], resamples=resamples)["auc"]
+    order = comparison.estimates(["auc"])["auc"]
     for rank, (model, estimate) in enumerate(order.items()):
         for place, kind in zip(axes, ("roc", "pr"), strict=True):
             found = comparison.curve(model, kind, resamples).to_numpy().T

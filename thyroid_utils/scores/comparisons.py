@@ -262,15 +262,12 @@ def compare_models(
     return table.assign(auc_differs=table["p_auc_holm"] < 0.05, accuracy_differs=table["p_accuracy_holm"] < 0.05)
 
 
-def compare_means(
-    first: Sequence[float], second: Sequence[float], patients: Sequence[str], *, resamples: int = 2000
-) -> Comparison:
+def compare_means(first: Sequence[float], second: Sequence[float], patients: Sequence[str]) -> Comparison:
     """Means of two values of the same images and their difference, with interval and p-value over patients.
 
     Args:
         first, second: one an image, shape (n,); a pair with NaN is left out of both means.
         patients: the patient of each image, shape (n,).
-        resamples: of the interval, as in `patient_estimate`.
 
     Returns:
         Comparison (first − second), of means over images. `images` counts the pairs that have both values, so that
@@ -287,7 +284,10 @@ def compare_means(
     known, codes, count = known_patients(one - two, patients, "compare_means")
     if not known.any():
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
-    found = patient_estimate(one - two, patients, resamples=resamples)
+    found = patient_estimate(
+        one - two,
+        patients,
+    )
     p_value = np.nan if count < 2 else sign_flip_test(np.bincount(codes, (one - two)[known]))
     means, note = (float(one[known].mean()), float(two[known].mean())), "1 patient" if count < 2 else ""
     return Comparison(*means, found.value, found.low, found.high, p_value, found.images, count, note=note)

@@ -1,47 +1,52 @@
-"""A number with its interval: over patients by the bootstrap, of a proportion, over seeds.
+"""A number with its interval: over patients, of a proportion, over seeds.
 
-The bootstrap draws whole patients with replacement and takes percentiles. A score that a resample leaves undefined (most often
-because it drew patients of one class only) is left out and counted in `undefined`. An interval then holds on condition that the
-score exists; where that fails in more than a tenth of the resamples no interval is given, and `note` says so.
+An interval over patients asks how far the number moves when each patient is left out (the jackknife), and takes t for the
+number of patients that it rests on: few patients tell little of their own spread. Patients with more images weigh more and make
+it fewer patients, (Σ images)² / Σ images². Scores of two classes rest on each class apart (Satterthwaite's degrees of freedom).
 
-Where every resample gives the same number, as an AUC of 1 does, the bootstrap knows nothing about the spread and no interval is
-given. A proportion of 0 or 1 (accuracy, sensitivity, specificity, precision) then gets Wilson's interval for that many patients.
-It is an interval for the share of patients whose images are all right, and of images only where patients have similar numbers
-of them: one patient in ten with fifty images, all wrong, is often missed by a sample whose interval then says [0.65, 1.00].
+A number between two limits, as a share or an AUC is, has its interval on the logit's scale, which stays within them, after half a
+patient that says nothing (the middle of the scale) is added: by luck few patients agree too well, near a limit above all. At a
+limit itself, as with an AUC of 1, patients show no spread. The interval is then Wilson's for a share of so many patients, of the
+smaller class for a score of two classes. It is one for the share of patients, and of images only as far as patients have similar
+numbers of them: one patient in ten with fifty images, all wrong, is often missed by a sample, and no interval can tell.
 
-With few patients (below about 30 in the rarer class) percentile intervals are somewhat too narrow.
+Patients are taken as drawn with their classes. Where the number of malignant ones is fixed by design, intervals of precision,
+PR-AUC, F1 and the calibration intercept are wider than they need be. All intervals hold the trained networks fixed.
 
-Reference: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8 and 5.3.
+`benchmarks/bench_coverage.py` measures how often they hold the truth.
+
+Reference:
+    Arvesen, Ann. Math. Stat. 40 (1969) 2076-2100 (jackknife; of an AUC it is DeLong's and Obuchowski's variance but for small
+    terms); Kish, Survey Sampling (1965), section 11.7; Agresti and Coull, Am. Stat. 52 (1998) 119-126 (what is added); Davison
+    and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, where patients are drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import betaincinv, expit, logit, ndtri, stdtrit
 
 from thyroid_utils.common.words import count, number, p_value
-from thyroid_utils.scores.checks import (
-    COUNTS,
-    checked_labels,
-    checked_probabilities,
-    checked_scores,
-    known_patients,
-    need_both_classes,
-    patient_codes,
-)
-from thyroid_utils.scores.labels import SCORES, SHARES, Labelled, Weighed, checked_names
-from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
+from thyroid_utils.scores.checks import COUNTS, checked_labels, checked_probabilities, known_patients, patient_codes
+from thyroid_utils.scores.labels import LIMITS, SCORES, SHARES, Labelled, Weighed, checked_names
 
 POWER = 0.8  # of the tests whose detectable difference is reported
 DETECTED = ndtri(0.975) + ndtri(POWER)  # that difference in standard errors, of a single two-sided test at 5 %
-MOST_UNDEFINED = 0.1  # share of resamples without a score above which there is no interval
-# Images × resamples held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times as long.
+FEW = 30  # patients of a class below which a threshold read off the other images' order has no interval
+UNKNOWING = 0.5  # of a patient in the middle of the scale, added to an interval between limits
+MIDWAY = 0.2  # of an image that counts for neither end of a share's interval: 0 is Clopper and Pearson's, 0.5 Jeffreys's
+# Images × patients left out held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times
+# as long.
 BLOCK_VALUES = 2**16
+READ_OFF = "sensitivity_at_specificity"  # moves by jumps as patients are left out
+_MOST_LEFT_OUT = 1000  # of more patients, several are left out together
 DEFAULT_SCORES = tuple(SCORES)
+NO_LIMITS = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,6 @@ class Estimate:
     """A number with its interval and what it rests on.
 
     `low` and `high` are NaN where the data give no interval: fewer than two patients, or what `note` says.
-    `undefined` is the share of resamples, in [0, 1], in which the number did not exist and which the interval leaves out.
     """
 
     value: float
@@ -57,7 +61,6 @@ class Estimate:
     high: float
     images: int
     patients: int
-    undefined: float = 0.0
     note: str = ""
 
     def __str__(self) -> str:
@@ -88,7 +91,6 @@ class Comparison:
     p_value: float
     images: int
     patients: int
-    undefined: float = 0.0
     note: str = ""
 
     def __str__(self) -> str:
@@ -107,7 +109,7 @@ class Comparison:
 def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
     """`0.91 ± 0.02 (5 seeds)`: mean and sample standard deviation (n − 1) of one score over training seeds; NaN is left out.
 
-    The SD is the spread of training on one split. It is no interval for other patients: that is the bootstrap's.
+    The SD is the spread of training on one split. It is no interval for other patients.
     """
     known = pd.Series(values, dtype=float).dropna()
     if known.empty:
@@ -116,18 +118,194 @@ def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:
     return f"{number(known.mean(), digits)}{spread} ({count(len(known), 'seed')})"
 
 
-def proportion_interval(successes: int, total: int) -> tuple[float, float]:
+def proportion_interval(successes: float, total: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion of independent trials (patients, not images), in [0, 1]; NaN for no trials.
 
     Reference:
         Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
     """
-    from scipy.stats import binomtest  # half a second to load
-
-    if total == 0:
+    if total <= 0:
         return np.nan, np.nan
-    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    share, more = successes / total, ndtri(0.975) ** 2 / total
+    half = np.sqrt(more * (share * (1 - share) + more / 4))
+    low, high = ((share + more / 2 + end) / (1 + more) for end in (-half, half))
+    return (0.0 if successes == 0 else float(low)), (1.0 if successes == total else float(high))
+
+
+def effective(images: np.ndarray) -> float:
+    """Of patients with so many images each, (patients,), the number of equal ones that tell as much; 0 without an image."""
+    return float(images.sum() ** 2 / max((images**2).sum(), 1))
+
+
+def interval(
+    value: np.ndarray,
+    error: np.ndarray,
+    freedom: float,
+    patients: float,
+    limits: tuple[float, float] = NO_LIMITS,
+    middle: float = 0.5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of numbers, as the module describes; NaN where the error is 0 between the limits.
+
+    Args:
+        value, error: numbers and their standard errors, of one shape.
+        freedom: of t; at least 1 is taken.
+        patients: `effective` number that the numbers rest on.
+        limits: that they lie between; (0, inf) for lengths, whose interval is made on the logarithm's scale.
+        middle: where between the limits, as a share of the way, the half patient lies that says nothing.
+    """
+    value, error = np.asarray(value, dtype=float), np.asarray(error, dtype=float)
+    t, (least, most) = _t(freedom), limits
+    error = np.where(error > 1e-9, error, np.nan)  # sums in another order differ by rounding
+    if np.isinf(most):
+        if np.isinf(least):
+            return value - t * error, value + t * error
+        factor = np.exp(t * error / (value - least))
+        return least + (value - least) / factor, least + (value - least) * factor
+    place, known = (value - least) / (most - least), patients / (patients + UNKNOWING)
+    moved = known * place + (1 - known) * middle
+    spread = np.hypot(known * error / (most - least), (1 - known) * np.sqrt(middle * (1 - middle)))
+    reach = t * spread / (moved * (1 - moved))
+    low, high = np.minimum(expit(logit(moved) - reach), place), np.maximum(expit(logit(moved) + reach), place)
+    low, high = _at_limits(place, low, high, patients)
+    return least + (most - least) * low, least + (most - least) * high
+
+
+def share_interval(
+    share: np.ndarray, error: np.ndarray, freedom: float, patients: float, images: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of shares of images: the beta distribution's, of as many independent images as would have that error.
+
+    Between Clopper and Pearson's interval, which is never short, and one that is right on average; Wilson's of the patients at 0
+    and 1. Arguments as for `interval`, which it equals elsewhere but for small terms; `images` are what the share is of.
+
+    Reference:
+        Korn and Graubard, Survey Methodology 24 (1998) 193-201; Brown, Cai and DasGupta, Stat. Sci. 16 (2001) 101-133.
+    """
+    share, error = np.asarray(share, dtype=float), np.asarray(error, dtype=float)
+    known = patients / (patients + UNKNOWING)
+    variance = np.where(error > 1e-9, (known * error) ** 2 + ((1 - known) / 2) ** 2, np.nan)
+    as_many = share * (1 - share) / variance * (_t(images - 1) / _t(freedom)) ** 2
+    right, wrong = share * as_many, (1 - share) * as_many
+    low, high = betaincinv(right + MIDWAY, wrong + 1 - MIDWAY, 0.025), betaincinv(right + 1 - MIDWAY, wrong + MIDWAY, 0.975)
+    return _at_limits(share, low, high, patients)
+
+
+def _t(freedom: float) -> float:
+    return float(stdtrit(max(freedom, 1), 0.975))
+
+
+def _at_limits(share: np.ndarray, low: np.ndarray, high: np.ndarray, patients: float) -> tuple[np.ndarray, np.ndarray]:
+    for end in (0, 1):
+        wilson, at = proportion_interval(end * patients, patients), np.abs(share - end) < 1e-9
+        low, high = np.where(at, wilson[0], low), np.where(at, wilson[1], high)
+    return low, high
+
+
+def patient_error(moves: np.ndarray, images: np.ndarray, classes: np.ndarray | None = None) -> tuple[float, float, float]:
+    """Standard error of a number, degrees of freedom, and the `effective` number of patients that it rests on.
+
+    Args:
+        moves: what leaving out each patient adds to the number, (patients,).
+        images: of each patient that count for it, (patients,); who has none is left out.
+        classes: of patients, bool (patients,), of a number that rests on two classes.
+    """
+    parts = [np.ones(len(moves), bool)] if classes is None else [classes, ~classes]
+    variances, numbers = [], []
+    for part in parts:
+        own = part & (images > 0)
+        variances.append(max(own.sum() - 1, 0) / max(own.sum(), 1) * (moves[own] ** 2).sum())
+        numbers.append(effective(images[own]))
+    variances, numbers = np.array(variances), np.array(numbers)
+    freedom = numbers.min() - 1
+    if variances.sum() > 0:
+        freedom = variances.sum() ** 2 / (variances**2 / np.maximum(numbers - 1, 0.5)).sum()
+    return float(np.sqrt(variances.sum())), float(freedom), float(numbers.min())
+
+
+def estimate(
+    value: float,
+    moves: np.ndarray,
+    images: np.ndarray,
+    classes: np.ndarray | None = None,
+    limits: tuple[float, float] = NO_LIMITS,
+    middle: float = 0.5,
+    share: bool = False,
+) -> Estimate:
+    """The Estimate of a number from what leaving out each patient moves it by.
+
+    Arguments as for `patient_error` and `interval`; share: the number is a share of the images (`share_interval`).
+    """
+    told = int(images.sum()), int((images > 0).sum())
+    low = high = np.nan
+    note = ""
+    if np.isnan(value) or told[1] < 2:
+        note = "" if np.isnan(value) else "1 patient"
+    elif np.isnan(moves[images > 0]).any():
+        note = "undefined without one of the patients"
+    else:
+        error = patient_error(moves, images, classes)
+        low, high = share_interval(value, *error, told[0]) if share else interval(value, *error, limits, middle)
+        note = "all patients agree" if np.isnan(low) else ""
+    return Estimate(float(value), float(low), float(high), *told, note)
+
+
+def leave_out(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A score of all images, and what leaving out each patient adds to it.
+
+    Args:
+        score: maps weights (n, m), how often each of n images counts in each of m columns, to scores (…, m).
+        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
+
+    Returns:
+        the score (…,) and the moves (…, patients), NaN where the images of the others leave it undefined.
+    """
+    value, patients = score(np.ones((len(codes), 1))), int(codes.max()) + 1
+    block = int(np.clip(BLOCK_VALUES // len(codes), 8, patients))
+    left = [np.arange(start, min(start + block, patients)) for start in range(0, patients, block)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [score((codes[:, None] != out).astype(float)) for out in left]
+    return value[..., 0], np.concatenate(found, axis=-1) - value
+
+
+def patient_estimate(
+    values: Sequence[float],
+    patients: Sequence[str],
+    statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    share: bool = False,
+) -> Estimate:
+    """A mean, or another smooth statistic, over images with its interval over patients.
+
+    Args:
+        values: one number an image, (n,), or k numbers, (n, k); an image with NaN is left out.
+        patients: the patient of each, shape (n,).
+        statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean. Not a median: `patient_median`.
+        share: the number lies in [0, 1], as a Dice does, and so does its interval; of values 0 and 1 it is a share of the images.
+
+    Raises:
+        ValueError: lengths differ, or a patient is missing.
+
+    Example:
+        >>> print(patient_estimate([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], share=True))
+        0.70 [0.06, 0.98]
+    """
+    values = np.asarray(values, dtype=float)
+    known, codes, people = known_patients(values, patients, "patient_estimate")
+    values = values[known]
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan, 0, 0)
+    images = np.bincount(codes)
+    if people < 2:
+        value, moves = values.mean() if statistic is None else statistic(values), np.zeros(1)
+    elif statistic is None:
+        value = values.mean()
+        moves = -np.bincount(codes, values - value) / (len(values) - images)
+    else:
+        value = statistic(values)
+        moves = np.array([statistic(values[codes != code]) for code in range(people)]) - value
+    of_images = share and statistic is None and bool(np.isin(values, (0, 1)).all())
+    return estimate(value, moves, images, limits=(0, 1) if share else NO_LIMITS, share=of_images)
 
 
 def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
@@ -145,8 +323,8 @@ def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.nd
 
 
 def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A score of all images, and of the images of patients drawn with replacement: the bootstrap that all intervals rest on.
-    The same patients are drawn each time, so that scores of the same images can be subtracted.
+    """A score of all images, and of the images of patients drawn with replacement, the same ones each time: for what leaving out
+    one patient moves by jumps, as a point of a curve.
 
     Args:
         score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
@@ -164,71 +342,28 @@ def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resam
     return value[..., 0], np.concatenate(drawn, axis=-1)
 
 
-def percentiles(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, str]:
-    """low and high (…,), at 95 %, of resampled scores (…, resamples), the undefined share, and why there is no interval."""
-    nothing = np.full(drawn.shape[:-1], np.nan)
-    if not drawn.shape[-1]:
-        return nothing, nothing, 0.0, "1 patient"
-    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
-    undefined = 1 - known.shape[-1] / drawn.shape[-1]
-    if undefined > MOST_UNDEFINED:
-        return nothing, nothing, undefined, f"undefined in {undefined:.0%} of resamples"
-    low, high = np.quantile(known, [0.025, 0.975], axis=-1)
-    return low, high, undefined, ""
+def patient_median(values: Sequence[float], patients: Sequence[str]) -> Estimate:
+    """The median over images, with the interval that holds 95 % of the medians of 1000 sets of patients drawn with replacement.
 
-
-def percentile_estimate(value: float, drawn: np.ndarray, images: int, patients: int, share_of: int = 0) -> Estimate:
-    """The Estimate of a score (value) and its resampled values (resamples,) of `resample`.
-
-    share_of: patients that a proportion is a share of, who then have Wilson's interval where all values agree; 0 for others.
-    """
-    low, high, undefined, note = percentiles(drawn)
-    if not note and np.nanmax(drawn) - np.nanmin(drawn) < 1e-12:
-        low, high, note = np.nan, np.nan, "all resamples agree"
-        if share_of and value in (0.0, 1.0):
-            low, high = proportion_interval(int(value) * share_of, share_of)
-            note = "Wilson's, of patients"
-    return Estimate(float(value), float(low), float(high), images, patients, undefined, note)
-
-
-def patient_estimate(
-    values: Sequence[float],
-    patients: Sequence[str],
-    statistic: Callable[[np.ndarray], float] | None = None,
-    *,
-    share: bool = False,
-    resamples: int = 1000,
-) -> Estimate:
-    """A mean, or another statistic, over images with its interval over patients.
-
-    Args:
-        values: one number an image, (n,), or k numbers, (n, k); an image with NaN is left out.
-        patients: the patient of each, shape (n,).
-        statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean.
-        share: the mean is a share in [0, 1]: where all values are 0, or all 1, it has Wilson's interval for so many patients.
-            Other values that all agree have no interval, as the bootstrap knows no spread then.
-        resamples: how many sets of patients are drawn, the same ones each time.
-
-    Raises:
-        ValueError: lengths differ, or a patient is missing.
-
-    Example:
-        >>> print(patient_estimate([0.8, 0.9, 0.4, 0.7], ["a", "a", "b", "c"], resamples=200))
-        0.70 [0.40, 0.85]
+    Args and errors as for `patient_estimate`.
     """
     values = np.asarray(values, dtype=float)
-    known, codes, count = known_patients(values, patients, "patient_estimate")
+    known, codes, people = known_patients(values, patients, "patient_median")
     values = values[known]
-    if not len(values):
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-
-    def score(weights: np.ndarray) -> np.ndarray:
-        if statistic is None:
-            return values @ weights / weights.sum(axis=0)
-        return np.array([statistic(np.repeat(values, times, axis=0)) for times in weights.T.astype(int)])
-
-    value, drawn = resample(score, codes, resamples)
-    return percentile_estimate(value, drawn, len(values), count, count if share else 0)
+    if people < 2:
+        value = float(np.median(values)) if len(values) else np.nan
+        return Estimate(value, np.nan, np.nan, len(values), people, "1 patient" if people else "")
+    order = np.argsort(values)
+    ordered, found = values[order], []
+    for counts in drawn_patients(people, 1000, len(values)):
+        reached = np.cumsum(counts[codes[order]], axis=0)
+        for half in (reached[-1] / 2, reached[-1] / 2 + 0.5):  # of an even number the two in the middle
+            found.append(ordered[np.argmax(reached >= half, axis=0)])
+    medians = np.concatenate([(low + high) / 2 for low, high in zip(found[::2], found[1::2], strict=True)])
+    low, high = np.quantile(medians, [0.025, 0.975])
+    value, agree = float(np.median(values)), high - low < 1e-12
+    bounds = (np.nan, np.nan) if agree else (float(low), float(high))
+    return Estimate(value, *bounds, len(values), people, "all patients agree" if agree else "")
 
 
 def patient_scores(
@@ -239,23 +374,22 @@ def patient_scores(
     threshold: float | Sequence[float] = 0.5,
     *,
     less: Sequence[float] | None = None,
-    resamples: int = 2000,
 ) -> dict[str, Estimate]:
     """Scores of one model, each with its interval over patients.
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
         probabilities: of malignancy, in [0, 1], shape (n,); or (seeds, n) for a model trained several times, whose score is then
-            the mean over seeds, in every resample as in the value.
+            the mean over seeds, whoever is left out.
         patients: the patient of each image, shape (n,).
         metrics: names of `scores.labels.SCORES`.
         threshold: at or above it an image is called malignant; one number, or one a seed.
-        less: probabilities, shaped alike, whose scores are subtracted, in every resample as in the value: what a change changes.
-        resamples: as in `patient_estimate`.
+        less: probabilities, shaped alike, whose scores are subtracted: what a change changes.
 
     Returns:
-        name → Estimate, in the order asked for. The expected calibration error has no interval: it grows with noise, of which
-        resamples have more, so that their percentiles miss the truth of a calibrated model every time.
+        name → Estimate, in the order asked for. No interval for the expected calibration error, which grows with noise: a
+        calibrated model's lies above the truth; nor for the sensitivity at a fixed specificity where fewer than 30 patients have
+        benign, or malignant, images: its threshold is read off the benign ones.
 
     Raises:
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
@@ -263,25 +397,51 @@ def patient_scores(
     Example:
         >>> found = patient_scores([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], ["a", "b", "c", "d"], "specificity")
         >>> print(found["specificity"])
-        0.50 [0.00, 1.00]
+        0.50 [0.01, 0.99]
     """
     where = "patient_scores"
     truth = checked_labels(labels, where)
-    codes, count = patient_codes(patients, len(truth), where)
+    codes, people = patient_codes(patients, len(truth), where)
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
     others = [] if less is None else _by_seed(truth, less, threshold, where)
 
-    def score(weights: np.ndarray) -> np.ndarray:
+    def score(weights: np.ndarray, names: Sequence[str] = names) -> np.ndarray:
         return _scores(models, names, weights) - (_scores(others, names, weights) if others else 0)
 
-    value, drawn = resample(score, codes, resamples)
+    folded = _folded(codes, truth)
+    value, moves = leave_out(score, folded)
     found = {}
     for at, name in enumerate(names):
-        share_of = 0 if others else _share_of(name, models, codes)
-        found[name] = percentile_estimate(value[at], drawn[at], len(truth), count, share_of)
-    if "ece" in found and count > 1 and not others:
-        found["ece"] = replace(found["ece"], low=np.nan, high=np.nan, note="biased in resamples")
+        of_score = _of_score(name, value[at], moves[at], models, folded, alone=not others)
+        if name == READ_OFF and not of_score.note:
+            drawn = resample(partial(score, names=(name,)), codes, 400)[1][0]
+            low, high = drawn_interval(value[at], drawn, truth, codes, share=not others)
+            of_score = replace(of_score, low=float(low), high=float(high))
+        found[name] = replace(of_score, images=len(truth), patients=people)
     return found
+
+
+def drawn_interval(
+    value: np.ndarray, drawn: np.ndarray, truth: np.ndarray, codes: np.ndarray, *, share: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of shares (…,) of malignant images, or of differences, from the spread over drawn patients (…, resamples) of
+    `resample`."""
+    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
+    error, fewest = known.std(axis=-1, ddof=1), min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
+    return share_interval(value, error, fewest - 1, fewest, truth.sum()) if share else interval(value, error, fewest - 1, fewest)
+
+
+def class_patients(truth: np.ndarray, codes: np.ndarray) -> tuple[int, str]:
+    """How many patients have images of the class that fewer have, and its name."""
+    return min((len(np.unique(codes[truth == malignant])), kind) for malignant, kind in enumerate(("benign", "malignant")))
+
+
+def _folded(codes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Codes of at most 1000 groups of patients, of one class but for one group: leaving each out takes as long as there are."""
+    malignant = np.bincount(codes, truth) > 0
+    places = np.empty(len(malignant), dtype=int)
+    places[np.argsort(malignant, kind="stable")] = np.arange(len(malignant))
+    return places[codes] if len(malignant) <= _MOST_LEFT_OUT else places[codes] * _MOST_LEFT_OUT // len(malignant)
 
 
 def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:
@@ -298,110 +458,24 @@ def _scores(model: list[Labelled], names: Sequence[str], weights: np.ndarray) ->
     return np.mean([[images.score(name) for name in names] for images in weighed], axis=0)
 
 
-def _share_of(name: str, model: list[Labelled], codes: np.ndarray) -> int:
-    """Patients with an image in the denominator of a proportion; 0 for a score that is no proportion of images."""
-    rows = [COUNTS.index(count) for count in SHARES.get(name, ())]
-    return min(len(np.unique(codes[images.table[rows].any(axis=0)])) for images in model)
-
-
-def roc_band(
-    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
-) -> pd.DataFrame:
-    """The ROC curve with a pointwise band over patients.
-
-    Sensitivity is read at fixed false positive rates, along straight lines between the curve's points, at the upper end of a
-    vertical step. The band covers each point with a probability of 95 %, not the whole curve at once.
-
-    Args:
-        labels, probabilities, patients: as in `patient_scores`; with (seeds, n) the mean curve over seeds.
-        resamples: how many sets of patients; those with one class only are left out.
-
-    Returns:
-        DataFrame of 101 rows: false_positive_rate (0, 0.01, …, 1), sensitivity, low, high; these two NaN with fewer than two
-        patients, or where more than a tenth of the resamples have one class only.
-
-    Raises:
-        DataError: the images are of one class only.
-    """
-
-    def sensitivity(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
-        return np.interp(grid, np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1]))
-
-    return _band(("false_positive_rate", "sensitivity"), sensitivity, labels, probabilities, patients, resamples)
-
-
-def pr_band(
-    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
-) -> pd.DataFrame:
-    """The precision-recall curve with a pointwise band over patients.
-
-    Precision is that of the highest threshold whose recall reaches the given one, with no line drawn between points: the step
-    function whose area is the average precision. At recall 0 it is that of the first malignant image found.
-
-    Args and errors as for `roc_band`. Returns a DataFrame of 101 rows: recall, precision, low, high.
-    """
-
-    def precision(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
-        # Counts of images are whole: half a hit asks for the first one. The other factor undoes rounding.
-        reached = np.searchsorted(hits, np.maximum(grid * hits[-1] * (1 - 1e-12), 0.5))
-        return hits[reached] / (hits[reached] + alarms[reached])
-
-    return _band(("recall", "precision"), precision, labels, probabilities, patients, resamples)
-
-
-def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataFrame:
-    """Grid, curve and band, the curve at a grid being `read(grid, true positives (k,), false positives (k,))`."""
-    where = "pr_band" if columns[0] == "recall" else "roc_band"
-    truth = checked_labels(labels, where)
-    need_both_classes(truth, where)
-    codes, _ = patient_codes(patients, len(truth), where)
-    rows = np.atleast_2d(checked_scores(probabilities, len(truth), where))
-    grid, models = np.linspace(0, 1, 101), [Labelled(truth, row) for row in rows]
-
-    def curves(weights: np.ndarray) -> np.ndarray:
-        """Mean curve over seeds, (points, m), NaN where a class is missing."""
-        found = np.full((len(models), weights.shape[1], len(grid)), np.nan)
-        for of_seed, images in zip(found, models, strict=True):
-            hits, alarms = Weighed(images, weights).curve
-            for column in np.flatnonzero((hits[-1] > 0) & (alarms[-1] > 0)):
-                of_seed[column] = read(grid, hits[:, column], alarms[:, column])
-        return found.mean(axis=0).T
-
-    value, drawn = resample(curves, codes, resamples)
-    low, high, *_ = percentiles(drawn)
-    return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
-
-
-def benefit_curve(
-    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], thresholds: Sequence[float] = THRESHOLDS
-) -> pd.DataFrame:
-    """Net benefit of acting (puncturing) where the probability reaches a threshold, against acting on all and on nobody.
-
-    Net benefit at t = TP / n − FP / n · t / (1 − t): t is the probability of malignancy at which a person would just act, and its
-    odds say how many needless actions one found malignancy is worth.
-
-    Args:
-        labels: 0 benign, 1 malignant, shape (n,).
-        probabilities: of malignancy, in [0, 1], shape (n,); calibrated, as t is compared with them. With (seeds, n) the mean over
-            seeds.
-        patients: of each image, shape (n,).
-        thresholds: in [0, 1).
-
-    Returns:
-        a row a threshold: `threshold`; `net_benefit`, `treat_all`, `treat_none` (0), in true positives an image: at most the
-        share of malignant images; `low` and `high`, the net benefit's 95 % interval over patients at each threshold alone, NaN
-        for a single patient.
-
-    Raises:
-        ValueError: as `scores.labels.classification_scores`, or a patient missing.
-
-    Reference:
-        Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
-    """
-    codes, _ = patient_codes(patients, len(labels), "benefit_curve")
-    values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
-    everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
-    value, drawn = resample(lambda weights: values @ weights / weights.sum(axis=0), codes, 1000)
-    low, high, *_ = percentiles(drawn)
-    columns = {"threshold": thresholds, "net_benefit": value, "treat_all": everybody, "treat_none": 0.0}
-    return pd.DataFrame({**columns, "low": low, "high": high})
+def _of_score(name: str, value: float, moves: np.ndarray, models: list[Labelled], codes: np.ndarray, alone: bool) -> Estimate:
+    """The Estimate of a score, or of a difference of two where it does not stand `alone`."""
+    truth, images = models[0].truth, np.bincount(codes)
+    limits = LIMITS.get(name, (0, 1)) if alone else NO_LIMITS
+    if name in SHARES:
+        rows = [COUNTS.index(kind) for kind in SHARES[name]]
+        counted = np.mean([np.bincount(codes, model.table[rows].sum(axis=0), len(images)) for model in models], axis=0)
+        return estimate(value, moves, counted, limits=limits, share=alone)
+    fewest, kind = class_patients(truth, codes)
+    if name == "ece" and alone:
+        note = "biased in few images"
+    elif name in ("brier", "ece"):
+        return estimate(value, moves, images, limits=limits)
+    elif fewest < 2:
+        note = f"{count(fewest, 'patient')} with {kind} images"
+    elif name == READ_OFF and fewest < FEW:
+        note = f"fewer than {FEW} patients are {kind}"
+    else:
+        malignant = np.bincount(codes, truth) > 0
+        return estimate(value, moves, images, malignant, limits, truth.mean() if name == "pr_auc" else 0.5)
+    return Estimate(float(value), np.nan, np.nan, len(truth), len(images), note)

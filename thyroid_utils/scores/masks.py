@@ -34,6 +34,11 @@ OVERLAP_SCORES = {
 }
 SURFACE_SCORES = ("hd95", "assd", "nsd")
 LESION_SCORES = {"lesions_found": "nodules found", "lesions_missed": "nodules missed", "lesions_false": "false nodules"}
+# Of a score whose interval must stay within: where it lies.
+SEGMENTATION_LIMITS = {
+    **dict.fromkeys((*OVERLAP_SCORES, "nsd", "nsd_mm"), (0, 1)),
+    **dict.fromkeys(("hd95", "assd", "hd95_mm", "assd_mm"), (0, np.inf)),
+}
 OVERLAP = 0.1  # share of a lesion's pixels from which it counts as found
 TOLERANCE, TOLERANCE_MM = 2.0, 1.0  # of surface Dice
 SEGMENTATION_SCORES = {

@@ -14,7 +14,8 @@ from scipy.special import expit, stdtrit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
-from thyroid_utils.scores.estimates import patient_scores, pr_band, roc_band, told_over_seeds
+from thyroid_utils.scores.curves import pr_band, roc_band
+from thyroid_utils.scores.estimates import patient_scores, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.studies.compare import ComparedRuns
@@ -72,16 +73,15 @@ class ClassifierComparison(ComparedRuns):
         """Probabilities of malignancy of the common test images, (seeds, n), in the order of `truth`."""
         return np.stack([found.loc[self.truth.index, "probability"] for found in self.predictions(model)])
 
-    def estimates(self, scores: Sequence[str] = MAIN_SCORES, *, fixed: bool = False, resamples: int = 2000) -> pd.DataFrame:
+    def estimates(self, scores: Sequence[str] = MAIN_SCORES, *, fixed: bool = False) -> pd.DataFrame:
         """Each score of each model on test, an `Estimate`; best AUC first.
 
-        On one split it is the mean over seeds with a bootstrap interval over patients, on random subsets the mean over subsets
+        On one split it is the mean over seeds with an interval over patients, on random subsets the mean over subsets
         with Nadeau and Bengio's interval.
 
         Args:
             scores: names of `scores.labels.SCORES`.
             fixed: True scores decisions at 0.5 instead of the threshold chosen on validation.
-            resamples: of the bootstrap.
         """
         wanted = ["auc", *(name for name in scores if name != "auc")]
         by_run = None if self.one_split else self.by_run(wanted, fixed=fixed).groupby("model")
@@ -90,7 +90,7 @@ class ClassifierComparison(ComparedRuns):
             if by_run is None:
                 truth, threshold = self.truth, 0.5 if fixed else self.thresholds[model]
                 found = (truth["label"], self.probabilities(model), truth["patient"])
-                rows[model] = patient_scores(*found, wanted, threshold, resamples=resamples)
+                rows[model] = patient_scores(*found, wanted, threshold)
             else:
                 values = by_run.get_group(model)
                 rows[model] = {

@@ -17,7 +17,7 @@ from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names, malignant_share
-from thyroid_utils.scores.estimates import patient_estimate, proportion_interval
+from thyroid_utils.scores.estimates import patient_estimate, patient_median, proportion_interval
 
 CLASSES = tuple(LABEL_NAMES.values())
 TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
@@ -44,7 +44,7 @@ def majority(cases: pd.DataFrame) -> str:
 
 
 def measures_by_class(measures: Measures, cases: pd.DataFrame) -> pd.DataFrame:
-    """Median area, gray levels and shape by class, each with its 95 % interval by bootstrap over patients.
+    """Median area, gray levels and shape by class, each with its 95 % interval over patients.
 
     Columns carry their units; the cells are text, `median [low, high]`.
     """
@@ -64,7 +64,7 @@ def measures_by_class(measures: Measures, cases: pd.DataFrame) -> pd.DataFrame:
         patients = cases.loc[members, "patient"]
         rows[name] = {"images": len(members), "patients": patients.nunique()}
         for quantity, values in quantities.items():
-            estimate = patient_estimate(values[members], patients, np.median)
+            estimate = patient_median(values[members], patients)
             rows[name][quantity] = estimate.text(1 if "gray" in quantity or "−" in quantity else 2)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
 

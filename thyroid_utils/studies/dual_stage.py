@@ -213,7 +213,7 @@ class DualStageStudy:
         patients, own = self.truth["patient"], self.dice["segmenter"]
         rows = {
             role: {
-                "dice": patient_estimate(values, patients),
+                "dice": patient_estimate(values, patients, share=True),
                 "difference": None if role == "segmenter" else compare_means(values, own, patients),
             }
             for role, values in self.dice.items()
@@ -331,7 +331,7 @@ def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
         rows[name] = {
             "images": int(members.sum()),
             "patients": known.loc[members, "patient"].nunique(),
-            "share": patient_estimate(members, known["patient"], share=True, resamples=2000),
+            "share": patient_estimate(members, known["patient"], share=True),
             "if_unrelated": float((wrong == of_class).mean() * (poor == of_mask).mean()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
@@ -374,9 +374,9 @@ def dice_by_decision(table: pd.DataFrame) -> DecisionDice:
     rows = {}
     for name, members in groups.items():
         own = known[members]
-        value = patient_estimate(own["dice"], own["patient"], resamples=2000)
+        value = patient_estimate(own["dice"], own["patient"], share=True)
         rows[name] = {"dice": value, "images": len(own), "patients": own["patient"].nunique()}
-    comparison = mann_whitney_patients(known["dice"], wrong.astype(int), known["patient"], resamples=2000)
+    comparison = mann_whitney_patients(known["dice"], wrong.astype(int), known["patient"])
     return DecisionDice(pd.DataFrame.from_dict(rows, orient="index").rename_axis("decision"), comparison, len(table) - len(known))
 
 
@@ -404,8 +404,8 @@ def agreement(table: pd.DataFrame) -> Agreement:
     for name, members in groups.items():
         patients = known.loc[members, "patient"]
         rows[name] = {
-            "accuracy": patient_estimate(right[members], patients, share=True, resamples=2000),
-            "dice": patient_estimate(known.loc[members, "dice"], patients, resamples=2000),
+            "accuracy": patient_estimate(right[members], patients, share=True),
+            "dice": patient_estimate(known.loc[members, "dice"], patients, share=True),
             "images": len(patients),
             "patients": patients.nunique(),
             "wrong": int((~right[members]).sum()),

@@ -248,7 +248,7 @@ def _gray_levels(pixels: np.ndarray, pipeline: Pipeline, position: int) -> np.nd
 
 
 def stage_estimates(stages: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every quality measure after every step, with its 95 % interval by bootstrap over patients.
+    """Mean of every quality measure after every step, with its 95 % interval over patients.
 
     Args:
         stages: of `measure_stages`.

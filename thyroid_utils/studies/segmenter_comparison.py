@@ -21,8 +21,15 @@ from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
 from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import percentile_estimate, resample
-from thyroid_utils.scores.masks import OVERLAP_SCORES, PRESENCE, SEGMENTATION_SCORES, binarise, overlap_scores
+from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
+from thyroid_utils.scores.masks import (
+    OVERLAP_SCORES,
+    PRESENCE,
+    SEGMENTATION_LIMITS,
+    SEGMENTATION_SCORES,
+    binarise,
+    overlap_scores,
+)
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.ledger import Run
 
@@ -99,7 +106,6 @@ class SegmenterComparison(ComparedRuns):
         resolution: str = "own",
         pooled: bool = False,
         cases: Sequence[str] | None = None,
-        resamples: int = 2000,
     ) -> pd.DataFrame:
         """Each score of each model on test, an `Estimate` over patients of the mean over seeds; best Dice first.
 
@@ -109,7 +115,6 @@ class SegmenterComparison(ComparedRuns):
             pooled: False is the mean over images (those with an empty truth and an empty prediction left out); True scores all
                 pixels together.
             cases: only these test images, such as `smallest()`.
-            resamples: of the bootstrap over patients.
         """
         names = list(dict.fromkeys([*scores, "dice"]))
         patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
@@ -118,12 +123,12 @@ class SegmenterComparison(ComparedRuns):
         for model in self.runs:
             values = self._values(model, COUNTS if pooled else names, resolution, cases)
             score = partial(_pooled, values, names) if pooled else partial(_per_image, values)
-            value, drawn = resample(score, codes, resamples)
+            value, moves = leave_out(score, codes)
             defined = np.ones((len(patients), len(names)), bool) if pooled else ~np.isnan(values).all(axis=0)
             rows[model] = {}
             for at, name in enumerate(names):
-                known = patients[defined[:, at]]
-                rows[model][name] = percentile_estimate(value[at], drawn[at], len(known), known.nunique())
+                images = np.bincount(codes[defined[:, at]], minlength=codes.max() + 1)
+                rows[model][name] = estimate(value[at], moves[at], images, limits=SEGMENTATION_LIMITS.get(name, NO_LIMITS))
         best = sorted(rows, key=lambda model: -rows[model]["dice"].value)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
 

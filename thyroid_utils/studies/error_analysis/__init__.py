@@ -357,7 +357,7 @@ def lost_dice(table: pd.DataFrame) -> pd.DataFrame:
     known = table[table["dice"].notna()]
     loss = 1 - known["dice"]
     parts = {label: loss * known[name].fillna(0) for name, label in LOST_PARTS.items()} | {"all": loss}
-    rows = {label: {"lost": patient_estimate(part, known["patient"])} for label, part in parts.items()}
+    rows = {label: {"lost": patient_estimate(part, known["patient"], share=True)} for label, part in parts.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 

@@ -3,7 +3,7 @@
 The test of a subgroup is the randomisation test over patients of `scores.groups`: exact however few patients there are, for
 levels that images of one patient share and for those they do not, and for a subgroup without a single error. It is made for
 numbers an image (a Dice; whether a call is right, whose mean is the accuracy). Holm's adjustment is over all the tests of a
-table. Intervals are of each score alone, by patients' bootstrap, and not adjusted.
+table. Intervals are of each score alone, over patients, and not adjusted.
 """
 
 from __future__ import annotations

@@ -117,16 +117,13 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     return Asked({way: pd.concat(found).set_axis(index) for way, found in tables.items()}, skipped)
 
 
-def error_detection(
-    uncertainty: Sequence[float], wrong: Sequence[bool], patients: Sequence[str], resamples: int = 2000
-) -> Estimate:
+def error_detection(uncertainty: Sequence[float], wrong: Sequence[bool], patients: Sequence[str]) -> Estimate:
     """AUROC of telling wrong images from right ones by their uncertainty: 0.5 is chance, 1 finds every error first.
 
     Args:
         uncertainty: the higher the less certain, any scale, shape (n,).
         wrong: whether each image is, such as a wrong label or a Dice below a limit; NaN where that is not defined. Shape (n,).
         patients: the patient of each, shape (n,).
-        resamples: of the bootstrap over patients.
 
     Returns:
         Estimate. The value is NaN where no image is wrong, or none is right, and `note` says so; it also says how many images
@@ -144,7 +141,7 @@ def error_detection(
         found = Estimate(np.nan, np.nan, np.nan, len(errors), len(set(patients)), note=note)
     else:
         ranks = rankdata(values) / len(values)  # the AUROC is of the order alone
-        found = patient_scores(errors, ranks, patients, "auc", resamples=resamples)["auc"]
+        found = patient_scores(errors, ranks, patients, "auc")["auc"]
     return replace(found, note="; ".join(filter(None, (found.note, left_out))))
 
 
@@ -155,7 +152,7 @@ def _numbers(wrong: Sequence[bool]) -> np.ndarray:
 def selective_risk(uncertainty: Sequence[float], errors: Sequence[float], patients: Sequence[str]) -> Estimate:
     """Area under the risk-coverage curve (`scores.probabilities.aurc`) with its interval over patients; arguments as there."""
     pairs = np.column_stack([uncertainty, errors])  # (n, 2)
-    return patient_estimate(pairs, patients, lambda drawn: aurc(*drawn.T), resamples=500)
+    return patient_estimate(pairs, patients, lambda drawn: aurc(*drawn.T), share=True)
 
 
 def detection_table(
@@ -187,7 +184,7 @@ def detection_table(
                 {
                     "method": WAYS[way],
                     "score": name.replace("_", " "),
-                    "auroc": error_detection(table[name], truth, patients, resamples=500),
+                    "auroc": error_detection(table[name], truth, patients),
                     "aurc": selective_risk(table[name], losses, patients),
                     "images": int(known.sum()),
                     "errors": int(truth[known].sum()),
@@ -378,7 +375,7 @@ def _answers(
 def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
     labels, patients = images["label"].astype(int), images["patient"]
     return {
-        name: patient_scores(labels, found, patients, "auc", less=less, resamples=1000)["auc"]
+        name: patient_scores(labels, found, patients, "auc", less=less)["auc"]
         for name, less in (("score", None), ("change", untouched))
     }
 
@@ -386,7 +383,7 @@ def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -
 def _of_maps(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:
     now, before = (overlap_scores(*counts.T)["dice"] for counts in (found, untouched))
     return {
-        "score": patient_estimate(now, images["patient"]),
+        "score": patient_estimate(now, images["patient"], share=True),
         "change": patient_estimate(now - before, images["patient"]),
     }
 

@@ -241,7 +241,7 @@ def compare_shapes(table: pd.DataFrame, labels: Sequence[int], patients: Sequenc
     """
     rows = {}
     for name in [name for name in FEATURES if name in table]:
-        test = mann_whitney_patients(table[name], labels, patients, resamples=1000)
+        test = mann_whitney_patients(table[name], labels, patients)
         rows[name] = {
             "benign": test.first,
             "malignant": test.second,

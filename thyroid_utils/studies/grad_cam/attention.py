@@ -221,9 +221,9 @@ def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFra
     rows = {}
     for name in MEASURES:
         others = {baseline: scores.loc[kept, f"{name}_{end}"] for baseline, end in BASELINES.items()}
-        settings = {"share": name == "pointing_game", "resamples": 2000}
+        share = name != "peak_distance"
         columns = {"map": scores.loc[kept, name], **others}
-        rows[name] = {of: patient_estimate(values, patients, **settings) for of, values in columns.items()} | lost
+        rows[name] = {of: patient_estimate(values, patients, share=share) for of, values in columns.items()} | lost
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
 
 

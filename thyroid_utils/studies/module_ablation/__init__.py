@@ -181,7 +181,7 @@ class AblationStudy:
             return None
         first, *single, last = [self.scores[row.network].mean() for row in self.tables["modules"].rows]
         excess = last - first - sum(one - first for one in single)
-        return patient_estimate(100 * excess, self.patients, resamples=2000)
+        return patient_estimate(100 * excess, self.patients)
 
 
 def _belongs(run: Run, row: AblationRow) -> bool:

@@ -1,0 +1,121 @@
+"""Curves of a model with their 95 % bands over patients: ROC, precision and recall, net benefit.
+
+A band covers each point with a probability of 95 %, not the whole curve at once. Points are read off the order of the images,
+which leaving out one patient moves by jumps: their standard errors are those of patients drawn with replacement. From there on a
+point has the interval of any number between 0 and 1 (`scores.estimates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
+from thyroid_utils.scores.estimates import FEW, class_patients, drawn_interval, patient_estimate, resample
+from thyroid_utils.scores.labels import Labelled, Weighed
+from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
+
+
+def roc_band(
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
+) -> pd.DataFrame:
+    """The ROC curve with a pointwise band over patients.
+
+    Sensitivity is read at fixed false positive rates, along straight lines between the curve's points, at the upper end of a
+    vertical step. The band covers each point with a probability of 95 %, not the whole curve at once.
+
+    Args:
+        labels, probabilities, patients: as in `patient_scores`; with (seeds, n) the mean curve over seeds.
+        resamples: how many sets of patients; those with one class only are left out.
+
+    Returns:
+        DataFrame of 101 rows: false_positive_rate (0, 0.01, …, 1), sensitivity, low, high; these two NaN with fewer than two
+        patients, or where more than a tenth of the resamples have one class only.
+
+    Raises:
+        DataError: the images are of one class only.
+    """
+
+    def sensitivity(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
+        return np.interp(grid, np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1]))
+
+    return _band(("false_positive_rate", "sensitivity"), sensitivity, labels, probabilities, patients, resamples)
+
+
+def pr_band(
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], *, resamples: int = 1000
+) -> pd.DataFrame:
+    """The precision-recall curve with a pointwise band over patients.
+
+    Precision is that of the highest threshold whose recall reaches the given one, with no line drawn between points: the step
+    function whose area is the average precision. At recall 0 it is that of the first malignant image found.
+
+    Args and errors as for `roc_band`. Returns a DataFrame of 101 rows: recall, precision, low, high.
+    """
+
+    def precision(grid: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
+        # Counts of images are whole: half a hit asks for the first one. The other factor undoes rounding.
+        reached = np.searchsorted(hits, np.maximum(grid * hits[-1] * (1 - 1e-12), 0.5))
+        return hits[reached] / (hits[reached] + alarms[reached])
+
+    return _band(("recall", "precision"), precision, labels, probabilities, patients, resamples)
+
+
+def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataFrame:
+    """Grid, curve and band, the curve at a grid being `read(grid, true positives (k,), false positives (k,))`."""
+    where = "pr_band" if columns[0] == "recall" else "roc_band"
+    truth = checked_labels(labels, where)
+    need_both_classes(truth, where)
+    codes, _ = patient_codes(patients, len(truth), where)
+    rows = np.atleast_2d(checked_scores(probabilities, len(truth), where))
+    grid, models = np.linspace(0, 1, 101), [Labelled(truth, row) for row in rows]
+
+    def curves(weights: np.ndarray) -> np.ndarray:
+        """Mean curve over seeds, (points, m), NaN where a class is missing."""
+        found = np.full((len(models), weights.shape[1], len(grid)), np.nan)
+        for of_seed, images in zip(found, models, strict=True):
+            hits, alarms = Weighed(images, weights).curve
+            for column in np.flatnonzero((hits[-1] > 0) & (alarms[-1] > 0)):
+                of_seed[column] = read(grid, hits[:, column], alarms[:, column])
+        return found.mean(axis=0).T
+
+    value, drawn = resample(curves, codes, resamples)
+    low = high = np.full(len(grid), np.nan)
+    if resamples > 1 and class_patients(truth, codes)[0] >= FEW:
+        low, high = drawn_interval(value, drawn, truth, codes)
+    return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
+
+
+def benefit_curve(
+    labels: Sequence[int], probabilities: Sequence[float], patients: Sequence[str], thresholds: Sequence[float] = THRESHOLDS
+) -> pd.DataFrame:
+    """Net benefit of acting (puncturing) where the probability reaches a threshold, against acting on all and on nobody.
+
+    Net benefit at t = TP / n − FP / n · t / (1 − t): t is the probability of malignancy at which a person would just act, and its
+    odds say how many needless actions one found malignancy is worth.
+
+    Args:
+        labels: 0 benign, 1 malignant, shape (n,).
+        probabilities: of malignancy, in [0, 1], shape (n,); calibrated, as t is compared with them. With (seeds, n) the mean over
+            seeds.
+        patients: of each image, shape (n,).
+        thresholds: in [0, 1).
+
+    Returns:
+        a row a threshold: `threshold`; `net_benefit`, `treat_all`, `treat_none` (0), in true positives an image: at most the
+        share of malignant images; `low` and `high`, the net benefit's 95 % interval over patients at each threshold alone, NaN
+        for a single patient.
+
+    Raises:
+        ValueError: as `scores.labels.classification_scores`, or a patient missing.
+
+    Reference:
+        Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
+    """
+    values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
+    everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
+    found = pd.DataFrame([vars(patient_estimate(row, patients)) for row in values])
+    columns = {"threshold": thresholds, "net_benefit": found["value"], "treat_all": everybody, "treat_none": 0.0}
+    return pd.DataFrame({**columns, "low": found["low"], "high": found["high"]})
