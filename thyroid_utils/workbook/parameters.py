@@ -191,6 +191,8 @@ def parameters_by_notebook(
                 problems.append(f"{where}: {name} is no parameter of {of}; {nearest(name, known)}")
             found: dict[str, list[str]] = {}
             for stem in knowing:
+                if value is None and isinstance(declared[stem][name].default, str):  # NAME= and NAME: are an empty text
+                    value = ""
                 problem = declared[stem][name].problem(value)
                 if problem:
                     found.setdefault(problem, []).append(stem)
