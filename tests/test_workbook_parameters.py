@@ -83,6 +83,23 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("{SIZE: 2024-01-01}", "must be a whole number like 64, found text '2024-01-01'"),
+        ("{LIMIT: " + 3000 * "[" + 3000 * "]" + "}", "nested too deeply"),
+        ("{SIZE: " + 5000 * "1" + "}", "Exceeds the limit"),
+        ("{SIZE: " + 4000 * "1" + "}", "must lie in 32 to 1024"),
+        ("{SEEDS: &all [*all]}", "references (*name) are only taken behind <<"),
+        ("{SEEDS: !!set {1, 2}}", "give plain values"),
+        ("{SEEDS: [1, 2, 1]}", "must name each once, found 1 twice"),
+    ],
+)
+def test_hostile_yaml_is_one_line(project, text, expected):
+    told = message(project, f"common: {text}")
+    assert expected in told and "\n" not in told and len(told) < 400, told[:300]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("SIZE: 2000", "SIZE of 01_data_exploration must lie in 32 to 1024, found 2000"),
         ("SIZE: null", "found nothing"),
         ("SHARE: .inf", "SHARE of 01_data_exploration must be a number"),
@@ -98,6 +115,10 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
 def test_a_wrong_type_or_an_impossible_value_is_one_line(project, text, expected):
     told = message(project, f"common:\n  {text}")
     assert expected in told and "\n" not in told
+
+
+def test_an_empty_setting_is_empty_text(project):
+    assert project(settings=["DATA_ROOT="])["01_data_exploration"]["DATA_ROOT"] == ""
 
 
 def test_set_wins_over_the_file_and_may_name_a_notebook(project):

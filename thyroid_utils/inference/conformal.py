@@ -17,7 +17,6 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -118,55 +117,36 @@ def _note(few: list[tuple[str, int]], unit: str, alpha: float) -> str:
 
 
 def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str]) -> pd.DataFrame:
-    """How often the truth is in the set of a random image of a random patient, as is promised, in all and within each class.
+    """How often the truth is in the set, over all test images and within each class, with intervals over patients.
 
     Args:
         sets: of `conformal_sets`.
         labels: 0 benign, 1 malignant, of the test images, shape (m,).
-        patients: the patient of each, shape (m,). Series of labels and patients are brought into the order of the sets.
+        patients: the patient of each, shape (m,).
 
     Returns:
-        rows "all", "benign", "malignant": `coverage` (`Estimate`, mean over patients of the share of each one's images whose set
-        holds the truth), `size` (`Estimate`, labels in a set, likewise), `images`, `patients`, and of the images, each counted
-        once, `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and `single_right` (share of the sets of one label
-        that hold the truth). NaN where there is no such image.
-
-    Raises:
-        ValueError: not one label and one patient for each set, or Series of other cases than the sets'.
+        rows "all", "benign", "malignant": `coverage` (`Estimate`, share of images whose set holds the truth), `size` (`Estimate`,
+        labels in a set), `images`, `patients`, `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and
+        `single_right` (share of the sets of one label that hold the truth). NaN where there is no such image.
     """
-    if not len(sets) == len(labels) == len(patients):
-        raise ValueError(
-            f"coverage: {len(sets)} sets, {len(labels)} labels, {len(patients)} patients; expected one of each a set"
-        )
-    labels, patients = (_aligned(column, sets.index) for column in (labels, patients))
     truth = checked_labels(labels, "coverage")
     codes, _ = patient_codes(patients, len(truth), "coverage")
+    if len(sets) != len(truth):
+        raise ValueError(f"coverage: {len(sets)} sets and {len(truth)} labels; expected one label for each set")
     held = np.where(truth, sets["malignant"], sets["benign"]).astype(bool)
     size, rows = sets["size"].to_numpy(), {}
     for name, members in {"all": np.ones(len(truth), dtype=bool), "benign": ~truth, "malignant": truth}.items():
-        single, images = size[members] == 1, int(members.sum())
-        by_patient = pd.DataFrame({"held": held, "size": size})[members].groupby(codes[members]).mean()
-        found = {
-            "coverage": patient_estimate(by_patient["held"], by_patient.index, share=True),
-            "size": patient_estimate(by_patient["size"], by_patient.index),
-        }
+        own = codes[members]
+        single = size[members] == 1
         rows[name] = {
-            **{key: replace(value, images=images) for key, value in found.items()},
-            "images": images,
-            "patients": len(by_patient),
+            "coverage": patient_estimate(held[members], own, share=True),
+            "size": patient_estimate(size[members], own),
+            "images": int(members.sum()),
+            "patients": len(np.unique(own)),
             **{key: _mean(size[members] == count) for count, key in enumerate(("empty", "single", "both"))},
             "single_right": _mean(held[members][single]),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
-
-
-def _aligned(column: Sequence, index: pd.Index) -> Sequence:
-    """A column in the order of the sets, where it says by an index which case each value is of."""
-    if not isinstance(column, pd.Series) or column.index.equals(index):
-        return column
-    if not (column.index.is_unique and index.is_unique and column.index.isin(index).all()):
-        raise ValueError("coverage: labels or patients are of other cases than the sets; expected the same index")
-    return column.reindex(index)
 
 
 def _mean(values: np.ndarray) -> float:

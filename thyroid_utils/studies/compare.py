@@ -20,7 +20,7 @@ from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.training.ledger import Run
 
 # Parameter of a notebook → the field of `RunConfig` that it decides.
-_FIELDS = {
+FIELDS = {
     "DATASET": ("data", "dataset"),
     "DATA_ROOT": ("data", "root"),
     "DATA_OPTIONS": ("data", "options"),
@@ -61,7 +61,7 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
     settings: dict[str, Any] = {"task": task, "split": {"seed": known["SEEDS"][0]}, "training": {"monitor": _MONITORED[task]}}
     if task != "classification":
         settings["loss"] = {"name": "bce_dice"}
-    for name, (*group, field) in _FIELDS.items():
+    for name, (*group, field) in FIELDS.items():
         own = [prefix + name, prefix + _PREFIXED.get(name, name)] if prefix else []
         taken_over = not prefix or name in other or name not in _OF_ONE_TASK
         given = [known[found] for found in [*own, *[name] * taken_over] if found in known]

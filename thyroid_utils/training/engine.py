@@ -25,7 +25,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
-from thyroid_utils.models.networks import architecture
+from thyroid_utils.models.networks import Network, architecture
 from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash
@@ -162,15 +162,31 @@ def _prepared(configs: list[RunConfig], here: bool) -> tuple[list[str], dict[str
 
 
 def _check(config: RunConfig, built: set[str], here: bool) -> None:
-    """Build the network, if it has not been yet, as nothing else knows its options."""
     if here:
         choose_device(config.training)
-    channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
-    training = config.training.batch_size, config.training.devices, config.training.class_balance
-    key = json.dumps([config.task, config.model.model_dump(), config.loss.model_dump(), config.augmentation, size, training])
+    key = built_of(config)
     if key not in built:
         built.add(key)
-        build(config, channels, "none", None)[0].check_size(size, size)
+        check_config(config)
+
+
+def built_of(config: RunConfig) -> str:
+    """What decides whether `check_config` finds a fault."""
+    training = config.training.batch_size, config.training.devices, config.training.class_balance
+    parts = [config.task, config.model.model_dump(), config.loss.model_dump(), config.preprocessing, config.augmentation]
+    return json.dumps([*parts, config.size, training])
+
+
+def check_config(config: RunConfig) -> Network:
+    """Build the network, with random values, and its loss, as nothing else knows their options, and return it.
+
+    Raises:
+        ConfigError, DataError, ValueError: names, options, weights or a size that cannot be.
+    """
+    channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
+    network = build(config, channels, "none", None)[0]
+    network.check_size(size, size)
+    return network
 
 
 def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | None = None) -> Run | Failure | None:

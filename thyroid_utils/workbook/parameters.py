@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import math
 import os
 import re
@@ -56,14 +57,19 @@ class Parameter:
         if value is None and (self.default is None or re.search(r"\bNone\b", self.comment)):
             return None
         if self.default is not None and not _same_kind(value, self.default):
-            return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {value!r}"
+            return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {_short(value)}"
         if self.default and isinstance(value, list) and not value:
             return f"must hold at least one value, like {self.default!r}"
-        for element in value if isinstance(value, list) else [value]:
+        elements = value if isinstance(value, list) else [value]
+        if self.name == "SEEDS" or all(isinstance(element, str) for element in elements):
+            twice = [element for place, element in enumerate(elements) if element in elements[:place]]
+            if twice:
+                return f"must name each once, found {twice[0]!r} twice"
+        for element in elements:
             if self.options and str(element) not in self.options:
-                return f"must be one of {', '.join(self.options)}; found {element!r}; {nearest(element, self.options)}"
+                return f"must be one of {', '.join(self.options)}; found {_short(element)}; {nearest(element, self.options)}"
             if self.low is not None and not (_is_number(element) and self.low <= element <= self.high):
-                return f"must lie in {self.low:g} to {self.high:g}, found {element!r}"
+                return f"must lie in {self.low:g} to {self.high:g}, found {_short(element)}"
         return None
 
 
@@ -163,7 +169,12 @@ def read_parameter_file(path: Path) -> ParameterFile:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)
+        found = yaml.load(text, _StrictLoader)
+        json.dumps(found)
+        return found
+    except (RecursionError, TypeError, ValueError) as error:  # also a number of thousands of digits
+        told = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise ParameterError(f"{where}: {told}; give plain values: numbers, text, true, false, lists and mappings") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -212,7 +223,7 @@ def parameters_by_notebook(
         give("--data-root", {"DATA_ROOT": str(data_root.resolve())}, everywhere)
     for setting in settings:
         name, value, stems = _parse_setting(setting, everywhere)
-        give(f"--set {setting}", {name: value}, stems)
+        give(f"--set {setting[:80]}", {name: value}, stems)
     for stem, parameters in declared.items():
         problems.extend(_options_of_the_reader(parameters, given[stem]))
     if problems:
@@ -269,7 +280,17 @@ def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequen
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, and reads 1e-3 as the number it is (YAML 1.1 makes it text)."""
+    """Safe YAML that refuses a key given twice and a value that refers to another, or to itself.
+
+    It reads 1e-3 as the number it is (YAML 1.1 makes it text), and a date as text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent) and getattr(index, "value", "") != "<<":
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "references (*name) are only taken behind <<; write the value out", mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -279,6 +300,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -307,7 +332,7 @@ def _range(comment: str, default: Any) -> tuple[float | None, float | None]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _same_kind(value: Any, default: Any) -> bool:
@@ -317,6 +342,10 @@ def _same_kind(value: Any, default: Any) -> bool:
         return isinstance(value, type(default))
     models = [element for element in default if element is not None]
     return isinstance(value, list) and all(not models or any(_same_kind(element, model) for model in models) for element in value)
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}…"
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,65 @@
+"""What is looked up before the first notebook starts, on the notebooks themselves."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from PIL import Image
+
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import ParameterError
+from thyroid_utils.workbook.checks import check_notebooks
+from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file, select_notebooks
+
+
+def told(*settings: str, name: str = "smoke") -> list[str]:
+    """The problems, a line each."""
+    file = read_parameter_file(paths.params_dir() / f"{name}.yaml")
+    try:
+        check_notebooks(select_notebooks(file.notebooks), parameters_by_notebook(file, settings))
+    except ParameterError as problems:
+        return str(problems).splitlines()
+    return []
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "phantoms"])
+def test_what_can_be_trained_passes_within_ten_seconds(name):
+    began = time.monotonic()
+    assert told(name=name) == []
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("MODELS=[resnet18]", "04_segmenter_comparison: MODEL_OPTIONS: are given for unet, which is not compared"),
+        ("04.MODELS=[uney, unet, segnet]", "04_segmenter_comparison: MODELS: model 'uney' is unknown; did you mean unet?"),
+        ("03.MODELS=[resnet81]", "03_classifier_comparison: MODELS: model 'resnet81' is unknown; did you mean resnet18?"),
+        ("10.JOINT=unet", "10_dual_stage: SEGMENTER, JOINT: model unet: has no encoder"),
+        ("04.MODEL_OPTIONS={unet: {wdths: [8]}}", "04_segmenter_comparison: MODEL_OPTIONS: model unet: no option 'wdths'"),
+        ("04.MODEL_OPTIONS={segnt: {}}", "04_segmenter_comparison: MODEL_OPTIONS: are given for segnt"),
+        ("03.LOSS_OPTIONS={gama: 2}", "03_classifier_comparison: LOSS_OPTIONS: loss cross_entropy: no option 'gama'"),
+        ("07.LAYER=layer9", "07_error_analysis: LAYER: resnet18: ResNet: no layer 'layer9'; inside it there are: conv1"),
+        ("05.WEIGHTS=nowhere.pth", "05_loss_ablation: WEIGHTS: weights must be imagenet, none or a file; there is no file"),
+        ("06.LAYER=layer0", "06_grad_cam: LAYER: resnet18: ResNet: no layer 'layer0'"),
+        ("RATIOS=[0.9, 0.2, 0.2]", "every notebook: RATIOS: must be above 0 and sum to 1; found (0.9, 0.2, 0.2)"),
+        ("02.DATA_OPTIONS={size: 3}", "02_preprocessing: DATASET, DATA_ROOT, DATA_OPTIONS: phantom: size is 3, expected"),
+        ("06.MODELS=['timm:mixer_b16_224']", "06_grad_cam: SIZE: timm:mixer_b16_224: takes images of 224×224 pixels only"),
+        ("08.MODEL_OPTIONS={mobile_deeplab: {widt: 3}}", "08_module_ablation: MODEL_OPTIONS: model mobile_deeplab: no option"),
+    ],
+)
+def test_what_cannot_be_names_notebook_parameter_and_remedy(setting, expected):
+    found = told(setting)
+    assert len(found) == 1 and found[0].startswith(expected), found
+
+
+def test_a_readers_options_are_tried_on_the_data(tmp_path):
+    for name in ("benign/a_1.png", "malignant/b_1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (80, 80)).save(tmp_path / name)
+    own = ("DATASET=folders", f"DATA_ROOT={tmp_path}")
+    found = told(*own, "DATA_OPTIONS={patient_pattern: (}", name="own")[0]
+    assert "DATASET, DATA_ROOT, DATA_OPTIONS: folders: patient_pattern '(' is no" in found
+    nowhere = told(own[0], f"DATA_ROOT={tmp_path / 'nowhere'}", name="own")
+    assert len(nowhere) == 1 and nowhere[0].startswith("every notebook: DATASET") and "nowhere" in nowhere[0], nowhere
