@@ -55,7 +55,7 @@ def test_bars_are_the_counts(cases):
 def test_sizes_areas_and_intensities(cases):
     measures = measure_cases(cases)
     sizes = plots.frame_sizes(measures.table, cases).axes[0]
-    assert sorted(bars(sizes)) == [2, 4, 6] and "n = 12" in sizes.get_title(loc="left")
+    assert sorted(bars(sizes)) == [2, 4, 6] and "(12 images)" in sizes.get_title(loc="left")
     assert ticks(plots.frame_sizes(measures.table.assign(width=range(100, 112)), cases).axes[0])[-1] == "others"
     areas = plots.areas_and_positions(measures, label_names(cases))
     for axes, name in zip(areas.axes[1:], ["benign", "malignant", "unlabelled"], strict=False):

@@ -45,6 +45,8 @@ def test_every_caption_of_a_notebook_is_there_and_used(notebook):
     texts = tomllib.loads(Path(style.__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook.stem[3:]]
     assert set(re.findall(r"(?:says|captions\(\"\w+\"\))\(\s*\"(\w+)\"", code)) == set(texts)
     assert style.captions("grad_cam", method="HiResCAM")("segmenter", model="unet").startswith("HiResCAM of unet for the pixels")
+    said = [style.captions("grad_cam")("sanity", count=images).split("network's, of ")[1] for images in (0, 1, 2)]
+    assert [text.split(";")[0] for text in said] == ["no images", "1 image", "2 images"]
 
 
 def disc() -> np.ndarray:
@@ -292,7 +294,7 @@ def test_shortcut_panels_are_pairs(scores, masks, monkeypatch):
     assert cams.shortcut_panels(study, scores.assign(marks=0.0)) is None
     energy, moved, placebo = cams.shortcut_pairs(scores).axes
     assert points(moved) == pytest.approx(list(scores["probability_removed"].iloc[1:]))
-    assert [axes.get_xlabel() for axes in (energy, moved, placebo)] == [f"as it is (n = {n} images)" for n in (6, 7, 0)]
+    assert [axes.get_xlabel() for axes in (energy, moved, placebo)] == [f"as it is ({n} images)" for n in (6, 7, "no")]
     assert cams.shortcut_pairs(scores.iloc[:1]) is None
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from thyroid_utils.common.words import count
 from thyroid_utils.plots.style import INK, NEUTRAL, across, below, integer_ticks, model_colours, new_panels, styled
 from thyroid_utils.scores.estimates import Comparison, Estimate
 
@@ -51,10 +52,9 @@ def beside(axes: Axes, text: str, height: float, colour: str) -> None:
 
 
 def counted(estimates: Sequence[Estimate]) -> str:
-    """`n = 58 images, 12 patients`: the most that any of the estimates rests on."""
+    """`58 images of 12 patients`: the most that any of the estimates rests on."""
     largest = max(estimates, key=lambda value: value.images)
-    counts = {"image": largest.images, "patient": largest.patients}
-    return "n = " + ", ".join(f"{count} {unit}{'s' * (count != 1)}" for unit, count in counts.items())
+    return f"{count(largest.images, 'image')} of {count(largest.patients, 'patient')}"
 
 
 @styled

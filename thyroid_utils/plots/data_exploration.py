@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from thyroid_utils.common.words import count
 from thyroid_utils.data.audit import Audit, clean_mask
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
@@ -74,7 +75,7 @@ def frame_sizes(table: pd.DataFrame, cases: pd.DataFrame) -> Figure:
     frequent = sizes.value_counts().index[:11]
     bars = _by_class(cases, sizes.where(sizes.isin(frequent), "others")).reindex([*frequent, "others"]).dropna()
     figure, (place,) = new_panels(1, 1.2 + 0.32 * len(bars), 6.4)
-    _stacked(place, bars, f"Frame sizes, width × height in pixels (n = {len(table)} images)")
+    _stacked(place, bars, f"Frame sizes, width × height in pixels ({count(len(table), 'image')})")
     return figure
 
 
@@ -189,7 +190,7 @@ def identical_images(cases: pd.DataFrame, audit: Audit) -> Figure | None:
     for row in found.itertuples():
         shown = [case_panel(cases, case) for case in row.cases[:columns]]
         panels += shown + [Panel()] * (columns - len(shown))
-        names.append(f"{row.images} images\n{row.patients} patient{'s' * (row.patients > 1)}")
+        names.append(f"{count(row.images, 'image')}\n{count(row.patients, 'patient')}")
     return panel_grid(panels, columns, names)
 
 

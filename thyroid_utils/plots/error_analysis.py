@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from thyroid_utils.common.words import p_value
+from thyroid_utils.common.words import count, p_value
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, beside, counted, estimate_line, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.grad_cam import card
@@ -101,7 +101,7 @@ def forest(table: pd.DataFrame, label: str, overall: Estimate | None = None) -> 
         ends = np.nan_to_num([overall.low, overall.high], nan=overall.value)
         place.axvline(overall.value, color=ACCENT, linestyle="--", linewidth=1.2, zorder=0)
         place.axvspan(*ends, color=ACCENT, alpha=0.12, linewidth=0, zorder=0)
-        label += f"\n(dashed: all, {overall.text()}, n = {overall.images} images, {overall.patients} patients)"
+        label += f"\n(dashed: all, {overall.text()}, {count(overall.images, 'image')} of {count(overall.patients, 'patient')})"
     place.set_xlabel(label)
     kinds = {"differs from the rest (p < 0.05 after Holm)": _DIFFERS, "fewer than 10 patients: not tested": _FAINT}
     below(figure, handles=[Line2D([], [], color=colour, marker="o", label=name) for name, colour in kinds.items()])
@@ -132,7 +132,7 @@ def nodule_frame(found: FrameErrors) -> Figure | None:
         place.set(xticks=_TICKS, yticks=_TICKS)
         place.grid(False)
     places[0].set_ylabel("down, heights of the nodule")
-    figure.colorbar(drawn, ax=places, shrink=0.8, label=f"% of {found.images} images")
+    figure.colorbar(drawn, ax=places, shrink=0.8, label=f"% of {count(found.images, 'image')}")
     return figure
 
 
@@ -154,7 +154,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Figure:
     risk = longest["risk"].iloc[-1]
     place.axhline(risk, color=NEUTRAL, linestyle=":", linewidth=1.3, label=f"order by chance: {risk:.3f}")
     place.set(xlabel="images kept, the most certain first, %", ylabel="share of errors among them", xlim=(0, 100))
-    place.set_title(f"n = {len(longest)} images")
+    place.set_title(count(len(longest), "image"))
     place.set_ylim(bottom=0)
     figure.legend(loc="outside right upper", title="area under the curve", title_fontsize=9, alignment="left")
     return figure
@@ -233,7 +233,7 @@ def conformal_bars(table: pd.DataFrame, alpha: float) -> Figure:
     for height, found in enumerate(table["coverage"]):
         interval(dots, found, height, INK, scale=100)
     dots.axvline(promised, color=ACCENT, linestyle="--", linewidth=1.3)
-    names = [f"{name}\nn = {row.images} images,\n{row.patients} patients" for name, row in table.iterrows()]
+    names = [f"{name}\n{count(row.images, 'image')} of\n{count(row.patients, 'patient')}" for name, row in table.iterrows()]
     named_rows(bars, names, fontsize=8.5).set(xlabel="% of the sets", xlim=(0, 100), title="The set holds")
     across(dots).set(xlabel=f"% (dashed: {promised:g} % promised)", title="The truth is in the set")
     below(figure, bars)

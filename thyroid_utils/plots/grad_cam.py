@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.common.words import p_value
+from thyroid_utils.common.words import count, p_value
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, box_and_points, counted, estimate_line, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
@@ -97,7 +97,9 @@ def attention_dots(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     names = []
     for name, table in tables.items():
         blank = int(table["blank"].max())
-        names.append("\n".join([name, *counted(table["map"]).split(", "), *[f"{blank} blank left out"] * (blank > 0)]))
+        names.append(
+            "\n".join([name, counted(table["map"]).replace(" of ", "\nof "), *[f"{blank} blank left out"] * (blank > 0)])
+        )
     figure, axes = new_panels(len(MEASURES), 1.35 + 0.9 * len(tables), sharey=True)
     for place, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         for position, table in enumerate(tables.values()):
@@ -174,7 +176,7 @@ def shape_sweep(sweep: pd.DataFrame) -> Figure | None:
     effects.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.2)
     chance.axhline(ALPHA, color=NEUTRAL, linestyle="--", linewidth=1.2)
     patients = (tested["benign_patients"] + tested["malignant_patients"]).max()
-    effects.set(ylabel="rank-biserial effect\n(above 0: malignant larger)", title=f"n = {patients} patients")
+    effects.set(ylabel="rank-biserial effect\n(above 0: malignant larger)", title=count(patients, "patient"))
     chance.set(ylabel="p after Holm (log scale)", yscale="log", title=f"Dashed: {ALPHA}")
     chance.yaxis.set_major_formatter("{x:g}")
     effects.get_legend().remove()
@@ -204,7 +206,7 @@ def deletion_insertion_curves(curves: pd.DataFrame) -> Figure | None:
             band(place, 100 * mean.index, mean, low, high, colour, label=f"{label}: {area:.2f}")
         place.set(title=title, xlabel=f"% of the pixels {done}", xlim=(0, 100), ylim=(0, 1.02))
         place.legend(loc="best", title="mean area under the curve", title_fontsize=9, alignment="left")
-    axes[0].set_ylabel(f"probability of the target,\nmean of n = {curves['image'].nunique()} images")
+    axes[0].set_ylabel(f"probability of the target,\nmean of {count(curves['image'].nunique(), 'image')}")
     return figure
 
 
@@ -229,7 +231,7 @@ def shortcut_pairs(scores: pd.DataFrame) -> Figure | None:
             place.plot(members[first], members[second], ".", color=colour, markersize=6, alpha=0.6, label=label)
         top = top or max(1.08 * known[[first, second]].to_numpy().max(initial=0), 0.05)
         place.plot([0, top], [0, top], color=NEUTRAL, linestyle=":", linewidth=1.1)
-        place.set(xlabel=f"as it is (n = {len(known)} images)", xlim=(0, top), ylim=(0, top), box_aspect=1, title=title)
+        place.set(xlabel=f"as it is ({count(len(known), 'image')})", xlim=(0, top), ylim=(0, top), box_aspect=1, title=title)
     axes[0].set_ylabel("marks painted over")
     axes[2].set_ylabel("painted elsewhere")
     area = shown["chance"].mean()

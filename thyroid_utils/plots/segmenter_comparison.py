@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from thyroid_utils.common.words import count
 from thyroid_utils.plots.charts import box_and_points, few_ticks, named_rows
 from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
 from thyroid_utils.plots.style import TRUTH, below, model_colours, new_panels, styled
@@ -31,7 +32,7 @@ def score_spread(by_image: pd.DataFrame, order: Sequence[str]) -> Figure:
     for position, model in enumerate(order):
         values = by_image.loc[by_image["model"] == model, "dice"].dropna()
         box_and_points(place, values, position, colours[model])
-        names.append(f"{model}\nn = {len(values)} images")
+        names.append(f"{model}\n{count(len(values), 'image')}")
     named_rows(place, names).set_xlabel("Dice")
     return figure
 

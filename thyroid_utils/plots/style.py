@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter, MaxNLocator
+
+from thyroid_utils.common.words import count
 
 # Okabe and Ito's colours stay apart for the colour-blind and in gray print.
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "unlabelled": "#8c8c8c"}
@@ -115,14 +118,21 @@ def _drawn(letter: str) -> bool:
 def captions(notebook: str, **known: object) -> Callable[..., str]:
     """`says(name, **more)`: what stands below a figure or table of a notebook, from `captions.toml`.
 
-    notebook: section of the file, such as "grad_cam". known, more: what its `{…}` are filled with.
+    notebook: section of the file, such as "grad_cam". known, more: what its `{…}` are filled with; `{n:test image}` counts.
     """
     texts = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook]
 
     def says(name: str, /, **more: object) -> str:
-        return texts[name].format(**known, **more)
+        return _Counting().format(texts[name], **known, **more)
 
     return says
+
+
+class _Counting(string.Formatter):
+    """Fills `{n:image}` with "3 images" or "1 image"."""
+
+    def format_field(self, value: object, spec: str) -> str:
+        return count(value, spec) if re.fullmatch(r"[a-z ]{3,}", spec) else super().format_field(value, spec)
 
 
 def new_figure(rows: int, columns: int, height: float, width: float = WIDTH, **grid) -> tuple[Figure, np.ndarray]:
