@@ -67,13 +67,36 @@ def test_every_fault_is_listed_with_case_file_and_remedy_and_nothing_is_written(
         ("malignant/1", "malignant_mask/1.png", "mask covers 100.00% of the frame"),
         ("malignant/3", "malignant/3.png", "nearly black: the brightest gray level is 16 of 255"),
         ("malignant/5", "malignant_mask/5.png", "mask is a line around an area"),
+        ("", "benign", "1 DICOM file left out (benign)"),
         ("benign/5", "benign/5.png", "mask missing"),
     ]
     assert found(report, "info") == [
-        ("", "", "14 images have no patient id: each counts as a patient"),
-        ("", "benign", "1 files are no PNG, JPEG, TIFF, BMP or GIF (scan 1.dcm); left out"),
+        ("", "", "14 images without a patient id: each counts as a patient"),
+        ("", "benign", "1 file is no PNG, JPEG, TIFF, BMP or GIF (scan 1.dcm); left out"),
     ]
-    assert report.table["severity"].tolist() == ["error"] * 6 + ["warning"] * 5 + ["info"] * 2
+    assert report.table["severity"].tolist() == ["error"] * 6 + ["warning"] * 6 + ["info"] * 2
+
+
+def test_masks_among_the_images_and_patients_who_may_be_one_or_nobody(tmp_path):
+    put(tmp_path / "benign", *(f"{name}.png" for name in "abcdefg"))
+    put(tmp_path / "malignant", "h.png", pixels=SPOT)
+    names = ["Ann", "ann ", "P01", "p1", "0", "0", "", "x"]
+    rows = [
+        f"{'malignant' if name == 'h' else 'benign'}/{name}.png,{patient}"
+        for name, patient in zip("abcdefgh", names, strict=True)
+    ]
+    (tmp_path / "manifest.csv").write_text("image,patient\n" + "\n".join(rows))
+    warned = [problem for _, _, problem in found(check_dataset("manifest", tmp_path), "warning")]
+    assert warned == [
+        "two gray levels, as a mask has",
+        "2 patients differ in case, zeros or spaces alone (Ann, ann)",
+        "2 patients differ in case, zeros or spaces alone (P01, p1)",
+        "one patient has 2 of 7 images (0)",
+    ]
+    rows = [row.rpartition(",")[0] + (",m" if place < 5 else f",q{place}") for place, row in enumerate(rows)]
+    (tmp_path / "manifest.csv").write_text("image,patient\n" + "\n".join(rows))
+    warned = [problem for _, _, problem in found(check_dataset("manifest", tmp_path), "warning")]
+    assert warned[1:] == ["one patient has 5 of 8 images (m)"]
 
 
 def test_a_set_that_cannot_be_loaded_is_one_error(tmp_path):

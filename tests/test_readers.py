@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from made_pictures import SPOT, put, refusal
 
 from thyroid_utils.data import readers
+from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import READERS, load_cases
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.workbook.parameters import declared_parameters, numbered_notebooks
@@ -80,6 +82,49 @@ def test_folders_find_masks_wherever_they_usually_lie(tmp_path, place, mask):
     assert cases.loc["benign/a b", "mask"].endswith(f"{mask}.bmp") and cases.attrs["notes"] == []
 
 
+OTHER_MASKS = ["{}_gt", "{}_tumor", "{}-label", "{}_segmentation", "{}_lesion", "{}mask", "{} mask", "mask_{}", "GT_{}", "Seg-{}",
+               "{}_mask_1", "{}_mask (1)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_MASKS)
+def test_masks_beside_their_images_under_many_names(tmp_path, name):
+    put(tmp_path / "benign", "i1.png", "i2.png", "i10.png")
+    put(tmp_path / "malignant", "nodule.png", "label_7.png")
+    put(tmp_path / "benign", *(f"{name.format(image)}.png" for image in ("i1", "i2", "i10")), pixels=SPOT)
+    cases = named_cases("folders", tmp_path)
+    assert cases.index.tolist() == ["benign/i1", "benign/i2", "benign/i10", "malignant/label_7", "malignant/nodule"]
+    assert [Path(mask).stem for mask in cases["mask"].dropna()] == [name.format(image) for image in ("i1", "i2", "i10")]
+
+
+def test_numbers_behind_mask_are_the_images_or_several_nodules(tmp_path):
+    """scan_mask_1 is of scan_1 where that is; of BUSI's `benign (1)` it is a second nodule, and the mask is the union."""
+    put(tmp_path / "benign", "scan.png", "scan_1.png", "benign (1).png")
+    put(tmp_path / "malignant", "x.png")
+    put(tmp_path / "benign", "scan_mask.png", "scan_mask_1.png", "benign (1)_mask.png", pixels=SPOT)
+    put(tmp_path / "benign", "benign (1)_mask_1.png", "benign (1)_mask_2.png", pixels=SPOT[::-1, ::-1])
+    masks = named_cases("folders", tmp_path)["mask"]
+    assert [Path(mask).stem for mask in masks[["benign/scan", "benign/scan_1"]]] == ["scan_mask", "scan_mask_1"]
+    assert np.array_equal(read_mask(masks["benign/benign (1)"]), SPOT | SPOT[::-1, ::-1])
+    put(tmp_path / "benign", "benign (1)_seg.png", pixels=SPOT)
+    assert "two masks for benign (1)" in refusal("folders", tmp_path)
+
+
+def test_a_pattern_that_finds_a_word_for_nobody_finds_no_patient(tmp_path):
+    put(tmp_path / "benign", "NA_1.png", "NA_2.png", "7_1.png")
+    put(tmp_path / "malignant", "8_1.png")
+    cases = named_cases("folders", tmp_path, patient_pattern=r"^(\w+)_")
+    assert cases["patient"].tolist() == ["7", "benign/NA_1", "benign/NA_2", "8"]
+    assert cases["patient_known"].tolist() == [True, False, False, True]
+
+
+def test_a_manifest_of_very_many_columns_is_read_in_seconds(tmp_path):
+    many = ",".join(f"c{number}" for number in range(5000))
+    path = manifest(tmp_path, f"image,{many}\na.png,{'1,' * 4999}2\n", "a.png")
+    began = time.monotonic()
+    assert named_cases("manifest", path)["c4999"].tolist() == [2]
+    assert time.monotonic() - began < 15, "a second or two, and half a minute by pandas"
+
+
 @pytest.mark.parametrize("where", ["{}/images", "images/{}"])
 def test_folders_with_images_above_or_below(tmp_path, where):
     for name in ("benign", "malignant"):
@@ -120,7 +165,8 @@ def test_folders_faults(tmp_path):
     assert "found: benign/, malingnant/" in refusal("folders", tmp_path)
     (tmp_path / "malingnant").rename(tmp_path / "malignant")
     (tmp_path / "malignant" / "a.png").rename(tmp_path / "malignant" / "a.dcm")
-    assert "found: a.dcm" in refusal("folders", tmp_path)
+    told = refusal("folders", tmp_path)
+    assert "found: 1 image outside the folders" in told and "(benign/p 1), 1 DICOM file left out (malignant)" in told
     put(tmp_path / "benign", "a.png")
     for place in ("benign/masks", "benign_mask"):
         put(tmp_path / place, "a.png", pixels=SPOT)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from made_pictures import FRAME, put
 
 import thyroid_utils.data.check as data_check
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import write_png
 from thyroid_utils.workbook.cli import main
 
 COLUMNS = ["severity", "case", "file", "problem", "remedy"]
@@ -26,6 +28,25 @@ def test_data_check_prints_a_table_and_its_exit_code_tells_errors(monkeypatch, c
     assert main(["data", "check", "ddti", str(tmp_path)]) == code
     shown = " ".join(capsys.readouterr().out.split())
     assert all(part in shown for part in ("images", "543", *(rows[0] if rows else ("nothing wrong",))))
+
+
+def test_data_check_takes_the_readers_options_and_prints_no_escapes(capsys, tmp_path):
+    put(tmp_path / "benign", "a_1.png", "a_2.png")
+    put(tmp_path / "malignant", "b\x1b[31m_1.png")
+    command = ["data", "check", "folders", str(tmp_path)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "not known" in shown and "patient_pattern" in shown
+    assert main([*command, "--set", r"DATA_OPTIONS={patient_pattern: '^(.+)_'}"]) == 0
+    assert "patients 2" in " ".join(capsys.readouterr().out.split())
+    write_png(tmp_path / "malignant" / "b\x1b[31m_1_mask.png", FRAME[:5] > 0)
+    assert main(command) == 1
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and r"b\x1b[31m_1" in shown
+    for wrong, told in (("SIZE=3", "takes DATA_OPTIONS"), ("DATA_OPTIONS=3", "takes DATA_OPTIONS"), (
+            "DATA_OPTIONS={patient_pattern: ^(\\d{3})_}", "in single quotes")):  # fmt: skip
+        assert main([*command, "--set", wrong]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_an_error_about_data_is_one_line(monkeypatch, capsys, tmp_path):

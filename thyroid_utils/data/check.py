@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.progress import in_threads
+from thyroid_utils.common.words import count
 from thyroid_utils.data.audit import clean_mask
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from thyroid_utils.data.readers import OWN, load_cases
@@ -26,6 +28,10 @@ PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k")  # published with a mask for
 _PASSED_OVER = (*IMAGE_SUFFIXES, ".csv", ".xml", ".json", ".txt", ".md", ".pdf")
 _DARK = 32  # no gray level reaches it in 12 bits that were written into 16
 _TINY, _FULL = 0.0005, 0.98  # shares of the frame below or above which a mask is hardly an outline
+_NO_PATIENTS = {
+    "folders": "if the file names tell: --set \"DATA_OPTIONS={patient_pattern: '^(.+)_'}\" (the group is the patient)",
+    "manifest": "add a column patient",
+}
 Finding = tuple[str, str, str, str, str]  # as COLUMNS
 
 
@@ -81,6 +87,9 @@ def _check_row(row) -> tuple[tuple[int, int] | None, list[Finding]]:
     try:
         pixels = read_image(row.image)
         shape, brightest = pixels.shape[:2], int(pixels.max())
+        if len(np.unique(pixels)) == 2 and brightest >= _DARK:
+            problem = "two gray levels, as a mask has"
+            found.append(("warning", row.Index, row.image, problem, "name it IMAGE_mask beside its image, or move it"))
         if brightest < _DARK:
             problem = f"nearly black: the brightest gray level is {brightest} of 255"
             found.append(("warning", row.Index, row.image, problem, "12 bits in a 16-bit file? Use the full range"))
@@ -119,15 +128,21 @@ def _missing_masks(cases: pd.DataFrame, promised: bool) -> Iterator[Finding]:
 def _about_the_whole(cases: pd.DataFrame) -> Iterator[Finding]:
     unlabelled, unknown = int(cases["label"].isna().sum()), int((~known_patients(cases)).sum())
     if unlabelled:
-        yield "info", "", "", f"{unlabelled} images have no label", "they serve segmentation alone"
+        yield "info", "", "", f"{count(unlabelled, 'image')} without a label", "they serve segmentation alone"
     classes = cases["label"].dropna().unique()
     if len(classes) == 1:
         yield "warning", "", "", f"every label is {LABEL_NAMES[classes[0]]}", "a classifier needs both classes"
     if unknown:
-        problem = f"{unknown} images have no patient id: each counts as a patient"
-        yield "info", "", "", problem, "group near-duplicates or videos with the audit before splitting"
+        problem = f"{count(unknown, 'image')} without a patient id: each counts as a patient"
+        yield (
+            "info",
+            "",
+            "",
+            problem,
+            _NO_PATIENTS.get(cases["dataset"].iloc[0], "near-identical images are grouped before splitting"),
+        )
     for shared in shared_groups(cases, check_pixels=False).itertuples():
-        problem = f"one patient is in {shared.splits} ({shared.images} images)"
+        problem = f"one patient is in {shared.splits} ({count(shared.images, 'image')})"
         yield "error", shared.cases[0], "", problem, "correct the split, or split by patient"
 
 
@@ -136,9 +151,8 @@ def _other_files(cases: pd.DataFrame) -> Iterator[Finding]:
     for folder in sorted({Path(image).parent for image in cases["image"]}):
         files = [path for path in entries(folder) if path.suffix.lower() not in _PASSED_OVER and path.is_file()]
         if files:
-            problem = (
-                f"{len(files)} files are no PNG, JPEG, TIFF, BMP or GIF ({first_few(path.name for path in files)}); left out"
-            )
+            told = f"{count(len(files), 'file')} {'is' if len(files) == 1 else 'are'} no PNG, JPEG, TIFF, BMP or GIF"
+            problem = f"{told} ({first_few(path.name for path in files)}); left out"
             yield "info", "", str(folder), problem, "convert them if they are images"
 
 

@@ -35,9 +35,8 @@ from pydicom.uid import (
 
 from thyroid_utils.common.errors import ImageError
 from thyroid_utils.data.dicom_levels import gray_levels, rescale, window
-from thyroid_utils.data.images import MAX_PIXELS
+from thyroid_utils.data.images import DICOM_SUFFIXES, MAX_PIXELS
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
 _ELEMENTS = ["SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
              "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "WindowCenter",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,12 +87,19 @@ def check_data(
         str, typer.Argument(help="The reader: ddti, tn3k, tg3k, tnscui, folders, manifest, phantom.", show_default=False)
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],
+    setting: Annotated[
+        str, typer.Option("--set", metavar="DATA_OPTIONS={…}", help="The reader's options, as `run` takes them.")
+    ] = "DATA_OPTIONS={}",
 ) -> None:
     """Say what was found in a data set and what is wrong with it; exit code 1 where something is."""
     from thyroid_utils.common.progress import progress_bar
     from thyroid_utils.data.check import check_dataset
+    from thyroid_utils.workbook.parameters import parse_setting
 
-    report = check_dataset(dataset, root.absolute(), progress=progress_bar(f"Reading {dataset}"))
+    name, options, _ = parse_setting(setting, [])
+    if name != "DATA_OPTIONS" or not isinstance(options, dict):
+        raise ParameterError(f"--set {setting}: data check takes DATA_OPTIONS={{NAME: VALUE, …}} alone")
+    report = check_dataset(dataset, root.absolute(), progress=progress_bar(f"Reading {dataset}"), **options)
     _print_table(("what", "found"), report.summary.items())
     if report.table.empty:
         typer.echo("nothing wrong")
@@ -201,11 +209,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else 1
     except (DataError, ParameterError, RunError) as error:
         for line in str(error).splitlines():
-            print(f"thyroid-workbook: {line}", file=sys.stderr)
+            print(f"thyroid-workbook: {_printable(line)}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"thyroid-workbook: {error}; the command did not end", file=sys.stderr)
+        print(f"thyroid-workbook: {_printable(str(error))}; the command did not end", file=sys.stderr)
         return 2
+
+
+def _printable(text: str) -> str:
+    """Text of a file's name or content without what would steer a terminal: control characters as their codes."""
+    return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter)[0] == "C" else letter for letter in text)
 
 
 def _named_run(name: str, where: str) -> Run:
@@ -241,7 +254,9 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], numbers:
     headings = [Column(name, justify="right" if name in numbers else "left", overflow="fold") for name in columns]
     table = Table(*headings, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        cells = ["–" if pd.isna(value) else f"{value:.0f}" if isinstance(value, float) else str(value) for value in row]
+        cells = [
+            "–" if pd.isna(value) else f"{value:.0f}" if isinstance(value, float) else _printable(str(value)) for value in row
+        ]
         style = next((colour for word, colour in _COLOURS.items() if word in cells[:2]), None)
         table.add_row(*cells, style=style)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -222,7 +222,7 @@ def parameters_by_notebook(
             raise ParameterError(f"--data-root {data_root}: no such folder")
         give("--data-root", {"DATA_ROOT": str(data_root.resolve())}, everywhere)
     for setting in settings:
-        name, value, stems = _parse_setting(setting, everywhere)
+        name, value, stems = parse_setting(setting, everywhere)
         give(f"--set {setting[:80]}", {name: value}, stems)
     for stem, parameters in declared.items():
         problems.extend(_options_of_the_reader(parameters, given[stem]))
@@ -265,12 +265,17 @@ def load_parameters(name: str, notebook: str) -> dict[str, Any]:
     return values
 
 
-def _parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
+def parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
+    """Name, value and notebooks of `KEY=VALUE` or `NOTEBOOK.KEY=VALUE`; of those in `stems`. Raises ParameterError."""
     key, separator, text = setting.partition("=")
     section, dot, name = key.strip().rpartition(".")
     if not separator or not name:
         raise ParameterError(f"--set {setting}: expected KEY=VALUE or NOTEBOOK.KEY=VALUE")
-    value = _parsed(text, f"--set {setting}")
+    try:
+        value = _parsed(text, f"--set {setting}")
+    except ParameterError as error:
+        remedy = r"put text with brackets, commas or backslashes in single quotes, such as {patient_pattern: '^(\d+)_'}"
+        raise ParameterError(f"{error}; {remedy}") from None
     if not dot:
         return name, value, stems
     matching = [stem for stem in stems if section in (stem, stem[:2])]

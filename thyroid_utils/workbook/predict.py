@@ -30,7 +30,7 @@ from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.common.words import count, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
-from thyroid_utils.data.readers.own import masked_image
+from thyroid_utils.data.readers.own import masked_images
 from thyroid_utils.inference.dual_stage import CLASSIFIER, SEGMENTER, DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
@@ -278,8 +278,10 @@ def _without_masks(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
     elsewhere = {path.stem for path, _ in found if not _in_masks(path)}
 
     def is_mask(path: Path) -> bool:
-        image = masked_image(path.stem)
-        return (path.parent, image) in beside or (_in_masks(path) and bool({path.stem, image} & elsewhere))
+        images = masked_images(path.stem)
+        return any((path.parent, image) in beside for image in images) or (
+            _in_masks(path) and bool({path.stem, *images} & elsewhere)
+        )
 
     return [(path, why) for path, why in found if why or not is_mask(path)]
 

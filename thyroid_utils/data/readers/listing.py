@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -17,7 +18,10 @@ from thyroid_utils.common.errors import DataError, readable
 from thyroid_utils.data.images import IMAGE_SUFFIXES
 from thyroid_utils.data.table import make_cases
 
-BLANK = ("", "-", "?", "#n/a", "<na>", "n.a.", "n/a", "na", "nan", "nat", "nil", "none", "not available", "null", "unknown")
+BLANK = {"", "-", "--", "–", "—", ".", "?", "??", "#n/a", "#n/a n/a", "#na", "#null!", "#ref!", "#value!", "<na>", "-1.#ind",
+         "-1.#qnan", "1.#ind", "1.#qnan", "-nan", "n.a", "n.a.", "n.d.", "n/a", "n/d", "na", "nan", "nat", "nil", "missing",
+         "none",
+         "not available", "not known", "null", "unk", "unknown"}  # fmt: skip
 LABELS = {"0": 0, "0.0": 0, "benign": 0, "1": 1, "1.0": 1, "malignant": 1}
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
 
@@ -72,12 +76,12 @@ def subfolder(folder: Path, *names: str) -> Path | None:
     return next((below[name.lower()] for name in names if name.lower() in below), None)
 
 
-def missing_data(dataset: str, folder: Path, expected: str, published: str = "") -> DataError:
+def missing_data(dataset: str, folder: Path, expected: str, published: str = "", found: str = "") -> DataError:
     """The error for a set that is not there: where, the expected tree, what was found, and where the set is published."""
     remedy = f"published at {published}" if published else "correct the folder or its contents"
     if folder.is_dir():
         names = [f"{path.name}/" if path.is_dir() else path.name for path in entries(folder)]
-        found = first_few(names, 8)
+        found = found or first_few(names, 8)
     else:
         found = "a file, not a folder" if folder.is_file() else "no such folder"
     return DataError(f"{dataset}: no such data in {folder}; expected {expected}; found: {found or 'an empty folder'}; {remedy}")
@@ -168,7 +172,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
 
 
 def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], known: Sequence[str]) -> None:
-    doubled = [name for name in names if names.count(name) > 1]
+    doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise DataError(f"{path}: column {doubled[0]!r} occurs twice; rename one")
     absent = [name for name in (*required, *known) if name not in names]

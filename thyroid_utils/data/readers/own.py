@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.images import IMAGE_SUFFIXES
+from thyroid_utils.common.files import cached_folder, content_key, file_hashes
+from thyroid_utils.common.paths import cache_dir
+from thyroid_utils.common.words import count
+from thyroid_utils.data.images import DICOM_SUFFIXES, IMAGE_SUFFIXES, read_mask, write_png
 from thyroid_utils.data.readers import listing
 from thyroid_utils.data.table import make_cases
 
@@ -22,8 +27,13 @@ CLASS_FOLDERS = {
 }
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _EXPECTED = "benign/ and malignant/ (or train/, val/, test/ with these two in each)"
-_MASK = "mask|seg|segmentation|gt|label|roi|tumor"
-_MASK_NAME = re.compile(rf"(?P<image>.+)[_\-. ]({_MASK})([_\-]?\d+)?", re.IGNORECASE)
+_MASK = (
+    "masks?|masked|segs?|segm|segment|segmentations?|segmented|gts?|ground[_-]?truth|truth|annot|annotations?|anno|labels?|rois?|"
+    "tumou?rs?|lesions?|nodules?|outlines?|contours?|manual|binary"
+)
+_MASK_LAST = re.compile(rf"(?P<image>.+?)[_\-. ]?(?:(?<=[_\-. ])(?:{_MASK})|mask)(?P<number>[_\- ]?\(?\d+\)?)?", re.IGNORECASE)
+_MASK_FIRST = re.compile(rf"(?:{_MASK})[_\-. ](?P<image>.+)", re.IGNORECASE)
+_NOBODY = re.compile(r"0+|x+|anonym\w*|anon|test|dummy|removed|patient|de-?identified", re.IGNORECASE)
 _MANIFEST_COLUMNS = ("case", "mask", "label", "patient", "split", "target")
 
 
@@ -37,8 +47,8 @@ def read_folders(
     """Images sorted into `benign/` and `malignant/`, or into `train/benign/`, … `test/malignant/`, which fills `split`.
 
     Case ids `benign/img_7` (`train/benign/img_7`). The images lie in the class folder or in `images/` below or above it. A mask
-    has its image's name, or that name and `_mask`, `_seg`, `_gt` or the like; it lies beside its image, in `benign/masks/`, in
-    `benign_masks/` or in `masks/benign/`.
+    has its image's name, or that name and `_mask`, `_seg`, `_gt` or the like (`_mask_1` for a second nodule); it lies beside its
+    image, in `benign/masks/`, in `benign_masks/` or in `masks/benign/`.
 
     Args:
         root: the folder that holds the class folders.
@@ -68,13 +78,19 @@ def read_folders(
             images, masks, folders = _images_and_masks(parent, folder)
             read |= folders
             columns = {"label": label, "split": split or pd.NA, "target": target}
+            prefix = f"{split}/{name}/".lstrip("/")
             if patient_pattern is not None:
-                columns |= {"patient": _patients(patient_pattern, images), "patient_known": True}
-            parts.append(listing.image_rows("folders", f"{split}/{name}/".lstrip("/"), images, masks, **columns))
+                patients = _patients(patient_pattern, images)
+                named = {key: patient.lower() not in listing.BLANK for key, patient in patients.items()}
+                patients = {key: patient if named[key] else prefix + key for key, patient in patients.items()}
+                columns |= {"patient": patients, "patient_known": named}
+            parts.append(listing.image_rows("folders", prefix, images, masks, **columns))
+    left_out = _left_out(root, read)
     if all(rows.empty for rows, _ in parts):
-        raise listing.missing_data("folders", folder, "images in it")
+        found = ", ".join(note["problem"] for note in left_out)
+        raise listing.missing_data("folders", folder, "images in it", found=found)
     cases = listing.case_table(parts)
-    cases.attrs["notes"] += _left_out(root, read)
+    cases.attrs["notes"] += left_out + _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"])
     return cases
 
 
@@ -121,7 +137,9 @@ def read_manifest(root: Path) -> pd.DataFrame:
         if name in columns:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
         columns[name] = listing.without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
-    return make_cases(pd.DataFrame(columns)).astype({"target": "string"})
+    cases = make_cases(pd.DataFrame(columns)).astype({"target": "string"})
+    cases.attrs["notes"] = _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"])
+    return cases
 
 
 def _only_folder(places: list[Path], name: str, spellings: Iterable[str]) -> Path | None:
@@ -148,34 +166,81 @@ def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict
     ]
     mask_folders = [here for here in mask_folders if here]
     files = listing.images_by_stem(place)
-    images = {stem: path for stem, path in files.items() if masked_image(stem) not in files}
+    images = {stem: path for stem, path in files.items() if not masked_images(stem) & files.keys()}
     found = [(stem, path) for stem, path in files.items() if stem not in images]
     found += [item for here in mask_folders for item in listing.images_by_stem(here).items()]
-    masks: dict[str, Path] = {}
+    masks: dict[str, list[Path]] = {}
     for stem, path in found:
-        key = stem if stem in images else masked_image(stem) or stem
-        if key in masks:
-            raise DataError(f"{folder}: two masks for {key}, {masks[key].name} and {path.name}; merge them into one file")
-        masks[key] = path
-    return images, masks, {place, *mask_folders}
+        named = [stem] if stem in images else sorted(masked_images(stem) & images.keys(), key=len)
+        masks.setdefault(named[-1] if named else stem, []).append(path)
+    return (
+        images,
+        {key: paths[0] if len(paths) == 1 else _merged(folder, key, paths) for key, paths in masks.items()},
+        {place, *mask_folders},
+    )
 
 
-def masked_image(stem: str) -> str | None:
-    """The image that a name such as img_7_mask belongs to; None where it is no mask's name."""
-    named = _MASK_NAME.fullmatch(stem)
-    return named["image"] if named else None
+def masked_images(stem: str) -> set[str]:
+    """The images that a name such as img_7_mask, mask_img_7, img_mask_7 or img_7_mask_1 may belong to; none for other names."""
+    if named := _MASK_FIRST.fullmatch(stem):
+        return {named["image"]}
+    if named := _MASK_LAST.fullmatch(stem):
+        return {named["image"], named["image"] + (named["number"] or "")}
+    return set()
+
+
+def _merged(folder: Path, key: str, paths: list[Path]) -> Path:
+    """The union of the masks of one image, numbered as NAME_mask and NAME_mask_1 (as in BUSI, one a nodule), in the cache."""
+    drawn = [re.sub(r"[_\- ]?\(?\d+\)?$", "", path.stem.lower()) for path in paths]
+    if len({(path.parent, name) for path, name in zip(paths, drawn, strict=True)}) > 1:
+        raise DataError(f"{folder}: two masks for {key}, {paths[0].name} and {paths[1].name}; merge them into one file")
+
+    def draw(target: Path) -> None:
+        first = read_mask(paths[0])
+        write_png(target / "mask.png", np.any([first, *(read_mask(path, first.shape) for path in paths[1:])], axis=0))
+
+    hashes = file_hashes(map(str, paths))
+    return cached_folder(cache_dir() / "merged-masks" / content_key(sorted(hashes.values())), draw) / "mask.png"
 
 
 def _left_out(root: Path, read: set[Path]) -> list[dict[str, str]]:
-    """Notes on images that lie in folders, however deep, which were not read."""
-    notes = []
+    """Notes on images that lie in folders, however deep, which were not read, and on DICOM files wherever they lie."""
+    images, dicom = Counter(), Counter()
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith((".", "__MACOSX")))
-        images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") for name in names)
-        if images and Path(folder) not in read:
-            problem = f"{images} images outside the folders of benign and malignant ones; left out"
-            notes.append({"file": folder, "problem": problem, "remedy": "move them, or list them in a manifest"})
+        suffixes = [Path(name).suffix.lower() for name in names if not name.startswith(".")]
+        images[folder] = sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) * (Path(folder) not in read)
+        dicom[folder] = sum(suffix in DICOM_SUFFIXES for suffix in suffixes)
+    found = [(+images, "image", "move them, or list them in a manifest"), (+dicom, "DICOM file", "export their frames as PNG")]
+    notes = []
+    for counts, noun, remedy in found:
+        if counts:
+            places = listing.first_few(os.path.relpath(folder, root) for folder in counts)
+            where = " outside the folders of benign and malignant ones" * (noun == "image")
+            problem = f"{count(counts.total(), noun)}{where} left out ({places})"
+            notes.append({"file": next(iter(counts)), "problem": problem, "remedy": remedy})
     return notes
+
+
+def _doubtful_patients(patients: pd.Series) -> list[dict[str, str]]:
+    """Notes on known patients (one an image) who may be one or none: in several writings, or with a large share of the images."""
+    counts, notes = patients.value_counts(), []
+    for _, alike in counts.groupby(counts.index.map(_rough_form)):
+        if len(alike) > 1:
+            problem = f"{len(alike)} patients differ in case, zeros or spaces alone ({', '.join(sorted(alike.index))})"
+            notes.append({"file": "", "problem": problem, "remedy": "write one patient in one way, or leakage is not seen"})
+    for name, images in counts.items():
+        usual = counts.drop(name).median() if len(counts) > 1 else 0
+        many = images >= max(4, 0.25 * len(patients), 2 * usual)
+        if many or (images > 1 and _NOBODY.fullmatch(name)):
+            problem = f"one patient has {images} of {len(patients)} images ({name})"
+            notes.append({"file": "", "problem": problem, "remedy": "leave the patient empty where it is not known"})
+    return notes
+
+
+def _rough_form(patient: str) -> str:
+    text = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", patient).casefold()).strip("-")
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
 def _patients(pattern: str, images: dict[str, Path]) -> dict[str, str]:
@@ -190,7 +255,7 @@ def _patients(pattern: str, images: dict[str, Path]) -> dict[str, str]:
     without = [images[key].name for key, match in found.items() if not (match and match[1])]
     if without:
         raise DataError(f"folders: patient_pattern {pattern!r} finds no patient in {listing.first_few(without)}; correct either")
-    return {key: match[1] for key, match in found.items()}
+    return {key: _one_form(match[1]) for key, match in found.items()}
 
 
 def _one_form(patient: str) -> str:
@@ -215,8 +280,13 @@ def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
 
 def _as_numbers(column: pd.Series) -> pd.Series:
     """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
-    values = listing.without_blanks(column)
-    if values.isna().all() or values.str.fullmatch(r"0\d+|\d{16,}").any():
+    words = column.fillna("").tolist()  # not by pandas, which takes a minute for twenty thousand columns
+    given = [word for word in words if word.lower() not in listing.BLANK]
+    if not given or any(re.fullmatch(r"0\d+|\d{16,}|.*_.*", word) for word in given):
         return column
-    numbers = pd.to_numeric(values, errors="coerce")
-    return column if numbers[values.notna()].isna().any() else numbers
+    whole = len(given) == len(words) and all(re.fullmatch(r"[+-]?\d+", word) for word in given)
+    try:
+        numbers = [(int if whole else float)(word) if word.lower() not in listing.BLANK else float("nan") for word in words]
+    except ValueError:
+        return column
+    return pd.Series(numbers, column.index)
