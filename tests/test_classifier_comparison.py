@@ -14,6 +14,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.compare import different_from
 
 
 def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
@@ -51,19 +52,42 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", con
 
 @pytest.fixture(scope="module")
 def comparison():
-    runs = [made_run("weak", 0.3, seed, config_seed=seed) for seed in (0, 1)]
-    runs += [made_run("strong", 3.0, 2 + seed, config_seed=seed) for seed in (0, 1)]
+    runs = [made_run("weak", 0.3, seed, config_seed=seed) for seed in range(3)]
+    runs += [made_run("strong", 3.0, 3 + seed, config_seed=seed) for seed in range(3)]
     return ClassifierComparison.of(runs)
 
 
 def test_a_clear_difference_is_found_and_none_between_equals(comparison):
     estimates = comparison.estimates(["auc"])["auc"]
-    assert list(estimates.index) == ["strong", "weak"] and comparison.pairs()["auc_differs"].all()
-    by_run = comparison.by_run(["auc"]).groupby("model")["auc"].mean()
-    assert estimates["strong"].value == pytest.approx(by_run["strong"]) and estimates["weak"].low < by_run["weak"]
-    equals = ClassifierComparison.of([made_run("a", 1.0, 0), made_run("b", 1.0, 1)])
-    assert not equals.pairs()["auc_differs"].any()
-    assert "(2 seeds)" in comparison.spread().at["strong", "auc"] and comparison.costs.at["weak", "parameters"] == 4 / 1e6
+    assert list(estimates.index) == ["strong", "weak"]
+    by_run = comparison.by_run(["auc", "accuracy"]).groupby("model")
+    assert estimates["strong"].value == pytest.approx(by_run["auc"].mean()["strong"])
+    for score in ("auc", "accuracy"):
+        (row,) = comparison.pairs(score).to_dict("records")
+        assert row["differs"] and (row["first"], row["second"]) == ("strong", "weak")
+        found, means = row["difference"], by_run[score].mean()
+        assert found.difference == pytest.approx(means["strong"] - means["weak"]) and found.low > 0
+    told = comparison.lead(comparison.pairs(), "AUC")
+    assert told.startswith("Its AUC less that of **weak**, next on validation, is +0.") and "more than chance (p" in told
+    equals = ClassifierComparison.of(
+        [made_run(name, 1.0, 10 * at + seed, config_seed=seed) for at, name in enumerate("ab") for seed in range(3)]
+    )
+    assert not equals.pairs()["differs"].any() and "not more than chance can give" in equals.lead(equals.pairs(), "AUC")
+    assert equals.verdicts(equals.pairs(), "AUC") == "**0 of 1 pair** differ in AUC after Holm, over patients and training seeds."
+    assert "(3 seeds)" in comparison.spread().at["strong", "auc"] and comparison.costs.at["weak", "parameters"] == 4 / 1e6
+
+
+def test_one_training_each_or_no_learning_gives_no_verdict():
+    once = ClassifierComparison.of([made_run("strong", 3.0), made_run("weak", 0.6)])
+    (row,) = once.pairs().to_dict("records")
+    assert np.isnan([row["p_holm"], row["difference"].low]).all() and not row["differs"]
+    assert row["difference"].fixed_low > 0, "these two networks differ, which their recipes need not"
+    assert "SEEDS" in once.lead(once.pairs(), "AUC") and "no verdict on recipes" in once.over
+    assert different_from(once.pairs(), once.models).to_dict() == {"strong": "–", "weak": "–"}
+    blind = [made_run(name, 0.0, 20 + 3 * at + seed, config_seed=seed) for at, name in enumerate("ab") for seed in (0, 1)]
+    chance = ClassifierComparison.of(blind)
+    assert chance.untrained == ["a", "b"] and "no better than chance" in chance.banner
+    assert chance.pairs()["p_holm"].isna().all()
 
 
 def test_thresholds_come_from_validation_and_never_from_test(comparison):
@@ -112,8 +136,10 @@ def test_over_random_subsets_intervals_are_those_of_nadeau_and_bengio(subsets):
 def test_over_random_subsets_pairs_are_tested_subset_by_subset(subsets):
     pairs = subsets.pairs()
     by_run = subsets.by_run(["auc"]).pivot(index="run", columns="model", values="auc")
-    assert pairs.at[0, "auc_difference"] == pytest.approx((by_run["weak"] - by_run["strong"]).mean())
-    assert pairs.at[0, "auc_differs"] and pairs.at[0, "p_auc_holm"] == pairs.at[0, "p_auc"]
+    found = pairs.at[0, "difference"]
+    assert found.difference == pytest.approx((by_run["strong"] - by_run["weak"]).mean())
+    assert pairs.at[0, "differs"] and pairs.at[0, "p_holm"] == found.p_value
+    assert subsets.over == "over random subsets, corrected for their overlap"
     assert ClassifierComparison.of([made_run("alone", 1.0)]).pairs().empty
 
 

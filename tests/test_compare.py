@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.studies.compare import comparison_configs, different_from, estimate_table, shared_settings
+from thyroid_utils.studies.compare import (
+    chance_told,
+    comparison_configs,
+    counted_patients,
+    different_from,
+    estimate_table,
+    shared_settings,
+)
+from thyroid_utils.training.data import NAMED
 
 PARAMETERS = {
     "DATASET": "phantom", "DATA_ROOT": "", "DATA_OPTIONS": {"patients": 14}, "SPLIT_BY": "patient", "RATIOS": [0.6, 0.2, 0.2],
@@ -57,8 +68,28 @@ def test_configs_differ_in_what_is_compared_alone():
 
 
 def test_tables_name_the_models_that_differ_and_show_estimates_as_text():
-    pairs = pd.DataFrame({"first": ["a", "a"], "second": ["b", "c"], "differs": [True, False]})
-    assert different_from(pairs, ["a", "b", "c"]).to_dict() == {"a": "b", "b": "a", "c": "none"}
-    assert different_from(pd.DataFrame(), ["alone"]).to_dict() == {"alone": "none"}
+    told = {"first": ["a", "a", "a"], "second": ["b", "c", "d"], "p_holm": [0.01, 0.4, np.nan], "differs": [True, False, False]}
+    expected = {"a": "b", "b": "a", "c": "none", "d": "–"}
+    assert different_from(pd.DataFrame(told), list("abcd")).to_dict() == expected
+    assert different_from(pd.DataFrame(told)[:0], ["alone"]).to_dict() == {"alone": "–"}
     table = estimate_table(pd.DataFrame({"auc": [Estimate(0.7, 0.6, 0.8, 100, 80)], "seeds": [3]}), {"auc": "AUC"})
     assert table.to_dict("records") == [{"AUC": "0.700 [0.600, 0.800]", "seeds": 3}]
+
+
+def test_patients_that_are_unknown_are_not_counted():
+    named, unknown = (SimpleNamespace(data={"patients": how}) for how in (NAMED, "not given for 9 of 9 images"))
+    assert counted_patients(named, 1, 1) == "1 image of 1 patient"
+    assert counted_patients(named, 58, 12) == "58 images of 12 patients"
+    assert counted_patients(unknown, 9, 9) == "9 images (patients unknown: intervals are too narrow)"
+
+
+def test_a_sentence_on_chance_follows_the_number():
+    told = {
+        (1.0, np.nan, np.nan): "without an interval, so that this run cannot say whether it is above chance",
+        (1.0, 0.7, 1.0): "above chance",
+        (0.7, 0.5, 0.9): "not shown to be above chance",
+        (0.5, 0.4, 0.6): "not shown to be above chance",
+        (0.2, 0.1, 0.4): "below chance",
+    }
+    for (value, low, high), expected in told.items():
+        assert chance_told(Estimate(value, low, high, 20, 20)) == expected

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
 from statsmodels.stats.power import TTestPower
 
 from thyroid_utils.scores.power import (
     paired_power,
-    patients_and_seeds_interval,
     patients_needed,
     power_simulation,
     seed_components,
@@ -34,17 +32,22 @@ def test_the_formula_is_that_of_the_paired_t_test(effect, patients):
 
 @pytest.mark.parametrize(("effect", "seed_sd"), [(0.01, 0.004), (0.0, 0.0), (0.0, 0.02)])
 def test_simulation_is_the_formula_within_its_error(effect, seed_sd):
-    """Differences are drawn from 2,000 normal ones, and each cell lies within 4 simulation errors. Without an effect that is the
-    level, also where chance of training moves all patients at once, which a test over patients alone would take for a gain."""
+    """Differences are drawn from 2,000 normal ones, and each cell lies within 4 simulation errors, and 2 points that the formula
+    is off where seeds differ. Without an effect that is at most the level, also where chance of training moves all patients at
+    once, which a test over patients alone would take for a gain. One seed has no test where seeds differ."""
     question = *spread(2000, 0.05), effect
     found = power_simulation(*question, (20, 50, 100, 300), (1, 5), seed_sd, simulations=4000)
     expected = np.array([paired_power(effect, 0.05, row.patients, row.seeds, seed_sd) for row in found.itertuples()])
-    error = np.sqrt(expected * (1 - expected) / 4000)
-    assert (np.abs(found["power"] - expected) < 4 * error).all(), found.assign(expected=expected)
+    asked = found["seeds"].gt(1) | (seed_sd == 0)
+    assert np.array_equal(found["power"].notna(), asked) and np.array_equal(~np.isnan(expected), asked)
+    found, expected = found[asked], expected[asked]
+    off = 4 * np.sqrt(expected * (1 - expected) / 4000) + 0.02 * (seed_sd > 0)
+    assert (np.abs(found["power"] - expected) < off).all(), found.assign(expected=expected)
     assert ((found["low"] <= found["power"]) & (found["power"] <= found["high"])).all()
-    if effect:  # with τ = 2 effects one seed reaches at most a z-test at 0.5 standard errors, 7.9 %, however many patients
-        found = power_simulation(*question, (10_000,), (1, 100), 0.02)
-        assert found["power"][0] < 0.12 and found["power"][1] > 0.95
+    if not effect:
+        assert (found["power"] < 0.065).all()
+    else:
+        assert power_simulation(*question, (10_000,), (100,), 0.02)["power"][0] > 0.95
 
 
 def powers(*reached: float, seeds: int = 1) -> pd.DataFrame:
@@ -57,6 +60,7 @@ def test_patients_needed_by_hand():
     found = patients_needed(table)
     assert list(found["text"]) == ["about 625", "100 or fewer", "not within 900"]
     assert found.at[1, "patients"] == 625 and found.at[3, "patients"] == 100 and np.isnan(found.at[5, "patients"])
+    assert patients_needed(powers(np.nan, np.nan)).at[1, "text"] == "no test"
     assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"  # one that does not last is error
 
 
@@ -71,28 +75,6 @@ def test_patients_that_say_nothing_are_refused():
 def test_the_smallest_gain_is_the_one_with_that_power(sd, patients, seeds, seed_sd):
     gain = smallest_gain(sd, patients, seeds, seed_sd)
     assert paired_power(gain, sd, patients, seeds, seed_sd) == pytest.approx(0.8, abs=1e-6)
-
-
-def test_without_seeds_the_interval_is_students():
-    values = np.array([0.4, -0.1, 0.3, 0.2, np.nan])
-    low, high = patients_and_seeds_interval(values, list("abcde"), 0.0, 1)
-    expected = ttest_1samp(values[:4], 0).confidence_interval()
-    assert (low, high) == pytest.approx((expected.low, expected.high))
-
-
-def test_several_images_of_a_patient_count_as_one_and_seeds_widen_the_interval():
-    """Each image thrice is no more than once; the centre is the mean over images, as where it is shown."""
-    values, patients = [0.4, -0.1, 0.3, 0.2], list("abcd")
-    once, thrice = (patients_and_seeds_interval(np.repeat(values, n), np.repeat(patients, n), 0.1, 1) for n in (1, 3))
-    assert once == pytest.approx(thrice)
-    for unknown in ((["a", "a"], 0.0), (["a", "b"], np.nan)):  # one patient, or no spread over seeds
-        assert np.isnan(patients_and_seeds_interval([0.1, 0.2], *unknown, 1)).all()
-    low, high = patients_and_seeds_interval([0.0, 0.0, 0.9], ["a", "a", "b"], 0.0, 1)
-    assert (low + high) / 2 == pytest.approx(0.3)
-    many = np.random.default_rng(0).normal(1, 2, 400)
-    widths = [np.diff(patients_and_seeds_interval(many, range(400), 1.0, seeds))[0] for seeds in (1, 4)]
-    error = np.sqrt(many.var(ddof=1) / 400 + np.array([1, 1 / 4]))
-    np.testing.assert_allclose(widths, 2 * 1.96 * error, rtol=0.003)  # many degrees of freedom: near the normal's
 
 
 def drawn(patients, seeds, own, shared, inner, random):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,10 +15,11 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference import predictor
 from thyroid_utils.inference.predictor import Predictor, map_scores
-from thyroid_utils.scores.comparisons import compare_means, holm
+from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
-from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.scores.recipes import ONE_TRAINING, compare_recipes, mean_influence
+from thyroid_utils.studies.compare import comparison_configs, pair_table, told_difference
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
@@ -116,34 +119,78 @@ def test_pooled_scores_count_all_pixels_together(comparison):
     assert comparison.protocol_shift() == pytest.approx(max(np.ptp(values, axis=1))) and comparison.protocol_shift() > 0
 
 
-def test_pairs_are_adjusted_by_holm(comparison):
-    (one, two), (three, four) = comparison.runs.values()
-    pairs = SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]}).pairs()
-    assert len(pairs) == 6 and pairs["p_holm"].tolist() == pytest.approx(list(holm(pairs["p"])))
+def learnt(comparison) -> SegmenterComparison:
+    """The same, whatever validation says of runs as short as these."""
+    comparison.__dict__["untrained"] = []
+    return comparison
+
+
+def test_pairs_are_of_recipes_and_adjusted_by_holm(comparison):
+    (row,) = learnt(comparison).pairs().to_dict("records")
+    first, second = (np.stack(own(comparison, row[name], "dice")) for name in ("first", "second"))
+    expected = compare_recipes(mean_influence(first), mean_influence(second), comparison.truth["patient"], 1)
+    assert told_difference(row["difference"], 9) == told_difference(expected, 9) and expected.seeds == 2
+    assert (
+        row["first"] == comparison.chosen
+        and row["p_holm"] == pytest.approx(expected.p_value)
+        and row["differs"] == (expected.p_value < 0.05)
+    )
+    assert pair_table(comparison.pairs())["differs"].tolist() == ["yes" if row["differs"] else "no"]
     assert comparison.started == "all from scratch" and comparison.sides and len(comparison.history()) == 16
     truths, found = comparison.masks("tiny_segmenter")
     hits = own(comparison, "tiny_segmenter", "true_positives")[0].tolist()
     assert [int((truth & called).sum()) for truth, called in zip(truths, found, strict=True)] == hits
-    alone = SegmenterComparison.of([one], key="loss")
-    assert alone.pairs().empty and alone.models == ["bce_dice"]
     assert comparison.models == ["tiny_segmenter", "tiny_segmenter (width 12)"] and comparison.plan == "2 training seeds"
 
 
-def test_pairs_rest_on_the_images_that_both_models_define(comparison):
-    """Two empty images on which only one model raises a false alarm have no say in difference, interval or test."""
-    (one, _), (three, _) = comparison.runs.values()
-    pair = SegmenterComparison({"a": [one], "b": [three]})
-    tables = {model: [table.copy()] for model, (table,) in pair.tables.items()}
-    at = tables["a"][0]["resolution"].eq("own").to_numpy().nonzero()[0][:2]
-    tables["a"][0].iloc[at, tables["a"][0].columns.get_loc("dice")] = np.nan  # "neither"
-    tables["b"][0].iloc[at, tables["b"][0].columns.get_loc("dice")] = 0.0  # "false alarm"
-    object.__setattr__(pair, "__dict__", {**pair.__dict__, "tables": tables})
-    (row,) = pair.pairs().to_dict("records")
-    first, second = (own(pair, model, "dice")[0].to_numpy()[2:] for model in ("a", "b"))
-    patients = pair.truth["patient"].to_numpy()[2:]
-    assert row["images"] == len(patients) and row["difference"] == pytest.approx((first - second).mean())
-    assert row["p"] == compare_means(first, second, patients).p_value
-    assert row["low"] < (first - second).mean() < row["high"]
+def test_one_training_gives_no_verdict_and_says_why(comparison):
+    (one, two), (three, four) = comparison.runs.values()
+    alone = learnt(SegmenterComparison.of([one], key="loss"))
+    assert alone.pairs().empty and alone.models == ["bce_dice"] and pair_table(alone.pairs()).empty
+    assert alone.lead(alone.pairs(), "Dice") == "Alone it cannot be ranked."
+    pairs = learnt(SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]})).pairs()
+    assert len(pairs) == 6 and pairs["p_holm"].isna().all() and not pairs["differs"].any()
+    assert pairs["p_holm"].tolist() == pytest.approx(list(holm([np.nan] * 6)), nan_ok=True)
+    shown = pair_table(pairs)
+    assert shown["differs"].unique().tolist() == ["–"] and shown["why"].unique().tolist() == [ONE_TRAINING]
+    assert shown["difference [95 %]"].str.contains(r"\[[-+]").all(), "the interval of these networks is there"
+    said = learnt(SegmenterComparison({"a": [one], "b": [two]}))
+    told = said.lead(said.pairs(), "Dice")
+    assert "This run cannot say whether the recipes differ: one training of each" in told and "SEEDS" in told
+    assert said.verdicts(said.pairs(), "Dice") == f"No verdict on Dice: {ONE_TRAINING}."
+
+
+def test_empty_truths_are_judged_by_the_truth_alone():
+    """Network a is silent on 20 images without a nodule, b outlines something there; their nodules are alike: no difference."""
+    truth = pd.DataFrame({"patient": [f"p{n}" for n in range(100)], "area": [30] * 80 + [0] * 20})
+    dice = np.random.default_rng(0).uniform(0.6, 1, 80)
+    tables = {}
+    for model, empty in (("a", np.nan), ("b", 0.0)):
+        counts = {"true_positives": [9] * 80 + [0] * 20, "false_positives": [0] * 80 + [0 if model == "a" else 7] * 20}
+        table = pd.DataFrame({"dice": [*dice, *[empty] * 20], **counts, "resolution": "own"}, truth.index)
+        tables[model] = [table, table]
+    comparison = learnt(SegmenterComparison({"a": [None, None], "b": [None, None]}))
+    comparison.__dict__.update(tables=tables, truth=truth, validation=pd.Series({"a": 0.8, "b": 0.7}))
+    for model in "ab":
+        estimate = comparison.estimates(["dice"]).at[model, "dice"]
+        assert (estimate.value, estimate.images) == (pytest.approx(dice.mean()), 80)
+    found = comparison.pairs()["difference"].iloc[0]
+    assert (found.difference, found.p_value, found.images) == (0, 1, 80)
+    expected = {"with nodule": 80, "missed": 0, "missed by all": 0, "without nodule": 20, "false alarms": 20, "share": 1.0}
+    assert comparison.presence().loc["b"].to_dict() == expected
+
+
+def test_what_has_not_learnt_gets_no_verdict(comparison):
+    """Beside the runs, one that calls nothing nodule on validation."""
+    one, two = comparison.runs.values()
+    blank = [SimpleNamespace(**{**vars(run), "metrics": {"val": {"dice": 0.0}}, "data": run.data}) for run in two]
+    pair = SegmenterComparison({"learns": one, "blank": blank})
+    pair.__dict__["tables"] = dict(zip(pair.models, comparison.tables.values(), strict=True))
+    pair.__dict__["truth"] = comparison.truth
+    assert "blank" in pair.untrained and "blank" in pair.banner and "Raise EPOCHS" in pair.banner
+    found = pair.pairs()["difference"].iloc[0]
+    assert np.isnan(found.p_value) and "validation does not show" in pair.verdicts(pair.pairs(), "Dice")
+    assert learnt(comparison).banner == ""
 
 
 def test_the_choice_is_made_on_validation(comparison):
@@ -185,12 +232,11 @@ def test_sizes_and_the_smallest(comparison):
     assert comparison.estimates(["dice"], cases=small).at["tiny_segmenter", "dice"].images == len(small)
 
 
-def test_images_with_neither_are_left_out_and_counted():
-    """Four images of four patients, one of each of the four cases; two seeds that differ on the last."""
+def test_images_are_counted_once_whatever_the_number_of_trainings():
+    """Four images of four patients, found, missed, a false alarm, rightly empty; two seeds that differ on the last two."""
     table = pd.DataFrame(
         {
             "dice": [0.8, 0.0, 0.0, np.nan],
-            "presence": ["both", "missed", "false alarm", "neither"],
             "true_positives": [4, 0, 0, 0],
             "false_positives": [1, 0, 2, 0],
             "false_negatives": [1, 3, 0, 0],
@@ -200,15 +246,17 @@ def test_images_with_neither_are_left_out_and_counted():
         index=pd.Index(list("abcd"), name="case"),
     )
     other = table.copy()
-    other.loc["d", ["dice", "presence", "false_positives"]] = [0.0, "false alarm", 5]
+    other.loc["d", ["dice", "false_positives"]] = [0.0, 5]
     comparison = SegmenterComparison({"model": []})
-    comparison.__dict__["tables"] = {"model": [table, other]}
-    comparison.__dict__["truth"] = pd.DataFrame({"patient": list("abcd")}, index=table.index)
-    assert comparison.presence().loc["model"].to_dict() == {"both": 2, "missed": 2, "false alarm": 3, "neither": 1}
+    area = table["true_positives"] + table["false_negatives"]
+    truth = pd.DataFrame({"patient": list("abcd"), "area": area})
+    comparison.__dict__.update(tables={"model": [table, other]}, truth=truth)
+    expected = {"with nodule": 2, "missed": 1, "missed by all": 1, "without nodule": 2, "false alarms": 2, "share": 0.75}
+    assert comparison.presence().loc["model"].to_dict() == expected
     estimate = comparison.estimates(["dice"]).at["model", "dice"]
-    assert estimate.value == pytest.approx((0.8 / 3 + 0.8 / 4) / 2) and estimate.images == 4
+    assert estimate.value == pytest.approx(0.8 / 2) and estimate.images == 2
     pooled = comparison.estimates(["dice"], pooled=True).at["model", "dice"]
-    assert pooled.value == pytest.approx((8 / (8 + 3 + 4) + 8 / (8 + 8 + 4)) / 2)
+    assert pooled.value == pytest.approx(8 / (8 + 1 + 4)) and pooled.images == 2
 
 
 def test_runs_that_cannot_be_compared_are_refused(comparison):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from thyroid_utils.common.words import p_value
+from thyroid_utils.common.words import count, p_value
 from thyroid_utils.plots.charts import band, beside, few_ticks, grouped_rows, interval
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_panels, styled
 from thyroid_utils.scores.estimates import POWER
+from thyroid_utils.studies.compare import shown_interval
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "latency of one image on this CPU, ms"}
 _KINDS = {
@@ -87,8 +89,8 @@ def _arrow(axes: Axes, source: str, shape: str, target: str) -> None:
 
 @styled
 def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """Each row's difference of IoU to its table's reference in points: thick its 95 % interval over patients, thin over patients
-    and seeds, hollow the paper's figure; None where no row is compared.
+    """Each row's difference of IoU to its table's reference in points with its 95 % interval (`shown_interval`), hollow the
+    paper's figure; None where no row is compared.
 
     Args:
         tables: of `AblationStudy.titled`.
@@ -102,14 +104,13 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     heights = grouped_rows(place, table.index.get_level_values(0), table.index.get_level_values(1))
     for height, row in zip(heights, table.itertuples(), strict=True):
         colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-        place.plot([100 * row.wide_low, 100 * row.wide_high], [height] * 2, color=colour, linewidth=0.8)
-        interval(place, row.difference, height, colour, width=2.6, scale=100)
+        low, high = shown_interval(row.difference)
+        interval(place, replace(row.difference, low=low, high=high), height, colour, width=2.2, scale=100)
         place.plot([row.reported_points], [height], "D", color=INK, markersize=5.5, markerfacecolor="white")
-        beside(place, "no test" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
+        beside(place, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     handles = [
-        Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 % over patients"),
+        Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 %"),
         Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),
-        Line2D([], [], color=NEUTRAL, linewidth=0.8, label="95 % over patients and seeds"),
         Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="Yang et al. (2025)"),
     ]
     below(figure, handles=handles)
@@ -127,17 +128,21 @@ def power_curves(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
         return None
     columns = 2 if len(tables) == 4 else min(3, len(tables))
     figure, places = new_panels(len(tables), 3.1, columns=columns, sharey=True)
-    seeds = sorted({int(number) for table in tables.values() for number in table["seeds"]})
-    shades = dict(zip(seeds, map(str, np.linspace(0.72, 0.0, len(seeds))), strict=True)) if len(seeds) > 1 else {seeds[0]: INK}
+    seeds = sorted({int(number) for table in tables.values() for number in table.dropna(subset="power")["seeds"]})
+    shades = (
+        dict(zip(seeds, map(str, np.linspace(0.72, 0.0, len(seeds))), strict=True))
+        if len(seeds) > 1
+        else dict.fromkeys(seeds, INK)
+    )
     for place, (title, table) in zip(places, tables.items(), strict=True):
-        for number, line in table.sort_values("patients").groupby("seeds"):
+        for number, line in table.dropna(subset="power").sort_values("patients").groupby("seeds"):
             percent = 100 * line[["power", "low", "high"]]
             band(place, line["patients"], *percent.to_numpy().T, shades[number], "o-", linewidth=1.5, markersize=3.5)
         place.axhline(100 * POWER, color=CLASS_COLOURS["malignant"], linewidth=1, linestyle="--")
         place.set(xscale="log", xlabel="patients (log scale)", ylim=(0, 102), title=title)
         few_ticks(place, table["patients"])
     places[0].set_ylabel("power, %")
-    handles = [Line2D([], [], color=shade, label=f"{number} seed{'s' * (number != 1)}") for number, shade in shades.items()]
+    handles = [Line2D([], [], color=shade, label=count(number, "seed")) for number, shade in shades.items()]
     handles.append(Line2D([], [], color=CLASS_COLOURS["malignant"], linestyle="--", label=f"{100 * POWER:.0f} %"))
     below(figure, handles=handles, ncols=6)
     return figure

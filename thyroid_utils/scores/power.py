@@ -13,16 +13,18 @@ Reference: Chow, Wang, Lokhnygina and Shao, Sample Size Calculations in Clinical
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, proportion_interval
+from thyroid_utils.scores.recipes import limit_of
 
 _BLOCK = 2**21  # values drawn at once
+_ANGLES = np.linspace(0, np.pi / 2, 25)  # of the two errors, between which limits are interpolated
 _AVERAGES = 64  # different means over seeds kept for each patient and number of seeds
 
 
@@ -36,13 +38,12 @@ def power_simulation(
     *,
     simulations: int = 1000,
 ) -> pd.DataFrame:
-    """Power at the 5 % level of a paired test of two models for each number of patients and seeds.
+    """Power at the 5 % level of the test of `compare_recipes` for each number of patients and seeds.
 
     A simulated study draws patients with replacement from those measured, each with the mean difference of its images, moved so
     that their mean is `effect`; adds to all of them the mean of as many seeds' deviations (normal, SD `seed_sd`); and tests the
-    mean difference d by t = d / √(s² / patients + seed_sd² / seeds), two-sided, with Satterthwaite's degrees of freedom. s is the
-    SD over the study's patients; seed_sd is taken as known. Without seed_sd² it is the paired t-test over patients. A test that
-    leaves it out takes the luck of one training for a gain.
+    mean difference by its error √(s² / patients + q² / seeds), where s is the SD over the study's patients and q that over its
+    seeds. Without a spread over seeds it is the paired t-test over patients.
 
     Args:
         differences: first − second of each image, shape (n,), best with each model's mean over seeds; or (seeds, n), a row a
@@ -57,7 +58,8 @@ def power_simulation(
         simulations: studies for each cell, the same ones each time.
 
     Returns:
-        DataFrame, a row a cell: `patients`, `seeds`, `power`, and `low`, `high`, the 95 % interval of its simulation error.
+        DataFrame, a row a cell: `patients`, `seeds`, `power`, and `low`, `high`, the 95 % interval of its simulation error; NaN
+        for one seed, which cannot show a spread that there is.
 
     Raises:
         ValueError: shapes that differ, a patient missing, or fewer than two patients with a difference.
@@ -75,11 +77,13 @@ def power_simulation(
     random = np.random.default_rng(0)
     found = []
     for seeds, count in product(seeds_grid, patients_grid):
-        values = own[:, None] + _seed_means(answers, seeds, random)
-        values += effect - values.mean()  # what was drawn is the whole population here, and its gain is `effect`
-        hits = _rejections(values, count, seed_sd / np.sqrt(seeds), simulations, random)
-        low, high = proportion_interval(hits, simulations)
-        found.append({"patients": count, "seeds": seeds, "power": hits / simulations, "low": low, "high": high})
+        power = low = high = np.nan
+        if seeds > 1 or not seed_sd:
+            values = own[:, None] + _seed_means(answers, seeds, random)
+            values += effect - values.mean()  # what was drawn is the whole population here, and its gain is `effect`
+            hits = _rejections(values, count, seeds, seed_sd / np.sqrt(seeds), simulations, random)
+            power, (low, high) = hits / simulations, proportion_interval(hits, simulations)
+        found.append({"patients": count, "seeds": seeds, "power": power, "low": low, "high": high})
     return pd.DataFrame(found)
 
 
@@ -92,7 +96,7 @@ def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
     Returns:
         index `seeds`: `patients`, interpolated between the simulated numbers (linear in the power against √patients, rounded up;
         NaN where it is not reached), `highest`, the highest power met, and `text`: "about 240", "20 or fewer" at the lower end,
-        or "not within 5000".
+        "not within 5000", or "no test" for one seed.
 
     Example:
         >>> patients_needed(pd.DataFrame({"patients": [100, 400, 900], "seeds": 1, "power": [0.3, 0.7, 0.9]}))["text"][1]
@@ -102,12 +106,12 @@ def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
     for seeds, table in powers.groupby("seeds"):
         table = table.sort_values("patients")
         counts, reached = table["patients"].to_numpy(float), table["power"].to_numpy(float)
-        needed, text = np.nan, f"not within {counts[-1]:.0f}"
+        needed, text = np.nan, "no test" if np.isnan(reached).any() else f"not within {counts[-1]:.0f}"
         # Simulation error can make a larger study look weaker: the first crossing after which the power stays.
         below = np.flatnonzero(reached < POWER)
-        if not len(below):
+        if not len(below) and text != "no test":
             needed, text = counts[0], f"{counts[0]:.0f} or fewer"
-        elif below[-1] < len(counts) - 1:
+        elif len(below) and below[-1] < len(counts) - 1:
             ends = slice(below[-1], below[-1] + 2)
             needed = np.ceil(round(np.interp(POWER, reached[ends], np.sqrt(counts[ends])) ** 2, 6))
             text = f"about {needed:.0f}"
@@ -118,8 +122,8 @@ def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
 def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
     """The same power by formula, for normal differences with SD `sd` over patients: that of a t-test whose t is noncentral.
 
-    Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, close from some 20 patients on. At
-    least 2 patients, and one of the SDs above 0.
+    Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, within a few points from three seeds
+    on. NaN for one seed and a `seed_sd` above 0. At least 2 patients, and one of the SDs above 0.
 
     Example:
         >>> round(paired_power(effect=0.01, sd=0.05, patients=200), 2)
@@ -127,62 +131,40 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
     """
     from scipy.stats import nct  # half a second to load
 
-    of_patients = sd**2 / patients
-    error = np.sqrt(of_patients + seed_sd**2 / seeds)
-    limit, freedom = _limit(of_patients, error**2, patients)
-    return float(nct.sf(limit, freedom, effect / error) + nct.cdf(-limit, freedom, effect / error))
+    if seed_sd and seeds < 2:
+        return np.nan
+    of_patients, of_seeds = sd**2 / patients, seed_sd**2 / seeds
+    error = np.sqrt(of_patients + of_seeds)
+    limit = float(_limits(np.array([of_patients]), of_seeds, patients, seeds)[0]) / error
+    freedom = min(error**4 / (of_patients**2 / (patients - 1) + of_seeds**2 / max(seeds - 1, 1)), 1e6)  # scipy needs it finite
+    other_side = np.nan_to_num(nct.cdf(-limit, freedom, effect / error))  # scipy's NaN far from it is next to nothing
+    return float(nct.sf(limit, freedom, effect / error) + other_side)
 
 
 def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0) -> float:
     """The smallest gain that a study of this size finds with a power of 80 %, in the unit of the SDs; for numbers as in
-    `paired_power`."""
+    `paired_power`, and NaN where that is."""
     from scipy.optimize import brentq
 
+    if seed_sd and seeds < 2:
+        return np.nan
     most = np.sqrt(sd**2 / patients + seed_sd**2 / seeds)  # far above, scipy gives NaN
     while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
         most *= 2
     return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd) - POWER, 0.0, most))
 
 
-def _limit(of_patients: float | np.ndarray, variance: float | np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """What |t| must exceed at the 5 % level, and Satterthwaite's degrees of freedom, of a mean difference whose variance is
-    partly `of_patients`, estimated from `count` of them, and else taken as known."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = (count - 1) * np.square(np.divide(variance, of_patients))
-    freedom = np.minimum(np.nan_to_num(freedom, nan=np.inf), 1e6)  # scipy's noncentral t needs a finite number
-    return stdtrit(freedom, 0.975), freedom
+def _limits(of_patients: np.ndarray, of_seeds: float | np.ndarray, count: int, seeds: int) -> np.ndarray:
+    """What a mean difference must exceed at the 5 % level, for parts of its variance from `count` patients and from `seeds`."""
+    angles = np.arctan2(np.sqrt(of_seeds), np.sqrt(of_patients))
+    return np.interp(angles, _ANGLES, _limits_by_angle(count - 1, max(seeds - 1, 1))) * np.sqrt(of_patients + of_seeds)
 
 
-def patients_and_seeds_interval(
-    differences: Sequence[float], patients: Sequence[str], seed_sd: float, seeds: int
-) -> tuple[float, float]:
-    """95 % interval of a mean difference for other patients and other trainings: d ± t · √(s² / patients + seed_sd² / seeds).
-
-    An interval over patients alone holds the trained models fixed and tells of these trainings only. d is the mean over images;
-    s / √patients its standard error when patients are drawn; t has Satterthwaite's degrees of freedom, as in `power_simulation`.
-
-    Args:
-        differences: first − second of each image, each model's mean over seeds, shape (n,); NaN is left out.
-        patients: the patient of each image, shape (n,).
-        seed_sd: SD over seeds of the mean difference, taken as known; NaN gives no interval.
-        seeds: trainings that the differences are the mean of.
-
-    Returns:
-        low and high; NaN for fewer than two patients with a difference, or without seed_sd.
-
-    Raises:
-        ValueError: shapes that differ, or a patient missing.
-    """
-    values = np.asarray(differences, dtype=float)
-    known, codes, count = known_patients(values, patients, "patients_and_seeds_interval")
-    if np.isnan(seed_sd) or count < 2:
-        return np.nan, np.nan
-    values = values[known]
-    influence = np.bincount(codes, values - values.mean(), count) * count / len(values)
-    of_patients = influence.var(ddof=1) / count
-    variance = of_patients + seed_sd**2 / seeds
-    half = _limit(of_patients, variance, count)[0] * np.sqrt(variance)
-    return float(values.mean() - half), float(values.mean() + half)
+@cache
+def _limits_by_angle(of_patients: int, of_seeds: int) -> np.ndarray:
+    """In errors, for these degrees of freedom."""
+    parts = [((np.cos(angle) ** 2, of_patients), (np.sin(angle) ** 2, of_seeds)) for angle in _ANGLES]
+    return np.array([limit_of(part, 0.05) for part in parts])
 
 
 def _by_patient(rows: np.ndarray, patients: Sequence[str], where: str) -> np.ndarray:
@@ -241,7 +223,9 @@ def _seed_means(answers: np.ndarray, seeds: int, random: np.random.Generator) ->
     return sum(np.take_along_axis(answers.T, chosen, axis=1) for chosen in drawn) / seeds
 
 
-def _rejections(values: np.ndarray, count: int, seed_error: float, simulations: int, random: np.random.Generator) -> int:
+def _rejections(
+    values: np.ndarray, count: int, seeds: int, seed_error: float, simulations: int, random: np.random.Generator
+) -> int:
     """How many of the simulated studies with `count` patients, drawn from values (patients, averages), find a difference."""
     hits, block = 0, max(1, _BLOCK // count)
     flat = values.ravel()
@@ -249,10 +233,7 @@ def _rejections(values: np.ndarray, count: int, seed_error: float, simulations: 
         studies = min(block, simulations - start)
         drawn = flat[random.integers(flat.size, size=(studies, count))]
         means = drawn.mean(axis=1) + seed_error * random.standard_normal(studies)
-        of_patients = drawn.var(axis=1, ddof=1) / count
-        variance = of_patients + seed_error**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            statistic = np.abs(means) / np.sqrt(variance)
-        # NaN, where nothing differs at all, is no rejection
-        hits += int((statistic > _limit(of_patients, variance, count)[0]).sum())
+        of_seeds = seed_error**2 * random.chisquare(max(seeds - 1, 1), studies) / max(seeds - 1, 1)
+        # Where nothing differs at all both sides are 0, which is no rejection.
+        hits += int((np.abs(means) > _limits(drawn.var(axis=1, ddof=1) / count, of_seeds, count, seeds)).sum())
     return hits

@@ -49,7 +49,7 @@ def mean_influence(values: Sequence[float] | Sequence[Sequence[float]]) -> Influ
         raise ValueError(
             f"mean_influence: {(~np.isfinite(rows)).sum()} of {rows.size} values are NaN or infinite; leave these images out"
         )
-    means = rows.mean(axis=1)
+    means = rows.mean(axis=1) if rows.size else np.full(len(rows), np.nan)
     return Influence(means, (rows - means[:, None]) / rows.shape[1], np.zeros(rows.shape[1], int))
 
 
@@ -145,7 +145,7 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
 
     Returns:
         RecipeComparison (first − second). No p-value, with the reason in `note`: one training each, fewer than two patients (of
-        a class), or a difference without any spread. Recipes that agree in every training and patient have p = 1.
+        a class), no image, or a difference without any spread. Recipes that agree in every training and patient have p = 1.
 
     Raises:
         ValueError: other images or another number of seeds, or a patient missing.
@@ -158,6 +158,8 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
         shapes = f"{first.by_image.shape} and {second.by_image.shape}"
         raise ValueError(f"compare_recipes: scores of (seeds, images) {shapes}; expected the same images and as many seeds")
     seeds, images = first.by_image.shape
+    if not images:
+        return RecipeComparison(*[np.nan] * 6, 0, 0, note="no image to compare", seeds=seeds)
     codes, count = patient_codes(patients, images, "compare_recipes")
     of_seeds, moves = first.scores - second.scores, first.by_image - second.by_image
     means, difference = (float(first.scores.mean()), float(second.scores.mean())), float(of_seeds.mean())
@@ -182,24 +184,24 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
     if not error > _ROUNDING:
         same = abs(difference) < _ROUNDING
         return told("" if same else "the difference is the same in every training and patient", p_value=1.0 if same else np.nan)
-    limit = _limit(parts, 0.05)
+    limit = limit_of(parts, 0.05)
     bounds = {"low": max(difference - limit, -most), "high": min(difference + limit, most)}
-    return told(p_value=_beyond(abs(difference), parts), detectable=limit + _limit(parts, 2 * (1 - POWER)), **bounds)
+    return told(p_value=_beyond(abs(difference), parts), detectable=limit + limit_of(parts, 2 * (1 - POWER)), **bounds)
 
 
 _Parts = tuple[tuple[float, float], tuple[float, float]]
 
 
 def _beyond(distance: float, parts: _Parts) -> float:
-    """P(|√v₁ t₁ + √v₂ t₂| ≥ distance), t with the degrees of freedom of parts ((v₁, degrees), (v₂, degrees))."""
+    """The probability that `limit_of` inverts."""
     (small, few), (large, many) = sorted(parts)
     shifts = np.sqrt(small) * stdtrit(few, _NODES)
     scaled = (np.array([-distance, distance])[:, None] - shifts) / np.sqrt(large)
     return float(np.mean(stdtr(many, scaled[0]) + stdtr(many, -scaled[1])))
 
 
-def _limit(parts: _Parts, level: float) -> float:
-    """The distance with `_beyond` = level."""
+def limit_of(parts: _Parts, level: float) -> float:
+    """What |√v₁ t₁ + √v₂ t₂| exceeds with a probability of `level`, for parts ((v₁, degrees of freedom), (v₂, those of t₂))."""
     from scipy.optimize import brentq
 
     highest = sum(np.sqrt(variance) * stdtrit(degrees, 1 - level / 4) for variance, degrees in parts)

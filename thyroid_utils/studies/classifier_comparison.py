@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +12,13 @@ import pandas as pd
 from scipy.special import expit, stdtrit
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.comparisons import compare_models, corrected_error, holm, subset_comparison, subset_estimate
+from thyroid_utils.common.words import count
+from thyroid_utils.scores.comparisons import corrected_error, subset_comparison, subset_estimate
 from thyroid_utils.scores.curves import pr_band, roc_band
-from thyroid_utils.scores.estimates import patient_scores, told_over_seeds
+from thyroid_utils.scores.estimates import Estimate, patient_scores, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
+from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
 from thyroid_utils.studies.compare import ComparedRuns
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
@@ -30,16 +31,35 @@ class ClassifierComparison(ComparedRuns):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "joint")
     score: ClassVar[str] = "auc"
+    hopeless: ClassVar = all
+    blind: ClassVar[str] = "chance"
 
     def class_sizes(self) -> pd.DataFrame:
-        """`images` and `patients` of each class (index: benign, malignant) on the first run's test side."""
+        """`images` of each class (index: benign, malignant) on the first run's test side, and `patients` where the set names
+        them."""
         classes = self.predictions(self.models[0])[0].groupby("label")
-        return classes.agg(images=("label", "size"), patients=("patient", "nunique")).set_axis(["benign", "malignant"])
+        sizes = classes.agg(images=("label", "size"), patients=("patient", "nunique")).set_axis(["benign", "malignant"])
+        return sizes if self.names_patients else sizes[["images"]]
+
+    @property
+    def tested_on(self) -> str:
+        """What scores rest on, as `rests_on`; of each of several subsets."""
+        each = "" if self.one_split else f", in each of {count(self.trainings, 'subset')}"
+        return self.rests_on(self._sizes["test"], self._sizes["patients"]) + each
+
+    @property
+    def composition(self) -> str:
+        """Patients of each class on test (images, where the set names no patients), and whether they are few, as a sentence."""
+        sizes = self.class_sizes()
+        unit = sizes.columns[-1]
+        benign, malignant = sizes[unit]
+        few = ", too few of a class for a ranking to be settled by them" if min(benign, malignant) < 50 else ""
+        return f"The test set has {benign} benign and {malignant} malignant {unit}{few}."
 
     @property
     def tested(self) -> str:
         """What scores rest on, as text for a caption: `n = 110 images`, or that of each of several subsets."""
-        each = "" if self.one_split else f" in each of {len(self.runs[self.models[0]])} subsets"
+        each = "" if self.one_split else f" in each of {count(self.trainings, 'subset')}"
         return f"n = {self._sizes['test']} images{each}"
 
     def predictions(self, model: str, split: str = "test") -> list[pd.DataFrame]:
@@ -122,28 +142,33 @@ class ClassifierComparison(ComparedRuns):
         best = runs["auc"].mean().sort_values(ascending=False).index
         return runs.agg(lambda values: told_over_seeds(values, 3)).loc[best]
 
-    def pairs(self) -> pd.DataFrame:
-        """Every pair of models compared, after Holm: over patients as `scores.comparisons.compare_models` describes, on random
-        subsets by the corrected resampled t-test (the same columns, without counts of images). No row for a single model."""
-        if len(self.runs) < 2:
-            return pd.DataFrame()
-        if self.one_split:
-            probabilities = {model: self.probabilities(model) for model in self.runs}
-            return compare_models(self.truth["label"], probabilities, self.truth["patient"], self.thresholds)
-        by_run = self.by_run(["auc", "accuracy"]).groupby("model")
-        rows = []
-        for first, second in combinations(self.runs, 2):
-            one, two = by_run.get_group(first), by_run.get_group(second)
-            area, detectable = subset_comparison(one["auc"], two["auc"], **self._sizes)
-            calls, _ = subset_comparison(one["accuracy"], two["accuracy"], **self._sizes)
-            of_auc = {"auc_difference": area.difference, "low": area.low, "high": area.high, "detectable": detectable}
-            of_calls = {"accuracy_difference": calls.difference, "p_accuracy": calls.p_value}
-            rows.append({"first": first, "second": second, **of_auc, "p_auc": area.p_value, **of_calls})
-        found = pd.DataFrame(rows)
-        for score in ("auc", "accuracy"):
-            found[f"p_{score}_holm"] = holm(found[f"p_{score}"])
-            found[f"{score}_differs"] = found[f"p_{score}_holm"] < 0.05
-        return found
+    def pairs(self, score: str = "auc") -> pd.DataFrame:
+        """Every pair of models by "auc" or "accuracy", as `ComparedRuns.paired`: on one split by `compare_recipes`, on random
+        subsets by the corrected resampled t-test. Two models of which validation shows neither above chance get no verdict."""
+        if not self.one_split:
+            values = self.by_run([score]).groupby("model")[score]
+            return self.paired(lambda *pair: subset_comparison(*map(values.get_group, pair), **self._sizes))
+        influences = {model: self._influence(model, score) for model in self.runs}
+        return self.paired(lambda one, two: compare_recipes(influences[one], influences[two], self.truth["patient"], most=1))
+
+    def _influence(self, model: str, score: str) -> Influence:
+        labels, probabilities = self.truth["label"].to_numpy(int), self.probabilities(model)
+        if score == "auc":
+            return auc_influence(labels, probabilities)
+        return mean_influence((probabilities >= np.reshape(self.thresholds[model], (-1, 1))) == labels)
+
+    @cached_property
+    def untrained(self) -> list[str]:
+        """The models whose AUC on validation is not shown to be above chance."""
+        aucs = {model: self._validated(model) for model in self.runs}
+        return [model for model, auc in aucs.items() if not auc.low > 0.5]
+
+    def _validated(self, model: str) -> Estimate:
+        tables = self.predictions(model, "val")
+        if not self.one_split:
+            return subset_estimate([run.metrics["val"]["auc"] for run in self.runs[model]], **self._sizes)
+        rows = np.stack([table.loc[tables[0].index, "probability"] for table in tables])
+        return patient_scores(tables[0]["label"], rows, tables[0]["patient"], "auc")["auc"]
 
     def curve(self, model: str, kind: str, resamples: int = 1000) -> pd.DataFrame:
         """A model's mean curve on test with its pointwise 95 % band: over patients, or on random subsets by the corrected error.

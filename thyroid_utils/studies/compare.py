@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +16,12 @@ import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import UNKNOWN, count, listed, number, p_value
 from thyroid_utils.models.networks import parameter_count
+from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Comparison, Estimate
+from thyroid_utils.scores.recipes import RecipeComparison
+from thyroid_utils.training.data import NAMED
 from thyroid_utils.training.ledger import Run
 
 # Parameter of a notebook → the field of `RunConfig` that it decides.
@@ -139,6 +144,7 @@ class ComparedRuns:
 
     tasks: ClassVar[tuple[str, ...]]
     score: ClassVar[str]  # by which validation chooses
+    hopeless: ClassVar[Callable[[Iterable[bool]], bool]] = any  # which of two untrained models leave a pair without a verdict
 
     @classmethod
     def of(cls, runs: Sequence[Run], key: str = "model", **more: Any):
@@ -192,10 +198,86 @@ class ComparedRuns:
     @property
     def plan(self) -> str:
         """What the runs of a model differ in, as text for a caption: `3 training seeds` or `10 random subsets`."""
-        count = len(self.runs[self.models[0]])
-        kind = "training seed" if self.one_split else "random subset"
         leaky = ", LEAKY: split by image" if self.first.data["leaky"] else ""
-        return f"{count} {kind}{'' if count == 1 else 's'}{leaky}"
+        return count(self.trainings, "training seed" if self.one_split else "random subset") + leaky
+
+    @property
+    def trainings(self) -> int:
+        """Runs of each model."""
+        return len(self.runs[self.models[0]])
+
+    @property
+    def over(self) -> str:
+        """What the intervals of differences are over, as text for a caption."""
+        if not self.one_split:
+            return "over random subsets, corrected for their overlap"
+        alone = "over patients, of these trained networks only: with one training of each there is no verdict on recipes"
+        return "over patients and training seeds" if self.trainings > 1 else alone
+
+    @property
+    def untrained(self) -> list[str]:
+        """The models that validation does not show to have learnt anything."""
+        raise NotImplementedError
+
+    @property
+    def banner(self) -> str:
+        """A warning, in markdown, where some models are `untrained`; empty where none is."""
+        if not self.untrained:
+            return ""
+        what = f"{listed(self.untrained)}: on validation no better than {self.blind}, or not shown to be"
+        return f"> **Not trained yet.** {what}. What is compared with them below is noise; no verdict is given. Raise EPOCHS."
+
+    @property
+    def names_patients(self) -> bool:
+        """Whether the data set names the patients of all its images."""
+        return self.first.data.get("patients", NAMED) == NAMED
+
+    def rests_on(self, images: int, patients: int) -> str:
+        """`110 images of 22 patients`, as `counted_patients`."""
+        return counted_patients(self.first, images, patients)
+
+    def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
+        """Every pair of models, best on validation first, by one test and after Holm.
+
+        Args:
+            compare: maps two models to their `Comparison`. Where `untrained` models make it noise its interval over trainings
+                and its p-value are taken away, and `note` says why.
+
+        Returns:
+            a row a pair: `first`, `second`, `difference` (`Comparison`, first − second), `p_holm`, and `differs`, below 0.05.
+        """
+        pairs = list(combinations(self.validation.index, 2))
+        rows = [(*pair, self.withheld(compare(*pair), pair)) for pair in pairs]
+        table = pd.DataFrame(rows, columns=["first", "second", "difference"])
+        adjusted = holm([found.p_value for found in table["difference"]])
+        return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
+
+    def withheld(self, found: Comparison, pair: Sequence[str]) -> Comparison:
+        """A comparison without p-value and interval over trainings where the pair's models are `untrained`."""
+        if not type(self).hopeless(model in self.untrained for model in pair):
+            return found
+        return replace(found, low=np.nan, high=np.nan, p_value=np.nan, note="validation does not show that they have learnt")
+
+    def lead(self, pairs: pd.DataFrame, score: str) -> str:
+        """How far the model that is best on validation is ahead of the next, and whether that is more than chance, as a sentence
+        of an answer; pairs: of `paired`. score: as it is called."""
+        if not len(pairs):
+            return "Alone it cannot be ranked."
+        pair, found = pairs.iloc[0], pairs.iloc[0]["difference"]
+        told = f"Its {score} less that of **{pair['second']}**, next on validation, is {told_difference(found)}"
+        if np.isnan(pair["p_holm"]):
+            how = "; SEEDS asks for more" if self.one_split and self.trainings == 1 else ""
+            return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether the recipes differ: {found.note}{how}."
+        verdict = "more than chance" if pair["differs"] else "not more than chance can give"
+        return f"{told} ({self.over}): {verdict} ({p_value(pair['p_holm'])} after Holm)."
+
+    def verdicts(self, pairs: pd.DataFrame, score: str) -> str:
+        """How many of the pairs differ, as a sentence; pairs: of `paired`."""
+        asked = int(pairs["p_holm"].notna().sum())
+        if not asked:
+            return f"No verdict on {score}: {listed(sorted({found.note for found in pairs['difference']}), 'one alone')}."
+        unasked = f"; {count(len(pairs) - asked, 'pair')} without a verdict" if asked < len(pairs) else ""
+        return f"**{int(pairs['differs'].sum())} of {count(asked, 'pair')}** differ in {score} after Holm, {self.over}{unasked}."
 
     @property
     def started(self) -> str:
@@ -244,19 +326,95 @@ def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) ->
     return statistics.median(spent[1:])
 
 
-def different_from(pairs: pd.DataFrame, models: Sequence[str], column: str = "differs") -> pd.Series:
-    """Model → the models that differ from it after Holm, as text; "none" where there is none.
+def half_width(pairs: pd.DataFrame) -> float:
+    """Half the width of the intervals of differences (`shown_interval`), their median over pairs; NaN where there is none."""
+    widths = [np.diff(shown_interval(found))[0] / 2 for found in pairs["difference"]]
+    return float(pd.Series(widths, dtype=float).median())
 
-    pairs: of a comparison's `pairs`, with `first`, `second` and the bool `column`; empty for a single model.
-    """
+
+def range_told(estimates: pd.Series, what: str) -> str:
+    """Between which of several models a score goes, as a sentence; empty where fewer than two have it."""
+    values = estimates.map(lambda found: found.value).dropna().astype(float)
+    if len(values) < 2:
+        return ""
+    low, high = values.idxmin(), values.idxmax()
+    return f"{what} goes from {number(values[low])} ({low}) to {number(values[high])} ({high})."
+
+
+def counted_patients(run: Run, images: int, patients: int) -> str:
+    """`110 images of 22 patients`; where the set of a run names no patients `110 images (patients unknown: intervals are too
+    narrow)`, as images of one patient then count as those of several."""
+    if run.data.get("patients", NAMED) != NAMED:
+        return f"{count(images, 'image')} (patients unknown: intervals are too narrow)"
+    return f"{count(images, 'image')} of {count(patients, 'patient')}"
+
+
+def chance_told(auc: Estimate) -> str:
+    """Whether an AUC is above chance, to follow the number in a sentence; withheld where it has no interval."""
+    if np.isnan(auc.low):
+        return "without an interval, so that this run cannot say whether it is above chance"
+    if auc.high < 0.5:
+        return "below chance"
+    return "above chance" if auc.low > 0.5 else "not shown to be above chance"
+
+
+def told_difference(found: Comparison, digits: int = 3, scale: float = 1) -> str:
+    """`+0.031 [-0.002, +0.064]`: a difference times `scale`, with its interval (`shown_interval`)."""
+    low, high = shown_interval(found)
+    told, low, high = (number(scale * value, digits, sign=True) for value in (found.difference, low, high))
+    return f"{told} [no interval]" if low == UNKNOWN else f"{told} [{low}, {high}]"
+
+
+def shown_interval(found: Comparison) -> tuple[float, float]:
+    """The interval of a difference over patients and trainings, or, where there is none, of these networks over patients."""
+    if np.isnan(found.low) and isinstance(found, RecipeComparison):
+        return found.fixed_low, found.fixed_high
+    return found.low, found.high
+
+
+def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """`ComparedRuns.paired` for a reader: difference with interval, p after Holm, whether the recipes differ ("–": no verdict,
+    for the reason in `why`), and the difference that would be detected with a power of 80 %."""
+    found = pairs["difference"]
+    shown = pairs[["first", "second"]].assign(**{"difference [95 %]": [told_difference(each) for each in found]})
+    shown["p (Holm)"] = pairs["p_holm"]
+    verdicts = np.where(pairs["differs"], "yes", "no")
+    shown["differs"] = np.where(pairs["p_holm"].isna(), UNKNOWN, verdicts)
+    shown["detectable"] = [getattr(each, "detectable", np.nan) for each in found]
+    shown["why"] = [each.note for each in found]
+    return shown.loc[:, [not (column.isna() | (column == "")).all() for _, column in shown.items()]]
+
+
+def score_table(
+    comparison: ComparedRuns, estimates: pd.DataFrame, pairs: pd.DataFrame, names: Mapping[str, str], digits: int = 3
+) -> pd.DataFrame:
+    """The scores of each model with the models that differ from it, the images that they rest on, and what it started from where
+    models started from different weights."""
+    told = different_from(pairs, estimates.index).to_frame()
+    told["images"] = [max(found.images for found in row) for row in estimates.to_numpy()]
+    weights = pd.Series({model: runs[0].data["weights"] for model, runs in comparison.runs.items()}, name="weights")
+    if weights.nunique() > 1:
+        told = told.join(weights)
+    return told.join(estimate_table(estimates, names, digits)).rename_axis(estimates.index.name)
+
+
+def different_from(pairs: pd.DataFrame, models: Sequence[str]) -> pd.Series:
+    """Model → the models that differ from it after Holm, as text; "none" where there is none, "–" where no pair of it has a
+    verdict. pairs: of `ComparedRuns.paired`."""
     found: dict[str, list[str]] = {model: [] for model in models}
-    for row in pairs[pairs[column]].itertuples() if len(pairs) else ():
-        found[row.first].append(row.second)
-        found[row.second].append(row.first)
-    return pd.Series({model: ", ".join(others) or "none" for model, others in found.items()}, name="differs from")
+    asked = set()
+    for row in pairs.itertuples():
+        asked |= set() if np.isnan(row.p_holm) else {row.first, row.second}
+        if row.differs:
+            found[row.first].append(row.second)
+            found[row.second].append(row.first)
+    told = {model: ", ".join(others) or ("none" if model in asked else UNKNOWN) for model, others in found.items()}
+    return pd.Series(told, name="differs from", dtype=object)
 
 
-def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str] | None = None, digits: int = 3) -> pd.DataFrame:
     """A table of `Estimate`s and `Comparison`s as text, `value [low, high]`, its columns named by `names`."""
     kinds = (Estimate, Comparison)
-    return estimates.map(lambda value: value.text(3) if isinstance(value, kinds) else value).rename(columns=dict(names or {}))
+    return estimates.map(lambda value: value.text(digits) if isinstance(value, kinds) else value).rename(
+        columns=dict(names or {})
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from thyroid_utils.common.words import number
 from thyroid_utils.models.losses import SEGMENTATION_LOSSES
 
 _SURE = 1e-4  # how far the sure answers are from 0 and 1
@@ -37,3 +38,12 @@ def loss_values(truth: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
             for answer, values in answers.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")
+
+
+def gain_told(half: float, gain: float) -> str:
+    """A published gain against half the width of the intervals of differences here, both shares in [0, 1], as a sentence."""
+    if np.isnan(half):
+        return "No interval of a difference was measured that the paper's gain could be held against."
+    seen = "lies far inside it" if gain < half / 2 else "is no smaller than half of that"
+    reach = f"The interval of a difference reaches {number(100 * half, 1)} points to either side (median)"
+    return f"{reach}; the paper's gain of {number(100 * gain)} points {seen}."

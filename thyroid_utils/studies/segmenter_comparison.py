@@ -2,6 +2,9 @@
 
 Every score is there twice: at the network's resolution, where the maps were made, and at each image's own, where the maps are
 brought back and meet the mask file. The test split is only ever scored; what is chosen is chosen on validation.
+
+Scores are means over the images whose truth has a nodule, whatever a network outlines there: a missed nodule has Dice 0. Images
+without a nodule are apart, as false alarms or none (`presence`), so that all networks are scored on the same images.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,16 +22,9 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
-from thyroid_utils.scores.comparisons import compare_means, holm
 from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
-from thyroid_utils.scores.masks import (
-    OVERLAP_SCORES,
-    PRESENCE,
-    SEGMENTATION_LIMITS,
-    SEGMENTATION_SCORES,
-    binarise,
-    overlap_scores,
-)
+from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
+from thyroid_utils.scores.recipes import compare_recipes, mean_influence
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.training.ledger import Run
 
@@ -50,6 +45,7 @@ class SegmenterComparison(ComparedRuns):
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     score: ClassVar[str] = "dice"
+    blind: ClassVar[str] = "calling the whole frame nodule"
 
     @classmethod
     def of(cls, runs: Sequence[Run], key: str = "model", root: str | Path | None = None) -> SegmenterComparison:
@@ -92,12 +88,22 @@ class SegmenterComparison(ComparedRuns):
                 bar(sum(map(len, found.values())), count)
         return found
 
-    def _values(
+    def values(
         self, model: str, scores: Sequence[str], resolution: str = "own", cases: Sequence[str] | None = None
     ) -> np.ndarray:
-        """float (seeds, n, scores), NaN where a score is undefined."""
+        """float (seeds, n, scores) of test images (None: all); NaN where a score is undefined, or the image has no nodule."""
         tables = [table[table["resolution"] == resolution] for table in self.tables[model]]
-        return np.stack([(table if cases is None else table.loc[list(cases)])[list(scores)].to_numpy(float) for table in tables])
+        chosen = self.truth if cases is None else self.truth.loc[list(cases)]
+        values = np.stack([table.loc[chosen.index, list(scores)].to_numpy(float) for table in tables])
+        return np.where((chosen["area"] > 0).to_numpy()[:, None], values, np.nan)
+
+    @cached_property
+    def untrained(self) -> list[str]:
+        """The models whose mean Dice on validation is at most that of calling the whole frame nodule."""
+        table = self.first.predictions.query("split == 'val'")
+        share = (table["true_positives"] + table["false_negatives"]) / table[list(COUNTS)].sum(axis=1)
+        blind = (2 * share / (1 + share))[share > 0].mean()
+        return [model for model, runs in self.runs.items() if not np.mean([run.metrics["val"]["dice"] for run in runs]) > blind]
 
     def estimates(
         self,
@@ -112,8 +118,7 @@ class SegmenterComparison(ComparedRuns):
         Args:
             scores: names of `scores.masks.SEGMENTATION_SCORES`; with `pooled` those of `scores.masks.OVERLAP_SCORES`.
             resolution: "own" or "network"; the latter is one and the same only for models trained at one size.
-            pooled: False is the mean over images (those with an empty truth and an empty prediction left out); True scores all
-                pixels together.
+            pooled: False is the mean over images with a nodule; True scores all their pixels together.
             cases: only these test images, such as `smallest()`.
         """
         names = list(dict.fromkeys([*scores, "dice"]))
@@ -121,37 +126,25 @@ class SegmenterComparison(ComparedRuns):
         codes, _ = patient_codes(patients, len(patients), "estimates")
         rows = {}
         for model in self.runs:
-            values = self._values(model, COUNTS if pooled else names, resolution, cases)
-            score = partial(_pooled, values, names) if pooled else partial(_per_image, values)
+            values = self.values(model, COUNTS if pooled else names, resolution, cases)
+            defined = ~np.isnan(values).all(axis=0)
+            score = partial(_pooled, np.nan_to_num(values), names) if pooled else partial(_per_image, values)
             value, moves = leave_out(score, codes)
-            defined = np.ones((len(patients), len(names)), bool) if pooled else ~np.isnan(values).all(axis=0)
             rows[model] = {}
             for at, name in enumerate(names):
-                images = np.bincount(codes[defined[:, at]], minlength=codes.max() + 1)
+                images = np.bincount(codes[defined[:, 0 if pooled else at]], minlength=codes.max() + 1)
                 rows[model][name] = estimate(value[at], moves[at], images, limits=SEGMENTATION_LIMITS.get(name, NO_LIMITS))
         best = sorted(rows, key=lambda model: -rows[model]["dice"].value)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
 
     def pairs(self, score: str = "dice") -> pd.DataFrame:
-        """Every pair of models on the test images that define the score for both, each image with its mean over seeds.
-
-        An image that one model rightly leaves empty and the other raises a false alarm on is among them for neither; `presence`
-        counts such images.
-
-        Returns:
-            a row a pair: `first`, `second`; `difference` of their means (first − second) with `low` and `high`, its 95 %
-            interval by resampling patients; `p` of the sign-flip test of that mean over patients (`compare_means`), `p_holm`
-            adjusted for all pairs, `differs`: adjusted p below 0.05; `images` that it rests on.
-        """
-        by_image = {model: _nanmean(self._values(model, [score]))[:, 0] for model in self.runs}
-        rows = []
-        for first, second in combinations(self.runs, 2):
-            found = compare_means(by_image[first], by_image[second], self.truth["patient"])
-            rows.append({"first": first, "second": second, "difference": found.difference, "low": found.low, "high": found.high,
-                         "p": found.p_value, "images": found.images})  # fmt: skip
-        table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "images"])
-        adjusted = holm(table["p"]) if len(table) else np.empty(0)
-        return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
+        """Every pair of models by a score of the test images with a nodule, as `ComparedRuns.paired`, by `compare_recipes`. An
+        image on which any training leaves the score undefined, as an empty outline does precision, is left out of all pairs."""
+        values = {model: self.values(model, [score])[..., 0] for model in self.runs}
+        known = np.isfinite(list(values.values())).all(axis=(0, 1))
+        influences = {model: mean_influence(rows[:, known]) for model, rows in values.items()}
+        patients, most = self.truth["patient"][known], 1 if score in OVERLAP_SCORES else np.inf
+        return self.paired(lambda one, two: compare_recipes(influences[one], influences[two], patients, most))
 
     def every_score(self, model: str) -> pd.DataFrame:
         """All that is measured of a model: a row a score of `scores.masks.SEGMENTATION_SCORES`, a column of `Estimate`s over
@@ -181,7 +174,7 @@ class SegmenterComparison(ComparedRuns):
         """Each score of each run, the mean over its test images: `model`, `seed` and the scores."""
         rows = []
         for model, found in self.runs.items():
-            for run, values in zip(found, self._values(model, scores), strict=True):
+            for run, values in zip(found, self.values(model, scores), strict=True):
                 rows.append({"model": model, "seed": run.config.seed, **dict(zip(scores, _nanmean(values), strict=True))})
         return pd.DataFrame(rows)
 
@@ -189,7 +182,7 @@ class SegmenterComparison(ComparedRuns):
         """Each score of each test image, the mean over seeds: `model`, `case`, the columns of `truth` and the scores."""
         tables = []
         for model in self.runs:
-            values = _nanmean(self._values(model, scores))
+            values = _nanmean(self.values(model, scores))
             tables.append(self.truth.assign(model=model, **dict(zip(scores, values.T, strict=True))).reset_index())
         return pd.concat(tables, ignore_index=True)
 
@@ -200,15 +193,41 @@ class SegmenterComparison(ComparedRuns):
         size = outlined["diameter_mm"] if outlined["diameter_mm"].notna().all() else outlined["share"]
         return list(size.sort_values(kind="stable").index[: max(1, round(len(size) / 3))])
 
+    @property
+    def tested_on(self) -> str:
+        """The test images with a nodule, on which scores rest, as `rests_on`."""
+        there = self.truth[self.truth["area"] > 0]
+        return self.rests_on(len(there), there["patient"].nunique())
+
     def presence(self) -> pd.DataFrame:
-        """How many test images, summed over seeds, have a nodule in truth and prediction ("both"), in one of them ("missed",
-        "false alarm") or in "neither", which are left out of all means; a row a model."""
-        counts = {
-            model: pd.concat(tables).query("resolution == 'own'")["presence"].value_counts()
-            for model, tables in self.tables.items()
-        }
-        table = pd.DataFrame.from_dict(counts, orient="index").reindex(columns=list(PRESENCE))
-        return table.fillna(0).astype(int).rename_axis("model")
+        """Test images, each counted once however many trainings there are; a row a model: `with nodule`; `missed`, those of them
+        in which at least one training outlines nothing, and `missed by all`; `without nodule`; `false alarms`, those of them in
+        which at least one training outlines something, and their `share`, the mean over trainings (NaN without such images)."""
+        there, rows = (self.truth["area"] > 0).to_numpy(), {}
+        for model, tables in self.tables.items():
+            own = [table.query("resolution == 'own'").loc[self.truth.index] for table in tables]
+            empty = np.stack([(table["true_positives"] + table["false_positives"] == 0).to_numpy() for table in own])
+            missed, alarms = empty[:, there], ~empty[:, ~there]
+            rows[model] = {
+                "with nodule": int(there.sum()),
+                "missed": int(missed.any(axis=0).sum()),
+                "missed by all": int(missed.all(axis=0).sum()),
+                "without nodule": int((~there).sum()),
+                "false alarms": int(alarms.any(axis=0).sum()),
+                "share": float(alarms.mean()) if alarms.size else np.nan,
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+    def missed_told(self, model: str) -> str:
+        """What a model's row of `presence` says, as a sentence."""
+        row = self.presence().loc[model]
+        every = f", {row['missed by all']:.0f} of them by all of {self.trainings} trainings" if self.trainings > 1 else ""
+        told = f"Nodules of which nothing was outlined: {row['missed']:.0f} of {row['with nodule']:.0f}{every}"
+        if not row["without nodule"]:
+            return f"{told}."
+        return (
+            f"{told}; images without a nodule in which something was: {row['false alarms']:.0f} of {row['without nodule']:.0f}."
+        )
 
     def stability(self) -> pd.DataFrame:
         """How much chance and time move a model: `test_dice` (mean over seeds), `seed_sd`, its standard deviation over `seeds`
@@ -231,7 +250,8 @@ class SegmenterComparison(ComparedRuns):
         Returns:
             index `case`: `kind` ("best", "median", "worst"), dice, iou, hd95; each image once, worst first among the worst.
         """
-        table = self.tables[model][0].query("resolution == 'own'").dropna(subset="dice")
+        table = self.tables[model][0].query("resolution == 'own'")
+        table = table[self.truth["area"].loc[table.index] > 0]
         order = table.sort_values("dice", kind="stable")
         count = min(count, len(order) // 3) or 1
         middle = (len(order) - count) // 2

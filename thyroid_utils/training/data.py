@@ -27,6 +27,8 @@ from thyroid_utils.preprocess.store import ArrayStore, preprocessed
 from thyroid_utils.training.ledger import RESUME
 from thyroid_utils.training.tasks import SIDES, TASKS, Arrays, batch_starts
 
+NAMED = "as the data set names them"  # patients
+
 
 @dataclass(frozen=True)
 class SplitData:
@@ -83,7 +85,7 @@ def split_data(config: RunConfig) -> SplitData:
     recovered = bool(unknown) and config.split.by == "patient"
 
     def split() -> dict[str, Any]:
-        cases, how = counted, "as the data set names them"
+        cases, how = counted, NAMED
         if recovered:
             found = recover_patients(table, audit_cases(table, progress=progress_bar("Comparing images")))
             cases, how = found.cases.loc[counted.index], found.how

@@ -116,12 +116,14 @@ def record_table(
     """Show a table with its caption and keep it as `tables/NN_name.csv` (unrounded) and `.tex` (numbers rounded to `digits`).
 
     name: snake_case. digits: decimals of the shown and the LaTeX numbers. index: whether the row names belong to the table.
-    otherwise: the sentence shown in place of a table without rows. All text of the table is escaped. Raises ValueError for a bad
+    otherwise: the sentence shown in place of a table without rows, else nothing.
+    All text of the table is escaped. Raises ValueError for a bad
     name or an empty caption.
     """
     _check(name, caption)
-    if table.empty and otherwise:
-        _display_text(otherwise, otherwise)
+    if table.empty:
+        if otherwise:
+            _display_text(otherwise, otherwise)
         return
     folder, notebook = _where()
     file = f"tables/{notebook.split('_')[0]}_{name}"

@@ -15,17 +15,18 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import p_number
-from thyroid_utils.scores.comparisons import compare_means, holm
-from thyroid_utils.scores.estimates import Estimate, patient_estimate
+from thyroid_utils.common.words import UNKNOWN, count, listed, number
+from thyroid_utils.scores.comparisons import holm
+from thyroid_utils.scores.estimates import POWER, Comparison
 from thyroid_utils.scores.power import (
     paired_power,
-    patients_and_seeds_interval,
     patients_needed,
     power_simulation,
     seed_components,
     smallest_gain,
 )
+from thyroid_utils.scores.recipes import compare_recipes, mean_influence
+from thyroid_utils.studies.compare import told_difference
 from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, tables_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.ledger import Run
@@ -79,10 +80,10 @@ class AblationStudy:
 
     @cached_property
     def scores(self) -> dict[str, pd.DataFrame]:
-        """Network → IoU at the images' own resolution, a row a seed and a column a test image; NaN where undefined."""
+        """Network → IoU at the images' own resolution, a row a seed and a column a test image; NaN where there is no nodule."""
+        cases = self.whole.truth.index
         return {
-            network: pd.DataFrame([table.loc[table["resolution"] == "own", SCORE].astype(float) for table in tables])
-            for network, tables in self.whole.tables.items()
+            network: pd.DataFrame(self.whole.values(network, [SCORE])[..., 0], columns=cases) for network in self.whole.models
         }
 
     def gains(self) -> Iterable[tuple[str, AblationRow, pd.DataFrame]]:
@@ -91,7 +92,7 @@ class AblationStudy:
             reference = self.scores[table.row(table.reference).network].to_numpy()
             for row in table.rows:
                 if row.name != table.reference:
-                    yield name, row, self.scores[row.network].reset_index(drop=True) - reference
+                    yield name, row, self.scores[row.network] - reference
 
     @cached_property
     def measured_sd(self) -> float:
@@ -123,22 +124,22 @@ class AblationStudy:
             name of the table → DataFrame, index `row`: `network` (its name beyond this table), `parameters` (millions), `share`
             (of the reference's), `training_seconds` (mean over seeds, as measured where each run was trained), `latency_ms` (one
             image on this CPU); `iou`, its `Estimate` over patients of the mean over seeds, per image at the image's own
-            resolution; `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, a `Comparison` of row and reference
-            on the images that define the score for both (`compare_means`), None for the reference; `wide_low` and `wide_high`,
-            its 95 % interval for other patients and other trainings, of which there are as many; `p_holm`, adjusted for the rows
-            of this table, and `differs`, below 0.05; `reported_points` and `reported_share`, the paper's, with its `remark`.
+            resolution; `seed_sd`, the SD over seeds of its mean (NaN for one); `difference`, of row and reference on the images
+            with a nodule (`compare_recipes`; no verdict on `untrained` networks), None for the reference; `p_holm`, adjusted for
+            the rows of this table, and `differs`, below 0.05; `reported_points` and `reported_share`, the paper's, with its
+            `remark`.
         """
         estimates, costs = self.whole.estimates([SCORE])[SCORE], self.whole.costs
-        gains = {(name, row.name): gain for name, row, gain in self.gains()}
+        known = (self.whole.truth["area"] > 0).to_numpy()
+        influences = {network: mean_influence(scores.to_numpy()[:, known]) for network, scores in self.scores.items()}
         found = {}
         for name, table in self.tables.items():
             reference, rows = table.row(table.reference).network, {}
             for row in table.rows:
-                network, compared, wide = row.network, None, (np.nan, np.nan)
+                network, compared = row.network, None
                 if row.name != table.reference:
-                    gain = gains[name, row.name].mean()
-                    compared = compare_means(self.scores[network].mean(), self.scores[reference].mean(), self.patients)
-                    wide = patients_and_seeds_interval(gain, self.patients, self.seed_sd / 100, self.seeds)
+                    compared = compare_recipes(influences[network], influences[reference], self.patients[known], most=1)
+                    compared = self.whole.withheld(compared, (network, reference))
                 rows[row.name] = {
                     "network": network,
                     "parameters": costs.at[network, "parameters"],
@@ -148,8 +149,6 @@ class AblationStudy:
                     SCORE: estimates[network],
                     "seed_sd": float(self.scores[network].mean(axis=1).std()),
                     "difference": compared,
-                    "wide_low": wide[0],
-                    "wide_high": wide[1],
                     "reported_points": row.reported_iou,
                     "reported_share": row.reported_share,
                     "remark": row.remark,
@@ -170,18 +169,35 @@ class AblationStudy:
         found = pd.concat(self.results.values()).drop_duplicates("network").set_index("network")
         return found[["parameters", "training_seconds", "latency_ms", SCORE]]
 
+    @property
+    def answer(self) -> str:
+        """What the rows add, on whom, and whether that is more than chance, in a sentence or two."""
+        found = pd.concat(self.titled).dropna(subset="difference")
+        if found.empty:
+            return "No row has a row to be compared with."
+        most = found.loc[found["difference"].map(lambda gap: abs(gap.difference)).idxmax()]
+        (_, row), told = most.name, told_difference(most["difference"], 2, scale=100)
+        largest = f"The largest difference to a reference row is that of **{row}**: {told} points of IoU {self.whole.over}"
+        on = f"{largest}, on {self.whole.tested_on}, with {number(most['share'])} times the parameters."
+        asked = int(found["p_holm"].notna().sum())
+        if not asked:
+            return f"{on} This run cannot say what a module adds: {listed(sorted({gap.note for gap in found['difference']}))}."
+        left = f", {count(len(found) - asked, 'row')} without a verdict" if asked < len(found) else ""
+        return f"{on} **{int(found['differs'].sum())} of {count(asked, 'row')}** differ from their reference after Holm{left}."
+
     def front(self, cost: str) -> list[str]:
         """Networks that no other beats in both cost ("parameters" or "latency_ms") and score, by rising cost."""
         return pareto_front(self.networks[cost], self.networks[SCORE].map(lambda estimate: estimate.value))
 
-    def together(self) -> Estimate | None:
+    def together(self) -> Comparison | None:
         """How far the gain of all modules together is from the sum of their single gains, points: the row that is on in every
         switch, less the reference, less the differences of the rows between. None without the table "modules"."""
         if "modules" not in self.tables:
             return None
-        first, *single, last = [self.scores[row.network].mean() for row in self.tables["modules"].rows]
-        excess = last - first - sum(one - first for one in single)
-        return patient_estimate(100 * excess, self.patients)
+        known = (self.whole.truth["area"] > 0).to_numpy()
+        first, *single, last = [100 * self.scores[row.network].to_numpy()[:, known] for row in self.tables["modules"].rows]
+        gains = mean_influence(last - first), mean_influence(sum(one - first for one in single))
+        return compare_recipes(*gains, self.patients[known])
 
 
 def _belongs(run: Run, row: AblationRow) -> bool:
@@ -213,7 +229,8 @@ class GainPower(NamedTuple):
 
     table: index (table, row); `gain` to be seen, points; `whose` it is ("paper", or "asked" where the paper quotes none);
     `patient_sd`, points; `power` of this study for it, in [0, 1], and the `smallest` gain that this study sees with a power of
-    80 %, points, both NaN where nothing was measured; then a text a number of seeds: patients needed.
+    80 %, points, both NaN where nothing was measured or each network was trained once; then a text a number of seeds: patients
+    needed.
     curves: title → `power_simulation` of the rows whose gain the paper quotes, of all where it quotes none.
     """
 
@@ -240,7 +257,7 @@ def gain_power(
         quoted = not np.isnan(row.reported_iou)
         effect = abs(row.reported_iou) if quoted else float(gain)
         of_patients = (100 * gains).mean().groupby(study.patients.to_numpy()).mean().dropna()
-        spread, count = float(of_patients.std()), len(of_patients)
+        spread, patients = float(of_patients.std()), len(of_patients)
         found = {
             "gain": effect,
             "whose": "paper" if quoted else "asked",
@@ -248,15 +265,16 @@ def gain_power(
             "power": np.nan,
             "smallest": np.nan,
         }
-        if count > 1:
-            if spread + used > 0:
-                found["power"] = paired_power(effect, spread, count, study.seeds, used)
-                found["smallest"] = smallest_gain(spread, count, study.seeds, used)
+        if patients > 1:
+            if study.seeds > 1 and spread + used > 0:
+                found["power"] = paired_power(effect, spread, patients, study.seeds, used)
+                found["smallest"] = smallest_gain(spread, patients, study.seeds, used)
             sizes = patients_grid, seeds_grid, used
             table = power_simulation(100 * gains, study.patients, effect, *sizes, simulations=simulations)
+            table.loc[table["seeds"] < 2, ["power", "low", "high"]] = np.nan  # one training gives no verdict on recipes
             powers[f"{row.name}: {effect:.2f} points"] = quoted, table
             needed = patients_needed(table)["text"]
-            found |= {f"{seeds} seed{'s' * (seeds != 1)}": text for seeds, text in needed.items()}
+            found |= {count(seeds, "seed"): text for seeds, text in needed.items()}
         rows[name, row.name] = found
         bar(done, len(compared))
     none_quoted = not any(quoted for quoted, _ in powers.values())
@@ -264,12 +282,22 @@ def gain_power(
     return GainPower(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["table", "row"]), curves)
 
 
+def power_told(powers: GainPower) -> str:
+    """The smallest gain that the study sees, and how many of the paper's are smaller, as a sentence."""
+    smallest, quoted = powers.table["smallest"].min(), powers.table[powers.table["whose"] == "paper"]
+    if np.isnan(smallest):
+        return "It sees no gain of a recipe, however large, as that takes two trainings of each network or more."
+    least = f"The smallest gain that it sees with a power of 80 % is {number(smallest, 1)} points of IoU"
+    few = int((quoted["power"] < POWER).sum())
+    return f"{least}; of {count(len(quoted), 'gain')} that the paper quotes {few} {'is' if few == 1 else 'are'} too small for it."
+
+
 def power_table(powers: GainPower) -> pd.DataFrame:
     """`GainPower.table` for a reader: "> 1000" is beyond what was simulated, "≤ 20" at or below it, "–" not measured."""
     found = powers.table
     shown = pd.DataFrame({"gain": found["gain"], "from": found["whose"]})
     for seeds in found.columns[found.columns.get_loc("smallest") + 1 :]:
-        texts = found[seeds].fillna("–").str.replace("about ", "").str.replace("not within ", "> ")
+        texts = found[seeds].fillna(UNKNOWN).str.replace("about ", "").str.replace("not within ", "> ")
         shown[f"patients, {seeds}"] = texts.str.replace(r"(\d+) or fewer", r"≤ \1", regex=True)
     shown["smallest seen here"] = found["smallest"]
     shown["power here, %"] = 100 * found["power"]
@@ -277,20 +305,23 @@ def power_table(powers: GainPower) -> pd.DataFrame:
 
 
 def reading_table(study: AblationStudy, name: str) -> pd.DataFrame:
-    """A table of the study for a reader, without rows where it is not among the study's.
+    """A table of the study for a reader, without rows where it was not asked for.
 
     Returns:
-        index `row`; IoU [95 % over patients]; difference to the reference row in points [95 % over patients], the same interval
-        over patients and seeds, p-value after Holm, the paper's points; SD over seeds of the mean IoU in points; parameters
-        (millions, and times the reference's, here and in the paper), training time and latency where the paper's table has them.
-        Columns that say nothing of any row are left out.
+        index `row`; IoU [95 % over patients]; difference to the reference row in points [95 %], over patients and seeds, or over
+        patients alone where each network was trained once; p-value after Holm and whether the rows differ by it; the paper's
+        points; SD over seeds of the mean IoU in points; parameters (millions, and times the reference's, here and in the paper),
+        training time and latency where the paper's table has them. Columns that say nothing of any row are left out.
     """
     if name not in study.tables:
         return pd.DataFrame()
     found = study.results[name]
     shown = pd.DataFrame(index=found.index)
     shown["IoU"] = [estimate.text(3) for estimate in found[SCORE]]
-    shown[["difference, points", "with seeds", "p (Holm)"]] = [_compared(row) for row in found.itertuples()]
+    gaps = found["difference"]
+    shown["difference, points"] = ["reference" if gap is None else told_difference(gap, 2, scale=100) for gap in gaps]
+    shown["p (Holm)"] = found["p_holm"]
+    shown["differs"] = np.where(found["p_holm"].isna(), "", np.where(found["differs"], "yes", "no"))
     shown["paper, points"] = found["reported_points"].map(lambda points: "" if np.isnan(points) else f"{points:+.2f}")
     shown["SD over seeds"] = 100 * found["seed_sd"]
     shown["parameters, M"] = found["parameters"]
@@ -302,14 +333,3 @@ def reading_table(study: AblationStudy, name: str) -> pd.DataFrame:
             shown["time, ×"] = found[cost] / found.at[study.tables[name].reference, cost]
     shown["remark"] = found["remark"]
     return shown.loc[:, [not (column.isna() | (column == "")).all() for _, column in shown.items()]]
-
-
-def _compared(row) -> tuple[str, str, str]:
-    """Difference, its interval over patients and seeds, and p-value of a row of `AblationStudy.results`."""
-    compared = row.difference
-    if compared is None:
-        return "reference", "", ""
-    pairs = (compared.low, compared.high), (row.wide_low, row.wide_high)
-    over_patients, wide = ("" if np.isnan(low) else f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs)
-    told = "no test" if np.isnan(row.p_holm) else p_number(row.p_holm)
-    return f"{100 * compared.difference:+.2f} {over_patients}".strip(), wide, told

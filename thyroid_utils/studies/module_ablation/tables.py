@@ -251,18 +251,20 @@ def pixel_shares(dice: float, sensitivity: float, specificity: float) -> tuple[f
     return precision, (1 - specificity) / (false_per_true + 1 - specificity)
 
 
-def sums_table(place: str) -> pd.DataFrame:
+def sums_table(place: str, asked: Sequence[str] = tuple(TABLES)) -> pd.DataFrame:
     """What paper 003 says, what follows from its other figures or from the networks, and whether the two agree.
 
     Args:
         place: where it says so: "loss" (Tables 3 and 8), "aspp", "modules", "backbone", "method" or "text".
+        asked: names in `TABLES`; what is said of another table has no rows.
 
     Returns:
         index `claim`; `paper` (what it says), `computed` (what follows), `how` (from what), `agrees` ("yes" or "no").
     """
     sums = {"loss": _loss_sums, "aspp": _aspp_sums, "modules": _module_sums, "backbone": _backbone_sums, "method": _method_sums,
             "text": _text_sums}  # fmt: skip
-    found = pd.DataFrame(sums[place](), columns=["claim", "paper", "computed", "how", "agrees"])
+    rows = [] if place in TABLES and place not in asked else sums[place]()
+    found = pd.DataFrame(rows, columns=["claim", "paper", "computed", "how", "agrees"])
     return found.assign(agrees=found["agrees"].map({True: "yes", False: "no"})).set_index("claim")
 
 
