@@ -453,7 +453,9 @@ def test_an_unadjusted_claim_is_told_from_an_adjusted_one():
     table = pd.concat(tables, ignore_index=True)
     answer = claim_answer(table.assign(p_sweep=holm(table["p"])))
     assert not answer.sweep_holds
-    assert "at 2 (0.3, 0.5) without adjustment, at 1 (0.5) after" in answer.text and "at 0 after Holm over all" in answer.text
+    assert (
+        "at 2 (0.3 and 0.5) without adjustment; at 1 (0.5) after" in answer.text and "at none after Holm over all" in answer.text
+    )
 
 
 def test_predicted_masks_of_labelled_cases_are_compared():

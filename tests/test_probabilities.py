@@ -17,7 +17,7 @@ from test_labels import example
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.labels import classification_scores
-from thyroid_utils.scores.probabilities import aurc, fit_platt, fit_temperature, logit, recalibration, risk_coverage
+from thyroid_utils.scores.probabilities import at_bound, aurc, fit_platt, fit_temperature, logit, recalibration, risk_coverage
 
 
 def test_calibration_is_that_of_statsmodels_logistic_regressions():
@@ -60,6 +60,8 @@ def test_temperature_minimises_the_log_loss():
     assert loss(best) < min(loss(best * 1.01), loss(best / 1.01), loss(1.0))
     assert fit_temperature([0, 0, 1, 1], [-2.0, -1, 1, 2]) == pytest.approx(0.05, rel=1e-4)  # the bounds
     assert fit_temperature([1, 1, 0, 0], [-2.0, -1, 1, 2]) == pytest.approx(20, rel=1e-4)
+    found = [fit_temperature([0, 0, 1, 1], logits) for logits in ([-2, -1, 1, 2], [2, 1, -1, -2], [-2, 1, -1, 2])]
+    assert [at_bound(temperature) for temperature in found] == [True, True, False]
     slope = sm.Logit(labels, logit(probabilities)).fit(disp=0).params[0]
     assert best == pytest.approx(1 / slope, rel=1e-5), "of a regression without a constant"
 

@@ -62,7 +62,7 @@ def test_a_table_without_patients_is_split_by_what_belongs_together(tmp_path, mo
     pd.DataFrame({"image": [Path(path).name for path in cases["image"]], "label": cases["label"]}).to_csv(manifest, index=False)
     changes = {"data": {"dataset": "manifest", "root": manifest}, "training__epochs": 1}
     run, data = fit_or_load(tiny_config(**changes)), split_data(tiny_config(**changes))
-    said = f"not given for {len(cases)} images; {data.cases['patient'].nunique()} clusters of near-identical images take their"
+    said = f"not given for {len(cases)} images; in their place {data.cases['patient'].nunique()} clusters of near-identical"
     assert run.data["patients"].startswith(said) and not run.data["leaky"]
     assert data.cases["patient"].str.fullmatch(r"manifest-cluster-\d+").all()
     monkeypatch.setattr("thyroid_utils.training.data.audit_cases", lambda *_, **__: pytest.fail("audited again"))

@@ -87,7 +87,7 @@ def test_numbered_frames_of_nobody_become_videos_with_evidence_and_stay_whole_in
 
 
 def test_frames_without_a_number_of_their_own(tmp_path):
-    with pytest.raises(DataError, match=r"1 cases have no frame number of their own \(first: scan\)"):
+    with pytest.raises(DataError, match=r"1 case without a frame number of its own \(first: scan\)"):
         recover_videos(stored(tmp_path, sweep(0, 3)).rename(index={"made/0001": "scan"}))
 
 
@@ -95,7 +95,7 @@ def test_frames_without_a_number_of_their_own(tmp_path):
     ("known", "patients", "how"),
     [
         ("abcd", ["a", "b", "c", "d"], "as the data set names them"),
-        ("d", ["made-cluster-0", "made-cluster-0", "made-cluster-1", "d"], "not given for 3 images; 2 clusters"),
+        ("d", ["made-cluster-0", "made-cluster-0", "made-cluster-1", "d"], "not given for 3 images; in their place 2 clusters"),
         ("b", ["b", "b", "made-cluster-1", "made-cluster-2"], "not given for 3 images"),  # a copy joins its patient
     ],
 )

@@ -20,6 +20,7 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import in_threads
+from thyroid_utils.common.words import count
 from thyroid_utils.data.audit import NEAR_CORRELATION, SIDE, Audit, components, near_pairs, thumbnail
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.data.table import known_patients
@@ -61,16 +62,15 @@ def recover_patients(cases: pd.DataFrame, audit: Audit) -> Recovered:
     if "frame" in cases and not known.any():
         frames = _read_frames(cases)
         videos = _videos(frames)
-        how = (
-            f"not given; {videos.nunique()} videos recovered from the frames take their place, and one patient may be in several"
-        )
+        found = count(videos.nunique(), "video")
+        how = f"not given; in their place {found} recovered from the frames, of which one patient may have several"
         return Recovered(videos_as_patients(cases, videos), how, _evidence(frames, videos))
     clusters = cases["dataset"] + "-cluster-" + audit.clusters[cases.index].astype("string")
     # A copy of a known patient's image is of that patient.
     named = cases["patient"].where(known).groupby(clusters).transform("min")
     filled = cases.assign(patient=cases["patient"].where(known, named.fillna(clusters)).astype("string"))
-    count = clusters[~known].nunique()
-    given = f"not given for {int((~known).sum())} images; {count} clusters of near-identical images take their place"
+    groups = count(clusters[~known].nunique(), "cluster")
+    given = f"not given for {count((~known).sum(), 'image')}; in their place {groups} of near-identical images"
     how = f"{given}. Unlike images of one patient may still be split, so results on this set are an upper bound"
     return Recovered(filled, how, pd.DataFrame())
 
@@ -164,7 +164,7 @@ def _in_order(cases: pd.DataFrame) -> pd.DataFrame:
         numbers = pd.to_numeric(cases.index.to_series().str.extract(r"(\d+)\D*$", expand=False), errors="coerce")
     wrong = numbers.index[numbers.isna() | numbers.duplicated()]
     if len(wrong):
-        told = f"{len(wrong)} cases have no frame number of their own (first: {wrong[0]})"
+        told = f"{count(len(wrong), 'case')} without a frame number of its own (first: {wrong[0]})"
         raise DataError(f"videos: {told}; number the frames in one row, in a column `frame`")
     return cases.loc[numbers.sort_values().index]
 

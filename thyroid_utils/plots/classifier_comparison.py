@@ -7,11 +7,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+from thyroid_utils.common.words import listed
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band
 from thyroid_utils.plots.pictures import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, new_panels, styled
-from thyroid_utils.scores.probabilities import reliability_table
+from thyroid_utils.scores.probabilities import at_bound, reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.subgroups import of_each_class
 
@@ -88,7 +89,8 @@ def reliability(comparison: ClassifierComparison) -> Figure:
             table = reliability_table(found["label"], found["probability"], 8).dropna()
             place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
         place.plot([0, 1], [0, 1], **_DOTTED)
-        temperatures = ", ".join(f"{value:.2g}" for value in comparison.temperatures[model])
+        found = comparison.temperatures[model]
+        temperatures = listed(f"{value:.2g}{' (its bound)' * at_bound(value)}" for value in found)
         place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
     axes[0].set_ylabel("share malignant")
     axes[0].legend(loc="upper left")

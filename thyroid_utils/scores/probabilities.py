@@ -149,6 +149,11 @@ def fit_temperature(labels: Sequence[int], logits: Sequence[float]) -> float:
     return float(1 / found.x)
 
 
+def at_bound(temperature: float) -> bool:
+    """Whether `fit_temperature` would have gone on: such a value scales, and says nothing of how sure the model is."""
+    return not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] / 1.01
+
+
 def _checked_logits(labels: Sequence[int], logits: Sequence[float], where: str) -> tuple[np.ndarray, np.ndarray]:
     truth, values = checked_labels(labels, where), np.asarray(logits, dtype=float)
     if values.shape != truth.shape or not np.isfinite(values).all():

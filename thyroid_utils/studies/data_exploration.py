@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import count, share
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
@@ -37,10 +38,11 @@ def class_counts(cases: pd.DataFrame) -> pd.DataFrame:
 
 def majority(cases: pd.DataFrame) -> str:
     """What always naming the larger class would reach, as a phrase."""
-    share, labelled = malignant_share(cases), int(cases["label"].notna().sum())
+    malignant, labelled = malignant_share(cases), int(cases["label"].notna().sum())
     if not labelled:
         return "none of them labelled"
-    return f"always naming the larger class is right on {100 * max(share, 1 - share):.0f} % of the {labelled} labelled ones"
+    larger = share(max(malignant, 1 - malignant))
+    return f"always naming the larger class is right on {larger} of {count(labelled, 'labelled image')}"
 
 
 def measures_by_class(measures: Measures, cases: pd.DataFrame) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from PIL import Image
 
 import thyroid_utils
 from thyroid_utils.common import paths
+from thyroid_utils.common.words import count
 
 # Nothing may be fetched and no script may run, whatever a notebook displays.
 CONTENT_POLICY = (
@@ -208,7 +209,7 @@ def hardware() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     gpus = _answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     told = ", ".join(gpus.splitlines()) if gpus else "no GPU"
-    return f"{processor}, {cores} core{'s' * (cores != 1)}, {memory:.1f} GB memory, {told}, {platform.system()}"
+    return f"{processor}, {count(cores, 'core')}, {memory:.1f} GB memory, {told}, {platform.system()}"
 
 
 def _answer(*command: str) -> str | None:

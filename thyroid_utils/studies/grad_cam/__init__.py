@@ -29,7 +29,7 @@ from skimage.measure import label, regionprops
 from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import number
+from thyroid_utils.common.words import count, listed, number, share
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import holm
@@ -342,9 +342,10 @@ def claim_answer(sweep: pd.DataFrame) -> ClaimAnswer:
     parts = []
     for column, adjusted in _ADJUSTED.items():
         holding = sorted(sweep.loc[sweep[column] < ALPHA, "threshold"].unique())
-        listed = f" ({', '.join(f'{threshold:.3g}' for threshold in holding)})" if holding else ""
-        parts.append(f"at {len(holding)}{listed} {adjusted}")
-    claim = f"P < {ALPHA} holds for some feature, of {sweep['threshold'].nunique()} thresholds, {', '.join(parts)}."
+        where = f" ({listed(f'{threshold:.3g}' for threshold in holding)})" if holding else ""
+        parts.append(f"at {len(holding) or 'none'}{where} {adjusted}")
+    tried = count(sweep["threshold"].nunique(), "threshold")
+    claim = f"Of {tried} P < {ALPHA} holds for some feature {'; '.join(parts)}."
     return ClaimAnswer(bool((sweep["p_sweep"] < ALPHA).any()), f"{claim} {_limits(sweep)}")
 
 
@@ -352,9 +353,9 @@ def _limits(sweep: pd.DataFrame) -> str:
     """What these patients could have shown, and whether outlines are the map's own."""
     best, most = sweep.loc[sweep["detectable"].idxmin()], sweep["left_out"].max()
     found = f"rank-biserial effects from {best['detectable']:.2f} on" if best["detectable"] <= 1 else "no effect, however large,"
-    lost = f"up to {most} images have no region large enough and are left out" if most else "no image is left out"
-    edges = dict.fromkeys(f"{share:.0%}" for share in (sweep["at_edge"].min(), sweep["at_edge"].max()))
+    lost = f"at most {count(most, 'image')} left out for want of a region large enough" if most else "no image is left out"
+    edges = dict.fromkeys(share(value) for value in (sweep["at_edge"].min(), sweep["at_edge"].max()))
     return (
-        f"With {best['benign_patients']} benign and {best['malignant_patients']} malignant patients a single test finds "
+        f"With {best['benign_patients']} benign and {count(best['malignant_patients'], 'malignant patient')} a single test finds "
         f"{found} with a power of 80 %; {lost}; {' to '.join(edges)} of the regions reach the image's border."
     )
