@@ -16,7 +16,7 @@ from training_project import register_tiny, tiny_config
 
 from thyroid_utils.common import files
 from thyroid_utils.common.config import ConfigError
-from thyroid_utils.common.errors import ParameterError
+from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.common.files import seal
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.models.classifiers import CLASSIFIERS
@@ -298,3 +298,20 @@ def test_slow_libraries_are_loaded_where_they_are_used(modules, without):
     imports = "; ".join(f"import thyroid_utils.{module}" for module in modules.split())
     code = f"{imports}; import sys; sys.exit(', '.join({set(without.split())} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
+
+
+def test_a_ledger_that_cannot_be_written_or_is_removed_is_one_line_with_the_remedy(own_runs, monkeypatch, capsys):
+    with pytest.raises(RunError, match=r"removed while run x was trained .*; leave it in place"), run_lock("x"):
+        shutil.rmtree(own_runs)
+        (own_runs / "x" / "config.json").read_text()
+    made(NAMES["begun"], complete=False)
+    shutil.rmtree(own_runs / ".locks", ignore_errors=True)
+    (own_runs / ".locks").write_text("in the way")
+    assert list_runs()["state"].tolist() == ["unfinished"], "it can be looked at"
+    for refused in (runs.check_ledger, run_lock("x").__enter__):
+        with pytest.raises(RunError, match=r"cannot be kept there .*set THYROID_WORKBOOK_RUNS"):
+            refused()
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "No", str(path))))
+    (own_runs / ".locks").unlink()
+    assert cli.main(["runs", "prune", "--unfinished"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

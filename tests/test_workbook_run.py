@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -190,6 +191,7 @@ def small_project(tmp_path, monkeypatch, **notebooks) -> Path:
     [
         ("common: {SIEZ: 64}\n", "out", "did you mean SIZE?"),
         ("", "file/out", "cannot be written"),
+        ("", "é" * 250, "cannot be written"),
         ("", "notebooks", "01_only.ipynb would be replaced, and no run wrote it"),
         ("", "mine", "01_only.html would be replaced, and no run wrote it"),
         ("", "held", "another run is writing this folder"),
@@ -389,6 +391,10 @@ def test_an_interruption_ends_kernels_and_keeps_what_was_finished(tmp_path, monk
 
 
 def test_a_killed_runner_leaves_no_kernel_and_the_next_run_clears_up(tmp_path, monkeypatch):
+    scratch, strangers = tmp_path / "scratch", tmp_path / "scratch" / "thyroid-workbook-mine"
+    strangers.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     marker = tmp_path / "marker"
     params = small_project(tmp_path, monkeypatch, n01_slow=notebook("Slow", WAITS.format(marker=str(marker)), parameters=None))
     process = subprocess.Popen([sys.executable, "-m", "thyroid_utils.workbook.cli", "run", str(params)])
@@ -399,7 +405,8 @@ def test_a_killed_runner_leaves_no_kernel_and_the_next_run_clears_up(tmp_path, m
     with contextlib.suppress(psutil.NoSuchProcess):
         child.kill()  # nobody is left to end what the kernel started
     out = tmp_path / "reports" / "test"
-    assert (out / ".unfinished-01_slow").is_dir()
+    assert (out / ".unfinished-01_slow").is_dir() and list(scratch.glob("*/connection.json"))
     write_project(tmp_path, "title: Small\n", n01_slow=notebook("Slow", "print(1)", parameters=None))
     assert main(["run", str(params)]) == 0
     assert not list(out.glob(".unfinished-*")) and (out / "01_slow.html").is_file()
+    assert list(scratch.glob("thyroid-workbook-*")) == [strangers], "scratch and connection go, a stranger's stays"

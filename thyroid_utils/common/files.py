@@ -15,13 +15,14 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MARK = "complete.json"
+_SCRATCH, _HELD = "thyroid-workbook-", ".held"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, larger than files may be here
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # A sign in front of digits is a number's, unless what follows calls a function or a program, as in -1+cmd|'/C calc'!A0
@@ -59,6 +61,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             remedy = "no space left to write it; free some and run again (what was there before is unchanged)"
             raise OSError(error.errno, remedy, str(target)) from None
         raise
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder among the system's temporary ones, for this block.
+
+    What processes that were killed have left is removed: folders of this user with a lock in them that nobody holds."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_HELD}"):
+        with suppress(OSError, Timeout), FileLock(left, timeout=0):
+            if not left.parent.is_symlink() and left.parent.stat().st_uid == os.getuid():
+                shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as folder, FileLock(Path(folder, _HELD)):
+        yield Path(folder)
 
 
 def remove_temporaries(folder: Path) -> None:

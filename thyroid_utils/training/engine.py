@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 import traceback
@@ -23,6 +22,7 @@ import torch
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.files import scratch_folder
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
 from thyroid_utils.models.networks import Network, architecture
@@ -334,7 +334,7 @@ def local_workers(number: int) -> Iterator[Client]:
         "distributed.scheduler.http.routes": [],  # no pages: they would tell of the runs to whoever asks
         "distributed.worker.http.routes": [],
     }
-    with dask.config.set(settings), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    with dask.config.set(settings), scratch_folder() as scratch:
         cluster = LocalCluster(
             n_workers=number,
             threads_per_worker=1,
@@ -345,7 +345,7 @@ def local_workers(number: int) -> Iterator[Client]:
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             worker_dashboard_address="127.0.0.1:0",
-            local_directory=scratch,
+            local_directory=str(scratch),
             silence_logs=logging.CRITICAL,  # deaths and moves of tasks are expected; failures are told by RunsFailed
             env={"TQDM_DISABLE": "1"},
         )

@@ -37,8 +37,8 @@ from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.common.errors import ParameterError
-from thyroid_utils.common.files import MARK, broken_seal, content_key, file_hash, seal
+from thyroid_utils.common.errors import ParameterError, RunError
+from thyroid_utils.common.files import MARK, broken_seal, content_key, file_hash, seal, write_text
 from thyroid_utils.common.words import listed
 
 if TYPE_CHECKING:
@@ -265,12 +265,14 @@ def run_lock(name: str, wait: bool = True) -> Iterator[None]:
 
     Raises:
         RunBusy: another process holds it and `wait` is false.
+        RunError: the ledger cannot be written, or was removed while the lock was held.
     """
-    folder = paths.runs_dir() / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
+    ledger = paths.runs_dir()
+    lock = FileLock(ledger / ".locks" / f"{name}.lock")
     try:
-        lock.acquire(timeout=0)
+        with _keeping():
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         if not wait:
             raise RunBusy(f"run {name}: another process is training it; wait for it or go on with the next") from None
@@ -278,8 +280,30 @@ def run_lock(name: str, wait: bool = True) -> Iterator[None]:
         lock.acquire()
     try:
         yield
+    except FileNotFoundError as error:
+        if (ledger / ".locks").is_dir():
+            raise
+        told = f"{ledger}: the folder of the runs was removed while run {name} was trained ({error.filename})"
+        raise RunError(f"{told}; leave it in place and run again") from None
     finally:
         lock.release()
+
+
+def check_ledger() -> None:
+    """Make the folder of the runs. Raises RunError where nothing can be written to it."""
+    with _keeping():
+        write_text(paths.runs_dir() / ".locks" / "written", "").unlink()
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        told = f"{paths.runs_dir()}: trained runs cannot be kept there ({error.strerror})"
+        raise RunError(f"{told}; set THYROID_WORKBOOK_RUNS to a folder that can be written") from None
 
 
 _LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
@@ -358,6 +382,8 @@ def _is_busy(name: str) -> bool:
             return False
     except RunBusy:
         return True
+    except RunError:  # a ledger that is only read
+        return False
 
 
 def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: bool = False) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError, RunError
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import scratch_folder, write_text
 
 _START_TIMEOUT = 120  # seconds that a kernel may take to answer; a cold disk or a busy machine takes many
 _PATIENCE = 2.0  # seconds between asking a kernel to stop and ending it
@@ -127,10 +126,10 @@ def _run_cells(
     progress: Callable[[str], None] | None,
     interruption: Interruption,
 ) -> Failure | None:
-    with tempfile.TemporaryDirectory(prefix="workbook-") as scratch, Path(scratch, "kernel.log").open("w+") as log:
-        client = _client(node)
+    with scratch_folder() as scratch, (scratch / "kernel.log").open("w+") as log:
+        client = _client(node, scratch)
         # What the kernel tells outside of cells is no business of the terminal.
-        options = {"cwd": scratch, "env": _environment(variables), "stdout": log, "stderr": log}
+        options = {"cwd": str(scratch), "env": _environment(variables), "stdout": log, "stderr": log}
         interruption.manager, place = client.km, 0
         try:
             with client.setup_kernel(cleanup_kc=True, **options):
@@ -167,9 +166,11 @@ def _tidied(node: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat
     return node
 
 
-def _client(node: nbformat.NotebookNode) -> NotebookClient:
-    """To a kernel of this very interpreter, whatever kernel is installed as python3 elsewhere."""
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+def _client(node: nbformat.NotebookNode, scratch: Path) -> NotebookClient:
+    """To a kernel of this very interpreter, whatever kernel is installed as python3 elsewhere, its connection in `scratch`."""
+    specs = KernelSpecManager(kernel_dirs=[])
+    connection = str(scratch / "connection.json")
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, connection_file=connection)
     options = {"startup_timeout": _START_TIMEOUT, "timeout": None, "extra_arguments": ["--log-level=ERROR"]}
     options |= {"coalesce_streams": True, "record_timing": False}
     return NotebookClient(node, manager, shutdown_kernel="immediate", **options)  # nothing is left to be done: all cells ran

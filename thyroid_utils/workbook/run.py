@@ -16,6 +16,7 @@ from rich.text import Text
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
+from thyroid_utils.training.ledger import check_ledger
 from thyroid_utils.workbook.checks import check_notebooks
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder, only_process, recover_folders
 from thyroid_utils.workbook.notebooks import Failure, Interruption, execute_notebook, read_notebook
@@ -60,6 +61,7 @@ def run_workbook(
     file = read_parameter_file(params)
     notebooks = select_notebooks(only or file.notebooks)
     given = parameters_by_notebook(file, settings, data_root)
+    check_ledger()
     check_notebooks(notebooks, given)
     with only_process(path, [notebook.stem for notebook in notebooks]), Interruption() as interruption:
         run = _Run(path, file, notebooks, given, show_code)
