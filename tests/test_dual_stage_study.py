@@ -13,9 +13,10 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.pipeline import build_pipeline
-from thyroid_utils.scores.comparisons import delong_test, holm
+from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores
+from thyroid_utils.scores.recipes import auc_influence, compare_recipes
 from thyroid_utils.studies import dual_stage
 from thyroid_utils.studies.dual_stage import (
     VARIANTS,
@@ -95,7 +96,7 @@ def test_a_perfect_segmenter_costs_nothing(runs, monkeypatch):
     study = DualStageStudy.of({role: runs[role] for role in ("frame", "crop", "segmenter")})
     np.testing.assert_allclose(study.probabilities["crop_predicted"], study.probabilities["crop_true"], atol=1e-5)
     assert study.variants == ["frame", "crop_true", "crop_predicted"]
-    assert study.dice["segmenter"].eq(1).all()
+    assert study.dice["segmenter"].eq(1).all(axis=None)
 
 
 def test_scores_and_differences(study):
@@ -107,9 +108,12 @@ def test_scores_and_differences(study):
     assert study.thresholds["frame"][1] == choose_threshold(val["label"], val["probability"])
     pairs = study.comparisons()
     for row in pairs.itertuples():
-        expected = delong_test(label, study.probabilities[row.first], study.probabilities[row.second], study.truth["patient"])
-        assert row.auc == expected
-    np.testing.assert_array_equal(pairs["p_holm"], holm([each.p_value for each in pairs["auc"]]))
+        one, two = (auc_influence(label, study.probabilities[name]) for name in (row.first, row.second))
+        expected = compare_recipes(one, two, study.truth["patient"], most=1)
+        withheld = {row.first, row.second} <= set(study.untrained)
+        assert row.difference.difference == expected.difference and np.isnan(row.difference.p_value) == withheld
+        assert withheld or row.difference == expected
+    np.testing.assert_array_equal(pairs["p_holm"], holm([each.p_value for each in pairs["difference"]]))
 
 
 def test_both_masks_are_scored(study, runs):
@@ -117,7 +121,9 @@ def test_both_masks_are_scored(study, runs):
     predictors = [Predictor(run) for run in runs["joint"]]
     truth = read_mask(predictors[0].cases.at[case, "mask"])
     masks = [predicted_mask(predictor, "test", case) for predictor in predictors]
-    assert study.dice.at[case, "joint"] == pytest.approx(np.mean([segmentation_scores(truth, mask)["dice"] for mask in masks]))
+    assert study.dice["joint"][case].mean() == pytest.approx(
+        np.mean([segmentation_scores(truth, mask)["dice"] for mask in masks])
+    )
     rows = study.dice_table()
     assert rows.at["segmenter", "difference"] is None
     difference = rows.at["joint", "dice"].value - rows.at["segmenter", "dice"].value

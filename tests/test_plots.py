@@ -338,10 +338,12 @@ def test_figures_of_variants_draw_their_tables():
     what = ["whole frame (the paper)", "crop by the true mask"]
     estimates = pd.DataFrame({"what": what, "auc": [value, sure]}, ["frame", "crop_true"])
     difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")
-    pairs = pd.DataFrame({"first": ["crop_true"], "second": ["frame"], "auc": [difference], "p_holm": [np.nan], "differs": False})
+    pairs = pd.DataFrame(
+        {"first": ["crop_true"], "second": ["frame"], "difference": [difference], "p_holm": [np.nan], "differs": False}
+    )
     figure = variants_forest(estimates, pairs)
     assert [ticks(axes) for axes in figure.axes] == [what, ["crop by the true mask\n− whole frame"]]
-    assert "no test" in texts(figure) and "0.800" in texts(figure)
+    assert "no verdict" in texts(figure) and "0.800" in texts(figure)
     known = {"wrong": [False, True, None], "label": [0, 1, 0], "probability": [0.1, 0.2, np.nan], "dice": [0.9, 0.7, 0.3]}
     (drawn,) = doubt_and_dice(pd.DataFrame(known), 0.7).axes[0].collections
     assert drawn.get_offsets().tolist() == [[0.1, 0.9], [0.2, 0.7]]

@@ -148,8 +148,8 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
     named_rows(left, list(estimates["what"])).set(xlabel="AUC on test, 95 % over patients", title="Variants")
     for height, row in enumerate(comparisons.itertuples()):
         colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-        interval(right, row.auc, height, colour)
-        beside(right, "no test" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
+        interval(right, row.difference, height, colour)
+        beside(right, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     names = [f"{_short(row.first)}\n− {_short(row.second)}" for row in comparisons.itertuples()]
     named_rows(right, names, fontsize=8.5).set(xlabel="difference in AUC (p after Holm)", title="Paired differences")
     right.axvline(0, color="#8a929c", linewidth=0.9)

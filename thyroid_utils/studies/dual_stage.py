@@ -8,7 +8,7 @@ one network with a shared encoder and two heads. All are trained with the same s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,17 +18,19 @@ from scipy.special import expit
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_image, read_mask
+from thyroid_utils.inference.doubts import CHANCE
 from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor, spacings
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
-from thyroid_utils.scores.comparisons import compare_means, delong_test, holm
+from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
+from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
 from thyroid_utils.studies.compare import check_recipes
 from thyroid_utils.studies.error_analysis.trust import error_detection
 from thyroid_utils.training.ledger import Run
@@ -177,55 +179,65 @@ class DualStageStudy:
             rows[name] = {"what": VARIANTS[name], **found, "without_nodule": empty}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
+    @cached_property
+    def untrained(self) -> list[str]:
+        """The variants whose AUC on validation is not shown to be above chance."""
+        side = self._side("val")
+        found = {
+            name: patient_scores(side["label"], self._told(name, "val"), side["patient"], "auc")["auc"] for name in self.variants
+        }
+        return [name for name, auc in found.items() if not auc.low > CHANCE]
+
     def comparisons(self) -> pd.DataFrame:
-        """Paired differences in AUC: every variant less the paper's, and predicted less true crops, which is what an imperfect
-        mask costs.
+        """Differences in AUC: every variant less the paper's, and predicted less true crops, which is what an imperfect mask
+        costs.
 
         Returns:
-            `first`, `second` (variants), `auc` (`Comparison`, first − second, over patients by `delong_test`), `p_holm` over
-            these rows, `differs` (below 0.05).
+            `first`, `second` (variants), `difference` (`RecipeComparison`, first − second; no verdict on two variants that are
+            both `untrained`), `p_holm` over these rows, `differs` (below 0.05).
         """
+        patients, label = (self.truth[name] for name in ("patient", "label"))
+        moved = {name: auc_influence(label, told) for name, told in self.probabilities.items()}
         rows = []
-        for first, second in _QUESTIONS:
-            if first in self.variants:
-                pair = self.probabilities[first], self.probabilities[second]
-                found = delong_test(self.truth["label"], *pair, self.truth["patient"])
-                rows.append({"first": first, "second": second, "auc": found})
+        for first, second in [pair for pair in _QUESTIONS if pair[0] in self.variants]:
+            found = compare_recipes(moved[first], moved[second], patients, most=1)
+            if {first, second} <= set(self.untrained):
+                found = replace(found, low=np.nan, high=np.nan, p_value=np.nan, note="validation shows neither above chance")
+            rows.append({"first": first, "second": second, "difference": found})
         table = pd.DataFrame(rows)
-        table["p_holm"] = holm([found.p_value for found in table["auc"]])
+        table["p_holm"] = holm([found.p_value for found in table["difference"]])
         return table.assign(differs=table["p_holm"] < 0.05)
 
     @cached_property
-    def dice(self) -> pd.DataFrame:
-        """Dice of each test image on its frame, the mean over the seeds that define it: columns `segmenter` and, where there is
-        one, `joint`."""
+    def dice(self) -> dict[str, pd.DataFrame]:
+        """Dice of the test images on their frames by the segmenter and, where there is one, the joint network: a row a seed, a
+        column an image."""
         cases, found = self.truth.index, {}
         for role in [role for role in ("segmenter", "joint") if role in self.runs]:
             predictors = [Predictor(run, self.root) for run in self.runs[role]]
             paths = predictors[0].cases["mask"]
             seeds = [[dice_of(paths[case], predicted_mask(seed, "test", case)) for case in cases] for seed in predictors]
-            found[role] = pd.DataFrame(seeds, columns=cases).mean()
-        return pd.DataFrame(found)
+            found[role] = pd.DataFrame(seeds, columns=cases)
+        return found
 
     def dice_table(self) -> pd.DataFrame:
-        """Whether sharing an encoder costs the mask anything: `dice` (`Estimate`) and `difference` to the segmenter's
-        (`Comparison`, None for itself), a row a role."""
-        patients, own = self.truth["patient"], self.dice["segmenter"]
-        rows = {
-            role: {
-                "dice": patient_estimate(values, patients, share=True),
-                "difference": None if role == "segmenter" else compare_means(values, own, patients),
-            }
-            for role, values in self.dice.items()
-        }
+        """Whether sharing an encoder costs the mask anything: `dice` (`Estimate`, mean over seeds) and `difference` to the
+        segmenter's (`RecipeComparison`, None for itself) on the images that have a Dice in every training; a row a role."""
+        known = pd.concat(self.dice.values()).notna().all()
+        own, rows = self.dice["segmenter"].loc[:, known], {}
+        patients = self.truth.loc[known, "patient"]
+        for role, values in self.dice.items():
+            values = values.loc[:, known]
+            found = compare_recipes(mean_influence(values), mean_influence(own), patients, most=1)
+            dice = patient_estimate(values.mean(), patients, share=True)
+            rows[role] = {"dice": dice, "difference": None if role == "segmenter" else found}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
 
     @cached_property
     def _cropped(self) -> dict[str, Any]:
         """`val` and `test`: probabilities of crops by predicted masks, (seeds, n); `empty`: test images without one."""
         found: dict[str, list[np.ndarray]] = {"val": [], "test": []}
-        empty, bar, done = 0, progress_bar("Classifying crops"), 0
-        total = len(self.runs["crop"]) * sum(len(self._side(split)) for split in found)
+        empty = 0
         for run, segmenter in zip(self.runs["crop"], self.runs["segmenter"], strict=True):
             asked, outlined = Predictor(run, self.root), Predictor(segmenter, self.root)
             for split, seeds in found.items():
@@ -237,8 +249,6 @@ class DualStageStudy:
                     ]
                     odds.append(asked.log_odds(np.stack([sample.image for sample in samples])))
                     empty += sum(not sample.mask.any() for sample in samples) * (split == "test")
-                    done += len(samples)
-                    bar(done, total)
                 seeds.append(expit(np.concatenate(odds)))
         return {split: np.stack(seeds) for split, seeds in found.items()} | {"empty": empty / len(self.runs["crop"])}
 
