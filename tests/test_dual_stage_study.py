@@ -18,18 +18,14 @@ from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes
 from thyroid_utils.studies import dual_stage
-from thyroid_utils.studies.dual_stage import (
-    VARIANTS,
-    DualStageStudy,
+from thyroid_utils.studies.dual_stage import VARIANTS, DualStageStudy, predicted_mask, variant_configs, with_crop
+from thyroid_utils.studies.dual_stage_tables import (
     agreement,
     dice_by_decision,
     examples,
     findings_on_test,
     outcome_table,
-    predicted_mask,
     stage_seconds,
-    variant_configs,
-    with_crop,
 )
 
 

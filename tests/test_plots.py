@@ -20,12 +20,12 @@ from thyroid_utils.data.images import write_png
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, UNCERTAINTY, Finding
-from thyroid_utils.inference.nodule_measures import nodule_measures
+from thyroid_utils.inference.nodule_measures import measures_told, nodule_measures
 from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots import grad_cam as cams
 from thyroid_utils.plots import style
 from thyroid_utils.plots.charts import cost_and_score, score_dots
-from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, measure_lines, variants_forest
+from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, variants_forest
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
 from thyroid_utils.scores.curves import benefit_curve
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
@@ -328,8 +328,9 @@ def test_cards_say_what_was_found_of_every_kind(cases):
         assert part in said, part
     saved(finding_cards([finding(error="damaged", frame=None)], cases))
     assert finding_cards([], cases) is None
-    assert measure_lines(finding(spacing=0.5))[0] == "13.2 × 6.0 mm, area 72.0 mm²"
-    assert measure_lines(finding())[0].endswith("area 288 px") and measure_lines(kinds[2]) == []
+    told = measures_told(finding(spacing=0.5).measures)
+    assert (told["long × short axis"], told["area"]) == ("13.2 × 6.0 mm", "72 mm²")
+    assert measures_told(finding().measures)["area"] == "288 px²" and measures_told(kinds[2].measures) == {}
 
 
 def test_figures_of_variants_draw_their_tables():

@@ -19,25 +19,7 @@ from thyroid_utils.scores.checks import checked_spacing
 RESEARCH_ONLY = "For research only, not a medical device."
 STAGES = ("read", "preprocess", "classify", "segment", "explain", "uncertainty", "measure")
 
-# Name in code → name in a table. The higher, the less certain.
-UNCERTAINTY = {
-    "entropy": "entropy (bits)",
-    "sd": "SD over views",
-    "map_disagreement": "1 − Dice between views",
-    "map_soft_dice_loss": "1 − expected Dice",
-}
-# Name in code → name in a table, of `Finding.row` but measures and seconds.
-OUTCOME_COLUMNS = {
-    "error": "error",
-    "called": "called",
-    "labels": "conformal set",
-    "probability": "probability of malignancy",
-    "uncalibrated": "uncalibrated",
-    **UNCERTAINTY,
-    "attention_inside": "attention inside the nodule",
-    "attention_by_chance": "by chance",
-    "warnings": "warnings",
-}
+UNCERTAINTY = ("entropy", "sd", "map_disagreement", "map_soft_dice_loss")  # the higher, the less certain
 
 
 @dataclass(frozen=True)

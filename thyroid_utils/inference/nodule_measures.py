@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from skimage.measure import label, regionprops
 
+from thyroid_utils.common.words import number, whole
 from thyroid_utils.data.images import ring_around
 from thyroid_utils.data.overlays import echo_mask, mask_box
 from thyroid_utils.scores.checks import checked_spacing
@@ -115,6 +116,27 @@ def nodule_measures(
         found |= _brightness(own, mask, gray, echo)
         found["touches_border"] = max(found["touches_border"], float(_is_at_edge(own, echo)))
     return found
+
+
+def measures_told(found: dict[str, float]) -> dict[str, str]:
+    """Those measures that a reader looks for, in mm where that is known, as text; what is not defined is left out."""
+    if not found or np.isnan(found["area_px"]):
+        return {}
+    in_mm = np.isfinite(found["area_mm2"])
+    unit, square, digits = ("mm", "mm2", 1) if in_mm else ("px", "px", 0)
+    axes = " × ".join(number(found[f"{name}_axis_{unit}"], digits) for name in ("long", "short"))
+    shown = {"long × short axis": f"{axes} {unit}", "area": f"{whole(found[f'area_{square}'])} {unit}²"}
+    for name, called, decimals in (
+        ("height_over_width", "height / width", 2),
+        ("circularity", "circularity", 2),
+        ("margin_irregularity", "margin irregularity", 2),
+        ("echo_difference", "gray level against surroundings", 0),
+    ):
+        if np.isfinite(found[name]):
+            shown[called] = number(found[name], decimals, sign=name == "echo_difference")
+    if found["taller_than_wide"]:
+        shown["height / width"] += ", taller than wide"
+    return shown
 
 
 def _largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,13 @@ from thyroid_utils.common.words import p_value
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
+from thyroid_utils.inference.nodule_measures import measures_told
 from thyroid_utils.plots.charts import beside, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.studies.dual_stage import VARIANTS, DecisionDice
+from thyroid_utils.studies.dual_stage import VARIANTS
+from thyroid_utils.studies.dual_stage_tables import DecisionDice
 
 _STAGE_COLOUR = CLASS_COLOURS["benign"]
 
@@ -48,35 +50,16 @@ def _card(finding: Finding, row: pd.Series) -> list[Panel]:
         f"truth: {LABEL_NAMES[row['label']]}, called {finding.called_name}",
         f"p(malignant) {finding.probability:.2f}, threshold {finding.threshold:.2f}",
         f"set: {finding.labels_text}; entropy {doubt['entropy']:.2f} bit",
-        *[f"! {warning}" for warning in finding.warnings],
+        *[f"! {warning.partition(':')[0]}" for warning in finding.warnings],  # the findings' table has the numbers
     ]
     views = f"between views: p ± {doubt['sd']:.2f}, masks' Dice {1 - doubt['map_disagreement']:.2f}"
+    measures = [f"{name} {value}" for name, value in measures_told(finding.measures).items()]
     outlines = {TRUTH: read_mask(row["mask"], gray.shape), ACCENT: finding.mask}
     return [
         Panel(gray, f"{finding.case}\nframe and outlines", outlines, below=called),
-        Panel(gray, "probability of nodule", map=finding.map, below=measure_lines(finding)),
+        Panel(gray, "probability of nodule", map=finding.map, below=measures),
         Panel(gray, "attention for the class called", {ACCENT: finding.mask}, map=finding.attention, below=[views]),
     ]
-
-
-def measure_lines(finding: Finding) -> list[str]:
-    """The measures of a nodule for a reader, in millimetres where they are known; none where there is no nodule."""
-    found = finding.measures
-    if not found or np.isnan(found["area_px"]):
-        return []
-    unit, digits = ("px", 0) if np.isnan(found["area_mm2"]) else ("mm", 1)
-    long, short = found[f"long_axis_{unit}"], found[f"short_axis_{unit}"]
-    area = f"{found['area_px']:.0f} px" if unit == "px" else f"{found['area_mm2']:.1f} mm²"
-    taller = "taller than wide" if found["taller_than_wide"] else "not taller than wide"
-    lines = [
-        f"{long:.{digits}f} × {short:.{digits}f} {unit}, area {area}",
-        f"height / width {found['height_over_width']:.2f} ({taller})",
-    ]
-    if not np.isnan(found["circularity"]):
-        lines.append(f"circularity {found['circularity']:.2f}, irregularity {found['margin_irregularity']:.2f}")
-    if not np.isnan(found["echo_difference"]):
-        lines.append(f"{found['echo_difference']:+.0f} gray levels against what is around it")
-    return lines
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
@@ -158,20 +141,3 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
 
 def _short(variant: str) -> str:
     return VARIANTS[variant].partition(" (")[0]
-
-
-@styled
-def stage_bars(seconds: pd.DataFrame) -> Figure:
-    """Median wall time an image by stage.
-
-    Args:
-        seconds: of `stage_seconds`.
-    """
-    stages = seconds.drop(index="all")
-    figure, (place,) = new_panels(1, 0.8 + 0.28 * len(stages), 7.0)
-    named_rows(place, list(stages.index))
-    bars = place.barh(range(len(stages)), stages["median_ms"], color=_STAGE_COLOUR, height=0.65)
-    place.bar_label(bars, fmt=" %.3g ms", fontsize=8.5)
-    place.margins(x=0.15)
-    place.set(xlabel="median milliseconds an image", title=f"{seconds.at['all', 'median_ms']:.3g} ms an image in all")
-    return figure

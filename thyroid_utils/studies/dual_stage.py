@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,21 +18,16 @@ from scipy.special import expit
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference.doubts import CHANCE
-from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
-from thyroid_utils.inference.predictor import Predictor, spacings
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
-from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
+from thyroid_utils.scores.estimates import patient_estimate, patient_scores
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
 from thyroid_utils.studies.compare import check_recipes
-from thyroid_utils.studies.error_analysis.trust import error_detection
 from thyroid_utils.training.ledger import Run
 
 # Name in code → name in a table.
@@ -41,13 +36,6 @@ VARIANTS = {
     "crop_true": "crop by the true mask",
     "crop_predicted": "crop by the predicted mask",
     "joint": "one network, two heads",
-}
-# Whether the class is wrong and whether the mask is poor → name of the outcome, in the order of a table.
-OUTCOMES = {
-    (False, False): "both right",
-    (True, False): "class wrong, mask right",
-    (False, True): "class right, mask wrong",
-    (True, True): "both wrong",
 }
 _STORED = {"frame": "frame", "crop_true": "crop", "joint": "joint"}  # variant → role whose runs hold its probabilities
 _QUESTIONS = (("crop_true", "frame"), ("crop_predicted", "frame"), ("crop_predicted", "crop_true"), ("joint", "frame"))
@@ -261,180 +249,3 @@ def predicted_mask(predictor: Predictor, split: str, case: str) -> np.ndarray:
 def dice_of(path: str, found: np.ndarray) -> float:
     """Dice of a mask on its frame with the mask file; NaN where both are empty."""
     return float(overlap_scores(**pixel_counts(read_mask(path, found.shape), found))["dice"])
-
-
-def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progress: Progress | None = None) -> Findings:
-    """`DualStage.findings` on test images, with the truth.
-
-    Args:
-        stage: of two finished runs on one split, whose data are at hand.
-        cases: only these test images, whose findings are then kept whole; None takes all and keeps none.
-        progress: called with (images done, images in all).
-
-    Returns:
-        `Findings`, whose table has besides: `patient`; `label` (0 or 1); `wrong`, whether the call is (<NA> with an error);
-        `dice` with the mask file, on the frame (NaN with an error, or where both masks are empty).
-
-    Raises:
-        DataError: runs of different splits. KeyError: a case that is no test image.
-    """
-    check_one_split([stage.classifier.run, stage.segmenter.run])
-    table = stage.classifier.cases
-    rows = table[table["split"] == "test"].loc[slice(None) if cases is None else list(cases)]
-    images = [CaseImage(case, path, mm) for case, path, mm in zip(rows.index, rows["image"], spacings(rows), strict=True)]
-    lines, kept = [], {}
-    for finding in stage.findings(images):
-        dice = np.nan if finding.error else dice_of(rows.at[finding.case, "mask"], finding.mask)
-        lines.append({**finding.row(), "dice": dice})
-        if cases is not None:
-            kept[finding.case] = finding
-        if progress is not None:
-            progress(len(lines), len(images))
-    found = pd.DataFrame(lines).set_index("case")
-    found["patient"], found["label"] = rows["patient"].to_numpy(object), rows["label"].astype(int).to_numpy()
-    called = found["called"].map({"benign": 0, "malignant": 1})
-    found["wrong"] = (called != found["label"]).astype("boolean").mask(called.isna())
-    return Findings(found, kept, stage.notes)
-
-
-def examples(table: pd.DataFrame, each: int = 1) -> list[str]:
-    """Cases for cards, each once: certain and right of each class, wrong, warned, of lowest Dice, undecided.
-
-    Args:
-        table: of `findings_on_test`.
-        each: so many of each kind, fewer where there are fewer.
-    """
-    known = table[table["error"] == ""]
-    sure = known.sort_values("entropy", kind="stable")
-    wrong = sure["wrong"].astype(bool)
-    kinds = [
-        sure[~wrong & sure["label"].eq(0)],
-        sure[~wrong & sure["label"].eq(1)],
-        sure[wrong],
-        known[known["warnings"] != ""],
-        known.dropna(subset="dice").sort_values("dice", kind="stable"),
-        known.sort_values("entropy", ascending=False, kind="stable"),
-    ]
-    chosen: list[str] = []
-    for kind in kinds:
-        chosen += [case for case in kind.index if case not in chosen][:each]
-    return chosen
-
-
-def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
-    """How often both stages are right on one image, against what their separate rates would give.
-
-    Args:
-        table: of `findings_on_test`; images without a call or a Dice are left out.
-        enough: Dice from which a mask counts as right, in [0, 1].
-
-    Returns:
-        index `outcome` (of `OUTCOMES`): `images`, `patients` that have one, `share` of the images (`Estimate`), and
-        `if_unrelated`, the share that the two stages' own rates would give if the errors of one had nothing to do with those of
-        the other.
-    """
-    known = _with_both(table)
-    wrong, poor = known["wrong"].astype(bool), known["dice"] < enough
-    rows = {}
-    for (of_class, of_mask), name in OUTCOMES.items():
-        members = (wrong == of_class) & (poor == of_mask)
-        rows[name] = {
-            "images": int(members.sum()),
-            "patients": known.loc[members, "patient"].nunique(),
-            "share": patient_estimate(members, known["patient"], share=True),
-            "if_unrelated": float((wrong == of_class).mean() * (poor == of_mask).mean()),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
-
-
-def _with_both(table: pd.DataFrame) -> pd.DataFrame:
-    """The images that have a call and a Dice."""
-    return table[table["wrong"].notna() & table["dice"].notna()]
-
-
-class DecisionDice(NamedTuple):
-    """Dice where the class is right and where it is wrong.
-
-    table: rows "right", "wrong" and "CLASS, called CALL" for the four pairs: `dice` (`Estimate`, mean over images, interval over
-    patients), `images`, `patients` that have a Dice. comparison: patients with a wrong call against the others, by Mann-Whitney's
-    test; effect below 0: Dice is lower where the class is wrong. left_out: images without a Dice or a call.
-    """
-
-    table: pd.DataFrame
-    comparison: GroupComparison
-    left_out: int
-
-
-def dice_by_decision(table: pd.DataFrame) -> DecisionDice:
-    """Is Dice lower where the class is wrong?
-
-    Args:
-        table: of `findings_on_test`.
-    """
-    known = _with_both(table)
-    wrong, malignant = known["wrong"].astype(bool), known["label"].eq(1)
-    groups = {
-        "right": ~wrong,
-        "wrong": wrong,
-        "benign, called benign": ~malignant & ~wrong,
-        "benign, called malignant": ~malignant & wrong,
-        "malignant, called malignant": malignant & ~wrong,
-        "malignant, called benign": malignant & wrong,
-    }
-    rows = {}
-    for name, members in groups.items():
-        own = known[members]
-        value = patient_estimate(own["dice"], own["patient"], share=True)
-        rows[name] = {"dice": value, "images": len(own), "patients": own["patient"].nunique()}
-    comparison = mann_whitney_patients(known["dice"], wrong.astype(int), known["patient"])
-    return DecisionDice(pd.DataFrame.from_dict(rows, orient="index").rename_axis("decision"), comparison, len(table) - len(known))
-
-
-class Agreement(NamedTuple):
-    """Whether attention outside the predicted nodule warns of wrong calls.
-
-    table: rows "inside" (attention is denser inside the predicted nodule than outside), "outside" (the warning) and "undefined"
-    (no nodule found, or a blank map): `accuracy` and `dice` (`Estimate`s), `images`, `patients`, `wrong`. detection: AUROC of
-    telling wrong calls from right ones by how little of the attention is inside (0.5: it warns of nothing), `Estimate`.
-    """
-
-    table: pd.DataFrame
-    detection: Estimate
-
-
-def agreement(table: pd.DataFrame) -> Agreement:
-    """Accuracy and Dice where the two stages look at the same place, and where they do not.
-
-    Args:
-        table: of `findings_on_test`; images with an error are left out.
-    """
-    known = table[table["wrong"].notna()]
-    excess, right = known["attention_inside"] / known["attention_by_chance"], ~known["wrong"].astype(bool)
-    groups, rows = {"inside": excess > 1, "outside": excess <= 1, "undefined": excess.isna()}, {}
-    for name, members in groups.items():
-        patients = known.loc[members, "patient"]
-        rows[name] = {
-            "accuracy": patient_estimate(right[members], patients, share=True),
-            "dice": patient_estimate(known.loc[members, "dice"], patients, share=True),
-            "images": len(patients),
-            "patients": patients.nunique(),
-            "wrong": int((~right[members]).sum()),
-        }
-    detection = error_detection(-excess, known["wrong"].astype(float), known["patient"])
-    return Agreement(pd.DataFrame.from_dict(rows, orient="index").rename_axis("attention"), detection)
-
-
-def stage_seconds(table: pd.DataFrame) -> pd.DataFrame:
-    """Wall time an image of each stage, of images without an error.
-
-    Args:
-        table: of `DualStage.predict` or `findings_on_test`.
-
-    Returns:
-        index `stage` (of `STAGES`, then "all"): `median_ms`, `mean_ms`, and `share` of the mean of all.
-    """
-    columns = [f"seconds_{stage}" for stage in STAGES]
-    spent = 1000 * table.loc[table["error"] == "", columns].set_axis(STAGES, axis=1)
-    spent["all"] = spent.sum(axis=1, skipna=False)
-    found = pd.DataFrame({"median_ms": spent.median(), "mean_ms": spent.mean()})
-    return found.assign(share=found["mean_ms"] / found.at["all", "mean_ms"]).rename_axis("stage")

@@ -18,6 +18,7 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.common.words import share
 from thyroid_utils.data.overlays import find_echo, find_overlays, mask_box
 from thyroid_utils.inference.findings import Finding
+from thyroid_utils.inference.nodule_measures import measures_told
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.workbook.pages import describe, embedded_jpeg, number_text, render_page
 
@@ -49,7 +50,7 @@ class Pages:
             seen = None if BURNED_IN in finding.warnings else showable(finding.frame)
             heats = (None, finding.attention)
             pictures = [picture(finding.frame, finding.mask, seen, heat, finding.outline_doubtful) for heat in heats]
-            measures = {} if finding.outline_doubtful else _measures(finding.measures)
+            measures = {} if finding.outline_doubtful else measures_told(finding.measures)
             values |= {"facts": _facts(finding), "measures": measures, "pictures": pictures}
         with self._part(self.cards // CARDS_A_PAGE).open("a", encoding="utf-8") as part:
             part.write(render_page("predict_card.html.j2", **values))
@@ -81,26 +82,6 @@ def _facts(finding: Finding) -> dict[str, str]:
     if math.isfinite(finding.attention_inside):
         facts["attention inside"] = f"{100 * finding.attention_inside:.0f} %"
     return facts
-
-
-def _measures(found: dict[str, float]) -> dict[str, str]:
-    """Those measures that a reader looks for, in mm where that is known, as text; what is not defined is left out."""
-    in_mm = math.isfinite(found["area_mm2"])
-    unit, square, digits = ("mm", "mm2", 1) if in_mm else ("px", "px", 0)
-    if not math.isfinite(found[f"area_{square}"]):
-        return {}
-    axes = (f"{found[f'{name}_axis_{unit}']:.{digits}f}" for name in ("long", "short"))
-    shown = {"long × short axis": f"{' × '.join(axes)} {unit}", "area": f"{found[f'area_{square}']:,.0f} {unit}²"}
-    taller = ", taller than wide" if found["taller_than_wide"] else ""
-    for name, label, form in (
-        ("height_over_width", "height / width", "{:.2f}" + taller),
-        ("circularity", "circularity", "{:.2f}"),
-        ("margin_irregularity", "margin irregularity", "{:.2f}"),
-        ("echo_difference", "gray level against surroundings", "{:+.0f}"),
-    ):
-        if math.isfinite(found[name]):
-            shown[label] = form.format(round(found[name], 2) + 0.0)  # + 0.0 makes a zero of −0.0
-    return shown
 
 
 def showable(frame: np.ndarray) -> np.ndarray | None:
