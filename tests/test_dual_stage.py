@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.images import write_png
-from thyroid_utils.inference import dual_stage
+from thyroid_utils.inference import doubts, dual_stage
 from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.conformal import conformal_sets
 from thyroid_utils.inference.dual_stage import DualStage
@@ -208,3 +208,63 @@ def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
     notes = stage_of(runs["frame"], runs["segmenter"], alpha=0.01).notes
     for told in ("classifier was trained by another version of the code", "by image", "no better than chance", "99% coverage"):
         assert any(told in note for note in notes)
+
+
+def test_what_is_beyond_the_training_images_is_told_with_their_range():
+    """Of 100 images the range is widened by a fifth of itself: brightness 20 to 60 by 8."""
+    known = doubts.Familiar({"brightness": (20.0, 60.0, 100), "area": (0.02, 0.1, 100), "circularity": (0.7, 0.9, 4)})
+    levels = {level: known.odd_image(np.full((9, 9), level, np.uint8)) for level in (9, 13, 67, 69)}
+    assert levels == {9: "mean gray level 9 (theirs 20 to 60)", 13: "", 67: "", 69: "mean gray level 69 (theirs 20 to 60)"}
+    large = known.odd_outline({"area_px": 40.0, "circularity": 0.1, "nodules": 9.0, "specks": 9.0}, (10, 10))
+    assert large == "area 40 % (theirs 2 % to 10 %)", "4 images have no range, and what is not known is not told"
+    parts = doubts.Familiar({"specks": (0.0, 0.0, 50), "circularity": (0.7, 0.9, 50)})
+    measures = {"area_px": 40.0, "circularity": 1.0, "nodules": 1.0}
+    told = [parts.odd_outline({**measures, "specks": specks}, (10, 10)) for specks in (2.0, 3.0)]
+    assert told == ["", "specks 3 (theirs 0)"]
+    empty = nodule_measures(np.zeros((9, 9), bool))
+    assert parts.odd_outline(empty, (9, 9)) == known.odd_outline(empty, (9, 9)) == ""
+
+
+def test_images_unlike_those_of_training_are_doubted_and_others_not(stage, findings):
+    doubted = [any("image unlike" in warning for warning in finding.warnings) for finding in findings]
+    assert sum(doubted) <= 1
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96)).astype(np.uint8)
+    for odd in (noise, 255 - findings[0].frame, findings[0].frame // 16):
+        assert any("image unlike those of training" in warning for warning in asked(stage, odd)[0].warnings)
+
+
+def test_absurd_outlines_and_networks_that_failed_are_doubted(stage, findings, monkeypatch):
+    frame = findings[0].frame
+    for sound in (True, False):
+        monkeypatch.setattr(stage, "above_chance", sound)
+        monkeypatch.setattr(stage, "fair_outlines", sound)
+        (found,) = asked(stage, frame)
+        assert found.above_chance == sound and found.outline_doubtful == (not sound) == found.row()["outline_doubtful"]
+        assert any("above chance" in warning for warning in found.warnings) == (not sound)
+        assert any("had a Dice of" in warning for warning in found.warnings) == (not sound)
+    monkeypatch.setattr(stage, "fair_outlines", True)
+    monkeypatch.setattr(stage.segmenter, "maps", lambda inputs: np.ones_like(inputs[:, 0]))
+    (whole,) = asked(stage, frame)
+    assert whole.outline_doubtful and any("area 100 % (theirs" in warning for warning in whole.warnings)
+
+
+def test_own_scores_are_those_of_the_test_images(stage, runs):
+    table = runs["segmenter"].predictions.query("split == 'test'")
+    twice, apart = 2 * table["true_positives"], table["false_positives"] + table["false_negatives"]
+    assert stage.scores["segmenter"]["Dice"].value == pytest.approx((twice / (twice + apart)).mean())
+    assert stage.scores["classifier"]["AUC"].value == pytest.approx(runs["frame"].metrics["test"]["auc"])
+    assert set(doubts.own_scores(runs["joint"])) == {"AUC", "Dice"}
+
+
+def test_without_the_training_images_only_areas_are_known(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(Predictor, "cases", property(Mock(side_effect=DataError("gone"))))
+    stage = stage_of(runs["frame"], runs["segmenter"])
+    assert [set(known.ranges) for known in stage._familiar.values()] == [set(), {"area"}]
+    assert any("training images are not at hand" in note for note in stage.notes)
+
+
+def test_large_images_share_a_batch_with_fewer(monkeypatch):
+    monkeypatch.setattr(dual_stage, "BATCH_PIXELS", 3 * 96 * 96)
+    images = iter([CaseImage(str(at), two_discs(15)) for at in range(10)])
+    assert [len(dual_stage._next_batch(images)) for _ in range(5)] == [3, 3, 3, 1, 0]

@@ -113,3 +113,14 @@ def test_what_cannot_be_measured_is_refused():
     for given in ((np.zeros((4, 4)),), (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))):
         with pytest.raises(ValueError, match=r"expected (bool|uint8)"):
             nodule_measures(*given)
+
+
+def test_the_edge_of_a_sector_is_a_border_too():
+    """A disc of radius 20 in a fan on black: at 40 pixels from its straight side, and moved along until it meets it."""
+    y, x = np.mgrid[:300, :400]
+    fan = (np.abs(np.degrees(np.arctan2(x - 200, y + 40))) < 35) & (np.hypot(x - 200, y + 40) < 320)
+    gray = np.where(fan, np.random.default_rng(0).integers(60, 160, fan.shape), 0).astype(np.uint8)
+    edges = [np.flatnonzero(fan[150])[0] + away for away in (64, 26, 20, 10)]
+    found = [nodule_measures(np.hypot(y - 150, x - edge) <= 20, gray)["touches_border"] for edge in edges]
+    assert found == [0, 1, 1, 1] or found == [0, 0, 1, 1]
+    assert nodule_measures(np.hypot(y - 150, x - edges[3]) <= 20)["touches_border"] == 0, "unknown without gray levels"

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import logging
+import os
 import re
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicom_files import region, write_dicom
+from filelock import FileLock
 from PIL import Image, PngImagePlugin
 from torch import nn
 from training_project import (
@@ -32,7 +34,7 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.workbook import predict_page
+from thyroid_utils.workbook import predict, predict_page
 from thyroid_utils.workbook.cli import main
 from thyroid_utils.workbook.predict import (
     COLOUR,
@@ -151,6 +153,89 @@ def test_wrong_use_is_one_line_that_names_nobody(trained, folder, tmp_path, caps
         shown = capsys.readouterr()
         assert told in shown.err and len(shown.err.splitlines()) == 1 and "DOE" not in shown.err + shown.out
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read_is_a_numbered_row_and_nothing_hangs(trained, folder, tmp_path, monkeypatch):
+    (folder / "DOE_gone.png").symlink_to(tmp_path / "nowhere")
+    (folder / "DOE_here").symlink_to(folder)
+    os.mkfifo(folder / "DOE_pipe.png")
+    write_png(folder / "DOE_black.png", np.zeros((64, 64), np.uint8))
+    write_png(folder / "scan0_mask.png", trained[2][0] > 50)
+    write_png(folder / "alone_mask.png", trained[2][1])
+    frame = Image.fromarray(trained[2][0])
+    frame.save(folder / "DOE_moves.png", save_all=True, append_images=[frame.rotate(90)])
+    monkeypatch.setattr(predict, "MOST_PIXELS", trained[2][0].size)
+    write_png(folder / "DOE_large.png", np.pad(trained[2][0], 1))
+    assert run(trained, tmp_path / "out", folder) == 1
+    errors = table(tmp_path / "out")["error"]
+    assert len(errors) == 12 and (errors == "").sum() == 6, "the mask of scan0 is left out, a mask without image is none"
+    for told in ("one gray level", "leads nowhere", "not followed", "pixels; crop", "2 frames", "a pipe"):
+        assert errors.str.contains(told).sum() == 1
+    assert found_in(tmp_path / "out", b"DOE") == []
+    key = pd.read_csv(tmp_path / "out-key.csv", index_col="case")["file"]
+    assert list(key.index) == list(errors.index) and key["image-0001"] == str(folder / "DOE_black.png")
+
+
+def test_a_folder_that_may_not_be_listed_and_a_file_that_may_not_be_read_are_rows(tmp_path, monkeypatch):
+    """Roots may read all, so that the refusals are played."""
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(b"x")
+    real = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    sources, _ = find_sources([tmp_path])
+    assert [(case, why.partition(";")[0]) for case, _, why in sources] == [
+        ("image-0001", "may not be read"), ("image-0002", "a folder that cannot be listed (Permission denied)"),
+    ]  # fmt: skip
+
+
+def found_in(out, text):
+    return [path.name for path in out.rglob("*") if text in str(path).encode() or (path.is_file() and text in path.read_bytes())]
+
+
+def test_what_a_killed_call_left_is_cleared_and_nothing_else(trained, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "masks").mkdir(parents=True)
+    left = ("masks/image-0009.png", "masks/.image-0010-0123456789ab.png", ".cards-0", "findings.csv", ".unfinished")
+    for name in left:
+        (out / name).write_text("left")
+    for mine in ("masks/mine.png", "notes.txt"):
+        (out / mine).write_text("mine")
+        assert run(trained, out, folder) == 2 and "not an empty folder" in capsys.readouterr().err
+        assert (out / mine).read_text() == "mine" and all((out / name).exists() for name in left)
+        (out / mine).unlink()
+    with FileLock(out / ".unfinished"):
+        assert run(trained, out, folder) == 2 and "another predict" in capsys.readouterr().err
+    assert run(trained, out, folder) == 0 and len(list((out / "masks").iterdir())) == 5
+    assert sorted(path.name for path in out.iterdir()) == ["findings.csv", "index.html", "masks", "networks.csv"]
+
+
+def test_a_name_that_no_disk_takes_and_a_key_that_is_there(trained, folder, tmp_path, capsys):
+    assert run(trained, tmp_path / ("x" * 300), folder) == 2
+    assert "cannot be written (File name too long)" in capsys.readouterr().err
+    (tmp_path / f"{'x' * 60}-key.csv").write_text("mine")
+    assert run(trained, tmp_path / ("x" * 250), folder) == 0
+    assert (tmp_path / f"{'x' * 60}-key.csv").read_text() == "mine" and (tmp_path / f"{'x' * 60}-key-2.csv").is_file()
+    assert run(trained, tmp_path / "named", folder, "--keep-names") == 0 and not (tmp_path / "named-key.csv").exists()
+
+
+def test_the_page_begins_with_the_networks_own_scores_and_calls_nothing_by_chance(trained, folder, tmp_path):
+    """Of networks trained for an epoch on a few frames."""
+    assert run(trained, tmp_path / "out", folder) == 0
+    page, own = (tmp_path / "out/index.html").read_text(), pd.read_csv(tmp_path / "out/networks.csv")
+    assert list(own["score"]) == ["AUC", "Dice"] and not (own["low"] > 0.5).any()
+    before = page[: page.index('<ol class="cards">')]
+    assert "AUC of the classifier" in before and f"on its own {own['images'][0]} test images" in before
+    assert 'class="percent"' not in page and page.count("No call: the classifier is not shown") == 5
+    found = table(tmp_path / "out")
+    assert found["warnings"].str.contains("above chance").all()
+    assert page.count("Doubtful outline") == found["outline_doubtful"].eq("True").sum() > 0
 
 
 def test_files_are_found_in_order_and_others_counted(tmp_path):
