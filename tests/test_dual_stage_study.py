@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,11 +18,12 @@ from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores
-from thyroid_utils.scores.recipes import auc_influence, compare_recipes
+from thyroid_utils.scores.recipes import ONE_TRAINING, RecipeComparison, auc_influence, compare_recipes
 from thyroid_utils.studies import dual_stage
 from thyroid_utils.studies.dual_stage import VARIANTS, DualStageStudy, predicted_mask, variant_configs, with_crop
 from thyroid_utils.studies.dual_stage_tables import (
     agreement,
+    answer,
     dice_by_decision,
     examples,
     findings_on_test,
@@ -166,6 +169,44 @@ def test_dice_by_decision_by_hand():
     )  # fmt: skip
     assert result.comparison.effect == -1 and result.comparison.p_value == pytest.approx(0.008113, rel=1e-4)  # z = 14.5 / √30
     assert result.left_out == 2 and result.table.at["wrong", "patients"] == 5
+
+
+def test_the_answer_follows_the_numbers(study):
+    """Twelve patients, an image each: the two wrong ones have the poorest outlines, or calls are all right."""
+    wrong, dice = [True] * 2 + [False] * 10, [0.1, 0.2, *np.linspace(0.5, 0.9, 10)]
+    rows = {"label": [0, 1] * 6, "called": ["benign"] * 12, "dice": dice}
+    decided, calm = (dice_by_decision(table(wrong=calls, **rows)) for calls in (wrong, [False] * 12))
+    sure = RecipeComparison(0.8, 0.7, 0.1, 0.02, 0.18, 0.01, 32, 16, seeds=3)
+    one = replace(sure, low=np.nan, high=np.nan, p_value=np.nan, note=ONE_TRAINING, fixed_low=-0.1, fixed_high=0.3)
+    trained = replace(study, runs=dict(study.runs))
+
+    def told(found, known=decided, untrained=(), learnt=True):
+        trained.__dict__["untrained"] = list(untrained)
+        pairs = pd.DataFrame({"first": ["crop_predicted"], "second": ["frame"], "difference": [found]})
+        return answer(trained, known, pairs.assign(p_holm=found.p_value, differs=found.p_value < 0.05), learnt)
+
+    first = told(sure)
+    assert (
+        first.startswith("Both stages go wrong on the same images: Dice is 0.15") and "more than chance (p = 0.01 after" in first
+    )
+    assert "32 images of 16 patients" in first and "+0.100 [+0.020, +0.180]" in first
+    assert "not more than chance can give (p = 0.2" in told(replace(sure, p_value=0.2))
+    withheld = told(one)
+    assert f"cannot say whether segmenting first is better, because {ONE_TRAINING}" in withheld and "[-0.100, +0.300]" in withheld
+    assert "because right and wrong calls are not both there" in told(sure, calm)
+    idle = told(sure, untrained=["frame"], learnt=False)
+    assert (
+        "validation does not show that the classifier and the segmenter learnt anything" in idle
+        and "go wrong on the same images:" not in idle
+    )
+
+
+def test_variants_that_validation_calls_untrained_have_no_verdict(runs, monkeypatch):
+    study = DualStageStudy.of(runs)
+    told = study._told
+    monkeypatch.setattr(DualStageStudy, "_told", lambda self, name, split: 0.5 + 0 * told(name, split))
+    assert study.untrained == list(VARIANTS)
+    assert study.comparisons()["p_holm"].isna().all() and not study.comparisons()["differs"].any()
 
 
 def test_outcomes_by_hand():

@@ -235,7 +235,7 @@ def test_the_page_begins_with_the_networks_own_scores_and_calls_nothing_by_chanc
     assert 'class="percent"' not in page and page.count("No call: the classifier is not shown") == 5
     found = table(tmp_path / "out")
     assert found["warnings"].str.contains("above chance").all()
-    assert page.count("Doubtful outline") == found["outline_doubtful"].eq("True").sum() > 0
+    assert page.count("Doubtful outline") == found["outline_doubtful"].sum() > 0
 
 
 def test_files_are_found_in_order_and_others_counted(tmp_path):
