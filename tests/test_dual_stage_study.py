@@ -189,7 +189,7 @@ def test_the_answer_follows_the_numbers(study):
     assert (
         first.startswith("Both stages go wrong on the same images: Dice is 0.15") and "more than chance (p = 0.01 after" in first
     )
-    assert "32 images of 16 patients" in first and "+0.100 [+0.020, +0.180]" in first
+    assert "16 images of 8 patients" in first and "+0.100 [+0.020, +0.180]" in first
     assert "not more than chance can give (p = 0.2" in told(replace(sure, p_value=0.2))
     withheld = told(one)
     assert f"cannot say whether segmenting first is better, because {ONE_TRAINING}" in withheld and "[-0.100, +0.300]" in withheld
