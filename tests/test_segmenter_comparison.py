@@ -141,11 +141,13 @@ def test_pairs_are_of_recipes_and_adjusted_by_holm(comparison):
     hits = own(comparison, "tiny_segmenter", "true_positives")[0].tolist()
     assert [int((truth & called).sum()) for truth, called in zip(truths, found, strict=True)] == hits
     assert comparison.models == ["tiny_segmenter", "tiny_segmenter (width 12)"] and comparison.plan == "2 training seeds"
+    assert comparison.band.startswith("; line: mean, band")
 
 
 def test_one_training_gives_no_verdict_and_says_why(comparison):
     (one, two), (three, four) = comparison.runs.values()
     alone = learnt(SegmenterComparison.of([one], key="loss"))
+    assert alone.band == ""
     assert alone.pairs().empty and alone.models == ["bce_dice"] and pair_table(alone.pairs()).empty
     assert alone.lead(alone.pairs(), "Dice") == "Alone it cannot be ranked."
     pairs = learnt(SegmenterComparison({"a": [one], "b": [two], "c": [three], "d": [four]})).pairs()

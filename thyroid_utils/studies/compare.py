@@ -202,6 +202,11 @@ class ComparedRuns:
         return count(self.trainings, "training seed" if self.one_split else "random subset") + leaky
 
     @property
+    def band(self) -> str:
+        """What a line by epoch and its band are, as text for a caption; nothing to tell of one training."""
+        return "; line: mean, band: from the lowest to the highest" if self.trainings > 1 else ""
+
+    @property
     def trainings(self) -> int:
         """Runs of each model."""
         return len(self.runs[self.models[0]])
