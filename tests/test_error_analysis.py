@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
 
+from thyroid_utils.inference.uncertainty import label_uncertainty
 from thyroid_utils.scores.estimates import patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import lesion_scores, segmentation_table, surface_scores
 from thyroid_utils.studies import error_analysis
@@ -23,8 +25,10 @@ from thyroid_utils.studies.error_analysis import (
     lost_dice,
     nodule_frame_errors,
     segmenter_errors,
+    trust,
     where_lost,
 )
+from thyroid_utils.studies.error_analysis.subgroups import of_each_class, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.fit import fit_or_load
 
@@ -95,8 +99,8 @@ def comparison_of(truths: list[np.ndarray], maps: list[np.ndarray], patients: li
     parts = pd.DataFrame([where_lost(*pair) for pair in pairs], table.index)
     own = table.join(parts).assign(patient=patients, resolution="own")
     pictures = dict(zip(table.index, zip(truths, truths, np.asarray(maps, float), strict=True), strict=True))
-    truth = pd.DataFrame({"patient": patients, "label": pd.NA}, table.index)
-    return SimpleNamespace(tables={"tiny": [own]}, truth=truth, picture=lambda model, case: pictures[case])
+    truth, picture = pd.DataFrame({"patient": patients, "label": pd.NA}, table.index), lambda model, case: pictures[case]
+    return SimpleNamespace(tables={"tiny": [own]}, truth=truth, picture=picture, first=None)
 
 
 def test_lost_points_of_dice_add_up_to_what_is_lost():
@@ -169,10 +173,52 @@ def test_errors_are_sorted_by_how_sure_the_model_was():
 def test_no_error_is_said_and_the_least_certain_are_shown():
     errors = decision_errors(decisions_of([0.2, 0.45, 0.9, 0.52], [0, 0, 1, 1]), "perfect")
     assert errors.table.empty and list(errors.shown(9).index) == ["c3", "c1", "c0", "c2"]
-    assert f"0 to {100 * proportion_interval(0, 4)[1]:.0f} %" in errors.sentence
+    assert f"0 to {100 * proportion_interval(0, 4)[1]:.0f} %" in errors.sentence and "4 images of 4 patients" in errors.sentence
     assert failure_modes(errors).table.empty
     one_class = decision_errors(decisions_of([0.9, 0.6, 0.1, 0.45], [0] * 4), "tiny")
     assert failure_modes(one_class).table["images"].sum() == 2
+
+
+def answer_of(errors: error_analysis.Errors) -> str:
+    right, patients = 1.0 - errors.images["wrong"], errors.images["patient"]
+    nearness = label_uncertainty(errors.images["probability"], errors.images["threshold"].iloc[0]).set_index(errors.images.index)
+    detection = trust.detection_table({"single": nearness}, errors.images["wrong"], patients)
+    return trust.errors_answer(errors, subgroup_table(right, errors.groups, patients), detection)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "told"),
+    [
+        ([0.2, 0.9], [0, 1], "tiny makes no error on 2 images of 2 patients"),
+        ([0.8], [0], "tiny is wrong on 1 of 1 image of 1 patient (100 %"),
+        ([0.8, 0.3], [0, 1], "1 false positive of 1 benign image and 1 false negative of 1 malignant image. What they have in"),
+        ([0.8, 0.9, 0.3], [0, 1, 1], "no subgroup and its rest have 10 patients each. They"),
+        ([0.8, 0.7, 0.1], [0, 0, 0], "2 false positives of 3 benign images and no malignant image was tested"),
+        (
+            [0.8, 0.9],
+            [0, 0],
+            "cannot be said to be foreseeable or not by nearness to the threshold (AUROC all 2 images are",
+        ),
+    ],
+)
+def test_the_answer_is_right_for_none_one_and_all(probabilities, labels, told):
+    assert told in answer_of(decision_errors(decisions_of(probabilities, labels), "tiny"))
+
+
+def test_the_answer_names_what_is_in_common_as_text_and_says_that_patients_are_unknown():
+    decisions, groups = grouped()
+    errors = decision_errors(decisions, "tiny", groups=groups.rename(columns={"device": "$device_"}))
+    told = answer_of(replace(errors, run=SimpleNamespace(data={"patients": "not given for 160 of 160 images"})))
+    assert r"more of them than elsewhere in \$device\_: B (p < 0.05 after Holm)" in told
+    assert "of 160 images (patients unknown: intervals are too narrow) (" in told and "patients (" not in told
+
+
+def test_the_gallery_has_both_classes_though_the_threshold_is_low():
+    """Of a threshold of 0.1 all malignant images lie further off than any benign one can."""
+    images = decisions_of([0.9, 0.96, 0.99, 0.8, 0.02, 0.08, 0.05], [1, 1, 1, 1, 0, 0, 0], threshold=0.1)
+    assert list(of_each_class(images, 4, surest=True).index) == ["c2", "c4", "c1", "c6"]
+    assert list(of_each_class(images, 9).index) == ["c3", "c5", "c0", "c6", "c1", "c4", "c2"]
+    assert list(of_each_class(images[:2], 9, surest=True).index) == ["c1", "c0"] and of_each_class(images[:0], 4).empty
 
 
 def grouped(kind: int = 1, images: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 UNKNOWN = "–"
@@ -85,3 +86,8 @@ def listed(names: Iterable[object], none: str = "none") -> str:
     if any("," in name for name in names):
         return f"{'; '.join(names[:-1])}; and {names[-1]}"
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def literal(text: str) -> str:
+    """A name from the data as it stands in markdown: no letter of it is a mark of emphasis, a formula or a link."""
+    return re.sub(r"([\\`*_{}\[\]<>$|#])", r"\\\1", text)

@@ -22,7 +22,7 @@ from IPython.display import display
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from thyroid_utils.common.files import write_bytes, write_text
-from thyroid_utils.common.words import UNKNOWN, number, p_number
+from thyroid_utils.common.words import UNKNOWN, literal, number, p_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,8 +220,7 @@ def _display_text(markdown: str, plain: str, **note: Any) -> None:
 
 def _display_caption(caption: str) -> None:
     """The caption for JupyterLab; the report sets its own below the figure or above the table."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>$|#])", r"\\\1", " ".join(caption.split()))
-    _display_text(f"*{escaped}*", caption, repeats_caption=True)
+    _display_text(f"*{literal(' '.join(caption.split()))}*", caption, repeats_caption=True)
 
 
 def _shown(cells: list, name: str, digits: int) -> list[str]:

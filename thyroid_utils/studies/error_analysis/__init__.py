@@ -11,7 +11,7 @@ Who is served worse is asked in `subgroups`, what could have been foreseen and w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -19,13 +19,16 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import count, listed, literal, share
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.compare import counted_patients
 from thyroid_utils.studies.error_analysis.subgroups import most_in, of_each_class, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training.ledger import Run
 
 KINDS = {1: "false positive", 0: "false negative"}  # of a wrong call
 _NEAR = 0.25  # confidence below which a wrong call counts as near the threshold
@@ -70,12 +73,14 @@ class Errors:
 
             and a column a factor where groups were given.
         groups: index `case`, as given (`subgroups.subgroup_columns`); without columns where none were.
+        run: whose errors they are; None for decisions that were made otherwise.
     """
 
     model: str
     task: str
     images: pd.DataFrame
     groups: pd.DataFrame
+    run: Run | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -86,11 +91,11 @@ class Errors:
             return of_each_class(wrong, len(wrong))
         return wrong.sort_values("confidence", ascending=False, kind="stable")
 
-    def shown(self, count: int) -> pd.DataFrame:
+    def shown(self, most: int) -> pd.DataFrame:
         """So many of the errors, in the table's order; without any the images that were right by the smallest margin."""
         if self.images["wrong"].any():
-            return self.table.head(count)
-        return of_each_class(self.images, count) if self.task == "classification" else self.images.nsmallest(count, "confidence")
+            return self.table.head(most)
+        return of_each_class(self.images, most) if self.task == "classification" else self.images.nsmallest(most, "confidence")
 
     @property
     def rate(self) -> Estimate:
@@ -101,23 +106,19 @@ class Errors:
     def sentence(self) -> str:
         """How many images are wrong, as text."""
         rate, wrong = self.rate, int(self.images["wrong"].sum())
-        tested = f"{rate.images} images of {rate.patients} patients"
+        tested = f"{count(rate.images, 'image')} of {count(rate.patients, 'patient')}"
+        tested = counted_patients(self.run, rate.images, rate.patients) if self.run else tested
         if not wrong:
             high = proportion_interval(0, rate.patients)[1]
-            return (
-                f"{self.model} makes no error on {tested} (95 % interval of the share of patients with one: 0 to "
-                f"{100 * high:.0f} %). It was least certain of {', '.join(self.shown(3).index)}."
-            )
-        interval = "" if np.isnan(rate.low) else f", 95 % interval over patients {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
-        told = [] if self.task == "segmentation" else [self._of_class(label) for label in (0, 1)]
-        kinds = f": {', '.join(told)}" if told else ""
-        return f"{self.model} is wrong on {wrong} of {tested} ({100 * rate.value:.1f} %{interval}){kinds}."
+            return f"{self.model} makes no error on {tested} (share of patients with one: 95 % interval 0 to {share(high)})."
+        interval = "" if np.isnan(rate.low) else f", 95 % interval over patients {share(rate.low)} to {share(rate.high)}"
+        told = "" if self.task == "segmentation" else f": {listed(self._of_class(label) for label in (0, 1))}"
+        return f"{self.model} is wrong on {wrong} of {tested} ({share(rate.value)}{interval}){told}."
 
     def _of_class(self, label: int) -> str:
-        members = self.images[self.images["label"] == label]
-        kind, count, name = KINDS[1 - label], int(members["wrong"].sum()), LABEL_NAMES[label]
-        told = f"{count} {kind}{'s' * (count != 1)} of {len(members)} {name} images"
-        return told if len(members) else f"no {name} image was tested"
+        members, name = self.images[self.images["label"] == label], f"{LABEL_NAMES[label]} image"
+        wrong = count(members["wrong"].sum(), KINDS[1 - label])
+        return f"{wrong} of {count(len(members), name)}" if len(members) else f"no {name} was tested"
 
 
 def classifier_errors(
@@ -134,7 +135,8 @@ def classifier_errors(
     runs = list(zip(comparison.predictions(model), comparison.thresholds[model], strict=True))
     runs = runs if comparison.one_split else runs[:1]
     wrong = sum(((found["probability"] >= threshold) != found["label"].astype(bool)).astype(int) for found, threshold in runs)
-    return decision_errors(images.assign(runs_wrong=wrong, runs=len(runs)), model, groups, uncertainty)
+    found = decision_errors(images.assign(runs_wrong=wrong, runs=len(runs)), model, groups, uncertainty)
+    return replace(found, run=comparison.first)
 
 
 def decision_errors(
@@ -188,7 +190,8 @@ def segmenter_errors(
         bar(done, len(names))
     images = pd.DataFrame(rows, pd.Index(names, name="case")).join(scores).join(comparison.truth[["patient", "label"]])
     truth = images["label"].map(LABEL_NAMES).astype("string").fillna(LABEL_NAMES[None])
-    return _errors(model, "segmentation", images.assign(truth=truth, wrong=images["dice"] < enough), groups, uncertainty)
+    found = _errors(model, "segmentation", images.assign(truth=truth, wrong=images["dice"] < enough), groups, uncertainty)
+    return replace(found, run=comparison.first)
 
 
 def _errors(model: str, task: str, images: pd.DataFrame, groups: pd.DataFrame | None, uncertainty: pd.Series | None) -> Errors:
@@ -209,7 +212,7 @@ class FailureModes(NamedTuple):
             - `most_in`: the subgroup of ten patients or more in which the mode exceeds most what an even spread would give, as
               text. It is picked as the largest and was not tested; "" without groups;
             - `dice_lost`, of a segmenter: the share of all Dice lost, over all images, that is lost in the mode's errors.
-        sentence: the three largest as text.
+        sentence: the three largest as text; without any, that there is no error.
     """
 
     table: pd.DataFrame
@@ -234,10 +237,10 @@ def failure_modes(errors: Errors) -> FailureModes:
         of_case, order = _modes_of_calls(errors, wrong)
     table, parts = _mode_table(errors, of_case.astype("string"), order), []
     for row in table.head(3).itertuples():
-        low, high = row.share.low, row.share.high
-        interval = "" if np.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-        parts.append(f"{row.mode} ({row.images} of {len(wrong)} errors, {100 * row.share.value:.0f} %{interval})")
-    return FailureModes(table, f"{errors.sentence} Largest failure modes: {', '.join(parts)}." if parts else errors.sentence)
+        interval = "" if np.isnan(row.share.low) else f" [{share(row.share.low)}, {share(row.share.high)}]"
+        parts.append(f"{literal(row.mode)} ({row.images} of {count(len(wrong), 'error')}, {share(row.share.value)}{interval})")
+    told = f"Largest failure modes of {errors.model}: {'; '.join(parts)}."
+    return FailureModes(table, told if parts else f"{errors.model} makes no error, so that it has no failure mode.")
 
 
 def _modes_of_calls(errors: Errors, wrong: pd.DataFrame) -> tuple[pd.Series, list[str]]:

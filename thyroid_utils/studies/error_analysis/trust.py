@@ -30,6 +30,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from thyroid_utils.common.progress import in_threads, progress_bar
+from thyroid_utils.common.words import listed, literal
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import (
@@ -47,6 +48,8 @@ from thyroid_utils.scores.checks import checked
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.scores.probabilities import aurc
+from thyroid_utils.studies.error_analysis import Errors
+from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS
 from thyroid_utils.training.ledger import Run
 
 _BLOCK = 16  # images whose samples are in memory at once
@@ -192,6 +195,29 @@ def detection_table(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def errors_answer(errors: Errors, table: pd.DataFrame, detection: pd.DataFrame) -> str:
+    """How many images a classifier calls wrongly, what they have in common and whether that could be foreseen, as markdown.
+
+    In common is what the subgroups' test finds; foreseen is asked of the nearness to the threshold, which costs nothing.
+
+    Args:
+        errors: of the classifier. table: of `subgroups.subgroup_table` for its right calls. detection: of `detection_table`.
+    """
+    if not errors.images["wrong"].any():
+        return errors.sentence
+    worse = [f"{row.factor}: {row.level}" for row in table[table["differs"] & (table["difference"] < 0)].itertuples()]
+    common = "None of the subgroups that could be tested has more of them than the rest"
+    if worse:
+        common = f"There are more of them than elsewhere in {literal(listed(worse))} (p < 0.05 after Holm)"
+    elif table["p"].isna().all():
+        common = f"What they have in common cannot be tested: no subgroup and its rest have {FEWEST_PATIENTS} patients each"
+    near = detection.query("method == @WAYS['single'] and score == 'nearness'")["auroc"].iloc[0]
+    foreseen = "are not shown to be foreseeable" if not near.low > 0.5 else "could in part have been foreseen"
+    if np.isnan(near.low):
+        foreseen = "cannot be said to be foreseeable or not"
+    return f"{errors.sentence} {common}. They {foreseen} by nearness to the threshold (AUROC {near.text()})."
 
 
 def rank_label_errors(images: pd.DataFrame) -> pd.DataFrame:
