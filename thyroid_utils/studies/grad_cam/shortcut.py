@@ -94,7 +94,8 @@ def _pair(pipeline: Pipeline, gray: np.ndarray) -> tuple[list[np.ndarray], np.nd
     found, painter = find_overlays(gray, echo=echo), RemoveOverlays()
     crops = [number for number, step in enumerate(pipeline.steps, start=1) if isinstance(step, CropEcho)]
     cut = max(crops, default=0)  # behind the last crop each image goes its own way
-    elsewhere = _elsewhere(found.mask & echo if crops else found.mask, echo)
+    near = cv2.dilate(echo.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0  # what crops leave, by their default margin
+    elsewhere = _elsewhere(found.mask & near if crops else found.mask, echo)
     placebo = cv2.inpaint(gray, elsewhere.astype(np.uint8), painter.radius, cv2.INPAINT_TELEA) if elsewhere.any() else gray
     painted = painter.change(gray)
     kept, removed, placebo = _cropped([gray, painted, placebo], pipeline.steps[:cut])
