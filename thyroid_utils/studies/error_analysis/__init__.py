@@ -26,7 +26,7 @@ from thyroid_utils.scores.estimates import Estimate, patient_estimate, proportio
 from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compare import counted_patients
-from thyroid_utils.studies.error_analysis.subgroups import most_in, of_each_class, subgroup_table
+from thyroid_utils.studies.error_analysis.subgroups import of_each_class, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.ledger import Run
 
@@ -209,8 +209,6 @@ class FailureModes(NamedTuple):
 
             - `mode`; `images`, `patients`: that err so; `share` of all errors and `of_tested`, of all images: `Estimate`s over
               patients, the former over those with an error;
-            - `most_in`: the subgroup of ten patients or more in which the mode exceeds most what an even spread would give, as
-              text. It is picked as the largest and was not tested; "" without groups;
             - `dice_lost`, of a segmenter: the share of all Dice lost, over all images, that is lost in the mode's errors.
         sentence: the three largest as text; without any, that there is no error.
     """
@@ -272,13 +270,11 @@ def _mode_table(errors: Errors, of_case: pd.Series, order: list[str]) -> pd.Data
             row = {"mode": mode, "images": len(members), "patients": patients[members].nunique()}
             row["share"] = patient_estimate((of_case == mode).astype(float), patients[of_case.index], share=True)
             row["of_tested"] = patient_estimate(inside.astype(float), patients, share=True)
-            possible = errors.images["label"].isin(errors.images.loc[inside, "label"]) | (errors.task == "segmentation")
-            row["most_in"] = most_in(inside[possible], errors.groups[possible], patients[possible])
             if errors.task == "segmentation":
                 loss = 1 - errors.images["dice"]
                 row["dice_lost"] = float(loss[inside].sum() / loss.sum())
             rows.append(row)
-    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["mode", "images", "share", "most_in"])
+    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["mode", "images", "share"])
     return table.sort_values("images", ascending=False, kind="stable").reset_index(drop=True)
 
 

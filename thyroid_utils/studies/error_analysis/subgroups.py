@@ -187,25 +187,6 @@ def _adjusted(table: pd.DataFrame, questions: Sequence[object], alpha: float) ->
     return table.assign(differs=table["p_holm"] < alpha)
 
 
-def most_in(inside: pd.Series, groups: pd.DataFrame, patients: pd.Series) -> str:
-    """The level of ten patients or more that most exceeds an even spread, as text; "" where there is none.
-
-    Args:
-        inside: bool, whether each image is of the kind that is asked about.
-        groups, patients: as in `subgroup_table`, with the same index.
-    """
-    most, largest = "", 1e-9
-    for factor in groups:
-        levels = groups[factor].dropna()
-        for level, members in levels.groupby(levels, observed=True):
-            observed = int(inside[members.index].sum())
-            expected = inside[levels.index].sum() * len(members) / len(levels)
-            if patients[members.index].nunique() >= FEWEST_PATIENTS and observed - expected > largest:
-                largest = observed - expected + 1e-9
-                most = f"{factor}: {level} ({observed} images, {expected:.1f} expected)"
-    return most
-
-
 def subgroup_calibration(predictions: pd.DataFrame, groups: pd.DataFrame, patients: pd.Series) -> pd.DataFrame:
     """Whether probabilities mean the same in every subgroup: the mean probability against the share that is malignant.
 
