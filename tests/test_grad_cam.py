@@ -139,7 +139,7 @@ def test_a_network_agrees_with_itself_and_not_with_another(called, study):
     assert table.loc["noise", "images"] == (~expected["blank"]).sum()
 
 
-ABOVE = Estimate(0.9, 0.8, 0.95, 40, 20)
+ABOVE, NAMED_RUN = Estimate(0.9, 0.8, 0.95, 40, 20), SimpleNamespace(data={})
 
 # The nodule is the upper left quarter.
 MASK = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
@@ -210,7 +210,7 @@ def test_blank_maps_and_empty_masks_have_no_measures_and_are_counted():
     assert all(np.isnan(cell.value) for cell in nothing["map"])
     untested = placement_tests(maps[1:2], MASK[None], ["p"])
     assert all(np.isnan(cell.p_value) and cell.note for cell in untested["− chance"])
-    assert "no image has both a map and an outline" in attention_answer("net", ABOVE, nothing, untested)
+    assert "no image has both a map and an outline" in attention_answer("net", NAMED_RUN, ABOVE, nothing, untested)
 
 
 def test_the_table_is_over_patients_and_compares_on_the_same_images():
@@ -230,7 +230,7 @@ def test_the_table_is_over_patients_and_compares_on_the_same_images():
         assert against["− chance"].second == pytest.approx(scores[f"{name}_chance"].mean())
         assert against["− other patients"].second == pytest.approx(scores[f"{name}_other"].mean())
         assert against["− chance"].first == against["− other patients"].first == pytest.approx(scores[name].mean())
-    told = attention_answer("net", ABOVE, table, tests)
+    told = attention_answer("net", NAMED_RUN, ABOVE, table, tests)
     assert "more than chance gives" in told and "not shown to differ from what maps of other patients" in told, (
         "one nodule for all"
     )
@@ -241,8 +241,10 @@ def test_a_classifier_near_chance_is_not_worth_explaining(low):
     poor = replace(ABOVE, low=low, note="all resamples agree")
     assert "not shown to be above chance" in banner("net", poor) and not banner("net", ABOVE)
     table = attention_table(scored(MAP[None], MASK), ["p"])
-    assert attention_answer("net", poor, table, None).startswith("This run cannot say what net looks at: its AUC on test")
-    one_patient = attention_answer("net", ABOVE, table, placement_tests(MAP[None], MASK[None], ["p"]))
+    assert attention_answer("net", NAMED_RUN, poor, table, None).startswith(
+        "This run cannot say what net looks at: its AUC on test"
+    )
+    one_patient = attention_answer("net", NAMED_RUN, ABOVE, table, placement_tests(MAP[None], MASK[None], ["p"]))
     assert "not shown to differ from what chance gives (25 %, p = " in one_patient and "in 1 image of 1 patient" in one_patient
     assert "not tested against what maps of other patients laid there have (–, fewer than 5 patients" in one_patient
 

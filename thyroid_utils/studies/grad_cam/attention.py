@@ -24,9 +24,11 @@ import pandas as pd
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
-from thyroid_utils.common.words import count, p_value, share
+from thyroid_utils.common.words import p_value, share
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
+from thyroid_utils.studies.compare import counted_patients
+from thyroid_utils.training.ledger import Run
 
 # name → whether more is better
 MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_distance": False}
@@ -237,13 +239,13 @@ def banner(model: str, auc: Estimate) -> str:
     )
 
 
-def attention_answer(model: str, auc: Estimate, table: pd.DataFrame, tests: pd.DataFrame | None) -> str:
+def attention_answer(model: str, run: Run, auc: Estimate, table: pd.DataFrame, tests: pd.DataFrame | None) -> str:
     """Whether maps lie on the nodule, in words: how much of them, against chance and against other patients' maps.
 
     The answer rests on the share of the map inside the nodule alone, chosen before anything was seen.
 
     Args:
-        model, auc: the classifier that is explained, and its AUC on test.
+        model, run, auc: the classifier that is explained, and its AUC on test.
         table: of `attention_table`.
         tests: of `placement_tests`, of the same images; None for a classifier near chance, of which nothing is said.
     """
@@ -257,7 +259,7 @@ def attention_answer(model: str, auc: Estimate, table: pd.DataFrame, tests: pd.D
     return (
         f"{model} tells the classes apart (AUC {auc.text()}). Of its map {share(inside.value)}{interval} lie inside the "
         f"nodule, {_held(chance)} chance gives ({_with(chance)}), and {_held(others)} maps of other patients laid there have "
-        f"({_with(others)}), in {count(inside.images, 'image')} of {count(inside.patients, 'patient')}; a blob in the middle has "
+        f"({_with(others)}), in {counted_patients(run, inside.images, inside.patients)}; a blob in the middle has "
         f"{share(table.at['energy_inside', 'centre prior'].value)}."
     )
 
