@@ -27,7 +27,7 @@ from scipy.ndimage import distance_transform_edt
 from thyroid_utils.common.words import p_value, share
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
-from thyroid_utils.studies.compare import counted_patients
+from thyroid_utils.studies.compare import chance_told, counted_patients
 from thyroid_utils.training.ledger import Run
 
 # name → whether more is better
@@ -233,10 +233,8 @@ def banner(model: str, auc: Estimate) -> str:
     """Why a classifier is not worth explaining, as text: its AUC is not shown to be above chance; "" where it is."""
     if auc.low > CHANCE:
         return ""
-    return (
-        f"**{model} is not worth explaining.** Its AUC on test, {auc.text()}, is not shown to be above chance: of a network that "
-        "has learnt nothing a map shows nothing."
-    )
+    told = f"Its AUC on test is {auc.text()}, {chance_told(auc)}"
+    return f"**No verdict on {model}.** {told}: of a network that has learnt nothing a map shows nothing."
 
 
 def attention_answer(model: str, run: Run, auc: Estimate, table: pd.DataFrame, tests: pd.DataFrame | None) -> str:
@@ -251,7 +249,7 @@ def attention_answer(model: str, run: Run, auc: Estimate, table: pd.DataFrame, t
     """
     inside = table.at["energy_inside", "map"]
     if banner(model, auc):
-        return f"This run cannot say what {model} looks at: its AUC on test, {auc.text()}, is not shown to be above chance."
+        return f"This run cannot say what {model} looks at: its AUC on test is {auc.text()}, {chance_told(auc)}."
     if not inside.images:
         return f"This run cannot say where {model} looks, because no image has both a map and an outline."
     others, chance = (tests.loc["energy_inside", name] for name in _TESTED)
