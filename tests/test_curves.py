@@ -9,8 +9,8 @@ from sklearn.metrics import roc_curve
 from test_estimates import example
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.curves import benefit_curve, pr_band, roc_band
-from thyroid_utils.scores.estimates import drawn_patients, share_interval
+from thyroid_utils.scores.curves import benefit_curve, drawn_patients, pr_band, roc_band
+from thyroid_utils.scores.estimates import share_interval
 from thyroid_utils.scores.labels import classification_scores
 
 

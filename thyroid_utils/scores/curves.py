@@ -7,15 +7,58 @@ point has the interval of any number between 0 and 1 (`scores.estimates`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
-from thyroid_utils.scores.estimates import FEW, class_patients, drawn_interval, patient_estimate, resample
+from thyroid_utils.scores.estimates import BLOCK_VALUES, class_patients, effective, patient_estimate, share_interval
 from thyroid_utils.scores.labels import Labelled, Weighed
 from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
+
+FEW = 30  # patients of a class below which a curve has no band
+
+
+def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
+    """How often each patient is drawn, float64 (patients, block), block after block until `resamples` columns were given.
+
+    Each column draws `patients` patients with replacement; the columns are always the same, whatever the block.
+    """
+    random = np.random.default_rng(0)
+    block = int(np.clip(BLOCK_VALUES // max(patients, images), 8, resamples))
+    for start in range(0, resamples, block):
+        columns = min(block, resamples - start)
+        drawn = random.integers(patients, size=(columns, patients))
+        cells = drawn * columns + np.arange(columns)[:, None]
+        yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
+
+
+def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """A score of all images, and of the images of patients drawn with replacement, the same ones each time: for what leaving out
+    one patient moves by jumps, as a point of a curve.
+
+    Args:
+        score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
+        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
+        resamples: how many sets of patients are drawn.
+
+    Returns:
+        the score (…,) and the resampled ones (…, resamples), without a column for a single patient, who says nothing when drawn
+        again and again.
+    """
+    value, patients = score(np.ones((len(codes), 1))), codes.max() + 1
+    if patients < 2:
+        return value[..., 0], value[..., :0]
+    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes))]
+    return value[..., 0], np.concatenate(drawn, axis=-1)
+
+
+def drawn_interval(value: np.ndarray, drawn: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of shares (…,) of malignant images from the spread over drawn patients (…, resamples) of `resample`."""
+    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
+    error, fewest = known.std(axis=-1, ddof=1), min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
+    return share_interval(value, error, fewest - 1, fewest, truth.sum())
 
 
 def roc_band(

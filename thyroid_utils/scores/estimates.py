@@ -23,9 +23,8 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -37,13 +36,11 @@ from thyroid_utils.scores.labels import LIMITS, SCORES, SHARES, Labelled, Weighe
 
 POWER = 0.8  # of the tests whose detectable difference is reported
 DETECTED = ndtri(0.975) + ndtri(POWER)  # that difference in standard errors, of a single two-sided test at 5 %
-FEW = 30  # patients of a class below which a threshold read off the other images' order has no interval
 UNKNOWING = 0.5  # of a patient in the middle of the scale, added to an interval between limits
 MIDWAY = 0.2  # of an image that counts for neither end of a share's interval: 0 is Clopper and Pearson's, 0.5 Jeffreys's
 # Images × patients left out held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times
 # as long.
 BLOCK_VALUES = 2**16
-READ_OFF = "sensitivity_at_specificity"  # moves by jumps as patients are left out
 _MOST_LEFT_OUT = 1000  # of more patients, several are left out together
 DEFAULT_SCORES = tuple(SCORES)
 NO_LIMITS = (-np.inf, np.inf)
@@ -308,62 +305,18 @@ def patient_estimate(
     return estimate(value, moves, images, limits=(0, 1) if share else NO_LIMITS, share=of_images)
 
 
-def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
-    """How often each patient is drawn, float64 (patients, block), block after block until `resamples` columns were given.
-
-    Each column draws `patients` patients with replacement; the columns are always the same, whatever the block.
-    """
-    random = np.random.default_rng(0)
-    block = int(np.clip(BLOCK_VALUES // max(patients, images), 8, resamples))
-    for start in range(0, resamples, block):
-        columns = min(block, resamples - start)
-        drawn = random.integers(patients, size=(columns, patients))
-        cells = drawn * columns + np.arange(columns)[:, None]
-        yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
-
-
-def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A score of all images, and of the images of patients drawn with replacement, the same ones each time: for what leaving out
-    one patient moves by jumps, as a point of a curve.
-
-    Args:
-        score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
-        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
-        resamples: how many sets of patients are drawn.
-
-    Returns:
-        the score (…,) and the resampled ones (…, resamples), without a column for a single patient, who says nothing when drawn
-        again and again.
-    """
-    value, patients = score(np.ones((len(codes), 1))), codes.max() + 1
-    if patients < 2:
-        return value[..., 0], value[..., :0]
-    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes))]
-    return value[..., 0], np.concatenate(drawn, axis=-1)
-
-
 def patient_median(values: Sequence[float], patients: Sequence[str]) -> Estimate:
-    """The median over images, with the interval that holds 95 % of the medians of 1000 sets of patients drawn with replacement.
+    """The median over images, with the values at the two ends of the interval of the share of images below it.
 
-    Args and errors as for `patient_estimate`.
+    Args and errors as for `patient_estimate`. Reference: Woodruff, J. Am. Stat. Assoc. 47 (1952) 635-646.
     """
     values = np.asarray(values, dtype=float)
-    known, codes, people = known_patients(values, patients, "patient_median")
-    values = values[known]
-    if people < 2:
-        value = float(np.median(values)) if len(values) else np.nan
-        return Estimate(value, np.nan, np.nan, len(values), people, "1 patient" if people else "")
-    order = np.argsort(values)
-    ordered, found = values[order], []
-    for counts in drawn_patients(people, 1000, len(values)):
-        reached = np.cumsum(counts[codes[order]], axis=0)
-        for half in (reached[-1] / 2, reached[-1] / 2 + 0.5):  # of an even number the two in the middle
-            found.append(ordered[np.argmax(reached >= half, axis=0)])
-    medians = np.concatenate([(low + high) / 2 for low, high in zip(found[::2], found[1::2], strict=True)])
-    low, high = np.quantile(medians, [0.025, 0.975])
-    value, agree = float(np.median(values)), high - low < 1e-12
-    bounds = (np.nan, np.nan) if agree else (float(low), float(high))
-    return Estimate(value, *bounds, len(values), people, "all patients agree" if agree else "")
+    middle = np.nanmedian(values) if (~np.isnan(values)).any() else np.nan
+    below = patient_estimate(np.where(np.isnan(values), np.nan, (np.sign(middle - values) + 1) / 2), patients, share=True)
+    low, high = below.low, below.high
+    if not np.isnan(low):
+        low, high = (np.nanquantile(values, end, method=how) for end, how in ((low, "lower"), (high, "higher")))
+    return replace(below, value=float(middle), low=float(low), high=float(high))
 
 
 def patient_scores(
@@ -388,8 +341,8 @@ def patient_scores(
 
     Returns:
         name → Estimate, in the order asked for. No interval for the expected calibration error, which grows with noise: a
-        calibrated model's lies above the truth; nor for the sensitivity at a fixed specificity where fewer than 30 patients have
-        benign, or malignant, images: its threshold is read off the benign ones.
+        calibrated model's lies above the truth; nor for the sensitivity at a fixed specificity, which
+        jumps as patients are left out: `scores.curves.roc_band` has it.
 
     Raises:
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
@@ -405,7 +358,7 @@ def patient_scores(
     names, models = checked_names(metrics, where), _by_seed(truth, probabilities, threshold, where)
     others = [] if less is None else _by_seed(truth, less, threshold, where)
 
-    def score(weights: np.ndarray, names: Sequence[str] = names) -> np.ndarray:
+    def score(weights: np.ndarray) -> np.ndarray:
         return _scores(models, names, weights) - (_scores(others, names, weights) if others else 0)
 
     folded = _folded(codes, truth)
@@ -413,22 +366,8 @@ def patient_scores(
     found = {}
     for at, name in enumerate(names):
         of_score = _of_score(name, value[at], moves[at], models, folded, alone=not others)
-        if name == READ_OFF and not of_score.note:
-            drawn = resample(partial(score, names=(name,)), codes, 400)[1][0]
-            low, high = drawn_interval(value[at], drawn, truth, codes, share=not others)
-            of_score = replace(of_score, low=float(low), high=float(high))
         found[name] = replace(of_score, images=len(truth), patients=people)
     return found
-
-
-def drawn_interval(
-    value: np.ndarray, drawn: np.ndarray, truth: np.ndarray, codes: np.ndarray, *, share: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of shares (…,) of malignant images, or of differences, from the spread over drawn patients (…, resamples) of
-    `resample`."""
-    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
-    error, fewest = known.std(axis=-1, ddof=1), min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
-    return share_interval(value, error, fewest - 1, fewest, truth.sum()) if share else interval(value, error, fewest - 1, fewest)
 
 
 def class_patients(truth: np.ndarray, codes: np.ndarray) -> tuple[int, str]:
@@ -473,8 +412,8 @@ def _of_score(name: str, value: float, moves: np.ndarray, models: list[Labelled]
         return estimate(value, moves, images, limits=limits)
     elif fewest < 2:
         note = f"{count(fewest, 'patient')} with {kind} images"
-    elif name == READ_OFF and fewest < FEW:
-        note = f"fewer than {FEW} patients are {kind}"
+    elif name == "sensitivity_at_specificity":
+        note = "see the ROC curve's band"
     else:
         malignant = np.bincount(codes, truth) > 0
         return estimate(value, moves, images, malignant, limits, truth.mean() if name == "pr_auc" else 0.5)
