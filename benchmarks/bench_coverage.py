@@ -234,7 +234,7 @@ def main() -> int:
     random = np.random.default_rng(0)
     told = [row for part in options.only for row in PARTS[part](random, options.repetitions)]
     table = summary(pd.DataFrame(told, columns=["kind", "name", "patients", "regime", "held"]))
-    table = table.round({"lowest %": 1, "highest %": 1, "error": 1, "given %": 0}).fillna("–")
+    table = table.round({"lowest %": 1, "highest %": 1, "error": 1, "given %": 0}).astype(object).fillna("–")
     print(table.to_string(index=False))
     if options.markdown:
         lines = [
