@@ -58,14 +58,15 @@ def counted(estimates: Sequence[Estimate]) -> str:
 
 
 @styled
-def score_dots(estimates: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+def score_dots(estimates: pd.DataFrame, names: Mapping[str, str], *, one_scale: bool = False) -> Figure:
     """Scores with their 95 % intervals, a row a model (best first), a panel a score.
 
     Args:
         estimates: `Estimate`s, a row a model, a column a score.
         names: score → axis label, for the columns to show.
+        one_scale: for one and the same score under several conditions, whose shift from panel to panel is then seen.
     """
-    figure, axes = new_panels(len(names), 1.1 + 0.34 * len(estimates), sharey=True)
+    figure, axes = new_panels(len(names), 1.1 + 0.34 * len(estimates), sharey=True, sharex=one_scale)
     colours = model_colours(estimates.index)
     for place, (score, label) in zip(axes, names.items(), strict=True):
         named_rows(place, estimates.index).set_xlabel(label)
@@ -114,8 +115,11 @@ def cost_and_score(
 
 
 def few_ticks(axes: Axes, values: pd.Series) -> None:
-    """On a logarithmic axis the smallest, middle and largest of the values as ticks, where they lie apart."""
-    ticks = np.geomspace(values.min(), values.max(), 3 if values.max() > 1.2 * values.min() else 1)
+    """On a logarithmic axis the smallest and largest of the values as ticks, and one midway where they lie apart."""
+    apart = values.max() / values.min()
+    ticks = np.geomspace(values.min(), values.max(), 3 if apart > 2 else 2 if apart > 1.01 else 1)
+    if len(ticks) == 1:
+        axes.set_xlim(ticks[0] / 2, ticks[0] * 2)
     axes.minorticks_off()
     axes.set_xticks(ticks, [f"{float(f'{tick:.3g}'):g}" for tick in ticks])
 
