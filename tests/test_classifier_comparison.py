@@ -86,7 +86,7 @@ def test_one_training_each_or_no_learning_gives_no_verdict():
     assert different_from(once.pairs(), once.models).to_dict() == {"strong": "–", "weak": "–"}
     blind = [made_run(name, 0.0, 20 + 3 * at + seed, config_seed=seed) for at, name in enumerate("ab") for seed in (0, 1)]
     chance = ClassifierComparison.of(blind)
-    assert chance.untrained == ["a", "b"] and "no better than chance" in chance.banner
+    assert chance.untrained == ["a", "b"] and "not shown to be better than chance" in chance.banner
     assert chance.pairs()["p_holm"].isna().all()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import statistics
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -370,3 +372,16 @@ def network_source(name: str) -> str:
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable values of a model, auxiliary heads included."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) -> float:
+    """Milliseconds of a forward pass of one image (channels, height, width) on the CPU: the median of `repeats`, after one that
+    warms up."""
+    image = torch.zeros(1, *shape)
+    spent = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            network(image)
+            spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent[1:])

@@ -121,7 +121,7 @@ class RecipeComparison(Comparison):
     NaN for one training each.
 
     `fixed_low` and `fixed_high` bound the difference of these trained networks over patients alone. `detectable` is the
-    difference that patients and trainings like these show with a power of 80 % in a single two-sided test at 5 %.
+    difference that patients and trainings like these show with a power of 80 % in a single two-sided test at 5 %, NaN where none does.
     """
 
     seeds: int = 1
@@ -186,7 +186,9 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
         return told("" if same else "the difference is the same in every training and patient", p_value=1.0 if same else np.nan)
     limit = limit_of(parts, 0.05)
     bounds = {"low": max(difference - limit, -most), "high": min(difference + limit, most)}
-    return told(p_value=_beyond(abs(difference), parts), detectable=limit + limit_of(parts, 2 * (1 - POWER)), **bounds)
+    detectable = limit + limit_of(parts, 2 * (1 - POWER))
+    bounds["detectable"] = detectable if detectable < most else np.nan
+    return told(p_value=_beyond(abs(difference), parts), **bounds)
 
 
 _Parts = tuple[tuple[float, float], tuple[float, float]]

@@ -19,7 +19,7 @@ from thyroid_utils.scores.estimates import Estimate, patient_scores, told_over_s
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.compare import ComparedRuns, counted_patients, names_patients
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
 
@@ -39,13 +39,13 @@ class ClassifierComparison(ComparedRuns):
         them."""
         classes = self.predictions(self.models[0])[0].groupby("label")
         sizes = classes.agg(images=("label", "size"), patients=("patient", "nunique")).set_axis(["benign", "malignant"])
-        return sizes if self.names_patients else sizes[["images"]]
+        return sizes if names_patients(self.first) else sizes[["images"]]
 
     @property
     def tested_on(self) -> str:
-        """What scores rest on, as `rests_on`; of each of several subsets."""
+        """What scores rest on, as `counted_patients`; of each of several subsets."""
         each = "" if self.one_split else f", in each of {count(self.trainings, 'subset')}"
-        return self.rests_on(self._sizes["test"], self._sizes["patients"]) + each
+        return counted_patients(self.first, self._sizes["test"], self._sizes["patients"]) + each
 
     @property
     def composition(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,12 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import UNKNOWN, count, listed, number, p_value
-from thyroid_utils.models.networks import parameter_count
+from thyroid_utils.models.networks import latency, parameter_count
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.scores.recipes import RecipeComparison
@@ -227,26 +224,16 @@ class ComparedRuns:
     @property
     def banner(self) -> str:
         """A warning, in markdown, where some models are `untrained`; empty where none is."""
-        if not self.untrained:
-            return ""
-        what = f"{listed(self.untrained)}: on validation no better than {self.blind}, or not shown to be"
-        return f"> **Not trained yet.** {what}. What is compared with them below is noise; no verdict is given. Raise EPOCHS."
-
-    @property
-    def names_patients(self) -> bool:
-        """Whether the data set names the patients of all its images."""
-        return self.first.data.get("patients", NAMED) == NAMED
-
-    def rests_on(self, images: int, patients: int) -> str:
-        """`110 images of 22 patients`, as `counted_patients`."""
-        return counted_patients(self.first, images, patients)
+        what = f"{listed(self.untrained)}: on validation not shown to be better than {self.blind}"
+        told = f"> **Not trained yet.** {what}. What is compared with them below is noise; no verdict is given. Raise EPOCHS."
+        return told if self.untrained else ""
 
     def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
         """Every pair of models, best on validation first, by one test and after Holm.
 
         Args:
-            compare: maps two models to their `Comparison`. Where `untrained` models make it noise its interval over trainings
-                and its p-value are taken away, and `note` says why.
+            compare: maps two models to their `Comparison`. Where `untrained` models make it noise its p-value is taken away, and
+                `note` says why.
 
         Returns:
             a row a pair: `first`, `second`, `difference` (`Comparison`, first − second), `p_holm`, and `differs`, below 0.05.
@@ -258,10 +245,10 @@ class ComparedRuns:
         return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
 
     def withheld(self, found: Comparison, pair: Sequence[str]) -> Comparison:
-        """A comparison without p-value and interval over trainings where the pair's models are `untrained`."""
+        """A comparison without its p-value where the pair's models are `untrained`."""
         if not type(self).hopeless(model in self.untrained for model in pair):
             return found
-        return replace(found, low=np.nan, high=np.nan, p_value=np.nan, note="validation does not show that they have learnt")
+        return replace(found, p_value=np.nan, note="validation does not show that they have learnt")
 
     def lead(self, pairs: pd.DataFrame, score: str) -> str:
         """How far the model that is best on validation is ahead of the next, and whether that is more than chance, as a sentence
@@ -318,38 +305,15 @@ class ComparedRuns:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def latency(network: torch.nn.Module, shape: Sequence[int], repeats: int = 7) -> float:
-    """Milliseconds of a forward pass of one image (channels, height, width) on the CPU: the median of `repeats`, after one that
-    warms up."""
-    image = torch.zeros(1, *shape)
-    spent = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            network(image)
-            spent.append(1000 * (time.perf_counter() - began))
-    return statistics.median(spent[1:])
-
-
-def half_width(pairs: pd.DataFrame) -> float:
-    """Half the width of the intervals of differences (`shown_interval`), their median over pairs; NaN where there is none."""
-    widths = [np.diff(shown_interval(found))[0] / 2 for found in pairs["difference"]]
-    return float(pd.Series(widths, dtype=float).median())
-
-
-def range_told(estimates: pd.Series, what: str) -> str:
-    """Between which of several models a score goes, as a sentence; empty where fewer than two have it."""
-    values = estimates.map(lambda found: found.value).dropna().astype(float)
-    if len(values) < 2:
-        return ""
-    low, high = values.idxmin(), values.idxmax()
-    return f"{what} goes from {number(values[low])} ({low}) to {number(values[high])} ({high})."
+def names_patients(run: Run) -> bool:
+    """Whether the data set of a run names the patients of all its images."""
+    return run.data.get("patients", NAMED) == NAMED
 
 
 def counted_patients(run: Run, images: int, patients: int) -> str:
     """`110 images of 22 patients`; where the set of a run names no patients `110 images (patients unknown: intervals are too
     narrow)`, as images of one patient then count as those of several."""
-    if run.data.get("patients", NAMED) != NAMED:
+    if not names_patients(run):
         return f"{count(images, 'image')} (patients unknown: intervals are too narrow)"
     return f"{count(images, 'image')} of {count(patients, 'patient')}"
 
@@ -383,8 +347,7 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
     found = pairs["difference"]
     shown = pairs[["first", "second"]].assign(**{"difference [95 %]": [told_difference(each) for each in found]})
     shown["p (Holm)"] = pairs["p_holm"]
-    verdicts = np.where(pairs["differs"], "yes", "no")
-    shown["differs"] = np.where(pairs["p_holm"].isna(), UNKNOWN, verdicts)
+    shown["differs"] = np.where(pairs["p_holm"].isna(), UNKNOWN, np.where(pairs["differs"], "yes", "no"))
     shown["detectable"] = [getattr(each, "detectable", np.nan) for each in found]
     shown["why"] = [each.note for each in found]
     return shown.loc[:, [not (column.isna() | (column == "")).all() for _, column in shown.items()]]

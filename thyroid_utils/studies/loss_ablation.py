@@ -1,4 +1,4 @@
-"""Every segmentation loss on one small mask, for a table that can be checked by hand."""
+"""Every segmentation loss on one small mask, for a table that can be checked by hand; and what losses move, in sentences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from thyroid_utils.common.words import number
 from thyroid_utils.models.losses import SEGMENTATION_LOSSES
+from thyroid_utils.studies.compare import shown_interval
 
 _SURE = 1e-4  # how far the sure answers are from 0 and 1
 
@@ -40,10 +41,23 @@ def loss_values(truth: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")
 
 
-def gain_told(half: float, gain: float) -> str:
-    """A published gain against half the width of the intervals of differences here, both shares in [0, 1], as a sentence."""
+def gain_told(pairs: pd.DataFrame, gain: float) -> str:
+    """A published gain, a share, against half the width of the intervals of differences (median over pairs), as a sentence.
+
+    pairs: of `ComparedRuns.paired`.
+    """
+    half = pd.Series([np.ptp(shown_interval(found)) / 2 for found in pairs["difference"]], dtype=float).median()
     if np.isnan(half):
         return "No interval of a difference was measured that the paper's gain could be held against."
     seen = "lies far inside it" if gain < half / 2 else "is no smaller than half of that"
     reach = f"The interval of a difference reaches {number(100 * half, 1)} points to either side (median)"
     return f"{reach}; the paper's gain of {number(100 * gain)} points {seen}."
+
+
+def range_told(estimates: pd.Series, what: str) -> str:
+    """Between which of several models a score goes, as a sentence; empty where fewer than two have it."""
+    values = estimates.map(lambda found: found.value).dropna().astype(float)
+    if len(values) < 2:
+        return ""
+    low, high = values.idxmin(), values.idxmax()
+    return f"{what} goes from {number(values[low])} ({low}) to {number(values[high])} ({high})."

@@ -25,7 +25,7 @@ from thyroid_utils.scores.checks import COUNTS, patient_codes
 from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.compare import ComparedRuns, counted_patients
 from thyroid_utils.training.ledger import Run
 
 # How one and the same masks can be scored.
@@ -195,9 +195,9 @@ class SegmenterComparison(ComparedRuns):
 
     @property
     def tested_on(self) -> str:
-        """The test images with a nodule, on which scores rest, as `rests_on`."""
+        """The test images with a nodule, on which scores rest, as `counted_patients`."""
         there = self.truth[self.truth["area"] > 0]
-        return self.rests_on(len(there), there["patient"].nunique())
+        return counted_patients(self.first, len(there), there["patient"].nunique())
 
     def presence(self) -> pd.DataFrame:
         """Test images, each counted once however many trainings there are; a row a model: `with nodule`; `missed`, those of them
@@ -221,7 +221,11 @@ class SegmenterComparison(ComparedRuns):
     def missed_told(self, model: str) -> str:
         """What a model's row of `presence` says, as a sentence."""
         row = self.presence().loc[model]
-        every = f", {row['missed by all']:.0f} of them by all of {self.trainings} trainings" if self.trainings > 1 else ""
+        every = (
+            f", {row['missed by all']:.0f} of them by all of {self.trainings} trainings"
+            if self.trainings > 1 and row["missed"]
+            else ""
+        )
         told = f"Nodules of which nothing was outlined: {row['missed']:.0f} of {row['with nodule']:.0f}{every}"
         if not row["without nodule"]:
             return f"{told}."
