@@ -7,83 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import (
     compare_means,
     corrected_error,
-    delong_test,
     holm,
     subset_comparison,
     subset_estimate,
 )
-
-
-def example(patients: int = 50, each: int = 3, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Labels that differ within patients, probabilities of three models with many ties, and patients."""
-    random = np.random.default_rng(seed)
-    codes = np.repeat(np.arange(patients), random.integers(1, 2 * each, patients))
-    labels = (random.normal(size=patients)[codes] + random.normal(size=len(codes)) > 0.3).astype(int)
-    common = random.normal(size=patients)[codes] + labels
-    models = expit(common + random.normal(size=(3, len(codes)))).round(2)
-    return labels, models, codes
-
-
-def wins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Whether each malignant image beats each benign one, ties a half: (malignant, benign)."""
-    malignant, benign = probabilities[labels == 1][:, None], probabilities[labels == 0][None]
-    return (malignant > benign) + 0.5 * (malignant == benign)
-
-
-def test_delong_by_hand():
-    # Malignant 0.8, 0.4, benign 0.6, 0.2: components of the malignant 1 and 1/2, of the benign 1/2 and 1; each has variance 1/8.
-    # A model that tells nothing apart has components of 1/2 throughout, so that this is also the variance of the difference.
-    found, error = delong_test([1, 1, 0, 0], [0.8, 0.4, 0.6, 0.2], [0, 0, 0, 0]), np.sqrt(1 / 8 / 2 + 1 / 8 / 2)
-    assert (found.first, found.second) == (0.75, 0.5)
-    assert (found.low, found.high) == pytest.approx((0.25 - 1.959964 * error, 0.25 + 1.959964 * error))
-    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.25 / error))
-
-
-@pytest.mark.parametrize("clustered", [True, False])
-def test_the_variance_is_obuchowskis_definition(clustered):
-    """Obuchowski (1997), equations for S10, S01 and S11, by loops over patients; DeLong's where each image is a patient."""
-    labels, models, codes = example()
-    names = np.unique(codes)
-    assert sum(0 < labels[codes == name].mean() < 1 for name in names) > 10  # patients with both classes have cross terms
-    codes = codes if clustered else np.arange(len(labels))
-    names = np.unique(codes)
-    tables = [wins(labels, model) for model in models]
-    malignant, benign = codes[labels == 1], codes[labels == 0]
-
-    def sums(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
-        """What each patient's images are above the mean, in all."""
-        return np.array([(values[owners == name] - values.mean()).sum() for name in names])
-
-    v10 = np.array([sums(table.mean(axis=1), malignant) for table in tables])
-    v01 = np.array([sums(table.mean(axis=0), benign) for table in tables])
-    m, n, patients = len(malignant), len(benign), len(names)
-    with_malignant, with_benign = len(set(malignant)), len(set(benign))
-    s10, s01 = v10 @ v10.T * with_malignant / (with_malignant - 1), v01 @ v01.T * with_benign / (with_benign - 1)
-    s11 = v10 @ v01.T * patients / (patients - 1)
-    ours = s10 / m**2 + s01 / n**2 + (s11 + s11.T) / (m * n)
-    for weights, pair in (((1, -1, 0), models[:2]), ((0, 1, -1), models[1:]), ((0.5, 0.5, -1), (models[:2], models[2]))):
-        found = delong_test(labels, *pair, codes if clustered else None)  # of seeds it is of the mean AUC
-        assert found.high - found.difference == pytest.approx(1.959963985 * np.sqrt(weights @ ours @ weights), rel=1e-8)
-    assert found.first == pytest.approx(np.mean([roc_auc_score(labels, model) for model in models[:2]]))
-
-
-def test_delong_at_the_edges():
-    labels, models, codes = example()
-    same = delong_test(labels, models[0], 5 * models[0] ** 3 - 2, codes)  # the same order of the images, and no probabilities
-    assert (same.difference, same.p_value) == (0, 1)
-    perfect = delong_test([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.8, 0.9, 0.1, 0.2])
-    assert perfect.difference == 1 and np.isnan(perfect.p_value) and "variance is 0" in perfect.text()
-    few = delong_test([0, 0, 1, 1], [0.1, 0.3, 0.2, 0.9], [0.3, 0.1, 0.2, 0.9], list("abcc"))
-    assert np.isnan(few.p_value)
-    with pytest.raises(DataError, match="delong_test: all 2 images are malignant"):
-        delong_test([1, 1], [0.1, 0.2], [0.1, 0.2])
 
 
 def test_holm_by_hand_and_statsmodels():

@@ -142,7 +142,6 @@ def statistics() -> Entries:
     twice = {"one": np.stack([p, (p + q) / 2]), "two": np.stack([q, np.roll(q, 1)]), "both": np.stack([p, q])}
     first, second = np.array([0.81, 0.84, 0.79, 0.88, 0.83]), np.array([0.80, 0.81, 0.80, 0.84, 0.80])
     return {
-        **each("delong_test", (y, p, q, who), (y, p, q), (y, twice["one"], twice["two"], who)),
         "holm": lambda: f.holm([0.04, 0.001, np.nan, 0.03, 0.03, 0.9]),
         "compare_recipes": lambda: [
             f.compare_recipes(f.auc_influence(y, twice["one"]), f.auc_influence(y, twice["two"]), who, 1),

@@ -13,107 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
-from thyroid_utils.scores.checks import (
-    checked_labels,
-    checked_scores,
-    known_patients,
-    need_both_classes,
-    patient_codes,
-)
+from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate
 from thyroid_utils.scores.recipes import RecipeComparison, mean_influence, over_patients
 
-ROUNDING = 1e-12  # of an AUC: one pair of images ranked otherwise moves it by more, up to a million images
-
-
-def delong_test(
-    labels: Sequence[int], first: Sequence[float], second: Sequence[float], patients: Sequence[str] | None = None
-) -> Comparison:
-    """Test of equal ROC-AUC of two models on the same images.
-
-    Args:
-        labels: 0 benign, 1 malignant, shape (n,).
-        first, second: any numbers that rank malignant images higher, shape (n,); or (seeds, n), compared by mean AUC over seeds.
-        patients: the patient of each image, shape (n,). With them the variance is Obuchowski's for clustered images, which equals
-            DeLong's where each patient has one image; without them DeLong's, which takes all images as independent.
-
-    Returns:
-        Comparison, with the 95 % interval of the difference. p-value and interval are NaN where the variance is 0 though the AUCs
-        differ, or where it cannot be estimated because fewer than two patients (or images) have a class. Models that rank alike
-        have p = 1.
-
-    Raises:
-        DataError: one class only.
-        ValueError: shapes that differ, values out of range, a patient missing.
-
-    Reference:
-        DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837-845; Sun and Xu, IEEE Signal Process. Lett. 21 (2014)
-        1389-1393; Obuchowski, Biometrics 53 (1997) 567-578.
-    """
-    truth, codes = _images(labels, patients, "delong_test")
-    return _compare_areas(_area(truth, first), _area(truth, second), truth, codes)[0]
-
-
-def _images(labels: Sequence[int], patients: Sequence[str] | None, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Truth, bool (n,), of both classes, and the patient of each image, int (n,)."""
-    truth = checked_labels(labels, where)
-    need_both_classes(truth, where)
-    return truth, np.arange(len(truth)) if patients is None else patient_codes(patients, len(truth), where)[0]
-
-
-def _area(truth: np.ndarray, scores: Sequence[float]) -> tuple[float, np.ndarray]:
-    """A model's AUC, the mean over seeds, and what each image moves it by, (n,), of which DeLong's components are made."""
-    found = []
-    for row in np.atleast_2d(checked_scores(scores, len(truth), "delong_test")):
-        benign, malignant = np.sort(row[~truth]), np.sort(row[truth])
-        # The share of the other class that each image is ranked rightly against, ties half.
-        ranked = np.where(truth, _below(benign, row), 1 - _below(malignant, row))
-        area = ranked[truth].mean()
-        found.append((area, (ranked - area) / np.where(truth, len(malignant), len(benign))))
-    areas, influences = zip(*found, strict=True)
-    return float(np.mean(areas)), np.mean(influences, axis=0)
-
-
-def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The share of ordered numbers (m,) that each value (n,) is above, equal ones half."""
-    return (ordered.searchsorted(values) + ordered.searchsorted(values, side="right")) / (2 * len(ordered))
-
-
-def _variance(influence: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> float:
-    """Obuchowski's (1997) variance of an AUC, or of a difference of two, of clustered images, from what each image moves it by;
-    NaN where fewer than two patients have one of the classes."""
-    count = codes.max() + 1
-    sums, patients = [], []
-    for members in (~truth, truth):
-        sums.append(np.bincount(codes[members], influence[members], count))
-        patients.append(len(np.unique(codes[members])))
-    if min(patients) < 2:
-        return np.nan
-    own = sum(number / (number - 1) * of_class @ of_class for number, of_class in zip(patients, sums, strict=True))
-    return float(own + 2 * count / (count - 1) * sums[0] @ sums[1])
-
-
-def _compare_areas(
-    first: tuple[float, np.ndarray], second: tuple[float, np.ndarray], truth: np.ndarray, codes: np.ndarray
-) -> tuple[Comparison, float]:
-    """Test of two models' `_area`, and the standard error of their difference."""
-    difference = first[0] - second[0]
-    # Of the differences rather than of each model: models that rank alike then have a variance of 0 without rounding.
-    error = float(np.sqrt(np.maximum(_variance(first[1] - second[1], truth, codes), 0)))
-    reach = p_value = np.nan
-    note = ""
-    if np.isnan(error):
-        note = "fewer than two patients have one of the classes"
-    elif error > ROUNDING:
-        reach, p_value = float(ndtri(0.975)) * error, float(2 * ndtr(-abs(difference) / error))
-    elif abs(difference) < ROUNDING:
-        p_value = 1.0
-    else:
-        note = "the variance is 0, as with a model that makes no error"
-    bounds = difference - reach, difference + reach
-    return Comparison(first[0], second[0], difference, *bounds, p_value, len(truth), int(codes.max()) + 1, note=note), error
+_ROUNDING = 1e-12
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -158,10 +64,10 @@ def compare_means(first: Sequence[float], second: Sequence[float], patients: Seq
     means, difference, error = (float(one[known].mean()), float(two[known].mean())), float(gap.scores[0]), np.sqrt(variance)
     reach = p_value = np.nan
     note = "1 patient" if count < 2 else ""
-    if error > ROUNDING:
+    if error > _ROUNDING:
         reach, p_value = stdtrit(freedom, 0.975) * error, float(2 * stdtr(freedom, -abs(difference) / error))
     elif count > 1:
-        p_value, note = (np.nan, "all patients agree") if abs(difference) > ROUNDING else (1.0, "")
+        p_value, note = (np.nan, "all patients agree") if abs(difference) > _ROUNDING else (1.0, "")
     bounds = float(difference - reach), float(difference + reach)
     return Comparison(*means, difference, *bounds, p_value, int(known.sum()), count, note=note)
 

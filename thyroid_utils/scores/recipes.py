@@ -121,7 +121,8 @@ class RecipeComparison(Comparison):
     NaN for one training each.
 
     `fixed_low` and `fixed_high` bound the difference of these trained networks over patients alone. `detectable` is the
-    difference that patients and trainings like these show with a power of 80 % in a single two-sided test at 5 %, NaN where none does.
+    difference that patients and trainings like these show with a power of 80 % in a single two-sided test at 5 %, NaN where
+    none is large enough.
     """
 
     seeds: int = 1

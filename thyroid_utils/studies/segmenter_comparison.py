@@ -221,17 +221,13 @@ class SegmenterComparison(ComparedRuns):
     def missed_told(self, model: str) -> str:
         """What a model's row of `presence` says, as a sentence."""
         row = self.presence().loc[model]
-        every = (
-            f", {row['missed by all']:.0f} of them by all of {self.trainings} trainings"
-            if self.trainings > 1 and row["missed"]
-            else ""
-        )
-        told = f"Nodules of which nothing was outlined: {row['missed']:.0f} of {row['with nodule']:.0f}{every}"
-        if not row["without nodule"]:
-            return f"{told}."
-        return (
-            f"{told}; images without a nodule in which something was: {row['false alarms']:.0f} of {row['without nodule']:.0f}."
-        )
+        told = f"Nodules of which nothing was outlined: {row['missed']:.0f} of {row['with nodule']:.0f}"
+        if self.trainings > 1 and row["missed"]:
+            told = f"{told}, {row['missed by all']:.0f} of them by all of {self.trainings} trainings"
+        if row["without nodule"]:
+            alarms = f"{row['false alarms']:.0f} of {row['without nodule']:.0f}"
+            told = f"{told}; images without a nodule in which something was: {alarms}"
+        return f"{told}."
 
     def stability(self) -> pd.DataFrame:
         """How much chance and time move a model: `test_dice` (mean over seeds), `seed_sd`, its standard deviation over `seeds`
