@@ -79,5 +79,7 @@ def test_a_config_read_back_is_the_same():
 def test_labels_tell_runs_apart():
     loss = {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}
     config = RunConfig(task="segmentation", model={"name": "unet"}, loss=loss, seed=4)
-    assert config.label == "unet, tversky, seed 4" and RunConfig().label == "resnet18, seed 0"
+    assert config.label == "unet, tversky (alpha 0.3, beta 0.7), seed 4" and RunConfig().label == "resnet18, seed 0"
+    others = {"preprocessing": [{"nodule_crop": {}}], "data": {"permute_labels": 0}, "split": {"repeat": 3}}
+    assert RunConfig(loss={"name": "focal"}, **others).label == "resnet18, focal, crops, permuted labels, subset 3, seed 0"
     assert config.loss.label == "tversky (alpha 0.3, beta 0.7)" and config.model.label == "unet"

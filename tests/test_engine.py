@@ -80,7 +80,9 @@ def test_a_damaged_run_is_mended_and_each_prints_a_line_in_a_report(capsys):
     assert mended.environment["threads"] == 2 and torch.get_num_threads() == 1
     capsys.readouterr()
     run_all([config])
-    assert capsys.readouterr().out == f"tiny, seed 5: 1 epochs, best 1, {mended.environment['seconds']:.0f} s (loaded)\n"
+    assert capsys.readouterr().out == (
+        f"tiny, seed 5: 1 epoch, best 1, {mended.environment['seconds']:.0f} s (loaded), run {mended.name[:8]}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from thyroid_utils.workbook.pages import Scrubber, duration_text, formula, markdown, number_text
-from thyroid_utils.workbook.report import render_index, render_report, thumbnail
+from thyroid_utils.workbook.report import mentioned_runs, render_index, render_report, thumbnail
 
 RECORD = {
     "stem": "01_x", "number": "01", "title": "T", "question": "", "status": "finished", "started": "2026-01-02T03:04:05+00:00",
@@ -120,6 +120,15 @@ def test_a_section_that_shows_nothing_is_left_out_with_its_words_and_its_line_in
     assert re.findall(r"<h[23] [^>]*>(.*?)</h", shown) == ["Asked", "Part", "First", "Second", "Limits"]
     assert not re.search("left out|[Nn]ot asked|Nor|Never", shown), "words, code and contents"
     assert "Not asked" in page(*cells, error={"line": "x", "cell": 1}, status="failed"), "what was not reached is told"
+
+
+def test_the_runs_that_were_trained_or_loaded_are_named_with_where_their_predictions_lie():
+    lines = "resnet18, seed 0: 1 epoch, best 1, 2 s (loaded), run 0123abcd\nunet, seed 0: 2 s, run ffffffff\n"
+    told = [new_output("stream", name="stdout", text=lines) for _ in range(2)]
+    runs = mentioned_runs(new_notebook(cells=[new_code_cell("x", outputs=told)]))
+    assert runs == ["0123abcd", "ffffffff"]
+    shown = page(runs=runs)
+    assert "0123abcd, ffffffff" in shown and "runs/NAME/predictions.csv" in shown and "NAME/predictions" not in page()
 
 
 def test_other_kinds_of_output():
@@ -234,6 +243,21 @@ def scrubber(monkeypatch, tmp_path):
 )
 def test_known_folders_are_shortened_and_others_left(scrubber, tmp_path, text, shown):
     assert scrubber.text(text.replace("{root}", f"{tmp_path}/project")) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("open('/mnt/ward 7/Meier, Anna/1.png')", "open('DATA_ROOT/…')"),
+        ("/mnt/ward 7/Meier Anna/1.PNG: not a picture; restore it", "DATA_ROOT/…: not a picture; restore it"),
+        ("no such folder: '/mnt/ward 7/Meier Anna'", "no such folder: 'DATA_ROOT/…'"),
+        ("/mnt/ward 7: no images", "DATA_ROOT: no images"),
+        ("/mnt/ward 7/b", "DATA_ROOT/…"),
+        ("/mnt/ward 77/b", "/mnt/ward 77/b"),
+    ],
+)
+def test_nothing_of_the_datas_folder_is_kept_no_name_below_it_either(text, shown):
+    assert Scrubber([], ["/mnt/ward 7"]).text(text) == shown
 
 
 def test_every_string_of_a_notebook_is_scrubbed_but_pictures(scrubber):

@@ -227,9 +227,17 @@ class RunConfig(Settings):
 
     @property
     def label(self) -> str:
-        """A run's name in a line: network, seed, and the loss of masks, as segmenters are compared by their losses too."""
-        loss = f", {self.loss.name}" if self.task != "classification" else ""
-        return f"{self.model.name}{loss}, seed {self.seed}"
+        """A run's name in a line: the network, what else runs of one study may differ in, and the seed."""
+        usual = self.task == "classification" and self.loss == LossConfig()
+        told = [
+            self.model.name,
+            "" if usual else self.loss.label,
+            "crops" if "nodule_crop" in str(self.preprocessing) else "",
+            "permuted labels" if self.data.permute_labels is not None else "",
+            "" if self.split.repeat is None else f"subset {self.split.repeat}",
+            f"seed {self.seed}",
+        ]
+        return ", ".join(filter(None, told))
 
     def to_json(self) -> str:
         """Every field, defaults included, as indented JSON; `RunConfig(**json.loads(text))` is the config again."""

@@ -25,10 +25,11 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.files import scratch_folder
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
+from thyroid_utils.common.words import count
 from thyroid_utils.models.networks import Network, architecture
 from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
 from thyroid_utils.training.fit import fit_or_load
-from thyroid_utils.training.ledger import RECIPE, Run, RunBusy, RunDamaged, find_run, run_hash
+from thyroid_utils.training.ledger import RECIPE, SHORT, Run, RunBusy, RunDamaged, find_run, run_hash
 from thyroid_utils.training.state import choose_device
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def _tell(outcome: Run | Failure, how: str = "") -> None:
         print(f"{outcome.config.label}: failed: {outcome.message}", flush=True)
         return
     metrics, seconds = outcome.metrics, outcome.environment["seconds"]
-    print(f"{outcome.config.label}: {metrics['epochs']} epochs, best {metrics['best_epoch']}, {seconds:.0f} s{how}", flush=True)
+    told = f"{count(metrics['epochs'], 'epoch')}, best {metrics['best_epoch']}, {seconds:.0f} s{how}"
+    print(f"{outcome.config.label}: {told}, run {outcome.name[:SHORT]}", flush=True)  # which the report gathers
 
 
 def _finished(name: str) -> Run | None:

@@ -33,7 +33,6 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(notebooks_app, name="notebooks")
 
 _COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
-_SHORT = 8  # digits of a run's name that are shown; any beginning that fits one run is understood
 
 
 @app.command()
@@ -112,14 +111,14 @@ def check_data(
 def show_runs() -> None:
     """List every run with its state, model and AUC, the newest first."""
     from thyroid_utils.common.paths import runs_dir
-    from thyroid_utils.training.ledger import list_runs
+    from thyroid_utils.training.ledger import SHORT, list_runs
 
     runs = list_runs()
     if runs.empty:
         typer.echo(f"no runs in {runs_dir()}")
         return
     shown = runs[["state", "model", "loss", "dataset", "seed", "epochs", "best_epoch", "score"]]
-    shown.insert(0, "run", runs.index.str[:_SHORT])
+    shown.insert(0, "run", runs.index.str[:SHORT])
     shown.loc[runs["code"] == "older", "state"] += ", older code"
     for name in ("val", "test"):
         shown[name] = runs[f"{name}_score"].map("{:.3f}".format, na_action="ignore")
@@ -157,12 +156,12 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would be.")] = False,
 ) -> None:
     """Remove damaged runs, and what the options name; one that is being trained is never touched."""
-    from thyroid_utils.training.ledger import list_runs, prune_runs
+    from thyroid_utils.training.ledger import SHORT, list_runs, prune_runs
 
     sizes = list_runs()["megabytes"]
     removed = prune_runs(unfinished=unfinished, outdated=outdated, dry_run=dry_run)
     for name in removed:
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {name[:_SHORT]} ({sizes[name]:.1f} MB)")
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {name[:SHORT]} ({sizes[name]:.1f} MB)")
     if not removed:
         typer.echo("nothing to remove")
 

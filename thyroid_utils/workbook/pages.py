@@ -41,6 +41,7 @@ CONTENT_POLICY = (
 _PACKAGES = ("thyroid-utils", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless",
              "segmentation-models-pytorch", "matplotlib", "papermill")  # fmt: skip
 
+_DATA_FILES = "png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|xml|csv|json|npy|npz|txt"
 _LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # base64, which could hold a path only by accident
 
 
@@ -223,11 +224,12 @@ def _answer(*command: str) -> str | None:
 class Scrubber:
     """Replaces absolute paths of this machine in text, and in the strings of anything that JSON can hold.
 
-    Files of the project become project-relative, the home becomes `~`; `private` folders (data, output), the environment and the
-    temporary folder keep their last name: `…/data/ddti`.
+    Files of the project become project-relative, the home becomes `~`; `private` folders (output), the environment and the
+    temporary folder keep their last name: `…/reports/ddti`. Of folders of `data` nothing is kept, their own name, those below
+    them and those of files included, as they may name a patient: `DATA_ROOT/…`.
     """
 
-    def __init__(self, private: Iterable[str | Path] = ()) -> None:
+    def __init__(self, private: Iterable[str | Path] = (), data: Iterable[str | Path] = ()) -> None:
         shown_as: dict[str, str] = {}
         home = Path.home()  # its last name is a person's
         for folder in [home, sys.prefix, sys.base_prefix, tempfile.gettempdir(), paths.cache_dir(), *private]:
@@ -238,12 +240,21 @@ class Scrubber:
         for root in (paths.project_root(), checkout):
             shown_as |= {str(root): "", os.path.realpath(root): ""}
         self._shown_as = shown_as
+        hidden = {known for folder in data for known in (os.path.abspath(folder), os.path.realpath(folder))}
+        paths_of_data = "|".join(re.escape(path) for path in sorted(hidden, key=len, reverse=True))
+        # As far as a file of a data set ends, or a quotation, or else a word.
+        below = rf"/(?:[^\n'\"]*?\.(?:{_DATA_FILES})\b|[^\n'\"]*(?=['\"])|[^\s'\",;:()]*)"
+        self._data = re.compile(rf"(?<![\w.…~-])(?:{paths_of_data})({below}|(?![\w.-]))", re.IGNORECASE) if hidden else None
         # Whole names only: /data/set is not /data/settings. The colour codes of tracebacks end in a digit and m.
         names = "|".join(re.escape(path) for path in sorted(shown_as, key=len, reverse=True))
         self._pattern = re.compile(rf"(?:(?<![\w.…~-])|(?<=\dm))({names})(?:(/)|(?![\w-]|\.\w))")
 
     def text(self, text: str) -> str:
-        return self._pattern.sub(self._replacement, text) if "/" in text else text
+        if "/" not in text:
+            return text
+        if self._data is not None:
+            text = self._data.sub(lambda match: "DATA_ROOT/…" if match.group(1) else "DATA_ROOT", text)
+        return self._pattern.sub(self._replacement, text)
 
     def _replacement(self, match: re.Match[str]) -> str:
         path, slash = match.group(1), match.group(2) or ""

@@ -28,6 +28,7 @@ _KEY_NUMBERS = 6
 _THUMBNAIL_SIZE = (640, 400)  # pixels: twice the width of a card, for sharp screens
 _THUMBNAIL_BYTES = 45_000  # as base64 this is 60 kB
 _LARGE_PICTURE = 270_000  # letters of base64 PNG above which a page embeds WebP, which is a fifth of the size for speckle
+_PAGE_WIDTH, _PHONE_WIDTH, _PADDING, _LETTER = 940, 340, 27, 7.5  # pixels: of a table's room, and of a cell and a letter in it
 _NUMBER = re.compile(r"\s*[-−+]?[\d.,\u202f ]*\d(e[-+]?\d+)?\s*%?\s*|\s*(NaN|nan|–|inf)\s*")
 _TITLE = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
 
@@ -45,6 +46,12 @@ def story(notebook: nbformat.NotebookNode, stem: str) -> dict[str, str]:
 def recorded_answer(notebook: nbformat.NotebookNode) -> str | None:
     """The markdown of `record_answer`; None where the notebook has not come so far."""
     return next((note["answer"] for note in _notes(notebook) if note.get("answer")), None)
+
+
+def mentioned_runs(notebook: nbformat.NotebookNode) -> list[str]:
+    """The short names of the runs that `run_all` told of, each once."""
+    text = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "stream"]
+    return list(dict.fromkeys(re.findall(r", run ([0-9a-f]{8})$", "\n".join(text), re.MULTILINE)))
 
 
 def recorded_outputs(notebook: nbformat.NotebookNode, kind: str) -> list[dict[str, Any]]:
@@ -170,12 +177,19 @@ def _displayed(source: str) -> Markup:
                 style.decompose()
         for element in (table, *table.find_all("tr")):
             del element["border"], element["style"]
-        _align_numbers(table)
+        least = _align_numbers(table)
+        wide = "wide" if least > _PAGE_WIDTH else "middling" if least > _PHONE_WIDTH else ""
+        table.insert_before(
+            bs4.BeautifulSoup(f'<p class="more {wide}">More columns on the right →</p>' * bool(wide), "html.parser")
+        )
     return Markup(str(tree))
 
 
-def _align_numbers(table: bs4.Tag) -> None:
-    """Mark the columns of numbers; counted from the right, as the row names of several levels differ in number."""
+def _align_numbers(table: bs4.Tag) -> float:
+    """Mark the columns of numbers; counted from the right, as the row names of several levels differ in number.
+
+    Returns the width in pixels, as well as can be told, below which columns are hidden: text breaks between words."""
+    least = 0.0
     rows = [reversed(row.find_all(["th", "td"], recursive=False)) for row in table.find_all("tr")]
     for column in zip_longest(*rows):
         cells = [cell for cell in column if cell is not None]
@@ -183,6 +197,11 @@ def _align_numbers(table: bs4.Tag) -> None:
         if values and all(_NUMBER.fullmatch(value) for value in values):
             for cell in cells:
                 cell["class"] = [*cell.get("class", []), "number"]
+            words = [cell.get_text() for cell in cells]
+        else:
+            words = [word for cell in cells for word in cell.get_text().split()]
+        least += _PADDING + _LETTER * max(map(len, words), default=0)
+    return least
 
 
 def render_index(run: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], folder: Path) -> str:

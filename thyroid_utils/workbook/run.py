@@ -28,7 +28,7 @@ from thyroid_utils.workbook.parameters import (
     read_parameter_file,
     select_notebooks,
 )
-from thyroid_utils.workbook.report import recorded_answer, recorded_outputs, story
+from thyroid_utils.workbook.report import mentioned_runs, recorded_answer, recorded_outputs, story
 
 # How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
 _ENDS = {"interrupted": (130, "Interrupted"), "failed": (1, "Done, with a notebook that failed"), "finished": (0, "Done")}
@@ -80,7 +80,7 @@ class _Run:
     def __init__(self, path: Path, file: ParameterFile, notebooks: list[Path], given: dict, show_code: bool) -> None:
         self.notebooks, self.given, self.show_code = notebooks, given, show_code
         roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
-        self.scrubber = Scrubber([path, *roots])
+        self.scrubber = Scrubber([path], roots)
         self.folder = ReportFolder(path, self.scrubber)
         self.made_with = {"parameter_file": file.path.name, **describe()}
         self.started = time.monotonic()
@@ -172,6 +172,7 @@ class _Run:
             "commit": commit(),  # as it is now: a run may take hours
             "error": {"line": failure.line, "cell": failure.cell} if failure else None,
             "answer": recorded_answer(node),
+            "runs": mentioned_runs(node),
             "figures": recorded_outputs(node, "figure"),
             "tables": recorded_outputs(node, "table"),
             "show_code": self.show_code,
