@@ -146,3 +146,28 @@ def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_ph
 def test_the_majority_is_told(cases):
     assert "right on 60 % of the 10" in study.majority(cases)
     assert "none" in study.majority(cases.assign(label=pd.NA))
+
+
+def test_the_answer_says_what_is_there_what_is_wrong_and_what_a_test_can_tell(simulated):
+    cases, audit = simulated, audit_cases(simulated)
+    split = cases.assign(split="test")
+    none = audit.leaks(split)
+    told = study.answer(cases, audit, split, none)
+    assert told.startswith(f"The set holds {len(cases)} images, {cases['patient'].nunique()} patients, ")
+    assert "no known patient and no copy lies on two sides; the test holds 2 malignant patients and 2 benign" in told
+    # Wilson's interval of two of two
+    assert told.endswith("would be known to [34 %, 100 %], so differences between networks will hardly show.")
+    unknown = cases.assign(patient_known=False, label=pd.NA)
+    unknown.attrs["notes"] = [{"problem": "2 images outside left out (anna/)"}]
+    told = study.answer(unknown, audit, unknown.assign(split="test"), none.iloc[:0])
+    assert "patients unknown, none labelled" in told and "2 images outside left out" in told and "anna" not in told
+    assert "no test patient of" in told
+    one_class = cases.assign(label=1, split="test")
+    told = study.answer(one_class, audit, one_class, pd.DataFrame({"kind": ["patient"]}))
+    assert "1 leak across the split; this split cannot test a classifier" in told and "are malignant" in told
+
+
+def test_columns_are_told_without_their_values(simulated):
+    told = study.columns(simulated.assign(patient_name="Anna M", remark=range(len(simulated))))
+    assert told.loc["patient_name", "different values"] == 1 and told.loc["remark", "different values"] == len(simulated)
+    assert "Anna" not in told.to_string() and not {"image", "mask", "patient"} & {*told.index}

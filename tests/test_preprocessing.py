@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from drawn import bars, dots, titles
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from thyroid_utils.data.table import make_cases
 from thyroid_utils.plots import preprocessing as plots
 from thyroid_utils.preprocess.augment import augmented_copies, build_augmentation
 from thyroid_utils.preprocess.pipeline import build_pipeline
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies import preprocessing as study
 
 
@@ -136,6 +138,31 @@ def test_stages_are_measured_where_they_show_gray_levels(cases):
     assert seen == [(n, 5) for n in range(1, 6)] and len(found) == 5 * 5
     found = study.measure_stages(cases, [scored])
     assert found[found["step"] == "resize"]["edge"].isna().all()
+
+
+def test_gains_are_last_less_first_and_the_answer_says_what_they_show(cases):
+    few = cases.drop_duplicates("patient")
+    stages = study.measure_stages(
+        few, [build_pipeline("paper_002").fit(few), build_pipeline(["gray", {"resize": {"size": 128}}])]
+    )
+    table = study.gains(stages)
+    measured = stages[stages["pipeline"] == "paper_002"].dropna(subset="gcnr").groupby("case")["gcnr"]
+    assert table.at["paper_002", "generalised CNR"].value == pytest.approx((measured.last() - measured.first()).mean())
+    assert table["generalised CNR"].iloc[1].value == 0
+    one, other = Estimate(0.1, 0.05, 0.2, 5, 5), Estimate(0.0, np.nan, np.nan, 1, 1)
+    table = pd.DataFrame({"generalised CNR": [one, other], "speckle SNR": [other, other], "ms an image": [1.0, 2.0]}, ["a", "b"])
+    told = study.answer(table, pd.DataFrame({"copy in training": [0.8, 0.0]}))
+    assert "(generalised CNR, 5 patients) is gained by a (+0.10); not shown to move by b; speckle is smoothed by none;" in told
+    assert "1.0 to 2.0 ms" in told and "80 % have a copy in training" in told and told.endswith("alone augmented, 0 %.")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 255, 0.0187])
+def test_bins_of_scaled_gray_levels_hold_as_many_levels_each(scale):
+    """A ramp that holds each level once fills every bin but the last alike; 64 bins between its ends would hold 3 or 4."""
+    values = np.arange(250, dtype=np.float32) * np.float32(scale) - np.float32(1)
+    counts, _ = np.histogram(values, plots._bins(values))
+    assert set(counts[counts > 0][:-1]) == {4} and counts.sum() == 250
+    assert len(plots._bins(np.zeros(5, np.float32))) >= 2
 
 
 def test_recipes_tell_parameters_and_which_pipelines_are_the_same():

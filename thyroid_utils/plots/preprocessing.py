@@ -54,13 +54,22 @@ def stages(pipeline: Pipeline, case: str, row: pd.Series) -> Figure:
 
 def _histogram(axes: Axes, gray: np.ndarray) -> None:
     levels = gray.dtype == np.uint8
-    bins = np.arange(0, 257, 4) if levels else np.linspace(float(gray.min()), float(gray.max()) + 1e-6, 65)
+    bins = np.arange(0, 257, 4) if levels else _bins(gray)
     shares, _, _ = axes.hist(gray.ravel(), bins=bins, weights=np.full(gray.size, 1 / gray.size), color=NEUTRAL)
     axes.set_ylim(0, 1.15 * np.sort(shares)[-2])  # the border's peak at black would flatten all the rest
     axes.set_yticks([])
     axes.grid(False)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("gray level" if levels else "value", fontsize=8)
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    """Edges of some 64 bins, each of as many of the steps in which the values come (gray levels, scaled): other bins would hold
+    now three levels, now five, and draw a comb that is not in the image."""
+    low, high = float(values.min()), float(values.max())
+    step = np.diff(np.unique(values.astype(np.float64).round(6))).min(initial=max(high - low, 1e-6))
+    width = step * max(1, np.ceil((high - low) / step / 64)) if high - low <= 256 * step else (high - low) / 64
+    return np.arange(low - step / 2, high + width, width)
 
 
 @styled

@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.words import count, share
+from thyroid_utils.common.words import count, listed, share
+from thyroid_utils.data.audit import Audit
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import patient_class
-from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names, malignant_share
+from thyroid_utils.data.table import LABEL_NAMES, Measures, known_patients, label_names, malignant_share
 from thyroid_utils.scores.estimates import patient_estimate, patient_median, proportion_interval
 
 CLASSES = tuple(LABEL_NAMES.values())
+_WRONG = ("unreadable images", "… filed under several patients", "… of different patients")
+_FEW = 30  # patients of the rarer class, below which intervals are wide
 TRAITS = ("composition", "echogenicity", "shape", "margin", "foci")
 
 
@@ -34,6 +37,49 @@ def class_counts(cases: pd.DataFrame) -> pd.DataFrame:
             masks = int(cases.loc[images.index, "mask"].notna().sum())
             rows[name] = {"images": len(images), "patients": len(patients), "with mask": masks}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+
+
+def columns(cases: pd.DataFrame) -> pd.DataFrame:
+    """What a case table holds beside files and patients, without its values, which may name a patient: a row a column with its
+    type, the number of different values and that of missing ones."""
+    shown = cases.drop(columns=["image", "mask", "gland_mask", "patient"], errors="ignore")
+    rows = {"type": shown.dtypes.map(str), "different values": shown.nunique(), "missing": shown.isna().sum()}
+    return pd.DataFrame(rows).rename_axis("column")
+
+
+def answer(cases: pd.DataFrame, audit: Audit, split: pd.DataFrame, leaks: pd.DataFrame) -> str:
+    """What the set holds, what is wrong with it, and what a test on its split can tell, in three sentences.
+
+    Args:
+        cases: case table as it was split; its `attrs["notes"]` are those of the reader.
+        audit: of these cases.
+        split: the table with its split.
+        leaks: of `Audit.leaks`.
+    """
+    patients = count(cases["patient"].nunique(), "patient") if known_patients(cases).all() else "patients unknown"
+    malignant = malignant_share(cases)
+    labelled = "none labelled" if np.isnan(malignant) else f"{share(malignant)} of the labelled ones malignant"
+    found = audit.summary().set_index("what")["count"]
+    wrong = [f"{number} × {name.removeprefix('… ')}" for name, number in found[found.index.isin(_WRONG)].items() if number]
+    wrong += [f"{count(audit.masks['case'].nunique(), 'mask')} to look at"] if len(audit.masks) else []
+    wrong += [note["problem"].partition(" (")[0] for note in cases.attrs.get("notes", [])]  # names stand in the brackets
+    side = f"{count(len(leaks), 'leak')} across the split" if len(leaks) else "no known patient and no copy lies on two sides"
+    holds = f"{count(len(cases), 'image')}, {patients}, {labelled}"
+    return f"The set holds {holds}. Wrong with it: {listed(wrong, 'nothing found')}. Split: {side}; {_test_tells(split)}."
+
+
+def _test_tells(split: pd.DataFrame) -> str:
+    held = patient_class(split[split["split"] == "test"]).value_counts()
+    benign, malignant = (int(held.get(name, 0)) for name in ("benign", "malignant"))
+    if not benign + malignant:
+        return f"this split cannot test a classifier, because no test patient of {held.sum()} has a label"
+    if not benign or not malignant:
+        only = "benign" if benign else "malignant"
+        return f"this split cannot test a classifier, because all {count(benign + malignant, 'test patient')} are {only}"
+    low, high = proportion_interval(round(0.8 * malignant), malignant)
+    told = f"a sensitivity near 80 % would be known to [{share(low)}, {share(high)}]"
+    few = "" if min(benign, malignant) >= _FEW else ", so differences between networks will hardly show"
+    return f"the test holds {count(malignant, 'malignant patient')} and {benign} benign, with which {told}{few}"
 
 
 def majority(cases: pd.DataFrame) -> str:

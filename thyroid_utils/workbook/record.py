@@ -21,7 +21,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from thyroid_utils.common.files import write_bytes, write_text
+from thyroid_utils.common.files import csv_text, write_bytes, write_text
 from thyroid_utils.common.words import UNKNOWN, literal, number, p_number
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def record_table(
     folder, notebook = _where()
     file = f"tables/{notebook.split('_')[0]}_{name}"
     if folder is not None:
-        write_text(folder / f"{file}.csv", table.to_csv(index=index, lineterminator="\n"))
+        write_text(folder / f"{file}.csv", csv_text(table, index=index))
         write_text(folder / f"{file}.tex", latex_table(table, caption, digits=digits, index=index))
     shown = {
         "text/html": html_table(table, digits=digits, index=index),
