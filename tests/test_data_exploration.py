@@ -144,7 +144,7 @@ def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_ph
 
 
 def test_the_majority_is_told(cases):
-    assert "right on 60 % of the 10" in study.majority(cases)
+    assert "right on 60 % of 10 labelled images" in study.majority(cases)
     assert "none" in study.majority(cases.assign(label=pd.NA))
 
 
