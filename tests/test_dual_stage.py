@@ -251,8 +251,8 @@ def test_absurd_outlines_and_networks_that_failed_are_doubted(stage, findings, m
 def test_own_scores_are_those_of_the_test_images(stage, runs):
     table = runs["segmenter"].predictions.query("split == 'test'")
     twice, apart = 2 * table["true_positives"], table["false_positives"] + table["false_negatives"]
-    assert stage.scores["segmenter"]["Dice"].value == pytest.approx((twice / (twice + apart)).mean())
-    assert stage.scores["classifier"]["AUC"].value == pytest.approx(runs["frame"].metrics["test"]["auc"])
+    assert stage.scores["segmenter"].value == pytest.approx((twice / (twice + apart)).mean())
+    assert stage.scores["classifier"].value == pytest.approx(runs["frame"].metrics["test"]["auc"])
     assert set(doubts.own_scores(runs["joint"])) == {"AUC", "Dice"}
 
 

@@ -25,7 +25,7 @@ from thyroid_utils.plots import error_analysis as errors
 from thyroid_utils.plots import grad_cam as cams
 from thyroid_utils.plots import style
 from thyroid_utils.plots.charts import cost_and_score, score_dots
-from thyroid_utils.plots.dual_stage import doubt_and_dice, finding_cards, variants_forest
+from thyroid_utils.plots.dual_stage import finding_cards, variants_forest
 from thyroid_utils.plots.pictures import FALSE, FOUND, MISSED, Panel, card_grid, case_panel, panel_grid
 from thyroid_utils.scores.curves import benefit_curve
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
@@ -345,9 +345,6 @@ def test_figures_of_variants_draw_their_tables():
     figure = variants_forest(estimates, pairs)
     assert [ticks(axes) for axes in figure.axes] == [what, ["crop by the true mask\n− whole frame"]]
     assert "no verdict" in texts(figure) and "0.800" in texts(figure)
-    known = {"wrong": [False, True, None], "label": [0, 1, 0], "probability": [0.1, 0.2, np.nan], "dice": [0.9, 0.7, 0.3]}
-    (drawn,) = doubt_and_dice(pd.DataFrame(known), 0.7).axes[0].collections
-    assert drawn.get_offsets().tolist() == [[0.1, 0.9], [0.2, 0.7]]
 
 
 @pytest.mark.filterwarnings("error")

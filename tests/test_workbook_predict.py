@@ -231,7 +231,7 @@ def test_the_page_begins_with_the_networks_own_scores_and_calls_nothing_by_chanc
     page, own = (tmp_path / "out/index.html").read_text(), pd.read_csv(tmp_path / "out/networks.csv")
     assert list(own["score"]) == ["AUC", "Dice"] and not (own["low"] > 0.5).any()
     before = page[: page.index('<ol class="cards">')]
-    assert "AUC of the classifier" in before and f"on its own {own['images'][0]} test images" in before
+    assert "AUC of the classifier" in before and f"on its own test images, {own['images'][0]} images of" in before
     assert 'class="percent"' not in page and page.count("No call: the classifier is not shown") == 5
     found = table(tmp_path / "out")
     assert found["warnings"].str.contains("above chance").all()

@@ -35,6 +35,7 @@ NO_NODULE = "no nodule found"
 OUTSIDE = "attention outside the predicted nodule"
 BATCH = 8  # images in memory at once, fewer where they are large:
 BATCH_PIXELS = 2**22  # an image takes some 25 bytes a pixel
+SCORES = {CLASSIFIER: "AUC", SEGMENTER: "Dice"}  # by which each is believed
 _TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
 
 
@@ -75,9 +76,9 @@ class DualStage:
         self.calibration = fit_platt(self._truth, odds)
         self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
         self.threshold = choose_threshold(self._truth, self._known)
-        self.scores = {role: own_scores(predictor.run) for role, predictor in self.roles()}
-        self.above_chance = self.scores[CLASSIFIER]["AUC"].low > CHANCE
-        self.fair_outlines = self.scores[SEGMENTER]["Dice"].value >= FAIR_DICE
+        self.scores = {role: own_scores(predictor.run)[SCORES[role]] for role, predictor in self.roles()}
+        self.above_chance = self.scores[CLASSIFIER].low > CHANCE
+        self.fair_outlines = self.scores[SEGMENTER].value >= FAIR_DICE
         self._familiar = {role: familiar(predictor) for role, predictor in self.roles()}
         self.notes = tuple(self._notes())
 
@@ -209,7 +210,7 @@ class DualStage:
         if outline := self._familiar[SEGMENTER].odd_outline(finding.measures, finding.mask.shape):
             told.append(f"an outline unlike those of training: {outline}")
         elif not self.fair_outlines:
-            dice = number(self.scores[SEGMENTER]["Dice"].value)
+            dice = number(self.scores[SEGMENTER].value)
             told.append(f"the segmenter's outlines had a Dice of {dice} on its own test images")
         finding.outline_doubtful = bool(outline) or not self.fair_outlines
         return told

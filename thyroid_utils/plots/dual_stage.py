@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,6 +19,7 @@ from thyroid_utils.plots.charts import beside, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
+from thyroid_utils.studies.compare import shown_interval
 from thyroid_utils.studies.dual_stage import VARIANTS
 from thyroid_utils.studies.dual_stage_tables import DecisionDice
 
@@ -99,25 +100,6 @@ def dice_by_decision(table: pd.DataFrame, found: DecisionDice) -> Figure:
 
 
 @styled
-def doubt_and_dice(table: pd.DataFrame, enough: float) -> Figure:
-    """Each test image by how sure the class is and how good the mask is; wrong calls are crosses.
-
-    Args:
-        table: of `findings_on_test`.
-        enough: Dice from which a mask counts as right, drawn as a line.
-    """
-    figure, (place,) = new_panels(1, 3.9, 7.6)
-    known = _known(table).rename(columns={"truth": "image", "verdict": "class"})
-    look = {"hue": "image", "palette": CLASS_COLOURS, "style": "class", "markers": {"right": "o", "wrong": "X"}}
-    sns.scatterplot(known, x="probability", y="dice", **look, alpha=0.65, ax=place, legend="full")
-    place.axhline(enough, color=NEUTRAL, linewidth=0.9, linestyle=":")
-    place.set(xlabel="probability of malignancy, calibrated", ylabel="Dice", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    place.grid(axis="x", visible=True)
-    sns.move_legend(place, "upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-@styled
 def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figure:
     """AUC of each variant, and the paired differences with their p-values after Holm.
 
@@ -131,7 +113,8 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
     named_rows(left, list(estimates["what"])).set(xlabel="AUC on test, 95 % over patients", title="Variants")
     for height, row in enumerate(comparisons.itertuples()):
         colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-        interval(right, row.difference, height, colour)
+        low, high = shown_interval(row.difference)
+        interval(right, replace(row.difference, low=low, high=high), height, colour)
         beside(right, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     names = [f"{_short(row.first)}\n− {_short(row.second)}" for row in comparisons.itertuples()]
     named_rows(right, names, fontsize=8.5).set(xlabel="difference in AUC (p after Holm)", title="Paired differences")

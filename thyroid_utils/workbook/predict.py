@@ -31,9 +31,10 @@ from thyroid_utils.common.words import count, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
 from thyroid_utils.data.readers.own import masked_images
-from thyroid_utils.inference.dual_stage import CLASSIFIER, SEGMENTER, DualStage
+from thyroid_utils.inference.dual_stage import SCORES, DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.studies.compare import counted_patients
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.predict_page import BURNED_IN, Pages
@@ -122,7 +123,12 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
     write_text(folder / TABLE, csv_text(pd.DataFrame(rows), index=False, float_format="%.6g"))
     write_text(folder / NETWORKS, csv_text(_networks(stage), index=False, float_format="%.6g"))
     networks = {role.capitalize(): _facts(predictor.run) for role, predictor in stage.roles()}
-    told = {"counts": counts, "scores": _scores(stage), "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
+    scores = {}
+    for role, predictor in stage.roles():
+        own = stage.scores[role]
+        who = counted_patients(predictor.run, own.images, own.patients)
+        scores[f"{SCORES[role]} of the {role}"] = f"{own} on its own test images, {who}"
+    told = {"counts": counts, "scores": scores, "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
     pages.close(**told, duration=time.monotonic() - began)
     return counts
 
@@ -134,24 +140,14 @@ def _facts(run: Run) -> dict[str, Any]:
     return facts | {"patients": run.data["patients"]}
 
 
-def _scores(stage: DualStage) -> dict[str, str]:
-    """How the networks did on their own test images, for the top of the page."""
-    return {
-        f"{name} of the {role}": f"{own} on its own {count(own.images, 'test image')} of {count(own.patients, 'patient')}"
-        for role, scores in stage.scores.items()
-        for name, own in scores.items()
-        if name == {CLASSIFIER: "AUC", SEGMENTER: "Dice"}[role]
-    }
-
-
 def _networks(stage: DualStage) -> pd.DataFrame:
-    """A row a network and score on its own test images, with the 95 % interval over patients."""
-    return pd.DataFrame(
-        {"role": role, **_facts(predictor.run), "run": predictor.run.name, "score": name, "value": own.value, "low": own.low}
-        | {"high": own.high, "images": own.images, "of_patients": own.patients, "note": own.note}
-        for role, predictor in stage.roles()
-        for name, own in stage.scores[role].items()
-    )
+    """A row a network: its score on its own test images, with the 95 % interval over patients."""
+    rows = []
+    for role, predictor in stage.roles():
+        own, run = stage.scores[role], predictor.run
+        told = {"role": role, **_facts(run), "run": run.name, "score": SCORES[role], "value": own.value, "low": own.low}
+        rows.append(told | {"high": own.high, "images": own.images, "of_patients": own.patients, "note": own.note})
+    return pd.DataFrame(rows)
 
 
 def _write_key(out: Path, sources: list[Source]) -> Path:
