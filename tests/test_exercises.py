@@ -92,13 +92,13 @@ def test_02_copies_made_before_the_split_leak_however_many_patients_and_views():
         assert leak.iloc[0] > 0.75 and leak.iloc[1] == 0, change
 
 
-def test_03_a_split_by_image_raises_the_auc_focal_loss_the_sensitivity_and_one_epoch_shows_nothing():
+def test_03_a_split_by_image_raises_the_auc_focal_loss_lowers_sensitivity_and_one_epoch_shows_nothing():
     lesson = classified("03")
     assert lesson.estimates(["auc"])["auc"].iloc[0].low > 0.5, "the lesson's network is better than chance"
     assert score(classified("03", SPLIT_BY="image"), "auc") > score(lesson, "auc") + 0.03
-    focal = classified("03", LOSS="focal", LOSS_OPTIONS={"alpha": 0.75, "gamma": 2.0})
-    assert score(focal, "sensitivity", fixed=True) > score(lesson, "sensitivity", fixed=True) + 0.1
-    assert score(focal, "specificity", fixed=True) < score(lesson, "specificity", fixed=True)
+    focal = classified("03", LOSS="focal", LOSS_OPTIONS={"alpha": 0.25, "gamma": 2.0})
+    assert score(focal, "sensitivity", fixed=True) < score(lesson, "sensitivity", fixed=True) - 0.1
+    assert score(focal, "specificity", fixed=True) > score(lesson, "specificity", fixed=True)
     hardly = classified("03", EPOCHS=1)
     assert hardly.estimates(["auc"])["auc"].iloc[0].low < 0.5
 
@@ -146,7 +146,7 @@ def test_later_notebooks_load_the_runs_of_03_and_04():
 
 def test_08_larger_gains_are_easier_and_shakier_trainings_harder_to_see():
     assert paired_power(3, sd=10, patients=50) > paired_power(0.3, sd=10, patients=50) + 0.2
-    assert smallest_gain(10, 50, seed_sd=4) > smallest_gain(10, 50, seed_sd=1) + 1
+    assert smallest_gain(10, 50, seeds=3, seed_sd=4) > smallest_gain(10, 50, seeds=3, seed_sd=1) + 1
 
 
 def test_every_notebook_has_exercises_that_say_how_they_come_out():
