@@ -87,7 +87,7 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     [
         (
             {"training__devices": 2, "training__batch_size": 64},
-            r"training\.batch_size must be smaller, as 13 training images fill no batch for 2 devices; found 64",
+            r"training\.batch_size must be smaller, as no batch is filled by 13 training images for 2 devices; found 64",
         ),
         (
             {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},

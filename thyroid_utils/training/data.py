@@ -15,6 +15,7 @@ from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, file_hashes, source_hash
 from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.words import count
 from thyroid_utils.data import audit, splits, videos
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.readers import load_cases
@@ -204,7 +205,7 @@ def check_steps(config: RunConfig, images: int) -> None:
     training = config.training
     batches = len(batch_starts(images, training.batch_size, training.devices))
     if not batches:
-        whole = f"{images} training images fill no batch for {training.devices} device{'s' * (training.devices > 1)}"
+        whole = f"no batch is filled by {count(images, 'training image')} for {count(training.devices, 'device')}"
         raise ConfigError("training.batch_size", f"must be smaller, as {whole}; found {training.batch_size}")
     if config.optimiser.schedule == "one_cycle" and training.epochs * batches < 2:
         raise ConfigError("optimiser.schedule", "must not be one_cycle for a training of one step: raise training.epochs")

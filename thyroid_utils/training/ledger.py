@@ -238,7 +238,8 @@ def mark_complete(folder: Path) -> Run:
 
 def runs_that_begin(name: str) -> list[Run]:
     """The runs, finished or not, whose names begin so: the command `runs list` shows as much of a name as tells it apart."""
-    return [Run(path) for path in sorted(paths.runs_dir().glob("[!.]*")) if path.is_dir() and name and path.name.startswith(name)]
+    found = [Run(path) for path in _folders() if name and path.name.startswith(name)]
+    return [run for run in found if run.name == name] or found
 
 
 def find_run(name: str) -> Run | None:
@@ -248,16 +249,13 @@ def find_run(name: str) -> Run | None:
         ParameterError: several runs begin so.
         RunDamaged: it is there and damaged; the message names the file.
     """
-    run = Run(paths.runs_dir() / name)
-    if not run.folder.is_dir() or not name:
-        fitting = runs_that_begin(name)
-        if len(fitting) > 1:
-            raise ParameterError(f"run {name}: {len(fitting)} runs begin so: {listed(run.name for run in fitting)}")
-        run = fitting[0] if fitting else run
-    if not (run.folder / MARK).exists():
+    fitting = runs_that_begin(name)
+    if len(fitting) > 1:
+        raise ParameterError(f"run {name}: {len(fitting)} runs begin so: {listed(run.name for run in fitting)}")
+    if not fitting or not (fitting[0].folder / MARK).exists():
         return None
-    run.check()
-    return run
+    fitting[0].check()
+    return fitting[0]
 
 
 @contextmanager
