@@ -72,13 +72,26 @@ def test_coverage_by_hand():
         {"benign": [True, True, False, True], "malignant": [False, True, False, False], "size": [1, 2, 0, 1]}, index=list("abcd")
     )
     table = coverage(sets, [0, 1, 1, 1], ["p1", "p2", "p2", "p3"])
-    assert [value.value for value in table["coverage"]] == pytest.approx([2 / 4, 1, 1 / 3])
+    assert [value.value for value in table["coverage"]] == pytest.approx([(1 + 1 / 2 + 0) / 3, 1, (1 / 2 + 0) / 2])
     assert [value.value for value in table["size"]] == pytest.approx([1, 1, 1])
     assert table["images"].tolist() == [4, 1, 3] and table["patients"].tolist() == [3, 1, 2]
     assert table.loc["all", ["empty", "single", "both"]].tolist() == [0.25, 0.5, 0.25]
     assert table["single_right"].tolist() == [0.5, 1, 0]
     whole = table.loc["all", "coverage"]
     assert whole.low < 0.5 < whole.high and (whole.images, whole.patients) == (4, 3)
+
+
+def test_coverage_is_of_patients_and_follows_the_cases():
+    """17 patients with an image that is held, 3 with ten that are not: the promise is of a new patient, not of an image."""
+    names = [f"p{number}" for number in range(17)] + [f"q{number // 10}" for number in range(30)]
+    cases = [f"c{number}" for number in range(47)]
+    sets = pd.DataFrame({"benign": [True] * 17 + [False] * 30, "malignant": False, "size": 1}, index=cases)
+    labels, patients = pd.Series(0, cases), pd.Series(names, cases)
+    assert coverage(sets, labels, patients).loc["all", "coverage"].value == pytest.approx(17 / 20)
+    labels["c0"] = 1
+    one = coverage(sets, labels, patients)
+    assert coverage(sets, labels[::-1], patients[::-1]).astype(str).equals(one.astype(str))
+    assert one.loc["all", "coverage"].value == pytest.approx(16 / 20)
 
 
 def test_coverage_of_everything_has_wilsons_interval():

@@ -22,6 +22,7 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
 from thyroid_utils.common.progress import Progress
+from thyroid_utils.common.words import count
 from thyroid_utils.inference.predictor import evaluating
 from thyroid_utils.models.networks import Classifier, Network, Segmenter
 from thyroid_utils.models.unet import UNet
@@ -65,9 +66,10 @@ class CamMaps:
     grid: tuple[int, int]
 
     def summary(self) -> str:
-        """`200 maps of 7×7 places, 3 of them blank`."""
+        """`200 maps of 7×7 places, 3 of them blank`, or none."""
         missed = f"; {int(self.none_called.sum())} of images in which nothing is called nodule" if self.none_called.any() else ""
-        return f"{len(self.maps)} maps of {self.grid[0]}×{self.grid[1]} places, {int(self.blank.sum())} of them blank{missed}"
+        maps = f"{count(len(self.maps), 'map')} of {self.grid[0]}×{self.grid[1]} places"
+        return f"{maps}, {int(self.blank.sum()) or 'none'} of them blank{missed}"
 
 
 def cam_maps(

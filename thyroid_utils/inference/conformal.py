@@ -17,6 +17,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -122,13 +123,17 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
     Args:
         sets: of `conformal_sets`.
         labels: 0 benign, 1 malignant, of the test images, shape (m,).
-        patients: the patient of each, shape (m,).
+        patients: the patient of each, shape (m,). Both, where they are Series of the sets' cases, may have another order.
 
     Returns:
-        rows "all", "benign", "malignant": `coverage` (`Estimate`, share of images whose set holds the truth), `size` (`Estimate`,
-        labels in a set), `images`, `patients`, `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and
+        rows "all", "benign", "malignant": `coverage` (`Estimate`, the share of a patient's images whose set holds the truth,
+        mean over patients, who weigh alike as in the promise), `size` (`Estimate`, labels in a set), `images`, `patients`, `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and
         `single_right` (share of the sets of one label that hold the truth). NaN where there is no such image.
     """
+    labels, patients = (
+        values.reindex(sets.index) if isinstance(values, pd.Series) and set(values.index) == set(sets.index) else values
+        for values in (labels, patients)
+    )
     truth = checked_labels(labels, "coverage")
     codes, _ = patient_codes(patients, len(truth), "coverage")
     if len(sets) != len(truth):
@@ -138,8 +143,10 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
     for name, members in {"all": np.ones(len(truth), dtype=bool), "benign": ~truth, "malignant": truth}.items():
         own = codes[members]
         single = size[members] == 1
+        by_patient = pd.Series(held[members], dtype=float).groupby(own).mean()
+        kept = patient_estimate(by_patient, by_patient.index, share=True)
         rows[name] = {
-            "coverage": patient_estimate(held[members], own, share=True),
+            "coverage": replace(kept, images=int(members.sum())),
             "size": patient_estimate(size[members], own),
             "images": int(members.sum()),
             "patients": len(np.unique(own)),

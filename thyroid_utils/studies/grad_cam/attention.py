@@ -25,6 +25,7 @@ from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
 from thyroid_utils.common.words import p_value, share
+from thyroid_utils.inference.doubts import CHANCE
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
 from thyroid_utils.studies.compare import chance_told, counted_patients
@@ -35,7 +36,6 @@ MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_dis
 # What a map is held against, as a table says it → end of its columns.
 BASELINES = {"other patients": "other", "centre prior": "centre", "chance": "chance"}
 _REGION = 0.5  # share of a map's maximum from which on a place belongs to its region
-CHANCE = 0.5  # AUC of a classifier that knows nothing
 ALPHA = 0.05  # of each test alone; the answer rests on one measure
 FEWEST_EXCHANGED = 5  # patients; the exchanges of four are 24, too few for a two-sided p below 0.05
 _TESTED = ("− other patients", "− chance")
