@@ -127,8 +127,9 @@ def coverage(sets: pd.DataFrame, labels: Sequence[int], patients: Sequence[str])
 
     Returns:
         rows "all", "benign", "malignant": `coverage` (`Estimate`, the share of a patient's images whose set holds the truth,
-        mean over patients, who weigh alike as in the promise), `size` (`Estimate`, labels in a set), `images`, `patients`, `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and
-        `single_right` (share of the sets of one label that hold the truth). NaN where there is no such image.
+        mean over patients, who weigh alike as in the promise), `size` (`Estimate`, labels in a set), `images`, `patients`,
+        `empty`, `single`, `both` (shares of sets of 0, 1 and 2 labels) and `single_right` (share of the sets of one label that
+        hold the truth). NaN where there is no such image.
     """
     labels, patients = (
         values.reindex(sets.index) if isinstance(values, pd.Series) and set(values.index) == set(sets.index) else values
