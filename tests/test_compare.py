@@ -10,8 +10,8 @@ import pytest
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.studies.classifier_comparison import chance_told
 from thyroid_utils.studies.compare import (
-    chance_told,
     comparison_configs,
     counted_patients,
     different_from,

@@ -208,3 +208,12 @@ class ClassifierComparison(ComparedRuns):
         known = self.predictions(model, "val")[0]
         calibrated = fit_platt(known["label"], known["log_odds"])(found["log_odds"])
         return found.assign(called=called, right=called == found["label"], threshold=threshold, calibrated=calibrated)
+
+
+def chance_told(auc: Estimate) -> str:
+    """Whether an AUC is above chance, to follow the number in a sentence; withheld where it has no interval."""
+    if np.isnan(auc.low):
+        return "without an interval, so that this run cannot say whether it is above chance"
+    if auc.high < 0.5:
+        return "below chance"
+    return "above chance" if auc.low > 0.5 else "not shown to be above chance"

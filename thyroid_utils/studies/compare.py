@@ -318,15 +318,6 @@ def counted_patients(run: Run, images: int, patients: int) -> str:
     return f"{count(images, 'image')} of {count(patients, 'patient')}"
 
 
-def chance_told(auc: Estimate) -> str:
-    """Whether an AUC is above chance, to follow the number in a sentence; withheld where it has no interval."""
-    if np.isnan(auc.low):
-        return "without an interval, so that this run cannot say whether it is above chance"
-    if auc.high < 0.5:
-        return "below chance"
-    return "above chance" if auc.low > 0.5 else "not shown to be above chance"
-
-
 def told_difference(found: Comparison, digits: int = 3, scale: float = 1) -> str:
     """`+0.031 [-0.002, +0.064]`: a difference times `scale`, with its interval (`shown_interval`)."""
     low, high = shown_interval(found)
