@@ -25,7 +25,8 @@ from thyroid_utils.studies.grad_cam.faithfulness import randomisation_table
 from thyroid_utils.studies.preprocessing import augmentation_leaks
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.engine import run_all
-from thyroid_utils.workbook.parameters import declared_parameters, select_notebooks
+from thyroid_utils.workbook.notebooks import select_notebooks
+from thyroid_utils.workbook.parameters import declared_parameters
 
 
 @pytest.fixture(scope="module", autouse=True)

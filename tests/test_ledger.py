@@ -32,6 +32,7 @@ from thyroid_utils.training.ledger import (
     run_hash,
     run_lock,
 )
+from thyroid_utils.training.state import environment_stamp
 from thyroid_utils.workbook import cli
 
 NAMES = {"whole": "a" * 32, "other": "ab" + "c" * 30, "old": "d" * 32, "begun": "e" * 32, "broken": "f" * 32}
@@ -142,7 +143,7 @@ def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
     monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
     assert runs_dir() == Path("/project/runs")
-    assert runs.environment_stamp("cpu", "32-true", 1)["commit"] is None, "no checkout"
+    assert environment_stamp("cpu", "32-true", 1)["commit"] is None, "no checkout"
 
 
 def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(own_runs, monkeypatch):

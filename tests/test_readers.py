@@ -16,7 +16,8 @@ from thyroid_utils.data import readers
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.readers import READERS, load_cases
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.workbook.parameters import declared_parameters, numbered_notebooks
+from thyroid_utils.workbook.notebooks import numbered_notebooks
+from thyroid_utils.workbook.parameters import declared_parameters
 
 named_cases = partial(load_cases, keep_names=True)
 

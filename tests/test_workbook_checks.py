@@ -10,7 +10,8 @@ from PIL import Image
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.workbook.checks import check_notebooks
-from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file, select_notebooks
+from thyroid_utils.workbook.notebooks import select_notebooks
+from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file
 
 
 def told(*settings: str, name: str = "smoke") -> list[str]:

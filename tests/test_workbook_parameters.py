@@ -8,14 +8,13 @@ import pytest
 from workbook_project import notebook, write_project
 
 from thyroid_utils.common.errors import ParameterError
+from thyroid_utils.workbook.notebooks import numbered_notebooks, select_notebooks
 from thyroid_utils.workbook.parameters import (
     declared_parameters,
     load_parameters,
-    numbered_notebooks,
     parameters_by_notebook,
     parse_parameters,
     read_parameter_file,
-    select_notebooks,
 )
 
 SECOND = (

@@ -26,24 +26,14 @@ from thyroid_utils.common.files import atomic_path, remove_temporaries, write_by
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
-from thyroid_utils.training.ledger import (
-    MAPS,
-    MAPS_TENSOR,
-    RECIPE,
-    Run,
-    RunDamaged,
-    environment_stamp,
-    find_run,
-    mark_complete,
-    run_hash,
-    run_lock,
-)
+from thyroid_utils.training.ledger import MAPS, MAPS_TENSOR, RECIPE, Run, RunDamaged, find_run, mark_complete, run_hash, run_lock
 from thyroid_utils.training.state import (
     State,
     StateDamaged,
     choose_device,
     choose_precision,
     device_name,
+    environment_stamp,
     read_state,
     repeatable,
 )

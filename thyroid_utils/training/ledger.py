@@ -21,13 +21,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -408,35 +405,3 @@ def prune_runs(*, unfinished: bool = False, outdated: bool = False, dry_run: boo
                 if not dry_run:
                     shutil.rmtree(folder)
     return chosen
-
-
-_PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn", "opencv-python-headless")
-
-
-def environment_stamp(device: str, precision: str, devices: int) -> dict[str, Any]:
-    """Where and with what a run was finished, as numbers of another machine may differ in the last digits: versions, device,
-    precision, threads, commit; no host or user name."""
-    import torch
-
-    versions = {}
-    for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):  # as OpenCV, which has several packages
-            versions[name] = metadata.version(name)
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "device": device,
-        "devices": devices,
-        "cuda": None if device == "cpu" else torch.version.cuda,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit that the sources are at, None outside a git checkout."""
-    root = paths.project_root()
-    if shutil.which("git") is None or not (root / ".git").exists():
-        return None
-    return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None

@@ -185,8 +185,8 @@ def clean(
 def refresh(numbers: Annotated[list[str] | None, typer.Argument(metavar="NN...", show_default=False)] = None) -> None:
     """Execute notebooks with params/smoke.yaml, as the tests do, and store the outputs of the cells tagged nbval-check-output."""
     from thyroid_utils.common import paths
-    from thyroid_utils.workbook.notebooks import refresh_notebook
-    from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file, select_notebooks
+    from thyroid_utils.workbook.notebooks import refresh_notebook, select_notebooks
+    from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file
 
     given = parameters_by_notebook(read_parameter_file(paths.params_dir() / "smoke.yaml"))
     for path in select_notebooks(numbers or ()):

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +186,28 @@ def _environment(variables: dict[str, str | None]) -> dict[str, str]:
 def _heading(cell: nbformat.NotebookNode) -> str:
     lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
     return next((line.lstrip("# ") for line in reversed(lines) if line.startswith("#")), "")
+
+
+def numbered_notebooks() -> list[Path]:
+    """The notebooks that a run executes, `notebooks/NN_name.ipynb`, in order. Raises ParameterError where there is none."""
+    found = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ParameterError(f"no notebooks: expected NN_name.ipynb in the folder {paths.notebooks_dir().name}/ of the project")
+    return found
+
+
+def select_notebooks(numbers: Sequence[str]) -> list[Path]:
+    """The notebooks with these numbers (`01`, `1` or the whole stem), in their order; all of them when none is named."""
+    notebooks = numbered_notebooks()
+    if not numbers:
+        return notebooks
+    wanted = set()
+    for number in numbers:
+        matching = [path for path in notebooks if number == path.stem or (number.isdigit() and int(number) == int(path.stem[:2]))]
+        if not matching:
+            raise ParameterError(f"--only {number}: no such notebook; there are {', '.join(path.stem for path in notebooks)}")
+        wanted.update(matching)
+    return [path for path in notebooks if path in wanted]
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:

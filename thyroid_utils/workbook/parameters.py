@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class Parameter:
         if value is None and (self.default is None or re.search(r"\bNone\b", self.comment)):
             return None
         if self.default is not None and not _same_kind(value, self.default):
-            return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {_short(value)}"
+            return f"must be {_kind(self.default)} like {self.default!r}, found {_kind(value)} {reprlib.repr(value)}"
         if self.default and isinstance(value, list) and not value:
             return f"must hold at least one value, like {self.default!r}"
         elements = value if isinstance(value, list) else [value]
@@ -67,9 +68,9 @@ class Parameter:
                 return f"must name each once, found {twice[0]!r} twice"
         for element in elements:
             if self.options and str(element) not in self.options:
-                return f"must be one of {', '.join(self.options)}; found {_short(element)}; {nearest(element, self.options)}"
+                return f"must be one of {', '.join(self.options)}; found {element!r}; {nearest(element, self.options)}"
             if self.low is not None and not (_is_number(element) and self.low <= element <= self.high):
-                return f"must lie in {self.low:g} to {self.high:g}, found {_short(element)}"
+                return f"must lie in {self.low:g} to {self.high:g}, found {reprlib.repr(element)}"
         return None
 
 
@@ -86,28 +87,6 @@ class ParameterFile:
     common: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     notebooks: tuple[str, ...] = ()
-
-
-def numbered_notebooks() -> list[Path]:
-    """The notebooks that a run executes, `notebooks/NN_name.ipynb`, in order. Raises ParameterError where there is none."""
-    found = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise ParameterError(f"no notebooks: expected NN_name.ipynb in the folder {paths.notebooks_dir().name}/ of the project")
-    return found
-
-
-def select_notebooks(numbers: Sequence[str]) -> list[Path]:
-    """The notebooks with these numbers (`01`, `1` or the whole stem), in their order; all of them when none is named."""
-    notebooks = numbered_notebooks()
-    if not numbers:
-        return notebooks
-    wanted = set()
-    for number in numbers:
-        matching = [path for path in notebooks if number == path.stem or (number.isdigit() and int(number) == int(path.stem[:2]))]
-        if not matching:
-            raise ParameterError(f"--only {number}: no such notebook; there are {', '.join(path.stem for path in notebooks)}")
-        wanted.update(matching)
-    return [path for path in notebooks if path in wanted]
 
 
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
@@ -141,6 +120,8 @@ def parse_parameters(source: str, where: str = "parameters cell") -> dict[str, P
 
 def read_parameter_file(path: Path) -> ParameterFile:
     """Read `params/NAME.yaml`. Raises ParameterError (with the line) for broken YAML, a duplicate key or an unknown section."""
+    from thyroid_utils.workbook.notebooks import numbered_notebooks  # with papermill
+
     if not path.is_file():
         others = ", ".join(sorted(other.name for other in path.parent.glob("*.yaml")))
         raise ParameterError(f"{path}: no such parameter file; its folder holds {others or 'none'}")
@@ -189,6 +170,8 @@ def parameters_by_notebook(
     `settings` are `KEY=VALUE` (or `NOTEBOOK.KEY=VALUE`) from the command line, which win over the file; `data_root` becomes
     DATA_ROOT. A relative DATA_ROOT in the file is seen from the project root. Raises ParameterError with one line per problem.
     """
+    from thyroid_utils.workbook.notebooks import numbered_notebooks
+
     declared = {path.stem: declared_parameters(path) for path in numbered_notebooks()}
     given: dict[str, dict[str, Any]] = {stem: {} for stem in declared}
     problems: list[str] = []
@@ -202,8 +185,7 @@ def parameters_by_notebook(
                 problems.append(f"{where}: {name} is no parameter of {of}; {nearest(name, known)}")
             found: dict[str, list[str]] = {}
             for stem in knowing:
-                if value is None and isinstance(declared[stem][name].default, str):  # NAME= and NAME: are an empty text
-                    value = ""
+                value = "" if value is None and isinstance(declared[stem][name].default, str) else value  # NAME= is empty text
                 problem = declared[stem][name].problem(value)
                 if problem:
                     found.setdefault(problem, []).append(stem)
@@ -259,6 +241,8 @@ def load_parameters(name: str, notebook: str) -> dict[str, Any]:
     """
     if not name or "THYROID_REPORT_DIR" in os.environ:
         return {}
+    from thyroid_utils.workbook.notebooks import select_notebooks
+
     given = parameters_by_notebook(read_parameter_file(paths.params_dir() / f"{name}.yaml"))
     values = given[select_notebooks([notebook])[0].stem]
     print(f"params/{name}.yaml sets {listed(values)}.")
@@ -347,10 +331,6 @@ def _same_kind(value: Any, default: Any) -> bool:
         return isinstance(value, type(default))
     models = [element for element in default if element is not None]
     return isinstance(value, list) and all(not models or any(_same_kind(element, model) for model in models) for element in value)
-
-
-def _short(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}…"
 
 
 def _kind(value: Any) -> str:

@@ -19,15 +19,16 @@ from thyroid_utils.common.errors import RunError
 from thyroid_utils.training.ledger import check_ledger
 from thyroid_utils.workbook.checks import check_notebooks
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder, only_process, recover_folders
-from thyroid_utils.workbook.notebooks import Failure, Interruption, execute_notebook, read_notebook
-from thyroid_utils.workbook.pages import Scrubber, commit, describe, duration_text, seen_from_here
-from thyroid_utils.workbook.parameters import (
-    ParameterFile,
+from thyroid_utils.workbook.notebooks import (
+    Failure,
+    Interruption,
+    execute_notebook,
     numbered_notebooks,
-    parameters_by_notebook,
-    read_parameter_file,
+    read_notebook,
     select_notebooks,
 )
+from thyroid_utils.workbook.pages import Scrubber, commit, describe, duration_text, seen_from_here
+from thyroid_utils.workbook.parameters import ParameterFile, parameters_by_notebook, read_parameter_file
 from thyroid_utils.workbook.report import mentioned_runs, recorded_answer, recorded_outputs, story
 
 # How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
