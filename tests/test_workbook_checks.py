@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from PIL import Image
 
@@ -25,10 +23,8 @@ def told(*settings: str, name: str = "smoke") -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "phantoms"])
-def test_what_can_be_trained_passes_within_ten_seconds(name):
-    began = time.monotonic()
+def test_what_can_be_trained_passes(name):
     assert told(name=name) == []
-    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
