@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.common.words import count
-from thyroid_utils.plots.style import INK, NEUTRAL, across, below, integer_ticks, model_colours, new_panels, styled
+from thyroid_utils.common.words import count, p_value
+from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, across, below, integer_ticks, model_colours, new_panels, styled
 from thyroid_utils.scores.estimates import Comparison, Estimate
+from thyroid_utils.studies.compare import shown_interval
 
 
 def interval(
@@ -30,10 +32,11 @@ def interval(
 
     Nothing is drawn where it is not defined.
     """
-    value = found.difference if isinstance(found, Comparison) else found.value
+    of_pair = isinstance(found, Comparison)
+    value, (low, high) = (found.difference, shown_interval(found)) if of_pair else (found.value, (found.low, found.high))
     if np.isnan(value):
         return
-    ends, dot = ([scale * found.low, scale * found.high], [position] * 2), ([scale * value], [position])
+    ends, dot = ([scale * low, scale * high], [position] * 2), ([scale * value], [position])
     axes.plot(*(ends[::-1] if upright else ends), color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot(*(dot[::-1] if upright else dot), "o", color=colour, markersize=5.5, markerfacecolor="white" if hollow else colour)
 
@@ -49,6 +52,13 @@ def beside(axes: Axes, text: str, height: float, colour: str) -> None:
     """Text at the right of a row."""
     place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(text, (1, height), (6, 0), color=colour, fontsize=8.5, va="center", **place)
+
+
+def tested_row(axes: Axes, row: Any, height: float, scale: float = 1) -> None:
+    """A row of paired recipes (`difference`, `p_holm`, `differs`): the difference with its interval, its p at the right."""
+    colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
+    interval(axes, row.difference, height, colour, scale=scale)
+    beside(axes, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
 
 
 def counted(estimates: Sequence[Estimate]) -> str:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.common.words import p_value
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY, Finding
 from thyroid_utils.inference.nodule_measures import measures_told
-from thyroid_utils.plots.charts import beside, interval, named_rows
+from thyroid_utils.plots.charts import beside, interval, named_rows, tested_row
 from thyroid_utils.plots.pictures import Panel, card_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, below, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
-from thyroid_utils.studies.compare import shown_interval
 from thyroid_utils.studies.dual_stage import VARIANTS
-from thyroid_utils.studies.dual_stage_tables import DecisionDice
+from thyroid_utils.studies.dual_stage_tables import DecisionDice, with_both
 
 _STAGE_COLOUR = CLASS_COLOURS["benign"]
 
@@ -65,7 +62,7 @@ def _card(finding: Finding, row: pd.Series) -> list[Panel]:
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
     """Images with a class and a mask, with `truth` (class) and `verdict` (right, wrong)."""
-    known = table[table["wrong"].notna() & table["dice"].notna()]
+    known = with_both(table)
     return known.assign(truth=known["label"].map(LABEL_NAMES), verdict=np.where(known["wrong"].astype(bool), "wrong", "right"))
 
 
@@ -112,10 +109,7 @@ def variants_forest(estimates: pd.DataFrame, comparisons: pd.DataFrame) -> Figur
         left.annotate(f"{value.value:.3f}", (value.value, height), (0, 6), textcoords="offset points", ha="center", fontsize=8.5)
     named_rows(left, list(estimates["what"])).set(xlabel="AUC on test, 95 % over patients", title="Variants")
     for height, row in enumerate(comparisons.itertuples()):
-        colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-        low, high = shown_interval(row.difference)
-        interval(right, replace(row.difference, low=low, high=high), height, colour)
-        beside(right, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
+        tested_row(right, row, height)
     names = [f"{_short(row.first)}\n− {_short(row.second)}" for row in comparisons.itertuples()]
     named_rows(right, names, fontsize=8.5).set(xlabel="difference in AUC (p after Holm)", title="Paired differences")
     right.axvline(0, color="#8a929c", linewidth=0.9)

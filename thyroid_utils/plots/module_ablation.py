@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from thyroid_utils.common.words import count, p_value
-from thyroid_utils.plots.charts import band, beside, few_ticks, grouped_rows, interval
+from thyroid_utils.common.words import count
+from thyroid_utils.plots.charts import band, few_ticks, grouped_rows, tested_row
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, SPLIT_COLOURS, bare, below, new_panels, styled
 from thyroid_utils.scores.estimates import POWER
-from thyroid_utils.studies.compare import shown_interval
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "latency of one image on this CPU, ms"}
 _KINDS = {
@@ -103,11 +101,8 @@ def ablation_gains(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     place.set_xlabel("points of IoU against the reference row")
     heights = grouped_rows(place, table.index.get_level_values(0), table.index.get_level_values(1))
     for height, row in zip(heights, table.itertuples(), strict=True):
-        colour = CLASS_COLOURS["malignant"] if row.differs else NEUTRAL
-        low, high = shown_interval(row.difference)
-        interval(place, replace(row.difference, low=low, high=high), height, colour, width=2.2, scale=100)
+        tested_row(place, row, height, scale=100)
         place.plot([row.reported_points], [height], "D", color=INK, markersize=5.5, markerfacecolor="white")
-        beside(place, "no verdict" if np.isnan(row.p_holm) else p_value(row.p_holm), height, colour)
     handles = [
         Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 %"),
         Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),
@@ -129,11 +124,7 @@ def power_curves(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     columns = 2 if len(tables) == 4 else min(3, len(tables))
     figure, places = new_panels(len(tables), 3.1, columns=columns, sharey=True)
     seeds = sorted({int(number) for table in tables.values() for number in table.dropna(subset="power")["seeds"]})
-    shades = (
-        dict(zip(seeds, map(str, np.linspace(0.72, 0.0, len(seeds))), strict=True))
-        if len(seeds) > 1
-        else dict.fromkeys(seeds, INK)
-    )
+    shades = dict(zip(seeds, map(str, np.linspace(0, 0.72, len(seeds))[::-1]), strict=True))
     for place, (title, table) in zip(places, tables.items(), strict=True):
         for number, line in table.dropna(subset="power").sort_values("patients").groupby("seeds"):
             percent = 100 * line[["power", "low", "high"]]

@@ -99,7 +99,7 @@ def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
         `if_unrelated`, the share that the two stages' own rates would give if the errors of one had nothing to do with those of
         the other.
     """
-    known = _with_both(table)
+    known = with_both(table)
     wrong, poor = known["wrong"].astype(bool), known["dice"] < enough
     rows = {}
     for (of_class, of_mask), name in OUTCOMES.items():
@@ -113,7 +113,7 @@ def outcome_table(table: pd.DataFrame, enough: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
 
 
-def _with_both(table: pd.DataFrame) -> pd.DataFrame:
+def with_both(table: pd.DataFrame) -> pd.DataFrame:
     """The images that have a call and a Dice."""
     return table[table["wrong"].notna() & table["dice"].notna()]
 
@@ -137,7 +137,7 @@ def dice_by_decision(table: pd.DataFrame) -> DecisionDice:
     Args:
         table: of `findings_on_test`.
     """
-    known = _with_both(table)
+    known = with_both(table)
     wrong, malignant = known["wrong"].astype(bool), known["label"].eq(1)
     groups = {
         "right": ~wrong,
