@@ -7,7 +7,7 @@ point has the interval of any number between 0 and 1 (`scores.estimates`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,33 +32,6 @@ def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.nd
         drawn = random.integers(patients, size=(columns, patients))
         cells = drawn * columns + np.arange(columns)[:, None]
         yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
-
-
-def resample(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A score of all images, and of the images of patients drawn with replacement, the same ones each time: for what leaving out
-    one patient moves by jumps, as a point of a curve.
-
-    Args:
-        score: maps weights (n, m), how often each of n images counts in each of m resamples, to scores (…, m).
-        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
-        resamples: how many sets of patients are drawn.
-
-    Returns:
-        the score (…,) and the resampled ones (…, resamples), without a column for a single patient, who says nothing when drawn
-        again and again.
-    """
-    value, patients = score(np.ones((len(codes), 1))), codes.max() + 1
-    if patients < 2:
-        return value[..., 0], value[..., :0]
-    drawn = [score(counts[codes]) for counts in drawn_patients(patients, resamples, len(codes))]
-    return value[..., 0], np.concatenate(drawn, axis=-1)
-
-
-def drawn_interval(value: np.ndarray, drawn: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of shares (…,) of malignant images from the spread over drawn patients (…, resamples) of `resample`."""
-    known = drawn[..., ~np.isnan(drawn).reshape(-1, drawn.shape[-1]).any(axis=0)]
-    error, fewest = known.std(axis=-1, ddof=1), min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
-    return share_interval(value, error, fewest - 1, fewest, truth.sum())
 
 
 def roc_band(
@@ -124,10 +97,14 @@ def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataF
                 of_seed[column] = read(grid, hits[:, column], alarms[:, column])
         return found.mean(axis=0).T
 
-    value, drawn = resample(curves, codes, resamples)
+    value = curves(np.ones((len(codes), 1)))[:, 0]
     low = high = np.full(len(grid), np.nan)
     if resamples > 1 and class_patients(truth, codes)[0] >= FEW:
-        low, high = drawn_interval(value, drawn, truth, codes)
+        counts = drawn_patients(codes.max() + 1, resamples, len(codes))
+        drawn = np.concatenate([curves(each[codes]) for each in counts], axis=1)
+        error = drawn[:, ~np.isnan(drawn).any(axis=0)].std(axis=1, ddof=1)
+        fewest = min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
+        low, high = share_interval(value, error, fewest - 1, fewest, truth.sum())
     return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
 
 
