@@ -41,6 +41,9 @@ MIN_PIXELS = 50
 GRAY_BINS = 32  # few enough that a region of 50 pixels can fill them
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ALPHA = 0.05  # the P of the paper's claim
+# Field of a test → column of a table.
+_OF_TEST = {"first": "benign", "second": "malignant", "p_value": "p"}
+_OF_TEST |= {"first_patients": "benign_patients", "second_patients": "malignant_patients"}
 _ADJUSTED = {
     "p": "without adjustment",
     "p_holm": "after Holm over the features",
@@ -239,24 +242,10 @@ def compare_shapes(table: pd.DataFrame, labels: Sequence[int], patients: Sequenc
         by one such test), `benign_patients`, `malignant_patients` and `left_out` (images without the feature: empty or small
         regions). Where a class has no patient with a value, numbers are NaN.
     """
-    rows = {}
-    for name in [name for name in FEATURES if name in table]:
-        test = mann_whitney_patients(table[name], labels, patients)
-        rows[name] = {
-            "benign": test.first,
-            "malignant": test.second,
-            "effect": test.effect,
-            "low": test.low,
-            "high": test.high,
-            "p": test.p_value,
-            "detectable": test.detectable,
-            "benign_patients": test.first_patients,
-            "malignant_patients": test.second_patients,
-            "left_out": test.left_out,
-        }
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
+    tests = {name: vars(mann_whitney_patients(table[name], labels, patients)) for name in FEATURES if name in table}
+    found = pd.DataFrame.from_dict(tests, orient="index").rename_axis("feature").rename(columns=_OF_TEST)
     found.insert(6, "p_holm", holm(found["p"]))
-    return found
+    return found.drop(columns="note")
 
 
 def shown_shapes(compared: pd.DataFrame) -> pd.DataFrame:
