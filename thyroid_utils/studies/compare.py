@@ -141,6 +141,7 @@ class ComparedRuns:
 
     tasks: ClassVar[tuple[str, ...]]
     score: ClassVar[str]  # by which validation chooses
+    subsets: ClassVar[bool] = True  # whether runs may have several splits, the same ones for each model
     hopeless: ClassVar[Callable[[Iterable[bool]], bool]] = any  # which of two untrained models leave a pair without a verdict
 
     @classmethod
@@ -161,7 +162,7 @@ class ComparedRuns:
         seeds = {tuple(seed for seed, _ in plan) for plan in plans}
         if len(seeds) > 1 or any(len(set(plan)) < len(plan) for plan in plans):
             raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
-        if len(plans) > 1:
+        if len(plans) > 1 or (not cls.subsets and len({split for plan in plans for _, split in plan}) > 1):
             raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
         # "tversky (alpha 0.3, beta 0.7)" is short where "tversky" alone is unique
         short = [label.partition(" (")[0] for label in grouped]

@@ -18,7 +18,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
@@ -46,14 +45,7 @@ class SegmenterComparison(ComparedRuns):
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     score: ClassVar[str] = "dice"
     blind: ClassVar[str] = "calling the whole frame nodule"
-
-    @classmethod
-    def of(cls, runs: Sequence[Run], key: str = "model", root: str | Path | None = None) -> SegmenterComparison:
-        """As `ComparedRuns.of`. Raises DataError also for runs of several splits."""
-        found = super().of(runs, key, root=root)
-        if not found.one_split:
-            raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
-        return found
+    subsets: ClassVar[bool] = False
 
     def _asked(self, run: Run) -> Predictor:
         predictor = Predictor(run, self.root)
