@@ -139,9 +139,8 @@ def _narrowed(figure: Figure, size: float) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(max(2, int(points / (5 * size)))))
     for legend in list(figure.legends):
         labels, fonts = [text.get_text() for text in legend.texts], legend.texts[0].get_fontproperties()
-        while legend.get_window_extent().width > figure.bbox.width and legend._ncols > 1:
-            legend.remove()
-            handles = legend.legend_handles
-            below(figure, handles=handles, labels=labels, ncols=legend._ncols - 1, prop=fonts, frameon=False)
-            legend = figure.legends[-1]
-            figure.draw_without_rendering()
+        label = fonts.get_size() * (5 + _LETTER * max(map(len, labels)))
+        columns = int(72 * figure.get_figwidth() / label)
+        legend.remove()
+        columns = max(1, min(columns, legend._ncols))
+        below(figure, handles=legend.legend_handles, labels=labels, ncols=columns, prop=fonts, frameon=False)

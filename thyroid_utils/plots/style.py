@@ -89,9 +89,6 @@ class Retold(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         return [self.tell(label) for label in self.formatter.format_ticks(values)]
 
-    def __call__(self, value: float, position: int | None = None) -> str:
-        return self.tell(self.formatter(value, position))
-
 
 def retell(figure: Figure, tell: Callable[[str], str], kinds: type | UnionType = Formatter) -> None:
     """Change all texts of a figure by `tell`, labels of ticks included where their formatter is of `kinds`."""

@@ -60,9 +60,6 @@ class Estimate:
     patients: int
     note: str = ""
 
-    def __str__(self) -> str:
-        return self.text()
-
     def text(self, digits: int = 2) -> str:
         """`0.61 [0.55, 0.66]`, rounded to `digits` decimals; why there is none, or "no data", where nothing was measured."""
         if np.isnan(self.value):
@@ -70,6 +67,8 @@ class Estimate:
         if np.isnan(self.low):
             return f"{number(self.value, digits)} [no interval: {self.note or count(self.patients, 'patient')}]"
         return f"{number(self.value, digits)} [{number(self.low, digits)}, {number(self.high, digits)}]"
+
+    __str__ = text
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,6 @@ class Comparison:
     patients: int
     note: str = ""
 
-    def __str__(self) -> str:
-        return self.text()
-
     def text(self, digits: int = 3) -> str:
         """`+0.031 [-0.002, +0.064], p = 0.07`."""
         if np.isnan(self.difference):
@@ -101,6 +97,8 @@ class Comparison:
         interval = "" if np.isnan(self.low) else f" [{low}, {high}]"
         why = f": {self.note}" if np.isnan(self.p_value) and self.note else ""
         return f"{number(self.difference, digits, sign=True)}{interval}, {p_value(self.p_value)}{why}"
+
+    __str__ = text
 
 
 def told_over_seeds(values: Sequence[float], digits: int = 2) -> str:

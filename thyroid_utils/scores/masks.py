@@ -52,7 +52,6 @@ SEGMENTATION_SCORES = {
     "area_error": "area error",
     **LESION_SCORES,
 }
-PRESENCE = ("both", "missed", "false alarm", "neither")
 # Above this many pairs of points trees are faster than all pairs; up to it the pairs take 4 MB.
 _PAIRS = 1_000_000
 # In a box of this side coordinates differ by 180 at most, and the sum of two such squares is below 2^16.
@@ -196,8 +195,8 @@ def segmentation_table(
         progress: called with (done, total).
 
     Returns:
-        columns of `SEGMENTATION_SCORES`, then `COUNTS`, then `presence`, one of `PRESENCE`: a nodule in both masks, in the
-        truth alone (missed), in the prediction alone (false alarm) or in neither.
+        columns of `SEGMENTATION_SCORES`, then `COUNTS`, then `presence`: a nodule in "both" masks, in the truth alone
+        ("missed"), in the prediction alone ("false alarm") or in "neither".
 
     Raises:
         ValueError: masks that are refused, with the image's case in front.

@@ -69,11 +69,6 @@ class AblationStudy:
         return cls(named, replace(whole, runs=found), float(assumed_sd))
 
     @property
-    def seeds(self) -> int:
-        """Trainings of each network."""
-        return len(next(iter(self.whole.runs.values())))
-
-    @property
     def patients(self) -> pd.Series:
         """Of each test image."""
         return self.whole.truth["patient"]
@@ -99,7 +94,7 @@ class AblationStudy:
         """SD over seeds of a row's difference to its reference that all patients share, points, from the mean over all rows that
         are compared of its square (`seed_components`): two or three seeds alone tell next to nothing of it. 0 where patients' own
         answers to the seeds explain it all; NaN for one seed, or fewer than two patients."""
-        if self.seeds < 2 or self.patients.nunique() < 2:
+        if self.whole.trainings < 2 or self.patients.nunique() < 2:
             return np.nan
         squares = [seed_components(gain, self.patients)[0] for _, _, gain in self.gains()]
         return 100 * float(np.sqrt(max(0.0, np.mean(squares))))
@@ -266,9 +261,9 @@ def gain_power(
             "smallest": np.nan,
         }
         if patients > 1:
-            if study.seeds > 1 and spread + used > 0:
-                found["power"] = paired_power(effect, spread, patients, study.seeds, used)
-                found["smallest"] = smallest_gain(spread, patients, study.seeds, used)
+            if study.whole.trainings > 1 and spread + used > 0:
+                found["power"] = paired_power(effect, spread, patients, study.whole.trainings, used)
+                found["smallest"] = smallest_gain(spread, patients, study.whole.trainings, used)
             sizes = patients_grid, seeds_grid, used
             table = power_simulation(100 * gains, study.patients, effect, *sizes, simulations=simulations)
             table.loc[table["seeds"] < 2, ["power", "low", "high"]] = np.nan  # one training gives no verdict on recipes
