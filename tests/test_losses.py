@@ -269,7 +269,6 @@ def test_certain_logits_leave_value_and_gradient_finite(name):
     ("task", "name", "options", "message"),
     [
         ("classification", "crossentropy", {}, "classification loss 'crossentropy' is unknown; did you mean cross_entropy"),
-        ("regression", "focal", {}, "task 'regression' has no losses"),
         ("classification", "cross_entropy", {"label_smoothing": 1.0}, "label_smoothing must be a number from 0 to below 1"),
         ("classification", "focal", {"gamma": math.nan}, "gamma must be a number 0 or more; found nan"),
         ("classification", "focal", {"class_weights": [1.0, 0.0]}, "class_weights must be one positive number a class"),

@@ -422,15 +422,13 @@ def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.T
         module (logits, labels) → scalar, (logits, masks) → scalar, or (`JointLogits`, (masks, labels)) → scalar.
 
     Raises:
-        ValueError: an unknown task, loss or option (the nearest name is given), a value out of range, or class weights for a
+        ValueError: an unknown loss or option (the nearest name is given), a value out of range, or class weights for a
             segmentation loss.
 
     >>> logits, labels = torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
     >>> round(build_loss("classification", "focal", gamma=2)(logits, labels).item(), 4)
     0.0652
     """
-    if task not in _LOSSES:
-        raise ValueError(f"task {task!r} has no losses; {nearest(task, _LOSSES)}")
     losses, is_joint = _LOSSES[task], task == "joint"
     if name not in losses:
         raise ValueError(f"{task} loss {name!r} is unknown; {nearest(name, losses)}")

@@ -94,8 +94,6 @@ def _arranged(figure: Figure, width: float) -> tuple[int, int, int]:
     """Put fewer panels in a row where they would be too narrow: rows and columns now, and the rows there were."""
     panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
     grids = {axes.get_subplotspec().get_gridspec() for axes in panels}
-    if not panels:
-        return 1, 1, 1
     before, columns = (max(size) for size in zip(*(grid.get_geometry() for grid in grids), strict=True))
     pictures = any(axes.images for axes in panels)
     fits = max(1, int(width // _NARROWEST[pictures]))
