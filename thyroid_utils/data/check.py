@@ -134,13 +134,8 @@ def _about_the_whole(cases: pd.DataFrame) -> Iterator[Finding]:
         yield "warning", "", "", f"every label is {LABEL_NAMES[classes[0]]}", "a classifier needs both classes"
     if unknown:
         problem = f"{count(unknown, 'image')} without a patient id: each counts as a patient"
-        yield (
-            "info",
-            "",
-            "",
-            problem,
-            _NO_PATIENTS.get(cases["dataset"].iloc[0], "near-identical images are grouped before splitting"),
-        )
+        remedy = _NO_PATIENTS.get(cases["dataset"].iloc[0], "near-identical images are grouped before splitting")
+        yield "info", "", "", problem, remedy
     for shared in shared_groups(cases, check_pixels=False).itertuples():
         problem = f"one patient is in {shared.splits} ({count(shared.images, 'image')})"
         yield "error", shared.cases[0], "", problem, "correct the split, or split by patient"

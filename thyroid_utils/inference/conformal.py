@@ -45,9 +45,7 @@ def conformal_quantile(scores: Sequence[float], alpha: float, patients: Sequence
     """
     _check_alpha(alpha)
     values = np.asarray(scores, dtype=float)
-    codes, count = (np.arange(len(values)), len(values))
-    if patients is not None:
-        codes, count = patient_codes(patients, len(values), "conformal_quantile")
+    codes, count = patient_codes(range(len(values)) if patients is None else patients, len(values), "conformal_quantile")
     weights = 1 / ((count + 1) * np.bincount(codes, minlength=count)[codes])
     order = np.argsort(values, kind="stable")
     reached = np.flatnonzero(np.cumsum(weights[order]) >= 1 - alpha - _ROUNDING)
@@ -88,22 +86,19 @@ def conformal_sets(
     new = np.asarray(test_probabilities, dtype=float)
     if new.ndim != 1 or np.isnan(new).any() or (len(new) and (new.min() < 0 or new.max() > 1)):
         raise ValueError(f"conformal_sets: test probabilities of shape {new.shape}; expected (m,) within [0, 1], none NaN")
-    patients = None if val_patients is None else np.asarray(val_patients, dtype=object)
-    if patients is not None:
-        patient_codes(patients, len(truth), "conformal_sets")
+    patients = np.asarray(range(len(truth)) if val_patients is None else val_patients, dtype=object)
+    patient_codes(patients, len(truth), "conformal_sets")
     scores = np.where(truth, 1 - known, known)
     quantiles, few = {}, []
     for malignant, name in enumerate(CLASSES):
         members = truth == bool(malignant) if by_class else np.ones(len(truth), dtype=bool)
-        own = None if patients is None else patients[members]
-        quantiles[name] = conformal_quantile(scores[members], alpha, own)
+        quantiles[name] = conformal_quantile(scores[members], alpha, patients[members])
         if np.isinf(quantiles[name]):
-            count = int(members.sum()) if own is None else len(set(own))
-            few.append((name if by_class else "validation", count))
+            few.append((name if by_class else "validation", len(set(patients[members]))))
     benign, malignant = new <= quantiles["benign"] + _ROUNDING, 1 - new <= quantiles["malignant"] + _ROUNDING
     index = test_probabilities.index if isinstance(test_probabilities, pd.Series) else None
     table = pd.DataFrame({"benign": benign, "malignant": malignant, "size": benign.astype(int) + malignant}, index=index)
-    unit = "images" if patients is None else "patients"
+    unit = "images" if val_patients is None else "patients"
     table.attrs |= {"alpha": alpha, "quantiles": quantiles, "note": _note(few, unit, alpha)}
     return table
 

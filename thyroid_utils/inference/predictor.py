@@ -82,7 +82,7 @@ class Predictor:
     @cached_property
     def store(self) -> ArrayStore:
         """The preprocessed images of `cases`, row by row, made again where the cache was emptied."""
-        return open_arrays(self.config, self.cases, progress_bar("Preprocessing"))
+        return open_arrays(self.config, self.cases)
 
     @cached_property
     def pipeline(self) -> Pipeline:

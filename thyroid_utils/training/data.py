@@ -14,7 +14,7 @@ from torch import nn
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, file_hashes, source_hash
-from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count
 from thyroid_utils.data import audit, splits, videos
 from thyroid_utils.data.audit import audit_cases
@@ -142,14 +142,14 @@ def input_pipeline(config: RunConfig) -> Pipeline:
     return pipeline
 
 
-def open_arrays(config: RunConfig, cases: pd.DataFrame, progress: Progress | None = None) -> ArrayStore:
+def open_arrays(config: RunConfig, cases: pd.DataFrame) -> ArrayStore:
     """The preprocessed images of a split case table, at the network's input size.
 
     Raises:
         DataError: unknown preprocessing or model, or an unreadable image.
     """
-    fitting = None if progress is None else progress_bar("Fitting the preprocessing")
-    return preprocessed(cases, input_pipeline(config).fit(cases, fitting), progress)
+    pipeline = input_pipeline(config).fit(cases, progress_bar("Fitting the preprocessing"))
+    return preprocessed(cases, pipeline, progress_bar("Preprocessing"))
 
 
 def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:

@@ -8,20 +8,17 @@ import json
 import os
 import pickle
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from thyroid_utils.common import paths
 from thyroid_utils.common.config import ConfigError, TrainingConfig
 from thyroid_utils.common.files import atomic_path
+from thyroid_utils.common.machine import commit, versions
 from thyroid_utils.training.ledger import STATE
 
 
@@ -138,25 +135,13 @@ _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn
 def environment_stamp(device: str, precision: str, devices: int) -> dict[str, Any]:
     """Where and with what a run was finished, as numbers of another machine may differ in the last digits: versions, device,
     precision, threads, commit; no host or user name."""
-    versions = {}
-    for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):  # as OpenCV, which has several packages
-            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(_PACKAGES),
         "device": device,
         "devices": devices,
         "cuda": None if device == "cpu" else torch.version.cuda,
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
+        "commit": commit(),
     }
-
-
-def _commit() -> str | None:
-    """The commit that the sources are at, None outside a git checkout."""
-    root = paths.project_root()
-    if shutil.which("git") is None or not (root / ".git").exists():
-        return None
-    return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None

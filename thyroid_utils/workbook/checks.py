@@ -77,8 +77,7 @@ def _training_problems(notebook: Path, values: Mapping[str, Any], seen: dict[str
         published = config.model.weights == "imagenet"
         if key not in seen and not (published and _NOT_FETCHED in seen):
             try:
-                seen[key] = ""
-                _check_layer(_built(config), layer)
+                seen[key] = _layer_problem(_built(config), layer)
             except Exception as error:
                 seen[key] = _told(error, values, config)
                 if published and isinstance(error, WeightsError):
@@ -96,17 +95,14 @@ def _built(config: RunConfig) -> Network:
         return check_config(config)
 
 
-def _check_layer(network: Network, layer: str | None) -> None:
-    """Raise _LayerError unless the network has the layer whose map a notebook explains; "" is the network's own."""
+def _layer_problem(network: Network, layer: str | None) -> str:
+    """What keeps a notebook from explaining the map of that layer; None explains none, "" the network's own."""
     try:
         if layer is not None:
             named_layer(network.network, layer) if layer else target_layer(network)
     except ValueError as error:
-        raise _LayerError(f"{network.name}: {error}") from None
-
-
-class _LayerError(ValueError):
-    pass
+        return f"LAYER: {network.name}: {error}"
+    return ""
 
 
 class _Tables:
@@ -194,8 +190,6 @@ def _told(error: Exception, values: Mapping[str, Any], config: RunConfig | None)
         decide = [name for name, path in paths.items() if field in (".".join(path), ".".join(path[:1]))]
         told = [name for name in values if any(name.endswith(ending) for ending in decide)]
         return f"{', '.join(told) or field}: {problem}"
-    if isinstance(error, _LayerError):
-        return f"LAYER: {text}"
     if config is None:
         return f"{type(error).__name__}: {text}"
     loss = text.startswith("loss")

@@ -45,9 +45,6 @@ class ReportFolder:
     def records(self) -> dict[str, Any]:
         return self.document.get("notebooks", {})
 
-    def has_report(self, stem: str) -> bool:
-        return stem in self.records and all((self.path / f"{stem}.{kind}").is_file() for kind in ("html", "ipynb"))
-
     def staging(self, stem: str) -> Path:
         """An empty hidden folder to work in."""
         folder = self.path / f"{_UNFINISHED}{stem}"
@@ -160,21 +157,16 @@ class ReportFolder:
         return {"previous": self.records[before[-1]] if before else None, "next": self.records[after[0]] if after else None}
 
 
-def check_folder(folder: Path, stems: Sequence[str]) -> None:
-    """Raises RunError where writing would replace what is no report."""
-    names = ["index.html", *(f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html"))]
-    foreign = [name for name in names if (folder / name).exists()]
-    if foreign and not (folder / "run.json").exists():
-        raise RunError(f"{folder}: {', '.join(foreign)} would be replaced, and no run wrote it; name another folder with --out")
-
-
 @contextmanager
 def only_process(folder: Path, stems: Sequence[str]) -> Iterator[None]:
     """Make the output folder and hold it. Raises RunError where it cannot be written, holds what is no report, or another process
     holds it."""
     lock = filelock.FileLock(folder / ".lock")
     try:
-        check_folder(folder, stems)
+        names = ["index.html", *(f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html"))]
+        foreign = ", ".join(name for name in names if (folder / name).exists())
+        if foreign and not (folder / "run.json").exists():
+            raise RunError(f"{folder}: {foreign} would be replaced, and no run wrote it; name another folder with --out")
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:

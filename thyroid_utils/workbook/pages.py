@@ -10,13 +10,10 @@ import io
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from PIL import Image
 
 import thyroid_utils
 from thyroid_utils.common import paths
+from thyroid_utils.common.machine import answer, commit, versions
 from thyroid_utils.common.words import count
 
 # Nothing may be fetched and no script may run, whatever a notebook displays.
@@ -184,21 +182,8 @@ class _Renderer(IPythonRenderer):
 
 def describe() -> dict[str, Any]:
     """Versions of Python and the packages that decide numbers, the commit of the project, the hardware; no host or user name."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):  # a cluster's own may go by another name
-            versions[package] = metadata.version(package)
-    return {"versions": versions, "commit": commit(), "hardware": hardware()}
-
-
-def commit() -> str | None:
-    """Twelve hexadecimal digits and whether files were changed since; None where the project is no git checkout with a commit."""
-    if not (paths.project_root() / ".git").exists():
-        return None
-    return _answer(
-        "git", "--no-optional-locks", "-C", str(paths.project_root()),
-        "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty= with uncommitted changes",
-    )  # fmt: skip
+    told = {"python": platform.python_version(), **versions(_PACKAGES)}
+    return {"versions": told, "commit": commit(), "hardware": hardware()}
 
 
 def hardware() -> str:
@@ -208,17 +193,9 @@ def hardware() -> str:
     processor = named.group(1) if named else platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    gpus = _answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    gpus = answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     told = ", ".join(gpus.splitlines()) if gpus else "no GPU"
     return f"{processor}, {count(cores, 'core')}, {memory:.1f} GB memory, {told}, {platform.system()}"
-
-
-def _answer(*command: str) -> str | None:
-    """What a program prints; None where it is not there, fails or hangs."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 class Scrubber:

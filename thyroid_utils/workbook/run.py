@@ -16,6 +16,7 @@ from rich.text import Text
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
+from thyroid_utils.common.machine import commit
 from thyroid_utils.training.ledger import check_ledger
 from thyroid_utils.workbook.checks import check_notebooks
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder, only_process, recover_folders
@@ -27,7 +28,7 @@ from thyroid_utils.workbook.notebooks import (
     read_notebook,
     select_notebooks,
 )
-from thyroid_utils.workbook.pages import Scrubber, commit, describe, duration_text, seen_from_here
+from thyroid_utils.workbook.pages import Scrubber, describe, duration_text, seen_from_here
 from thyroid_utils.workbook.parameters import ParameterFile, parameters_by_notebook, read_parameter_file
 from thyroid_utils.workbook.report import mentioned_runs, recorded_answer, recorded_outputs, story
 
@@ -90,11 +91,10 @@ class _Run:
         again, earlier = [notebook.stem for notebook in notebooks], self.folder.records
         records = {notebook.stem: self._new_record(notebook, "waiting") for notebook in notebooks}
         for stem, record in earlier.items():
-            if self.folder.has_report(stem):
-                rerun = (
-                    {"status": "waiting", "started": _now(), "error": None, "page": None} if stem in again else record["rerun"]
-                )
-                records[stem] = record | {"earlier": True, "rerun": rerun}
+            if all((path / f"{stem}.{kind}").is_file() for kind in ("html", "ipynb")):
+                records[stem] = record | {"earlier": True}
+                if stem in again:
+                    records[stem]["rerun"] = {"status": "waiting", "started": _now(), "error": None, "page": None}
         self.folder.document = {
             "format": FORMAT,
             "title": file.title,

@@ -15,16 +15,7 @@ from thyroid_utils.common.files import write_text
 
 KEY = "key.csv"
 _COLUMNS = ("folder", "case", "patient", "file", "case_name", "patient_name")
-_COMPUTED = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "'",
-)  # by spreadsheets, unless an apostrophe precedes
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # by spreadsheets, unless an apostrophe precedes
 
 
 def coded(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:
