@@ -8,7 +8,6 @@ beyond the training images' own range, widened the more the fewer they are, is t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -136,7 +135,7 @@ def familiar(predictor: Predictor) -> Familiar:
     segmenter's run holds.
     """
     data = predictor.run.data
-    key = content_key(data["fingerprint"], data["split_hash"], _code())
+    key = content_key(data["fingerprint"], data["split_hash"], source_hash([__file__, measuring.__file__]))
     try:
         return Familiar(cached("familiar", key, lambda: _ranges(_described(predictor.cases))))
     except DataError:
@@ -171,11 +170,6 @@ def _held_areas(run: Run) -> pd.DataFrame:
 def _ranges(facts: pd.DataFrame) -> dict[str, tuple[float, float, int]]:
     known = {name: column.dropna() for name, column in facts.items()}
     return {name: (*map(float, values.quantile([0.005, 0.995])), len(values)) for name, values in known.items() if len(values)}
-
-
-@cache
-def _code() -> str:
-    return source_hash([__file__, measuring.__file__])
 
 
 def own_scores(run: Run) -> dict[str, Estimate]:

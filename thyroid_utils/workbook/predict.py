@@ -295,8 +295,7 @@ def case_images(sources: Sequence[Source], spacing: float | None, progress: Prog
             if is_dicom(path):
                 yield from _dicom_frames(case, path, spacing)
             else:
-                frame = read_image(path)
-                yield _case_image(case, frame, spacing, _seen(frame, shows_colour(frame)))
+                yield _case_image(case, read_image(path), spacing)
         except ImageError as error:
             yield CaseImage(case, ImageError(anonymous(error, path)))
         progress(number, len(sources))
@@ -308,18 +307,15 @@ def _dicom_frames(case: str, path: Path, spacing: float | None) -> Iterator[Case
     told = (BURNED_IN,) * bool(image.burned_in) + (SCALES_DIFFER,) * image.scales_differ + (NOT_SQUARE,) * (not image.square)
     for number, frame in enumerate(image.iter_frames(), 1):
         name = f"{case}-frame-{number:04d}" if image.frame_count > 1 else case
-        seen = _seen(frame, image.says_colour_doppler or shows_colour(frame))
-        yield _case_image(name, frame, scale, told + seen)
+        yield _case_image(name, frame, scale, told, image.says_colour_doppler)
 
 
-def _case_image(case: str, frame: np.ndarray, spacing: Any, warnings: tuple[str, ...]) -> CaseImage:
-    too_large = frame.shape[0] * frame.shape[1] > MOST_PIXELS
-    return CaseImage(case, ImageError(TOO_LARGE) if too_large else frame, spacing, warnings)
-
-
-def _seen(frame: np.ndarray, colour: bool) -> tuple[str, ...]:
-    """Warnings of a frame."""
-    return (COLOUR,) * colour + (LITTLE_RANGE,) * uses_little_range(frame)
+def _case_image(case: str, frame: np.ndarray, spacing: Any, told: tuple[str, ...] = (), doppler: bool = False) -> CaseImage:
+    """told: warnings of the file; those of the frame follow. doppler: the file says that there is colour flow."""
+    if frame.shape[0] * frame.shape[1] > MOST_PIXELS:
+        return CaseImage(case, ImageError(TOO_LARGE), spacing)
+    seen = (COLOUR,) * (doppler or shows_colour(frame)) + (LITTLE_RANGE,) * uses_little_range(frame)
+    return CaseImage(case, frame, spacing, told + seen)
 
 
 def anonymous(error: ImageError, path: Path) -> str:
