@@ -205,7 +205,7 @@ def preprocess() -> Entries:
     def through(spec, size=None, image=gray) -> list:
         pipeline = f.build_pipeline(spec, size)
         if pipeline.needs_fit:
-            pipeline.refitted(0.31, 0.17)
+            pipeline.mean, pipeline.deviation = 0.31, 0.17
         sample = pipeline(image, mask)
         geometry, soft = sample.geometry, (np.arange(sample.mask.size) % 97 / 96).reshape(sample.mask.shape)
         there = [geometry.to_original(sample.mask), geometry.to_original(soft.astype(np.float32), smooth=True)]

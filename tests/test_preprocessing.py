@@ -166,7 +166,8 @@ def test_bins_of_scaled_gray_levels_hold_as_many_levels_each(scale):
 
 
 def test_recipes_tell_parameters_and_which_pipelines_are_the_same():
-    fitted = build_pipeline("paper_000", 64).refitted(0.25, 0.125)
+    fitted = build_pipeline("paper_000", 64)
+    fitted.mean, fitted.deviation = 0.25, 0.125
     table = study.recipes([*(build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")), fitted])
     assert table["same as"].tolist() == ["paper_004", "–", "paper_004", "–"]
     assert table["steps"].iloc[0] == "gray → scale → resize (size=64×64, mode=stretch)"

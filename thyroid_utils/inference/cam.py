@@ -105,7 +105,7 @@ def cam_maps(
     if method not in CAM_METHODS:
         raise ValueError(f"method {method!r} is unknown; known: {', '.join(CAM_METHODS)}")
     size = inputs.shape[-2:]
-    chosen = _chosen_layer(network, layer, size)
+    chosen = chosen_layer(network, layer, size)
     step = 1 if method == "score_cam" else batch_size
     maps = np.zeros((len(inputs), *size), np.float32)
     none_called = np.zeros(len(inputs), bool)
@@ -131,8 +131,9 @@ def as_images(network: nn.Module, inputs: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(next(network.parameters()).device)
 
 
-def _chosen_layer(network: nn.Module, layer: TargetLayer | str | None, size: tuple[int, int]) -> TargetLayer:
-    if isinstance(layer, str):
+def chosen_layer(network: nn.Module, layer: TargetLayer | str | None, size: tuple[int, int] | None = None) -> TargetLayer:
+    """A layer as it is, that of a path, or, where none is named, the `target_layer` for inputs of that size."""
+    if layer and isinstance(layer, str):
         return TargetLayer(named_layer(getattr(network, "network", network), layer))
     return layer or target_layer(network, size)
 

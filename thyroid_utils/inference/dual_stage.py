@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import number
-from thyroid_utils.inference.cam import TargetLayer, cam_maps, named_layer, target_layer
+from thyroid_utils.inference.cam import cam_maps, chosen_layer
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
 from thyroid_utils.inference.doubts import CHANCE, FAIR_DICE, familiar, own_scores
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, begun
@@ -68,9 +68,7 @@ class DualStage:
                     f"the {role} is run {run.name} ({run.config.model.name}, task {run.config.task}); expected a run of task "
                     f"{_TASKS[role]} or joint; give the two the other way round if you exchanged them"
                 )
-        network = classifier.network
-        own = TargetLayer(named_layer(network.network, layer)) if layer else None
-        self._layer = own or target_layer(network, tuple(classifier.run.data["input"][1:]))
+        self._layer = chosen_layer(classifier.network, layer, tuple(classifier.run.data["input"][1:]))
         known = classifier.run.predictions.query("split == 'val'")
         odds, self._truth = known["log_odds"].to_numpy(float), known["label"].to_numpy(int)
         self.calibration = fit_platt(self._truth, odds)

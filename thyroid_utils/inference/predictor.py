@@ -90,8 +90,7 @@ class Predictor:
         leaves a frame whole where no nodule is found."""
         trained = input_pipeline(self.config)
         steps = [step.model_copy(update={"empty": "frame"}) if isinstance(step, NoduleCrop) else step for step in trained.steps]
-        pipeline = Pipeline(steps, trained.name)
-        return pipeline.refitted(*self.run.data["fitted"]) if pipeline.needs_fit else pipeline
+        return Pipeline(steps, trained.name, *(self.run.data["fitted"] or ()))
 
     def held_map(self, split: str, case: str) -> np.ndarray:
         """The map that a segmenter's or joint run has kept of a validation or test image, brought back to its frame: float32

@@ -81,7 +81,7 @@ class Pipeline:
     Call it with an image, uint8 (height, width) or RGB (height, width, 3), and perhaps its mask, bool (height, width); the
     result is a `Sample` with a float32 image (channels, height, width), the mask on the same grid and the geometry.
 
-    mean, deviation: of the training images, in front of `zscore` by train.
+    mean, deviation: of the training images, in front of `zscore` by train; given where `fit` has found them before.
     """
 
     steps: Sequence[Step]
@@ -202,11 +202,6 @@ class Pipeline:
         if variance <= 1e-12:
             raise DataError(f"pipeline {self.name}: {len(cases)} training images have no contrast (σ = 0); check the images")
         return mean, math.sqrt(variance)
-
-    def refitted(self, mean: float, deviation: float) -> Pipeline:
-        """The pipeline with numbers that `fit` has found before, for images far from those it was fitted on."""
-        self.mean, self.deviation = float(mean), float(deviation)
-        return self
 
     def _check_fitted(self) -> None:
         if self.needs_fit and self.mean is None:

@@ -19,7 +19,7 @@ from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError, ParameterError
 from thyroid_utils.data.phantom.patients import Settings
 from thyroid_utils.data.readers import load_cases
-from thyroid_utils.inference.cam import named_layer, target_layer
+from thyroid_utils.inference.cam import chosen_layer
 from thyroid_utils.models.networks import Network
 from thyroid_utils.models.weights import WeightsError
 from thyroid_utils.studies.compare import FIELDS
@@ -99,7 +99,7 @@ def _layer_problem(network: Network, layer: str | None) -> str:
     """What keeps a notebook from explaining the map of that layer; None explains none, "" the network's own."""
     try:
         if layer is not None:
-            named_layer(network.network, layer) if layer else target_layer(network)
+            chosen_layer(network, layer)
     except ValueError as error:
         return f"LAYER: {network.name}: {error}"
     return ""
