@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
+from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, file_hashes, source_hash
 from thyroid_utils.common.progress import progress_bar
@@ -92,7 +92,8 @@ def split_data(config: RunConfig) -> SplitData:
             cases, how = found.cases.loc[counted.index], found.how
         elif unknown:
             how = f"not given for {unknown} of {len(cases)} images, each of which counts as a patient of its own"
-        cases = _split(cases, config.split, task.labels)
+        plan = config.split
+        cases = splits.split_cases(cases, plan.ratios, plan.by, plan.seed, repeat=plan.repeat, require_classes=task.labels)
         columns = {name: cases[name].tolist() for name in ("split", "split_by", "patient")}
         return {"columns": columns, "fingerprint": data_fingerprint(cases), "patients": how}
 
@@ -110,13 +111,6 @@ def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
     side, labels = cases["split"].eq("train").to_numpy(bool), cases["label"].copy()
     labels[side] = np.random.default_rng(seed).permutation(labels[side].to_numpy())
     return cases.assign(label=labels)
-
-
-def _split(cases: pd.DataFrame, config: SplitConfig, needs_classes: bool) -> pd.DataFrame:
-    if config.by == "official":
-        return splits.official_split(cases)
-    settings = {"repeat": config.repeat, "require_classes": needs_classes}
-    return splits.split_cases(cases, config.ratios, config.by, config.seed, **settings)
 
 
 def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
