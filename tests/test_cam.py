@@ -109,7 +109,7 @@ def test_every_classifier_has_a_layer_and_a_map(name):
 
 
 SEGMENTED = [(name, QUICK.get(name, {})) for name in SEGMENTERS if name != "tiny_segmenter"]
-UNDECLARED = [("smp:fpn:resnet18", {}), ("residual_unet", {"design": "monai"})]  # explained at their coarsest map
+UNDECLARED = [("smp:fpn:resnet18", {})]  # explained at its coarsest map
 
 
 @pytest.mark.parametrize(("name", "options"), SEGMENTED + UNDECLARED)

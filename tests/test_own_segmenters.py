@@ -33,7 +33,6 @@ NETWORKS = {
     "unet, not normalised": partial(UNet, widths=(4, 8, 8), batch_norm=False),
     "attention_unet": partial(AttentionUNet, widths=(4, 8, 8, 8)),
     "residual_unet": partial(ResidualUNet, widths=(4, 8, 8)),
-    "residual_unet, monai": partial(ResidualUNet, widths=(4, 8, 8), design="monai"),
     "residual_unet_resnet18": partial(PretrainedResidualUNet, widths=(16, 8, 8, 8, 4)),
     "segnet": partial(SegNet, widths=(8, 8, 8, 8, 8)),
     "fcn8s": partial(FCN8s, widths=(8, 8, 8, 8, 8), hidden=16, dropout=0.0),
@@ -363,8 +362,3 @@ def test_transunet_interpolates_published_positions_for_other_sizes():
     # a plane that rises by 1 a column and 4 a row keeps its mean, 1 + 7.5, and rises twice as much a place
     assert grid.mean().item() == pytest.approx(8.5, abs=1e-4)
     assert (grid[1] - grid[0]).mean().item() == pytest.approx(4 * (grid[:, 1] - grid[:, 0]).mean().item(), rel=1e-4)
-
-
-def test_an_unknown_design_is_refused():
-    with pytest.raises(ValueError, match="residual_unet: design must be zhang or monai; found 'he'"):
-        ResidualUNet(design="he")

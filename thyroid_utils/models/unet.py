@@ -245,39 +245,23 @@ class ResidualUNet(nn.Module):
     """U-Net of residual units.
 
     (batch, in_channels, height, width) → logits (batch, classes, height, width). Paper 004 says no more than that its network
-    is a U-Net "with integrated residual blocks". Two published networks are that:
-
-    - design "zhang": the Deep Residual U-Net of Zhang, Liu and Wang (IEEE GRSL 2018), Table I: three units down, the first
-      convolution of the second and the third with stride 2 instead of a pooling; one as the bridge, with stride 2; three up,
-      each on the doubled coarser map joined with the skip; a 1×1 convolution. How maps are doubled is not said: here values are
-      repeated. How the input is added where channels change is not said either: here by a 1×1 convolution. The 15 convolutions
-      of the table have 7.8 million parameters, as published; the 1×1 convolutions of the added inputs, 0.43 million more, are
-      not among them.
-    - design "monai": the residual U-Net of Kerfoot et al. (STACOM 2018) as MONAI has it (`monai.networks.nets.UNet` with
-      num_res_units=2, PReLU), with batch normalisation and an own 1×1 convolution behind it. MONAI's network alone ends in
-      units with one channel a class, normalised there: over one image, as by its default, that fixes the mean of the logits of
-      every image, with a nodule or without. Its finest map is at half the image's size.
-
-    "zhang" is the default, for its published table and number of parameters.
+    is a U-Net "with integrated residual blocks". This one is the Deep Residual U-Net of Zhang, Liu and Wang (IEEE GRSL 2018),
+    Table I: three units down, the first convolution of the second and the third with stride 2 instead of a pooling; one as the
+    bridge, with stride 2; three up, each on the doubled coarser map joined with the skip; a 1×1 convolution. How maps are doubled
+    is not said: here values are repeated. How the input is added where channels change is not said either: here by a 1×1
+    convolution. The 15 convolutions of the table have 7.8 million parameters, as published; the 1×1 convolutions of the added
+    inputs, 0.43 million more, are not among them.
 
     Args:
         in_channels: channels of the images.
         classes: number of logits a pixel, 1 or 2.
         widths: channels of each level, finest first.
-        design: "zhang" or "monai".
-
-    Raises:
-        ValueError: another design.
     """
 
-    def __init__(
-        self, in_channels: int = 3, classes: int = 1, widths: Sequence[int] = (64, 128, 256, 512), design: str = "zhang"
-    ):
+    def __init__(self, in_channels: int = 3, classes: int = 1, widths: Sequence[int] = (64, 128, 256, 512)):
         super().__init__()
-        if design not in ("zhang", "monai"):
-            raise ValueError(f"residual_unet: design must be zhang or monai; found {design!r}")
         self.multiple = 2 ** (len(widths) - 1)
-        self.body = _ZhangBody(in_channels, widths) if design == "zhang" else _monai_body(in_channels, widths)
+        self.body = _ZhangBody(in_channels, widths)
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -304,14 +288,6 @@ class _ZhangBody(nn.Module):
         for unit, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             maps = unit(torch.cat([doubled(maps), skip], dim=1))
         return maps
-
-
-def _monai_body(in_channels: int, widths: Sequence[int]) -> nn.Module:
-    from monai.networks.nets import UNet  # slow to import, and only this design needs it
-
-    strides = (2,) * (len(widths) - 1)
-    # The normalisation behind each convolution would take a bias out again.
-    return UNet(2, in_channels, widths[0], tuple(widths), strides, num_res_units=2, norm="batch", bias=False)
 
 
 class PretrainedResidualUNet(nn.Module):
