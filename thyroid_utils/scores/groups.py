@@ -44,7 +44,8 @@ class GroupComparison:
         p_value: of the two-sided Mann-Whitney test; NaN with one group only.
         detectable: the effect that a single such test at 5 % finds with a power of 80 % at these numbers of patients, above 1
             where no effect is large enough.
-        first_patients, second_patients: that count. left_out: images without a value (NaN).
+        images: that have a value and count. first_patients, second_patients: that they come from.
+        left_out: images without a value (NaN). mixed: images of group 0 left out because their patient counts in group 1.
     """
 
     first: float
@@ -54,9 +55,11 @@ class GroupComparison:
     high: float
     p_value: float
     detectable: float
+    images: int
     first_patients: int
     second_patients: int
     left_out: int = 0
+    mixed: int = 0
     note: str = ""
 
     def __str__(self) -> str:
@@ -103,14 +106,17 @@ def mann_whitney_patients(
         raise ValueError(f"{where}: values have shape {numbers.shape}; expected {second.shape}, numbers or NaN, none infinite")
     codes, _ = patient_codes(patients, len(numbers), where)
     known = ~np.isnan(numbers)
-    used = known & (second | ~np.isin(codes, codes[known & second]))
+    mixed = known & ~second & np.isin(codes, codes[known & second])
+    used = known & ~mixed
     by_patient = pd.DataFrame({"value": numbers, "group": second})[used].groupby(codes[used], sort=False)
     means, group = by_patient["value"].mean().to_numpy(), by_patient["group"].first().to_numpy()
     one, two = means[~group], means[group]
     counts = {
+        "images": int(used.sum()),
         "first_patients": len(one),
         "second_patients": len(two),
         "left_out": int((~known).sum()),
+        "mixed": int(mixed.sum()),
     }
     medians = [float(np.median(found)) if len(found) else np.nan for found in (one, two)]
     if not (len(one) and len(two)):

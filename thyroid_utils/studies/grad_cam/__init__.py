@@ -244,8 +244,9 @@ def compare_shapes(table: pd.DataFrame, labels: Sequence[int], patients: Sequenc
     """
     tests = {name: vars(mann_whitney_patients(table[name], labels, patients)) for name in FEATURES if name in table}
     found = pd.DataFrame.from_dict(tests, orient="index").rename_axis("feature").rename(columns=_OF_TEST)
+    found = found.drop(columns=["images", "mixed", "note"])
     found.insert(6, "p_holm", holm(found["p"]))
-    return found.drop(columns="note")
+    return found
 
 
 def shown_shapes(compared: pd.DataFrame) -> pd.DataFrame:
