@@ -189,7 +189,7 @@ def test_what_has_not_learnt_gets_no_verdict(comparison):
     pair = SegmenterComparison({"learns": one, "blank": blank})
     pair.__dict__["tables"] = dict(zip(pair.models, comparison.tables.values(), strict=True))
     pair.__dict__["truth"] = comparison.truth
-    assert "blank" in pair.untrained and "blank" in pair.banner and "Raise EPOCHS" in pair.banner
+    assert "blank" in pair.untrained and "blank" in pair.banner and "EPOCHS" in pair.banner
     found = pair.pairs()["difference"].iloc[0]
     assert np.isnan(found.p_value) and "validation does not show" in pair.verdicts(pair.pairs(), "Dice")
     assert learnt(comparison).banner == ""

@@ -17,7 +17,7 @@ from thyroid_utils.common.words import UNKNOWN, count, listed, number, p_value
 from thyroid_utils.models.networks import latency, parameter_count
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Comparison, Estimate
-from thyroid_utils.scores.recipes import RecipeComparison
+from thyroid_utils.scores.recipes import ONE_TRAINING, RecipeComparison
 from thyroid_utils.training.data import NAMED
 from thyroid_utils.training.ledger import Run
 
@@ -226,7 +226,7 @@ class ComparedRuns:
     def banner(self) -> str:
         """A warning, in markdown, where some models are `untrained`; empty where none is."""
         what = f"{listed(self.untrained)}: on validation not shown to be better than {self.blind}"
-        told = f"> **Not trained yet.** {what}. What is compared with them below is noise; no verdict is given. Raise EPOCHS."
+        told = f"> **Not shown to have learnt.** {what}, so that no verdict rests on them. More EPOCHS or patients may show it."
         return told if self.untrained else ""
 
     def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
@@ -259,7 +259,7 @@ class ComparedRuns:
         pair, found = pairs.iloc[0], pairs.iloc[0]["difference"]
         told = f"Its {score} less that of **{pair['second']}**, next on validation, is {told_difference(found)}"
         if np.isnan(pair["p_holm"]):
-            how = "; SEEDS asks for more" if self.one_split and self.trainings == 1 else ""
+            how = "; SEEDS asks for more" if found.note == ONE_TRAINING else ""
             return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether the recipes differ: {found.note}{how}."
         verdict = "more than chance" if pair["differs"] else "not more than chance can give"
         return f"{told} ({self.over}): {verdict} ({p_value(pair['p_holm'])} after Holm)."
