@@ -17,7 +17,9 @@ from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compare import different_from
 
 
-def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0) -> SimpleNamespace:
+def made_run(
+    model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0, data: str = "d"
+) -> SimpleNamespace:
     """What a finished run offers; 60 patients a side, two images each, the classes `skill` standard deviations apart."""
     random = np.random.default_rng(seed)
     rows = []
@@ -36,6 +38,7 @@ def made_run(model: str, skill: float, seed: int = 0, split_hash: str = "a", con
         config=RunConfig(model={"name": model}, seed=config_seed),
         data={
             "split_hash": split_hash,
+            "fingerprint": data,
             "weights": "from scratch",
             "leaky": False,
             "input": (3,),
@@ -110,6 +113,8 @@ def test_the_model_is_chosen_on_validation_whatever_test_says(comparison):
 def test_models_of_different_splits_are_not_compared():
     with pytest.raises(DataError, match="different splits"):
         ClassifierComparison.of([made_run("a", 1), made_run("b", 1, split_hash="b")])
+    with pytest.raises(DataError, match="different splits"):  # cases of the same names, of another hospital
+        ClassifierComparison.of([made_run("a", 1), made_run("b", 1, data="e")])
     subsets = ClassifierComparison.of([made_run("a", 1, 0, "x"), made_run("a", 1, 1, "y")])
     assert not subsets.one_split
     with pytest.raises(DataError, match="cannot be paired"):

@@ -134,7 +134,7 @@ def test_runs_of_other_seeds_or_splits_are_refused(runs, monkeypatch):
         DualStageStudy.of({**runs, "crop": runs["crop"][:1]})
     segmenter = runs["segmenter"][0]
     stage = stage_of(runs["frame"][0], segmenter)
-    monkeypatch.setitem(segmenter.data, "split_hash", "another")
+    monkeypatch.setitem(segmenter.data, "fingerprint", "another")
     for refused in (lambda: DualStageStudy.of(runs), lambda: findings_on_test(stage)):
         with pytest.raises(DataError, match="different splits"):
             refused()

@@ -79,7 +79,7 @@ def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
 
 def check_ensemble(runs: Sequence[Run]) -> None:
     """Raises DataError where runs cannot be an ensemble: none, or of several splits or tasks."""
-    kinds = {(run.config.task, run.data["split_hash"]) for run in runs}
+    kinds = {(run.config.task, run.data["split_hash"], run.data["fingerprint"]) for run in runs}
     if len(kinds) != 1:
         raise DataError(f"ensemble: {len(runs)} runs of {len(kinds)} splits or tasks; give runs of one split that differ in seed")
 

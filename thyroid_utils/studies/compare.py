@@ -130,6 +130,11 @@ def check_recipes(runs: Mapping[str, list[Run]]) -> None:
             raise DataError(f"comparison: the runs of {name} differ in more than seed and split; compare them one by one")
 
 
+def _split(run: Run) -> tuple[str, str]:
+    """What two runs share whose images can be paired: the split, and the data that it is of."""
+    return run.data["split_hash"], run.data["fingerprint"]
+
+
 @dataclass(frozen=True)
 class ComparedRuns:
     """Finished runs by model or by loss; "model" below means either.
@@ -158,7 +163,7 @@ class ComparedRuns:
         for run in runs:
             grouped.setdefault(getattr(run.config, key).label, []).append(run)
         check_recipes(grouped)
-        plans = {tuple((run.config.seed, run.data["split_hash"]) for run in found) for found in grouped.values()}
+        plans = {tuple((run.config.seed, _split(run)) for run in found) for found in grouped.values()}
         seeds = {tuple(seed for seed, _ in plan) for plan in plans}
         if len(seeds) > 1 or any(len(set(plan)) < len(plan) for plan in plans):
             raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
@@ -180,7 +185,7 @@ class ComparedRuns:
     @property
     def one_split(self) -> bool:
         """Whether all runs share one split, so that their test images are the same."""
-        return len({run.data["split_hash"] for found in self.runs.values() for run in found}) == 1
+        return len({_split(run) for found in self.runs.values() for run in found}) == 1
 
     @cached_property
     def validation(self) -> pd.Series:

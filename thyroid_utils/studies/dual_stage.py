@@ -88,7 +88,7 @@ def check_one_split(runs: Sequence[Run]) -> None:
     A classifier leaves out images without a label and a segmenter those without a mask, so that their splits differ wherever
     some images lack one of both.
     """
-    if len({run.data["split_hash"] for run in runs}) > 1:
+    if len({(run.data["split_hash"], run.data["fingerprint"]) for run in runs}) > 1:
         told = ", ".join(f"{run.config.task} {run.name} {sum(run.data['images'].values())} images" for run in runs)
         raise DataError(
             f"dual-stage: the runs have different splits ({told}); train all on images that have both a label and a mask "
