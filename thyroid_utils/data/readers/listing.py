@@ -133,6 +133,9 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
         required, known: columns; in these what programs write for nothing (NA, NaN, null, ?, …) is NA, in others nothing alone.
         header: names for a file that has no header; else they are the first line, in lower case.
 
+    Returns:
+        the table; its `attrs["blank"]` tells by required or known column how often each word stood for nothing.
+
     Raises:
         DataError: not UTF-8, empty, a column named twice, missing or nearly called as one of these, a line with more or fewer
             fields than the first (empty ones at its end apart).
@@ -166,9 +169,10 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
     _check_columns(path, list(table), required, known)
     if table.empty:
         raise DataError(f"{path}: no rows below its header; expected a line for each image")
-    for name in {*required, *known}.intersection(table):
-        table[name] = without_blanks(table[name])
-    return table
+    known = [name for name in (*required, *known) if name in table]
+    filled = table.assign(**{name: without_blanks(table[name]) for name in known})
+    filled.attrs["blank"] = {name: table[name][filled[name].isna()].value_counts().to_dict() for name in known}
+    return filled
 
 
 def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], known: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ def read_folders(
     parents = {split: folder for split, folder in found.items() if folder}
     if parents and any(_word(here.name) in sum(classes.values(), ()) for here in listing.entries(root)):
         raise DataError(f"{root}: class folders beside {listing.first_few(parents)}/; move them into one of these")
-    parts, read = [], set()
+    parts, read, blank = [], set(), Counter()
     for split, parent in parents.items() or [("", root)]:
         for label, (name, spellings) in enumerate(classes.items()):
             places = [place for place in (parent, listing.subfolder(parent, "images", "image")) if place]
@@ -82,6 +82,7 @@ def read_folders(
             if patient_pattern is not None:
                 patients = _patients(patient_pattern, images)
                 named = {key: patient.lower() not in listing.BLANK for key, patient in patients.items()}
+                blank.update(patient for key, patient in patients.items() if not named[key])
                 patients = {key: patient if named[key] else prefix + key for key, patient in patients.items()}
                 columns |= {"patient": patients, "patient_known": named}
             parts.append(listing.image_rows("folders", prefix, images, masks, **columns))
@@ -90,7 +91,7 @@ def read_folders(
         found = ", ".join(note["problem"] for note in left_out)
         raise listing.missing_data("folders", folder, "images in it", found=found)
     cases = listing.case_table(parts)
-    cases.attrs["notes"] += left_out + _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"])
+    cases.attrs["notes"] += left_out + _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"], blank)
     return cases
 
 
@@ -138,7 +139,8 @@ def read_manifest(root: Path) -> pd.DataFrame:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
         columns[name] = listing.without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
     cases = make_cases(pd.DataFrame(columns)).astype({"target": "string"})
-    cases.attrs["notes"] = _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"])
+    blank = listed.attrs["blank"].get("patient", {})
+    cases.attrs["notes"] = _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"], blank)
     return cases
 
 
@@ -222,8 +224,9 @@ def _left_out(root: Path, read: set[Path]) -> list[dict[str, str]]:
     return notes
 
 
-def _doubtful_patients(patients: pd.Series) -> list[dict[str, str]]:
-    """Notes on known patients (one an image) who may be one or none: in several writings, or with a large share of the images."""
+def _doubtful_patients(patients: pd.Series, blank: Mapping[str, int]) -> list[dict[str, str]]:
+    """Notes on known patients (one an image) who may be one or none: in several writings, or with a large share of the images;
+    and on words for nobody (each with its number of images) that may be one's initials."""
     counts, notes = patients.value_counts(), []
     for _, alike in counts.groupby(counts.index.map(_rough_form)):
         if len(alike) > 1:
@@ -235,6 +238,10 @@ def _doubtful_patients(patients: pd.Series) -> list[dict[str, str]]:
         if many or (images > 1 and _NOBODY.fullmatch(name)):
             problem = f"one patient has {images} of {len(patients)} images ({name})"
             notes.append({"file": "", "problem": problem, "remedy": "leave the patient empty where it is not known"})
+    for word, images in blank.items():
+        if images > 1:
+            problem = f"{images} images have a word for a patient that is taken for unknown ({word})"
+            notes.append({"file": "", "problem": problem, "remedy": "rename the patient if it is one"})
     return notes
 
 
