@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from hashlib import sha256
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_pictures import put, refusal
 
+from thyroid_utils.common.config import RunConfig
 from thyroid_utils.data.check import check_dataset
 from thyroid_utils.data.readers import load_cases
+from thyroid_utils.training.data import split_data
 
 
 @pytest.fixture(autouse=True)
@@ -20,19 +24,30 @@ def runs(tmp_path, monkeypatch):
 
 
 def listed(folder, *rows: str):
-    put(folder, *(row.split(",")[0] for row in rows))
+    put_unlike(folder, *(row.split(",")[0] for row in rows))
     (folder / "manifest.csv").write_text("image,patient,label,case\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return load_cases("manifest", folder)
+
+
+def put_unlike(folder, *names: str):
+    for name in names:
+        put(folder, name, pixels=np.frombuffer(sha256(name.encode()).digest() * 32, np.uint8).reshape(32, 32))
+
+
+def digits(path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def test_codes_replace_names_and_the_key_tells_them(tmp_path, runs):
     data = tmp_path / "data"
     cases = listed(data, "Anna.png,Anna M,0,=HYPERLINK(1)", "b.png,,1,", "c.png,Anna M,0,'c")
-    assert cases.index.tolist() == ["case-0001", "case-0002", "case-0003"] and cases.index.name == "case"
-    assert cases["patient"].tolist() == ["patient-001", "case-0002", "patient-001"]
+    anna, b, c = (digits(data / name) for name in ("Anna.png", "b.png", "c.png"))
+    assert cases.index.tolist() == [f"case-{anna}", f"case-{b}", f"case-{c}"] and cases.index.name == "case"
+    assert cases["patient"].tolist() == [f"patient-{min(anna, c)}", f"case-{b}", f"patient-{min(anna, c)}"]
     assert cases["patient_known"].tolist() == [True, False, True]
     key = pd.read_csv(runs / "key.csv", keep_default_na=False)
     assert key.columns.tolist() == ["folder", "case", "patient", "file", "case_name", "patient_name"]
+    assert key["case"].tolist() == cases.index.tolist() and key["patient"][1] == ""
     assert key["file"].tolist() == ["Anna.png", "b.png", "c.png"] and key["patient_name"].tolist() == ["Anna M", "", "Anna M"]
     assert key["case_name"].tolist() == ["'=HYPERLINK(1)", "row-0002", "''c"], "no spreadsheet computes a name"
     assert key["folder"].tolist() == [os.path.realpath(data)] * 3
@@ -43,33 +58,42 @@ def test_codes_replace_names_and_the_key_tells_them(tmp_path, runs):
     assert [*sorted(path.name for path in data.iterdir())] == ["Anna.png", "b.png", "c.png", "manifest.csv"]
 
 
-def test_what_is_added_takes_the_next_numbers_and_the_old_stay(tmp_path):
-    listed(tmp_path / "data", "m.png,Mia,0,", "n.png,Noa,1,")
-    cases = listed(tmp_path / "data", "a.png,Ada,0,", "n.png,Noa,1,", "m.png,Ada,0,")
-    assert cases.index.tolist() == ["case-0003", "case-0002", "case-0001"]
-    assert cases["patient"].tolist() == ["patient-003", "patient-002", "patient-003"], "m's patient was corrected"
-    cases = listed(tmp_path / "data", "b.png,Bea,0,", "m.png,Mia,0,")
-    assert cases.index.tolist() == ["case-0004", "case-0001"] and cases["patient"].tolist() == ["patient-004", "patient-001"]
+def test_neither_history_nor_place_nor_order_decides_a_split(tmp_path, runs):
+    rows = [f"{number}.png,P{number // 2},{number // 2 % 2}," for number in range(60)]
+    listed(tmp_path / "data", *rows[40:], *rows[10:30])
+    grown = listed(tmp_path / "data", *rows)
+    key = pd.read_csv(runs / "key.csv")
+    assert len(key) == len(key.drop_duplicates()) and set(grown.index) <= set(key["case"])
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    (runs / "key.csv").unlink()
+    turned = listed(tmp_path / "moved", *rows[::-1])
+    config = {"task": "classification", "model": {"name": "resnet18"}}
+    found = [
+        split_data(RunConfig(**config, data={"dataset": "manifest", "root": str(tmp_path / name)})) for name in ("data", "moved")
+    ]
+    assert turned.index.tolist() == grown.index.tolist()[::-1] and not found[0].cases["image"].equals(found[1].cases["image"])
+    assert found[0].split_hash == found[1].split_hash and found[0].fingerprint == found[1].fingerprint
+    assert found[0].cases[["split", "patient"]].equals(found[1].cases[["split", "patient"]])
+
+
+def test_copies_of_an_image_are_told_apart_and_their_patients_too(tmp_path):
+    put(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "manifest.csv").write_text("image,patient\nc.png,Cy\na.png,Al\nb.png,Cy\n")
+    cases, one = load_cases("manifest", tmp_path), digits(tmp_path / "a.png")
+    assert cases.index.tolist() == [f"case-{one}-3", f"case-{one}", f"case-{one}-2"]
+    assert cases["patient"].tolist() == [f"patient-{one}-2", f"patient-{one}", f"patient-{one}-2"]
 
 
 def test_any_name_comes_back_as_itself(tmp_path, runs):
-    names = ["=1+1", "'=1+1", "a\rb", "a\nb", 'say "a", b', " a ", "NA", "é", "-5", "$x$"]
-    put(tmp_path / "data" / "benign", *(f"{name}_0.png" for name in names))
-    put(tmp_path / "data" / "malignant", "a_0.png")
+    names = ["=1+1", "'=1+1", "a\rb", "a\nb", 'say "a", b', " a ", "NA", "é", "-5", "$x$", os.fsdecode(b"M\xfcller")]
+    put_unlike(tmp_path / "data" / "malignant", "a_0.png")
+    (tmp_path / "data" / "benign").mkdir()
+    for name in names:
+        shutil.copy(tmp_path / "data" / "malignant" / "a_0.png", tmp_path / "data" / "benign" / f"{name}_0.png")
     cases = [load_cases("folders", tmp_path / "data", patient_pattern=r"(?s)^(.+)_0") for _ in range(2)]
-    assert cases[0].equals(cases[1]) and cases[0]["patient"].nunique() == 11
-    assert len(pd.read_csv(runs / "key.csv")) == 11
-
-
-def test_folders_are_coded_alike_wherever_they_lie(tmp_path):
-    put(tmp_path / "data" / "benign", "p1_a.png", "p1_b.png", "p10_a.png")
-    put(tmp_path / "data" / "malignant", "p2_a.png")
-    shutil.copytree(tmp_path / "data", tmp_path / "moved")
-    for folder in ("data", "moved"):
-        cases = load_cases("folders", tmp_path / folder, patient_pattern=r"^(p\d+)_")
-        assert cases.index.tolist() == [f"case-000{number}" for number in (1, 2, 3, 4)]
-        assert cases["patient"].tolist() == ["patient-001", "patient-001", "patient-002", "patient-003"]
-    assert (load_cases("folders", tmp_path / "data")["patient"] == cases.index).all(), "unknown patients"
+    assert cases[0].equals(cases[1]) and cases[0]["patient"].nunique() == 12
+    key = pd.read_csv(runs / "key.csv")
+    assert len(key) == 12 and r"benign/M\udcfcller_0.png" in key["file"].tolist()
 
 
 def test_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeypatch):
@@ -77,7 +101,7 @@ def test_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeyp
     put(tmp_path / "malignant", "b.png")
     load_cases("folders", tmp_path)
     (runs / "key.csv").write_text("case;file\ncase-0001;a.png\n")
-    assert "restore it, or remove it and codes begin anew" in refusal("folders", tmp_path)
+    assert "restore it, or remove it and it is written anew" in refusal("folders", tmp_path)
     (runs / "in the way").write_text("")
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(runs / "in the way"))
     assert "keep_names: true" in refusal("folders", tmp_path)

@@ -89,6 +89,8 @@ def test_numbered_frames_of_nobody_become_videos_with_evidence_and_stay_whole_in
 def test_frames_without_a_number_of_their_own(tmp_path):
     with pytest.raises(DataError, match=r"1 case without a frame number of its own \(first: scan\)"):
         recover_videos(stored(tmp_path, sweep(0, 3)).rename(index={"made/0001": "scan"}))
+    with pytest.raises(DataError, match="3 cases without a frame number"):
+        recover_videos(stored(tmp_path, sweep(0, 3)).rename(index=lambda case: f"case-1f3870be2{case[-1]}"))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ def _frame(path: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
 def _in_order(cases: pd.DataFrame) -> pd.DataFrame:
     numbers = pd.to_numeric(cases["frame"], errors="coerce") if "frame" in cases else pd.Series(np.nan, cases.index)
     if numbers.isna().any():
-        numbers = pd.to_numeric(cases.index.to_series().str.extract(r"(\d+)\D*$", expand=False), errors="coerce")
+        last = cases.index.to_series().str.extract(r"^(?!case-[\da-f]{10}\b).*?(\d+)\D*$", expand=False)  # codes have no order
+        numbers = pd.to_numeric(last, errors="coerce")
     wrong = numbers.index[numbers.isna() | numbers.duplicated()]
     if len(wrong):
         told = f"{count(len(wrong), 'case')} without a frame number of its own (first: {wrong[0]})"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,7 @@ from filelock import FileLock
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import file_hashes, write_text
 
 KEY = "key.csv"
 _COLUMNS = ("folder", "case", "patient", "file", "case_name", "patient_name")
@@ -19,68 +21,64 @@ _COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # by spreadsheets, unle
 
 
 def coded(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The case table with `case-0001`, … for its case ids and `patient-001`, … for the patients that are known.
+    """The case table with `case-` and ten digits of the image file's SHA-256 for its case ids, and `patient-` and the digits of
+    the first of a patient's cases for the patients that are known.
 
-    What the codes stand for is kept in `key.csv` beside the trained runs, which only grows: an image keeps its code for as long
-    as its place in the folder is the same, and a patient for as long as the name is. New ones take the next numbers.
+    So the files alone decide: the same images are split alike wherever they lie, in whatever order they are listed. Copies of a
+    file are told apart by `-2`, `-3`, … in the order of their names. What the codes stand for is kept in `key.csv` beside the
+    trained runs, which only grows and decides nothing.
 
     Args:
         cases: case table of a reader; `patient_known` tells whose patient has a name.
         folder: that of the data; its images lie below it.
 
     Raises:
-        DataError: the key cannot be written, or is none.
+        DataError: an image cannot be read; the key cannot be written, or is none.
     """
-    path, home = paths.runs_dir() / KEY, os.path.realpath(folder)
+    hashes, known = file_hashes(cases["image"]), cases["patient_known"].astype(bool)
     files = [os.path.relpath(image, folder).replace(os.sep, "/") for image in cases["image"]]
-    names = cases["patient"].where(cases["patient_known"].astype(bool), "")
-    wanted = pd.DataFrame({"file": files, "case_name": cases.index, "patient_name": names}, dtype=object)
+    told = pd.DataFrame({"file": files, "sha256": cases["image"].map(hashes)}, cases.index, dtype=object)
+    digits = told.sort_values(["sha256", "file"])["sha256"].str[:10]
+    copy = digits.groupby(digits).cumcount() + 1
+    digits = (digits + copy.map("-{}".format).where(copy > 1, ""))[cases.index]
+    first = digits.groupby(cases["patient"]).transform("min")
+    case, patient = "case-" + digits, ("patient-" + first).where(known, "case-" + digits)
+    names = (cases["patient"].where(known, ""), patient.where(known, ""))
+    _tell(zip([os.path.realpath(folder)] * len(cases), case, names[1], files, cases.index, names[0], strict=True))
+    return cases.set_axis(pd.Index(case, dtype="string", name="case")).assign(patient=patient.astype("string").array)
+
+
+def _tell(rows: Iterable[tuple[str, ...]]) -> None:
+    """Add to the key what it does not hold."""
+    path = paths.runs_dir() / KEY
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(".key.lock")):
-            key = _read(path)
-            codes = _codes(wanted, key[key["folder"] == home])
-            rows = codes.assign(folder=home)[list(_COLUMNS)]
-            known = set(map(tuple, key.to_numpy()))
-            new = rows[[tuple(row) not in known for row in rows.to_numpy()]]
-            if len(new):
-                _write(path, pd.concat([key, new]))
+            key = dict.fromkeys(_read(path))
+            held = len(key)
+            key |= dict.fromkeys(tuple(map(_written, row)) for row in rows)
+            if len(key) > held:
+                text = StringIO()
+                csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([_COLUMNS, *key])
+                write_text(path, text.getvalue())
     except OSError as error:
         remedy = "set THYROID_WORKBOOK_RUNS to a folder that can, or keep the names: DATA_OPTIONS={keep_names: true}"
         raise DataError(f"{path}: what the codes of cases stand for cannot be written ({error.strerror}); {remedy}") from None
-    patient = codes["patient"].where(codes["patient"] != "", codes["case"])
-    return cases.set_axis(pd.Index(codes["case"], dtype="string", name="case")).assign(patient=patient.astype("string").array)
 
 
-def _codes(wanted: pd.DataFrame, key: pd.DataFrame) -> pd.DataFrame:
-    """`wanted` with columns `case` and `patient`: the codes of the key, else the next ones; no patient has none ("")."""
-    case = _numbered(wanted["file"], dict(zip(key["file"], key["case"], strict=True)), "case-{:04d}")
-    patient = _numbered(wanted["patient_name"], dict(zip(key["patient_name"], key["patient"], strict=True)), "patient-{:03d}")
-    return wanted.assign(case=case, patient=patient).reset_index(drop=True)
-
-
-def _numbered(names: pd.Series, codes: dict[str, str], form: str) -> list[str]:
-    codes = {**codes, "": ""}
-    last = max((int(code.rpartition("-")[2]) for code in codes.values() if code), default=0)
-    for name in names:
-        if name not in codes:
-            last += 1
-            codes[name] = form.format(last)
-    return [codes[name] for name in names]
-
-
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path) -> list[tuple[str, ...]]:
     if not path.exists():
-        return pd.DataFrame(columns=list(_COLUMNS), dtype=object)
+        return []
     try:
-        key = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)]
-    except (ValueError, KeyError):
-        key = None
-    if key is None or not (key["case"].str.fullmatch(r"case-\d+") & key["patient"].str.fullmatch(r"(patient-\d+)?")).all():
-        raise DataError(f"{path}: not the key of codes that was written; restore it, or remove it and codes begin anew")
-    return key.map(lambda text: text.removeprefix("'"))
+        header, *rows = map(tuple, csv.reader(StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
+    except (ValueError, csv.Error):
+        header = ()
+    if header != _COLUMNS:
+        raise DataError(f"{path}: not the key of codes that was written; restore it, or remove it and it is written anew")
+    return rows
 
 
-def _write(path: Path, key: pd.DataFrame) -> None:
-    safe = key.map(lambda text: f"'{text}" if text.startswith(_COMPUTED) else text)
-    write_text(path, safe.to_csv(index=False, quoting=csv.QUOTE_ALL))
+def _written(text: str) -> str:
+    """As the key holds it: no formula, and UTF-8, which names need not be."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return f"'{text}" if text.startswith(_COMPUTED) else text
