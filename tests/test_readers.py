@@ -115,14 +115,10 @@ def test_a_pattern_that_finds_a_word_for_nobody_finds_no_patient(tmp_path):
     cases = named_cases("folders", tmp_path, patient_pattern=r"^(\w+)_")
     assert cases["patient"].tolist() == ["7", "benign/NA_1", "benign/NA_2", "8"]
     assert cases["patient_known"].tolist() == [True, False, False, True]
-    assert [note["problem"] for note in cases.attrs["notes"]] == [
-        "2 images have a word for a patient that is taken for unknown (NA)"
-    ]
+    assert [note["problem"] for note in cases.attrs["notes"]] == ["2 images have a patient that is taken for unknown (NA)"]
     text = "image,patient\na.png,Na\nb.png,Na\nc.png,NA\nd.png,\ne.png,\n"
     cases = named_cases("manifest", manifest(tmp_path, text, *(f"{name}.png" for name in "abcde")))
-    assert [note["problem"] for note in cases.attrs["notes"]] == [
-        "2 images have a word for a patient that is taken for unknown (Na)"
-    ]
+    assert [note["problem"] for note in cases.attrs["notes"]] == ["2 images have a patient that is taken for unknown (Na)"]
 
 
 def test_a_manifest_of_very_many_columns_is_read(tmp_path):

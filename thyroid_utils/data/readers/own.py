@@ -240,7 +240,7 @@ def _doubtful_patients(patients: pd.Series, blank: Mapping[str, int]) -> list[di
             notes.append({"file": "", "problem": problem, "remedy": "leave the patient empty where it is not known"})
     for word, images in blank.items():
         if images > 1:
-            problem = f"{images} images have a word for a patient that is taken for unknown ({word})"
+            problem = f"{images} images have a patient that is taken for unknown ({word})"
             notes.append({"file": "", "problem": problem, "remedy": "rename the patient if it is one"})
     return notes
 
