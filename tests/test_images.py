@@ -143,6 +143,10 @@ def coloured(ground, one, two=(0, 0, 0)) -> np.ndarray:
     return np.where(ONE[..., None] == 1, one, np.where(TWO[..., None] == 1, two, ground))
 
 
+def nodule_in_gland(gland, nodule) -> np.ndarray:
+    return np.where(disc(radius=6)[..., None], nodule, np.where(disc(radius=40)[..., None], gland, BLACK))
+
+
 def indexed(*colours, **options) -> Image.Image:
     picture = Image.fromarray((ONE + 2 * TWO).astype(np.uint8), "P")
     picture.putpalette([level for colour in colours for level in colour])
@@ -174,6 +178,9 @@ LABELS = {
     "palette without colours.png": indexed(BLACK, BLACK, BLACK),
     "palette with a black label.png": indexed(BLACK, RED, BLACK),
     "palette with a clear label.png": indexed(BLACK, RED, GREEN, transparency=2),
+    **{f"inverted at corner {turn}.png": np.rot90(255 * (1 - np.roll(ONE, (-8, -8), (0, 1))), turn) for turn in range(4)},
+    **{f"in its gland.{suffix}": nodule_in_gland(GREEN, RED) for suffix in ("png", "jpg")},
+    "in its gland, VOC.png": nodule_in_gland((0, 128, 0), (128, 0, 0)),
     "read: palette.png": indexed(BLACK, RED, (128, 255, 0)),
     "read: palette with a clear ground.png": indexed(WHITE, RED, GREEN, transparency=0),
     "read: red and green.png": coloured(BLACK, RED, GREEN),
@@ -191,7 +198,9 @@ def test_a_mask_of_several_labels_or_a_picture_is_read_whole_or_refused(tmp_path
         assert (images.read_mask(path) != (BOTH > 0)).sum() < 0.05 * BOTH.sum()
     else:
         text = refusal(images.read_mask, path)
-        assert re.search("do not tell foreground|transparen|white outside|two labels in one dark colour", text), text
+        assert re.search("do not tell foreground|transparen|white outside|several labels|two labels in one dark colour", text), (
+            text
+        )
 
 
 def test_a_mask_of_another_size_or_of_deep_colours_is_refused(tmp_path):

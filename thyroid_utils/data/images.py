@@ -174,8 +174,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None, image: str
 
     Raises:
         ImageError: as `read_image`; a size other than `shape`; a rotation that the image has and the mask has not; levels or
-            colours that leave open what is foreground, such as several labels, a picture or colours without black; a mask that
-            holds all four corners, which is white outside.
+            colours that leave open what is foreground, such as several labels, a picture or colours without black; colours that
+            touch or lie within each other; a mask of more than half the frame and three of its corners, which is white outside.
     """
     path = Path(path)
     pixels, kind = _decode(path, mask=True)
@@ -191,7 +191,10 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None, image: str
     if found is None:
         told = f"gray levels from {gray.min()} to {gray.max()} do not tell foreground from background"
         raise ImageError(f"{path}: {told}; export a mask of 0 and 255")
-    if found[:: len(found) - 1 or 1, :: len(found[0]) - 1 or 1].all() and 0.5 < found.mean() < 1:
+    if pixels.ndim == 3 and _holds_colours(pixels, found, 5 if kind == "JPEG" else 1):
+        raise ImageError(f"{path}: several labels, one colour within or beside another; export a mask of 0 and 255, one label")
+    corners = found[:: len(found) - 1 or 1, :: len(found[0]) - 1 or 1]
+    if corners.mean() >= 0.75 and 0.5 < found.mean() < 1:
         raise ImageError(f"{path}: white outside, so that it seems inverted; export it with the nodule white on black")
     return found
 
@@ -211,6 +214,19 @@ def _foreground(pixels: np.ndarray, noise: int) -> np.ndarray | None:
     if high < 128 or low >= 128 or _holds_labels(pixels, gray, noise) or _is_picture(gray, noise):
         return None
     return gray >= 128
+
+
+def _holds_colours(pixels: np.ndarray, found: np.ndarray, rim: int) -> bool:
+    """Whether one connected area, with what it encloses, holds two colours: nodule and gland, not two nodules apart.
+
+    rim: side in pixels of the square that must fit into the foreground around a pixel whose colour counts.
+    """
+    inside = cv2.erode(found.astype(np.uint8), np.ones((rim, rim), np.uint8), borderValue=0) > 0
+    colours = pixels / np.maximum(pixels.max(axis=2, keepdims=True), 1)
+    outlines = cv2.findContours(found.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    filled = cv2.drawContours(np.zeros(found.shape, np.uint8), outlines, -1, 1, cv2.FILLED)
+    areas = cv2.connectedComponents(filled)[1] * inside
+    return any(np.ptp(colours[areas == area], axis=0).max() > 0.4 for area in np.unique(areas[areas > 0]))
 
 
 _SQUARE = np.ones((3, 3), np.uint8)
