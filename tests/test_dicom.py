@@ -79,6 +79,11 @@ def test_gray_levels_through_rescale_window_and_extremes(shown, stored, photomet
     assert shown(stored, photometric, bits=bits, more=more)[0, 0].tolist() == levels
 
 
+def test_frames_of_one_file_are_scaled_alike(shown):
+    stored = np.array([[[0, 4100]], [[4100, 65535]]], np.uint16)  # beyond the header's extremes in the second frame
+    assert shown(stored, more=extremes(0, 4100)).tolist() == [[[0, 16]], [[16, 255]]]
+
+
 def test_eight_bits_are_shown_as_they_are_and_signed_values_over_their_range(shown):
     np.testing.assert_array_equal(shown(RAMP, more=extremes(0, 20)), RAMP)
     np.testing.assert_array_equal(shown(RAMP, "MONOCHROME1"), 255 - RAMP)

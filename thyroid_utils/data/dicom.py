@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 
 from thyroid_utils.common.errors import ImageError
-from thyroid_utils.data.dicom_levels import gray_levels, rescale, window
+from thyroid_utils.data.dicom_levels import gray_levels, rescale, value_range, window
 from thyroid_utils.data.images import DICOM_SUFFIXES, MAX_PIXELS
 
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
@@ -88,10 +88,13 @@ class DicomImage:
         Raises:
             ImageError: the pixels are damaged, or other frames than the header says.
         """
-        decoded = self._decoded()
+        decoded, span = self._decoded(), (0.0, 0.0)
+        if self._header.PhotometricInterpretation in _GRAY:
+            with _reported(self.path):
+                span = value_range(self._header, self._decoded())
         for _ in range(self.frame_count):
             with _reported(self.path):
-                frame = self._shown(next(decoded))
+                frame = self._shown(next(decoded), *span)
             yield frame
         with _reported(self.path):
             if next(decoded, None) is not None:
@@ -136,10 +139,10 @@ class DicomImage:
         style = next(self._fragments()).partition(b"\xff\x52")[2]  # COD: length (2), style, order, layers (2), transform (1)
         return style[6:7] == b"\1"
 
-    def _shown(self, stored: np.ndarray) -> np.ndarray:
-        """uint8 (height, width) or (height, width, 3) of one decoded frame."""
+    def _shown(self, stored: np.ndarray, low: float, high: float) -> np.ndarray:
+        """uint8 (height, width) or (height, width, 3) of one decoded frame. low, high: range of the file's gray values."""
         if self._header.PhotometricInterpretation in _GRAY:
-            return gray_levels(stored, self._header)
+            return gray_levels(stored, self._header, low, high)
         if self._header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, self._header)
             if stored.dtype == np.uint16 and self._palette_is_deep():

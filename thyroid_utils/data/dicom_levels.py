@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,20 @@ import numpy as np
 _STEP = 1e-6  # width of a window that has none
 
 
-def gray_levels(stored: np.ndarray, header: Any) -> np.ndarray:
-    """Rescaled, then seen through the window, or over the file's range of values, or that which its bits can hold."""
-    bits, (slope, intercept), seen = header.BitsStored, rescale(header), window(header)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") == 1 else (0, 2**bits - 1)
+def value_range(header: Any, frames: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Lowest and highest stored value of a file, as its header or else its bits say; frames are looked at only where need be."""
+    bits = header.BitsStored
     least, most = first(header.get("SmallestImagePixelValue")), first(header.get("LargestImagePixelValue"))
     # The header's extremes serve deep pixels alone, and are wrong where a frame goes beyond them.
-    if bits > 8 and None not in (least, most) and least < most and least <= stored.min() and stored.max() <= most:
-        low, high = least, most
+    told = bits > 8 and None not in (least, most) and least < most
+    if told and all(least <= stored.min() and stored.max() <= most for stored in frames):
+        return least, most
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") == 1 else (0, 2**bits - 1)
+
+
+def gray_levels(stored: np.ndarray, header: Any, low: float, high: float) -> np.ndarray:
+    """Rescaled, then seen through the window, or over the file's range of values, `low` to `high`."""
+    (slope, intercept), seen = rescale(header), window(header)
     values = stored.astype(np.float64).clip(low, high) * slope + intercept
     if seen is None:
         black, white = sorted((low * slope + intercept, high * slope + intercept))
