@@ -96,6 +96,15 @@ def test_masks_beside_their_images_under_many_names(tmp_path, name):
     assert [Path(mask).stem for mask in cases["mask"].dropna()] == [name.format(image) for image in ("i1", "i2", "i10")]
 
 
+def test_a_picture_called_a_nodule_is_no_mask(tmp_path):
+    put(tmp_path / "benign", "1.png", "nodule_1.png", "1_lesion.png")
+    put(tmp_path / "malignant", "nodule_2.png")
+    put(tmp_path / "malignant", "nodule_2_mask.png", pixels=SPOT)
+    cases = named_cases("folders", tmp_path)
+    assert cases.index.tolist() == ["benign/1", "benign/1_lesion", "benign/nodule_1", "malignant/nodule_2"]
+    assert cases["mask"].notna().tolist() == [False, False, False, True]
+
+
 def test_numbers_behind_mask_are_the_images_or_several_nodules(tmp_path):
     """scan_mask_1 is of scan_1 where that is; of BUSI's `benign (1)` it is a second nodule, and the mask is the union."""
     put(tmp_path / "benign", "scan.png", "scan_1.png", "benign (1).png")

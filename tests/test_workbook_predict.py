@@ -41,6 +41,7 @@ from thyroid_utils.workbook.predict import (
     LITTLE_RANGE,
     NOT_SQUARE,
     SCALES_DIFFER,
+    anonymous,
     case_images,
     find_sources,
 )
@@ -216,12 +217,15 @@ def test_what_a_killed_call_left_is_cleared_and_nothing_else(trained, folder, tm
     assert sorted(path.name for path in out.iterdir()) == ["findings.csv", "index.html", "masks", "networks.csv"]
 
 
-def test_a_name_that_no_disk_takes_and_a_key_that_is_there(trained, folder, tmp_path, capsys):
+def test_a_name_that_no_disk_takes_and_a_key_that_is_there(trained, folder, tmp_path, monkeypatch, capsys):
     assert run(trained, tmp_path / ("x" * 300), folder) == 2
     assert "cannot be written (File name too long)" in capsys.readouterr().err
     (tmp_path / f"{'x' * 60}-key.csv").write_text("mine")
     assert run(trained, tmp_path / ("x" * 250), folder) == 0
     assert (tmp_path / f"{'x' * 60}-key.csv").read_text() == "mine" and (tmp_path / f"{'x' * 60}-key-2.csv").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(trained, ".", folder) == 0 and (tmp_path / "here/findings.csv").is_file() and (tmp_path / "here-key.csv").is_file()
     assert run(trained, tmp_path / "named", folder, "--keep-names") == 0 and not (tmp_path / "named-key.csv").exists()
 
 
@@ -253,6 +257,23 @@ def test_files_are_found_in_order_and_others_counted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     kept = [case for case, *_ in find_sources([tmp_path], keep_names=True)[0]]
     assert {"a-0003", "A-0001", "1-1-0007"} < set(kept) and len({name.lower() for name in kept}) == 7, "each otherwise"
+
+
+def test_masks_are_left_out_of_folders_and_never_where_named(tmp_path):
+    spot = np.pad(np.full((4, 4), 255, np.uint8), 8)
+    picture = np.random.default_rng(0).integers(0, 255, spot.shape, np.uint8)
+    for name, pixels in {"1": picture, "nodule_1": picture, "1_lesion_2": picture, "1_roi": spot, "1_mask": picture}.items():
+        write_png(tmp_path / f"{name}.png", pixels)
+    sources, others = find_sources([tmp_path])
+    assert [path.stem for _, path, _ in sources] == ["1", "1_lesion_2", "nodule_1"] and others == {"mask": 2}
+    assert len(find_sources([tmp_path / "1.png", tmp_path / "1_mask.png"])[0]) == 2
+
+
+@pytest.mark.parametrize("name", ["float.tif", "fixed.png", "bit.png"])
+def test_a_name_is_taken_out_of_a_message_and_not_out_of_its_words(tmp_path, name):
+    told = "floating-point pixels have no fixed range; export it as 8 or 16 bit"
+    assert anonymous(ImageError(f"{tmp_path / name}: {told}"), tmp_path / name) == told
+    assert anonymous(ImageError(f"{told}: {name}"), tmp_path / name) == f"{told}: the file"
 
 
 def test_frames_of_a_file_follow_each_other_and_its_end_is_an_error(tmp_path):

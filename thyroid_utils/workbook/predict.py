@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count as numbers
@@ -30,7 +30,7 @@ from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.common.words import count, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
-from thyroid_utils.data.readers.own import masked_images
+from thyroid_utils.data.readers.own import is_mask_beside, masked_images
 from thyroid_utils.inference.dual_stage import SCORES, DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
@@ -81,6 +81,7 @@ def predict(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ParameterError(f"predict: --spacing is {spacing:g}; expected millimetres a pixel, such as 0.07")
+    out = Path(os.path.abspath(out))  # of "." there is nothing beside
     sources, others = find_sources(images, keep_names)
     for told, left_out in others.items():
         console.print(f"{count(left_out, told)} left out")
@@ -212,9 +213,9 @@ def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[
     """The files to read in order, each with the name of its results, and how many were left out by kind.
 
     A folder's images are those with an image's or DICOM's suffix or DICOM's mark, sorted by path; hidden files, DICOMDIR and
-    what `predict` itself has written are passed over. What cannot be read or listed is a source too, with the reason. Masks
-    beside the images that they belong to are left out. A file that is named itself is taken whatever it is, and fails by itself
-    where it is no image.
+    what `predict` itself has written are passed over. What cannot be read or listed is a source too, with the reason. Of those,
+    masks beside the images that they belong to are left out. A file that is named itself is taken whatever it is, and fails by
+    itself where it is no image.
 
     Raises:
         ParameterError: something that is not there, or nothing to read; it tells of the place in the list, not the name.
@@ -230,7 +231,7 @@ def find_sources(given: Sequence[Path], keep_names: bool = False) -> tuple[list[
             found.append((path, _problem(path)))
         else:
             raise ParameterError(f"predict: IMAGES number {place} is no file and no folder; check how it is written")
-    kept = _without_masks(found)
+    kept = _without_masks(found, set(given))
     others["mask"] = len(found) - len(kept)
     if not kept:
         raise ParameterError("predict: the folders given hold no image; expected PNG, JPEG, TIFF, BMP, GIF or DICOM files")
@@ -268,18 +269,19 @@ def _problem(path: Path) -> str:
         return f"cannot be read ({error.strerror})"
 
 
-def _without_masks(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Without what is named as another one's mask: `scan_mask.png` beside `scan.png`, `masks/scan.png` where there is one."""
-    beside = {(path.parent, path.stem) for path, _ in found}
+def _without_masks(found: list[tuple[Path, str]], given: set[Path]) -> list[tuple[Path, str]]:
+    """Without another one's mask, unless given itself: `scan_mask.png` beside `scan.png`, `masks/scan.png` where there is one."""
+    beside = defaultdict(set)
+    for path, _ in found:
+        beside[path.parent].add(path.stem)
     elsewhere = {path.stem for path, _ in found if not _in_masks(path)}
 
     def is_mask(path: Path) -> bool:
-        images = masked_images(path.stem)
-        return any((path.parent, image) in beside for image in images) or (
-            _in_masks(path) and bool({path.stem, *images} & elsewhere)
-        )
+        if _in_masks(path) and {path.stem, *masked_images(path.stem)} & elsewhere:
+            return True
+        return is_mask_beside(path, path.stem, beside[path.parent])
 
-    return [(path, why) for path, why in found if why or not is_mask(path)]
+    return [(path, why) for path, why in found if why or path in given or not is_mask(path)]
 
 
 def _in_masks(path: Path) -> bool:
@@ -323,6 +325,5 @@ def anonymous(error: ImageError, path: Path) -> str:
     text = str(error).removeprefix(f"{path}: ")
     before, bracket, rest = text.partition(" (")
     text = before + rest.rpartition(")")[2] if bracket else text
-    for name in (str(path), path.name, path.stem):
-        text = text.replace(name, "the file") if len(name) > 2 else text
-    return text
+    names = "|".join(re.escape(name) for name in (str(path), path.name))
+    return re.sub(rf"(?<![\w-])(?:{names})(?![\w-])", "the file", text)

@@ -6,13 +6,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.files import cached_folder, content_key, file_hashes
 from thyroid_utils.common.paths import cache_dir
 from thyroid_utils.common.words import count
@@ -28,11 +28,13 @@ CLASS_FOLDERS = {
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _EXPECTED = "benign/ and malignant/ (or train/, val/, test/ with these two in each)"
 _MASK = (
-    "masks?|masked|segs?|segm|segment|segmentations?|segmented|gts?|ground[_-]?truth|truth|annot|annotations?|anno|labels?|rois?|"
-    "tumou?rs?|lesions?|nodules?|outlines?|contours?|manual|binary"
+    "masks?|masked|segs?|segm|segment|segmentations?|segmented|gts?|ground[_-]?truth|truth|annot|annotations?|anno|labels?|"
+    "outlines?|contours?"
 )
-_MASK_LAST = re.compile(rf"(?P<image>.+?)[_\-. ]?(?:(?<=[_\-. ])(?:{_MASK})|mask)(?P<number>[_\- ]?\(?\d+\)?)?", re.IGNORECASE)
-_MASK_FIRST = re.compile(rf"(?:{_MASK})[_\-. ](?P<image>.+)", re.IGNORECASE)
+_MASK_OR_PICTURE = "rois?|tumou?rs?|lesions?|nodules?|manual|binary"
+_WORD = rf"(?:{_MASK}|(?P<doubtful>{_MASK_OR_PICTURE}))"
+_MASK_LAST = re.compile(rf"(?P<image>.+?)[_\-. ]?(?:(?<=[_\-. ]){_WORD}|mask)(?P<number>[_\- ]?\(?\d+\)?)?", re.IGNORECASE)
+_MASK_FIRST = re.compile(rf"{_WORD}[_\-. ](?P<image>.+)", re.IGNORECASE)
 _NOBODY = re.compile(r"0+|x+|anonym\w*|anon|test|dummy|removed|patient|de-?identified", re.IGNORECASE)
 _MANIFEST_COLUMNS = ("case", "mask", "label", "patient", "split", "target")
 
@@ -48,7 +50,8 @@ def read_folders(
 
     Case ids `benign/img_7` (`train/benign/img_7`). The images lie in the class folder or in `images/` below or above it. A mask
     has its image's name, or that name and `_mask`, `_seg`, `_gt` or the like (`_mask_1` for a second nodule); it lies beside its
-    image, in `benign/masks/`, in `benign_masks/` or in `masks/benign/`.
+    image, in `benign/masks/`, in `benign_masks/` or in `masks/benign/`. Beside its image, `_nodule`, `_lesion`, `_tumor`, `_roi`,
+    `_manual` and `_binary` make masks of black and white files only.
 
     Args:
         root: the folder that holds the class folders.
@@ -168,12 +171,12 @@ def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict
     ]
     mask_folders = [here for here in mask_folders if here]
     files = listing.images_by_stem(place)
-    images = {stem: path for stem, path in files.items() if not masked_images(stem) & files.keys()}
+    images = {stem: path for stem, path in files.items() if not is_mask_beside(path, stem, files.keys())}
     found = [(stem, path) for stem, path in files.items() if stem not in images]
     found += [item for here in mask_folders for item in listing.images_by_stem(here).items()]
     masks: dict[str, list[Path]] = {}
     for stem, path in found:
-        named = [stem] if stem in images else sorted(masked_images(stem) & images.keys(), key=len)
+        named = [stem] if stem in images else sorted(masked_images(stem).keys() & images.keys(), key=len)
         masks.setdefault(named[-1] if named else stem, []).append(path)
     return (
         images,
@@ -182,13 +185,27 @@ def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict
     )
 
 
-def masked_images(stem: str) -> set[str]:
-    """The images that a name such as img_7_mask, mask_img_7, img_mask_7 or img_7_mask_1 may belong to; none for other names."""
+def masked_images(stem: str) -> dict[str, bool]:
+    """The images that a name such as img_7_mask, mask_img_7, img_mask_7 or img_7_mask_1 may belong to, each with whether it may
+    be a picture's name as well; none for other names."""
+    images = {}
     if named := _MASK_FIRST.fullmatch(stem):
-        return {named["image"]}
+        images[named["image"]] = bool(named["doubtful"])
     if named := _MASK_LAST.fullmatch(stem):
-        return {named["image"], named["image"] + (named["number"] or "")}
-    return set()
+        images |= dict.fromkeys((named["image"], named["image"] + (named["number"] or "")), bool(named["doubtful"]))
+    return images
+
+
+def is_mask_beside(path: Path, stem: str, beside: Collection[str]) -> bool:
+    """Whether a file is the mask of one of those beside it: by its name, and where that may be a picture's, by its pixels."""
+    doubts = [doubtful for image, doubtful in masked_images(stem).items() if image in beside]
+    if not all(doubts) or not doubts:
+        return bool(doubts)
+    try:
+        read_mask(path)
+    except ImageError:
+        return False
+    return True
 
 
 def _merged(folder: Path, key: str, paths: list[Path]) -> Path:
