@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -283,6 +284,28 @@ def test_a_failed_rerun_leaves_the_last_good_report_marked_with_the_error_beside
     write_project(tmp_path, "title: Small\n", n01_only=GOOD)
     assert main(["run", str(params)]) == 0
     assert set(digest(out)) == set(before) and "last good" not in (out / "01_only.html").read_text()
+
+
+def test_errors_of_a_users_own_data_name_no_patient_but_in_the_terminal(tmp_path, monkeypatch, capsys):
+    parameters = 'DATASET = "folders"  # text\nDATA_ROOT = ""  # folder\nDATA_OPTIONS = {}  # options'
+    monkeypatch.setattr("thyroid_utils.workbook.run.check_notebooks", lambda *_: None)  # there is no data
+    message = "patient_pattern finds no patient in Anna Meier.png,\nO'Neil.ima"
+    fails = f"raise ValueError({message!r}) from KeyError('Bea Kurz')"
+    params = small_project(tmp_path, monkeypatch, n01_only=notebook("Only", FIGURES, parameters=parameters))
+    assert main(["run", str(params)]) == 0
+    monkeypatch.setenv("FAILS", fails)  # the code itself names nobody
+    node = notebook("Only", "import os\nexec(os.environ['FAILS'])", parameters=parameters)
+    write_project(tmp_path, "title: Small\n", n01_only=node, n02_other=node)
+    assert main(["run", str(params)]) == 1
+    told = capsys.readouterr().out
+    assert told.count("Anna Meier.png") == told.count("O'Neil.ima") == 2
+    written = {path.name: path.read_bytes() for path in (tmp_path / "reports" / "test").rglob("*") if path.is_file()}
+    assert not [name for name, content in written.items() if re.search(b"Meier|Neil|Kurz", content)]
+    for name in ("01_only-failed.html", "01_only-failed.ipynb", "02_other.html", "run.json", "index.html"):
+        assert b"ValueError: the terminal shows the whole message" in written[name], name
+    given = "title: Small\ncommon:\n  DATA_OPTIONS: {keep_names: true}\n"
+    assert main(["run", str(write_project(tmp_path, given, n01_only=node))]) == 1
+    assert b"Anna Meier.png" in (tmp_path / "reports/test/run.json").read_bytes()
 
 
 def staged(folder: ReportFolder, content: str) -> Path:

@@ -28,6 +28,7 @@ from thyroid_utils.common.files import scratch_folder, write_text
 _START_TIMEOUT = 120  # seconds that a kernel may take to answer; a cold disk or a busy machine takes many
 _PATIENCE = 2.0  # seconds between asking a kernel to stop and ending it
 
+ELSEWHERE = "the terminal shows the whole message"
 CHECKED = "nbval-check-output"
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _CELL_METADATA = ("tags", "jupyter", "slideshow")
@@ -74,10 +75,15 @@ class Interruption:
 
 @dataclass(frozen=True)
 class Failure:
-    """What stopped a notebook: the error in one line, and the cell, counted from 0 in the executed notebook."""
+    """What stopped a notebook: the error with its whole message, its type, and the cell, counted from 0 in the executed one."""
 
-    line: str
+    told: str
     cell: int
+    kind: str
+
+    @property
+    def line(self) -> str:
+        return self.told.splitlines()[0].rstrip(": ")
 
 
 def execute_notebook(
@@ -135,23 +141,29 @@ def _run_cells(
             with client.setup_kernel(cleanup_kc=True, **options):
                 for place, cell in enumerate(node.cells):
                     if interruption.requested:
-                        return Failure("interrupted", place)
+                        return Failure("interrupted", place, "KeyboardInterrupt")
                     if progress and _heading(cell):
                         progress(_heading(cell))
                     client.execute_cell(cell, place)
         except CellExecutionError as error:
-            return Failure(f"{error.ename}: {error.evalue}".splitlines()[0].rstrip(": "), place)
+            return Failure(f"{error.ename}: {error.evalue}", place, error.ename)
         except (RuntimeError, TimeoutError) as error:  # not started; or killed, or crashed in native code
             log.seek(0)
             line = " ".join([f"{error}; often the memory was not enough.", *log.read().splitlines()[-1:]])
             if node.cells[place].cell_type == "code":
                 output = nbformat.v4.new_output("error", ename="DeadKernelError", evalue=line, traceback=[line])
                 node.cells[place].outputs.append(output)
-            return Failure(line, place)
+            return Failure(line, place, "DeadKernelError")
         finally:
             interruption.send(signal.SIGKILL)
             interruption.manager = None
     return None
+
+
+def without_messages(node: nbformat.NotebookNode) -> None:
+    """Leave of every error its type: messages, and so tracebacks, may name files, and files of a user's own data a patient."""
+    for output in (output for cell in node.cells for output in cell.get("outputs", []) if output.output_type == "error"):
+        output.update(evalue=ELSEWHERE, traceback=[f"{output.ename}: {ELSEWHERE}"])
 
 
 def _tidied(node: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:

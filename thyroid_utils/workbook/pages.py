@@ -203,7 +203,8 @@ class Scrubber:
 
     Files of the project become project-relative, the home becomes `~`; `private` folders (output), the environment and the
     temporary folder keep their last name: `…/reports/ddti`. Of folders of `data` nothing is kept, their own name, those below
-    them and those of files included, as they may name a patient: `DATA_ROOT/…`.
+    them and those of files included, as they may name a patient: `DATA_ROOT/…`. Errors of a user's own data, which
+    also name files alone, are not left to it (`notebooks.without_messages`).
     """
 
     def __init__(self, private: Iterable[str | Path] = (), data: Iterable[str | Path] = ()) -> None:

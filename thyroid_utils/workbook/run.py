@@ -17,19 +17,22 @@ from rich.text import Text
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
 from thyroid_utils.common.machine import commit
+from thyroid_utils.data.readers import OWN
 from thyroid_utils.training.ledger import check_ledger
 from thyroid_utils.workbook.checks import check_notebooks
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder, only_process, recover_folders
 from thyroid_utils.workbook.notebooks import (
+    ELSEWHERE,
     Failure,
     Interruption,
     execute_notebook,
     numbered_notebooks,
     read_notebook,
     select_notebooks,
+    without_messages,
 )
 from thyroid_utils.workbook.pages import Scrubber, describe, duration_text, seen_from_here
-from thyroid_utils.workbook.parameters import ParameterFile, parameters_by_notebook, read_parameter_file
+from thyroid_utils.workbook.parameters import ParameterFile, declared_parameters, parameters_by_notebook, read_parameter_file
 from thyroid_utils.workbook.report import mentioned_runs, recorded_answer, recorded_outputs, story
 
 # How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
@@ -83,6 +86,7 @@ class _Run:
         self.notebooks, self.given, self.show_code = notebooks, given, show_code
         roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
         self.scrubber = Scrubber([path], roots)
+        self.named = any(_may_name_patients(notebook, given[notebook.stem]) for notebook in notebooks)
         self.folder = ReportFolder(path, self.scrubber)
         self.made_with = {"parameter_file": file.path.name, **describe()}
         self.started = time.monotonic()
@@ -141,6 +145,8 @@ class _Run:
             else:
                 last["status"] = "interrupted"
             return "interrupted"
+        if self.named:
+            without_messages(executed)
         record = self._new_record(notebook, "failed" if failure else "finished", executed, failure)
         record["duration"] = round(time.monotonic() - started, 2)
         folder.stage(executed, record, staging)
@@ -152,7 +158,8 @@ class _Run:
         self._write_index()
         self.console.print(f"{stem}: {record['status']} in {duration_text(record['duration'])}")
         if failure:
-            self.console.print(f"  {failure.line}")  # unlike the pages, the terminal is the user's own
+            told = failure.told if self.named else failure.line
+            self.console.print(f"  {told}")  # unlike the pages, the terminal is the user's own
         if stays:
             self.console.print(f"  the last good report stays; the failed one is {stem}-failed.html")
         return record["status"]
@@ -161,6 +168,7 @@ class _Run:
         self, notebook: Path, status: str, executed: nbformat.NotebookNode | None = None, failure: Failure | None = None
     ) -> dict[str, Any]:
         node = executed or read_notebook(notebook)
+        line = failure and (f"{failure.kind}: {ELSEWHERE}" if self.named else failure.line)
         record = {
             "stem": notebook.stem,
             "number": notebook.stem[:2],
@@ -171,7 +179,7 @@ class _Run:
             "parameters": self.given[notebook.stem],
             **self.made_with,
             "commit": commit(),  # as it is now: a run may take hours
-            "error": {"line": failure.line, "cell": failure.cell} if failure else None,
+            "error": {"line": line, "cell": failure.cell} if failure else None,
             "answer": recorded_answer(node),
             "runs": mentioned_runs(node),
             "figures": recorded_outputs(node, "figure"),
@@ -185,6 +193,12 @@ class _Run:
     def _write_index(self) -> None:
         self.folder.document["duration"] = round(time.monotonic() - self.started, 2)
         self.folder.write_index()
+
+
+def _may_name_patients(notebook: Path, given: dict[str, Any]) -> bool:
+    """Whether a notebook reads a user's own images, whose files may be called by patients, and nobody said that they are not."""
+    values = {name: found.default for name, found in declared_parameters(notebook).items()} | given
+    return values.get("DATASET") in OWN and not (values.get("DATA_OPTIONS") or {}).get("keep_names")
 
 
 def _now() -> str:
