@@ -17,7 +17,6 @@ lopsided as that are found "below chance" in 26 to 63 % of sets of 10 patients w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ MEASURES = {"energy_inside": True, "pointing_game": True, "iou": True, "peak_dis
 BASELINES = {"other patients": "other", "centre prior": "centre", "chance": "chance"}
 _REGION = 0.5  # share of a map's maximum from which on a place belongs to its region
 ALPHA = 0.05  # of each test alone; the answer rests on one measure
-FEWEST_EXCHANGED = 5  # patients; the exchanges of four are 24, too few for a two-sided p below 0.05
+FEWEST_PATIENTS = 5  # of a test; the exchanges of four are 24, too few for a two-sided p below 0.05
 _TESTED = ("− other patients", "− chance")
 _DEALT = 2**20  # images × deals held at once
 
@@ -78,7 +77,7 @@ def attention_scores(maps: np.ndarray, masks: np.ndarray, cases: Sequence[str], 
     """
     maps, masks, patients = np.asarray(maps, float), np.asarray(masks, bool), np.asarray(patients, object)
     shown, outlined = np.flatnonzero(maps.max(axis=(1, 2)) > 0), masks.any(axis=(1, 2))  # NaN is not above 0
-    away = np.stack([distance_transform_edt(~mask) for mask in masks])
+    away = np.array([distance_transform_edt(~mask) for mask in masks]).reshape(masks.shape)
     pairs = _pairs(np.concatenate([maps[shown], centre_prior(maps.shape[1:])[None]]), masks, away)
     chance = np.full((len(MEASURES), len(maps)), np.nan)
     for at in shown:
@@ -109,10 +108,10 @@ def _pairs(maps: np.ndarray, masks: np.ndarray, away: np.ndarray) -> np.ndarray:
     """Each measure of every map (m, height, width) on every mask (n, height, width), (measures, m, n), in `MEASURES`' order; of
     empty masks without meaning."""
     energy, peaks, region = (form.reshape(len(maps), -1) for form in _forms(maps))  # (m, pixels)
-    nodules = masks.reshape(len(masks), -1).T.astype(float)  # (pixels, n)
+    nodules = masks.reshape(len(masks), energy.shape[1]).T.astype(float)  # (pixels, n)
     shared = region @ nodules
     union = region.sum(axis=1)[:, None] + nodules.sum(axis=0) - shared
-    return np.stack([energy @ nodules, peaks @ nodules, shared / union, peaks @ away.reshape(len(masks), -1).T])
+    return np.stack([energy @ nodules, peaks @ nodules, shared / union, peaks @ away.reshape(nodules.shape[::-1]).T])
 
 
 def _over_shifts(values: np.ndarray, mask: np.ndarray, away: np.ndarray) -> np.ndarray:
@@ -143,7 +142,7 @@ def placement_tests(maps: np.ndarray, masks: np.ndarray, patients: Sequence[str]
         DataFrame, index `measure`, columns `− other patients` and `− chance`, each a `Comparison` of means over images (second:
         the mean over all other patients' maps, or over all shifts). The p-value is twice the smaller share of the deals, the one
         seen among them, that reach as far up, or as far down. There is no interval: the deals say what would be seen were the
-        answer no. No p-value for fewer than 5 patients who exchange maps, or without any image.
+        answer no. No p-value for fewer than 5 patients, or without any image.
 
     Reference:
         Fisher, The Design of Experiments (1935), section 21; Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) 39.
@@ -165,9 +164,6 @@ def placement_tests(maps: np.ndarray, masks: np.ndarray, patients: Sequence[str]
     random = np.random.default_rng(0)
     dealt = _exchanged(_finer(pairs), codes, random, deals)
     others = [_compared(*found, len(order), count) for found in zip(seen, means, _finer(seen), dealt, strict=True)]
-    if count < FEWEST_EXCHANGED:
-        note = f"fewer than {FEWEST_EXCHANGED} patients exchange maps"
-        others = [replace(found, p_value=np.nan, note=note) for found in others]
     dealt, means = np.zeros((len(MEASURES), deals)), np.zeros(len(MEASURES))
     for members in np.split(np.arange(len(order)), np.flatnonzero(np.diff(codes)) + 1):
         sums = sum(_over_shifts(maps[at], masks[at], away[at]) for at in members).reshape(len(MEASURES), -1) / len(order)
@@ -203,8 +199,10 @@ def _exchanged(pairs: np.ndarray, codes: np.ndarray, random: np.random.Generator
 def _compared(seen: float, second: float, tested: float, dealt: np.ndarray, images: int, patients: int) -> Comparison:
     slack = 1e-9 * max(abs(tested), np.abs(dealt).max())  # sums in another order differ by rounding
     reached = [int((dealt >= tested - slack).sum()), int((dealt <= tested + slack).sum())]
-    p_value = min(1.0, 2 * (min(reached) + 1) / (len(dealt) + 1))
-    return Comparison(float(seen), float(second), float(seen - second), np.nan, np.nan, p_value, images, patients)
+    few = patients < FEWEST_PATIENTS
+    p_value = np.nan if few else min(1.0, 2 * (min(reached) + 1) / (len(dealt) + 1))
+    note = f"fewer than {FEWEST_PATIENTS} patients" if few else ""
+    return Comparison(float(seen), float(second), float(seen - second), np.nan, np.nan, p_value, images, patients, note=note)
 
 
 def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFrame:
@@ -234,6 +232,8 @@ def banner(model: str, auc: Estimate) -> str:
     """Why a classifier is not worth explaining, as text: its AUC is not shown to be above chance; "" where it is."""
     if auc.low > CHANCE:
         return ""
+    if np.isnan(auc.low):
+        return f"**No verdict on {model}.** It cannot be judged: its AUC on test is {auc.text()}, {chance_told(auc)}."
     told = f"Its AUC on test is {auc.text()}, {chance_told(auc)}"
     return f"**No verdict on {model}.** {told}: of a network that has learnt nothing a map shows nothing."
 
