@@ -53,6 +53,9 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     pd.testing.assert_frame_equal(some.scores["dropout"], asked.scores["dropout"], rtol=1e-6)
     table = detection_table(asked.scores, ensemble[0] > np.median(ensemble[0]), ["p" + name[:13] for name in names])
     assert set(table["method"]) == set(WAYS.values()) and (table["errors"] == len(names) // 2).all()
+    for run in runs:
+        monkeypatch.setitem(run.__dict__, "predictions", run.predictions.assign(log_odds=0.0))
+    assert ask_all(runs, 6).skipped == {"seeds": "no training ranks validation better than chance"}
     runs[1].data["fingerprint"] = "another"
     for few in ([], runs):
         with pytest.raises(DataError, match=rf"{len(few)} runs of {len(few)} splits or tasks"):

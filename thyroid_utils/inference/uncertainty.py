@@ -63,7 +63,7 @@ def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
 
     σ(a · (log-odds − those of the threshold)), the threshold by Youden's rule and the slope a by Platt's, both on validation: a
     run that is sure of everything then weighs as much as it is right, and one that ranks validation images no better than chance
-    says 0.5 of all.
+    says 0.5 of all. Where every run does, there is no ensemble to ask.
 
     Args:
         predictions: of a run: index `case`; `split`, `label`, `probability`, `log_odds`.

@@ -36,6 +36,7 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import (
     LABEL_SCORES,
     MAP_SCORES,
+    at_one_scale,
     augmented_views,
     check_ensemble,
     has_dropout,
@@ -97,6 +98,8 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
     segmenting = runs[0].config.task == "segmentation"
     answer = predictor.maps if segmenting else predictor.probabilities
     skipped = {} if len(runs) > 1 else {"seeds": "there is one seed"}
+    if not segmenting and not skipped and all((at_one_scale(run.predictions) == 0.5).all() for run in runs):
+        skipped["seeds"] = "no training ranks validation better than chance"
     if not has_dropout(predictor.network):
         skipped["dropout"] = "the network has no dropout"
     bar, tables = progress_bar("Asking again"), {way: [] for way in WAYS if way not in skipped}
