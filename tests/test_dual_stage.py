@@ -20,6 +20,7 @@ from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, Findings
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.studies.dual_stage import predicted_mask
 
@@ -208,6 +209,18 @@ def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
     notes = stage_of(runs["frame"], runs["segmenter"], alpha=0.01).notes
     for told in ("classifier was trained by another version of the code", "by image", "no better than chance", "99% coverage"):
         assert any(told in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("auc", "dice", "told", "other"),
+    [((0.6, 0.4, 0.8), np.nan, "not shown to be above chance", "not measured"),
+     ((0.3, 0.2, 0.4), 0.4, "below chance on its own test images: its probabilities tell nothing", "Dice is below 0.5")],
+)  # fmt: skip
+def test_own_scores_are_told_as_they_are(runs, monkeypatch, auc, dice, told, other):
+    own = {"AUC": Estimate(*auc, 20, 20), "Dice": Estimate(dice, np.nan, np.nan, 0, 0)}
+    monkeypatch.setattr("thyroid_utils.inference.dual_stage.own_scores", lambda _: own)
+    notes = stage_of(runs["frame"], runs["segmenter"]).notes
+    assert told in notes[0] and other in notes[1]
 
 
 def test_what_is_beyond_the_training_images_is_told_with_their_range():

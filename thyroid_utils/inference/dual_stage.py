@@ -87,8 +87,12 @@ class DualStage:
     def _notes(self) -> Iterator[str]:
         """What a reader should know of the two runs, as sentences without a full stop."""
         if not self.above_chance:
-            yield "the classifier is not shown to be above chance on its own test images: its probabilities tell nothing"
-        if not self.fair_outlines:
+            below = self.scores[CLASSIFIER].high < CHANCE
+            told = "below chance on its own test images: its probabilities tell nothing"
+            yield f"the classifier is {told if below else 'not shown to be above chance on its own test images'}"
+        if np.isnan(self.scores[SEGMENTER].value):
+            yield "how well the segmenter outlines was not measured: its own test images have no nodule"
+        elif not self.fair_outlines:
             yield f"the segmenter's outlines are poor: on its own test images their Dice is below {FAIR_DICE:g}"
         for role, predictor in self.roles():
             if predictor.run.data["recipe"] != RECIPE:
@@ -208,8 +212,9 @@ class DualStage:
         if outline := self._familiar[SEGMENTER].odd_outline(finding.measures, finding.mask.shape):
             told.append(f"an outline unlike those of training: {outline}")
         elif not self.fair_outlines:
-            dice = number(self.scores[SEGMENTER].value)
-            told.append(f"the segmenter's outlines had a Dice of {dice} on its own test images")
+            dice = self.scores[SEGMENTER].value
+            had = "were not measured" if np.isnan(dice) else f"had a Dice of {number(dice)}"
+            told.append(f"the segmenter's outlines {had} on its own test images")
         finding.outline_doubtful = bool(outline) or not self.fair_outlines
         return told
 

@@ -52,7 +52,7 @@ class Finding:
         attention: Grad-CAM of the class that is called, float32 (height, width) in [0, 1]; 0 where the classifier does not look.
         attention_inside: share of its sum inside the mask; attention_by_chance: that of a map that is the same wherever the
             classifier looks. NaN for a blank map, and where no nodule was found or none of it is where the classifier looks.
-        above_chance: whether the classifier was, on its own test images; else its probability tells nothing.
+        above_chance: whether the classifier was shown to be, on its own test images; else no call is told.
         outline_doubtful: the segmenter's outlines, or this one, are not to be believed; `warnings` say why.
         uncertainty: name of `UNCERTAINTY` → value. measures: of `nodule_measures`.
         warnings: what a reader should know, each a few words.
