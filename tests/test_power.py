@@ -64,6 +64,12 @@ def test_patients_needed_by_hand():
     assert patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"  # one that does not last is error
 
 
+def test_without_any_spread_nothing_is_measured():
+    powers = power_simulation([0.1] * 6, list("abcdef"), 0.1, [5, 20], [1, 3], 0.0, simulations=20)
+    assert powers["power"].isna().all() and set(patients_needed(powers)["text"]) == {"not measured"}
+    assert np.isnan([paired_power(0, 0, 10), paired_power(1, 0, 10), smallest_gain(0, 10)]).all()
+
+
 def test_patients_that_say_nothing_are_refused():
     for patients, message in (("aaa", "patients have shape"), ("aaaa", "1 patients have a difference"), ("ab?c", "no patient")):
         named = [None if name == "?" else name for name in patients]

@@ -59,7 +59,7 @@ def power_simulation(
 
     Returns:
         DataFrame, a row a cell: `patients`, `seeds`, `power`, and `low`, `high`, the 95 % interval of its simulation error; NaN
-        for one seed, which cannot show a spread that there is.
+        for one seed, which cannot show a spread that there is, and where nothing has any spread.
 
     Raises:
         ValueError: shapes that differ, a patient missing, or fewer than two patients with a difference.
@@ -74,17 +74,21 @@ def power_simulation(
             own *= np.sqrt(max(0.0, 1 - _components(measured)[1] / measured_seeds / spread))
         # Of the size they have about the truth instead of about the means of what was measured.
         answers *= np.sqrt(measured.size / ((measured_seeds - 1) * (measured_patients - 1)))
+    rounding = 1e-12 * np.abs(measured).max()
+    spread_out = bool(seed_sd) or np.ptp(own) > rounding or np.ptp(answers) > rounding
     random = np.random.default_rng(0)
     found = []
     for seeds, count in product(seeds_grid, patients_grid):
         power = low = high = np.nan
-        if seeds > 1 or not seed_sd:
+        if spread_out and (seeds > 1 or not seed_sd):
             values = own[:, None] + _seed_means(answers, seeds, random)
             values += effect - values.mean()  # what was drawn is the whole population here, and its gain is `effect`
             hits = _rejections(values, count, seeds, seed_sd / np.sqrt(seeds), simulations, random)
             power, (low, high) = hits / simulations, proportion_interval(hits, simulations)
         found.append({"patients": count, "seeds": seeds, "power": power, "low": low, "high": high})
-    return pd.DataFrame(found)
+    table = pd.DataFrame(found)
+    table.attrs["spread"] = spread_out
+    return table
 
 
 def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
@@ -96,20 +100,21 @@ def patients_needed(powers: pd.DataFrame) -> pd.DataFrame:
     Returns:
         index `seeds`: `patients`, interpolated between the simulated numbers (linear in the power against √patients, rounded up;
         NaN where it is not reached), `highest`, the highest power met, and `text`: "about 240", "20 or fewer" at the lower end,
-        "not within 5000", or "no test" for one seed.
+        "not within 5000", "no test" for one seed, or "not measured" where nothing had any spread.
 
     Example:
         >>> patients_needed(pd.DataFrame({"patients": [100, 400, 900], "seeds": 1, "power": [0.3, 0.7, 0.9]}))["text"][1]
         'about 625'
     """
-    rows = {}
+    rows, untold = {}, "no test" if powers.attrs.get("spread", True) else "not measured"
     for seeds, table in powers.groupby("seeds"):
         table = table.sort_values("patients")
         counts, reached = table["patients"].to_numpy(float), table["power"].to_numpy(float)
-        needed, text = np.nan, "no test" if np.isnan(reached).any() else f"not within {counts[-1]:.0f}"
+        unknown = np.isnan(reached).any()
+        needed, text = np.nan, untold if unknown else f"not within {counts[-1]:.0f}"
         # Simulation error can make a larger study look weaker: the first crossing after which the power stays.
         below = np.flatnonzero(reached < POWER)
-        if not len(below) and text != "no test":
+        if not len(below) and not unknown:
             needed, text = counts[0], f"{counts[0]:.0f} or fewer"
         elif len(below) and below[-1] < len(counts) - 1:
             ends = slice(below[-1], below[-1] + 2)
@@ -123,7 +128,7 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
     """The same power by formula, for normal differences with SD `sd` over patients: that of a t-test whose t is noncentral.
 
     Exact for `seed_sd` 0, the paired t-test; else with Satterthwaite's degrees of freedom, within a few points from three seeds
-    on. NaN for one seed and a `seed_sd` above 0. At least 2 patients, and one of the SDs above 0.
+    on. NaN for one seed and a `seed_sd` above 0, and where both SDs are 0. At least 2 patients.
 
     Example:
         >>> round(paired_power(effect=0.01, sd=0.05, patients=200), 2)
@@ -131,7 +136,7 @@ def paired_power(effect: float, sd: float, patients: int, seeds: int = 1, seed_s
     """
     from scipy.stats import nct  # half a second to load
 
-    if seed_sd and seeds < 2:
+    if (seed_sd and seeds < 2) or not (sd or seed_sd):
         return np.nan
     of_patients, of_seeds = sd**2 / patients, seed_sd**2 / seeds
     error = np.sqrt(of_patients + of_seeds)
@@ -146,7 +151,7 @@ def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0
     `paired_power`, and NaN where that is."""
     from scipy.optimize import brentq
 
-    if seed_sd and seeds < 2:
+    if (seed_sd and seeds < 2) or not (sd or seed_sd):
         return np.nan
     most = np.sqrt(sd**2 / patients + seed_sd**2 / seeds)  # far above, scipy gives NaN
     while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
