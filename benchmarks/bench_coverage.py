@@ -113,6 +113,18 @@ def of_means(random: np.random.Generator, times: int) -> Told:
                 yield "interval", name, count, images, estimate.low <= truth <= estimate.high
 
 
+def of_misses(random: np.random.Generator, times: int) -> Told:
+    """Outlines alike but for those, one in twenty, that miss the nodule: most small samples hold too few of them."""
+    steps = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    truth = 0.95 * expit(2.3 + 0.7 * steps).mean()
+    for count, images in product((15, 30, 100), IMAGES):
+        for _ in range(times):
+            codes = patients_of(random, count, images)
+            dice = expit(2.3 + 0.7 * alike(random, codes)[0]) * (random.random(len(codes)) >= 0.05)
+            found = patient_estimate(dice, codes, share=True)
+            yield "interval", "Dice with rare misses", count, images, found.low <= truth <= found.high
+
+
 def of_bands(random: np.random.Generator, times: int) -> Told:
     places = np.array([5, 10, 20, 50])
     for (few, many), images, area in product(PATIENTS.items(), IMAGES, (0.6, 0.9)):
@@ -200,8 +212,8 @@ def of_maps(random: np.random.Generator, times: int) -> Told:
 
 
 PARTS = {
-    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "groups": of_groups, "recipes": of_recipes,
-    "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
+    "scores": of_scores, "shares": of_shares, "means": of_means, "misses": of_misses, "bands": of_bands, "groups": of_groups,
+    "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
 }  # fmt: skip
 
 
