@@ -12,7 +12,7 @@ from drawn import texts
 from PIL import Image
 
 from thyroid_utils.plots.charts import cost_and_score, score_dots
-from thyroid_utils.plots.for_paper import save_for_paper
+from thyroid_utils.plots.for_paper import _told_by, save_for_paper
 from thyroid_utils.plots.pictures import Panel, panel_grid
 from thyroid_utils.scores.estimates import Estimate
 
@@ -50,6 +50,11 @@ def test_it_is_as_wide_as_asked_and_nothing_overlaps_or_is_cut(draw, width, tmp_
     titles = [axes._left_title.get_window_extent() for axes in made.axes if axes._left_title.get_text()]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
     assert all(legend.get_window_extent().x1 <= made.bbox.width + 1 for legend in made.legends)
+
+
+def test_only_numbers_that_stand_alone_take_the_comma():
+    told = _told_by({}, ",")("AUC 0.81 [0.7, 0.9], p < 0.05. v1.2, 0.5.1, 10.1016/j.x")
+    assert told == "AUC 0,81 [0,7, 0,9], p < 0,05. v1.2, 0.5.1, 10.1016/j.x"
 
 
 def test_language_formats_and_font_are_the_papers_and_the_session_stays_as_it_was(tmp_path):

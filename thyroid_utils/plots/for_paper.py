@@ -42,7 +42,7 @@ def save_for_paper(
         height: in mm; None for what the panels need.
         size: of the text in points; titles and small print keep their proportion to it.
         font: an installed family, such as "Arial"; None for the workbook's.
-        decimal: what parts whole numbers from decimals, "." or ",".
+        decimal: what parts whole numbers from decimals, "." or ","; versions and DOIs stay as they are.
         words: text or part of a text (whole words) → what is to stand for it: labels in another language.
 
     Returns:
@@ -85,7 +85,7 @@ def _told_by(words: dict[str, str], decimal: str) -> Callable[[str], str]:
 
     def tell(text: str) -> str:
         text = known.sub(lambda found: words[found[0]], text) if known else text
-        return re.sub(r"(?<=\d)\.(?=\d)", decimal, text)
+        return re.sub(r"(?<![\w./])(\d+)\.(\d+)(?![\w/]|\.\w)", rf"\1{decimal}\2", text)
 
     return tell
 
