@@ -27,6 +27,7 @@ def test_a_count_agrees_with_its_noun(value, told):
 
 
 def test_irregular_plurals_and_bare_counts():
+    assert count(1.4, "image") == "1.4 images"
     assert [count(n, "study", "studies") for n in (0, 1, 2)] == ["no studies", "1 study", "2 studies"]
     assert [whole(value) for value in (0, 7.0, 10_000, None)] == ["0", "7", "10\u202f000", "–"]
 

@@ -34,6 +34,8 @@ def count(value: object, noun: str, plural: str = "") -> str:
     value, plural = _known(value), plural or f"{noun}s"
     if not math.isfinite(value):
         return f"an unknown number of {plural}"
+    if value != round(value):  # a mean
+        return f"{number(value, 1)} {plural}"
     return f"no {plural}" if value == 0 else f"{whole(value)} {noun if value == 1 else plural}"
 
 
