@@ -212,8 +212,8 @@ def of_maps(random: np.random.Generator, times: int) -> Told:
 
 
 PARTS = {
-    "scores": of_scores, "shares": of_shares, "means": of_means, "misses": of_misses, "bands": of_bands, "groups": of_groups,
-    "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
+    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "groups": of_groups, "recipes": of_recipes,
+    "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps, "misses": of_misses,
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ class ReportFolder:
 
     def mark(self, stem: str, status: str, **told: Any) -> None:
         """Say on a report's page what became of the run that should have replaced it."""
-        self.records[stem]["rerun"].update(status=status, **told)
+        self.records[stem]["rerun"].update(status=status, before=None, **told)
         self._write_page(stem)
         self.write_index()
 
@@ -94,7 +94,7 @@ class ReportFolder:
             if record["status"] == "waiting":
                 record["status"] = "not run"
             if record["rerun"] and record["rerun"]["status"] == "waiting":
-                record["rerun"] = None
+                record["rerun"] = record["rerun"].get("before")  # what an earlier run left is still so
         self.document["status"] = status
         self.write_index()
 

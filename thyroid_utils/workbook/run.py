@@ -98,7 +98,8 @@ class _Run:
             if all((path / f"{stem}.{kind}").is_file() for kind in ("html", "ipynb")):
                 records[stem] = record | {"earlier": True}
                 if stem in again:
-                    records[stem]["rerun"] = {"status": "waiting", "started": _now(), "error": None, "page": None}
+                    waiting = {"status": "waiting", "started": _now(), "error": None, "page": None}
+                    records[stem]["rerun"] = waiting | {"before": record["rerun"]}
         self.folder.document = {
             "format": FORMAT,
             "title": file.title,
