@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import filelock
 import nbformat
@@ -23,7 +24,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from workbook_project import FIGURES, PROSE, notebook, read_json, write_project
 
 from thyroid_utils.common import files
-from thyroid_utils.workbook import report
+from thyroid_utils.workbook import report, run
 from thyroid_utils.workbook.cli import main
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder
 from thyroid_utils.workbook.pages import Scrubber
@@ -281,6 +282,11 @@ def test_a_failed_rerun_leaves_the_last_good_report_marked_with_the_error_beside
     failed = (out / "01_only-failed.html").read_text()
     assert 'id="error"' in failed and 'href="01_only.html"' in failed and ".png" not in failed, "no link to another run's figures"
     assert "the last good report stays" in capsys.readouterr().out
+    monkeypatch.setattr(run, "execute_notebook", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    assert main(["run", str(params)]) == 2, "stopped before anything ran"
+    assert read_json(out / "run.json")["notebooks"]["01_only"]["rerun"] == record["rerun"] | {"before": None}
+    monkeypatch.undo()
+    small_project(tmp_path, monkeypatch, n01_only=GOOD)
     write_project(tmp_path, "title: Small\n", n01_only=GOOD)
     assert main(["run", str(params)]) == 0
     assert set(digest(out)) == set(before) and "last good" not in (out / "01_only.html").read_text()
