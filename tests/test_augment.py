@@ -177,7 +177,7 @@ def test_a_wrong_spec_names_the_nearest(spec, message):
 def cases(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
     images = [np.uint8(picture(seed, 64)[:48]) for seed in range(6)]
-    masks = [str(write_png(tmp_path / f"ä {seed}-mask.png", image > 60)) for seed, image in enumerate(images)]
+    masks = [str(write_png(tmp_path / f"ä {seed}-mask.png", image > 170)) for seed, image in enumerate(images)]
     columns = {"mask": [None, *masks[1:]], "label": [0, 1] * 3, "split": "train", "tirads": "3"}
     return stored(tmp_path / "ä", images, **columns)
 
