@@ -14,7 +14,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.compare import different_from
+from thyroid_utils.studies.tables import different_from
 
 
 def made_run(

@@ -11,13 +11,8 @@ import pytest
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.classifier_comparison import chance_told
-from thyroid_utils.studies.compare import (
-    comparison_configs,
-    counted_patients,
-    different_from,
-    estimate_table,
-    shared_settings,
-)
+from thyroid_utils.studies.compare import comparison_configs, shared_settings
+from thyroid_utils.studies.tables import counted_patients, different_from, estimate_table
 from thyroid_utils.training.data import NAMED
 
 PARAMETERS = {

@@ -18,7 +18,6 @@ from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.power import paired_power, seed_components
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.compare import told_difference
 from thyroid_utils.studies.module_ablation import (
     AblationStudy,
     gain_power,
@@ -37,6 +36,7 @@ from thyroid_utils.studies.module_ablation.tables import (
     study_configs,
     sums_table,
 )
+from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.fit import fit_or_load
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}

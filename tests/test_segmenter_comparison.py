@@ -19,8 +19,9 @@ from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import patient_estimate
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.scores.recipes import ONE_TRAINING, compare_recipes, mean_influence
-from thyroid_utils.studies.compare import comparison_configs, pair_table, told_difference
+from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.studies.tables import pair_table, told_difference
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from thyroid_utils.common.words import count, p_value
 from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, across, below, integer_ticks, model_colours, new_panels, styled
 from thyroid_utils.scores.estimates import Comparison, Estimate
-from thyroid_utils.studies.compare import shown_interval
+from thyroid_utils.studies.tables import shown_interval
 
 
 def interval(

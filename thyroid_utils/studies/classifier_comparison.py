@@ -19,7 +19,8 @@ from thyroid_utils.scores.estimates import Estimate, patient_scores, told_over_s
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns, counted_patients, names_patients
+from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.tables import counted_patients, names_patients
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
 

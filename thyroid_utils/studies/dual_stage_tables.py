@@ -16,9 +16,9 @@ from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import spacings
 from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
-from thyroid_utils.studies.compare import counted_patients, told_difference
 from thyroid_utils.studies.dual_stage import DualStageStudy, check_one_split, dice_of
 from thyroid_utils.studies.error_analysis.trust import error_detection
+from thyroid_utils.studies.tables import counted_patients, told_difference
 
 # Whether the class is wrong and whether the mask is poor → name of the outcome, in the order of a table.
 OUTCOMES = {

@@ -8,7 +8,7 @@ import torch
 
 from thyroid_utils.common.words import number
 from thyroid_utils.models.losses import SEGMENTATION_LOSSES
-from thyroid_utils.studies.compare import shown_interval
+from thyroid_utils.studies.tables import shown_interval
 
 _SURE = 1e-4  # how far the sure answers are from 0 and 1
 

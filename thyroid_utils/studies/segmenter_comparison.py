@@ -24,7 +24,8 @@ from thyroid_utils.scores.checks import COUNTS, patient_codes
 from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns, counted_patients
+from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 
 # How one and the same masks can be scored.

@@ -34,7 +34,7 @@ from thyroid_utils.data.readers.own import is_mask_beside, masked_images
 from thyroid_utils.inference.dual_stage import SCORES, DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.studies.compare import counted_patients
+from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
 from thyroid_utils.workbook.predict_page import BURNED_IN, Pages

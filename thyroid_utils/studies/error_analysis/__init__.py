@@ -25,9 +25,9 @@ from thyroid_utils.scores.checks import checked_masks
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, proportion_interval
 from thyroid_utils.scores.masks import OVERLAP, binarise, surface_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.compare import counted_patients
 from thyroid_utils.studies.error_analysis.subgroups import of_each_class, subgroup_table
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 
 KINDS = {1: "false positive", 0: "false negative"}  # of a wrong call

@@ -28,7 +28,7 @@ from thyroid_utils.inference.doubts import CHANCE
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
 from thyroid_utils.studies.classifier_comparison import chance_told
-from thyroid_utils.studies.compare import counted_patients
+from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 
 # name → whether more is better

@@ -26,9 +26,9 @@ from thyroid_utils.scores.power import (
     smallest_gain,
 )
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.compare import told_difference
 from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, tables_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.ledger import Run
 
 SCORE = "iou"
