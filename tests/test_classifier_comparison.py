@@ -12,6 +12,7 @@ import torch
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import subset_estimate
+from thyroid_utils.scores.estimates import few_told
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.tables import different_from
@@ -89,7 +90,8 @@ def test_one_training_each_or_no_learning_gives_no_verdict():
     assert different_from(once.pairs(), once.models).to_dict() == {"strong": "–", "weak": "–"}
     blind = [made_run(name, 0.0, 20 + 3 * at + seed, config_seed=seed) for at, name in enumerate("ab") for seed in (0, 1)]
     chance = ClassifierComparison.of(blind)
-    assert chance.untrained == ["a", "b"] and "not shown to be better than chance" in chance.banner
+    assert chance.untrained == ["a", "b"] and "not shown to be better than chance" in chance.unlearnt
+    assert chance.banner == f"{chance.unlearnt}\n\n{few_told(30, 'benign test patient')}"
     assert chance.pairs()["p_holm"].isna().all()
 
 

@@ -11,6 +11,7 @@ from scipy.special import expit
 from thyroid_utils.scores.estimates import (
     Comparison,
     Estimate,
+    few_told,
     leave_out,
     patient_error,
     patient_estimate,
@@ -21,6 +22,12 @@ from thyroid_utils.scores.estimates import (
 )
 from thyroid_utils.scores.labels import Labelled, Weighed, classification_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes, over_patients
+
+
+@pytest.mark.parametrize(("patients", "told"), [(0, "on no sick men."), (1, "on 1 sick man."), (49, "on 49 sick men."), (50, "")])
+def test_few_patients_are_told_and_many_are_not(patients, told):
+    said = few_told(patients, "sick man", "sick men")
+    assert told in said and bool(said) == bool(told)
 
 
 def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():

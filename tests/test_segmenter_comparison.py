@@ -16,7 +16,7 @@ from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference import predictor
 from thyroid_utils.inference.predictor import Predictor, map_scores
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import patient_estimate
+from thyroid_utils.scores.estimates import few_told, patient_estimate
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.scores.recipes import ONE_TRAINING, compare_recipes, mean_influence
 from thyroid_utils.studies.compare import comparison_configs
@@ -193,7 +193,8 @@ def test_what_has_not_learnt_gets_no_verdict(comparison):
     assert "blank" in pair.untrained and "blank" in pair.banner and "EPOCHS" in pair.banner
     found = pair.pairs()["difference"].iloc[0]
     assert np.isnan(found.p_value) and "validation does not show" in pair.verdicts(pair.pairs(), "Dice")
-    assert learnt(comparison).banner == ""
+    patients = comparison.truth["patient"].nunique()
+    assert learnt(comparison).banner == few_told(patients, "", "test patients with a nodule")
 
 
 def test_the_choice_is_made_on_validation(comparison):

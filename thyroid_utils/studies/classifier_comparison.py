@@ -50,12 +50,14 @@ class ClassifierComparison(ComparedRuns):
 
     @property
     def composition(self) -> str:
-        """Patients of each class on test (images, where the set names no patients), and whether they are few, as a sentence."""
-        sizes = self.class_sizes()
-        unit = sizes.columns[-1]
-        benign, malignant = sizes[unit]
-        few = ", too few of a class for a ranking to be settled by them" if min(benign, malignant) < 50 else ""
-        return f"The test set has {benign} benign and {malignant} malignant {unit}{few}."
+        """Patients of each class on test (images, where the set names no patients), as a sentence."""
+        sizes = self.class_sizes().iloc[:, -1]
+        return f"The test set has {sizes['benign']} benign and {sizes['malignant']} malignant {sizes.name}."
+
+    @property
+    def fewest(self) -> tuple[int, str]:
+        sizes = self.class_sizes().iloc[:, -1]
+        return sizes.min(), f"{sizes.idxmin()} test {sizes.name[:-1]}"
 
     @property
     def tested(self) -> str:

@@ -16,7 +16,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count, listed, p_value
 from thyroid_utils.models.networks import latency, parameter_count
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import Comparison
+from thyroid_utils.scores.estimates import Comparison, few_told
 from thyroid_utils.scores.recipes import ONE_TRAINING
 from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.ledger import Run
@@ -228,7 +228,17 @@ class ComparedRuns:
         raise NotImplementedError
 
     @property
+    def fewest(self) -> tuple[str | int, ...]:
+        """What the scores rest on, for `few_told`: patients on test, of the rarer class; images, where the set names none."""
+        raise NotImplementedError
+
+    @property
     def banner(self) -> str:
+        """Warnings, in markdown, of models that are `untrained` and of few patients; empty where there is neither."""
+        return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest)]))
+
+    @property
+    def unlearnt(self) -> str:
         """A warning, in markdown, where some models are `untrained`; empty where none is."""
         what = f"{listed(self.untrained)}: on validation not shown to be better than {self.blind}"
         told = f"> **Not shown to have learnt.** {what}, so that no verdict rests on them. More EPOCHS or patients may show it."

@@ -25,7 +25,7 @@ from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
 from thyroid_utils.studies.compare import ComparedRuns
-from thyroid_utils.studies.tables import counted_patients
+from thyroid_utils.studies.tables import counted_patients, names_patients
 from thyroid_utils.training.ledger import Run
 
 # How one and the same masks can be scored.
@@ -191,6 +191,12 @@ class SegmenterComparison(ComparedRuns):
         """The test images with a nodule, on which scores rest, as `counted_patients`."""
         there = self.truth[self.truth["area"] > 0]
         return counted_patients(self.first, len(there), there["patient"].nunique())
+
+    @property
+    def fewest(self) -> tuple[int, str, str]:
+        there = self.truth[self.truth["area"] > 0]
+        patients, unit = (there["patient"].nunique(), "patient") if names_patients(self.first) else (len(there), "image")
+        return patients, f"test {unit} with a nodule", f"test {unit}s with a nodule"
 
     def presence(self) -> pd.DataFrame:
         """Test images, each counted once however many trainings there are; a row a model: `with nodule`; `missed`, those of them
