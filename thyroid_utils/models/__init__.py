@@ -27,8 +27,8 @@ class Architecture:
     build: (in_channels, classes, options of its own) → module from float (batch, in_channels, height, width) to logits, (batch,
         classes) of a classifier or (batch, classes, height, width) of a segmenter. A segmenter's attributes `multiple` and
         `minimum` tell which sides in pixels it takes; without them any.
-    imagenet: whose published values it can begin with: "torchvision:NAME", "timm:NAME" or "smp:ENCODER", or a function of the
-        options that says so; `build` then takes pretrained=True, too.
+    imagenet: whose published values it can begin with: "torchvision:NAME", "timm:NAME", "smp:ENCODER" or "installed:NAME" (of
+        a package), or a function of the options that says so; `build` then takes pretrained=True, too.
     options: its options' names → those that `build` takes them by; None: all of `build`'s own, by their names.
     size: side in pixels of the square images that it gets where a run names none.
     minimum: the smallest side in pixels that a classifier takes.

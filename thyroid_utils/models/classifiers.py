@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision import models
 
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool, AnySizeAuxiliary, AnySizeTransformer
 from thyroid_utils.models.hybrids import ResNet18Transformer
-from thyroid_utils.models.weights import fill, for_channels, published_values
+from thyroid_utils.models.libraries import LITE0, lite0_classifier
+from thyroid_utils.models.weights import fill, for_channels, published_values, rescaled
 
 _DENSE = 4096  # units of each of the two hidden layers in AlexNet's and VGG's head
 _DROPOUT = {"dropout": "dropout"}  # our name of an option → torchvision's
@@ -62,21 +62,10 @@ def _inception(
     network.transform_input = in_channels == 3
     if pretrained:
         values = published_values(name)
-        fill(network, values if network.transform_input else _with_rescaling(values))
+        if not network.transform_input:
+            values = rescaled(values, "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.running_mean", 0.5, 0.5)
+        fill(network, values)
     return network
-
-
-def _with_rescaling(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Inception's own rescaling of red, green and blue, which other channels do not go through, moved into its first layer.
-
-    It maps a colour to (σ x + µ - 0.5) / 0.5. The factor goes into the filters; what the constant adds is the same everywhere,
-    as this convolution does not pad, and the mean of the batch normalisation behind it takes it up.
-    """
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    first, running = "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.running_mean"
-    constant = (values[first] * ((mean - 0.5) / 0.5).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
-    factor = (deviation / 0.5).view(1, 3, 1, 1)
-    return values | {first: values[first] * factor, running: values[running] - constant}
 
 
 def _transformer(name: str, in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.0) -> nn.Module:
@@ -105,6 +94,7 @@ CLASSIFIERS: dict[str, Architecture] = {
     ),
     "mobilenet_v2": _of("mobilenet_v2", "features.18", options=_DROPOUT),
     "efficientnet_b0": _of("efficientnet_b0", "features.8", options=_DROPOUT | _DEPTH),
+    "efficientnet_lite0": Architecture(lite0_classifier, LITE0, size=224, explained="bn2"),
     "convnext_tiny": _of("convnext_tiny", "features.7", options=_DEPTH),
     "vit_b_16": _of("vit_b_16", "encoder.layers.-1.ln_1", _transformer, minimum=16, patch=16),
     "swin_t": _of("swin_t", "permute", options=_DROPOUT),

@@ -1,4 +1,5 @@
-"""Any network of timm (`timm:NAME`) and segmentation_models_pytorch (`smp:ARCH:ENCODER`), which both take seconds to import."""
+"""Any network of timm (`timm:NAME`) and segmentation_models_pytorch (`smp:ARCH:ENCODER`), which both take seconds to import; and
+those on EfficientNet-Lite0, whose ImageNet weights are installed with this package."""
 
 from __future__ import annotations
 
@@ -6,11 +7,15 @@ import inspect
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from thyroid_utils.common.errors import nearest
 from thyroid_utils.models import Architecture
+from thyroid_utils.models.weights import fill, installed_file, rescaled
 
+# Where the values of networks on EfficientNet-Lite0 come from, and timm's name of it
+LITE0, _OWN = "installed:efficientnet_lite0", "tf_efficientnet_lite0"
 # What smp's builders also take, but is settled elsewhere or would change what the network gives back.
 _RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "upsampling", "kwargs")
 # Places a side that a decoder needs of the encoder's last map; 1 for the others
@@ -117,3 +122,33 @@ def smp_network(kind: str, encoder: str, in_channels: int, classes: int, pretrai
     network.multiple = int(network.encoder.output_stride) * (2 if kind == "dpt" else 1)
     network.minimum = network.multiple * _SMALLEST_MAP.get(kind, 1)
     return network
+
+
+def lite0_classifier(
+    in_channels: int, classes: int, pretrained: bool = False, dropout: float = 0.2, stochastic_depth: float = 0.2
+) -> nn.Module:
+    """timm's EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6 (TensorFlow's team, 2020)."""
+    network = _timm_network(_OWN, in_channels, classes, drop_rate=dropout, drop_path_rate=stochastic_depth)
+    if pretrained:
+        fill(network, _lite0_values())
+    return network
+
+
+def lite0_segmenter(kind: str, in_channels: int, classes: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    """A network of smp on EfficientNet-Lite0 without its last convolution; options: as of `smp_network`."""
+    network = smp_network(kind, f"tu-{_OWN}", in_channels, classes, **options)
+    if pretrained:
+        fill(network.encoder.model, _lite0_values())
+    return network
+
+
+def _lite0_values() -> dict[str, torch.Tensor]:
+    """EfficientNet-Lite0's ImageNet values without the head's: the file's, which were made for gray levels (x - 127) / 128 and
+    have the order of timm's network, under its names."""
+    import timm
+
+    state = torch.load(installed_file("efficientnet_lite0"), map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        names = timm.create_model(_OWN).state_dict()
+    values = {name: value for name, value in zip(names, state.values(), strict=True) if not name.startswith("classifier.")}
+    return rescaled(values, "conv_stem.weight", "bn1.running_mean", 127 / 255, 128 / 255)

