@@ -18,8 +18,9 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from thyroid_utils.scores.estimates import leave_out, patient_scores
+from thyroid_utils.scores.estimates import patient_scores
 from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
+from thyroid_utils.scores.patients import leave_out
 
 SECONDS = 1
 GIGABYTES = 1

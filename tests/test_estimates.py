@@ -12,8 +12,6 @@ from thyroid_utils.scores.estimates import (
     Comparison,
     Estimate,
     few_told,
-    leave_out,
-    patient_error,
     patient_estimate,
     patient_median,
     patient_scores,
@@ -21,7 +19,8 @@ from thyroid_utils.scores.estimates import (
     told_over_seeds,
 )
 from thyroid_utils.scores.labels import Labelled, Weighed, classification_scores
-from thyroid_utils.scores.recipes import auc_influence, compare_recipes, over_patients
+from thyroid_utils.scores.patients import images_of, jackknife, leave_out, over_patients
+from thyroid_utils.scores.recipes import auc_influence, compare_recipes
 
 
 @pytest.mark.parametrize(("patients", "told"), [(0, "on no sick men."), (1, "on 1 sick man."), (49, "on 49 sick men."), (50, "")])
@@ -41,9 +40,9 @@ def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():
     labels, scores = np.repeat([0, 1], [12, 30]), random.normal(size=42).round(1)
     images = Labelled(labels.astype(bool), scores)
     value, moves = leave_out(lambda weights: Weighed(images, weights).score("auc"), np.arange(42))
-    delong, _ = over_patients(auc_influence(labels, scores).by_image, labels, np.arange(42))
-    error, freedom, smaller = patient_error(moves, np.ones(42), labels == 1)
-    assert error**2 == pytest.approx(delong[0], rel=1e-9) and 11 < freedom < 41 and smaller == 12
+    delong, freedom = over_patients(auc_influence(labels, scores).by_image, labels, np.arange(42))
+    variance, same, smaller = jackknife(moves, images_of(np.arange(42), labels))
+    assert variance == pytest.approx(delong[0]) and same == pytest.approx(freedom[0]) and 11 < same < 41 and smaller == 12
     assert value == pytest.approx(auc_influence(labels, scores).scores[0])
 
 
@@ -80,6 +79,9 @@ def test_few_patients_of_a_class_and_scores_at_their_limits():
     lone = patient_scores([0, 0, 1, 1, 1], [0.1, 0.6, 0.4, 0.8, 0.7], list("aabcd"), ("auc", "accuracy"))
     assert lone["auc"].text() == "0.83 [no interval: 1 patient with benign images]"
     assert lone["accuracy"].low < lone["accuracy"].high
+    # Patients with an image of each class are patients of both.
+    both = patient_scores([0, 1] * 9, np.tile([0.2, 0.6, 0.5, 0.4, 0.3, 0.9], 3), np.repeat(range(9), 2), "auc")["auc"]
+    assert 0.4 < both.low < both.value == pytest.approx(8 / 9) and both.high < 1
 
 
 def test_more_than_a_thousand_patients_are_left_out_in_groups():

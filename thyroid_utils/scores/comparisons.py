@@ -17,7 +17,8 @@ from scipy.special import expit, logit, stdtr, stdtrit
 
 from thyroid_utils.scores.checks import known_patients
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate
-from thyroid_utils.scores.recipes import RecipeComparison, mean_influence, over_patients
+from thyroid_utils.scores.patients import over_patients
+from thyroid_utils.scores.recipes import RecipeComparison, mean_influence
 
 _ROUNDING = 1e-12
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
-from thyroid_utils.scores.estimates import BLOCK_VALUES, class_patients, effective, patient_estimate, share_interval
+from thyroid_utils.scores.estimates import patient_estimate, share_interval
 from thyroid_utils.scores.labels import Labelled, Weighed
+from thyroid_utils.scores.patients import BLOCK_VALUES, effective, images_of
 from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
 FEW = 30  # patients of a class below which a curve has no band
@@ -99,11 +100,12 @@ def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataF
 
     value = curves(np.ones((len(codes), 1)))[:, 0]
     low = high = np.full(len(grid), np.nan)
-    if resamples > 1 and class_patients(truth, codes)[0] >= FEW:
+    of_classes = images_of(codes, truth)
+    if resamples > 1 and (of_classes > 0).sum(axis=1).min() >= FEW:
         counts = drawn_patients(codes.max() + 1, resamples, len(codes))
         drawn = np.concatenate([curves(each[codes]) for each in counts], axis=1)
         error = drawn[:, ~np.isnan(drawn).any(axis=0)].std(axis=1, ddof=1)
-        fewest = min(effective(np.bincount(codes, members)) for members in (truth, ~truth))
+        fewest = effective(of_classes).min()
         low, high = share_interval(value, error, fewest - 1, fewest, truth.sum())
     return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))
 

@@ -1,8 +1,7 @@
 """A number with its interval: over patients, of a proportion, over seeds.
 
-An interval over patients asks how far the number moves when each patient is left out (the jackknife), and takes t for the
-number of patients that it rests on: few patients tell little of their own spread. Patients with more images weigh more and make
-it fewer patients, (Σ images)² / Σ images². Scores of two classes rest on each class apart (Satterthwaite's degrees of freedom).
+An interval over patients has the variance of `scores.patients`, and takes t for the number of patients that it rests on: few
+patients tell little of their own spread.
 
 A number between two limits, as a share or an AUC is, has its interval on the logit's scale, which stays within them, after half a
 patient that says nothing (the middle of the scale) is added: by luck few patients agree too well, near a limit above all. At a
@@ -19,9 +18,8 @@ PR-AUC, F1 and the calibration intercept are wider than they need be. All interv
 `benchmarks/bench_coverage.py` measures how often they hold the truth.
 
 Reference:
-    Arvesen, Ann. Math. Stat. 40 (1969) 2076-2100 (jackknife; of an AUC it is DeLong's and Obuchowski's variance but for small
-    terms); Kish, Survey Sampling (1965), section 11.7; Agresti and Coull, Am. Stat. 52 (1998) 119-126 (what is added); Davison
-    and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, where patients are drawn.
+    Agresti and Coull, Am. Stat. 52 (1998) 119-126 (what is added); Davison and Hinkley, Bootstrap Methods and their Application
+    (1997), section 3.8, where patients are drawn.
 """
 
 from __future__ import annotations
@@ -36,16 +34,13 @@ from scipy.special import betaincinv, expit, logit, ndtri, stdtrit
 from thyroid_utils.common.words import count, number, p_value
 from thyroid_utils.scores.checks import COUNTS, checked_labels, checked_probabilities, known_patients, patient_codes
 from thyroid_utils.scores.labels import LIMITS, SCORES, SHARES, Labelled, Weighed, checked_names
+from thyroid_utils.scores.patients import images_of, in_groups, jackknife, leave_out
 
 POWER = 0.8  # of the tests whose detectable difference is reported
 FEW_PATIENTS = 50  # of so many, one sample in 13 shows nothing of what befalls 5 % of patients
 DETECTED = ndtri(0.975) + ndtri(POWER)  # that difference in standard errors, of a single two-sided test at 5 %
 UNKNOWING = 0.5  # of a patient in the middle of the scale, added to an interval between limits
 MIDWAY = 0.2  # of an image that counts for neither end of a share's interval: 0 is Clopper and Pearson's, 0.5 Jeffreys's
-# Images × patients left out held at once: 512 kB of float64 stay in a core's cache. Blocks four times as large take four times
-# as long.
-BLOCK_VALUES = 2**16
-_MOST_LEFT_OUT = 1000  # of more patients, several are left out together
 DEFAULT_SCORES = tuple(SCORES)
 NO_LIMITS = (-np.inf, np.inf)
 
@@ -131,11 +126,6 @@ def proportion_interval(successes: float, total: float) -> tuple[float, float]:
     return (0.0 if successes == 0 else float(low)), (1.0 if successes == total else float(high))
 
 
-def effective(images: np.ndarray) -> float:
-    """Of patients with so many images each, (patients,), the number of equal ones that tell as much; 0 without an image."""
-    return float(images.sum() ** 2 / max((images**2).sum(), 1))
-
-
 def interval(
     value: np.ndarray,
     error: np.ndarray,
@@ -201,70 +191,32 @@ def _at_limits(share: np.ndarray, low: np.ndarray, high: np.ndarray, patients: f
     return low, high
 
 
-def patient_error(moves: np.ndarray, images: np.ndarray, classes: np.ndarray | None = None) -> tuple[float, float, float]:
-    """Standard error of a number, degrees of freedom, and the `effective` number of patients that it rests on.
-
-    Args:
-        moves: what leaving out each patient adds to the number, (patients,).
-        images: of each patient that count for it, (patients,); who has none is left out.
-        classes: of patients, bool (patients,), of a number that rests on two classes.
-    """
-    parts = [np.ones(len(moves), bool)] if classes is None else [classes, ~classes]
-    variances, numbers = [], []
-    for part in parts:
-        own = part & (images > 0)
-        variances.append(max(own.sum() - 1, 0) / max(own.sum(), 1) * (moves[own] ** 2).sum())
-        numbers.append(effective(images[own]))
-    variances, numbers = np.array(variances), np.array(numbers)
-    freedom = numbers.min() - 1
-    if variances.sum() > 0:
-        freedom = variances.sum() ** 2 / (variances**2 / np.maximum(numbers - 1, 0.5)).sum()
-    return float(np.sqrt(variances.sum())), float(freedom), float(numbers.min())
-
-
 def estimate(
     value: float,
     moves: np.ndarray,
     images: np.ndarray,
-    classes: np.ndarray | None = None,
     limits: tuple[float, float] = NO_LIMITS,
     middle: float = 0.5,
     share: bool = False,
 ) -> Estimate:
     """The Estimate of a number from what leaving out each patient moves it by.
 
-    Arguments as for `patient_error` and `interval`; share: the number is a share of the images (`share_interval`).
+    Arguments as for `jackknife` and `interval`; share: the number is a share of the images (`share_interval`).
     """
-    told = int(images.sum()), int((images > 0).sum())
+    counted = np.atleast_2d(images).sum(axis=0)
+    told = int(counted.sum()), int((counted > 0).sum())
     low = high = np.nan
     note = ""
     if np.isnan(value) or told[1] < 2:
         note = "" if np.isnan(value) else "1 patient"
-    elif np.isnan(moves[images > 0]).any():
+    elif np.isnan(moves[counted > 0]).any():
         note = "undefined without one of the patients"
     else:
-        error = patient_error(moves, images, classes)
-        low, high = share_interval(value, *error, told[0]) if share else interval(value, *error, limits, middle)
+        variance, freedom, patients = jackknife(moves, images)
+        spread = np.sqrt(variance), freedom, patients
+        low, high = share_interval(value, *spread, told[0]) if share else interval(value, *spread, limits, middle)
         note = "all patients agree" if np.isnan(low) else ""
     return Estimate(float(value), float(low), float(high), *told, note)
-
-
-def leave_out(score: Callable[[np.ndarray], np.ndarray], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A score of all images, and what leaving out each patient adds to it.
-
-    Args:
-        score: maps weights (n, m), how often each of n images counts in each of m columns, to scores (…, m).
-        codes: the patient of each image, int (n,), from 0 (`patient_codes`).
-
-    Returns:
-        the score (…,) and the moves (…, patients), NaN where the images of the others leave it undefined.
-    """
-    value, patients = score(np.ones((len(codes), 1))), int(codes.max()) + 1
-    block = int(np.clip(BLOCK_VALUES // len(codes), 8, patients))
-    left = [np.arange(start, min(start + block, patients)) for start in range(0, patients, block)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = [score((codes[:, None] != out).astype(float)) for out in left]
-    return value[..., 0], np.concatenate(found, axis=-1) - value
 
 
 def patient_estimate(
@@ -363,7 +315,7 @@ def patient_scores(
     def score(weights: np.ndarray) -> np.ndarray:
         return _scores(models, names, weights) - (_scores(others, names, weights) if others else 0)
 
-    folded = _folded(codes, truth)
+    folded = in_groups(codes, truth)
     value, moves = leave_out(score, folded)
     found = {}
     for at, name in enumerate(names):
@@ -383,19 +335,6 @@ def few_told(patients: int, noun: str, plural: str = "") -> str:
     measured = "a 95 % interval of the Dice of 30 patients held the truth in as few as 82.5 % of simulated studies"
     told = f"> **Few patients.** {few}: where 5 % of nodules are missed altogether, {measured}."
     return told if patients < FEW_PATIENTS else ""
-
-
-def class_patients(truth: np.ndarray, codes: np.ndarray) -> tuple[int, str]:
-    """How many patients have images of the class that fewer have, and its name."""
-    return min((len(np.unique(codes[truth == malignant])), kind) for malignant, kind in enumerate(("benign", "malignant")))
-
-
-def _folded(codes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Codes of at most 1000 groups of patients, of one class but for one group: leaving each out takes as long as there are."""
-    malignant = np.bincount(codes, truth) > 0
-    places = np.empty(len(malignant), dtype=int)
-    places[np.argsort(malignant, kind="stable")] = np.arange(len(malignant))
-    return places[codes] if len(malignant) <= _MOST_LEFT_OUT else places[codes] * _MOST_LEFT_OUT // len(malignant)
 
 
 def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:
@@ -420,7 +359,8 @@ def _of_score(name: str, value: float, moves: np.ndarray, models: list[Labelled]
         rows = [COUNTS.index(kind) for kind in SHARES[name]]
         counted = np.mean([np.bincount(codes, model.table[rows].sum(axis=0), len(images)) for model in models], axis=0)
         return estimate(value, moves, counted, limits=limits, share=alone)
-    fewest, kind = class_patients(truth, codes)
+    of_classes = images_of(codes, truth)
+    fewest, kind = min(zip((of_classes > 0).sum(axis=1).tolist(), ("benign", "malignant"), strict=True))
     if name == "ece" and alone:
         note = "biased in few images"
     elif name in ("brier", "ece"):
@@ -430,6 +370,5 @@ def _of_score(name: str, value: float, moves: np.ndarray, models: list[Labelled]
     elif name == "sensitivity_at_specificity":
         note = "see the ROC curve's band"
     else:
-        malignant = np.bincount(codes, truth) > 0
-        return estimate(value, moves, images, malignant, limits, truth.mean() if name == "pr_auc" else 0.5)
+        return estimate(value, moves, of_classes, limits, truth.mean() if name == "pr_auc" else 0.5)
     return Estimate(float(value), np.nan, np.nan, len(truth), len(images), note)

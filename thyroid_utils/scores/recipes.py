@@ -7,7 +7,7 @@ One training each shows no spread between trainings, so that there is no verdict
 two trained networks alone.
 
 A score is taken with its influences, what each image moves it by: for a mean its deviation from the mean, for an AUC DeLong's
-placement values. Summed by patient they give the variance over patients.
+placement values (`scores.patients` has their variance).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy.special import stdtr, stdtrit
 
 from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
 from thyroid_utils.scores.estimates import POWER, Comparison
+from thyroid_utils.scores.patients import over_patients
 
 ONE_TRAINING = "one training of each shows no spread between trainings"
 _ROUNDING = 1e-12
@@ -78,41 +79,6 @@ def auc_influence(labels: Sequence[int], scores: Sequence[float] | Sequence[Sequ
 def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The share of ordered numbers (m,) that each value (n,) is above, equal ones half."""
     return (ordered.searchsorted(values) + ordered.searchsorted(values, side="right")) / (2 * len(ordered))
-
-
-def over_patients(by_image: np.ndarray, strata: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variance over patients of each row's score and its degrees of freedom, both (rows,), from influences (rows, n).
-
-    Each patient counts by what leaving him out moves (jackknife), class by class; Obuchowski's covariance of the classes is
-    added, for patients with images of both. With one image a patient that is s² / n for a mean and DeLong's for an AUC. Patients
-    with m images, unequally many, leave (Σ m²)² / Σ m⁴ − 1 degrees of freedom in a class. NaN where a class has fewer than two.
-
-    Args:
-        by_image: what each image moves a score by.
-        strata, codes: class and patient of each image, int (n,).
-
-    Reference:
-        Obuchowski, Biometrics 53 (1997) 567-578; Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
-    """
-    count, variances, degrees, sums = int(codes.max()) + 1, [], [], []
-    for stratum in np.unique(strata):
-        members = strata == stratum
-        images = np.bincount(codes[members], minlength=count)
-        number = int((images > 0).sum())
-        if number < 2:
-            return np.full((2, len(by_image)), np.nan)
-        own = np.stack([np.bincount(codes[members], row[members], count) for row in by_image])
-        left_out = own / (1 - images / images.sum())
-        squares = images.astype(float) ** 2
-        variances.append((number - 1) / number * (left_out**2).sum(axis=1))
-        degrees.append(squares.sum() ** 2 / (squares**2).sum() - 1)
-        sums.append(own)
-    total, together = np.sum(variances, axis=0), 0.0
-    if len(sums) > 1:
-        together = 2 * count / (count - 1) * (sums[0] * sums[1]).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        freedom = total**2 / (np.square(variances) / np.array(degrees)[:, None]).sum(axis=0)
-    return np.maximum(total + together, 0.0), np.nan_to_num(freedom, nan=1.0)
 
 
 @dataclass(frozen=True)

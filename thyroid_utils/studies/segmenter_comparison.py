@@ -21,8 +21,9 @@ import pandas as pd
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
-from thyroid_utils.scores.estimates import NO_LIMITS, estimate, leave_out
+from thyroid_utils.scores.estimates import NO_LIMITS, estimate
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
+from thyroid_utils.scores.patients import leave_out
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
 from thyroid_utils.studies.compare import ComparedRuns
 from thyroid_utils.studies.tables import counted_patients, names_patients
