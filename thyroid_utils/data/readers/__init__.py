@@ -15,8 +15,9 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers.codes import coded
+from thyroid_utils.data.readers.ddti import read_ddti
 from thyroid_utils.data.readers.own import read_folders, read_manifest
-from thyroid_utils.data.readers.published import read_ddti, read_tg3k, read_tn3k, read_tnscui
+from thyroid_utils.data.readers.published import read_tg3k, read_tn3k, read_tnscui
 
 READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "phantom": phantom_cases,

@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
 
 import pandas as pd
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from thyroid_utils.common.errors import DataError, readable
 from thyroid_utils.data.images import IMAGE_SUFFIXES
@@ -202,3 +205,34 @@ def looked_up(column: pd.Series, meanings: Mapping[str, object]) -> pd.Series:
         expected = f"expected {', '.join(meanings)} or nothing"
         raise DataError(f"{wrong.index[0]}: {column.name} is {wrong.iloc[0]!r}; {expected}: correct it")
     return words.astype(object).map(meanings)
+
+
+def read_xml(path: Path) -> Element | None:
+    """The root of an XML file; None where it is not well-formed. DataError for one that defines entities, a way to exhaust memory."""
+    with readable(path):
+        content = path.read_bytes()
+    try:
+        return fromstring(content)
+    except DefusedXmlException:
+        raise DataError(f"{path}: defines XML entities, which no data set needs; download it again") from None
+    except (ParseError, ValueError, LookupError):
+        return None
+
+
+def text_of(element: Element, name: str) -> str:
+    """What stands in the first element of this name below, without spaces around; "" where there is none."""
+    return (element.findtext(name) or "").strip()
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
+    words = column.fillna("").tolist()  # not by pandas, which takes a minute for twenty thousand columns
+    given = [word for word in words if word.lower() not in BLANK]
+    if not given or any(re.fullmatch(r"0\d+|\d{16,}|.*_.*", word) for word in given):
+        return column
+    whole = len(given) == len(words) and all(re.fullmatch(r"[+-]?\d+", word) for word in given)
+    try:
+        numbers = [(int if whole else float)(word) if word.lower() not in BLANK else float("nan") for word in words]
+    except ValueError:
+        return column
+    return pd.Series(numbers, column.index)

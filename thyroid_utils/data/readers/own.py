@@ -140,7 +140,7 @@ def read_manifest(root: Path) -> pd.DataFrame:
     for name in listed.columns.difference(["image", *_MANIFEST_COLUMNS], sort=False):
         if name in columns:
             raise DataError(f"{path}: column {name!r} has a fixed meaning in the case table; rename it")
-        columns[name] = listing.without_blanks(listed[name]) if name == "spacing_mm" else _as_numbers(listed[name])
+        columns[name] = listing.without_blanks(listed[name]) if name == "spacing_mm" else listing.as_numbers(listed[name])
     cases = make_cases(pd.DataFrame(columns)).astype({"target": "string"})
     blank = listed.attrs["blank"].get("patient", {})
     cases.attrs["notes"] = _doubtful_patients(cases.loc[cases["patient_known"].astype(bool), "patient"], blank)
@@ -300,17 +300,3 @@ def _listed_file(folder: Path, place: str, column: str, text: str) -> str:
         remedy = "move the CSV to the folder that holds all files"
         raise DataError(f"{place}: {column} {text!r} leads out of {folder}, by itself or by a link; {remedy}")
     return str(path)
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    """Numbers where every value is one or NA and the like; a leading zero (007) or 16 digits mark an identifier: text."""
-    words = column.fillna("").tolist()  # not by pandas, which takes a minute for twenty thousand columns
-    given = [word for word in words if word.lower() not in listing.BLANK]
-    if not given or any(re.fullmatch(r"0\d+|\d{16,}|.*_.*", word) for word in given):
-        return column
-    whole = len(given) == len(words) and all(re.fullmatch(r"[+-]?\d+", word) for word in given)
-    try:
-        numbers = [(int if whole else float)(word) if word.lower() not in listing.BLANK else float("nan") for word in words]
-    except ValueError:
-        return column
-    return pd.Series(numbers, column.index)
