@@ -83,7 +83,10 @@ def predict(
 @data_app.command("check")
 def check_data(
     dataset: Annotated[
-        str, typer.Argument(help="The reader: ddti, tn3k, tg3k, tnscui, folders, manifest, phantom.", show_default=False)
+        str,
+        typer.Argument(
+            help="The reader: folders, manifest, ddti, tn3k, tg3k, tnscui, tn5000, thyroidxl, busi, phantom.", show_default=False
+        ),
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],
     setting: Annotated[

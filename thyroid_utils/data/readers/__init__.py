@@ -17,7 +17,7 @@ from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.readers.codes import coded
 from thyroid_utils.data.readers.ddti import read_ddti
 from thyroid_utils.data.readers.own import read_folders, read_manifest
-from thyroid_utils.data.readers.published import read_tg3k, read_tn3k, read_tnscui
+from thyroid_utils.data.readers.published import read_busi, read_tg3k, read_thyroidxl, read_tn3k, read_tn5000, read_tnscui
 
 READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "phantom": phantom_cases,
@@ -25,6 +25,9 @@ READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "tn3k": read_tn3k,
     "tg3k": read_tg3k,
     "tnscui": read_tnscui,
+    "tn5000": read_tn5000,
+    "thyroidxl": read_thyroidxl,
+    "busi": read_busi,
     "folders": read_folders,
     "manifest": read_manifest,
 }

@@ -208,7 +208,7 @@ def looked_up(column: pd.Series, meanings: Mapping[str, object]) -> pd.Series:
 
 
 def read_xml(path: Path) -> Element | None:
-    """The root of an XML file; None where it is not well-formed. DataError for one that defines entities, a way to exhaust memory."""
+    """The root of an XML file; None where it is not well-formed. DataError where it defines entities, a way to exhaust memory."""
     with readable(path):
         content = path.read_bytes()
     try:

@@ -78,7 +78,7 @@ def read_folders(
             folder = _only_folder(places, name, spellings)
             if folder is None:
                 raise listing.missing_data("folders", parent, _EXPECTED)
-            images, masks, folders = _images_and_masks(parent, folder)
+            images, masks, folders = images_and_masks(parent, folder)
             read |= folders
             columns = {"label": label, "split": split or pd.NA, "target": target}
             prefix = f"{split}/{name}/".lstrip("/")
@@ -159,7 +159,7 @@ def _word(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
-def _images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict[str, Path], set[Path]]:
+def images_and_masks(parent: Path, folder: Path) -> tuple[dict[str, Path], dict[str, Path], set[Path]]:
     """The images and masks of one class by key, and the folders that they were read from."""
     place = listing.subfolder(folder, "images", "image") or folder
     words = ("mask", "masks")

@@ -1,8 +1,9 @@
-"""Readers of the published sets TN3K, TG3K and TN-SCUI 2020, and what all published sets have in common."""
+"""Readers of TN3K, TG3K, TN-SCUI 2020, TN5000, ThyroidXL and BUSI, and what all published sets have in common."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers import listing
+from thyroid_utils.data.readers.own import images_and_masks
+from thyroid_utils.data.table import SPLITS
 
 FOLDS = range(5)
 
@@ -32,11 +35,11 @@ class PublishedSet:
                 return folder
         raise self.missing(named or root, self.expected)
 
-    def missing(self, folder: Path, expected: str) -> DataError:
+    def missing(self, folder: Path, expected: str, found: str = "") -> DataError:
         """The error for a set, or a part of it, that is not there."""
-        return listing.missing_data(self.name, folder, expected, self.source)
+        return listing.missing_data(self.name, folder, expected, self.source, found)
 
-    def files(self, folder: Path, images: str, masks: str) -> tuple[dict[str, Path], dict[str, Path]]:
+    def files(self, folder: Path, images: str, masks: str = "") -> tuple[dict[str, Path], dict[str, Path]]:
         """The images and masks of two folders of the set by key; DataError where there is no image."""
         found = listing.images_by_stem(below(folder, images))
         if not found:
@@ -87,6 +90,26 @@ TNSCUI = PublishedSet(
     "image/, mask/ and a CSV with columns ID and CATE",
     lambda folder: below(folder, "image"),
 )
+TN5000 = PublishedSet(
+    "tn5000",
+    "doi 10.6084/m9.figshare.28455641 (Zhang et al. 2025, doi 10.1038/s41597-025-05757-4)",
+    "JPEGImages/, Annotations/ with an XML file an image, and train.txt, val.txt and test.txt in ImageSets/Main/",
+    lambda folder: below(folder, "JPEGImages"),
+)
+THYROIDXL = PublishedSet(
+    "thyroidxl",
+    "huggingface.co/datasets/hunglc007/ThyroidXL, on request (Duong et al. 2025, doi 10.1007/978-3-032-05182-0_60)",
+    "train/ and test/ with images/ and masks/ in each",
+    lambda folder: below(folder, "train"),
+)
+BUSI = PublishedSet(
+    "busi",
+    "scholar.cu.edu.eg, dataset BUSI (Al-Dhabyani et al. 2020, doi 10.1016/j.dib.2019.104863)",
+    "benign/, malignant/ and normal/ with NAME (K).png and NAME (K)_mask.png",
+    lambda folder: below(folder, "benign"),
+)
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+BOX = ("box_left", "box_top", "box_right", "box_bottom")
 
 
 def read_tnscui(root: Path) -> pd.DataFrame:
@@ -131,6 +154,90 @@ def read_tn3k(root: Path, fold: int | None = None) -> pd.DataFrame:
         if part == "trainval" and fold is not None:
             split = _tn3k_sides(folder, list(images), fold)
         parts.append(listing.image_rows("tn3k", f"tn3k/{part}/", images, masks, label=labels, split=split))
+    return listing.case_table(parts)
+
+
+def read_tn5000(root: Path) -> pd.DataFrame:
+    """TN5000 with its official split; case ids `tn5000/000001`. No masks and no patient ids are published.
+
+    Columns of the annotations, all of whose numbers are Int32: `label`, of biopsies; `nodules` (boxes drawn); `box_left`,
+    `box_top`, `box_right`, `box_bottom`, in pixels as published, of the box around all of them. An image whose annotation is
+    missing or tells no class or two has none of these, and a note says so.
+    """
+    folder = TN5000.folder(root)
+    images, _ = TN5000.files(folder, "JPEGImages")
+    annotations, lists = below(folder, "Annotations"), folder / "ImageSets" / "Main"
+    sides: dict[str, str] = {}
+    for side in SPLITS:
+        path = lists / f"{side}.txt"
+        if annotations is None or not path.is_file():
+            raise TN5000.missing(folder, TN5000.expected)
+        keys = [listing.stem_key(name) for name in path.read_bytes().decode("utf-8", "replace").split()]
+        wrong = [key for key in keys if key not in images or key in sides]
+        if wrong:
+            raise DataError(f"{path}: {listing.first_few(wrong)} in two lists or not in JPEGImages/; restore either")
+        sides |= dict.fromkeys(keys, side)
+    told, notes = {}, []
+    for key in images:
+        path = annotations / f"{key}.xml"
+        told[key], problem = _boxes(path)
+        if problem:
+            notes.append({"file": str(path), "problem": f"{problem}: no label and no box", "remedy": "download it again"})
+    columns = pd.DataFrame.from_dict(told, orient="index", columns=["label", "nodules", *BOX])
+    rows, _ = listing.image_rows("tn5000", "tn5000/", images, {}, split=sides, **columns.to_dict())
+    return listing.case_table([(rows, notes)]).astype(dict.fromkeys(("nodules", *BOX), "Int32"))
+
+
+def _boxes(path: Path) -> tuple[dict[str, int], str]:
+    """What an annotation of Pascal VOC's format tells of the nodules, as columns; and what is wrong where it tells nothing."""
+    annotation = listing.read_xml(path) if path.is_file() else None
+    if annotation is None:
+        return {}, "no annotation that can be read"
+    objects = list(annotation.iter("object"))
+    classes = sorted({listing.text_of(nodule, "name") for nodule in objects})
+    if len(classes) != 1 or classes[0] not in listing.LABELS:
+        return {}, f"nodules of class {' and '.join(classes)}, expected 0 or 1" if objects else "no nodule in the annotation"
+    corners = [[listing.text_of(nodule, f"bndbox/{corner}") for corner in CORNERS] for nodule in objects]
+    if not all(number.isdecimal() for box in corners for number in box):
+        return {}, "a box without four whole numbers"
+    left, top, right, bottom = zip(*[map(int, box) for box in corners], strict=True)
+    box = dict(zip(BOX, (min(left), min(top), max(right), max(bottom)), strict=True))
+    return {"label": listing.LABELS[classes[0]], "nodules": len(objects), **box}, ""
+
+
+def read_thyroidxl(root: Path) -> pd.DataFrame:
+    """ThyroidXL with its official split, which is by patient; case ids `thyroidxl/train/00000058_2201CE11_0`.
+
+    The digits in front of a name are the patient; one without any stands for its own. No labels: they lie in tables beside these
+    folders, in a form that is not public; `manifest` takes them.
+    """
+    folder, parts = THYROIDXL.folder(root), []
+    for side in ("train", "test"):
+        here = below(folder, side)
+        if here is None:
+            raise THYROIDXL.missing(folder, THYROIDXL.expected)
+        images, masks = THYROIDXL.files(here, "images", "masks")
+        prefix, number = f"thyroidxl/{side}/", re.compile(r"(\d+)_.*")
+        known = {key: number.fullmatch(key) is not None for key in images}
+        patients = {key: number.sub(r"thyroidxl-\1", key) if known[key] else prefix + key for key in images}
+        rows = listing.image_rows("thyroidxl", prefix, images, masks, split=side, patient=patients, patient_known=known)
+        parts.append(rows)
+    return listing.case_table(parts)
+
+
+def read_busi(root: Path) -> pd.DataFrame:
+    """BUSI, of the breast; case ids `busi/benign (7)`. No patient ids are published.
+
+    The masks of one image (`_mask`, `_mask_1`, …) are joined. What is `normal` (a bool column) has no label, and the empty mask
+    that is published with it: a nodule found there is a false one.
+    """
+    folder, parts = BUSI.folder(root), []
+    for name, label in (("benign", 0), ("malignant", 1), ("normal", pd.NA)):
+        here = below(folder, name)
+        images, masks, _ = images_and_masks(folder, here) if here else ({}, {}, None)
+        if not images:
+            raise BUSI.missing(here or folder, BUSI.expected)
+        parts.append(listing.image_rows("busi", "busi/", images, masks, label=label, normal=name == "normal"))
     return listing.case_table(parts)
 
 
