@@ -7,7 +7,6 @@ notebook will be given, and nothing else of it. So a study needs no entry here.
 from __future__ import annotations
 
 import ast
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +26,6 @@ from thyroid_utils.training.engine import built_of, check_config
 from thyroid_utils.workbook.notebooks import read_notebook
 from thyroid_utils.workbook.parameters import declared_parameters
 
-_PATIENCE = 4.0  # seconds for reading case tables; larger sets are read by the notebooks
 _TRAINS = "run_all"
 _NOT_FETCHED = "imagenet"  # one missing file is told: to look for more takes half a minute each without a connection
 
@@ -39,7 +37,7 @@ def check_notebooks(notebooks: Sequence[Path], given: Mapping[str, Mapping[str, 
     given: stem → name → value, as `parameters_by_notebook` gives them.
     """
     problems: dict[str, list[str]] = {}
-    tables, seen = _Tables(), {}
+    tables, seen = {}, {}
     for notebook in notebooks:
         values = {name: found.default for name, found in declared_parameters(notebook).items()} | dict(given[notebook.stem])
         for problem in [*_data_problems(values, tables), *_training_problems(notebook, values, seen)]:
@@ -51,15 +49,18 @@ def check_notebooks(notebooks: Sequence[Path], given: Mapping[str, Mapping[str, 
         raise ParameterError("\n".join(f"{where}: {problem}" for problem, where in told.items()))
 
 
-def _data_problems(values: Mapping[str, Any], tables: _Tables) -> Iterator[str]:
+def _data_problems(values: Mapping[str, Any], tables: dict[str, str | None]) -> Iterator[str]:
+    """tables: data set, folder and options → the problem, which may be none."""
     if "DATASET" not in values:
         return
     found: dict[str, list[str]] = {}
     parts = [name for name, value in values.items() if name.endswith("_DATA") and value]  # an empty one takes DATA_OPTIONS
     for name in ["DATA_OPTIONS"] * ("DATA_OPTIONS" in values) + parts:
-        problem = tables.problem(values["DATASET"], values.get("DATA_ROOT"), values[name])
-        if problem:
-            found.setdefault(problem, []).append(name)
+        asked = values["DATASET"], values.get("DATA_ROOT"), values[name]
+        if repr(asked) not in tables:
+            tables[repr(asked)] = _table_problem(*asked)
+        if tables[repr(asked)]:
+            found.setdefault(tables[repr(asked)], []).append(name)
     yield from (f"DATASET, DATA_ROOT, {', '.join(names)}: {problem}" for problem, names in found.items())
 
 
@@ -105,31 +106,16 @@ def _layer_problem(network: Network, layer: str | None) -> str:
     return ""
 
 
-class _Tables:
-    """Case tables that notebooks will read: each is read once, and no longer than `_PATIENCE` in all."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, str | None] = {}
-        self.left = _PATIENCE
-
-    def problem(self, dataset: str, root: str | None, options: Mapping[str, Any]) -> str | None:
-        key = repr((dataset, root, options))
-        if key not in self.found:
-            self.found[key] = None
-            reader = threading.Thread(target=self._read, args=(key, dataset, root, options), daemon=True)
-            reader.start()
-            reader.join(self.left)
-            self.left = _PATIENCE if not reader.is_alive() else 0.0
-        return self.found[key]
-
-    def _read(self, key: str, dataset: str, root: str | None, options: Mapping[str, Any]) -> None:
-        try:
-            if dataset == "phantom":  # made when they are needed, which takes a while
-                Settings(**{field.name: options[field.name] for field in fields(Settings) if field.name in options})
-            else:
-                load_cases(dataset, root or None, **options)
-        except (DataError, TypeError) as error:
-            self.found[key] = str(error)
+def _table_problem(dataset: str, root: str | None, options: Mapping[str, Any]) -> str | None:
+    """What keeps a case table from being read. What reading costs (files are hashed) the notebooks need not pay again."""
+    try:
+        if dataset == "phantom":  # made when they are needed, which takes a while
+            Settings(**{field.name: options[field.name] for field in fields(Settings) if field.name in options})
+        else:
+            load_cases(dataset, root or None, **options)
+    except (DataError, TypeError) as error:
+        return str(error)
+    return None
 
 
 def _configs(notebook: Path, values: Mapping[str, Any]) -> Iterator[RunConfig]:

@@ -1,8 +1,7 @@
-"""The notebooks: executed by papermill in a copy and a kernel that never outlives the call, and kept clean as files."""
+"""The notebooks: parameterised by papermill, executed in a kernel that never outlives the call, and kept clean as files."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from papermill.engines import Engine, papermill_engines
-from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError, RunError
@@ -104,26 +102,16 @@ def execute_notebook(
         progress: called with the heading of the section at work.
         interruption: where it is requested, the kernel ends and the notebook fails.
     """
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is told by the report
-    papermill_engines.register("workbook", _Engine)
-    outcome: list[Any] = []
-
-    def run(node: nbformat.NotebookNode) -> None:
-        outcome.extend((node, _run_cells(node, variables, progress, interruption or Interruption())))
-
-    options = {"engine_name": "workbook", "kernel_name": "python3", "language": "python", "progress_bar": False, "run": run}
-    with suppress(PapermillExecutionError):
-        papermill.execute_notebook(read_notebook(notebook), None, parameters, **options)
-    node, failure = outcome
-    return _tidied(node, parameters), failure
-
-
-class _Engine(Engine):
-    """Hands papermill's parameterised notebook to `run`: its own engines lose the outputs when a kernel is killed."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, run: Callable, **options: Any) -> None:
-        run(nb_man.nb)
+    node = load_notebook_node(str(notebook))
+    if parameters:
+        node = parameterize_notebook(node, parameters, kernel_name="python3", language="python")
+    for part in (node, *node.cells):
+        part.metadata.pop("papermill", None)
+    for cell in node.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            # As Python writes them: papermill escapes letters of a path, and no scrubber would know it.
+            cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    return node, _run_cells(node, variables, progress, interruption or Interruption())
 
 
 def _run_cells(
@@ -164,18 +152,6 @@ def without_messages(node: nbformat.NotebookNode) -> None:
     """Leave of every error its type: messages, and so tracebacks, may name files, and files of a user's own data a patient."""
     for output in (output for cell in node.cells for output in cell.get("outputs", []) if output.output_type == "error"):
         output.update(evalue=ELSEWHERE, traceback=[f"{output.ename}: {ELSEWHERE}"])
-
-
-def _tidied(node: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Without what papermill notes of errors, paths and times. The parameters are written as Python writes them: papermill
-    escapes letters of a path, and no scrubber would know it."""
-    node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
-    for cell in node.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    for part in (node, *node.cells):
-        part.metadata.pop("papermill", None)
-    return node
 
 
 def _client(node: nbformat.NotebookNode, scratch: Path) -> NotebookClient:
