@@ -37,31 +37,7 @@ _WIDER = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsof
           "Malgun Gothic", "Arial Unicode MS")  # fmt: skip
 FONTS = ["DejaVu Sans", *(name for name in _WIDER if name in fontManager.get_font_names())]
 
-_STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 130,
-    "font.family": FONTS,
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a929c",
-    "axes.labelcolor": INK,
-    "xtick.color": NEUTRAL,
-    "ytick.color": NEUTRAL,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e3e6ea",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "thyroid-workbook",  # the same figure is the same file
-    "figure.facecolor": "white",
-}
+_STYLE = mpl.rc_params_from_file(Path(__file__).with_name("workbook.mplstyle"), use_default_template=False)
 
 Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
@@ -71,7 +47,7 @@ def styled(draw: Draw) -> Draw:
 
     @wraps(draw)
     def with_style(*args, **kwargs):
-        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "font.family": FONTS, "backend": mpl.rcParams["backend"]}):
             figure = draw(*args, **kwargs)
         if figure is not None:
             retell(figure, plain, FuncFormatter | FixedFormatter | StrCategoryFormatter)

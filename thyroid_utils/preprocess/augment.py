@@ -30,7 +30,7 @@ from thyroid_utils.common.files import cached_folder, content_key
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.table import make_cases
-from thyroid_utils.preprocess.named import Entry, Named, parsed
+from thyroid_utils.preprocess.named import Entry, Named, listed_presets, parsed
 from thyroid_utils.preprocess.pipeline import Spec, contents, for_each_case
 
 Masks = torch.Tensor | None
@@ -181,29 +181,7 @@ def moved(pixels: torch.Tensor, masks: Masks, sources: torch.Tensor) -> tuple[to
     return functional.grid_sample(pixels, grid, mode="bilinear", align_corners=False), masks
 
 
-AUGMENTATION_PRESETS: dict[str, tuple[Entry, ...]] = {
-    "none": (),  # papers 000 and 004 state no augmentation
-    # Flip and rotation; axis and angle are ours
-    "paper_001": ("horizontal_flip", {"affine": {"degrees": 15}}),
-    # Rotate, translate, add noise; amounts are ours. The paper stores one copy of each image before it splits.
-    "paper_002": ({"affine": {"degrees": 15, "translate": 0.1}}, {"noise": {"sigma": 0.03}}),
-    # Horizontal and vertical mirror, rotation by 5°. The paper makes four images of one before it splits.
-    "paper_003": ("horizontal_flip", "vertical_flip", {"affine": {"degrees": 5}}),
-    # What another hand, patient or gain setting could have shown; no vertical flip, because depth has a meaning.
-    "default": (
-        "horizontal_flip",
-        {"affine": {"degrees": 8, "translate": 0.05, "scale": 0.1}},
-        {"gain": {"brightness": 0.05, "contrast": 0.15}},
-        {"speckle": {"sigma": 0.08}},
-    ),
-    # As default, and about twice as far, for small sets and many epochs; chosen on validation images of DDTI.
-    "strong": (
-        "horizontal_flip",
-        {"affine": {"degrees": 15, "translate": 0.1, "scale": 0.2}},
-        {"gain": {"brightness": 0.05, "contrast": 0.2}},
-        {"speckle": {"sigma": 0.08}},
-    ),
-}
+AUGMENTATION_PRESETS: dict[str, list[Entry]] = listed_presets("augmentation")
 
 
 @dataclass(frozen=True)

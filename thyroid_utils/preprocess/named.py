@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +22,11 @@ class Named(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=F
 
 
 Kind = TypeVar("Kind", bound=Named)
+
+
+def listed_presets(kind: str) -> dict[str, Any]:
+    """What `presets.toml` holds: name → preset. kind: "preprocessing" or "augmentation"."""
+    return tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))[kind]
 
 
 def parsed(entry: Entry, known: Mapping[str, type[Kind]], what: str) -> Kind:

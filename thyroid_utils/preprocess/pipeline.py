@@ -1,8 +1,7 @@
 """A list of named steps as one object: checked, hashed, fitted on the training images, applied to any image.
 
-The same object serves notebooks, training and the app, so that an image meets the same arithmetic everywhere. `PRESETS` holds the
-preprocessing of the five papers, and one of our own: what a paper describes, in its order. Where it is silent the choice is ours,
-and `note` says so.
+The same object serves notebooks, training and the app, so that an image meets the same arithmetic everywhere. `PRESETS`
+(`presets.toml`) holds the preprocessing of the five papers, and one of our own.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data import images, overlays
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.preprocess.geometry import Geometry
-from thyroid_utils.preprocess.named import Entry, parsed
+from thyroid_utils.preprocess.named import Entry, listed_presets, parsed
 from thyroid_utils.preprocess.steps import STEPS, NoduleCrop, Resize, Sample, Step, Zscore
 
 Spec = str | Sequence[Entry]
@@ -36,42 +35,11 @@ Spec = str | Sequence[Entry]
 class Preset:
     """A list as a parameter file would hold it, and what the paper says and leaves open."""
 
-    steps: tuple[str | dict[str, dict[str, Any]], ...]
+    steps: list[Entry]
     note: str
 
 
-PRESETS: dict[str, Preset] = {
-    "paper_000": Preset(
-        ("gray", {"resize": {"size": 224}}, "scale", {"zscore": {"by": "train"}}, "three_channels"),
-        "The TNUS paper: 224×224, tensor, masks from {0, 255} to {0, 1}, (I - µ)/σ. Silent on where µ and σ come from (ours: "
-        "all pixels of the training images), on the aspect ratio (ours: stretched) and on channels (ours: gray in three, for "
-        "networks trained on photographs). Scanner text and borders stay in the image.",
-    ),
-    "paper_001": Preset(
-        ("gray", {"resize": {"size": 224}}, "scale", {"zscore": {"by": "train"}}, "three_channels"),
-        'Subha Indu and Radha: "resize images to 224x224, ... and normalize them". Silent on how it normalises (ours: z-score '
-        "by the training images), on the aspect ratio (ours: stretched) and on channels (ours: gray in three).",
-    ),
-    "paper_002": Preset(
-        ("gray", "crop_echo", "remove_overlays", "equalise", {"gaussian": {"sigma": 1.0}}, {"resize": {"size": 512}}, "scale"),
-        "The TN-SCUI paper: large borders and useless information deleted, histogram equalisation to equalise and smooth; its "
-        "code scores at 512×512. Silent on how borders are found and text is removed (ours: found in each image, inpainted), "
-        "on the smoothing (ours: Gaussian, σ = 1 pixel) and on scaling (ours: to 0 to 1).",
-    ),
-    "paper_003": Preset(
-        ("gray", {"resize": {"size": 512}}, {"gaussian": {"sigma": 1.0}}, {"clahe": {"clip_limit": 2.0, "tiles": 8}}, "scale"),
-        "Yang et al. (2025): 8-bit gray, 512×512, Gaussian filter, CLAHE, in this order. No parameters are given (ours: σ = 1 "
-        "pixel, clip limit 2, 8×8 tiles), nor scaling (ours: to 0 to 1). The noise is called Gaussian; speckle is not.",
-    ),
-    "paper_004": Preset(
-        ("gray", "scale", {"resize": {"size": 256}}),
-        "The TG3K report: grayscale, normalised, 256×256, in this order. Silent on how it normalises (ours: to 0 to 1).",
-    ),
-    "plain": Preset(
-        ("gray", "crop_echo", {"resize": {"size": 256}}, "scale"),
-        "Ours, as little as leaves the scanner's frame out: the echo image, cropped, at one size, scaled to 0 to 1.",
-    ),
-}
+PRESETS = {name: Preset(**told) for name, told in listed_presets("preprocessing").items()}
 
 
 @dataclass(eq=False, repr=False)
