@@ -254,10 +254,23 @@ def test_known_folders_are_shortened_and_others_left(scrubber, tmp_path, text, s
         ("/mnt/ward 7: no images", "DATA_ROOT: no images"),
         ("/mnt/ward 7/b", "DATA_ROOT/…"),
         ("/mnt/ward 77/b", "/mnt/ward 77/b"),
+        ("/mnt/ward 7/O'Brien Zoé/1.png: damaged", "DATA_ROOT/…: damaged"),
+        ("open('/mnt/ward 7/Kurt \\'Kutte\\' Müller/1.png')", "open('DATA_ROOT/…')"),
+        ('no such folder: "/mnt/ward 7/Weiß, Jörg; (2): O\'Hara".\nnext', 'no such folder: "DATA_ROOT/…".\nnext'),
+        ("/mnt/ward 7/Meier Anna 12 left out", "DATA_ROOT/…"),
+        ("/mnt/ward 7/a.png folder/Meier, Anna\nnext", "DATA_ROOT/…\nnext"),
+        ("/mnt/ward 7/Meier Anna.mp4 and /mnt/ward 7/O'Hara.avi", "DATA_ROOT/…"),
+        ("<td>/mnt/ward 7/Meier Anna</td><td>3</td>", "<td>DATA_ROOT/…</td><td>3</td>"),
+        ("\x1b[32m/mnt/ward 7/Meier Anna/1.png\x1b[39m:12", "\x1b[32mDATA_ROOT/…\x1b[39m:12"),
+        ("file:///mnt/ward%207/Meier%20Anna/1.png", "file://DATA_ROOT/…"),
+        ("/mnt/ward 7 and /mnt/Zoe\u0308 & So\u0308hne/x y, <b>", "DATA_ROOT and DATA_ROOT/…"),
+        ('{"root": "/mnt/Zo\\u00eb & S\\u00f6hne"}', '{"root": "DATA_ROOT"}'),
+        ("/mnt/O'/x in '/mnt/O\\'/x'", "DATA_ROOT/…'"),
+        ("<b>/mnt/Zoë &amp; Söhne</b>", "<b>DATA_ROOT</b>"),
     ],
 )
 def test_nothing_of_the_datas_folder_is_kept_no_name_below_it_either(text, shown):
-    assert Scrubber([], ["/mnt/ward 7"]).text(text) == shown
+    assert Scrubber([], ["/mnt/ward 7", "/mnt/Zoë & Söhne", "/mnt/O'"]).text(text) == shown
 
 
 def test_every_string_of_a_notebook_is_scrubbed_but_pictures(scrubber):

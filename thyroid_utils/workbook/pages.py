@@ -6,16 +6,20 @@ And what a page says about where it was made (versions, commit, hardware), and w
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
 import os
 import platform
 import re
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import bs4
 import jinja2
@@ -28,7 +32,7 @@ from PIL import Image
 import thyroid_utils
 from thyroid_utils.common import paths
 from thyroid_utils.common.machine import answer, commit, versions
-from thyroid_utils.common.words import count
+from thyroid_utils.common.words import count, literal
 
 # Nothing may be fetched and no script may run, whatever a notebook displays.
 CONTENT_POLICY = (
@@ -198,13 +202,22 @@ def hardware() -> str:
     return f"{processor}, {count(cores, 'core')}, {memory:.1f} GB memory, {told}, {platform.system()}"
 
 
+def _spelled(path: str) -> set[str]:
+    """A path as text, markdown, HTML, addresses, Python and JSON write it, its accents in one or two characters."""
+    forms = {path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))}
+    quoted = {way(form)[1:-1] for form in forms for way in (repr, json.dumps)}
+    ways = (str, literal, partial(html.escape, quote=False), partial(quote, errors="surrogateescape"))
+    return quoted | {way(form) for form in forms for way in ways}
+
+
 class Scrubber:
     """Replaces absolute paths of this machine in text, and in the strings of anything that JSON can hold.
 
     Files of the project become project-relative, the home becomes `~`; `private` folders (output), the environment and the
     temporary folder keep their last name: `…/reports/ddti`. Of folders of `data` nothing is kept, their own name, those below
-    them and those of files included, as they may name a patient: `DATA_ROOT/…`. Errors of a user's own data, which
-    also name files alone, are not left to it (`notebooks.without_messages`).
+    them and those of files included, as they may name a patient: `DATA_ROOT/…`, and the rest of the line goes with it
+    where no suffix or quote tells a name's end. Errors of a user's own data, which also name files alone, are not left to it
+    (`notebooks.without_messages`).
     """
 
     def __init__(self, private: Iterable[str | Path] = (), data: Iterable[str | Path] = ()) -> None:
@@ -218,11 +231,14 @@ class Scrubber:
         for root in (paths.project_root(), checkout):
             shown_as |= {str(root): "", os.path.realpath(root): ""}
         self._shown_as = shown_as
-        hidden = {known for folder in data for known in (os.path.abspath(folder), os.path.realpath(folder))}
+        known_as = {path for folder in data for path in (os.path.abspath(folder), os.path.realpath(folder))}
+        hidden = set().union(*map(_spelled, known_as))
         paths_of_data = "|".join(re.escape(path) for path in sorted(hidden, key=len, reverse=True))
-        # As far as a file of a data set ends, or a quotation, or else a word.
-        below = rf"/(?:[^\n'\"]*?\.(?:{_DATA_FILES})\b|[^\n'\"]*(?=['\"])|[^\s'\",;:()]*)"
-        self._data = re.compile(rf"(?<![\w.…~-])(?:{paths_of_data})({below}|(?![\w.-]))", re.IGNORECASE) if hidden else None
+        # Names may hold spaces, quotes and any other mark: as far as the line's last file or quotation ends, or else the line.
+        rest = r"(?:(?!</)[^\n])*"
+        below = rf"/(?:{rest}\.(?:{_DATA_FILES})\b(?![^\n]*/)|{rest}(?=['\"][^\w\n]*$)|{rest})"
+        before, flags = r"(?:(?<![\w.…~-])|(?<=\dm))", re.IGNORECASE | re.MULTILINE
+        self._data = re.compile(rf"{before}(?:{paths_of_data})({below}|(?![\w.-]))", flags) if hidden else None
         # Whole names only: /data/set is not /data/settings. The colour codes of tracebacks end in a digit and m.
         names = "|".join(re.escape(path) for path in sorted(shown_as, key=len, reverse=True))
         self._pattern = re.compile(rf"(?:(?<![\w.…~-])|(?<=\dm))({names})(?:(/)|(?![\w-]|\.\w))")
