@@ -14,6 +14,8 @@ from made_pictures import put, refusal
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.data.check import check_dataset
 from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.splits import split_hash
+from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.training.data import split_data
 
 
@@ -94,6 +96,8 @@ def test_any_name_comes_back_as_itself(tmp_path, runs):
     assert cases[0].equals(cases[1]) and cases[0]["patient"].nunique() == 12
     key = pd.read_csv(runs / "key.csv")
     assert len(key) == 12 and r"benign/M\udcfcller_0.png" in key["file"].tolist()
+    kept = load_cases("folders", tmp_path / "data", patient_pattern=r"(?s)^(.+)_0", keep_names=True).assign(split="test")
+    assert r"M\udcfcller" in kept["patient"].tolist() and split_hash(kept) and data_fingerprint(kept)
 
 
 def test_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeypatch):

@@ -53,17 +53,19 @@ def make_cases(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
 def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the table with its required columns first and typed; raise DataError naming the first offending rows.
 
+    Case ids and patients that come from file names which are not UTF-8 have the odd bytes written out, `M\\udcfcller`.
+
     Raises:
         DataError: a case id occurs twice, or a value is outside its domain (label not in {0, 1, NA},
             spacing_mm not a number above 0).
     """
     cases = cases.copy()
-    cases.index = cases.index.astype("string").rename("case")
+    cases.index = _as_utf8(cases.index).rename("case")
     doubled = cases.index[cases.index.duplicated()].unique()
     if len(doubled):
         raise DataError(f"case table: {len(doubled)} case ids occur more than once (first: {doubled[0]}); rename or drop them")
     for column in ("image", "mask", "patient", "dataset", "split"):
-        cases[column] = cases[column].astype("string")
+        cases[column] = _as_utf8(cases[column]) if column == "patient" else cases[column].astype("string")
     for name, texts in {"case": cases.index.to_series(), **cases[["image", "patient", "dataset"]]}.items():
         _refuse(texts, texts.fillna("").str.strip() == "", f"values of {name} are missing", "every case needs one")
     _refuse(cases["split"], cases["split"].notna() & ~cases["split"].isin(SPLITS), "splits are not train, val, test or empty")
@@ -78,6 +80,11 @@ def validate_cases(cases: pd.DataFrame) -> pd.DataFrame:
         _refuse(cases["spacing_mm"], wrong, "values of spacing_mm are not a number above 0", remedy)
         cases["spacing_mm"] = spacing
     return cases[[*REQUIRED_COLUMNS, *cases.columns.difference(REQUIRED_COLUMNS, sort=False)]]
+
+
+def _as_utf8(names: pd.Index | pd.Series) -> pd.Index | pd.Series:
+    written = names.astype("string").map(lambda name: name.encode("utf-8", "backslashreplace").decode(), na_action="ignore")
+    return written.astype("string")
 
 
 def _refuse(values: pd.Series, wrong: pd.Series, what: str, remedy: str = "correct them") -> None:
