@@ -36,6 +36,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # A sign in front of digits is a number's, unless what follows calls a function or a program, as in -1+cmd|'/C calc'!A0
 _FORMULA = re.compile(r"\s*[=@]|[\t\r\n]|\s*[+-](?!\d[^(|!]*$)", re.DOTALL)
+_ENTRY = re.compile(r"(.+\.hdf5)::(\w+)\[(\d+)\]", re.DOTALL)
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 
 
@@ -118,6 +119,18 @@ def file_hash(path: str | Path) -> str:
         raise OSError(errno.EINVAL, "a folder, a pipe or a device, not a file", str(path))
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hdf5_entry(path: str | Path) -> tuple[str, str, int] | None:
+    """File, array and position of a path such as `dataset.hdf5::image[12]`, a frame within an HDF5 file; None of other paths."""
+    entry = _ENTRY.fullmatch(str(path))
+    return (entry[1], entry[2], int(entry[3])) if entry else None
+
+
+def file_of(path: str | Path) -> str:
+    """The file on disk that holds what a path names: the path itself, or the HDF5 file of its entry."""
+    entry = hdf5_entry(path)
+    return entry[0] if entry else str(path)
 
 
 def source_hash(modules: Iterable[str | Path]) -> str:
@@ -256,7 +269,8 @@ def broken_seal(folder: Path) -> str | None:
 
 
 def file_hashes(files: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files by path, remembered in `file_hashes.json` of the cache folder.
+    """SHA-256 of files by path, remembered in `file_hashes.json` of the cache folder. Of an HDF5 file's entry
+    it is that of the file with the entry behind it.
 
     A hash holds while size, inode and dates of its file are the same, and is remembered only where the file had been left alone
     for two seconds, because a later change within the grain of the clock would be invisible. On a file system that keeps no such
@@ -267,7 +281,8 @@ def file_hashes(files: Iterable[str]) -> dict[str, str]:
     """
     record = paths.cache_dir() / "file_hashes.json"
     remembered, fresh, found = _kept(record) or {}, {}, {}
-    for path in dict.fromkeys(files):
+    held = {path: file_of(path) for path in files}
+    for path in dict.fromkeys(held.values()):
         name = os.path.abspath(path)
         try:
             state = _state(Path(path))
@@ -280,7 +295,7 @@ def file_hashes(files: Iterable[str]) -> dict[str, str]:
             raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or drop its row") from None
     if fresh:
         _keep(record, remembered | fresh)
-    return found
+    return {path: found[file] + path.removeprefix(file) for path, file in held.items()}
 
 
 def _state(path: Path) -> list[int]:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import ImageError
+from thyroid_utils.common.files import file_of
 from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
@@ -272,7 +273,8 @@ def _kept_hash(path: str, state: tuple[int, int] | None) -> str:
 
 def _hash_of_file(path: str) -> str:
     """The pixel hash of an image file, kept in memory for as long as the file's date and size stay the same."""
-    status = os.stat(path) if os.path.isfile(path) else None
+    file = file_of(path)
+    status = os.stat(file) if os.path.isfile(file) else None
     return _kept_hash(path, status and (status.st_mtime_ns, status.st_size))
 
 

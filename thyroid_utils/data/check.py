@@ -13,6 +13,7 @@ import pandas as pd
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
+from thyroid_utils.common.files import file_of
 from thyroid_utils.common.progress import in_threads
 from thyroid_utils.common.words import count
 from thyroid_utils.data.audit import clean_mask
@@ -24,8 +25,8 @@ from thyroid_utils.data.table import LABEL_NAMES, known_patients, label_names
 
 COLUMNS = ("severity", "case", "file", "problem", "remedy")
 SEVERITIES = ("error", "warning", "info")
-PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k", "thyroidxl", "busi")  # published with a mask for every image
-_PASSED_OVER = (*IMAGE_SUFFIXES, ".csv", ".xml", ".json", ".txt", ".md", ".pdf")
+PROMISE_MASKS = ("phantom", "ddti", "tn3k", "tg3k", "stanford", "thyroidxl", "busi")  # published with a mask for every image
+_PASSED_OVER = (*IMAGE_SUFFIXES, ".csv", ".hdf5", ".xml", ".json", ".txt", ".md", ".pdf")
 _DARK = 32  # no gray level reaches it in 12 bits that were written into 16
 _TINY, _FULL = 0.0005, 0.98  # shares of the frame below or above which a mask is hardly an outline
 _NO_PATIENTS = {
@@ -153,7 +154,7 @@ def _other_files(cases: pd.DataFrame) -> Iterator[Finding]:
 
 def _summary(dataset: str, cases: pd.DataFrame, sizes: Counter) -> dict[str, str | int]:
     known = cases.loc[known_patients(cases), "patient"]
-    suffixes = cases["image"].map(lambda image: Path(image).suffix[1:].upper().replace("JPG", "JPEG"))
+    suffixes = cases["image"].map(lambda image: Path(file_of(image)).suffix[1:].upper().replace("JPG", "JPEG"))
     return {
         "data set": dataset,
         "images": len(cases),

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from thyroid_utils.common.errors import ImageError
-from thyroid_utils.common.files import write_bytes
+from thyroid_utils.common.files import hdf5_entry, write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -72,6 +73,8 @@ def _decode(path: Path, mask: bool = False) -> tuple[np.ndarray, str]:
 
     mask: refuse what changes or hides labels, and take labels of 32 bits.
     """
+    if entry := hdf5_entry(path):
+        return _read_entry(*entry), "HDF5"
     with _open(path) as image:
         kind, tags = image.format, getattr(image, "tag_v2", {})
         bits = max(tags.get(_BITS, (8,))) if kind == "TIFF" else 8
@@ -103,8 +106,19 @@ def _decode(path: Path, mask: bool = False) -> tuple[np.ndarray, str]:
         return np.array(image.convert("RGB")), kind
 
 
+def _read_entry(file: str, array: str, position: int) -> np.ndarray:
+    """One frame, (height, width), of an array (frames, height, width) in an HDF5 file."""
+    try:
+        with h5py.File(file, "r", locking=False) as frames:  # opened each time, a millisecond: open ones survive no fork
+            return frames[array][position]
+    except (OSError, LookupError, ValueError) as error:
+        raise ImageError(f"{file}: {array}[{position}] cannot be read ({error}); download or restore the file") from None
+
+
 def _rotation(path: Path) -> int:
     """Code of the turn that EXIF asks for; 1 is none."""
+    if hdf5_entry(path):
+        return 1
     with _open(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
 
@@ -134,7 +148,8 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 def read_image(path: str | Path) -> np.ndarray:
     """Read one ultrasound image.
 
-    Takes PNG, JPEG, TIFF, BMP and GIF; 8 and 16 bit; gray, RGB, RGBA (laid on black) and palette; EXIF rotation is applied.
+    Takes PNG, JPEG, TIFF, BMP and GIF, and an entry of an HDF5 file (`dataset.hdf5::image[12]`); 8 and 16 bit; gray, RGB, RGBA
+    (laid on black) and palette; EXIF rotation is applied.
 
     Returns:
         uint8 in [0, 255], (height, width), or (height, width, 3) RGB where the file really holds colour. 16-bit values are

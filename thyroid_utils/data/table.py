@@ -3,7 +3,7 @@
 | column | type | meaning |
 |---|---|---|
 | index `case` | str, unique | short id of the image, the one shown in figures and tables |
-| `image` | str | absolute path of the image file |
+| `image` | str | absolute path of the image file, or of an HDF5 file's entry: `/…/dataset.hdf5::image[12]` |
 | `mask` | str or NA | absolute path of its mask file |
 | `label` | Int8 or NA | 0 benign, 1 malignant, NA unknown |
 | `patient` | str | the unit of every split, interval and test |

@@ -85,7 +85,8 @@ def check_data(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="The reader: folders, manifest, ddti, tn3k, tg3k, tnscui, tn5000, thyroidxl, busi, phantom.", show_default=False
+            help="The reader: folders, manifest, ddti, tn3k, tg3k, tnscui, tn5000, stanford, thyroidxl, busi, phantom.",
+            show_default=False,
         ),
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],

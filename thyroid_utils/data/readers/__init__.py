@@ -18,6 +18,7 @@ from thyroid_utils.data.readers.codes import coded
 from thyroid_utils.data.readers.ddti import read_ddti
 from thyroid_utils.data.readers.own import read_folders, read_manifest
 from thyroid_utils.data.readers.published import read_busi, read_tg3k, read_thyroidxl, read_tn3k, read_tn5000, read_tnscui
+from thyroid_utils.data.readers.stanford import read_stanford
 
 READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "phantom": phantom_cases,
@@ -26,6 +27,7 @@ READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "tg3k": read_tg3k,
     "tnscui": read_tnscui,
     "tn5000": read_tn5000,
+    "stanford": read_stanford,
     "thyroidxl": read_thyroidxl,
     "busi": read_busi,
     "folders": read_folders,
@@ -49,7 +51,7 @@ def load_cases(
         having: columns that a case must have a value in, such as label and mask: networks of different tasks can only be
             asked about the same test images if they were split from the same cases. None keeps all.
         keep_names: of `OWN` sets: case ids and patients stay what files and rows say, instead of codes (see `coded`).
-        options: what the reader takes: `fold` (tn3k), `patient_pattern` and others (folders), the settings of
+        options: what the reader takes: `fold` (tn3k), `every` (stanford), `patient_pattern` and others (folders), the settings of
             `phantom_cases` (phantom).
 
     Raises:

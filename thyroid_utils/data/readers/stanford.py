@@ -1,0 +1,88 @@
+"""Reader of Stanford's thyroid cine-clips, whose frames stay in their HDF5 file until they are looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.readers import listing
+from thyroid_utils.data.readers.published import PublishedSet
+
+_ARRAYS = ("image", "mask", "annot_id", "frame_num")
+STANFORD = PublishedSet(
+    "stanford",
+    "aimi.stanford.edu/datasets/thyroid-ultrasound-cine-clip, after registration (doi 10.71718/7m5n-rh16)",
+    f"dataset.hdf5 (with {', '.join(_ARRAYS)}) and metadata.csv",
+    lambda folder: (folder / "dataset.hdf5").is_file(),
+)
+# Column of the metadata → column of the case table
+_TEXTS = {"sex": "sex", "location": "location", "ti-rads_level": "tirads", "ti-rads_echogenicfoci": "foci"}
+_TEXTS |= {f"ti-rads_{trait}": trait for trait in ("composition", "echogenicity", "shape", "margin")}
+_NUMBERS = ("age", "size_x", "size_y", "size_z")
+
+
+def read_stanford(root: Path, every: int = 1) -> pd.DataFrame:
+    """Stanford's thyroid cine-clips, a case a frame; case ids `stanford/12_/00340`, of clip and position in the file.
+
+    `image` and `mask` name entries of the HDF5 file, `dataset.hdf5::image[340]`, which `read_image` and `read_mask` read one at a
+    time. A clip is the unit: `patient` is what its `annot_id` has in front of the first `_`, so that clips of one patient which
+    are numbered alike stay together. `label` is of histopathology. Further columns: `clip`, `frame` (its number in the clip),
+    and of the metadata, as published, `age`, `sex`, `location`, `size_x`, `size_y`, `size_z`, `tirads`, `composition`,
+    `echogenicity`, `shape`, `margin` and `foci`.
+
+    Args:
+        root: the folder of `dataset.hdf5` and `metadata.csv`, or its parent.
+        every: of each clip its first frame and every so many-th after it; neighbouring frames say nearly the same.
+
+    Raises:
+        DataError: also for an HDF5 file that is damaged, or whose arrays do not fit together.
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise DataError(f"stanford: every is {every!r}; expected a whole number from 1")
+    folder = STANFORD.folder(root)
+    path = folder / "dataset.hdf5"
+    frames = _frames(path)
+    known = (*_TEXTS, *_NUMBERS)
+    clips = dict.fromkeys(frames["clip"], path)
+    told = STANFORD.listed(folder / "metadata.csv", clips, "histopath_diagnosis", ("annot_id", "histopath_diagnosis"), known)
+    told = told.assign(**{name: listing.as_numbers(told[name]) for name in _NUMBERS}).rename(columns=_TEXTS)
+    told["tirads"] = told["tirads"].str.removesuffix(".0")  # which programs write beside an empty field
+    rows = frames[frames.groupby("clip").cumcount() % every == 0].join(told[["label", *_NUMBERS, *_TEXTS.values()]], on="clip")
+    position = rows.index.to_series()
+    columns = {
+        "case": "stanford/" + rows["clip"] + position.map("/{:05d}".format),
+        **{name: position.map((f"{path}::{name}[" + "{}]").format) for name in ("image", "mask")},
+        "patient": "stanford-" + rows["clip"].str.partition("_")[0],
+        "dataset": "stanford",
+        "patient_known": True,
+        "target": "nodule",
+    }
+    return listing.case_table([(rows.assign(**columns), [])], ("clip", *_TEXTS.values()))
+
+
+def _frames(path: Path) -> pd.DataFrame:
+    """`clip` and `frame` of every frame, in the order of the file; its pictures are not read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            absent = [name for name in _ARRAYS if name not in file]
+            if absent:
+                raise STANFORD.missing(path.parent, STANFORD.expected, f"dataset.hdf5 without {', '.join(absent)}")
+            shapes = {name: file[name].shape for name in _ARRAYS}
+            pictures = shapes["image"] == shapes["mask"] and len(shapes["mask"]) == 3
+            if not pictures or {file[name].dtype for name in _ARRAYS[:2]} != {np.dtype("uint8")}:
+                raise DataError(f"{path}: image and mask are not (frames, height, width) of uint8 alike; download it again")
+            texts = {name: [_text(value) for value in file[name][:].ravel()] for name in _ARRAYS[2:]}
+    except OSError as error:
+        raise DataError(f"{path}: damaged or truncated ({error}); download it again") from None
+    if {len(values) for values in texts.values()} != {shapes["image"][0]}:
+        raise DataError(f"{path}: not as many annot_id and frame_num as frames ({shapes['image'][0]}); download it again")
+    frame = listing.as_numbers(pd.Series(texts["frame_num"], dtype="string"))
+    return pd.DataFrame({"clip": pd.Series(texts["annot_id"], dtype="string"), "frame": frame})
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value)
