@@ -241,13 +241,12 @@ def test_installed_weights_know_photographs_in_colour_and_gray(photograph, class
 
 
 @pytest.mark.parametrize("name", ["unet_efficientnet_lite0", "deeplabv3plus_efficientnet_lite0"])
-def test_segmenters_take_the_installed_values_but_the_last_convolutions(name):
+def test_joint_networks_take_the_installed_values_but_the_last_convolutions(name):
     whole = own_state(build_classifier("efficientnet_lite0", in_channels=1, weights="imagenet"))
-    for build in (build_segmenter, build_joint):
-        model = build(name, in_channels=1, weights="imagenet")
-        encoder = model.network.encoder.model.state_dict()
-        assert model.weights == "ImageNet encoder" and all(torch.equal(value, whole[key]) for key, value in encoder.items())
-        assert {key.partition(".")[0] for key in whole.keys() - encoder.keys()} == {"conv_head", "bn2", "classifier"}
+    model = build_joint(name, in_channels=1, weights="imagenet")
+    encoder = model.network.encoder.model.state_dict()
+    assert model.weights == "ImageNet encoder" and all(torch.equal(value, whole[key]) for key, value in encoder.items())
+    assert {key.partition(".")[0] for key in whole.keys() - encoder.keys()} == {"conv_head", "bn2", "classifier"}
 
 
 def of_old(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -398,10 +397,41 @@ def test_a_head_for_other_classes_begins_anew_with_a_warning(tmp_path, name, opt
     whole = own_state(build(name, classes=3, **options))
     for state in (whole, {key: value for key, value in whole.items() if not key.startswith(head)}):
         torch.save(state, tmp_path / "mine.pt")
-        with pytest.warns(UserWarning, match=f"{name}: the head in mine.pt does not fit 2 classes; a new one begins at random"):
+        with pytest.warns(UserWarning, match=f"{name}: the head in mine.pt does not fit; a new one begins at random"):
             model = build(name, classes=2, weights=tmp_path / "mine.pt", **options)
         assert all(torch.equal(value, whole[key]) for key, value in own_state(model).items() if not key.startswith(head))
         assert model.weights.endswith(", new head")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part", "told"),
+    [
+        ("unet_resnet18", "resnet18", "", "decoder and segmentation_head; not used: fc"),
+        ("residual_unet_resnet18", "unet_resnet18", "encoder.", "decoder and head"),
+        ("resnet18_transformer", "unet_resnet18", "encoder.", "class_token, encoder, head, norm and positions"),
+        ("efficientnet_lite0", "unet_efficientnet_lite0", "encoder.", "bn2, classifier and conv_head"),
+        ("unet_efficientnet_lite0", "efficientnet_lite0", "", "decoder and segm.*; not used: bn2, classifier and conv_head"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_encoder_alone_goes_into_a_backbone_and_the_rest_begins_at_random(tmp_path, suffix, name, source, part, told):
+    """Saved by its own names and, by torch, by those that it has in the network."""
+    path, build = tmp_path / f"mine{suffix}", {True: build_classifier, False: build_segmenter}
+    torch.manual_seed(1)
+    state = {key: value for key, value in own_state(build[source in CLASSIFIERS](source)).items() if key.startswith(part)}
+    plain = {key.removeprefix(part).removeprefix("model."): value for key, value in state.items()}
+    save_file(plain, path) if suffix == ".safetensors" else torch.save(state, path)
+    torch.manual_seed(2)
+    scratch = own_state(build[name in CLASSIFIERS](name))
+    torch.manual_seed(2)
+    with pytest.warns(UserWarning, match=f"{name}: mine{suffix} holds an encoder; at random: {told}$"):
+        model = build[name in CLASSIFIERS](name, weights=path)
+    assert model.weights == f"mine{suffix} {file_hash(path)[:8]} encoder"
+    own = own_state(model)
+    place = next(place for place in ("encoder.model.", "encoder.", "backbone.", "") if place + min(plain) in own)
+    for key, value in own.items():
+        taken = key.startswith(place) and key.removeprefix(place) in plain
+        assert torch.equal(value, plain[key.removeprefix(place)] if taken else scratch[key]), key
 
 
 @pytest.mark.parametrize(
@@ -412,6 +442,13 @@ def test_a_head_for_other_classes_begins_anew_with_a_warning(tmp_path, name, opt
         ("unet", {}, None, {"in_channels": 1}, "size mismatch for encoder.0.0.weight"),
         ("unet", {}, "head.bias", {}, "head.bias"),  # half a head
         ("unet", {}, "decoder.0.0.weight", {"classes": 2}, "decoder.0.0.weight"),
+        (
+            "resnet18",
+            {},
+            None,
+            {},
+            r"expected .* its encoder, from conv1.weight \(64, 3, 7, 7\); found encoder.0.0.weight \(4, 3, 3, 3\)",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused_with_names(tmp_path, name, saved, without, settings, message):

@@ -112,7 +112,7 @@ class _Named(Settings):
 class ModelConfig(_Named):
     """name: one of `models.CLASSIFIERS` or `timm:NAME`; for segmentation one of `models.SEGMENTERS` or `smp:ARCH:ENCODER`;
     for joint one of `models.JOINT_MODELS` or `smp:ARCH:ENCODER`.
-    weights: "imagenet" (a segmenter's encoder), "none" or a file. options: for its builder."""
+    weights: "imagenet" (a segmenter's encoder), "none" or a file, of an encoder too. options: for its builder."""
 
     name: Name = "resnet18"
     weights: PathText = "none"

