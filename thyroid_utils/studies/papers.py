@@ -7,6 +7,7 @@ pictures: their text quotes those by loss (3 and 8) in full, and of the other me
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,27 +27,8 @@ class Paper:
     reference: str
 
 
-_UNKNOWN = "the text at hand names no authors, year or address"
-PAPERS = {
-    "000": Paper("the TNUS paper", f"a dual-stage framework, VGG16 beside a ResNet50-UNet, on the set TNUS; {_UNKNOWN}"),
-    "001": Paper(
-        "Subha Indu and Radha",
-        "S. Subha Indu and P. Radha, *ResNet-18 and Grad-CAM integration for enhanced visualization in thyroid nodule "
-        "classification*; the text at hand names no year or address",
-    ),
-    "002": Paper("the TN-SCUI paper", f"a U-Net on the images of the MICCAI challenge TN-SCUI 2020; {_UNKNOWN}"),
-    "003": Paper(
-        "Yang et al. (2025)",
-        "C. Yang et al., [*Enhanced thyroid nodule detection and diagnosis: a mobile-optimized DeepLabV3+ approach for clinical "
-        "deployments*](https://doi.org/10.3389/fphys.2025.1457197), Frontiers in Physiology 16, 2025",
-    ),
-    "004": Paper(
-        "the TG3K report",
-        "[*Deep Learning-based Comparative Segmentation of Thyroid Ultrasound Images*]"
-        "(https://deep-learning-capstone-dep-spg.streamlit.app/), a capstone project; it names no authors or year",
-    ),
-    "TN3K": Paper("figures on TN3K", "several papers on the official test set of TN3K"),
-}
+_TOLD = tomllib.loads(Path(__file__).with_name("papers.toml").read_text(encoding="utf-8"))
+PAPERS = {key: Paper(**told) for key, told in _TOLD.items()}
 PAPER_SIZE = 512  # pixels a side, to which the TN-SCUI paper brings its labels
 # That paper's five figures, which its evaluation and the corrected one give.
 PAPER_SCORES = ("b_iou", "n_iou", "miou", "pixel_accuracy", "class_mean_f1")

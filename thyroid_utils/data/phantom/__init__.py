@@ -127,7 +127,7 @@ def phantom_cases(
 
     Every image shows exactly one nodule. The first n patients are the same whatever the number of patients; on one platform
     the pixels depend on the settings alone, not on the number of workers or what was made before. Files lie in a folder named
-    by the settings and this package's code, which is made once and found again (`common.files`).
+    by the settings and this package's code and tables, which is made once and found again (`common.files`).
 
     Args:
         root: folder to write below; None takes `phantoms` in the cache folder.
@@ -170,7 +170,8 @@ def phantom_cases(
 
 
 def _name(settings: Settings, patients: int) -> str:
-    code = [module.read_text(encoding="utf-8") for module in sorted(Path(__file__).parent.glob("*.py"))]
+    here = Path(__file__).parent
+    code = [file.read_text(encoding="utf-8") for kind in ("py", "toml") for file in sorted(here.glob(f"[!.]*.{kind}"))]
     return content_key(json.dumps([asdict(settings), patients], default=np.generic.item), code)
 
 

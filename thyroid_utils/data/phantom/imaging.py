@@ -9,8 +9,10 @@ profile across (diffraction-limited at the focus, wider away from it).
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -50,39 +52,21 @@ class Scanner:
     gain: float
     tgc: float
     noise: float
-    area: tuple[int, int, int, int]
+    area: Sequence[int]
     border: int
-    marks: int
-    text: tuple[tuple[int, int, str], ...]
+    marks: str
+    text: Sequence[tuple[int, int, str]]
     sides: tuple[int, int, str, str]
-    bar: int | None
     ticks: int
+    bar: int | None = None
 
     def echo_area(self, size: int) -> tuple[int, int, int, int]:
         """Top, bottom, left, right (pixels, the second of each pair exclusive) of the echo in a size × size frame."""
         return tuple(edge * size // _FRAME for edge in self.area)
 
 
-SCANNERS = {
-    scanner.name: scanner
-    for scanner in (
-        Scanner(
-            name="linear-7", frequency=7.5, cycles=1.0, f_number=2.6, dynamic_range=60.0, gain=1.5, tgc=44.0, noise=-72.0,
-            area=(16, 226, 22, 214), border=0, marks=cv2.MARKER_CROSS, bar=4, ticks=-1, sides=(30, 232, "RIGHT", "LEFT"),
-            text=((219, 24, "P100"), (219, 34, "7L4"), (219, 44, "7.5"), (219, 54, "31FPS"), (219, 64, "DR60")),
-        ),
-        Scanner(
-            name="linear-10", frequency=10.0, cycles=1.2, f_number=3.2, dynamic_range=55.0, gain=0.0, tgc=50.0, noise=-72.0,
-            area=(22, 240, 14, 236), border=8, marks=cv2.MARKER_TILTED_CROSS, bar=244, ticks=1, sides=(220, 26, "RT", "LT"),
-            text=((16, 6, "THYROID"), (120, 6, "L10-5"), (196, 6, "10MHZ"), (16, 245, "MI 0.7"), (66, 245, "TIS 0.3")),
-        ),
-        Scanner(
-            name="linear-14", frequency=13.0, cycles=1.5, f_number=3.8, dynamic_range=50.0, gain=-1.5, tgc=58.0, noise=-74.0,
-            area=(8, 248, 32, 232), border=0, marks=cv2.MARKER_CROSS, bar=None, ticks=1, sides=(216, 12, "RT", "LT"),
-            text=((3, 12, "14L5"), (3, 22, "GN62"), (3, 32, "DR50")),
-        ),
-    )
-}  # fmt: skip
+_PRESETS = tomllib.loads(Path(__file__).with_name("scanners.toml").read_text(encoding="utf-8"))
+SCANNERS = {name: Scanner(name, **fields) for name, fields in _PRESETS.items()}
 
 
 def find_scanners(names: Sequence[str] | str) -> tuple[Scanner, ...]:
@@ -337,7 +321,7 @@ def draw_callipers(frame: np.ndarray, scanner: Scanner, mask: np.ndarray, spacin
     reach = 3 * scale
     for end_x, end_y in ((left, y), (right, y), (x, top), (x, bottom)):
         place = np.clip(end_x, before + reach, behind - reach - scale), np.clip(end_y, above + reach, below - reach - scale)
-        cv2.drawMarker(frame, [int(edge) for edge in place], 250, scanner.marks, 2 * reach + 1, scale)
+        cv2.drawMarker(frame, [int(edge) for edge in place], 250, getattr(cv2, scanner.marks), 2 * reach + 1, scale)
     for line, (name, length) in enumerate((("D1", right - left + 1), ("D2", bottom - top + 1))):
         words = f"{name} {length * spacing:.1f}MM"
         _write(frame, scanner.area[3] - 66, scanner.area[1] - 21 + 10 * line, words, 225)

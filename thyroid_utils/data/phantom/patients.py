@@ -9,9 +9,11 @@ Nothing else in a phantom (size, age, sex, scanner, place) depends on the class,
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 
@@ -22,49 +24,11 @@ from thyroid_utils.data.phantom.imaging import SCANNERS, Scanner, find_scanners
 # First name of each stream of random numbers, so that a change in one never shifts another.
 SET, PATIENT, TISSUE, TEXTURES, NODULE, VIEW = range(6)
 
-POINTS = {  # of ACR TI-RADS
-    "composition": {"cystic": 0, "spongiform": 0, "mixed": 1, "solid": 2},
-    "echogenicity": {"anechoic": 0, "hyperechoic": 1, "isoechoic": 1, "hypoechoic": 2, "markedly hypoechoic": 3},
-    "shape": {"wider than tall": 0, "taller than wide": 3},
-    "margin": {"smooth": 0, "ill-defined": 0, "lobulated": 2, "extrathyroidal": 3},
-    "foci": {"none": 0, "comet-tail": 0, "macrocalcification": 1, "rim": 2, "punctate": 3},
-}
+_TRAITS = tomllib.loads(Path(__file__).with_name("traits.toml").read_text(encoding="utf-8"))
+POINTS: dict[str, dict[str, int]] = _TRAITS["points"]  # of ACR TI-RADS
 # Frequencies of the traits in the order of POINTS, of the benign and of the malignant.
-_COMPOSITION = ((0.13, 0.12, 0.32, 0.43), (0.004, 0.006, 0.13, 0.86))
-_GIVEN_COMPOSITION = {
-    "cystic": {  # a cyst is anechoic, and anechoic means a cyst
-        "echogenicity": ((1, 0, 0, 0, 0), (1, 0, 0, 0, 0)),
-        "shape": ((0.98, 0.02), (0.95, 0.05)),
-        "margin": ((0.95, 0.05, 0, 0), (0.9, 0.1, 0, 0)),
-        "foci": ((0.6, 0.37, 0, 0.03, 0), (0.7, 0.1, 0, 0.2, 0)),
-    },
-    "spongiform": {
-        "echogenicity": ((0, 0.15, 0.7, 0.15, 0), (0, 0.15, 0.6, 0.25, 0)),
-        "shape": ((0.97, 0.03), (0.9, 0.1)),
-        "margin": ((0.8, 0.19, 0.01, 0), (0.6, 0.3, 0.1, 0)),
-        "foci": ((0.7, 0.28, 0.02, 0, 0), (0.6, 0.2, 0.1, 0, 0.1)),
-    },
-    "mixed": {
-        "echogenicity": ((0, 0.16, 0.54, 0.28, 0.02), (0, 0.04, 0.24, 0.58, 0.14)),
-        "shape": ((0.95, 0.05), (0.8, 0.2)),
-        "margin": ((0.72, 0.22, 0.05, 0.01), (0.36, 0.24, 0.32, 0.08)),
-        "foci": ((0.63, 0.2, 0.08, 0.05, 0.04), (0.42, 0.04, 0.12, 0.08, 0.34)),
-    },
-    "solid": {
-        "echogenicity": ((0, 0.18, 0.46, 0.32, 0.04), (0, 0.03, 0.15, 0.56, 0.26)),
-        "shape": ((0.91, 0.09), (0.57, 0.43)),
-        "margin": ((0.69, 0.24, 0.06, 0.01), (0.18, 0.23, 0.46, 0.13)),
-        "foci": ((0.77, 0.03, 0.1, 0.05, 0.05), (0.36, 0.01, 0.14, 0.07, 0.42)),
-    },
-}
-# Echogenicity → mean and SD of a nodule's echo, dB relative to the gland.
-_ECHO = {
-    "anechoic": (-34, 1),
-    "hyperechoic": (5.5, 0.8),
-    "isoechoic": (0.3, 0.8),
-    "hypoechoic": (-6.2, 1),
-    "markedly hypoechoic": (-12, 1),
-}
+_COMPOSITION, _GIVEN_COMPOSITION = _TRAITS["frequencies"]["composition"], _TRAITS["frequencies"]["given"]
+_ECHO = _TRAITS["echo"]  # echogenicity → mean and SD of a nodule's echo, dB relative to the gland
 # What makes an outline lobulated: order → height of a wave.
 _LOBULES = {3: 0.06, 4: 0.075, 5: 0.085, 6: 0.07, 7: 0.055, 9: 0.04}
 
@@ -110,7 +74,7 @@ class Traits:
     foci: str
 
 
-def _pick(random: np.random.Generator, name: str, frequencies: tuple[float, ...]) -> str:
+def _pick(random: np.random.Generator, name: str, frequencies: Sequence[float]) -> str:
     weights = np.array(frequencies, float)
     return str(random.choice(list(POINTS[name]), p=weights / weights.sum()))
 
