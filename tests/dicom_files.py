@@ -1,7 +1,5 @@
 """DICOM files written byte by byte, so that a reader is held to the standard (PS3.5, PS3.10) and not to a library that writes."""
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What was drawn into a figure, read back from it."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures that look like frames, drawn from a seed, and the small files that data sets are built of."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

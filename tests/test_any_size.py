@@ -1,7 +1,5 @@
 """The pieces that let networks made for one image size take every size, each against the library's own."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

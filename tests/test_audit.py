@@ -1,7 +1,5 @@
 """The audit: copies, leaks, masks and marks of a table with one of everything that can be wrong, and what it is made of."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

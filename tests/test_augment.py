@@ -1,7 +1,5 @@
 """Random changes of a batch: by hand, against torchvision, image and mask together, what decides them; and stored copies."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Maps are those of the papers' equations, for every network, and the network does not notice."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import warnings

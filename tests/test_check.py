@@ -1,7 +1,5 @@
 """What is said of a data set whose files were all opened."""
 
-from __future__ import annotations
-
 import numpy as np
 from made_pictures import SPOT, put
 from PIL import Image

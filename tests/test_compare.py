@@ -1,7 +1,5 @@
 """What studies that compare networks share: settings from a notebook's parameters, lists of runs, tables of estimates."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Configs: what cannot work is refused with the field's name and the allowed range, in one line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

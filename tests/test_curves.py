@@ -1,7 +1,5 @@
 """Bands of curves: by hand, against the curves and against patients drawn one by one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

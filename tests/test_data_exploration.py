@@ -1,7 +1,5 @@
 """Notebook 01: tables and figures show the numbers of the data, and nothing is left open behind."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

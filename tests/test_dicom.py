@@ -1,7 +1,5 @@
 """DICOM frames as a screen shows them, their scale, and errors that name no value of the file."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

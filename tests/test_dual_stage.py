@@ -1,7 +1,5 @@
 """The two stages together: what the runs themselves say, bad images among good ones, runs that do not fit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from unittest.mock import Mock
 

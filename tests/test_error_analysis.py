@@ -1,7 +1,5 @@
 """Where masks go wrong, errors as rows, and the kinds of errors there are: on masks and decisions made by hand, on tiny runs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Files whole or absent: interrupted writers, full disks, several processes, and what is made once and found again."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Figures for a paper: the size asked for, the language, every format, and nothing that overlaps or stays changed."""
 
-from __future__ import annotations
-
 import itertools
 
 import matplotlib as mpl

@@ -1,8 +1,6 @@
 """Whether a network depends on what a map shows: deletion and insertion of a network whose answer is known, as it looks at one
 corner and nowhere else; the cascade of random weights, what it changes, what it leaves alone, and what a map makes of it."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The shortcut test on drawn frames whose marks are known, with networks that do and do not look at them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Images and masks of every format as arrays, and one line about each file that is none."""
 
-from __future__ import annotations
-
 import os
 import re
 import struct

@@ -1,7 +1,5 @@
 """One network for both questions: its heads, its loss, its training, and what can be asked of a finished run."""
 
-from __future__ import annotations
-
 import copy
 import functools
 

@@ -1,7 +1,5 @@
 """Classification scores by hand, against scikit-learn, and by what must hold for any data."""
 
-from __future__ import annotations
-
 import hypothesis
 import numpy as np
 import pandas as pd

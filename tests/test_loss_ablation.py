@@ -1,7 +1,5 @@
 """The worked example of the losses by hand, and the figures of the loss ablation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

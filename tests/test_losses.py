@@ -1,7 +1,5 @@
 """Losses by hand, against the libraries they do not come from, and by their gradients."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Overlap, outlines, area and lesions by hand, against scikit-learn, MONAI and scipy, per image and pooled."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

@@ -1,7 +1,5 @@
 """003's improved DeepLabV3+: parameters by hand, parts against other implementations, switches, pretrained encoders, stages."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP as TheirASPP

@@ -1,7 +1,5 @@
 """003's tables as configs and runs: which networks, what their runs say on tiny ones, and the paper's sums."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measures of nodules: by hand, against geometry, against skimage, and that nothing but the nodule decides them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.integrate import quad

@@ -1,7 +1,5 @@
 """Every notebook held to the house style, every parameter file to the notebooks, and the smoke run from end to end."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

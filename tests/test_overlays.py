@@ -1,7 +1,5 @@
 """Echo area and burned-in marks: drawn frames whose truth is known, then the real ones."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The segmenters of our own, each against what its paper fixes, a case by hand or a library's piece."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The papers' numbers against each other's arithmetic."""
 
-from __future__ import annotations
-
 import json
 import re
 

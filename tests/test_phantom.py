@@ -1,7 +1,5 @@
 """Phantoms: the same from the same seed, physics against theory, traits against Bayes, one nodule an image."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures: what is drawn are the numbers of the tables; what is blank, absent or of few patients is said; captions are whole."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

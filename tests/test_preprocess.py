@@ -1,7 +1,5 @@
 """Steps, pipelines, presets, the cut to the nodule, and the way back to the frame."""
 
-from __future__ import annotations
-
 import functools
 
 import cv2

@@ -1,7 +1,5 @@
 """Notebook 02's numbers: hand-computed cases, the theory of speckle, what each step is known to do, leaks."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """Calibration against statsmodels and scikit-learn; risk-coverage curves and net benefit by hand, by formula, in every order."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The progress bar: seen by a person, silent in an unattended run."""
 
-from __future__ import annotations
-
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook

@@ -1,7 +1,5 @@
 """The project's own files held to each other: dependencies, layers, commands."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The registry of readers, and one's own images: in folders or listed in a manifest; what is refused, in one line."""
 
-from __future__ import annotations
-
 import unicodedata
 from functools import partial
 from pathlib import Path

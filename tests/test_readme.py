@@ -1,7 +1,5 @@
 """What README tells people to type does what it says."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

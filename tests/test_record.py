@@ -1,7 +1,5 @@
 """What notebooks record: checked, converted, escaped, written atomically, or only shown."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Reports in headless Chromium with the network blocked: `look` holds every page to what it must be."""
 
-from __future__ import annotations
-
 import pytest
 from workbook_project import FIGURES, PROSE, notebook, write_project
 

@@ -1,7 +1,5 @@
 """Splits: nobody on two sides, classes and ratios kept, the same seed the same split."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """The store of preprocessed images: right, free the second time, whole or absent, made once."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The case table's types, refusals and fingerprint, and the numbers that describe images, on frames whose numbers are known."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What takes the patient's place where none is named: videos recovered from their frames, and clusters of copies."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

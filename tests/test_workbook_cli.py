@@ -1,7 +1,5 @@
 """The command line: its options, its exit codes, and data check. What runs are listed and removed: `test_ledger`."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 from made_pictures import FRAME, put

@@ -1,7 +1,5 @@
 """Notebooks as files: clean, and refreshed without being run in place."""
 
-from __future__ import annotations
-
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output

@@ -1,7 +1,5 @@
 """The runner, from a parameter file to a folder of reports, on small notebooks."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """A small project of notebooks for the tests of the runner."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Errors about data that a person can act on."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

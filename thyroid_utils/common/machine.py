@@ -1,7 +1,5 @@
 """What decides numbers beside the code's own names: versions of packages, and the commit that the sources are at."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress

@@ -4,8 +4,6 @@ papermill runs a notebook in the caller's folder and nbval in the notebook's own
 current folder: every location is derived from the project root.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

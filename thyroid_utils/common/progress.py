@@ -1,7 +1,5 @@
 """Long work: many items by threads, and what a person who waits for it is told."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

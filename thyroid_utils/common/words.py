@@ -1,7 +1,5 @@
 """Numbers, counts, p-values, shares and lists as they stand in a sentence; right for none, one, many and what is not known."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

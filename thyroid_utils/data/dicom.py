@@ -4,8 +4,6 @@ Only the elements named in `_ELEMENTS` are read, and what pydicom says about a f
 about a value quotes it. Parts of the standard meant below: PS3.3 C.7.6.3 (image pixels), C.8.5.5 (ultrasound regions).
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import math

@@ -1,7 +1,5 @@
 """From the values that a gray DICOM file stores to gray levels: PS3.3 C.11.1 (rescale), C.11.2 (window)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

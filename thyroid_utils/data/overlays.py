@@ -5,8 +5,6 @@ about its place is assumed. The border's level is read from the frame, and the e
 letters, ticks and bars differ too, but thinly, and a morphological opening removes them.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

@@ -3,8 +3,6 @@
 Each change leaves the arithmetic at the original size as it is, so that published weights keep their meaning.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional

@@ -3,8 +3,6 @@
 Shapes in the comments are those of an image of 512×512 pixels with MobileNetV2; the batch is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Estimates with their intervals as rows and lines, what they cost, and boxes with every value as a point."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Notebook 01: a data set in numbers and pictures, what its audit found, how it was split, and phantoms beside real frames."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

@@ -1,7 +1,5 @@
 """Figures about errors: the cases themselves, where they happen, whether they are foreseen, and what they cost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Any figure of the workbook as a paper wants it: its width, font, formats and language, whatever the session's style is."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """Figures about explanations: maps on pictures, what they are worth in numbers, whether random weights change them, shortcuts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

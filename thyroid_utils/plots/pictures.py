@@ -1,7 +1,5 @@
 """Pictures: frames in a grid with what is to be compared drawn on them: outlines, boxes, maps, and what is said of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

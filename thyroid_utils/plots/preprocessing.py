@@ -1,7 +1,5 @@
 """Figures about preprocessing: stages with histograms, what they do in numbers, overlay removal, augmentation, cost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ So a changed file, step, parameter or fitted number leads to another store, and 
 folder.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 Tables are as they are read: a row a thing, a column a quantity with its unit, intervals beside estimates.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 

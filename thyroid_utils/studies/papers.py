@@ -5,8 +5,6 @@ The numbers are the papers'; where one contradicts the others of its table, `rem
 pictures: their text quotes those by loss (3 and 8) in full, and of the other methods (7) the points that their network is ahead.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass

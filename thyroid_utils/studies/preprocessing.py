@@ -7,8 +7,6 @@
 | `speckle_snr` of an envelope | none | the same for b = 0 only: zero must mean no echo |
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any

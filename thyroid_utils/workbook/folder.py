@@ -5,8 +5,6 @@ its files are moved into place, the page last and after the old page has gone, s
 run. Whatever is killed, the next call finishes what was decided and clears up the rest (`recover`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 papermill accepts a misspelt parameter with a mere warning, so every key, type and value is checked here before anything runs.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import json

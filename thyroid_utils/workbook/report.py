@@ -1,7 +1,5 @@
 """An executed notebook as one self-contained HTML page, and the index of an output folder: no script, nothing to be loaded."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

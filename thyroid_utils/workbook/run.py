@@ -1,7 +1,5 @@
 """From a parameter file to a folder of reports: one notebook after the other, and what became of each."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from contextlib import suppress

@@ -6,8 +6,6 @@ single frames, the steps of their making, and a data set on disk: PNG files and 
 perfectly reaches an AUC of 0.95.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The neck as tissue maps (skin, fat, muscles, gland, trachea with its shadow, vessels, spine), each TI-RADS trait as tissue."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

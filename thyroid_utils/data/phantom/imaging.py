@@ -6,8 +6,6 @@ random phase, the point spread function is the pulse's envelope along depth (its
 profile across (diffraction-limited at the focus, wider away from it).
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Codes for the names of one's own images and patients, and the key that tells what each stands for."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Iterable

@@ -8,8 +8,6 @@ of a mask belongs to one part of `LOST_PARTS`; a nodule counts as found and a ca
 Who is served worse is asked in `subgroups`, what could have been foreseen and what breaks a network in `trust`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple

@@ -6,8 +6,6 @@ numbers an image (a Dice; whether a call is right, whose mean is the accuracy). 
 table. Intervals are of each score alone, over patients, and not adjusted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -8,8 +8,6 @@ References:
     2018.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 

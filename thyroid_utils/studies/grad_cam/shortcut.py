@@ -11,8 +11,6 @@ ignores the marks therefore does not prove that the network does; the probabilit
 gone is measured by what is found in the painted frame at twice its size, where small letters are large enough to be found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
