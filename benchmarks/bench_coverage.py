@@ -1,12 +1,16 @@
 """How often intervals hold the truth, and tests reject what is true, where users are: few patients, images of a patient alike.
 
-    python benchmarks/bench_coverage.py [--repetitions 200] [--only scores shares …] [--markdown FILE]
+    python benchmarks/bench_coverage.py [--repetitions 200] [--only scores shares …] [--add COUNTS.csv --seed 1] [--markdown FILE]
+
+With `--add` the counts are added to those of earlier runs, of other parts or of another seed, so that a long run can be made in
+pieces; the table is then of all of them.
 
 Nominal are 95 % and 5 %; asked are 93 to 98 % and 3 to 6.5 %, or no interval and no verdict. A row is an interval or a test at a
 number of patients of the rarer class; its lowest, highest and mean shares are over the rest: one image a patient, five alike, 1
-to 20 alike; AUC 0.5 to 0.97, shares 0.02 to 0.98; 1, 2, 3 and 5 seeds. The error is the Monte Carlo standard error of one
-share. A row is marked where its lowest or highest share misses what is asked by more than three such errors: "<" is too short an
-interval, or a test that rejects too often, ">" the opposite. "given" is how often there was an interval or a verdict at all.
+to 20 alike; AUC 0.5 to 0.97, shares 0.02 to 0.98; 1, 2, 3 and 5 seeds. "studies" are the fewest that a share is of, and the error
+is the Monte Carlo standard error of that share. A row is marked where its lowest or highest share misses what is asked by more
+than three such errors: "<" is too short an interval, or a test that rejects too often, ">" the opposite. "given" is how often
+there was an interval or a verdict at all.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.scores.comparisons import subset_estimate
-from thyroid_utils.scores.curves import roc_band
+from thyroid_utils.scores.curves import benefit_curve, pr_band, roc_band
 from thyroid_utils.scores.estimates import patient_estimate, patient_median, patient_scores
 from thyroid_utils.scores.groups import mann_whitney_patients, randomisation_test
 from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
@@ -93,6 +97,12 @@ def of_shares(random: np.random.Generator, times: int) -> Told:
             right = alike(random, codes)[0] < norm.ppf(share)
             found = patient_estimate(right, codes, share=True)
             yield "interval", "share of images", count, f"{images}, {share}", found.low <= share <= found.high
+            if right.all() or not right.any():
+                continue
+            doubt = alike(random, codes)[0] - np.sqrt(2) * norm.ppf(0.75) * right
+            found = patient_scores(~right, expit(doubt), codes, "auc")["auc"]
+            held = None if np.isnan(found.low) else found.low <= 0.75 <= found.high
+            yield "interval", "AUROC of finding errors", count, f"{images}, {share}", held
 
 
 def of_means(random: np.random.Generator, times: int) -> Told:
@@ -137,6 +147,31 @@ def of_bands(random: np.random.Generator, times: int) -> Told:
             for place, low, high, value in zip(places, band["low"], band["high"], true, strict=True):
                 held = None if np.isnan(low) else low <= value <= high
                 yield "interval", "ROC band", few, f"{images}, {area}, at {place} %", held
+
+
+def of_mixed_curves(random: np.random.Generator, times: int) -> Told:
+    """Precision and net benefit, whose truth depends on the share of malignant images, drawn with the patients."""
+    places, thresholds = np.array([20, 50, 80]), np.array([0.05, 0.2, 0.5, 0.8])
+    for (few, many), images, area in product(PATIENTS.items(), IMAGES, (0.6, 0.9)):
+        shift, share = np.sqrt(2) * norm.ppf(area), many / (few + many)
+        alarms = norm.cdf(norm.ppf(places / 100) - shift)
+        true = {"PR band": places / 100 * share / (places / 100 * share + alarms * (1 - share))}
+        cuts, odds = logit(thresholds) + shift / 2, thresholds / (1 - thresholds)
+        true["net benefit"] = share * norm.sf(cuts - shift) - (1 - share) * norm.sf(cuts) * odds
+        for _ in range(times // 2):
+            codes = patients_of(random, few + many, images)
+            truth = (random.random(few + many) < share)[codes]
+            if len(set(truth)) < 2:
+                continue
+            x = alike(random, codes)[0] + shift * truth
+            found = {
+                "PR band": pr_band(truth, x, codes, resamples=200).iloc[places].set_index("recall"),
+                "net benefit": benefit_curve(truth, expit(x - shift / 2), codes, thresholds).set_index("threshold"),
+            }
+            for name, band in found.items():
+                for place, low, high, value in zip(band.index, band["low"], band["high"], true[name], strict=True):
+                    held = None if np.isnan(low) else low <= value <= high
+                    yield "interval", name, few, f"{images}, {area}, at {place}", held
 
 
 def of_groups(random: np.random.Generator, times: int) -> Told:
@@ -212,17 +247,24 @@ def of_maps(random: np.random.Generator, times: int) -> Told:
 
 
 PARTS = {
-    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "groups": of_groups, "recipes": of_recipes,
-    "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps, "misses": of_misses,
+    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "curves": of_mixed_curves,
+    "groups": of_groups, "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
+    "misses": of_misses,
 }  # fmt: skip
 
 
-def summary(told: pd.DataFrame) -> pd.DataFrame:
-    """A row an interval or test and number of patients."""
-    told["held"] = told["held"].astype(float)
-    regimes = told.groupby(["kind", "name", "patients", "regime"], sort=False)["held"]
-    shares = regimes.agg(["mean", "count", "size"]).reset_index()
-    rows = []
+REGIME = ["kind", "name", "patients", "regime"]
+
+
+def counted(told: Told) -> pd.DataFrame:
+    """A row a regime: in how many of `size` studies it held (`sum`), and in how many there was something to hold (`count`)."""
+    table = pd.DataFrame(told, columns=[*REGIME, "held"]).astype({"held": float})
+    return table.groupby(REGIME, sort=False)["held"].agg(["sum", "count", "size"]).reset_index()
+
+
+def summary(shares: pd.DataFrame) -> pd.DataFrame:
+    """A row an interval or test and number of patients, of `counted`."""
+    shares, rows = shares.assign(mean=shares["sum"] / shares["count"]), []
     for (kind, name, patients), regimes in shares.groupby(["kind", "name", "patients"], sort=False):
         known, (least, most) = regimes[regimes["count"] > 0.1 * regimes["size"]], ASKED[kind]
         error = np.sqrt(0.05 * 0.95 / known["count"].min())
@@ -231,7 +273,7 @@ def summary(told: pd.DataFrame) -> pd.DataFrame:
         rows.append({
             "kind": kind, "what": name, "patients": patients, "lowest %": 100 * low, "highest %": 100 * high,
             "mean %": 100 * known["mean"].mean(),
-            "error": 100 * error,
+            "error": 100 * error, "studies": known["count"].min(),
             "given %": 100 * regimes["count"].sum() / regimes["size"].sum(),
             "mark": marks[0] * bool(low < least - 3 * error) + marks[1] * bool(high > most + 3 * error),
         })  # fmt: skip
@@ -242,11 +284,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200, help="of each regime")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--add", type=Path, help="file of counts to add to")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     options = parser.parse_args()
-    random = np.random.default_rng(0)
-    told = [row for part in options.only for row in PARTS[part](random, options.repetitions)]
-    table = summary(pd.DataFrame(told, columns=["kind", "name", "patients", "regime", "held"]))
+    random = np.random.default_rng(options.seed)
+    counts = counted(row for part in options.only for row in PARTS[part](random, options.repetitions))
+    if options.add:
+        known = pd.read_csv(options.add) if options.add.is_file() else counts[:0]
+        counts = pd.concat([known, counts]).groupby(REGIME, sort=False).sum().reset_index()
+        counts.to_csv(options.add, index=False)
+    table = summary(counts)
     table = table.round({"lowest %": 1, "highest %": 1, "mean %": 1, "error": 1, "given %": 0}).astype(object).fillna("–")
     print(table.to_string(index=False))
     if options.markdown:

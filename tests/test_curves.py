@@ -61,3 +61,6 @@ def test_net_benefit_of_a_table_made_by_hand():
     curve = benefit_curve(labels, probabilities, range(20), [0, 0.25, 0.5, 0.85])
     assert curve["net_benefit"].tolist() == pytest.approx([0.4, 6 / 20 - 3 / 20 / 3, 6 / 20 - 3 / 20, 6 / 20])
     assert curve["treat_all"][:3].tolist() == pytest.approx([0.4, 8 / 20 - 12 / 20 / 3, -0.2])  # at 0 all are called
+    told = benefit_curve(labels, probabilities, range(20), [0.04, 0.07])
+    assert np.isnan(curve[["low", "high"]]).all(axis=None) and np.isnan(told["low"][1]), "3 patients are called wrongly, or none"
+    assert -1 / 24 < told["low"][0] < 0.4 - 0.6 / 24 < told["high"][0] < 1

@@ -188,7 +188,6 @@ def bootstrap() -> Entries:
         "power_simulation": lambda: powers(),
         "patients_needed": lambda: f.patients_needed(powers()),
         "error_detection": lambda: f.error_detection(p * (1 - p), np.where(np.isnan(gap), np.nan, wrong), who),
-        "selective_risk": lambda: f.selective_risk(p * (1 - p), 1 - gap, who),
         "detection_table": lambda: f.detection_table({"seeds": f.label_uncertainty(seeds)}, wrong, who),
         "coverage": lambda: f.coverage(f.conformal_sets(q, y, p, 0.2, val_patients=who, by_class=True), y, who),
         "subgroup_table": lambda: [

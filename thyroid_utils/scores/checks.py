@@ -127,11 +127,11 @@ def patient_codes(patients: Sequence[str], images: int, where: str) -> tuple[np.
 
 
 def known_patients(values: np.ndarray, patients: Sequence[str], where: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Which values, float (n,) or (n, k), are without NaN, bool (n,), and `patient_codes` of these.
+    """Which values, float (n,), are without NaN, bool (n,), and `patient_codes` of these.
 
     Raises:
         ValueError: not one patient for each value, or a patient is missing, be it of a NaN.
     """
     patient_codes(patients, len(values), where)
-    known = ~(np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1))
+    known = ~np.isnan(values)
     return known, *patient_codes(np.asarray(patients, dtype=object)[known], int(known.sum()), where)

@@ -19,6 +19,7 @@ from thyroid_utils.scores.patients import BLOCK_VALUES, effective, images_of
 from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
 FEW = 30  # patients of a class below which a curve has no band
+FEW_WRONG = 5  # patients below whose needless actions net benefit has none
 
 
 def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
@@ -127,8 +128,8 @@ def benefit_curve(
 
     Returns:
         a row a threshold: `threshold`; `net_benefit`, `treat_all`, `treat_none` (0), in true positives an image: at most the
-        share of malignant images; `low` and `high`, the net benefit's 95 % interval over patients at each threshold alone, NaN
-        for a single patient.
+        share of malignant images; `low` and `high`, the net benefit's 95 % interval over patients at each threshold alone. NaN
+        where fewer than five patients are acted on needlessly: at high thresholds these few decide.
 
     Raises:
         ValueError: as `scores.labels.classification_scores`, or a patient missing.
@@ -138,6 +139,10 @@ def benefit_curve(
     """
     values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
     everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
-    found = pd.DataFrame([vars(patient_estimate(row, patients)) for row in values])
-    columns = {"threshold": thresholds, "net_benefit": found["value"], "treat_all": everybody, "treat_none": 0.0}
-    return pd.DataFrame({**columns, "low": found["low"], "high": found["high"]})
+    # From all acted on needlessly, −t / (1 − t), to all malignant and found, 1: moved to between 0 and 1.
+    t, needless = np.array(thresholds), [len(set(np.asarray(patients)[row < 0])) for row in values]
+    moved = [patient_estimate(row * (1 - at) + at, patients, share=True) for row, at in zip(values, t, strict=True)]
+    ends = np.array([(found.low, found.high) for found in moved]).T
+    low, high = np.where(np.less(needless, FEW_WRONG), np.nan, (ends - t) / (1 - t))
+    columns = {"threshold": t, "net_benefit": values.mean(axis=1), "treat_all": everybody, "treat_none": 0.0}
+    return pd.DataFrame({**columns, "low": low, "high": high})

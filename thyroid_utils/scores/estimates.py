@@ -24,7 +24,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -222,16 +222,14 @@ def estimate(
 def patient_estimate(
     values: Sequence[float],
     patients: Sequence[str],
-    statistic: Callable[[np.ndarray], float] | None = None,
     *,
     share: bool = False,
 ) -> Estimate:
-    """A mean, or another smooth statistic, over images with its interval over patients.
+    """A mean over images with its interval over patients.
 
     Args:
-        values: one number an image, (n,), or k numbers, (n, k); an image with NaN is left out.
+        values: one number an image, (n,); an image with NaN is left out.
         patients: the patient of each, shape (n,).
-        statistic: maps values (m,) or (m, k), in any order, to a number; None for the mean. Not a median: `patient_median`.
         share: the number lies in [0, 1], as a Dice does, and so does its interval; of values 0 and 1 it is a share of the images.
 
     Raises:
@@ -242,20 +240,13 @@ def patient_estimate(
         0.70 [0.06, 0.98]
     """
     values = np.asarray(values, dtype=float)
-    known, codes, people = known_patients(values, patients, "patient_estimate")
+    known, codes, _ = known_patients(values, patients, "patient_estimate")
     values = values[known]
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    images = np.bincount(codes)
-    if people < 2:
-        value, moves = values.mean() if statistic is None else statistic(values), np.zeros(1)
-    elif statistic is None:
-        value = values.mean()
-        moves = -np.bincount(codes, values - value) / (len(values) - images)
-    else:
-        value = statistic(values)
-        moves = np.array([statistic(values[codes != code]) for code in range(people)]) - value
-    of_images = share and statistic is None and bool(np.isin(values, (0, 1)).all())
+    images, value = np.bincount(codes), values.mean()
+    moves = -np.bincount(codes, values - value) / np.maximum(len(values) - images, 1)
+    of_images = share and bool(np.isin(values, (0, 1)).all())
     return estimate(value, moves, images, limits=(0, 1) if share else NO_LIMITS, share=of_images)
 
 

@@ -155,12 +155,6 @@ def _numbers(wrong: Sequence[bool]) -> np.ndarray:
     return pd.Series(wrong).astype("Float64").to_numpy(float, na_value=np.nan)
 
 
-def selective_risk(uncertainty: Sequence[float], errors: Sequence[float], patients: Sequence[str]) -> Estimate:
-    """Area under the risk-coverage curve (`scores.probabilities.aurc`) with its interval over patients; arguments as there."""
-    pairs = np.column_stack([uncertainty, errors])  # (n, 2)
-    return patient_estimate(pairs, patients, lambda drawn: aurc(*drawn.T), share=True)
-
-
 def detection_table(
     scores: Mapping[str, pd.DataFrame],
     wrong: Sequence[bool],
@@ -176,7 +170,8 @@ def detection_table(
 
     Returns:
         a row a way and score that is defined for some image: `method`, `score` (by their names in a table), `auroc`
-        (`Estimate`), `aurc` (`Estimate`), `images` counted, `errors` (wrong ones among them), `left_out`.
+        (`Estimate`), `aurc` (a number: its interval would be too short where errors are rare), `images` counted, `errors` (wrong
+        ones among them), `left_out`.
     """
     truth = _numbers(wrong)
     losses = truth if errors is None else np.asarray(errors, dtype=float)
@@ -191,7 +186,7 @@ def detection_table(
                     "method": WAYS[way],
                     "score": name.replace("_", " "),
                     "auroc": error_detection(table[name], truth, patients),
-                    "aurc": selective_risk(table[name], losses, patients),
+                    "aurc": aurc(table[name], losses),
                     "images": int(known.sum()),
                     "errors": int(truth[known].sum()),
                     "left_out": int((~known).sum()),
