@@ -81,3 +81,6 @@ def test_labels_tell_runs_apart():
     others = {"preprocessing": [{"nodule_crop": {}}], "data": {"permute_labels": 0}, "split": {"repeat": 3}}
     assert RunConfig(loss={"name": "focal"}, **others).label == "resnet18, focal, crops, permuted labels, subset 3, seed 0"
     assert config.loss.label == "tversky (alpha 0.3, beta 0.7)" and config.model.label == "unet"
+    switched = {"name": "mobile_deeplab", "options": {"attention": "none", "ppm": False, "multi_skip": True, "factor": 1}}
+    told = "mobile_deeplab (attention none, no ppm, multi_skip, factor 1)"
+    assert RunConfig(task="segmentation", model=switched, loss={"name": "bce"}).label == f"{told}, bce, seed 0"

@@ -104,9 +104,12 @@ class _Named(Settings):
 
     @property
     def label(self) -> str:
-        """The name, with the options where there are any: `tversky (alpha 0.3, beta 0.7)`."""
-        told = ", ".join(f"{option} {value}" for option, value in self.options.items())
-        return f"{self.name} ({told})" if told else self.name
+        """The name, with the options where there are any: `tversky (alpha 0.3, beta 0.7)`, `mobile_deeplab (no ppm)`."""
+        told = [
+            f"{'' if value else 'no '}{option}" if isinstance(value, bool) else f"{option} {value}"
+            for option, value in self.options.items()
+        ]
+        return f"{self.name} ({', '.join(told)})" if told else self.name
 
 
 class ModelConfig(_Named):
@@ -230,7 +233,7 @@ class RunConfig(Settings):
         """A run's name in a line: the network, what else runs of one study may differ in, and the seed."""
         usual = self.task == "classification" and self.loss == LossConfig()
         told = [
-            self.model.name,
+            self.model.label,
             "" if usual else self.loss.label,
             "crops" if "nodule_crop" in str(self.preprocessing) else "",
             "permuted labels" if self.data.permute_labels is not None else "",
