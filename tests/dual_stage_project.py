@@ -20,7 +20,7 @@ from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
-from thyroid_utils.studies.dual_stage import variant_configs
+from thyroid_utils.studies.dual_stage import with_crop
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import Run
 
@@ -86,12 +86,14 @@ def configs_of(seeds: list[int], epochs: int = 4) -> dict[str, list[RunConfig]]:
     common = {"size": 64, "optimiser": {"learning_rate": 0.02}, "training": training, "split": {"ratios": (0.5, 0.25, 0.25)}}
     tiny = {"name": "tiny", "options": {"dropout": 0.0}}
     outlining = {**common, "loss": {"name": "bce_dice"}, "preprocessing": STEPS}
-    return variant_configs(
-        seeds,
-        {**common, "task": "classification", "model": tiny, "preprocessing": [*STEPS, "three_channels"]},
-        {**outlining, "task": "segmentation", "model": {"name": "tiny_segmenter"}},
-        {**outlining, "task": "joint", "model": {"name": "tiny_joint"}},
-    )
+    classifier = {**common, "task": "classification", "model": tiny, "preprocessing": [*STEPS, "three_channels"]}
+    fields = {
+        "frame": classifier,
+        "crop": {**classifier, "preprocessing": with_crop(classifier["preprocessing"])},
+        "segmenter": {**outlining, "task": "segmentation", "model": {"name": "tiny_segmenter"}},
+        "joint": {**outlining, "task": "joint", "model": {"name": "tiny_joint"}},
+    }
+    return {role: [RunConfig(**own, seed=seed) for seed in seeds] for role, own in fields.items()}
 
 
 @contextmanager

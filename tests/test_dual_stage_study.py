@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from dual_stage_project import STEPS, project, stage_of
+from dual_stage_project import project, stage_of
 from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
@@ -20,7 +20,7 @@ from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import segmentation_scores
 from thyroid_utils.scores.recipes import ONE_TRAINING, RecipeComparison, auc_influence, compare_recipes
 from thyroid_utils.studies import dual_stage
-from thyroid_utils.studies.dual_stage import VARIANTS, DualStageStudy, predicted_mask, variant_configs, with_crop
+from thyroid_utils.studies.dual_stage import VARIANTS, DualStageStudy, predicted_mask, with_crop
 from thyroid_utils.studies.dual_stage_tables import (
     agreement,
     answer,
@@ -64,15 +64,6 @@ def test_a_crop_stands_in_front_of_resize():
     for wrong in ("paper_00", ["gray", "scale"]):
         with pytest.raises(DataError):
             with_crop(wrong)
-
-
-def test_the_variants_differ_in_what_they_are_said_to(runs):
-    classifier = {"size": 64, "task": "classification", "model": {"name": "tiny"}, "preprocessing": STEPS}
-    segmenter = {"size": 64, "task": "segmentation", "model": {"name": "tiny_joint"}, "loss": {"name": "dice"}}
-    configs = variant_configs([3, 4], classifier, segmenter)
-    assert [config.seed for config in configs["crop"]] == [3, 4]
-    same = configs["frame"][0].model_copy(update={"preprocessing": configs["crop"][0].preprocessing})
-    assert same == configs["crop"][0] != configs["frame"][0]
 
 
 def test_each_variant_says_what_its_runs_say(study, runs):

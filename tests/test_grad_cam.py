@@ -23,7 +23,7 @@ from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Estimate, patient_estimate
-from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison, banner
 from thyroid_utils.studies.grad_cam import (
     FEATURES,
     MIN_PIXELS,
@@ -44,7 +44,6 @@ from thyroid_utils.studies.grad_cam.attention import (
     attention_answer,
     attention_scores,
     attention_table,
-    banner,
     centre_prior,
     placement_tests,
 )

@@ -21,11 +21,11 @@ PRESETS = {
     "paper_dual_stage": (
         "manifest",
         "10",
-        ["10.MODEL=resnet18", "10.LAYER=layer3", "10.SEGMENTER=unet", "SEGMENTER_OPTIONS={widths: [8, 16]}",
+        ["10.MODELS=[resnet18]", "10.LAYERS={resnet18: layer3}", "10.SEGMENTER=unet", "SEGMENTER_OPTIONS={widths: [8, 16]}",
          "10.JOINT=unet_resnet18", "SEGMENTER_SIZE=32", "SEGMENTER_EPOCHS=1", "SEGMENTER_WEIGHTS=none", "JOINT_WEIGHTS=none"],
     ),
     "paper_resnet18_gradcam": (
-        "folders", "06", ["SUBSETS=2", "06.LAYER=layer3", "OTHER_METHODS=[layer_cam]", "SANITY_IMAGES=4"]
+        "folders", "06", ["SUBSETS=2", "06.LAYERS={resnet18: layer3}", "OTHER_METHODS=[layer_cam]", "SANITY_IMAGES=4"]
     ),
     "paper_unet_tnscui": (
         "tnscui", "04", ["04.MODEL_OPTIONS={unet: {valid: true, batch_norm: false, classes: 2, widths: [4, 8]}}"]

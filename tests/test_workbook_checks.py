@@ -7,9 +7,10 @@ from PIL import Image
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError
-from thyroid_utils.workbook.checks import check_notebooks
+from thyroid_utils.training.ledger import identity
+from thyroid_utils.workbook.checks import _configs, check_notebooks
 from thyroid_utils.workbook.notebooks import select_notebooks
-from thyroid_utils.workbook.parameters import parameters_by_notebook, read_parameter_file
+from thyroid_utils.workbook.parameters import declared_parameters, parameters_by_notebook, read_parameter_file
 
 
 def told(*settings: str, name: str = "smoke") -> list[str]:
@@ -27,6 +28,18 @@ def test_what_can_be_trained_passes(name):
     assert told(name=name) == []
 
 
+@pytest.mark.parametrize("name", ["quick", "phantoms", "ddti", "own"])
+def test_06_and_07_take_the_classifiers_that_03_compares_and_a_segmenter_of_04(name):
+    given, made = parameters_by_notebook(read_parameter_file(paths.params_dir() / f"{name}.yaml")), {}
+    for notebook in select_notebooks(["03", "04", "06", "07"]):
+        values = {key: found.default for key, found in declared_parameters(notebook).items()} | given[notebook.stem]
+        for config in _configs(notebook, values):
+            made.setdefault((notebook.stem[:2], config.task), []).append(str(identity(config)))
+    for number in ("06", "07"):
+        assert made[number, "classification"] == made["03", "classification"]
+        assert set(made[number, "segmentation"]) <= set(made["04", "segmentation"])
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -37,9 +50,12 @@ def test_what_can_be_trained_passes(name):
         ("04.MODEL_OPTIONS={unet: {wdths: [8]}}", "04_segmenter_comparison: MODEL_OPTIONS: model unet: no option 'wdths'"),
         ("04.MODEL_OPTIONS={segnt: {}}", "04_segmenter_comparison: MODEL_OPTIONS: are given for segnt"),
         ("03.LOSS_OPTIONS={gama: 2}", "03_classifier_comparison: LOSS_OPTIONS: loss cross_entropy: no option 'gama'"),
-        ("07.LAYER=layer9", "07_error_analysis: LAYER: resnet18: ResNet: no layer 'layer9'; inside it there are: conv1"),
+        (
+            "07.LAYERS={resnet18: layer9}",
+            "07_error_analysis: LAYERS: resnet18: ResNet: no layer 'layer9'; inside it there are: conv1",
+        ),
         ("05.WEIGHTS=nowhere.pth", "05_loss_ablation: WEIGHTS: weights must be imagenet, none or a file; there is no file"),
-        ("06.LAYER=layer0", "06_grad_cam: LAYER: resnet18: ResNet: no layer 'layer0'"),
+        ("06.LAYERS={resnet18: layer0}", "06_grad_cam: LAYERS: resnet18: ResNet: no layer 'layer0'"),
         ("RATIOS=[0.9, 0.2, 0.2]", "every notebook: RATIOS: must be above 0 and sum to 1; found (0.9, 0.2, 0.2)"),
         ("02.DATA_OPTIONS={size: 3}", "02_preprocessing: DATASET, DATA_ROOT, DATA_OPTIONS: phantom: size is 3, expected"),
         ("06.MODELS=['timm:mixer_b16_224']", "06_grad_cam: SIZE: timm:mixer_b16_224: takes images of 224×224 pixels only"),

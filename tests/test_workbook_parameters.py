@@ -124,7 +124,7 @@ def test_set_wins_over_the_file_and_may_name_a_notebook(project):
     merged = project("common: &all\n  SIZE: 128\n05_loss_ablation:\n  <<: *all\n  SIZE: 96\n")
     assert merged["05_loss_ablation"] == {"SIZE": 96}
     assert project("common: {SHARE: 1, LIMIT: null}")["01_data_exploration"] == {"SHARE": 1, "LIMIT": None}
-    assert project(settings=["01.DATA_ROOT="])["01_data_exploration"] == {"DATA_ROOT": ""}, "an empty text, as LAYER= is"
+    assert project(settings=["01.DATA_ROOT="])["01_data_exploration"] == {"DATA_ROOT": ""}, "an empty text, as SEGMENTER= is"
     settings = ["SIZE=96", "05.LOSS=focal", "01_data_exploration.SEEDS=[1, 2]"]
     given = project("common: {SIZE: 128}\n05_loss_ablation: {SIZE: 200}", settings)
     assert given == {"01_data_exploration": {"SIZE": 96, "SEEDS": [1, 2]}, "05_loss_ablation": {"SIZE": 96, "LOSS": "focal"}}

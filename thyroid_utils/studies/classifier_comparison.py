@@ -15,7 +15,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count
 from thyroid_utils.scores.comparisons import corrected_error, subset_comparison, subset_estimate
 from thyroid_utils.scores.curves import pr_band, roc_band
-from thyroid_utils.scores.estimates import Estimate, patient_scores, told_over_seeds
+from thyroid_utils.scores.estimates import Estimate, few_told, patient_scores, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
@@ -212,6 +212,15 @@ class ClassifierComparison(ComparedRuns):
         calibrated = fit_platt(known["label"], known["log_odds"])(found["log_odds"])
         return found.assign(called=called, right=called == found["label"], threshold=threshold, calibrated=calibrated)
 
+    def auc_of_first(self, model: str) -> Estimate:
+        """AUC on test of the first run of a model, whose maps, errors and findings are looked at."""
+        found = self.predictions(model)[0]
+        return patient_scores(found["label"], found["probability"], found["patient"], "auc")["auc"]
+
+    def banner_of(self, model: str) -> str:
+        """Warnings, in markdown, for who looks at the first run of a model: not shown to be above chance, and few patients."""
+        return "\n\n".join(filter(None, [banner(model, self.auc_of_first(model)), few_told(*self.fewest)]))
+
 
 def chance_told(auc: Estimate) -> str:
     """Whether an AUC is above chance, to follow the number in a sentence; withheld where it has no interval."""
@@ -220,3 +229,13 @@ def chance_told(auc: Estimate) -> str:
     if auc.high < 0.5:
         return "below chance"
     return "above chance" if auc.low > 0.5 else "not shown to be above chance"
+
+
+def banner(model: str, auc: Estimate) -> str:
+    """Why nothing rests on a classifier's maps, errors and findings, in markdown: its AUC on test is not shown to be above
+    chance; "" where it is."""
+    if auc.low > 0.5:
+        return ""
+    told = f"> **No verdict on {model}.** Its AUC on test is {auc.text()}, {chance_told(auc)}"
+    nothing = "" if np.isnan(auc.low) else ": of a network that has learnt nothing neither maps nor errors show anything"
+    return f"{told}{nothing}."

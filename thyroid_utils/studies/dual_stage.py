@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference.doubts import CHANCE
@@ -59,29 +58,6 @@ def with_crop(spec: str | Sequence, margin: float = 0.2) -> list:
     return steps
 
 
-def variant_configs(
-    seeds: Sequence[int],
-    classifier: Mapping[str, Any],
-    segmenter: Mapping[str, Any],
-    joint: Mapping[str, Any] | None = None,
-    margin: float = 0.2,
-) -> dict[str, list[RunConfig]]:
-    """The runs that the variants need, one a seed.
-
-    Args:
-        seeds: of the training.
-        classifier, segmenter, joint: fields of `RunConfig` but the seed, with one data set and one split for all; joint None
-            leaves that network out.
-        margin: of the crops, as for `with_crop`.
-
-    Returns:
-        "frame", "crop", "segmenter" and, where wanted, "joint" → configs in the order of the seeds.
-    """
-    cropped = with_crop(classifier.get("preprocessing", RunConfig.model_fields["preprocessing"].default), margin)
-    wanted = {"frame": classifier, "crop": {**classifier, "preprocessing": cropped}, "segmenter": segmenter, "joint": joint}
-    return {role: [RunConfig(**{**fields, "seed": seed}) for seed in seeds] for role, fields in wanted.items() if fields}
-
-
 def check_one_split(runs: Sequence[Run]) -> None:
     """Raise DataError where runs have more than one split: a test image of one could be a training image of another.
 
@@ -108,7 +84,7 @@ class DualStageStudy:
 
     @classmethod
     def of(cls, runs: Mapping[str, Sequence[Run]], root: str | None = None) -> DualStageStudy:
-        """The study of the runs of `variant_configs`.
+        """The study of the runs of "frame", "crop" (`with_crop`), "segmenter" and, where wanted, "joint", one a seed each.
 
         Raises:
             DataError: runs of one role that differ in more than the seed, roles of different seeds, or runs of different splits.

@@ -73,7 +73,7 @@ def _training_problems(notebook: Path, values: Mapping[str, Any], seen: dict[str
         yield _told(error, values, None)
         return
     for config in configs:
-        layer = values.get("LAYER") if config.task == "classification" else None
+        layer = values["LAYERS"].get(config.model.name, "") if config.task == "classification" and "LAYERS" in values else None
         key = f"{built_of(config)} {layer}"
         published = config.model.weights == "imagenet"
         if key not in seen and not (published and _NOT_FETCHED in seen):
@@ -102,7 +102,7 @@ def _layer_problem(network: Network, layer: str | None) -> str:
         if layer is not None:
             chosen_layer(network, layer)
     except ValueError as error:
-        return f"LAYER: {network.name}: {error}"
+        return f"LAYERS: {network.name}: {error}"
     return ""
 
 

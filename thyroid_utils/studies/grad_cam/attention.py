@@ -24,10 +24,9 @@ from scipy.fft import irfft2, rfft2
 from scipy.ndimage import distance_transform_edt
 
 from thyroid_utils.common.words import p_value, share
-from thyroid_utils.inference.doubts import CHANCE
 from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimate
-from thyroid_utils.studies.classifier_comparison import chance_told
+from thyroid_utils.studies.classifier_comparison import banner, chance_told
 from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 
@@ -226,16 +225,6 @@ def attention_table(scores: pd.DataFrame, patients: Sequence[str]) -> pd.DataFra
         columns = {"map": scores.loc[kept, name], **others}
         rows[name] = {of: patient_estimate(values, patients, share=share) for of, values in columns.items()} | lost
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
-
-
-def banner(model: str, auc: Estimate) -> str:
-    """Why a classifier is not worth explaining, as text: its AUC is not shown to be above chance; "" where it is."""
-    if auc.low > CHANCE:
-        return ""
-    if np.isnan(auc.low):
-        return f"**No verdict on {model}.** It cannot be judged: its AUC on test is {auc.text()}, {chance_told(auc)}."
-    told = f"Its AUC on test is {auc.text()}, {chance_told(auc)}"
-    return f"**No verdict on {model}.** {told}: of a network that has learnt nothing a map shows nothing."
 
 
 def attention_answer(model: str, run: Run, auc: Estimate, table: pd.DataFrame, tests: pd.DataFrame | None) -> str:
