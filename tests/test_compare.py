@@ -53,8 +53,13 @@ def test_configs_differ_in_what_is_compared_alone():
     found = comparison_configs(["unet"], [0], {"task": "segmentation"}, losses=sweep)
     assert [(config.loss.name, config.loss.options) for config in found] == sweep
     shared = {"task": "segmentation", "loss": {"name": "dice"}}
-    mixed = comparison_configs(["unet", "unet_resnet18"], [0], shared, weights="imagenet", scratch=["unet"])
-    assert [config.model.weights for config in mixed] == ["none", "imagenet"]
+    both = ["unet", "unet_resnet18"]
+    for scratch, starts in ((both[:1], ["none", "imagenet"]), (both, ["none", "imagenet", "none"])):
+        mixed = comparison_configs(both, [0], shared, weights="imagenet", scratch=scratch)
+        assert [config.model.weights for config in mixed] == starts
+    assert len(comparison_configs(both, [0], shared, scratch=both)) == 2, "no weights, nothing to train again"
+    with pytest.raises(ConfigError, match="FROM_SCRATCH are given for unet_resnet50, which is not compared; known: unet, unet_r"):
+        comparison_configs(both, [0], shared, scratch=["unet_resnet50"])
     for wrong, options in (({}, {"vgg16": {"hidden": 64}}), ({"training": {"epochs": 0}}, {}), ({"task": "segmentation"}, {})):
         with pytest.raises(ConfigError):
             comparison_configs(["resnet18"], [0], wrong, options=options)

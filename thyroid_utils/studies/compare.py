@@ -14,7 +14,7 @@ import pandas as pd
 from thyroid_utils.common.config import ConfigError, RunConfig, SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count, listed, p_value
-from thyroid_utils.models.networks import latency, parameter_count
+from thyroid_utils.models.networks import architecture, latency, parameter_count
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Comparison, few_told
 from thyroid_utils.scores.recipes import ONE_TRAINING
@@ -87,7 +87,7 @@ def comparison_configs(
     losses: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
     subsets: int = 0,
 ) -> list[RunConfig]:
-    """One config a model, loss and seed, equal in all else.
+    """One config a model, start, loss and seed, equal in all else.
 
     Args:
         models: names of `models.CLASSIFIERS` or `models.SEGMENTERS`, `timm:NAME` or `smp:ARCH:ENCODER`.
@@ -95,7 +95,8 @@ def comparison_configs(
         common: the other fields of `RunConfig` (`shared_settings`), `loss` among them unless `losses` are given.
         weights: what every model, or the encoder of every segmenter, starts from.
         options: model → options of its builder.
-        scratch: models that start at random whatever `weights` says, such as those that have no published encoder.
+        scratch: models that are trained a second time from random values, which shows what `weights` are worth; those without
+            ImageNet weights are trained from random values alone.
         losses: pairs of a loss and its options; a loss may occur several times (a sweep).
         subsets: 0 for one fixed split; else so many repeated random subsets, each trained once.
 
@@ -103,13 +104,16 @@ def comparison_configs(
         ConfigError: a field that cannot be, or options of a model that is not compared.
     """
     options = options or {}
-    for name in options:
-        if name not in models:
-            raise ConfigError("model.options", f"are given for {name}, which is not compared; known: {', '.join(models)}")
-    named = [
-        {"name": name, "weights": "none" if name in scratch else weights, "options": dict(options.get(name, {}))}
-        for name in models
-    ]
+    for what, names in (("model.options", options), ("FROM_SCRATCH", scratch)):
+        for name in names:
+            if name not in models:
+                raise ConfigError(what, f"are given for {name}, which is not compared; known: {', '.join(models)}")
+    named = []
+    for name in models:
+        own, again = dict(options.get(name, {})), name in scratch
+        alone = again and weights == "imagenet" and not architecture(name).source(own)
+        starts = dict.fromkeys([weights] * (not alone) + ["none"] * again)
+        named += [{"name": name, "weights": start, "options": own} for start in starts]
     changes = [{}] if losses is None else [{"loss": {"name": name, "options": dict(own)}} for name, own in losses]
     split = dict(common.get("split", {}))
     plans = [{"seed": seed, "split": split} for seed in seeds]
