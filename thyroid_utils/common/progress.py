@@ -60,12 +60,28 @@ class _Line:
 _line = _Line()
 
 
-def progress_bar(label: str) -> Progress:
+def _told(label: str) -> Progress:
+    since = time.monotonic()
+    due = since + 2
+
+    def tell(done: int, total: int) -> None:
+        nonlocal due
+        if (now := time.monotonic()) > due:
+            print(f"{label}: {done} of {total} after {now - since:.0f} s", flush=True)
+            due = now + 30
+
+    return tell
+
+
+def progress_bar(label: str, *, lines: bool = True) -> Progress:
     """A `progress(done, total)` that draws one bar, with the label before it, and removes it at the end.
 
-    There is none where `THYROID_REPORT_DIR` is set, that is in a notebook run into a report, where hundreds would stay.
+    Where `THYROID_REPORT_DIR` is set, that is in a notebook run into a report, hundreds of bars would stay: what takes more than
+    two seconds prints a line then and every half minute; nothing where `lines` is False, for work that tells more itself.
     """
     silent, bar = "THYROID_REPORT_DIR" in os.environ, None
+    if silent and lines:
+        return _told(label)
     if not silent and notebook_shell() is not None:
         return partial(_line.tell, label)
 

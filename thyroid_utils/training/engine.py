@@ -97,7 +97,7 @@ def run_all(
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, and dask with an address; found {engine!r}")
     configs = list(configs)
     names, outcomes = _prepared(configs, here=address is None)
-    progress = progress_bar("Runs")
+    progress = progress_bar("Runs", lines=False)
     for number, run in enumerate(outcomes.values(), 1):
         _tell(run, " (loaded)")
         progress(number, len(set(names)))

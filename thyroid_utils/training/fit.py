@@ -87,7 +87,7 @@ def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progres
         remove_temporaries(folder)  # of a process that was killed
         write_text(folder / "config.json", config.to_json())
         write_text(folder / "data.json", json.dumps(_described(data, assembly), indent=2))
-        bar, total = progress_bar(f"Training {config.model.name}") if progress is None else progress, 1
+        bar, total = progress_bar(f"Training {config.model.name}", lines=False) if progress is None else progress, 1
 
         def tell(done: int, batches: int) -> None:
             nonlocal total
