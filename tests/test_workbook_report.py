@@ -189,10 +189,13 @@ def test_the_index_shows_labelled_numbers_first_and_hashes_apart():
         "split_hash": ("abcd", "Split", None),
         "dice": ({"value": 0.81, "low": 0.784, "high": 0.84}, "Dice", None),
         "mean_area": (1234.5, "Area", "mm²"),
+        "undefined": (None, "Lowest Dice", None),
+        "no_data": ({"value": None, "low": None, "high": None}, "AUC", None),
+        "one_patient": ({"value": 0.5, "low": None, "high": None}, "IoU", None),
     }
     numbers, provenance = index(recorded).partition('<dl class="key">')[2].split("Data and splits")
     told = html.unescape(re.sub("<[^>]*>", " ", numbers.partition("</dl>")[0]))
-    assert " ".join(told.split()) == "Dice 0.810 0.784 – 0.840 Area 1 234 mm² plain count 3"
+    assert " ".join(told.split()) == "Dice 0.810 0.784 – 0.840 Area 1 234 mm² IoU 0.500 plain count 3"
     assert "abcd" in provenance
     assert index({f"n{number}": (number, None, None) for number in range(20)}).count("<div><dt>") == 6
     failed = index({}, error={"line": "ValueError: <x>", "cell": 1}, status="failed", earlier=True, commit="abc")

@@ -214,9 +214,12 @@ def render_index(run: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
 
 
 def key_numbers(recorded: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first recorded values that are not provenance, those with a label first."""
-    shown = [{**entry, "name": name} for name, entry in recorded.items() if not name.startswith(PROVENANCE)]
-    return sorted(shown, key=lambda entry: entry["label"] is None)[:_KEY_NUMBERS]
+    """The first recorded values that are defined and not provenance, those with a label first; `low` is None without interval."""
+    kept = {name: entry for name, entry in recorded.items() if not name.startswith(PROVENANCE)}
+    parts = [entry["value"] if isinstance(entry["value"], Mapping) else {"value": entry["value"]} for entry in kept.values()]
+    shown = [{"name": name, "low": None, **kept[name], **part} for name, part in zip(kept, parts, strict=True)]
+    defined = [entry for entry in shown if entry["value"] is not None]
+    return sorted(defined, key=lambda entry: entry["label"] is None)[:_KEY_NUMBERS]
 
 
 def thumbnail(figures: list[dict[str, Any]], folder: Path) -> dict[str, str] | None:
