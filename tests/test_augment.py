@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_pictures import picture, stored
 from scipy import ndimage
 from torchvision.transforms.v2 import functional
@@ -140,17 +138,6 @@ def test_draws_fill_the_range_of_the_parameters():
     gray[0, 0, 0, 0], gray[0, 0, 0, 1] = 100.0, 300.0  # black is 100, the range 200
     assert float((changed({"noise": {"sigma": 0.03}}, gray) - gray)[:, 0, 1:].std()) == pytest.approx(6, rel=0.02)
     assert float((changed({"speckle": {"sigma": 0.08}}, gray) - gray)[:, 0, 1:].std()) == pytest.approx(4, rel=0.02)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.sampled_from(sorted(AUGMENTATION_PRESETS)), st.integers(0, 10_000), st.integers(1, 3))
-def test_shape_type_and_range_are_kept(preset, seed, count):
-    images = batch(count, seed=seed)
-    changed, masks = build_augmentation(preset)(images, images[:, 0] > 0, seed=(seed, count))
-    assert changed.shape == images.shape and changed.dtype == images.dtype and masks.dtype == torch.bool
-    rounding = 1e-5  # one subtraction and one addition of the minimum, in float32
-    for before, after in zip(images, changed, strict=True):
-        assert before.min() - rounding <= after.min() and after.max() <= before.max() + rounding
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -229,22 +229,6 @@ def test_residual_unets_convolutions_have_the_published_number_of_parameters():
     assert count(ResidualUNet) == 8_218_177
 
 
-def test_residual_unets_join_the_doubled_map_and_then_the_skip():
-    network, images = built("residual_unet").eval(), torch.randn(1, 3, 64, 64)
-    first, second, bridge = network.body.encoder
-    fine = first(images)
-    maps = bridge(second(fine))
-    for unit, skip in zip(network.body.decoder, (second(fine), fine), strict=True):
-        maps = unit(torch.cat([functional.interpolate(maps, scale_factor=2), skip], dim=1))
-    torch.testing.assert_close(network(images), network.head(maps))
-    network = built("residual_unet_resnet18").eval()
-    *skips, maps = network.encoder(images)[1:]
-    for unit in network.decoder:
-        maps = functional.interpolate(maps, scale_factor=2)
-        maps = unit(torch.cat([maps, skips.pop()], dim=1) if skips else maps)
-    torch.testing.assert_close(network(images), network.head(maps))
-
-
 # SegNet
 
 
@@ -257,20 +241,6 @@ def test_unpooling_and_its_gradient_are_pytorchs():
     gradients = [torch.autograd.grad((maps * weights).sum(), one)[0] for maps, one in zip(found, given, strict=True)]
     torch.testing.assert_close(*found, rtol=0, atol=0)
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
-
-
-def test_segnet_written_out_with_pytorchs_unpooling():
-    network, places = built("segnet").eval(), []
-    maps = images = torch.randn(2, 3, 64, 64)
-    for layer in network.encoder:
-        if isinstance(layer, nn.MaxPool2d):
-            maps, indices = functional.max_pool2d(maps, 2, 2, return_indices=True)
-            places.append(indices)
-        else:
-            maps = layer(maps)
-    for stage in network.decoder:
-        maps = stage(functional.max_unpool2d(maps, places.pop(), 2))
-    torch.testing.assert_close(network(images), network.head(maps))
 
 
 # FCN-8s
@@ -337,17 +307,6 @@ def test_transunets_encoder_is_timms_hybrid():
     images = torch.randn(2, 1, 64, 64)
     last, _ = network.encoder(images)
     torch.testing.assert_close(last.flatten(2).transpose(1, 2), hybrid.forward_features(images), rtol=1e-4, atol=1e-5)
-
-
-def test_transunets_cascaded_decoder_written_out():
-    network = built("transunet").eval()
-    images = torch.randn(1, 3, 64, 64)
-    last, (eighth, quarter, half) = network.encoder(images)
-    maps = network.bridge(last)
-    for level, skip in zip(network.decoder, (eighth, quarter, half, None), strict=True):
-        maps = functional.interpolate(maps, scale_factor=2, mode="bilinear")
-        maps = level(maps if skip is None else torch.cat([maps, skip], dim=1))
-    torch.testing.assert_close(network(images), network.head(maps), rtol=1e-4, atol=1e-6)
 
 
 def test_transunet_interpolates_published_positions_for_other_sizes():

@@ -30,7 +30,7 @@ from thyroid_utils.scores.estimates import Comparison, Estimate, patient_estimat
 from thyroid_utils.scores.probabilities import risk_coverage
 from thyroid_utils.studies.error_analysis import decision_errors, nodule_frame_errors
 from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration, subgroup_table
-from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS, rank_label_errors
+from thyroid_utils.studies.error_analysis.trust import rank_label_errors
 from thyroid_utils.studies.grad_cam.shortcut import MarkPairs
 
 NOTEBOOKS = sorted((paths.project_root() / "notebooks").glob("*.ipynb"))
@@ -182,15 +182,6 @@ def test_nodule_frame_draws_both_maps_on_one_scale(masks):
         np.testing.assert_allclose(picture.get_array(), 100 * expected)
     assert pictures[0].get_clim() == pictures[1].get_clim()
     assert errors.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
-
-
-@pytest.mark.parametrize("kinds", [["gain", "blur", "jpeg", "clahe"], ["rotation"]])
-def test_robustness_has_a_panel_a_disturbance(kinds):
-    values = {-12: 0.8, 0: 0.9, 8: np.nan}
-    rows = [(kind, level, Estimate(value, 0.7, 0.95, 30, 12)) for kind in kinds for level, value in values.items()]
-    figure = errors.robustness(pd.DataFrame(rows, columns=["perturbation", "level", "score"]), "ResNet18", "AUC")
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert {axes.get_xlabel() for axes in shown} == {PERTURBATIONS[kind].label for kind in kinds}
 
 
 def test_conformal_bars_add_up_and_show_coverage():

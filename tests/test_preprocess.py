@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import scipy.signal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_pictures import stored
 from scipy.ndimage import map_coordinates
 from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
@@ -72,18 +70,6 @@ def test_halving_and_letterboxing_map_back_by_hand():
     halved = Geometry(frame=(2, 4), shape=(2, 4)).resized((1, 2)).padded(1, 0, (3, 2))
     original = halved.to_original(np.array([[9, 9], [1, 2], [9, 9]]))
     assert original.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 6), st.integers(0, 6), st.integers(1, 4))
-def test_enlarging_by_a_whole_factor_and_back_is_the_identity(height, width, top, left, factor):
-    mask = np.random.default_rng(height * 100 + width).random((height, width)) > 0.5
-    box = Box(top, height - 3, left, width - 5)
-    large = np.kron(box.crop(mask), np.ones((factor, factor), bool))
-    original = Geometry.of(mask).cropped(box).resized(large.shape).to_original(large)
-    expected = np.zeros_like(mask)
-    expected[top : height - 3, left : width - 5] = box.crop(mask)
-    assert (original == expected).all()
 
 
 def test_a_map_is_interpolated_by_hand():
