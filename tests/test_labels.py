@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.labels import SCORES, Counted, Labelled, Weighed, choose_threshold, classification_scores
 
-ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", "sensitivity_at_specificity", *list(SCORES)[-2:]}
+ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", *list(SCORES)[-2:]}
 
 
 def example(images: int = 300, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -32,15 +32,6 @@ def test_six_images_by_hand():
     # Recall rises by a third at precision 1, 2/3 and 3/4.
     assert scores["pr_auc"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     assert scores["brier"] == pytest.approx((0.01 + 0.64 + 0.16 + 0.36 + 0.04 + 0.01) / 6)
-    # Every probability is alone in its bin of a tenth, so that each is off by its own error.
-    assert scores["ece"] == pytest.approx((0.1 + 0.8 + 0.4 + 0.6 + 0.2 + 0.1) / 6)
-    # 0.3 and 0.34 share a bin; an edge belongs to the bin above it, 1 to the last.
-    shared = classification_scores([0, 1, 1, 1], [0.1, 0.3, 0.34, 1.0])
-    assert shared["ece"] == pytest.approx((0.1 + 2 * 0.68 + 0) / 4)
-    # No false positive is allowed at 0.9 with three benign images, and one with ten.
-    assert scores["sensitivity_at_specificity"] == pytest.approx(1 / 3)
-    ten = classification_scores([1, 0, 1, 1, *[0] * 9], [0.9, 0.8, 0.6, 0.4, *[0.1] * 9])
-    assert ten["sensitivity_at_specificity"] == 1
     assert Counted(400_000, 100_000, 100_000, 400_000).score("mcc") == pytest.approx(0.6, abs=1e-12), "of a large table, too"
 
 
@@ -48,7 +39,6 @@ def test_six_images_by_hand():
 def test_scores_are_scikit_learns(threshold):
     labels, probabilities = example()
     called = probabilities >= threshold
-    roc = reference.roc_curve(labels, probabilities)
     expected = {
         "auc": reference.roc_auc_score(labels, probabilities),
         "pr_auc": reference.average_precision_score(labels, probabilities),
@@ -60,7 +50,6 @@ def test_scores_are_scikit_learns(threshold):
         "f1": reference.f1_score(labels, called),
         "mcc": reference.matthews_corrcoef(labels, called),
         "brier": reference.brier_score_loss(labels, probabilities),
-        "sensitivity_at_specificity": roc[1][roc[0] <= 0.1].max(),
     }
     scores = classification_scores(labels, probabilities, threshold)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)

@@ -175,7 +175,7 @@ def bootstrap() -> Entries:
         **each(
             "patient_scores",
             (y, p, who),
-            (y, seeds, who, ("auc", "accuracy", "ece"), [0.5, 0.45]),
+            (y, seeds, who, ("auc", "accuracy", "brier"), [0.5, 0.45]),
             (np.ones(72, int), np.ones(72), who, "accuracy"),
         ),
         "patient_scores of a change": lambda: f.patient_scores(y, p, who, ("auc", "accuracy", "brier"), 0.5, less=q),

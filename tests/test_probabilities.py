@@ -75,7 +75,7 @@ def test_platt_agrees_with_scikit_learn_and_mends_a_shifted_prior():
     assert (found.slope, found.intercept) == pytest.approx((-slope, -intercept), rel=1e-3)
     after = found(shifted)
     scores, before = (classification_scores(labels, values) for values in (after, expit(shifted)))
-    assert scores["ece"] < 0.03 < before["ece"]
+    assert before["calibration_slope"] < 0.55 and before["calibration_intercept"] > 1
     # Standard errors of 4,000 images: about 0.04 of both.
     assert scores["calibration_slope"] == pytest.approx(1, abs=0.02) and scores["calibration_intercept"] == pytest.approx(
         0, abs=0.02

@@ -208,7 +208,7 @@ def estimate(
     low = high = np.nan
     note = ""
     if np.isnan(value) or told[1] < 2:
-        note = "" if np.isnan(value) else "1 patient"
+        note = "undefined" * bool(told[1]) if np.isnan(value) else "1 patient"
     elif np.isnan(moves[counted > 0]).any():
         note = "undefined without one of the patients"
     else:
@@ -285,9 +285,7 @@ def patient_scores(
         less: probabilities, shaped alike, whose scores are subtracted: what a change changes.
 
     Returns:
-        name → Estimate, in the order asked for. No interval for the expected calibration error, which grows with noise: a
-        calibrated model's lies above the truth; nor for the sensitivity at a fixed specificity, which
-        jumps as patients are left out: `scores.curves.roc_band` has it.
+        name → Estimate, in the order asked for.
 
     Raises:
         ValueError: shapes that differ, an unknown score, a patient missing, or values out of range.
@@ -350,16 +348,11 @@ def _of_score(name: str, value: float, moves: np.ndarray, models: list[Labelled]
         rows = [COUNTS.index(kind) for kind in SHARES[name]]
         counted = np.mean([np.bincount(codes, model.table[rows].sum(axis=0), len(images)) for model in models], axis=0)
         return estimate(value, moves, counted, limits=limits, share=alone)
+    if name == "brier":
+        return estimate(value, moves, images, limits=limits)
     of_classes = images_of(codes, truth)
     fewest, kind = min(zip((of_classes > 0).sum(axis=1).tolist(), ("benign", "malignant"), strict=True))
-    if name == "ece" and alone:
-        note = "biased in few images"
-    elif name in ("brier", "ece"):
-        return estimate(value, moves, images, limits=limits)
-    elif fewest < 2:
+    if fewest < 2:
         note = f"{count(fewest, 'patient')} with {kind} images"
-    elif name == "sensitivity_at_specificity":
-        note = "see the ROC curve's band"
-    else:
-        return estimate(value, moves, of_classes, limits, truth.mean() if name == "pr_auc" else 0.5)
-    return Estimate(float(value), np.nan, np.nan, len(truth), len(images), note)
+        return Estimate(float(value), np.nan, np.nan, len(truth), len(images), note)
+    return estimate(value, moves, of_classes, limits, truth.mean() if name == "pr_auc" else 0.5)

@@ -19,11 +19,6 @@ import numpy as np
 from thyroid_utils.scores.checks import COUNTS, checked, need_both_classes
 from thyroid_utils.scores.probabilities import logit, recalibration
 
-SPECIFICITY = 0.9  # at which `sensitivity_at_specificity` is read
-BINS = 10  # of equal width, for `ece`
-# A rate read off a curve may miss a wanted one by rounding only: 1 - 0.9 is a little below 0.1.
-ROUNDING = 1e-9
-
 # Name in code → name in a table. In this order they are reported.
 SCORES: dict[str, str] = {}
 # Of a score that is a share of images: the counts of these images.
@@ -62,12 +57,6 @@ class Labelled:
         self.ends = np.flatnonzero(np.append(np.diff(probabilities[self.order]) != 0, True))
         called = probabilities >= threshold
         self.table = np.stack([truth & called, ~truth & called, truth & ~called, ~truth & ~called]).astype(float)
-
-    @cached_property
-    def gaps(self) -> np.ndarray:
-        """Probability less truth of each image in its bin of equal width, 0 in the others, (BINS, n)."""
-        inside = np.searchsorted(np.arange(1, BINS) / BINS, self.probabilities, side="right") == np.arange(BINS)[:, None]
-        return inside * (self.probabilities - self.truth)
 
     @cached_property
     def logits(self) -> np.ndarray:
@@ -178,28 +167,10 @@ def mcc(images: Counted) -> np.ndarray:
     return np.where((tp + fn == 0) | (tn + fp == 0), np.nan, correlation)
 
 
-@_score("sensitivity at fixed specificity")
-def sensitivity_at_specificity(images: Weighed) -> np.ndarray:
-    """The highest sensitivity of any threshold whose specificity, on these very images, is at least 0.9."""
-    hits, alarms = images.curve
-    allowed = alarms <= (1 - SPECIFICITY + ROUNDING) * alarms[-1]
-    return np.where(alarms[-1] > 0, (hits * allowed).max(axis=0) / hits[-1], np.nan)
-
-
 @_score("Brier score")
 def brier(images: Weighed) -> np.ndarray:
     """Mean of (p − y)²."""
     return images.mean((images.source.probabilities - images.source.truth) ** 2)
-
-
-@_score("expected calibration error")
-def ece(images: Weighed) -> np.ndarray:
-    """Σ over ten bins of (images in bin / n) · |mean probability − share malignant|, in [0, 1].
-
-    The probability is that of malignancy, not of the class called. Biased upwards on few images: noise within a bin never
-    cancels. Reference: Naeini, Cooper and Hauskrecht, AAAI (2015) 2901-2907.
-    """
-    return np.abs(images.mean(images.source.gaps)).sum(axis=0)
 
 
 @_score("calibration slope")
@@ -224,12 +195,11 @@ def classification_scores(labels: Sequence[int], probabilities: Sequence[float],
             (`choose_threshold`) or 0.5, never on these images.
 
     Returns:
-        name → value, defined at the function of that name in this module. sensitivity_at_specificity describes the ranking; a
-        threshold for use is chosen on validation. NaN where undefined:
+        name → value, defined at the function of that name in this module. NaN where undefined:
 
         - sensitivity without a malignant image, specificity without a benign one, precision where nothing is called malignant,
           f1 where there is no malignant image and none is called so;
-        - with one class only: balanced_accuracy, mcc, auc, pr_auc, sensitivity_at_specificity, slope and intercept;
+        - with one class only: balanced_accuracy, mcc, auc, pr_auc, slope and intercept;
         - slope also where a threshold separates the classes without error: its likelihood has no maximum.
 
     Raises:
@@ -284,5 +254,5 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float]) -> f
     hits = truth.sum() - np.searchsorted(np.sort(values[truth]), thresholds)
     alarms = (~truth).sum() - np.searchsorted(np.sort(values[~truth]), thresholds)
     quality = balanced_accuracy(Counted(hits, alarms, truth.sum() - hits, (~truth).sum() - alarms))
-    best = quality >= quality.max() - ROUNDING
+    best = quality >= quality.max() - 1e-9  # equal but for rounding
     return float(min(thresholds[best], key=lambda threshold: abs(threshold - 0.5)))
