@@ -35,7 +35,7 @@ def made_run(
     predictions["probability"] = 1 / (1 + np.exp(-predictions["log_odds"]))
     known = predictions[predictions["split"] == "val"]
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
-    return SimpleNamespace(
+    run = SimpleNamespace(
         config=RunConfig(model={"name": model}, seed=config_seed),
         data={
             "split_hash": split_hash,
@@ -52,6 +52,8 @@ def made_run(
         environment={"images_per_second": 10.0},
         load_model=lambda: torch.nn.Linear(3, 1),
     )
+    run.folds = (run,)
+    return run
 
 
 @pytest.fixture(scope="module")

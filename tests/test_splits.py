@@ -166,10 +166,10 @@ def test_official_split_that_is_none_or_has_a_patient_on_both_sides(patients, sp
 def test_fewer_patients_than_folds_once_copies_are_merged_and_a_class_missing_from_a_fold(shared_image):
     cases = shared_image.loc[[*COPIES, "made/0001", "made/0002"]]
     assert len(kfold_splits(cases, 3, require_classes=False)) == 3
-    with pytest.raises(DataError, match=r"3 patients cannot fill 4 parts .*use fewer parts or more patients"):
+    with pytest.raises(DataError, match=r"4 folds need as many patients, and there are 3; ask for fewer folds"):
         kfold_splits(cases, 4, require_classes=False)
     cases = table([(f"b{i}", [0]) for i in range(10)] + [("m0", [1, 1, 1, 1]), ("m1", [1])])
-    with pytest.raises(DataError, match=r"only 2 malignant patients for 3 parts"):
+    with pytest.raises(DataError, match=r"3 folds need as many patients of each class, and there are 2 malignant"):
         kfold_splits(cases, 3, check_pixels=False)
     assert len(kfold_splits(cases, 3, check_pixels=False, require_classes=False)) == 3
     assert len(kfold_splits(cases[:10], 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"

@@ -79,13 +79,16 @@ class SplitConfig(Settings):
     """Who is trained on and who is tested on.
 
     by: "patient", "image" (leaky, and marked so) or "official". ratios: train, validation, test. repeat: as in
-    `split_cases`. Official splits use neither ratios nor repeat.
+    `split_cases`. Official splits use neither ratios nor repeat. folds: 0 for one split, else 3 to 10, of which
+    `fold`, from 0, is the test side; the others are shared out between training and validation as their ratios are.
     """
 
     by: Literal["patient", "image", "official"] = "patient"
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: Seed = 0
     repeat: Annotated[int, Field(strict=True, ge=0, le=10_000)] | None = None
+    folds: Annotated[int, Field(strict=True, ge=0, le=10)] = 0
+    fold: Annotated[int, Field(strict=True, ge=0, le=9)] = 0
 
     @model_validator(mode="after")
     def _can_be(self) -> SplitConfig:
@@ -93,6 +96,13 @@ class SplitConfig(Settings):
             raise ValueError(f"ratios must be above 0 and sum to 1; found {self.ratios}")
         if self.by == "official" and self.repeat is not None:
             raise ValueError(f"repeat must be None with by official, of which there is one; found {self.repeat}")
+        if self.folds in (1, 2):
+            raise ValueError(f"folds must be 0 (one split) or 3 to 10; found {self.folds}")
+        if self.folds and (self.by == "official" or self.repeat is not None):
+            other = "an official split" if self.by == "official" else "random subsets"
+            raise ValueError(f"folds must be 0 with {other}; found {self.folds}")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"fold must be below folds ({self.folds}), or 0; found {self.fold}")
         return self
 
 
@@ -238,6 +248,7 @@ class RunConfig(Settings):
             "crops" if "nodule_crop" in str(self.preprocessing) else "",
             "permuted labels" if self.data.permute_labels is not None else "",
             "" if self.split.repeat is None else f"subset {self.split.repeat}",
+            f"fold {self.split.fold + 1} of {self.split.folds}" if self.split.folds else "",
             f"seed {self.seed}",
         ]
         return ", ".join(filter(None, told))

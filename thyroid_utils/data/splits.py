@@ -92,6 +92,8 @@ def kfold_splits(
     if folds < 2 or not 0 <= val_ratio < 1:
         raise DataError(f"k folds: folds is {folds}, val_ratio {val_ratio}; expected 2 or more, and 0 to below 1")
     groups = _groups(cases, by, check_pixels)
+    if lacking := too_few(cases, folds, groups, require_classes):
+        raise DataError(f"k folds: {lacking}; ask for fewer folds, or for one split (0)")
     names = {f"fold {k + 1}": 1 / folds for k in range(folds)}
     fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes)
     tables = []
@@ -103,6 +105,19 @@ def kfold_splits(
             parts[rest.index] = _deal(rest, groups[rest.index], shares, source, require_classes)
         tables.append(_marked(cases, parts, by))
     return tables
+
+
+def too_few(cases: pd.DataFrame, folds: int, groups: pd.Series | None = None, require_classes: bool = True) -> str:
+    """Why not every fold can test somebody, of each class that there is where `require_classes`; "" where it can.
+
+    groups: the patient of each case, or what stands for one; None takes the patients.
+    """
+    classes = patient_class(cases, groups)
+    found = classes[classes != LABEL_NAMES[None]].value_counts() if require_classes else pd.Series({"": len(classes)})
+    unit = "patients" if groups is None else groups.name
+    few = [f"{held} {kind}".strip() for kind, held in found.items() if held < folds]
+    what = f"{unit} of each class" if require_classes else unit
+    return f"{folds} folds need as many {what}, and there are {' and '.join(few)}" if few else ""
 
 
 def official_split(cases: pd.DataFrame) -> pd.DataFrame:

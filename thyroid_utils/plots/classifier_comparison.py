@@ -50,7 +50,7 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
     figure, axes = new_figure(2, len(comparison.models), 4.2, sharex="col", sharey="row")
     colours = model_colours(comparison.models)
     for (loss, auc), (model, runs) in zip(axes.T, comparison.runs.items(), strict=True):
-        for run in runs:
+        for run in (fold for training in runs for fold in training.folds):
             history, best = run.history, run.best_epoch
             loss.plot(history.index, history["train_loss"], "--", color=NEUTRAL, linewidth=1, alpha=0.8)
             loss.plot(history.index, history["val_loss"], color=colours[model], linewidth=1.5)
@@ -75,23 +75,26 @@ def confusion_matrices(comparison: ClassifierComparison) -> Figure:
         counts = confusion_matrix(found["label"], found["called"], labels=[0, 1])
         shares = counts / counts.sum(axis=1, keepdims=True)
         sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
-        place.set(xlabel="called", title=f"{model}\nthreshold {found['threshold'].iloc[0]:.2f}")
+        cuts = " to ".join(dict.fromkeys(f"{cut:.2f}" for cut in (found["threshold"].min(), found["threshold"].max())))
+        place.set(xlabel="called", title=f"{model}\nthreshold {cuts}")
     axes[0].set_ylabel("truth")
     return figure
 
 
 @styled
 def reliability(comparison: ClassifierComparison) -> Figure:
-    """Predicted probability against the share that is malignant on test, before and after temperature scaling."""
+    """Predicted probability against the share that is malignant on test, before and after temperature scaling, or that of each
+    fold by slope and intercept."""
     figure, axes = new_panels(len(comparison.models), 3.0, sharey=True)
     for place, model in zip(axes, comparison.models, strict=True):
         for found, colour, name in zip(comparison.calibrated(model), (NEUTRAL, ACCENT), ("as trained", "scaled"), strict=True):
             table = reliability_table(found["label"], found["probability"], 8).dropna()
             place.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=4, linewidth=1.3, label=name)
         place.plot([0, 1], [0, 1], **_DOTTED)
-        found = comparison.temperatures[model]
+        found = comparison.temperatures.get(model, [])
         temperatures = listed(f"{value:.2g}{' (its bound)' * at_bound(value)}" for value in found)
-        place.set(xlabel="predicted probability", title=f"{model}\nT = {temperatures}", xlim=(0, 1), ylim=(0, 1))
+        how = f"T = {temperatures}" if found else "each fold's own slope and intercept"
+        place.set(xlabel="predicted probability", title=f"{model}\n{how}", xlim=(0, 1), ylim=(0, 1))
     axes[0].set_ylabel("share malignant")
     axes[0].legend(loc="upper left")
     return figure

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
-from thyroid_utils.scores.estimates import patient_estimate, share_interval
+from thyroid_utils.scores.estimates import Estimate, estimate, patient_estimate, share_interval
 from thyroid_utils.scores.labels import Labelled, Weighed
-from thyroid_utils.scores.patients import BLOCK_VALUES, effective, images_of
+from thyroid_utils.scores.patients import BLOCK_VALUES, effective, images_of, leave_out
 from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
 FEW = 30  # patients of a class below which a curve has no band
@@ -146,3 +146,27 @@ def benefit_curve(
     low, high = np.where(np.less(needless, FEW_WRONG), np.nan, (ends - t) / (1 - t))
     columns = {"threshold": t, "net_benefit": values.mean(axis=1), "treat_all": everybody, "treat_none": 0.0}
     return pd.DataFrame({**columns, "low": low, "high": high})
+
+
+def auc_within(labels: Sequence[int], scores: Sequence[float], patients: Sequence[str], folds: Sequence[int]) -> Estimate:
+    """The mean of the AUCs of several folds, whose scores need no common scale, with its interval over patients.
+
+    Args:
+        labels, patients, folds: class, patient and fold of each image, (n,); an image may occur in several folds.
+        scores: any numbers that rank malignant images higher, (n,), or (seeds, n) as for `patient_scores`.
+
+    Returns:
+        Estimate without an interval where a fold has one patient of a class.
+    """
+    truth, places = checked_labels(labels, "auc_within"), np.asarray(folds)
+    rows = np.atleast_2d(checked_scores(scores, len(truth), "auc_within"))
+    codes, _ = patient_codes(patients, len(truth), "auc_within")
+    parts = [np.flatnonzero(places == fold) for fold in np.unique(places)]
+    models = [[Labelled(truth[part], row[part]) for row in rows] for part in parts]
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        found = [Weighed(model, weights[part]).score("auc") for part, row in zip(parts, models, strict=True) for model in row]
+        return np.mean(found, axis=0)
+
+    value, moves = leave_out(score, codes)
+    return estimate(value, moves, images_of(codes, truth), (0, 1))

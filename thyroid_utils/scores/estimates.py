@@ -281,7 +281,7 @@ def patient_scores(
             the mean over seeds, whoever is left out.
         patients: the patient of each image, shape (n,).
         metrics: names of `scores.labels.SCORES`.
-        threshold: at or above it an image is called malignant; one number, or one a seed.
+        threshold: at or above it an image is called malignant; one number, one a seed, or one a seed and image.
         less: probabilities, shaped alike, whose scores are subtracted: what a change changes.
 
     Returns:
@@ -329,9 +329,10 @@ def few_told(patients: int, noun: str, plural: str = "") -> str:
 def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:
     rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), where))
     thresholds = np.asarray(threshold, dtype=float)
-    if thresholds.shape not in ((), (len(rows),)) or np.isnan(thresholds).any():
+    if thresholds.shape not in ((), (len(rows),), rows.shape) or np.isnan(thresholds).any():
         raise ValueError(f"{where}: threshold is {threshold}; expected a number, or one for each of {len(rows)} seeds")
-    return [Labelled(truth, row, cut) for row, cut in zip(rows, np.broadcast_to(thresholds, len(rows)), strict=True)]
+    cuts = thresholds if thresholds.ndim == 2 else np.broadcast_to(thresholds, len(rows))
+    return [Labelled(truth, row, cut) for row, cut in zip(rows, cuts, strict=True)]
 
 
 def _scores(model: list[Labelled], names: Sequence[str], weights: np.ndarray) -> np.ndarray:

@@ -46,10 +46,10 @@ class Labelled:
     Args:
         truth: bool (n,), True for malignant.
         probabilities: of malignancy, (n,).
-        threshold: at or above it an image is called malignant.
+        threshold: at or above it an image is called malignant; a number, or one an image.
     """
 
-    def __init__(self, truth: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> None:
+    def __init__(self, truth: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray = 0.5) -> None:
         self.truth, self.probabilities = truth, probabilities
         self.order = np.argsort(-probabilities, kind="stable")
         self.falling = truth[self.order].astype(float)[:, None]  # by falling probability
@@ -185,14 +185,16 @@ def calibration_intercept(images: Weighed) -> np.ndarray:
     return images.calibration[1]
 
 
-def classification_scores(labels: Sequence[int], probabilities: Sequence[float], threshold: float = 0.5) -> dict[str, float]:
+def classification_scores(
+    labels: Sequence[int], probabilities: Sequence[float], threshold: float | np.ndarray = 0.5
+) -> dict[str, float]:
     """Every score of `SCORES` of one model on one set of images, each image counted once.
 
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
         probabilities: of malignancy, in [0, 1], shape (n,).
         threshold: for accuracy, balanced_accuracy, sensitivity, specificity, precision, f1 and mcc; chosen on validation
-            (`choose_threshold`) or 0.5, never on these images.
+            (`choose_threshold`) or 0.5, never on these images; one number, or one an image.
 
     Returns:
         name → value, defined at the function of that name in this module. NaN where undefined:

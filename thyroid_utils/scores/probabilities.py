@@ -174,7 +174,7 @@ class Platt:
         return expit(self.intercept + self.slope * np.asarray(logits, dtype=float))
 
 
-def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
+def fit_platt(labels: Sequence[int], logits: Sequence[float], base_rate: float | None = None) -> Platt:
     """Slope and intercept that minimise the log-loss, to be fitted on validation and used on new images.
 
     A temperature can only make probabilities more or less sure. Where training weighed or drew the classes otherwise than they
@@ -183,6 +183,7 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
     Args:
         labels: 0 benign, 1 malignant, shape (n,).
         logits: of malignant against benign, shape (n,).
+        base_rate: share of malignant images where it is used, if that is known to differ; in (0, 1).
 
     Returns:
         Platt. The truth is taken as (m + 1) / (m + 2) and 1 / (b + 2) of m malignant and b benign images, as Platt has it, so
@@ -197,7 +198,9 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
     """
     truth, values = _checked_logits(labels, logits, "fit_platt")
     goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
-    nothing = Platt(0.0, float(logit(goal.mean())))
+    here = float(logit(goal.mean()))
+    there = here if base_rate is None else float(logit(base_rate))
+    nothing = Platt(0.0, there)
     middle, spread = values.mean(), values.std()
     if spread <= 1e-9 * max(1.0, float(np.abs(values).max())):  # equal but for rounding: they tell nothing apart
         return nothing
@@ -206,7 +209,7 @@ def fit_platt(labels: Sequence[int], logits: Sequence[float]) -> Platt:
     intercept, slope = _fit_logistic(design, np.zeros(len(values)), goal, ones)[0]
     if slope <= 0:  # the likelihood is concave: no slope above 0 is better than 0
         return nothing
-    return Platt(float(slope / spread), float(intercept - slope / spread * middle))
+    return Platt(float(slope / spread), float(intercept - slope / spread * middle) + there - here)
 
 
 def risk_coverage(uncertainty: Sequence[float], errors: Sequence[float]) -> pd.DataFrame:

@@ -14,12 +14,12 @@ from scipy.special import expit, stdtrit
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count
 from thyroid_utils.scores.comparisons import corrected_error, subset_comparison, subset_estimate
-from thyroid_utils.scores.curves import pr_band, roc_band
+from thyroid_utils.scores.curves import auc_within, pr_band, roc_band
 from thyroid_utils.scores.estimates import Estimate, few_told, patient_scores, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.compared_runs import ComparedRuns
 from thyroid_utils.studies.tables import counted_patients, names_patients
 
 MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
@@ -27,8 +27,8 @@ MAIN_SCORES = ("auc", "accuracy", "sensitivity", "specificity", "precision", "f1
 
 @dataclass(frozen=True)
 class ClassifierComparison(ComparedRuns):
-    """Runs of classifiers by model or loss, on one split or on random subsets. Thresholds and temperatures come from validation;
-    test is only ever scored."""
+    """Runs of classifiers by model or loss, on one split, in folds or on random subsets. Thresholds and temperatures come from
+    validation; test is only ever scored."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "joint")
     score: ClassVar[str] = "auc"
@@ -52,7 +52,8 @@ class ClassifierComparison(ComparedRuns):
     def composition(self) -> str:
         """Patients of each class on test (images, where the set names no patients), as a sentence."""
         sizes = self.class_sizes().iloc[:, -1]
-        return f"The test set has {sizes['benign']} benign and {sizes['malignant']} malignant {sizes.name}."
+        what = "All folds together test" if self.folds else "The test set has"
+        return f"{what} {sizes['benign']} benign and {sizes['malignant']} malignant {sizes.name}."
 
     @property
     def fewest(self) -> tuple[int, str]:
@@ -70,8 +71,10 @@ class ClassifierComparison(ComparedRuns):
         return [run.predictions[run.predictions["split"] == split] for run in self.runs[model]]
 
     @cached_property
-    def thresholds(self) -> dict[str, list[float]]:
-        """Model → the threshold of each run, by Youden's rule on validation."""
+    def thresholds(self) -> dict[str, list[float] | list[np.ndarray]]:
+        """Model → the threshold of each run, by Youden's rule on validation; of folds that of each test image, by its fold's."""
+        if self.folds:
+            return {model: [found["threshold"].to_numpy() for found in self.predictions(model)] for model in self.runs}
         return {
             model: [choose_threshold(found["label"], found["probability"]) for found in self.predictions(model, "val")]
             for model in self.runs
@@ -79,10 +82,10 @@ class ClassifierComparison(ComparedRuns):
 
     @cached_property
     def temperatures(self) -> dict[str, list[float]]:
-        """Model → the temperature of each run, fitted on validation."""
+        """Model → the temperature of each run, fitted on validation; none of folds, whose probabilities are calibrated."""
         return {
             model: [fit_temperature(found["label"], found["log_odds"].to_numpy()) for found in self.predictions(model, "val")]
-            for model in self.runs
+            for model in [*self.runs] * (not self.folds)
         }
 
     @cached_property
@@ -147,7 +150,10 @@ class ClassifierComparison(ComparedRuns):
 
     def pairs(self, score: str = "auc") -> pd.DataFrame:
         """Every pair of models by "auc" or "accuracy", as `ComparedRuns.paired`: on one split by `compare_recipes`, on random
-        subsets by the corrected resampled t-test. Two models of which validation shows neither above chance get no verdict."""
+        subsets, and over folds where each is trained once, by the corrected resampled t-test. Two models of which validation
+        shows neither above chance get no verdict."""
+        if self.folds and self.trainings < 2:
+            return self.paired(self.over_folds(score))
         if not self.one_split:
             values = self.by_run([score]).groupby("model")[score]
             return self.paired(lambda *pair: subset_comparison(*map(values.get_group, pair), **self._sizes))
@@ -170,6 +176,8 @@ class ClassifierComparison(ComparedRuns):
         tables = self.predictions(model, "val")
         if not self.one_split:
             return subset_estimate([run.metrics["val"]["auc"] for run in self.runs[model]], **self._sizes)
+        if self.folds:
+            return _within([[run.predictions.query("split == 'val'") for run in whole.folds] for whole in self.runs[model]])
         rows = np.stack([table.loc[tables[0].index, "probability"] for table in tables])
         return patient_scores(tables[0]["label"], rows, tables[0]["patient"], "auc")["auc"]
 
@@ -195,8 +203,11 @@ class ClassifierComparison(ComparedRuns):
         return pd.DataFrame({x: tables[0][x], y: value, "low": low, "high": high})
 
     def calibrated(self, model: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Test labels and probabilities of all runs of a model, before and after the temperature fitted on validation."""
+        """Test labels and probabilities of all runs of a model, before and after the temperature fitted on validation; of folds
+        before and after the calibration of each."""
         before = pd.concat(self.predictions(model))
+        if self.folds:
+            return before.assign(probability=expit(before["own_log_odds"])), before
         scaled = [
             found.assign(probability=expit(found["log_odds"] / temperature))
             for found, temperature in zip(self.predictions(model), self.temperatures[model], strict=True)
@@ -208,8 +219,11 @@ class ClassifierComparison(ComparedRuns):
         `calibrated`, the probability by slope and intercept fitted on validation (`fit_platt`), as training may weigh classes."""
         found, threshold = self.predictions(model)[0], self.thresholds[model][0]
         called = (found["probability"] >= threshold).astype(int)
-        known = self.predictions(model, "val")[0]
-        calibrated = fit_platt(known["label"], known["log_odds"])(found["log_odds"])
+        if self.folds:
+            calibrated = found["probability"]
+        else:
+            known = self.predictions(model, "val")[0]
+            calibrated = fit_platt(known["label"], known["log_odds"])(found["log_odds"])
         return found.assign(called=called, right=called == found["label"], threshold=threshold, calibrated=calibrated)
 
     def auc_of_first(self, model: str) -> Estimate:
@@ -220,6 +234,42 @@ class ClassifierComparison(ComparedRuns):
     def banner_of(self, model: str) -> str:
         """Warnings, in markdown, for who looks at the first run of a model: not shown to be above chance, and few patients."""
         return "\n\n".join(filter(None, [banner(model, self.auc_of_first(model)), few_told(*self.fewest)]))
+
+    def by_fold(self, model: str, score: str) -> np.ndarray:
+        """As `ComparedRuns.by_fold`; an AUC is that of the fold's network as it is, not calibrated."""
+        name = "own_log_odds" if score == "auc" else "probability"
+        rows = []
+        for found in self.predictions(model):
+            of_fold = [
+                classification_scores(own["label"], expit(own[name]) if score == "auc" else own[name], own["threshold"])[score]
+                for _, own in found.groupby("fold")
+            ]
+            rows.append(of_fold)
+        return np.array(rows)
+
+    def within_folds(self, model: str) -> Estimate:
+        """The mean over folds of a model's AUC, each of its own network alone, with its interval over patients."""
+        return _within([[own for _, own in found.groupby("fold")] for found in self.predictions(model)])
+
+    def pooling(self, estimates: pd.DataFrame) -> str:
+        """What a score of all folds takes for granted, with the AUC that does not, as a sentence; empty without folds."""
+        if not self.folds:
+            return ""
+        model = self.chosen
+        pooled, within = (found.text(2) for found in (estimates.at[model, "auc"], self.within_folds(model)))
+        return (
+            f"Every patient is tested once, by a network trained without them. The AUC of all, {pooled} of {model}, takes the "
+            f"networks of {self.folds} folds to speak on one scale, to which each one's validation brought it; within folds, "
+            f"where none is needed, it is {within} on average."
+        )
+
+
+def _within(tables: Sequence[Sequence[pd.DataFrame]]) -> Estimate:
+    """`auc_within` of tables (seeds, folds) of predictions: the same images, ranked by their network's own log-odds."""
+    first = pd.concat(tables[0])
+    name = "own_log_odds" if "own_log_odds" in first else "log_odds"
+    scores = [np.concatenate([own.loc[same.index, name] for own, same in zip(row, tables[0], strict=True)]) for row in tables]
+    return auc_within(first["label"], scores, first["patient"], np.repeat(range(len(tables[0])), list(map(len, tables[0]))))
 
 
 def chance_told(auc: Estimate) -> str:

@@ -26,7 +26,7 @@ from thyroid_utils.scores.estimates import patient_estimate, patient_scores
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
-from thyroid_utils.studies.compare import check_recipes
+from thyroid_utils.studies.compared_runs import check_recipes
 from thyroid_utils.training.ledger import Run
 
 # Name in code → name in a table.

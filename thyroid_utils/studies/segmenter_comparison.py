@@ -9,7 +9,7 @@ without a nodule are apart, as false alarms or none (`presence`), so that all ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,11 +21,11 @@ import pandas as pd
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
-from thyroid_utils.scores.estimates import NO_LIMITS, estimate
+from thyroid_utils.scores.estimates import NO_LIMITS, Comparison, estimate
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.scores.patients import leave_out
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.compare import ComparedRuns
+from thyroid_utils.studies.compared_runs import ComparedRuns
 from thyroid_utils.studies.tables import counted_patients, names_patients
 from thyroid_utils.training.ledger import Run
 
@@ -40,7 +40,8 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class SegmenterComparison(ComparedRuns):
-    """Runs of segmenters by model or loss, on one split. `root`: the data's folder, where it is another than in training."""
+    """Runs of segmenters by model or loss, on one split or in folds. `root`: the data's folder, where it is another than in
+    training."""
 
     root: str | Path | None = None
 
@@ -51,13 +52,13 @@ class SegmenterComparison(ComparedRuns):
 
     def _asked(self, run: Run) -> Predictor:
         predictor = Predictor(run, self.root)
-        predictor.cases = self._cases  # one split, so one table
+        predictor.cases = self._splits[run.config.split.fold]  # read once for all runs
         return predictor
 
     @cached_property
-    def _cases(self) -> pd.DataFrame:
-        """The case table that the runs were split from."""
-        return Predictor(self.first, self.root).cases
+    def _splits(self) -> list[pd.DataFrame]:
+        """The case table that the runs were split from, by fold."""
+        return [Predictor(run, self.root).cases for run in self.first.folds]
 
     @cached_property
     def truth(self) -> pd.DataFrame:
@@ -66,7 +67,7 @@ class SegmenterComparison(ComparedRuns):
         table = self.tables[self.models[0]][0]
         own = table[table["resolution"] == "own"]
         area = own["true_positives"] + own["false_negatives"]
-        cases = self._cases.loc[own.index]
+        cases = self._splits[0].loc[own.index]
         diameter = 2 * np.sqrt(area / np.pi) * np.array(spacings(cases), float)
         columns = {"patient": cases["patient"], "label": cases["label"], "area": area, "diameter_mm": diameter}
         return pd.DataFrame({**columns, "share": area / own[list(COUNTS)].sum(axis=1)})
@@ -78,7 +79,8 @@ class SegmenterComparison(ComparedRuns):
         for model, runs in self.runs.items():
             found[model] = []
             for run in runs:
-                found[model].append(map_scores(self._asked(run)))
+                parts = [map_scores(self._asked(fold)) for fold in run.folds]
+                found[model].append(pd.concat(parts) if len(parts) > 1 else parts[0])
                 bar(sum(map(len, found.values())), count)
         return found
 
@@ -93,10 +95,8 @@ class SegmenterComparison(ComparedRuns):
 
     @cached_property
     def untrained(self) -> list[str]:
-        """The models whose mean Dice on validation is at most that of calling the whole frame nodule."""
-        table = self.first.predictions.query("split == 'val'")
-        share = (table["true_positives"] + table["false_negatives"]) / table[list(COUNTS)].sum(axis=1)
-        blind = (2 * share / (1 + share))[share > 0].mean()
+        """The models whose mean Dice on validation is at most that of calling the whole frame nodule; means over folds."""
+        blind = np.mean([_whole_frame(run.predictions.query("split == 'val'")) for run in self.first.folds])
         return [model for model, runs in self.runs.items() if not np.mean([run.metrics["val"]["dice"] for run in runs]) > blind]
 
     def estimates(
@@ -132,13 +132,35 @@ class SegmenterComparison(ComparedRuns):
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
 
     def pairs(self, score: str = "dice") -> pd.DataFrame:
-        """Every pair of models by a score of the test images with a nodule, as `ComparedRuns.paired`, by `compare_recipes`. An
-        image on which any training leaves the score undefined, as an empty outline does precision, is left out of all pairs."""
+        """Every pair of models by a score of the test images with a nodule, as `ComparedRuns.paired`, by `compare_recipes`, and
+        over folds where each is trained once. An image on which any training leaves the score undefined, as an empty outline does
+        precision, is left out of all pairs."""
+        return self.paired(self.compared(score))
+
+    def compared(self, score: str) -> Callable[[str, str], Comparison]:
+        """What `pairs` compares two models by."""
+        if self.trainings < 2 and self.folds:
+            return self.over_folds(score)
         values = {model: self.values(model, [score])[..., 0] for model in self.runs}
         known = np.isfinite(list(values.values())).all(axis=(0, 1))
         influences = {model: mean_influence(rows[:, known]) for model, rows in values.items()}
         patients, most = self.truth["patient"][known], 1 if score in OVERLAP_SCORES else np.inf
-        return self.paired(lambda one, two: compare_recipes(influences[one], influences[two], patients, most))
+        return lambda one, two: compare_recipes(influences[one], influences[two], patients, most)
+
+    def by_fold(self, model: str, score: str) -> np.ndarray:
+        """As `ComparedRuns.by_fold`: means over the images of a fold that have a nodule."""
+        fold = self.first.predictions.loc[self.truth.index, "fold"].to_numpy()
+        values = self.values(model, [score])[..., 0]
+        return np.stack([np.nanmean(values[:, fold == at], axis=1) for at in range(self.folds)], axis=1)
+
+    @property
+    def pooling(self) -> str:
+        """What a score of all folds takes for granted, as a sentence; empty without folds."""
+        told = (
+            f"Every patient is tested once, by a network trained without them; a mean over all images takes the {self.folds} "
+            "networks, whose training sides differ in part, to stand for one recipe."
+        )
+        return told if self.folds else ""
 
     def every_score(self, model: str) -> pd.DataFrame:
         """All that is measured of a model: a row a score of `scores.masks.SEGMENTATION_SCORES`, a column of `Estimate`s over
@@ -238,8 +260,8 @@ class SegmenterComparison(ComparedRuns):
         for model, found in self.runs.items():
             dice_of_seeds, changes = test.get_group(model), []
             for run in found:
-                dice = run.history["val_dice"].to_numpy()
-                changes += list(np.abs(np.diff(dice[-1 - max(1, round(len(dice) / 3)) :])))  # from the epoch before on
+                for dice in (fold.history["val_dice"].to_numpy() for fold in run.folds):
+                    changes += list(np.abs(np.diff(dice[-1 - max(1, round(len(dice) / 3)) :])))  # from the epoch before on
             rows[model] = {"test_dice": dice_of_seeds.mean(), "seed_sd": dice_of_seeds.std(), "seeds": dice_of_seeds.count(),
                            "epoch_change": np.mean(changes) if changes else np.nan}  # fmt: skip
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
@@ -262,7 +284,10 @@ class SegmenterComparison(ComparedRuns):
     def pictures(self, model: str, cases: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Test images (None: all, in the order of `truth`) one by one: the frame, its true mask (bool) and the probability map of
         a model's first run (float32), each at the image's own resolution."""
-        return self._asked(self.runs[model][0]).pictures(self.truth.index if cases is None else cases)
+        run = self.runs[model][0]
+        asked = {fold.name: self._asked(fold) for fold in run.folds}
+        for case in self.truth.index if cases is None else cases:
+            yield from asked[run.of_case(case).name].pictures([case])
 
     def picture(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One of `pictures`."""
@@ -272,6 +297,12 @@ class SegmenterComparison(ComparedRuns):
         """True masks and those of a model's first run (bool) of all test images, each at the image's own resolution."""
         pairs = [(truth, binarise(found)) for _, truth, found in self.pictures(model)]
         return [truth for truth, _ in pairs], [found for _, found in pairs]
+
+
+def _whole_frame(table: pd.DataFrame) -> float:
+    """Mean Dice of calling the whole frame nodule, over the images of a table of predictions that have one."""
+    share = (table["true_positives"] + table["false_negatives"]) / table[list(COUNTS)].sum(axis=1)
+    return float((2 * share / (1 + share))[share > 0].mean())
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:

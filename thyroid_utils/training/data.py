@@ -93,12 +93,20 @@ def split_data(config: RunConfig) -> SplitData:
         elif unknown:
             how = f"not given for {unknown} of {len(cases)} images, each of which counts as a patient of its own"
         plan = config.split
-        cases = splits.split_cases(cases, plan.ratios, plan.by, plan.seed, repeat=plan.repeat, require_classes=task.labels)
-        columns = {name: cases[name].tolist() for name in ("split", "split_by", "patient")}
-        return {"columns": columns, "fingerprint": data_fingerprint(cases), "patients": how}
+        if plan.folds:
+            inside = plan.ratios[1] / sum(plan.ratios[:2])
+            how_many = {"val_ratio": inside, "require_classes": task.labels}
+            tables = splits.kfold_splits(cases, plan.folds, plan.by, plan.seed, **how_many)
+        else:
+            how_many = {"repeat": plan.repeat, "require_classes": task.labels}
+            tables = [splits.split_cases(cases, plan.ratios, plan.by, plan.seed, **how_many)]
+        columns = {name: tables[0][name].tolist() for name in ("split_by", "patient")}
+        parts = [table["split"].tolist() for table in tables]
+        return {"columns": columns, "splits": parts, "fingerprint": data_fingerprint(tables[0]), "patients": how}
 
     known = cached("splits", _split_key(table if recovered else counted, config), split)
-    cases = counted.assign(**{name: pd.array(values, dtype="string") for name, values in known["columns"].items()})
+    columns = {"split": known["splits"][config.split.fold], **known["columns"]}
+    cases = counted.assign(**{name: pd.array(values, dtype="string") for name, values in columns.items()})
     splits.assert_disjoint(cases, check_pixels=False, allow_leaky=True)
     if config.data.permute_labels is not None:
         cases = _permuted(cases, config.data.permute_labels)
@@ -114,13 +122,13 @@ def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
-    """Over what the fingerprint and the split depend on, the code that splits and recovers patients included."""
+    """Over what the fingerprint and the splits depend on, the code that splits and recovers patients included; of all folds."""
     hashes = file_hashes([*cases["image"], *cases["mask"].dropna()])
     columns = ["patient", "patient_known", "frame", "label", "split", "image", "mask"]
     rows = cases.reindex(columns=columns).assign(image=cases["image"].map(hashes), mask=cases["mask"].map(hashes))
     told = rows.reset_index().to_json(orient="values")
     code = source_hash(module.__file__ for module in (audit, splits, videos))
-    return content_key(told, config.task, config.split.model_dump(mode="json"), code)
+    return content_key(told, config.task, config.split.model_dump(mode="json", exclude={"fold"}), code)
 
 
 def input_pipeline(config: RunConfig) -> Pipeline:

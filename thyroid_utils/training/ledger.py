@@ -71,6 +71,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     del values["data"]["root"]
     del values["training"]["device"]
+    if not config.split.folds:  # the name of a run of one split does not depend on what only folds have
+        del values["split"]["folds"], values["split"]["fold"]
     if config.model.weights not in ("none", "imagenet"):
         path = paths.resolve_in_project(config.model.weights)
         try:
@@ -106,6 +108,15 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def folds(self) -> tuple[Run, ...]:
+        """The runs that its test predictions are from: itself, as `folds.FoldedRun` has several."""
+        return (self,)
+
+    def of_case(self, case: str) -> Run:
+        """The one of `folds` that tests a case."""
+        return self
 
     @cached_property
     def config(self) -> RunConfig:

@@ -29,6 +29,7 @@ from thyroid_utils.scores.recipes import compare_recipes, mean_influence
 from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, tables_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.training.folds import FoldedRun, by_folds
 from thyroid_utils.training.ledger import Run
 
 SCORE = "iou"
@@ -60,7 +61,7 @@ class AblationStudy:
         """
         named = tables_named(tables)
         networks = {row.network: row for table in named.values() for row in table.rows}
-        unique = {run.name: run for run in runs}.values()
+        unique = by_folds({run.name: run for run in runs}.values())
         found = {network: [run for run in unique if _belongs(run, row)] for network, row in networks.items()}
         missing = [network for network, own in found.items() if not own]
         if missing:
@@ -125,16 +126,13 @@ class AblationStudy:
             `remark`.
         """
         estimates, costs = self.whole.estimates([SCORE])[SCORE], self.whole.costs
-        known = (self.whole.truth["area"] > 0).to_numpy()
-        influences = {network: mean_influence(scores.to_numpy()[:, known]) for network, scores in self.scores.items()}
-        found = {}
+        compare, found = self.whole.compared(SCORE), {}
         for name, table in self.tables.items():
             reference, rows = table.row(table.reference).network, {}
             for row in table.rows:
                 network, compared = row.network, None
                 if row.name != table.reference:
-                    compared = compare_recipes(influences[network], influences[reference], self.patients[known], most=1)
-                    compared = self.whole.withheld(compared, (network, reference))
+                    compared = self.whole.withheld(compare(network, reference), (network, reference))
                 rows[row.name] = {
                     "network": network,
                     "parameters": costs.at[network, "parameters"],
@@ -195,7 +193,7 @@ class AblationStudy:
         return compare_recipes(*gains, self.patients[known])
 
 
-def _belongs(run: Run, row: AblationRow) -> bool:
+def _belongs(run: Run | FoldedRun, row: AblationRow) -> bool:
     model = run.config.model
     return model.name == row.model and {name: v for name, v in model.options.items() if name in SWITCHES} == dict(row.switches)
 

@@ -1,0 +1,279 @@
+"""Finished runs by model or loss, and what every comparison of them says: whom it rests on, what was chosen, which differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.config import SplitConfig
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import count, listed, p_value
+from thyroid_utils.data.splits import patient_class
+from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.models.networks import latency, parameter_count
+from thyroid_utils.scores.comparisons import holm, subset_comparison
+from thyroid_utils.scores.estimates import Comparison, few_told
+from thyroid_utils.scores.recipes import ONE_TRAINING
+from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.training.folds import FoldedRun, by_folds
+from thyroid_utils.training.ledger import Run
+
+
+def check_recipes(runs: Mapping[str, list[Run | FoldedRun]]) -> None:
+    """Raise DataError where the runs of one label are no repetitions of one recipe: only seed, split and the data's folder may
+    differ."""
+    for name, found in runs.items():
+        recipes = set()
+        for run in found:
+            data = run.config.data.model_copy(update={"root": None})
+            recipes.add(run.config.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data}).to_json())
+        if len(recipes) > 1:
+            raise DataError(f"comparison: the runs of {name} differ in more than seed and split; compare them one by one")
+
+
+def _split(run: Run | FoldedRun) -> tuple[str, str]:
+    """What two runs share whose images can be paired: the split, and the data that it is of."""
+    return run.data["split_hash"], run.data["fingerprint"]
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Finished runs by model or by loss; "model" below means either.
+
+    `runs`: model → its trainings, with the same seeds and splits in the same order for each model; where the split has folds, a
+    training is a whole cross-validation, a `FoldedRun`.
+    """
+
+    runs: dict[str, list[Run | FoldedRun]]
+
+    tasks: ClassVar[tuple[str, ...]]
+    score: ClassVar[str]  # by which validation chooses
+    subsets: ClassVar[bool] = True  # whether runs may have several splits, the same ones for each model
+    hopeless: ClassVar[Callable[[Iterable[bool]], bool]] = any  # which of two untrained models leave a pair without a verdict
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], key: str = "model", **more: Any):
+        """Group finished runs by `key`, "model" or "loss", and by folds; `more`: the other fields of the class.
+
+        Raises:
+            DataError: no runs, a fold missing, runs of another task, models without the same seeds and splits, or runs of one
+                model that differ in more than these.
+        """
+        if not runs or any(run.config.task not in cls.tasks for run in runs):
+            raise DataError(f"comparison: needs one or more runs, all of task {' or '.join(cls.tasks)}")
+        grouped: dict[str, list[Run | FoldedRun]] = {}
+        for run in by_folds(runs):
+            grouped.setdefault(getattr(run.config, key).label, []).append(run)
+        check_recipes(grouped)
+        plans = {tuple((run.config.seed, _split(run)) for run in found) for found in grouped.values()}
+        seeds = {tuple(seed for seed, _ in plan) for plan in plans}
+        if len(seeds) > 1 or any(len(set(plan)) < len(plan) for plan in plans):
+            raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
+        if len(plans) > 1 or (not cls.subsets and len({split for plan in plans for _, split in plan}) > 1):
+            raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
+        # "tversky (alpha 0.3, beta 0.7)" is short where "tversky" alone is unique
+        short = [label.partition(" (")[0] for label in grouped]
+        labels = [name if short.count(name) == 1 else label for name, label in zip(short, grouped, strict=True)]
+        return cls(dict(zip(labels, grouped.values(), strict=True)), **more)
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.runs)
+
+    @property
+    def first(self) -> Run | FoldedRun:
+        return self.runs[self.models[0]][0]
+
+    @property
+    def one_split(self) -> bool:
+        """Whether all runs share one split, so that their test images are the same."""
+        return len({_split(run) for found in self.runs.values() for run in found}) == 1
+
+    @property
+    def folds(self) -> int:
+        """Of each training; 0 for one split or random subsets."""
+        return self.first.config.split.folds
+
+    @cached_property
+    def validation(self) -> pd.Series:
+        """Model → mean score on validation over its runs, best first."""
+        scores = {model: np.mean([run.metrics["val"][self.score] for run in found]) for model, found in self.runs.items()}
+        return pd.Series(scores).sort_values(ascending=False, kind="stable")
+
+    @property
+    def chosen(self) -> str:
+        """The model with the highest mean score on validation: test images have no say in it."""
+        return self.validation.index[0]
+
+    @property
+    def plan(self) -> str:
+        """What the runs of a model differ in, as text for a caption: `3 training seeds`, `5 folds, 3 training seeds each` or
+        `10 random subsets`."""
+        leaky = ", LEAKY: split by image" if self.first.data["leaky"] else ""
+        seeds = count(self.trainings, "training seed" if self.one_split else "random subset")
+        return (f"{self.folds} folds, {seeds} each" if self.folds else seeds) + leaky
+
+    @property
+    def band(self) -> str:
+        """What a line by epoch and its band are, as text for a caption; nothing to tell of one training."""
+        return "; line: mean, band: from the lowest to the highest" if self.trainings * (self.folds or 1) > 1 else ""
+
+    @property
+    def trainings(self) -> int:
+        """Of each model; one on all folds counts once."""
+        return len(self.runs[self.models[0]])
+
+    @property
+    def over(self) -> str:
+        """What the intervals of differences are over, as text for a caption."""
+        if not self.one_split:
+            return "over random subsets, corrected for their overlap"
+        if self.folds and self.trainings < 2:
+            return "over folds, corrected for the overlap of their training sides"
+        alone = "over patients, of these trained networks only: with one training of each there is no verdict on recipes"
+        return "over patients and training seeds" if self.trainings > 1 else alone
+
+    @property
+    def untrained(self) -> list[str]:
+        """The models that validation does not show to have learnt anything."""
+        raise NotImplementedError
+
+    @property
+    def fewest(self) -> tuple[str | int, ...]:
+        """What the scores rest on, for `few_told`: patients on test, of the rarer class; images, where the set names none."""
+        raise NotImplementedError
+
+    @property
+    def banner(self) -> str:
+        """Warnings, in markdown, of models that are `untrained` and of few patients; empty where there is neither."""
+        return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest)]))
+
+    @property
+    def unlearnt(self) -> str:
+        """A warning, in markdown, where some models are `untrained`; empty where none is."""
+        what = f"{listed(self.untrained)}: on validation not shown to be better than {self.blind}"
+        told = f"> **Not shown to have learnt.** {what}, so that no verdict rests on them. More EPOCHS or patients may show it."
+        return told if self.untrained else ""
+
+    def by_fold(self, model: str, score: str) -> np.ndarray:
+        """A score of each training on each fold's test side by itself: (seeds, folds)."""
+        raise NotImplementedError
+
+    @cached_property
+    def _tested(self) -> pd.DataFrame:
+        """`patient`, `label` and `fold` of all tested images, in folds."""
+        return self.first.predictions[["patient", "label", "fold"]]
+
+    def over_folds(self, score: str) -> Callable[[str, str], Comparison]:
+        """Compares two models by their differences fold by fold, means over seeds: with one training in folds nothing else shows
+        how a recipe varies. Nadeau and Bengio's correction, as the folds' training sides overlap."""
+        values = {model: self.by_fold(model, score).mean(axis=0) for model in self.runs}
+        images, patients = len(self._tested), self._tested["patient"].nunique()
+        train, test = self.first.data["images"]["train"], round(images / self.folds)
+
+        def compare(one: str, two: str) -> Comparison:
+            return replace(subset_comparison(values[one], values[two], train, test, patients), images=images)
+
+        return compare
+
+    def fold_table(self, pooled: pd.Series, score: str) -> pd.DataFrame:
+        """What each fold tests, its patients by class and the score of each model there (means over seeds), then the mean of the
+        folds and all `pooled`, model → Estimate. Empty without folds."""
+        if not self.folds:
+            return pd.DataFrame()
+        groups = [patient_class(own).value_counts() for _, own in self._tested.groupby("fold")]
+        table = pd.DataFrame(groups).fillna(0).astype(int).reset_index(drop=True)
+        table = table[[name for name in LABEL_NAMES.values() if name in table]].assign(images=self._tested.groupby("fold").size())
+        table = pd.concat([table.rename(index=lambda at: f"{at + 1}"), table.sum().to_frame("all, pooled").T])
+        for model in self.runs:
+            values = self.by_fold(model, score).mean(axis=0)
+            table[model] = [*values, pooled[model].value]
+            table.loc["mean of folds", model] = values.mean()
+        return table.rename_axis("fold")
+
+    def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
+        """Every pair of models, best on validation first, by one test and after Holm.
+
+        Args:
+            compare: maps two models to their `Comparison`. Where `untrained` models make it noise its p-value is taken away, and
+                `note` says why.
+
+        Returns:
+            a row a pair: `first`, `second`, `difference` (`Comparison`, first − second), `p_holm`, and `differs`, below 0.05.
+        """
+        pairs = list(combinations(self.validation.index, 2))
+        rows = [(*pair, self.withheld(compare(*pair), pair)) for pair in pairs]
+        table = pd.DataFrame(rows, columns=["first", "second", "difference"])
+        adjusted = holm([found.p_value for found in table["difference"]])
+        return table.assign(p_holm=adjusted, differs=adjusted < 0.05)
+
+    def withheld(self, found: Comparison, pair: Sequence[str]) -> Comparison:
+        """A comparison without its p-value where the pair's models are `untrained`."""
+        if not type(self).hopeless(model in self.untrained for model in pair):
+            return found
+        return replace(found, p_value=np.nan, note="validation does not show that they have learnt")
+
+    def lead(self, pairs: pd.DataFrame, score: str) -> str:
+        """How far the model that is best on validation is ahead of the next, and whether that is more than chance, as a sentence
+        of an answer; pairs: of `paired`. score: as it is called."""
+        if not len(pairs):
+            return "Alone it cannot be ranked."
+        pair, found = pairs.iloc[0], pairs.iloc[0]["difference"]
+        told = f"Its {score} less that of **{pair['second']}**, next on validation, is {told_difference(found)}"
+        if np.isnan(pair["p_holm"]):
+            how = "; SEEDS asks for more" if found.note == ONE_TRAINING else ""
+            return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether the recipes differ: {found.note}{how}."
+        verdict = "more than chance" if pair["differs"] else "not more than chance can give"
+        return f"{told} ({self.over}): {verdict} ({p_value(pair['p_holm'])} after Holm)."
+
+    def verdicts(self, pairs: pd.DataFrame, score: str) -> str:
+        """How many of the pairs differ, as a sentence; pairs: of `paired`."""
+        asked = int(pairs["p_holm"].notna().sum())
+        if not asked:
+            return f"No verdict on {score}: {listed(sorted({found.note for found in pairs['difference']}), 'one alone')}."
+        unasked = f"; {count(len(pairs) - asked, 'pair')} without a verdict" if asked < len(pairs) else ""
+        return f"**{int(pairs['differs'].sum())} of {count(asked, 'pair')}** differ in {score} after Holm, {self.over}{unasked}."
+
+    @property
+    def started(self) -> str:
+        """What the models started from, as text for a caption: `all from scratch`, or each by its name."""
+        weights = {model: found[0].data["weights"] for model, found in self.runs.items()}
+        kinds = set(weights.values())
+        return f"all {kinds.pop()}" if len(kinds) == 1 else ", ".join(f"{model} {kind}" for model, kind in weights.items())
+
+    @property
+    def sides(self) -> str:
+        """Images of the first run, as text: `48 train, 16 val, 16 test`; of folds those of one and all that are tested."""
+        images = self.first.data["images"]
+        if self.folds:
+            return (
+                f"{images['test']}, each tested once in {self.folds} folds of about {images['train']} train, {images['val']} val"
+            )
+        return ", ".join(f"{count} {side}" for side, count in images.items())
+
+    def history(self) -> pd.DataFrame:
+        """The histories of all runs, fold by fold: `model`, `seed`, `epoch` and their columns."""
+        runs = [(model, run) for model, found in self.runs.items() for training in found for run in training.folds]
+        tables = [run.history.reset_index().assign(model=model, seed=run.config.seed) for model, run in runs]
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """`parameters` (millions), `latency_ms` (of one image of the run's input on this machine's CPU), `images_per_second` in
+        training, `weights` it started from; a row a model."""
+        rows = {}
+        for model, found in self.runs.items():
+            network = found[0].load_model()
+            rows[model] = {
+                "parameters": parameter_count(network) / 1e6,
+                "latency_ms": latency(network, found[0].data["input"]),
+                "images_per_second": float(np.mean([run.environment.get("images_per_second") or np.nan for run in found])),
+                "weights": found[0].data["weights"],
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
