@@ -2,7 +2,9 @@
 
 An interruption, a full disk or a second process never leaves half of one. What a folder holds is written down when it is finished
 (`seal`): the SHA-256 of each file with its size and dates. A file is read again only where size or dates are others, as after a
-copy; so a change is noticed and a look costs next to nothing.
+copy; so a change is noticed and a look costs next to nothing. What a disk itself corrupts keeps its dates and is not noticed:
+hashing takes eight times as long as reading a store of images once (0.7 ms a MB), a checksum four times. Delete the cache folder
+where you doubt a disk.
 """
 
 from __future__ import annotations
