@@ -70,12 +70,12 @@ def as_tnscui(cases: pd.DataFrame, root: Path) -> None:
 
 
 def as_tg3k(cases: pd.DataFrame, root: Path) -> None:
-    """Numbered frames of videos, each a patient's first view and slightly brighter copies of it, with masks of the gland."""
+    """Numbered frames of videos, each a patient's first view and slightly brighter copies of it, with masks."""
     number = 0
     for case in cases.drop_duplicates("patient").itertuples():
-        image, gland = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (case.image, case.gland_mask))
+        image, mask = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (case.image, case.mask))
         for gain in (1.0, 1.02, 1.04):
-            for kind, pixels in (("image", cv2.convertScaleAbs(image, alpha=gain)), ("mask", gland)):
+            for kind, pixels in (("image", cv2.convertScaleAbs(image, alpha=gain)), ("mask", mask)):
                 write_png(root / f"thyroid-{kind}" / f"{number:04d}.png", pixels)
             number += 1
 

@@ -357,7 +357,7 @@ def trained_augmented() -> Entries:
 def phantoms() -> Entries:
     def told_of(patient: int, view: int, **settings) -> list:
         frame = f.simulate_view(patient, view, **settings)
-        pixels = [hashlib.sha256(part.tobytes()).hexdigest() for part in (frame.image, frame.nodule, frame.gland)]
+        pixels = [hashlib.sha256(part.tobytes()).hexdigest() for part in (frame.image, frame.nodule)]
         traits, neck = frame.patient.traits, (vars(part) for part in (frame.patient.neck, frame.patient.nodule, frame.view))
         level = [f.tirads_level(traits), f.malignancy_posterior(traits)]
         return [pixels, float(frame.image.mean()), frame.spacing, frame.patient.label, traits, *level, *neck]
@@ -366,7 +366,7 @@ def phantoms() -> Entries:
         with tempfile.TemporaryDirectory() as folder:
             cases = f.phantom_cases(folder, patients=12, size=64, seed=3, views=(1, 2), malignant_share=0.5)
             split = f.split_cases(cases, (0.6, 0.2, 0.2), by="patient", seed=0)
-            return [f.data_fingerprint(cases), told(split), cases.drop(columns=["image", "mask", "gland_mask"], errors="ignore")]
+            return [f.data_fingerprint(cases), told(split), cases.drop(columns=["image", "mask"])]
 
     return {
         **{f"patient, view {pair}": lambda pair=pair: told_of(*pair, size=96) for pair in ((0, 0), (3, 1))},

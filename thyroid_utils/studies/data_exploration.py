@@ -40,7 +40,7 @@ def class_counts(cases: pd.DataFrame) -> pd.DataFrame:
 def columns(cases: pd.DataFrame) -> pd.DataFrame:
     """What a case table holds beside files and patients, without its values, which may name a patient: a row a column with its
     type, the number of different values and that of missing ones."""
-    shown = cases.drop(columns=["image", "mask", "gland_mask", "patient"], errors="ignore")
+    shown = cases.drop(columns=["image", "mask", "patient"])
     rows = {"type": shown.dtypes.map(str), "different values": shown.nunique(), "missing": shown.isna().sum()}
     return pd.DataFrame(rows).rename_axis("column")
 

@@ -30,12 +30,11 @@ _REACH = 3.2  # mm that a probe moves at most between views
 
 @dataclass(frozen=True)
 class Frame:
-    """A simulated frame: `image` uint8 (size, size), masks boolean of that size, `spacing` mm a pixel, what it shows, and the
-    `stages` of its making (`simulation_stages`)."""
+    """A simulated frame: `image` uint8 (size, size), `nodule` its mask, bool of that size, `spacing` mm a pixel, what it shows,
+    and the `stages` of its making (`simulation_stages`)."""
 
     image: np.ndarray
     nodule: np.ndarray
-    gland: np.ndarray
     spacing: float
     patient: Patient
     view: View
@@ -79,7 +78,7 @@ def _simulate(patient: Patient, view: View, settings: Settings) -> Frame:
     top, bottom, left, right = scanner.echo_area(size)
     height, width = shape = bottom - top, right - left
     spacing = patient.spacing(size)
-    tissue, *outlines = build_scene(patient, view, shape, spacing, settings)
+    tissue, outline = build_scene(patient, view, shape, spacing, settings)
     # Some ten scatterers in a resolution cell. Those of the patient move with the probe; some are new, out of the old plane.
     reach = int(_REACH / spacing)
     right, down = (reach + min(max(round(move / spacing), -reach), reach) for move in view.shift)
@@ -92,8 +91,8 @@ def _simulate(patient: Patient, view: View, settings: Settings) -> Frame:
     envelope = imaging.envelope_of(real, imaginary)
     gray = imaging.smooth_display(imaging.log_compress(envelope, scanner.dynamic_range, scanner.gain + view.gain))
     framed = imaging.lay_out(scanner, gray, size, spacing, patient.side)
-    nodule, gland = np.zeros((2, size, size), bool)
-    nodule[top:bottom, left : left + width], gland[top:bottom, left : left + width] = outlines
+    nodule = np.zeros((size, size), bool)
+    nodule[top:bottom, left : left + width] = outline
     image = imaging.draw_callipers(framed, scanner, nodule, spacing) if view.callipers else framed
     stages = {
         "echogenicity": tissue.echo,
@@ -105,7 +104,7 @@ def _simulate(patient: Patient, view: View, settings: Settings) -> Frame:
         "log-compressed": gray,
         "frame": framed,
     }
-    return Frame(image, nodule, gland, spacing, patient, view, stages)
+    return Frame(image, nodule, spacing, patient, view, stages)
 
 
 def phantom_cases(
@@ -141,7 +140,7 @@ def phantom_cases(
         views: fewest and most views of a patient, within 1 to 6.
 
     Returns:
-        case table (`data.table`) with the further columns patient_known, target, gland_mask (path), scanner, frequency_mhz,
+        case table (`data.table`) with the further columns patient_known, target, scanner, frequency_mhz,
         view, plane, side, composition, echogenicity, shape, margin, foci, tirads (TR1 to TR5), callipers (boolean), age, sex,
         spacing_mm, nodule_width_mm, nodule_height_mm and malignancy_posterior: P(malignant | traits), the perfect reader.
 
@@ -174,7 +173,7 @@ def _name(settings: Settings, patients: int) -> str:
 
 
 def _files(folder: Path, patient: Patient, view: View) -> dict[str, Path]:
-    return {kind: folder / kind / f"{patient.number:04d}-{view.number + 1}.png" for kind in ("image", "nodule", "gland")}
+    return {kind: folder / kind / f"{patient.number:04d}-{view.number + 1}.png" for kind in ("image", "nodule")}
 
 
 def _row(files: dict[str, Path], patient: Patient, view: View, settings: Settings) -> dict:
@@ -187,7 +186,6 @@ def _row(files: dict[str, Path], patient: Patient, view: View, settings: Setting
         "dataset": "phantom",
         "patient_known": True,
         "target": "nodule",
-        "gland_mask": str(files["gland"]),
         "scanner": patient.scanner.name,
         "frequency_mhz": patient.scanner.frequency,
         "view": view.number + 1,

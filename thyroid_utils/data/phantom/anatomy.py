@@ -19,7 +19,7 @@ _INNER_CELLS = {"coarse": (2.4, 2.0), "medium": (1.2, 1.0), "sponge": (0.6, 0.48
 
 def build_scene(
     patient: Patient, view: View, shape: tuple[int, int], spacing: float, settings: Settings
-) -> tuple[Tissue, np.ndarray, np.ndarray]:
+) -> tuple[Tissue, np.ndarray]:
     """Paint what the probe sees in this view.
 
     Args:
@@ -29,7 +29,7 @@ def build_scene(
         settings: of the set.
 
     Returns:
-        the tissue, and the true outlines of nodule and gland, boolean (height, width).
+        the tissue, and the nodule's mask, bool (height, width).
     """
     height, width = shape
     lateral = (np.arange(width, dtype=np.float32) - (width - 1) / 2) * (spacing * view.stretch)
@@ -41,7 +41,7 @@ def build_scene(
     neck = patient.neck
     _paint_deep(canvas, neck, patient.plane)
     _paint_layers(canvas, neck, patient.plane)
-    gland = _paint_gland(canvas, neck, patient.plane)
+    _paint_gland(canvas, neck, patient.plane)
     if patient.plane == "transverse":
         _paint_trachea(canvas, neck)
         _paint_vessels(canvas, neck, patient.side)
@@ -54,10 +54,10 @@ def build_scene(
         loss = 32 * smoothstep(1 - np.arange(0.5, width) / (0.16 * width))
         canvas.shadow[0] += loss[:: -patient.loose_edge]
     canvas.attenuation += patient.penetration
-    maps = [canvas.echo, canvas.attenuation, canvas.shadow, canvas.specular, nodule, gland | nodule]
+    maps = [canvas.echo, canvas.attenuation, canvas.shadow, canvas.specular, nodule]
     if patient.side == "left":
         maps = [np.ascontiguousarray(values[:, ::-1]) for values in maps]
-    return Tissue(*maps[:4]), *maps[4:]
+    return Tissue(*maps[:4]), maps[4]
 
 
 def _paint_deep(canvas: Canvas, neck: Neck, plane: str) -> None:
@@ -103,27 +103,20 @@ def _paint_layers(canvas: Canvas, neck: Neck, plane: str) -> None:
     canvas.interface(fat_bottom, 0.3, 1.7, np.clip(0.65 + 0.45 * noise["fibres"], 0, 1))
 
 
-def _paint_gland(canvas: Canvas, neck: Neck, plane: str) -> np.ndarray:
-    """Both lobes and the isthmus before the trachea, or one lobe along its length; returns the gland's mask."""
+def _paint_gland(canvas: Canvas, neck: Neck, plane: str) -> None:
+    """Both lobes and the isthmus before the trachea, or one lobe along its length."""
     noise = canvas.noise
     echo = neck.gland_echo + neck.gland_variation * (noise["patchy"] + 0.8 * noise["broad"]) + 0.5 * noise["fine"]
     lobes = [ellipse(canvas, *neck.lobe, *neck.lobe_axes, neck.lobe_turn, bend=0.05 if plane == "transverse" else 0.03)]
-    gland = lobes[0].mask
     if plane == "transverse":
         lobes.append(ellipse(canvas, -neck.lobe[0] - 1.0, neck.lobe[1], 8.5, 8.0, -neck.lobe_turn, bend=0.05))
         depth, radius = neck.trachea
         ring = ellipse(canvas, 0.0, depth, radius + 0.5 + neck.isthmus, radius + 0.3 + neck.isthmus, 0.0)
-        bridge = (canvas.y < depth - 0.25 * radius) & ring.mask
         canvas.paint(ring.inside(0.3) * smoothstep((depth - 0.1 * radius - canvas.y) / 2.0), echo, 0.55)
         canvas.interface(ring.distance, 0.25, 1.0, ring.facing * (canvas.y < depth - 0.5 * radius))
-        gland = gland | lobes[1].mask | bridge
     for lobe in lobes:
         canvas.paint(lobe.inside(0.35), echo, 0.55)
         canvas.interface(lobe.distance - 0.1, 0.28, 1.4, (0.2 + 0.8 * lobe.facing) * np.clip(0.7 + 0.4 * noise["fibres"], 0, 1))
-    if plane == "transverse":
-        inner = ellipse(canvas, 0.0, neck.trachea[0], neck.trachea[1] + 0.4, neck.trachea[1] + 0.2, 0.0)
-        gland = gland & ~inner.mask
-    return gland
 
 
 def _paint_trachea(canvas: Canvas, neck: Neck) -> None:
