@@ -19,7 +19,14 @@ from thyroid_utils.studies.tables import different_from
 
 
 def made_run(
-    model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0, data: str = "d"
+    model: str,
+    skill: float,
+    seed: int = 0,
+    split_hash: str = "a",
+    config_seed: int = 0,
+    data: str = "d",
+    weights: str = "none",
+    **options: int,
 ) -> SimpleNamespace:
     """What a finished run offers; 60 patients a side, two images each, the classes `skill` standard deviations apart."""
     random = np.random.default_rng(seed)
@@ -36,11 +43,11 @@ def made_run(
     known = predictions[predictions["split"] == "val"]
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     run = SimpleNamespace(
-        config=RunConfig(model={"name": model}, seed=config_seed),
+        config=RunConfig(model={"name": model, "weights": weights, "options": options}, seed=config_seed),
         data={
             "split_hash": split_hash,
             "fingerprint": data,
-            "weights": "from scratch",
+            "weights": {"none": "from scratch", "imagenet": "ImageNet"}.get(weights, f"{weights} encoder"),
             "leaky": False,
             "input": (3,),
             "images": {"train": 360, "val": 120, "test": 120},
@@ -61,6 +68,34 @@ def comparison():
     runs = [made_run("weak", 0.3, seed, config_seed=seed) for seed in range(3)]
     runs += [made_run("strong", 3.0, 3 + seed, config_seed=seed) for seed in range(3)]
     return ClassifierComparison.of(runs)
+
+
+@pytest.mark.parametrize(("pretrained", "scratch"), [(3.0, 0.6), (0.6, 3.0)])
+def test_what_pretraining_is_worth_is_the_pretrained_less_the_same_from_scratch(pretrained, scratch):
+    starts = {"imagenet": pretrained, "none": scratch}
+    runs = [
+        made_run("b0", skill, 9 * at + seed, config_seed=seed, weights=start)
+        for at, (start, skill) in enumerate(starts.items())
+        for seed in range(3)
+    ]
+    found = ClassifierComparison.of(runs)
+    assert found.models == ["b0", "b0 (from scratch)"] and found.started == "b0 ImageNet, b0 (from scratch) from scratch"
+    auc = found.by_run(["auc"]).groupby("model")["auc"].mean()
+    worth = 100 * (auc["b0"] - auc["b0 (from scratch)"])
+    told = found.pretraining(found.pairs(), "AUC")
+    assert told.startswith(f"To **b0** its start (ImageNet) is worth {worth:+.1f} [") and told.count("To **") == 1
+    low, high = map(float, told.partition("[")[2].partition("]")[0].split(", "))
+    assert low < worth < high and "points of AUC against one from scratch (over patients and training seeds): more than" in told
+    once = ClassifierComparison.of(runs[::3])
+    assert "This run cannot say whether the recipes differ: one training" in once.pretraining(once.pairs(), "AUC")
+    alone = ClassifierComparison.of(runs[:3])
+    assert alone.models == ["b0"] and "FROM_SCRATCH asks what they are worth" in alone.pretraining(alone.pairs(), "AUC")
+
+
+def test_starts_and_options_are_named_where_they_tell_models_apart():
+    made = [("a", "none", {}), ("a", "imagenet", {}), ("a", "e.pt", {}), ("b", "none", {"n": 1}), ("c", "none", {"n": 1})]
+    runs = [made_run(name, 1.0, weights=start, **options) for name, start, options in [*made, ("c", "none", {"n": 2})]]
+    assert ClassifierComparison.of(runs).models == ["a (from scratch)", "a", "a (e.pt)", "b", "c (n 1)", "c (n 2)"]
 
 
 def test_a_clear_difference_is_found_and_none_between_equals(comparison):

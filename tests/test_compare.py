@@ -57,7 +57,10 @@ def test_configs_differ_in_what_is_compared_alone():
     for scratch, starts in ((both[:1], ["none", "imagenet"]), (both, ["none", "imagenet", "none"])):
         mixed = comparison_configs(both, [0], shared, weights="imagenet", scratch=scratch)
         assert [config.model.weights for config in mixed] == starts
-    assert len(comparison_configs(both, [0], shared, scratch=both)) == 2, "no weights, nothing to train again"
+    both += ["unet_efficientnet_lite0"]
+    mixed = comparison_configs(both, [0], shared, weights="installed", scratch=both)
+    assert [config.model.weights for config in mixed] == ["none", "none", "imagenet", "none"], "what needs no download"
+    assert len(comparison_configs(both, [0], shared, scratch=both)) == 3, "no weights, nothing to train again"
     with pytest.raises(ConfigError, match="FROM_SCRATCH are given for unet_resnet50, which is not compared; known: unet, unet_r"):
         comparison_configs(both, [0], shared, scratch=["unet_resnet50"])
     for wrong, options in (({}, {"vgg16": {"hidden": 64}}), ({"training": {"epochs": 0}}, {}), ({"task": "segmentation"}, {})):

@@ -11,6 +11,7 @@ from thyroid_utils.common.config import ConfigError, DataConfig, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import too_few
+from thyroid_utils.models.libraries import LITE0
 from thyroid_utils.models.networks import architecture
 from thyroid_utils.training.tasks import TASKS
 
@@ -108,7 +109,8 @@ def comparison_configs(
         models: names of `models.CLASSIFIERS` or `models.SEGMENTERS`, `timm:NAME` or `smp:ARCH:ENCODER`.
         seeds: of the training; with `subsets` only the first is used.
         common: the other fields of `RunConfig` (`shared_settings`), `loss` among them unless `losses` are given.
-        weights: what every model, or the encoder of every segmenter, starts from.
+        weights: what every model, or the encoder of every segmenter, starts from; "installed" is "imagenet" for those whose
+            values come with the installation, and "none" for all others.
         options: model → options of its builder.
         scratch: models that are trained a second time from random values, which shows what `weights` are worth; those without
             ImageNet weights are trained from random values alone.
@@ -126,8 +128,10 @@ def comparison_configs(
     named = []
     for name in models:
         own, again = dict(options.get(name, {})), name in scratch
-        alone = again and weights == "imagenet" and not architecture(name).source(own)
-        starts = dict.fromkeys([weights] * (not alone) + ["none"] * again)
+        source = _source(name, own) if weights in ("imagenet", "installed") else ""
+        start = weights if weights != "installed" else "imagenet" if source == LITE0 else "none"
+        alone = again and start == "imagenet" and not source
+        starts = dict.fromkeys([start] * (not alone) + ["none"] * again)
         named += [{"name": name, "weights": start, "options": own} for start in starts]
     changes = [{}] if losses is None else [{"loss": {"name": name, "options": dict(own)}} for name, own in losses]
     split = dict(common.get("split", {}))
@@ -135,3 +139,11 @@ def comparison_configs(
     if subsets:
         plans = [{"seed": seeds[0], "split": {**split, "repeat": repeat}} for repeat in range(subsets)]
     return [RunConfig(**{**common, "model": model, **change, **plan}) for model in named for change in changes for plan in plans]
+
+
+def _source(name: str, options: Mapping[str, Any]) -> str:
+    """Whose ImageNet values a network takes; "" of an unknown one, which is told when it is built."""
+    try:
+        return architecture(name).source(options)
+    except ValueError:
+        return ""

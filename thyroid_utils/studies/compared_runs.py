@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.folds import FoldedRun, by_folds
 from thyroid_utils.training.ledger import Run
 
+SCRATCH = " (from scratch)"
+
 
 def check_recipes(runs: Mapping[str, list[Run | FoldedRun]]) -> None:
     """Raise DataError where the runs of one label are no repetitions of one recipe: only seed, split and the data's folder may
@@ -35,6 +38,20 @@ def check_recipes(runs: Mapping[str, list[Run | FoldedRun]]) -> None:
             recipes.add(run.config.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data}).to_json())
         if len(recipes) > 1:
             raise DataError(f"comparison: the runs of {name} differ in more than seed and split; compare them one by one")
+
+
+def _labels(found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Label and start of each run → how its model is named: "tversky (alpha 0.3, beta 0.7)" is short where "tversky" alone is
+    unique, and a start is told where a model has several."""
+    found = dict.fromkeys(found)
+    plain = [label.partition(" (")[0] for label in dict.fromkeys(label for label, _ in found)]
+    starts = Counter(label for label, _ in found)
+    named = {}
+    for label, weights in found:
+        short = label.partition(" (")[0]
+        start = {"none": SCRATCH, "imagenet": ""}.get(weights, f" ({weights})") if starts[label] > 1 else ""
+        named[label, weights] = (short if plain.count(short) == 1 else label) + start
+    return named
 
 
 def _split(run: Run | FoldedRun) -> tuple[str, str]:
@@ -59,7 +76,8 @@ class ComparedRuns:
 
     @classmethod
     def of(cls, runs: Sequence[Run], key: str = "model", **more: Any):
-        """Group finished runs by `key`, "model" or "loss", and by folds; `more`: the other fields of the class.
+        """Group finished runs by `key`, "model" or "loss", and by folds; `more`: the other fields of the class. A model that was
+        trained from several starts is named with them: `resnet18`, `resnet18 (from scratch)`.
 
         Raises:
             DataError: no runs, a fold missing, runs of another task, models without the same seeds and splits, or runs of one
@@ -68,8 +86,9 @@ class ComparedRuns:
         if not runs or any(run.config.task not in cls.tasks for run in runs):
             raise DataError(f"comparison: needs one or more runs, all of task {' or '.join(cls.tasks)}")
         grouped: dict[str, list[Run | FoldedRun]] = {}
+        labels = _labels([(getattr(run.config, key).label, run.config.model.weights) for run in runs])
         for run in by_folds(runs):
-            grouped.setdefault(getattr(run.config, key).label, []).append(run)
+            grouped.setdefault(labels[getattr(run.config, key).label, run.config.model.weights], []).append(run)
         check_recipes(grouped)
         plans = {tuple((run.config.seed, _split(run)) for run in found) for found in grouped.values()}
         seeds = {tuple(seed for seed, _ in plan) for plan in plans}
@@ -77,10 +96,7 @@ class ComparedRuns:
             raise DataError(f"comparison: give every {key} the same seeds, each once; found {sorted(seeds)}")
         if len(plans) > 1 or (not cls.subsets and len({split for plan in plans for _, split in plan}) > 1):
             raise DataError("comparison: the runs were trained on different splits, so their images cannot be paired")
-        # "tversky (alpha 0.3, beta 0.7)" is short where "tversky" alone is unique
-        short = [label.partition(" (")[0] for label in grouped]
-        labels = [name if short.count(name) == 1 else label for name, label in zip(short, grouped, strict=True)]
-        return cls(dict(zip(labels, grouped.values(), strict=True)), **more)
+        return cls(grouped, **more)
 
     @property
     def models(self) -> list[str]:
@@ -224,8 +240,26 @@ class ComparedRuns:
         of an answer; pairs: of `paired`. score: as it is called."""
         if not len(pairs):
             return "Alone it cannot be ranked."
-        pair, found = pairs.iloc[0], pairs.iloc[0]["difference"]
-        told = f"Its {score} less that of **{pair['second']}**, next on validation, is {told_difference(found)}"
+        pair = pairs.iloc[0]
+        ahead = told_difference(pair["difference"])
+        return self._judged(f"Its {score} less that of **{pair['second']}**, next on validation, is {ahead}", pair)
+
+    def pretraining(self, pairs: pd.DataFrame, score: str) -> str:
+        """What weights are worth to each model that was also trained from scratch, in points of a score, as sentences; pairs: of
+        `paired`. score: as it is called."""
+        told = []
+        for _, pair in pairs.iterrows():
+            first, second = pair["first"], pair["second"]
+            if SCRATCH in first + second and first.removesuffix(SCRATCH) == second.removesuffix(SCRATCH):
+                model, sign = (second, -1) if first.endswith(SCRATCH) else (first, 1)
+                worth = f"{told_difference(pair['difference'], 1, 100 * sign)} points of {score} against one from scratch"
+                start = f"To **{model}** its start ({self.runs[model][0].data['weights']}) is worth {worth}"
+                told.append(self._judged(start, pair))
+        return " ".join(told) or "No network began at random beside its weights; FROM_SCRATCH asks what they are worth."
+
+    def _judged(self, told: str, pair: pd.Series) -> str:
+        """A difference that a sentence begins with, and whether it is more than chance; pair: a row of `paired`."""
+        found = pair["difference"]
         if np.isnan(pair["p_holm"]):
             how = "; SEEDS asks for more" if found.note == ONE_TRAINING else ""
             return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether the recipes differ: {found.note}{how}."
