@@ -28,9 +28,8 @@ def test_a_band_has_the_spread_of_resampled_curves():
     labels, probabilities, _, patients = example(80)
     band = roc_band(labels, probabilities, patients, resamples=60)
     codes = pd.factorize(patients)[0]
-    (counts,) = drawn_patients(80, 60, len(labels))
     curves = []
-    for column in counts.T.astype(int):
+    for column in drawn_patients(80, 60).astype(int):
         images = np.repeat(np.arange(len(labels)), column[codes])
         if 0 < labels[images].sum() < len(images):
             alarms, hits, _ = roc_curve(labels[images], probabilities[images])

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit, logit, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 from thyroid_utils.scores.checks import known_patients
-from thyroid_utils.scores.estimates import POWER, Comparison, Estimate
+from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, interval
 from thyroid_utils.scores.patients import over_patients
 from thyroid_utils.scores.recipes import RecipeComparison, mean_influence
 
@@ -110,16 +110,12 @@ def subset_estimate(
     if len(known) < 2:
         value = float(known[0]) if len(known) else np.nan
         return Estimate(value, np.nan, np.nan, test, patients, note=note or "1 subset")
-    reach, error, _ = _over_subsets(known, train, test)
-    mean, (least, most) = float(known.mean()), limits
+    _, error, freedom = _over_subsets(known, train, test)
+    mean = float(known.mean())
     if not error > 1e-12:
         return Estimate(mean, np.nan, np.nan, test, patients, note=note or "all subsets agree")
-    low, high = mean - reach, mean + reach
-    if np.isfinite(most - least):
-        share = (mean - least) / (most - least)
-        steep = reach / ((most - least) * share * (1 - share))
-        low, high = (least + (most - least) * float(expit(logit(share) + move)) for move in (-steep, steep))
-    return Estimate(mean, low, high, test, patients, note=note)
+    low, high = interval(mean, error, freedom, np.inf, limits)
+    return Estimate(mean, float(low), float(high), test, patients, note=note)
 
 
 def subset_comparison(first: Sequence[float], second: Sequence[float], train: int, test: int, patients: int) -> RecipeComparison:

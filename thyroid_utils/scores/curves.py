@@ -7,7 +7,7 @@ point has the interval of any number between 0 and 1 (`scores.estimates`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,18 +22,9 @@ FEW = 30  # patients of a class below which a curve has no band
 FEW_WRONG = 5  # patients below whose needless actions net benefit has none
 
 
-def drawn_patients(patients: int, resamples: int, images: int) -> Iterator[np.ndarray]:
-    """How often each patient is drawn, float64 (patients, block), block after block until `resamples` columns were given.
-
-    Each column draws `patients` patients with replacement; the columns are always the same, whatever the block.
-    """
-    random = np.random.default_rng(0)
-    block = int(np.clip(BLOCK_VALUES // max(patients, images), 8, resamples))
-    for start in range(0, resamples, block):
-        columns = min(block, resamples - start)
-        drawn = random.integers(patients, size=(columns, patients))
-        cells = drawn * columns + np.arange(columns)[:, None]
-        yield np.bincount(cells.ravel(), minlength=patients * columns).reshape(patients, columns).astype(float)
+def drawn_patients(patients: int, resamples: int) -> np.ndarray:
+    """How often each patient is among as many that are drawn with replacement, float64 (resamples, patients); always the same."""
+    return np.random.default_rng(0).multinomial(patients, np.full(patients, 1 / patients), resamples).astype(float)
 
 
 def roc_band(
@@ -46,11 +37,11 @@ def roc_band(
 
     Args:
         labels, probabilities, patients: as in `patient_scores`; with (seeds, n) the mean curve over seeds.
-        resamples: how many sets of patients; those with one class only are left out.
+        resamples: how many sets of patients.
 
     Returns:
-        DataFrame of 101 rows: false_positive_rate (0, 0.01, …, 1), sensitivity, low, high; these two NaN with fewer than two
-        patients, or where more than a tenth of the resamples have one class only.
+        DataFrame of 101 rows: false_positive_rate (0, 0.01, …, 1), sensitivity, low, high; these two NaN with fewer than 30
+        patients of a class.
 
     Raises:
         DataError: the images are of one class only.
@@ -86,26 +77,21 @@ def _band(columns, read, labels, probabilities, patients, resamples) -> pd.DataF
     where = "pr_band" if columns[0] == "recall" else "roc_band"
     truth = checked_labels(labels, where)
     need_both_classes(truth, where)
-    codes, _ = patient_codes(patients, len(truth), where)
+    codes, people = patient_codes(patients, len(truth), where)
     rows = np.atleast_2d(checked_scores(probabilities, len(truth), where))
     grid, models = np.linspace(0, 1, 101), [Labelled(truth, row) for row in rows]
 
     def curves(weights: np.ndarray) -> np.ndarray:
-        """Mean curve over seeds, (points, m), NaN where a class is missing."""
-        found = np.full((len(models), weights.shape[1], len(grid)), np.nan)
-        for of_seed, images in zip(found, models, strict=True):
-            hits, alarms = Weighed(images, weights).curve
-            for column in np.flatnonzero((hits[-1] > 0) & (alarms[-1] > 0)):
-                of_seed[column] = read(grid, hits[:, column], alarms[:, column])
-        return found.mean(axis=0).T
+        """Mean curve over seeds, (m, points)."""
+        of_seeds = [(side.T for side in Weighed(images, weights).curve) for images in models]
+        return np.mean([[read(grid, *counts) for counts in zip(*sides, strict=True)] for sides in of_seeds], axis=0)
 
-    value = curves(np.ones((len(codes), 1)))[:, 0]
+    (value,) = curves(np.ones((len(codes), 1)))
     low = high = np.full(len(grid), np.nan)
     of_classes = images_of(codes, truth)
     if resamples > 1 and (of_classes > 0).sum(axis=1).min() >= FEW:
-        counts = drawn_patients(codes.max() + 1, resamples, len(codes))
-        drawn = np.concatenate([curves(each[codes]) for each in counts], axis=1)
-        error = drawn[:, ~np.isnan(drawn).any(axis=0)].std(axis=1, ddof=1)
+        blocks = np.array_split(drawn_patients(people, resamples), min(resamples, 1 + resamples * len(codes) // BLOCK_VALUES))
+        error = np.concatenate([curves(block.T[codes]) for block in blocks]).std(axis=0, ddof=1)
         fewest = effective(of_classes).min()
         low, high = share_interval(value, error, fewest - 1, fewest, truth.sum())
     return pd.DataFrame(dict(zip((*columns, "low", "high"), (grid, value, low, high), strict=True)))

@@ -139,7 +139,7 @@ def interval(
     Args:
         value, error: numbers and their standard errors, of one shape.
         freedom: of t; at least 1 is taken.
-        patients: `effective` number that the numbers rest on.
+        patients: `effective` number that the numbers rest on; inf for none that says nothing.
         limits: that they lie between; (0, inf) for lengths, whose interval is made on the logarithm's scale.
         middle: where between the limits, as a share of the way, the half patient lies that says nothing.
     """
@@ -151,7 +151,7 @@ def interval(
             return value - t * error, value + t * error
         factor = np.exp(t * error / (value - least))
         return least + (value - least) / factor, least + (value - least) * factor
-    place, known = (value - least) / (most - least), patients / (patients + UNKNOWING)
+    place, known = (value - least) / (most - least), 1 / (1 + UNKNOWING / patients)
     moved = known * place + (1 - known) * middle
     spread = np.hypot(known * error / (most - least), (1 - known) * np.sqrt(middle * (1 - middle)))
     reach = t * spread / (moved * (1 - moved))
@@ -172,7 +172,7 @@ def share_interval(
         Korn and Graubard, Survey Methodology 24 (1998) 193-201; Brown, Cai and DasGupta, Stat. Sci. 16 (2001) 101-133.
     """
     share, error = np.asarray(share, dtype=float), np.asarray(error, dtype=float)
-    known = patients / (patients + UNKNOWING)
+    known = 1 / (1 + UNKNOWING / patients)
     variance = np.where(error > 1e-9, (known * error) ** 2 + ((1 - known) / 2) ** 2, np.nan)
     as_many = share * (1 - share) / variance * (_t(images - 1) / _t(freedom)) ** 2
     right, wrong = share * as_many, (1 - share) * as_many

@@ -28,18 +28,6 @@ LIMITS = {"mcc": (-1, 1), "calibration_slope": (-np.inf, np.inf), "calibration_i
 _COMPUTE: dict[str, Callable[[Weighed], np.ndarray]] = {}
 
 
-class Counted:
-    """A 2 × 2 table, or many: true positives, false positives, false negatives, true negatives, each a number or (m,)."""
-
-    def __init__(self, *counts: np.ndarray) -> None:
-        self.table = np.asarray(counts, dtype=float)
-
-    def score(self, name: str) -> np.ndarray:
-        """A score of `SCORES` that needs no more than the table; NaN where undefined."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return _COMPUTE[name](self)
-
-
 class Labelled:
     """A model's probabilities of images with a label, sorted once, to be scored with any weights.
 
@@ -63,11 +51,16 @@ class Labelled:
         return logit(self.probabilities)
 
 
-class Weighed(Counted):
-    """Images that count as often as their weights (n, m) say; every score is (m,)."""
+class Weighed:
+    """Images that count as often as their weights (n, m) say."""
 
     def __init__(self, images: Labelled, weights: np.ndarray) -> None:
         self.source, self.weights = images, weights
+
+    def score(self, name: str) -> np.ndarray:
+        """A score of `SCORES`, (m,); NaN where undefined."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return _COMPUTE[name](self)
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -123,42 +116,42 @@ def pr_auc(images: Weighed) -> np.ndarray:
 
 
 @_score("accuracy", share_of=COUNTS)
-def accuracy(images: Counted) -> np.ndarray:
+def accuracy(images: Weighed) -> np.ndarray:
     tp, _, _, tn = images.table
     return (tp + tn) / images.table.sum(axis=0)
 
 
 @_score("balanced accuracy")
-def balanced_accuracy(images: Counted) -> np.ndarray:
+def balanced_accuracy(images: Weighed) -> np.ndarray:
     return (sensitivity(images) + specificity(images)) / 2
 
 
 @_score("sensitivity", share_of=("true_positives", "false_negatives"))
-def sensitivity(images: Counted) -> np.ndarray:
+def sensitivity(images: Weighed) -> np.ndarray:
     tp, _, fn, _ = images.table
     return tp / (tp + fn)
 
 
 @_score("specificity", share_of=("false_positives", "true_negatives"))
-def specificity(images: Counted) -> np.ndarray:
+def specificity(images: Weighed) -> np.ndarray:
     _, fp, _, tn = images.table
     return tn / (tn + fp)
 
 
 @_score("precision", share_of=("true_positives", "false_positives"))
-def precision(images: Counted) -> np.ndarray:
+def precision(images: Weighed) -> np.ndarray:
     tp, fp, _, _ = images.table
     return tp / (tp + fp)
 
 
 @_score("F1")
-def f1(images: Counted) -> np.ndarray:
+def f1(images: Weighed) -> np.ndarray:
     tp, fp, fn, _ = images.table
     return 2 * tp / (2 * tp + fp + fn)
 
 
 @_score("MCC")
-def mcc(images: Counted) -> np.ndarray:
+def mcc(images: Weighed) -> np.ndarray:
     """(TP·TN − FP·FN) / √((TP+FP)(TP+FN)(TN+FP)(TN+FN)); 0 where both classes are present and all are called the same."""
     tp, fp, fn, tn = images.table
     # The root is taken of each pair: the product of four counts of a large set would lose digits.
@@ -253,8 +246,7 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float]) -> f
     distinct = np.unique(values)
     above = (distinct[-1] + 1) / 2 if distinct[-1] < 1 else np.nextafter(1, 2)
     thresholds = np.concatenate([[distinct[0] / 2], (distinct[1:] + distinct[:-1]) / 2, [above]])
-    hits = truth.sum() - np.searchsorted(np.sort(values[truth]), thresholds)
-    alarms = (~truth).sum() - np.searchsorted(np.sort(values[~truth]), thresholds)
-    quality = balanced_accuracy(Counted(hits, alarms, truth.sum() - hits, (~truth).sum() - alarms))
+    missed, cleared = (np.searchsorted(np.sort(values[part]), thresholds) / part.sum() for part in (truth, ~truth))
+    quality = cleared - missed
     best = quality >= quality.max() - 1e-9  # equal but for rounding
     return float(min(thresholds[best], key=lambda threshold: abs(threshold - 0.5)))

@@ -255,8 +255,7 @@ def aurc(uncertainty: Sequence[float], errors: Sequence[float]) -> float:
     Reference:
         Geifman, Uziel and El-Yaniv, Bias-reduced uncertainty estimation for deep neural classifiers, ICLR (2019).
     """
-    risks = risk_coverage(uncertainty, errors)["risk"]
-    return float(risks.mean()) if len(risks) else float("nan")
+    return float(risk_coverage(uncertainty, errors)["risk"].mean())
 
 
 def benefit_values(labels: Sequence[int], probabilities: Sequence[float], threshold: float) -> np.ndarray:
