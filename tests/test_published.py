@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -136,130 +135,102 @@ def test_tn3k_files_that_are_wrong_or_missing(tn3k):
     assert "images in test-image/" in refusal("tn3k", tn3k)
 
 
-# TN5000
+# TN5000, ThyroidXL and BUSI
 
 
-def voc(*nodules: tuple[str, object]) -> str:
-    """An annotation: a class and (xmin, ymin, xmax, ymax) a nodule."""
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    boxes = [(name, "".join(f"<{at}>{x}</{at}>" for at, x in zip(corners, box, strict=False))) for name, box in nodules]
-    objects = "".join(f"<object><name>{name}</name><bndbox>{box}</bndbox></object>" for name, box in boxes)
-    return f"<annotation><filename>x.jpg</filename><size><width>40</width></size>{objects}</annotation>"
+def voc(*nodules: str) -> str:
+    """An annotation; a nodule is "class xmin ymin xmax ymax"."""
+    drawn = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+    return "<annotation>" + "".join(drawn.format(*nodule.split()) for nodule in nodules) + "</annotation>"
 
 
 @pytest.fixture
-def tn5000(tmp_path):
+def sets(tmp_path, monkeypatch):
+    """A folder with the three sets in it."""
+    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "TN5000"
-    put(folder / "JPEGImages", *(f"{number:06d}.jpg" for number in range(1, 5)))
+    put(folder / "JPEGImages", "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
     (folder / "Annotations").mkdir()
-    nodules = [[("0", (3, 4, 20, 21))], [("1", (5, 6, 7, 8)), ("1", (1, 9, 6, 12))], [("1", (1, 1, 2, 2))], [("0", (1, 2, 3, 4))]]
-    for number, drawn in enumerate(nodules, 1):
-        (folder / "Annotations" / f"{number:06d}.xml").write_text(voc(*drawn))
-    lists = folder / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    for side, names in {"train": "000001\n000002\n", "val": "000003\n", "test": "000004\n", "trainval": "000001\n"}.items():
-        (lists / f"{side}.txt").write_text(names)
-    return folder
+    for number, nodules in enumerate([["0 3 4 20 21"], ["1 5 6 7 8", "1 1 9 6 12"], ["1 1 1 2 2"], ["0 1 2 3 4"]], 1):
+        (folder / "Annotations" / f"{number}.xml").write_text(voc(*nodules))
+    for side, names in {"train": "1\n2\n", "val": "3\n", "test": "4\n", "trainval": "1\n2\n3\n"}.items():
+        (folder / "ImageSets" / "Main" / f"{side}.txt").write_text(names)
+    for side, names in {"train": ("058_22_0.png", "058_A7_1.png", "cover.png"), "test": ("060_0F_0.png",)}.items():
+        put(tmp_path / "ThyroidXL" / side / "images", *names)
+        put(tmp_path / "ThyroidXL" / side / "masks", *names, pixels=SPOT)
+    for name in ("benign", "malignant", "normal"):
+        put(tmp_path / "BUSI" / name, f"{name} (1).png")
+        put(tmp_path / "BUSI" / name, f"{name} (1)_mask.png", pixels=SPOT & (name != "normal"))
+    put(tmp_path / "BUSI" / "benign", "benign (1)_mask_1.png", pixels=SPOT[::-1, ::-1])
+    return tmp_path
 
 
-def test_tn5000_official_split_labels_and_boxes(tn5000):
-    cases = load_cases("tn5000", tn5000.parent)
-    assert cases.index.tolist() == [f"tn5000/{number:06d}" for number in range(1, 5)]
+def test_tn5000_official_split_labels_and_boxes(sets):
+    cases = load_cases("tn5000", sets)
+    assert cases.index.tolist() == ["tn5000/1", "tn5000/2", "tn5000/3", "tn5000/4"]
     assert cases["split"].tolist() == ["train", "train", "val", "test"] and cases["label"].tolist() == [0, 1, 1, 0]
-    assert cases["nodules"].tolist() == [1, 2, 1, 1]
-    assert cases.loc["tn5000/000001", ["box_left", "box_top", "box_right", "box_bottom"]].tolist() == [3, 4, 20, 21]
-    assert cases.loc["tn5000/000002", ["box_left", "box_top", "box_right", "box_bottom"]].tolist() == [1, 6, 7, 12]
+    boxes = cases[["nodules", "box_left", "box_top", "box_right", "box_bottom"]].to_numpy().tolist()
+    assert boxes == [[1, 3, 4, 20, 21], [2, 1, 6, 7, 12], [1, 1, 1, 2, 2], [1, 1, 2, 3, 4]]
     assert cases["mask"].isna().all() and not cases["patient_known"].any() and cases["patient"].is_unique
-    assert not cases.attrs["notes"] and check_dataset("tn5000", tn5000).ok
+    assert not cases.attrs["notes"] and check_dataset("tn5000", sets).ok
 
 
 VOC = [
     (voc(), "no nodule in the annotation"),
-    (voc(("0", (1, 2, 3, 4)), ("1", (1, 2, 3, 4))), "nodules of class 0 and 1, expected 0 or 1"),
-    (voc(("nodule", (1, 2, 3, 4))), "nodules of class nodule, expected 0 or 1"),
-    (voc(("1", (1, 2, 3))), "a box without four whole numbers"),
-    (voc(("1", (1, 2, -3, "x"))), "a box without four whole numbers"),
+    (voc("0 1 2 3 4", "1 1 2 3 4"), "nodules of class 0 and 1, expected 0 or 1"),
+    (voc("1 1 2 -3 x"), "a box without four whole numbers"),
     ("<annotation>", "no annotation that can be read"),
 ]
 
 
 @pytest.mark.parametrize(("text", "told"), VOC)
-def test_an_annotation_that_tells_no_one_class_leaves_its_image_without_label_and_is_told(tn5000, text, told):
-    (tn5000 / "Annotations" / "000002.xml").write_text(text)
-    cases = load_cases("tn5000", tn5000)
-    assert cases["label"].isna().tolist() == [False, True, False, False]
-    assert cases.loc["tn5000/000002", ["nodules", "box_left"]].isna().all() and cases["split"].notna().all()
-    assert [(Path(note["file"]).name, note["problem"]) for note in cases.attrs["notes"]] == [
-        ("000002.xml", f"{told}: no label and no box")
-    ]
+def test_an_annotation_that_tells_no_one_class_leaves_its_image_without_label_and_is_told(sets, text, told):
+    (sets / "TN5000" / "Annotations" / "2.xml").write_text(text)
+    cases = load_cases("tn5000", sets)
+    assert cases["label"].isna().tolist() == [False, True, False, False] and cases["split"].notna().all()
+    assert cases.loc["tn5000/2", ["nodules", "box_left"]].isna().all()
+    assert [note["problem"] for note in cases.attrs["notes"]] == [f"{told}: no label and no box"]
 
 
-# ThyroidXL and BUSI
-
-
-@pytest.fixture
-def thyroidxl(tmp_path):
-    for side, names in {"train": ("00000058_2201CE11_0", "00000058_A73CED93_1", "cover"), "test": ("00000060_0F_0",)}.items():
-        put(tmp_path / side / "images", *(f"{name}.png" for name in names))
-        put(tmp_path / side / "masks", *(f"{name}.png" for name in names), pixels=SPOT)
-    return tmp_path
-
-
-def test_thyroidxl_official_split_by_patient(thyroidxl):
-    cases = load_cases("thyroidxl", thyroidxl)
+def test_thyroidxl_official_split_by_patient(sets):
+    cases = load_cases("thyroidxl", sets)
     assert cases["split"].tolist() == ["train", "train", "train", "test"] and cases["label"].isna().all()
-    unknown = "thyroidxl/train/cover"
-    assert cases["patient"].tolist() == ["thyroidxl-00000058"] * 2 + [unknown, "thyroidxl-00000060"]
-    assert cases["patient_known"].tolist() == [True, True, False, True] and cases["mask"].notna().all()
-    assert check_dataset("thyroidxl", thyroidxl).ok
-    put(thyroidxl / "test" / "images", "00000058_FF_7.png")
-    errors = check_dataset("thyroidxl", thyroidxl).table.query("severity == 'error'")["problem"].tolist()
+    assert cases["patient"].tolist() == ["thyroidxl-058"] * 2 + ["thyroidxl/train/cover", "thyroidxl-060"]
+    assert cases["patient_known"].tolist() == [True, True, False, True] and check_dataset("thyroidxl", sets).ok
+    put(sets / "ThyroidXL" / "test" / "images", "058_FF_7.png")
+    errors = check_dataset("thyroidxl", sets).table.query("severity == 'error'")["problem"].tolist()
     assert errors == ["mask missing", "one patient is in test, train (3 images)"]
 
 
-@pytest.fixture
-def busi(tmp_path, monkeypatch):
-    monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "BUSI"
-    for name in ("benign", "malignant", "normal"):
-        put(folder / name, f"{name} (1).png", f"{name} (10).png")
-        put(folder / name, f"{name} (1)_mask.png", f"{name} (10)_mask.png", pixels=SPOT & (name != "normal"))
-    put(folder / "benign", "benign (1)_mask_1.png", pixels=SPOT[::-1, ::-1])
-    return folder
-
-
-def test_busi_joins_masks_and_leaves_normal_ones_without_label_and_with_an_empty_mask(busi):
-    cases = load_cases("busi", busi.parent)
-    assert cases.index.tolist() == [f"busi/{name} ({n})" for name in ("benign", "malignant", "normal") for n in (1, 10)]
-    assert cases["label"].fillna(-1).tolist() == [0, 0, 1, 1, -1, -1] and not cases["patient_known"].any()
-    assert cases["normal"].tolist() == [False] * 4 + [True] * 2
-    assert np.array_equal(mask_of(cases, "busi/benign (1)"), SPOT | SPOT[::-1, ::-1])
-    assert np.array_equal(mask_of(cases, "busi/malignant (10)"), SPOT) and not mask_of(cases, "busi/normal (1)").any()
-    report = check_dataset("busi", busi)
-    assert set(report.table["severity"]) == {"info"} and report.summary["unlabelled"] == 2
+def test_busi_joins_masks_and_leaves_normal_ones_without_label_and_with_an_empty_mask(sets):
+    cases = load_cases("busi", sets)
+    assert cases.index.tolist() == ["busi/benign (1)", "busi/malignant (1)", "busi/normal (1)"]
+    assert cases["label"].fillna(-1).tolist() == [0, 1, -1] and not cases["patient_known"].any()
+    masks, expected = map(read_mask, cases["mask"]), [SPOT | SPOT[::-1, ::-1], SPOT, SPOT & False]
+    assert all(map(np.array_equal, masks, expected)) and cases["normal"].tolist() == [False, False, True]
+    assert set(check_dataset("busi", sets).table["severity"]) == {"info"}
 
 
 PARTS = [
-    ("tn5000", "Annotations", "Annotations/ with an XML file an image"),
-    ("tn5000", "ImageSets/Main/val.txt", "train.txt, val.txt and test.txt"),
-    ("thyroidxl", "test", "expected train/ and test/ with images/ and masks/"),
-    ("thyroidxl", "train/images", "expected images in images/"),
-    ("busi", "normal", "expected benign/, malignant/ and normal/"),
+    ("TN5000/Annotations", None, "Annotations/ with an XML file an image"),
+    ("TN5000/ImageSets/Main/val.txt", None, "train.txt, val.txt and test.txt"),
+    ("TN5000/ImageSets/Main/test.txt", "1", "test.txt: 1 in two lists"),
+    ("TN5000/ImageSets/Main/test.txt", "9", "test.txt: 9 in two lists or not in JPEGImages/"),
+    ("ThyroidXL/test", None, "expected train/ and test/ with images/ and masks/"),
+    ("ThyroidXL/train/images", None, "expected images in images/"),
+    ("BUSI/normal", None, "expected benign/, malignant/ and normal/"),
 ]
 
 
-@pytest.mark.parametrize(("dataset", "part", "told"), PARTS)
-def test_a_part_that_is_missing_is_named_with_the_source(request, dataset, part, told):
-    folder = request.getfixturevalue(dataset)
-    (folder / part).rename(folder / "elsewhere")
-    text = refusal(dataset, folder)
-    assert told in text and "published at" in text
-
-
-@pytest.mark.parametrize(("names", "told"), [("000001\n", "000001 in two lists"), ("000009\n", "or not in JPEGImages/")])
-def test_tn5000_lists_and_images_hold_each_other(tn5000, names, told):
-    (tn5000 / "ImageSets" / "Main" / "test.txt").write_text(names)
-    assert told in refusal("tn5000", tn5000)
+@pytest.mark.parametrize(("part", "content", "told"), PARTS)
+def test_a_part_that_is_missing_or_wrong_is_named(sets, part, content, told):
+    if content:
+        (sets / part).write_text(content)
+    else:
+        (sets / part).rename(sets / "elsewhere")
+    text = refusal(part.partition("/")[0].lower(), sets)
+    assert told in text and ("published at" in text) == (content is None)
 
 
 # DDTI's original release

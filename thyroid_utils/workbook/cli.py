@@ -84,10 +84,7 @@ def predict(
 def check_data(
     dataset: Annotated[
         str,
-        typer.Argument(
-            help="The reader: folders, manifest, ddti, tn3k, tg3k, tnscui, tn5000, stanford, thyroidxl, busi, phantom.",
-            show_default=False,
-        ),
+        typer.Argument(help="The reader: folders, manifest, phantom or a published set's, as ddti.", show_default=False),
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)],
     setting: Annotated[

@@ -71,18 +71,13 @@ def _frames(path: Path) -> pd.DataFrame:
             absent = [name for name in _ARRAYS if name not in file]
             if absent:
                 raise STANFORD.missing(path.parent, STANFORD.expected, f"dataset.hdf5 without {', '.join(absent)}")
-            shapes = {name: file[name].shape for name in _ARRAYS}
-            pictures = shapes["image"] == shapes["mask"] and len(shapes["mask"]) == 3
-            if not pictures or {file[name].dtype for name in _ARRAYS[:2]} != {np.dtype("uint8")}:
-                raise DataError(f"{path}: image and mask are not (frames, height, width) of uint8 alike; download it again")
-            texts = {name: [_text(value) for value in file[name][:].ravel()] for name in _ARRAYS[2:]}
-    except OSError as error:
+            shapes = [file[name].shape for name in _ARRAYS]
+            alike = shapes[0] == shapes[1] and len(shapes[0]) == 3 and shapes[2:] == [shapes[0][:1]] * 2
+            if not alike or {file[name].dtype for name in _ARRAYS[:2]} != {np.dtype("uint8")}:
+                told = "images and masks, uint8 (frames, height, width), with an annot_id and a frame_num each"
+                raise DataError(f"{path}: its arrays are not as published, {told}; download it again")
+            texts = {name: [value.decode() for value in file[name][:]] for name in _ARRAYS[2:]}
+    except (OSError, AttributeError, UnicodeError) as error:
         raise DataError(f"{path}: damaged or truncated ({error}); download it again") from None
-    if {len(values) for values in texts.values()} != {shapes["image"][0]}:
-        raise DataError(f"{path}: not as many annot_id and frame_num as frames ({shapes['image'][0]}); download it again")
     frame = listing.as_numbers(pd.Series(texts["frame_num"], dtype="string"))
     return pd.DataFrame({"clip": pd.Series(texts["annot_id"], dtype="string"), "frame": frame})
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value)
