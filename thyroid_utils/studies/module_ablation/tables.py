@@ -7,9 +7,11 @@ each network, scored on the validation split.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,52 +68,14 @@ class AblationTable:
         return next(row for row in self.rows if row.name == name)
 
 
-def _ours(name: str, *off: str, backbone: str | None = None, **told: Any) -> AblationRow:
-    """A row of the paper's own network with some modules off."""
-    switches = {**dict.fromkeys(off, False), **({"backbone": backbone} if backbone else {})}
-    return AblationRow(name, OURS, switches, **told)
+def _read() -> dict[str, AblationTable]:
+    tables = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
+    return {
+        name: AblationTable(**told | {"rows": tuple(AblationRow(**row) for row in told["rows"])}) for name, told in tables.items()
+    }
 
 
-_MODULES = ("attention", "multi_skip", "ppm")
-_STOCK = _ours("separable", *_MODULES, label="stock, separable ASPP")
-_WHOLE = _ours("complete", label="ours")
-_FITS = "backbone and convolutions not told; with an ordinary ASPP on Xception the parameters fit"
-_METHODS = (
-    replace(_WHOLE, name="improved DeepLabV3+"),
-    AblationRow("DeepLabV3+", "deeplabv3plus_xception", {"separable_aspp": False}, -0.17, 1 / 0.06, _FITS,
-                "DeepLabV3+ on Xception"),
-    AblationRow("U-Net", "unet", {}, -0.65, 10, "from scratch in every case"),
-    AblationRow("FCN-8s", "fcn8s", {}, -4.47),
-)  # fmt: skip
-_ORDINARY = _ours("ordinary", *_MODULES, "separable_aspp", remark="stock MobileNetV2 DeepLabV3+", label="stock, ordinary ASPP")
-_LIGHTER = replace(_STOCK, reported_iou=-0.31, reported_share=0.642, remark="paper: training time −5 %")
-_ONE_BY_ONE = (
-    replace(_STOCK, name="none"),
-    _ours("attention", "multi_skip", "ppm", reported_iou=0.29, label="attention alone"),
-    _ours("skips", "attention", "ppm", reported_iou=0.29, label="skips alone"),
-    _ours("PPM", "attention", "multi_skip", reported_iou=0.22, label="PPM alone"),
-    replace(_WHOLE, name="all three", reported_iou=0.76, reported_share=0.85),
-)
-_LARGE = {"reported_share": 125 / 12.4, "remark": "paper: 125 MB against 12.4", "label": "ours on ResNet50"}
-_BACKBONES = (
-    replace(_WHOLE, name="MobileNetV2"),
-    _ours("ResNet50", backbone="resnet50", **_LARGE),
-    _ours("Xception", backbone="xception", label="ours on Xception"),
-)
-_DENSE = {"remark": "read as every separable convolution behind the backbone", "label": "ours without separable"}
-_REMOVED = (
-    _WHOLE,
-    _ours("without attention", "attention", label="ours without attention"),
-    _ours("without fusion", "multi_skip", remark="the stock decoder instead", label="ours without fusion"),
-    _ours("without separable", "separable_aspp", "separable_decoder", **_DENSE),
-)
-TABLES: dict[str, AblationTable] = {
-    "aspp": AblationTable("ASPP convolution (Table 4)", "ordinary", (_ORDINARY, _LIGHTER)),
-    "modules": AblationTable("Modules one by one and together (Table 5)", "none", _ONE_BY_ONE),
-    "backbone": AblationTable("Backbone (Table 6)", "MobileNetV2", _BACKBONES),
-    "method": AblationTable("Method (Table 7)", "improved DeepLabV3+", _METHODS),
-    "removed": AblationTable("Components removed (Table 9)", "complete", _REMOVED),
-}
+TABLES = _read()
 
 
 def tables_named(names: Sequence[str]) -> dict[str, AblationTable]:
@@ -299,28 +263,29 @@ def _loss_sums() -> list[tuple]:
 def _aspp_sums() -> list[tuple]:
     with torch.device("meta"):
         kinds = [convolution(_IN, _OUT, _KERNEL, separable) for separable in (False, True)]
-    ordinary, separable = (sum(parameter_count(part) for part in kind if isinstance(part, nn.Conv2d)) for kind in kinds)
-    share = separable / ordinary
+    weights = [sum(parameter_count(part) for part in kind if isinstance(part, nn.Conv2d)) for kind in kinds]
+    share = weights[1] / weights[0]
     by_rule = 1 / _OUT + 1 / _KERNEL**2
     how = f"1/N + 1/k² = 1/{_OUT} + 1/{_KERNEL}² = {by_rule:.3f}; counted in the network {share:.3f}"
-    weights = ("separable over ordinary convolution, weights", "about 1/3", f"{share:.3f}", how, abs(share - 1 / 3) < 0.05)
-    return [weights, _share("parameters with the separable ASPP over stock", "0.642", _LIGHTER, _ORDINARY, 0.60, 0.69)]
+    found = ("separable over ordinary convolution, weights", "about 1/3", f"{share:.3f}", how, abs(share - 1 / 3) < 0.05)
+    ordinary, separable = TABLES["aspp"].rows
+    return [found, _share("parameters with the separable ASPP over stock", "0.642", separable, ordinary, 0.60, 0.69)]
 
 
 def _module_sums() -> list[tuple]:
-    _, *single, whole = _ONE_BY_ONE
+    none, *single, whole = TABLES["modules"].rows
     gains, together = [row.reported_iou for row in single], whole.reported_iou
     told = f"{' + '.join(f'{gain:.2f}' for gain in gains)} → {together:.2f}"
     how = "the sum of the three; gains need not add up, but nothing in the paper says why these do not"
     agrees = abs(sum(gains) - together) < 0.005
     return [
         ("gains of the three modules, points of IoU", told, f"{sum(gains):.2f}", how, agrees),
-        _share("parameters of all modules over none", "0.85", _WHOLE, _STOCK, 0.80, 0.90),
+        _share("parameters of all modules over none", "0.85", whole, none, 0.80, 0.90),
     ]
 
 
 def _backbone_sums() -> list[tuple]:
-    ours, large = (count_parameters(row.model, **row.switches) for row in _BACKBONES[:2])
+    ours, large = (count_parameters(row.model, **row.switches) for row in TABLES["backbone"].rows[:2])
     size, large = 4 * ours / 2**20, 4 * large / 2**20
     how = f"{ours / 1e6:.2f} million parameters, {_COUNTED}"
     return [
@@ -330,7 +295,7 @@ def _backbone_sums() -> list[tuple]:
 
 
 def _method_sums() -> list[tuple]:
-    ours, xception, unet, _ = _METHODS
+    ours, xception, unet, _ = TABLES["method"].rows
     return [
         _share("parameters over DeepLabV3+ on Xception", "0.06", ours, xception, 0.055, 0.065),
         _share("parameters over U-Net", "about 1/10", ours, unet, 0.09, 0.11),
