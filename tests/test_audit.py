@@ -63,7 +63,7 @@ def test_audit_lists_everything_and_goes_on(mixed, tmp_path):
     assert audit.images.loc["a", "mask_share"] == pytest.approx(30 * 50 / 128**2)
     assert audit.images.index[audit.images["mask_share"].isna()].tolist() == ["j", "k"]
     problems = audit.images["problem"].dropna()
-    assert problems["h"].startswith("h: damaged or truncated") and problems["i"].startswith("i: a web page (HTML)"), "no file"
+    assert problems["h"].startswith("h: damaged or truncated") and problems["i"].startswith("i: not a PNG"), "no file"
     assert not problems.str.contains("\n|" + str(tmp_path), regex=True).any()
     summary = audit.summary().set_index("what")
     assert summary.loc["images", ["count", "images", "share"]].tolist() == [12, 12, 1]

@@ -248,19 +248,12 @@ def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path_factory, posit
         assert read.dtype == np.uint8 and read.ndim in (2, 3)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "0 bytes"),
-        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML"),
-        (b"%PDF-1.7 something", "not a PNG"),
-        (b"\x89PNG\r\n\x1a\nXXXX", "a damaged PNG"),
-    ],
-)
-def test_files_that_are_no_images(tmp_path, content, words):
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>", b"%PDF-1.7 something", b"\x89PNG\r\n\x1a\nXXXX"])
+def test_files_that_are_no_images(tmp_path, content):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    assert words in refusal(images.read_image, path)
+    told = refusal(images.read_image, path)
+    assert "not a PNG" in told and repr(content[:16]) in told
 
 
 def test_paths_that_are_no_files_and_files_of_several_frames(tmp_path):

@@ -86,7 +86,7 @@ def test_a_misspelt_name_is_an_error_that_names_the_nearest(project, text, names
         ("{LIMIT: " + 3000 * "[" + 3000 * "]" + "}", "nested too deeply"),
         ("{SIZE: " + 5000 * "1" + "}", "Exceeds the limit"),
         ("{SIZE: " + 4000 * "1" + "}", "must lie in 32 to 1024"),
-        ("{SEEDS: &all [*all]}", "references (*name) are only taken behind <<"),
+        ("{SEEDS: &all [*all]}", "Circular reference"),
         ("{SEEDS: !!set {1, 2}}", "give plain values"),
         ("{SEEDS: [1, 2, 1]}", "must name each once, found 1 twice"),
     ],

@@ -20,7 +20,6 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 MAX_PIXELS = 8192 * 8192  # a larger frame is no ultrasound image; decoding it would take gigabytes
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for gray levels of 16 bits or more
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
-_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP", b"GIF8": "GIF"}
 _JPEG_NOISE = 32  # an empty mask stored as JPEG stays below this gray level of 255
 _DARK = 64  # gray level below which a colour is taken for a background
 # Only these decoders may run: a file's name says nothing about its content, and the rarer decoders are the riskier ones.
@@ -47,25 +46,15 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: {_what_it_is_instead(path)}") from None
+        with open(path, "rb") as stream:
+            begins = stream.read(16)  # <!DOCTYPE html: the page that asks to sign in
+        told = f"not a PNG, JPEG, TIFF, BMP or GIF image, or a damaged one (begins with {begins!r})"
+        raise ImageError(f"{path}: {told}; download or export it again") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged data (OSError, SyntaxError, …)
         told, remedy = f"damaged or truncated ({error})", "download or export it again"
         if getattr(error, "strerror", None):  # the disk's own
             told, remedy = error.strerror.lower(), "restore it, correct its path or drop its row"
         raise ImageError(f"{path}: {told}; {remedy}") from None
-
-
-def _what_it_is_instead(path: Path) -> str:
-    with open(path, "rb") as stream:
-        head = stream.read(512)
-    if not head:
-        return "empty (0 bytes); download or export it again"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head")):
-        return "a web page (HTML), not an image; download it again, perhaps after signing in"
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic):
-            return f"a damaged {kind} file, or a rare kind of {kind}; export it again as PNG of 8 bits"
-    return f"not a PNG, JPEG, TIFF, BMP or GIF image (starts with {head[:8]!r}); convert it"
 
 
 def _decode(path: Path, mask: bool = False) -> tuple[np.ndarray, str]:

@@ -267,17 +267,9 @@ def parse_setting(setting: str, stems: Sequence[str]) -> tuple[str, Any, Sequenc
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and a value that refers to another, or to itself.
+    """Safe YAML that refuses a key given twice.
 
     It reads 1e-3 as the number it is (YAML 1.1 makes it text), and a date as text."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent) and getattr(index, "value", "") != "<<":
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(
-                None, None, "references (*name) are only taken behind <<; write the value out", mark
-            )
-        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
