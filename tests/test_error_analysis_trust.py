@@ -16,8 +16,9 @@ from training_project import one_cache, own_runs, register_tiny_segmenter, segme
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, write_png
+from thyroid_utils.inference.ensemble import at_one_scale
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty import at_one_scale, label_uncertainty
+from thyroid_utils.inference.uncertainty import label_uncertainty
 from thyroid_utils.scores.probabilities import aurc
 from thyroid_utils.studies.error_analysis import trust
 from thyroid_utils.studies.error_analysis.trust import (
@@ -56,8 +57,8 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
         monkeypatch.setitem(run.__dict__, "predictions", run.predictions.assign(log_odds=0.0))
     assert ask_all(runs, 6).skipped == {"seeds": "no training ranks validation better than chance"}
     runs[1].data["fingerprint"] = "another"
-    for few in ([], runs):
-        with pytest.raises(DataError, match=rf"{len(few)} runs of {len(few)} splits or tasks"):
+    for few, told in (([], "no run"), (runs, "differ in their images")):
+        with pytest.raises(DataError, match=told):
             ask_all(few, 2)
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from training_project import tiny_network
 
+from thyroid_utils.inference.ensemble import at_one_scale
 from thyroid_utils.inference.uncertainty import (
-    at_one_scale,
     augmented_views,
     binary_entropy,
     has_dropout,

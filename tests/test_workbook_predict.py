@@ -149,6 +149,7 @@ def test_wrong_use_is_one_line_that_names_nobody(trained, folder, tmp_path, caps
         ((classifier, segmenter), tmp_path / "DOE_JANE/none.png", (), "number 1 is no file"),
         ((classifier, segmenter), folder, ("--spacing", "0"), "--spacing"),
         ((classifier, segmenter), folder, ("--spacing", "nan"), "--spacing"),
+        ((classifier, segmenter), folder, ("--classifier", classifier), "give each once"),
     ):
         assert run(runs, tmp_path / "out", images, *options) == 2
         shown = capsys.readouterr()
@@ -240,6 +241,23 @@ def test_the_page_begins_with_the_networks_own_scores_and_calls_nothing_by_chanc
     found = table(tmp_path / "out")
     assert found["warnings"].str.contains("above chance").all()
     assert page.count("Doubtful outline") == found["outline_doubtful"].sum() > 0
+
+
+def test_several_runs_answer_together_and_the_page_and_the_tables_say_so(trained, folder, tmp_path):
+    seeds = [trained[0], fit_or_load(tiny_config(training__epochs=1, seed=1)).name]
+    asked = [(folder, "--classifier", seeds[1], "--mirror"), (folder, "--mirror"), (folder,)]
+    for at, arguments in enumerate(asked):
+        assert run(trained, tmp_path / str(at), *arguments) == 0
+    both, single, plain = (table(tmp_path / str(at)) for at in range(3))
+    assert list(both["classifiers"]) == [2] * 5 and list(both["segmenters"]) == list(single["classifiers"]) == [1] * 5
+    for other in (single, plain):
+        assert (np.abs(both["probability"] - other["probability"]) > 0).all() and (both["sd"] != other["sd"]).all()
+    assert (single["uncalibrated"] != plain["uncalibrated"]).all(), "mirrored copies"
+    own = pd.read_csv(tmp_path / "0/networks.csv")
+    assert list(own["run"]) == [*seeds[::-1], trained[1]] and list(own["seed"]) == [1, 0, 0] and own["value"].notna().all()
+    page = (tmp_path / "0/index.html").read_text()
+    assert "AUC of 2 classifiers" in page and "on their own test images" in page and f"{seeds[1][:8]} and {seeds[0][:8]}" in page
+    assert page.count("SD between 2 classifiers") == 5 and page.count("mask between views, Dice") == 5
 
 
 def test_files_are_found_in_order_and_others_counted(tmp_path):

@@ -253,6 +253,12 @@ class RunConfig(Settings):
         ]
         return ", ".join(filter(None, told))
 
+    @property
+    def recipe(self) -> str:
+        """What repetitions of a training have in common: all but the seed, the split and the data's folder, as JSON."""
+        data = self.data.model_copy(update={"root": None})
+        return self.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data}).to_json()
+
     def to_json(self) -> str:
         """Every field, defaults included, as indented JSON; `RunConfig(**json.loads(text))` is the config again."""
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, source_hash
@@ -20,6 +21,7 @@ from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import number, share
 from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference import nodule_measures as measuring
+from thyroid_utils.inference.ensemble import held_out
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.steps import luma
@@ -172,16 +174,20 @@ def _ranges(facts: pd.DataFrame) -> dict[str, tuple[float, float, int]]:
     return {name: (*map(float, values.quantile([0.005, 0.995])), len(values)) for name, values in known.items() if len(values)}
 
 
-def own_scores(run: Run) -> dict[str, Estimate]:
-    """How a run did on its own test images, with intervals over patients: "AUC" of a classifier, "Dice" of a segmenter, or both.
+def own_scores(*runs: Run) -> dict[str, Estimate]:
+    """How runs did on their own test images, with intervals over patients: "AUC" of classifiers, "Dice" of segmenters, or both.
 
-    Dice is the mean over images with a nodule, at the network's resolution.
+    Dice is the mean over images with a nodule, at the network's resolution. Of several runs of one recipe, every image counts
+    once: with the AUC of what those that were tested on it say together, and the mean of the Dice of each by itself.
     """
-    table, found = run.predictions.query("split == 'test'"), {}
+    table, found = pd.concat([run.predictions.query("split == 'test'") for run in runs]), {}
     if "probability" in table:
-        found["AUC"] = patient_scores(table["label"].astype(int), table["probability"], table["patient"], "auc")["auc"]
+        told = held_out(runs, "test") if len(runs) > 1 else table
+        answers = expit(told["log_odds"]) if len(runs) > 1 else told["probability"]
+        found["AUC"] = patient_scores(told["label"].astype(int), answers, told["patient"], "auc")["auc"]
     if COUNTS[0] in table:
         own = table[table["true_positives"] + table["false_negatives"] > 0]
-        dice = overlap_scores(**{name: own[name].to_numpy(float) for name in COUNTS})["dice"]
-        found["Dice"] = patient_estimate(dice, own["patient"], share=True)
+        own = own.assign(dice=overlap_scores(**{name: own[name].to_numpy(float) for name in COUNTS})["dice"])
+        own = own.groupby(level="case", sort=False).agg({"dice": "mean", "patient": "first"})
+        found["Dice"] = patient_estimate(own["dice"], own["patient"], share=True)
     return found

@@ -1,4 +1,5 @@
-"""Paper 000's framework on any images: a classifier and a segmenter, and what both say of an image as one finding.
+"""Paper 000's framework on any images: a classifier and a segmenter, or several of each, and what they say of an image as one
+finding.
 
 Images come and go a batch at a time, so that memory does not grow with their number; an image that cannot be used becomes a
 finding with an `error`, and the others go on. For research only: nothing here is a medical device.
@@ -20,14 +21,15 @@ from thyroid_utils.common.words import number
 from thyroid_utils.inference.cam import cam_maps, chosen_layer
 from thyroid_utils.inference.conformal import CLASSES, conformal_sets
 from thyroid_utils.inference.doubts import CHANCE, FAIR_DICE, familiar, own_scores
+from thyroid_utils.inference.ensemble import Ensemble, held_out
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, begun
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, binary_entropy, label_uncertainty, map_uncertainty
-from thyroid_utils.preprocess.steps import luma
+from thyroid_utils.preprocess.steps import Sample, luma
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
-from thyroid_utils.scores.probabilities import fit_platt, logit
+from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import RECIPE
 
 CLASSIFIER, SEGMENTER = "classifier", "segmenter"
@@ -40,27 +42,44 @@ _TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
 
 
 class DualStage:
-    """A classifier and a segmenter that look at the same images.
+    """A classifier and a segmenter, or an ensemble of each, that look at the same images.
 
     The classifier sees whole frames, as in the paper; one that was trained on crops around the nodule (step `nodule_crop`) sees
     crops around the segmenter's mask, and the whole frame where that is empty. Both may be the same joint run. Each prepares its
     own input, in its own size and channels. Calibration, threshold and conformal sets come from the classifier's validation
     images, whose predictions its run holds; the calibration is the slope and intercept of the log-odds that fit them best.
 
+    Of several runs of one recipe (seeds, folds) the answer is the mean of their maps and of their log-odds, each calibrated by
+    its own validation; attention is the mean of theirs, and the uncertainty how far they disagree. Threshold and sets are made
+    of what they say of images that they were not trained on (`ensemble.held_out`). All of them may answer for new images alone;
+    for those of their data set see `by_split`.
+
     Args:
-        classifier: of a finished run of task classification or joint.
-        segmenter: of a finished run of task segmentation or joint.
+        classifier: of a finished run of task classification or joint; or several of one recipe.
+        segmenter: of a finished run of task segmentation or joint; or several of one recipe.
         alpha: share of conformal sets that may miss the truth, in (0, 1).
+        mirror: answers are means over the image and its left-right mirror image.
         layer: path of the classifier's module whose map is its attention, such as "layer3" of a ResNet; None or "" takes the last
             one, which has few places on small images.
 
     Raises:
-        DataError: runs of another task.
+        DataError: runs of another task, or several that are no ensemble (`ensemble.check_ensemble`).
         ValueError: an impossible alpha, no module of that path, or a classifier that has no layer known to Grad-CAM.
     """
 
-    def __init__(self, classifier: Predictor, segmenter: Predictor, alpha: float = 0.1, *, layer: str | None = None):
-        self.classifier, self.segmenter, self.alpha = classifier, segmenter, alpha
+    def __init__(
+        self,
+        classifier: Predictor | Sequence[Predictor],
+        segmenter: Predictor | Sequence[Predictor],
+        alpha: float = 0.1,
+        *,
+        layer: str | None = None,
+        mirror: bool = False,
+    ):
+        self.alpha, self._options = alpha, {"layer": layer, "mirror": mirror}
+        given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
+        several = {role: [found] if isinstance(found, Predictor) else found for role, found in given.items()}
+        self.networks = {role: Ensemble(found, mirror) for role, found in several.items()}
         for role, predictor in self.roles():
             run = predictor.run
             if run.config.task not in (_TASKS[role], "joint"):
@@ -68,21 +87,46 @@ class DualStage:
                     f"the {role} is run {run.name} ({run.config.model.name}, task {run.config.task}); expected a run of task "
                     f"{_TASKS[role]} or joint; give the two the other way round if you exchanged them"
                 )
-        self._layer = chosen_layer(classifier.network, layer, tuple(classifier.run.data["input"][1:]))
-        known = classifier.run.predictions.query("split == 'val'")
-        odds, self._truth = known["log_odds"].to_numpy(float), known["label"].to_numpy(int)
-        self.calibration = fit_platt(self._truth, odds)
-        self._known, self._patients = self.calibration(odds), known["patient"].to_numpy(object)
+        asked, size = self.networks[CLASSIFIER], tuple(self.classifier.run.data["input"][1:])
+        self._layers = [chosen_layer(predictor.network, layer, size) for predictor in asked.predictors]
+        known = held_out(asked.runs)
+        self._truth, self._patients = known["label"].to_numpy(int), known["patient"].to_numpy(object)
+        self._known = expit(known["log_odds"].to_numpy(float))
         self.threshold = choose_threshold(self._truth, self._known)
-        self.scores = {role: own_scores(predictor.run)[SCORES[role]] for role, predictor in self.roles()}
+        self.scores = {role: own_scores(*found.runs)[SCORES[role]] for role, found in self.networks.items()}
         self.above_chance = self.scores[CLASSIFIER].low > CHANCE
         self.fair_outlines = self.scores[SEGMENTER].value >= FAIR_DICE
-        self._familiar = {role: familiar(predictor) for role, predictor in self.roles()}
-        self.notes = tuple(self._notes())
+        self._familiar = {CLASSIFIER: familiar(self.classifier), SEGMENTER: familiar(self.segmenter)}
+        self.notes = tuple(dict.fromkeys(self._notes()))
+
+    @property
+    def classifier(self) -> Predictor:
+        """The first of the classifiers."""
+        return self.networks[CLASSIFIER].predictors[0]
+
+    @property
+    def segmenter(self) -> Predictor:
+        """The first of the segmenters."""
+        return self.networks[SEGMENTER].predictors[0]
 
     def roles(self) -> list[tuple[str, Predictor]]:
-        """Both networks with what they are for."""
-        return [(CLASSIFIER, self.classifier), (SEGMENTER, self.segmenter)]
+        """Every network with what it is for."""
+        return [(role, predictor) for role, found in self.networks.items() for predictor in found.predictors]
+
+    def by_split(self) -> list[DualStage]:
+        """A stage of the networks of each split: of its test images no other network may say anything. Of one split: itself.
+
+        Raises:
+            DataError: a split of which there are not both, classifiers and segmenters.
+        """
+        parts: dict[str, dict[str, list[Predictor]]] = {}
+        for role, predictor in self.roles():
+            parts.setdefault(predictor.run.data["split_hash"], {}).setdefault(role, []).append(predictor)
+        if len(parts) == 1:
+            return [self]
+        if any(len(part) < len(_TASKS) for part in parts.values()):
+            raise DataError("dual-stage: a split has runs of one kind only; give classifiers and segmenters of the same splits")
+        return [DualStage(**part, alpha=self.alpha, **self._options) for part in parts.values()]
 
     def _notes(self) -> Iterator[str]:
         """What a reader should know of the two runs, as sentences without a full stop."""
@@ -94,6 +138,8 @@ class DualStage:
             yield "how well the segmenter outlines was not measured: its own test images have no nodule"
         elif not self.fair_outlines:
             yield f"the segmenter's outlines are poor: on its own test images their Dice is below {FAIR_DICE:g}"
+        if self._options["mirror"]:
+            yield "answers are means over an image and its mirror image; threshold and sets were made of images as they are"
         for role, predictor in self.roles():
             if predictor.run.data["recipe"] != RECIPE:
                 yield f"the {role} was trained by another version of the code, which may have preprocessed images otherwise"
@@ -104,8 +150,10 @@ class DualStage:
                 "the classifier was trained on crops around true masks, as were its threshold, calibration and conformal sets "
                 "made; here it sees crops around predicted ones"
             )
-        if self.calibration.slope == 0:
+        if all(idle := [calibration.slope == 0 for calibration in self.networks[CLASSIFIER].calibrations]):
             yield "the classifier ranks its validation images no better than chance: all get one probability, and one call"
+        elif any(idle):
+            yield f"{sum(idle)} of {len(idle)} classifiers rank their validation images no better than chance: they move no call"
         if any("brightness" not in known.ranges for known in self._familiar.values()):
             yield "the training images are not at hand, so that images unlike them are not told"
         if few := self._sets(np.array([0.5])).attrs["note"]:
@@ -142,61 +190,71 @@ class DualStage:
 
     def _prepared(self, role: str, batch: list[Finding], spent: dict[str, float]) -> list[Finding]:
         """Those of which a network can be given its input, which they then hold."""
-        pipeline = dict(self.roles())[role].pipeline
+        networks = self.networks[role]
         with _timed(spent, "preprocess"):
             for finding in batch:
                 try:
                     if not finding.error:
-                        finding.samples[role] = pipeline(finding.frame, finding.mask)
+                        finding.samples[role] = networks.prepare(finding.frame, finding.mask)
                 except (DataError, cv2.error) as error:
                     finding.error = f"cannot be prepared for the {role}: {' '.join(str(error).split())}"
         return [finding for finding in batch if not finding.error]
 
     def _segment(self, batch: list[Finding], spent: dict[str, float]) -> None:
+        samples = [finding.samples[SEGMENTER] for finding in batch]
         with _timed(spent, "segment"):
-            for finding, found in zip(batch, self.segmenter.maps(_inputs(SEGMENTER, batch)), strict=True):
-                finding.map = finding.samples[SEGMENTER].geometry.to_original(found, smooth=True)
+            maps = self.networks[SEGMENTER].maps(samples)  # (networks, n, height, width)
+            for finding, found in zip(batch, maps.mean(axis=0), strict=True):
+                finding.map = finding.samples[SEGMENTER][0].geometry.to_original(found, smooth=True)
                 finding.mask = binarise(finding.map)
+        with _timed(spent, "uncertainty"):
+            views = maps if len(maps) > 1 else augmented_views(self.segmenter.maps, _inputs(samples))
+            doubts = map_uncertainty(views)[["disagreement", "soft_dice_loss"]].add_prefix("map_").to_dict("records")
+        for finding, doubt in zip(batch, doubts, strict=True):
+            finding.uncertainty = doubt
 
     def _judge(self, batch: list[Finding], spent: dict[str, float]) -> None:
-        """The classifier's answer, and what the masks, which are there, say of it."""
-        inputs = _inputs(CLASSIFIER, batch)
+        """The classifiers' answer, and what the masks, which are there, say of it."""
+        networks, samples = self.networks[CLASSIFIER], [finding.samples[CLASSIFIER] for finding in batch]
         with _timed(spent, "classify"):
-            odds = self.classifier.log_odds(inputs)
-            probabilities = self.calibration(odds)
+            odds = networks.log_odds(samples)  # (networks, n)
+            calibrated = np.stack([scale.log_odds(row) for scale, row in zip(networks.calibrations, odds, strict=True)])
+            probabilities, uncalibrated = expit(calibrated.mean(axis=0)), expit(odds.mean(axis=0))
             called, sets = probabilities >= self.threshold, self._sets(probabilities)
         with _timed(spent, "explain"):
-            attention = self._attention(inputs, called)
+            attention = self._attention(samples, called)
         with _timed(spent, "uncertainty"):
-            doubts = self._uncertainty(probabilities, inputs, _inputs(SEGMENTER, batch))
+            views = expit(calibrated) if len(odds) > 1 else self._views(_inputs(samples))
+            spread = label_uncertainty(views, self.threshold)["sd"]
         for at, finding in enumerate(batch):
-            finding.probability, finding.uncalibrated = float(probabilities[at]), float(expit(odds[at]))
+            finding.probability, finding.uncalibrated = float(probabilities[at]), float(uncalibrated[at])
             finding.threshold, finding.called = self.threshold, bool(called[at])
             finding.labels = tuple(name for name in CLASSES if sets[name].iloc[at])
-            finding.uncertainty = doubts[at]
-            finding.attention = finding.samples[CLASSIFIER].geometry.to_original(attention[at], smooth=True)
+            finding.uncertainty |= {"entropy": float(binary_entropy(probabilities[at])), "sd": float(spread[at])}
+            finding.networks = tuple(len(found.predictors) for found in self.networks.values())
+            finding.attention = finding.samples[CLASSIFIER][0].geometry.to_original(attention[at], smooth=True)
             finding.attention_inside, finding.attention_by_chance = _share_inside(finding)
             with _timed(spent, "measure"):
                 finding.measures = nodule_measures(finding.mask, luma(finding.frame), finding.spacing)
             finding.above_chance = self.above_chance
             finding.warnings = (*self._doubts(finding), *self._warnings(finding), *finding.warnings)
 
-    def _attention(self, inputs: np.ndarray, called: np.ndarray) -> np.ndarray:
-        """Grad-CAM of the class that each image is called, (n, height, width) of the classifier's input."""
-        network = self.classifier.answering(_TASKS[CLASSIFIER])
-        maps = np.zeros(inputs[:, 0].shape, np.float32)
-        for target in (0, 1):
-            rows = called == bool(target)
-            if rows.any():
-                maps[rows] = cam_maps(network, inputs[rows], target=target, layer=self._layer).maps
-        return maps
+    def _attention(self, samples: list[list[Sample]], called: np.ndarray) -> np.ndarray:
+        """Grad-CAM of the class that each image is called, mean over networks, (n, height, width) of the classifiers' input."""
+        maps = []
+        for at, predictor in enumerate(self.networks[CLASSIFIER].predictors):
+            inputs, network = _inputs(samples, at), predictor.answering(_TASKS[CLASSIFIER])
+            maps.append(np.zeros(inputs[:, 0].shape, np.float32))
+            for target in (0, 1):
+                rows = called == bool(target)
+                if rows.any():
+                    maps[-1][rows] = cam_maps(network, inputs[rows], target=target, layer=self._layers[at]).maps
+        return np.mean(maps, axis=0)
 
-    def _uncertainty(self, probabilities: np.ndarray, inputs: np.ndarray, pixels: np.ndarray) -> list[dict[str, float]]:
-        """Entropy of what is told, and how far mirrored and shifted views of each network's input disagree."""
-        views = self.calibration(logit(augmented_views(self.classifier.probabilities, inputs)))
-        labels = label_uncertainty(views, self.threshold).assign(entropy=binary_entropy(probabilities))
-        maps = map_uncertainty(augmented_views(self.segmenter.maps, pixels))
-        return labels[["entropy", "sd"]].join(maps[["disagreement", "soft_dice_loss"]].add_prefix("map_")).to_dict("records")
+    def _views(self, inputs: np.ndarray) -> np.ndarray:
+        """What the only classifier says of mirrored and shifted views, (views, n)."""
+        (calibration,) = self.networks[CLASSIFIER].calibrations
+        return calibration(logit(augmented_views(self.classifier.probabilities, inputs)))
 
     def _sets(self, probabilities: np.ndarray) -> pd.DataFrame:
         return conformal_sets(self._known, self._truth, probabilities, self.alpha, val_patients=self._patients)
@@ -222,7 +280,7 @@ class DualStage:
         measures = finding.measures
         if not finding.mask.any():
             yield f"{NO_NODULE}, so the classifier saw the whole frame" if self.crops else NO_NODULE
-        elif self.crops and not finding.samples[CLASSIFIER].mask.any():
+        elif self.crops and not finding.samples[CLASSIFIER][0].mask.any():
             yield "the nodule lies outside what the classifier's preprocessing keeps, so it saw all of that"
         elif measures["nodules"] > 1:
             yield f"{measures['nodules']:.0f} nodules found, the largest is measured"
@@ -257,14 +315,14 @@ def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
     spent[stage] += time.perf_counter() - began
 
 
-def _inputs(role: str, batch: Sequence[Finding]) -> np.ndarray:
-    """float32 (n, channels, height, width)."""
-    return np.stack([finding.samples[role].image for finding in batch])
+def _inputs(samples: Sequence[Sequence[Sample]], network: int = 0) -> np.ndarray:
+    """What a network is given, float32 (n, channels, height, width)."""
+    return np.stack([own[network].image for own in samples])
 
 
 def _share_inside(finding: Finding) -> tuple[float, float]:
     """Share of the attention's sum inside the mask, and the mask's share of what the classifier looks at."""
-    sample = finding.samples[CLASSIFIER]
+    sample = finding.samples[CLASSIFIER][0]
     seen = sample.geometry.to_original(np.ones(sample.image.shape[1:], bool))
     inside, attention = finding.mask & seen, finding.attention
     if not inside.any() or not attention.any():

@@ -54,10 +54,13 @@ class Finding:
             classifier looks. NaN for a blank map, and where no nodule was found or none of it is where the classifier looks.
         above_chance: whether the classifier was shown to be, on its own test images; else no call is told.
         outline_doubtful: the segmenter's outlines, or this one, are not to be believed; `warnings` say why.
-        uncertainty: name of `UNCERTAINTY` → value. measures: of `nodule_measures`.
+        networks: how many classifiers and segmenters answered.
+        uncertainty: name of `UNCERTAINTY` → value: `entropy` of the probability, its `sd` between networks, disagreement and
+            soft Dice loss of the maps between networks; of a single network between mirrored and shifted views of the image.
+        measures: of `nodule_measures`.
         warnings: what a reader should know, each a few words.
         seconds: stage of `STAGES` → seconds; each batch's are shared equally among its images.
-        samples: role of a network → what it is given, until the finding is finished.
+        samples: role → what each network is given, until the finding is finished.
     """
 
     case: str
@@ -76,11 +79,12 @@ class Finding:
     attention_by_chance: float = float("nan")
     above_chance: bool = True
     outline_doubtful: bool = False
+    networks: tuple[int, ...] = (1, 1)
     uncertainty: dict[str, float] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    samples: dict[str, Sample] = field(default_factory=dict, repr=False)
+    samples: dict[str, list[Sample]] = field(default_factory=dict, repr=False)
 
     @property
     def called_name(self) -> str:
@@ -103,6 +107,7 @@ class Finding:
             "labels": self.labels_text,
             **{name: getattr(self, name) for name in numbers},
             **{name: self.uncertainty.get(name, float("nan")) for name in UNCERTAINTY},
+            **dict(zip(("classifiers", "segmenters"), self.networks, strict=True)),
             **{name: self.measures.get(name, float("nan")) for name in MEASURES},
             "outline_doubtful": self.outline_doubtful,
             "warnings": "; ".join(self.warnings),

@@ -13,12 +13,9 @@ import torch
 from scipy.special import entr, expit
 from torch import nn
 
-from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.predictor import evaluating
 from thyroid_utils.scores.checks import check_probabilities, checked_probabilities
-from thyroid_utils.scores.labels import choose_threshold
-from thyroid_utils.scores.probabilities import fit_platt, logit
-from thyroid_utils.training.ledger import Run
+from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.tasks import log_odds, nodule_probability
 
 # Name in code → name in a table. The higher, the less certain.
@@ -38,50 +35,6 @@ MAP_SCORES = {
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _PASSES_AT_ONCE = 16
-
-
-def seed_ensemble(runs: Sequence[Run], cases: Sequence[str]) -> np.ndarray:
-    """What runs that differ in their seed say of the same test images, read from the ledger.
-
-    Classifiers are brought to one scale first (`at_one_scale`): a seed's probabilities mean what its own threshold and its own
-    slope make of them. Raw ones, averaged and called at one seed's threshold, are wrong wherever seeds lie elsewhere.
-
-    Args:
-        runs: that `check_ensemble` accepts.
-        cases: test images, n.
-
-    Returns:
-        samples (runs, n), each to be called malignant from 0.5 on; or, of segmenters, float32 (runs, n, height, width).
-    """
-    if runs[0].config.task == "segmentation":
-        return np.stack([run.maps("test", cases)[1] for run in runs])
-    return np.stack([at_one_scale(run.predictions)[list(cases)] for run in runs])
-
-
-def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
-    """A classifier's answers as probabilities whose threshold is 0.5, to be averaged with those of others.
-
-    σ(a · (log-odds − those of the threshold)), the threshold by Youden's rule and the slope a by Platt's, both on validation: a
-    run that is sure of everything then weighs as much as it is right, and one that ranks validation images no better than chance
-    says 0.5 of all. Where every run does, there is no ensemble to ask.
-
-    Args:
-        predictions: of a run: index `case`; `split`, `label`, `probability`, `log_odds`.
-
-    Returns:
-        by case, in [0, 1].
-    """
-    known = predictions[predictions["split"] == "val"]
-    threshold = choose_threshold(known["label"], known["probability"])
-    slope = fit_platt(known["label"], known["log_odds"]).slope
-    return expit(slope * (predictions["log_odds"] - logit(threshold)))
-
-
-def check_ensemble(runs: Sequence[Run]) -> None:
-    """Raises DataError where runs cannot be an ensemble: none, or of several splits or tasks."""
-    kinds = {(run.config.task, run.data["split_hash"], run.data["fingerprint"]) for run in runs}
-    if len(kinds) != 1:
-        raise DataError(f"ensemble: {len(runs)} runs of {len(kinds)} splits or tasks; give runs of one split that differ in seed")
 
 
 def augmented_views(answer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, shift: int = 4) -> np.ndarray:

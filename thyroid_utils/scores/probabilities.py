@@ -171,7 +171,11 @@ class Platt:
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of malignancy in [0, 1], of logits of any shape."""
-        return expit(self.intercept + self.slope * np.asarray(logits, dtype=float))
+        return expit(self.log_odds(logits))
+
+    def log_odds(self, logits: np.ndarray) -> np.ndarray:
+        """The same before σ, to be averaged with those of other networks."""
+        return self.intercept + self.slope * np.asarray(logits, dtype=float)
 
 
 def fit_platt(labels: Sequence[int], logits: Sequence[float], base_rate: float | None = None) -> Platt:

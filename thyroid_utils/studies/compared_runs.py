@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.common.config import SplitConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count, listed, p_value
 from thyroid_utils.data.splits import patient_class
@@ -32,11 +31,7 @@ def check_recipes(runs: Mapping[str, list[Run | FoldedRun]]) -> None:
     """Raise DataError where the runs of one label are no repetitions of one recipe: only seed, split and the data's folder may
     differ."""
     for name, found in runs.items():
-        recipes = set()
-        for run in found:
-            data = run.config.data.model_copy(update={"root": None})
-            recipes.add(run.config.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data}).to_json())
-        if len(recipes) > 1:
+        if len({run.config.recipe for run in found}) > 1:
             raise DataError(f"comparison: the runs of {name} differ in more than seed and split; compare them one by one")
 
 

@@ -33,7 +33,8 @@ def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progr
     """`DualStage.findings` on test images, with the truth.
 
     Args:
-        stage: of two finished runs on one split, whose data are at hand.
+        stage: of finished runs whose data are at hand. Of runs of several splits each image is judged by those alone that were
+            tested on it (`DualStage.by_split`).
         cases: only these test images, whose findings are then kept whole; None takes all and keeps none.
         progress: called with (images done, images in all).
 
@@ -44,23 +45,25 @@ def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progr
     Raises:
         DataError: runs of different splits. KeyError: a case that is no test image.
     """
-    check_one_split([stage.classifier.run, stage.segmenter.run])
-    table = stage.classifier.cases
-    rows = table[table["split"] == "test"].loc[slice(None) if cases is None else list(cases)]
-    images = [CaseImage(case, path, mm) for case, path, mm in zip(rows.index, rows["image"], spacings(rows), strict=True)]
-    lines, kept = [], {}
-    for finding in stage.findings(images):
-        dice = np.nan if finding.error else dice_of(rows.at[finding.case, "mask"], finding.mask)
-        lines.append({**finding.row(), "dice": dice})
-        if cases is not None:
-            kept[finding.case] = finding
-        if progress is not None:
-            progress(len(lines), len(images))
-    found = pd.DataFrame(lines).set_index("case")
+    parts, lines, kept = stage.by_split(), [], {}
+    tested = pd.concat([part.classifier.cases.query("split == 'test'").assign(part=at) for at, part in enumerate(parts)])
+    rows = tested[~tested.index.duplicated()].loc[slice(None) if cases is None else list(cases)]
+    for at, part in enumerate(parts):
+        check_one_split([part.classifier.run, part.segmenter.run])
+        own = rows[rows["part"] == at]
+        images = [CaseImage(case, path, mm) for case, path, mm in zip(own.index, own["image"], spacings(own), strict=True)]
+        for finding in part.findings(images):
+            dice = np.nan if finding.error else dice_of(rows.at[finding.case, "mask"], finding.mask)
+            lines.append({**finding.row(), "dice": dice})
+            if cases is not None:
+                kept[finding.case] = finding
+            if progress is not None:
+                progress(len(lines), len(rows))
+    found = pd.DataFrame(lines).set_index("case").loc[rows.index]
     found["patient"], found["label"] = rows["patient"].to_numpy(object), rows["label"].astype(int).to_numpy()
     called = found["called"].map({"benign": 0, "malignant": 1})
     found["wrong"] = (called != found["label"]).astype("boolean").mask(called.isna())
-    return Findings(found, kept, stage.notes)
+    return Findings(found, kept, tuple(dict.fromkeys(note for part in parts for note in part.notes)))
 
 
 def examples(table: pd.DataFrame, each: int = 1) -> list[str]:

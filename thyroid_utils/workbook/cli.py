@@ -63,8 +63,13 @@ def predict(
         list[Path],
         typer.Argument(help="Files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM, up to 4096×4096.", show_default=False),
     ],
-    classifier: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one.")],
-    segmenter: Annotated[str, typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one.")],
+    classifier: Annotated[
+        list[str],
+        typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one; once a seed or fold."),
+    ],
+    segmenter: Annotated[
+        list[str], typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one; once a seed or fold.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
     spacing: Annotated[
         float | None, typer.Option(metavar="MM", help="Millimetres a pixel, for images whose file gives none.")
@@ -72,12 +77,14 @@ def predict(
     keep_names: Annotated[
         bool, typer.Option("--keep-names", help="Name results as the files; they must not be named after patients.")
     ] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Take the mean over each image and its mirror image.")] = False,
 ) -> None:
     """Find and judge the nodules of images: a table, masks, a page of cards. For research only, not a medical device."""
-    runs = _finished_run("classifier", classifier), _finished_run("segmenter", segmenter)
+    given = {"classifier": classifier, "segmenter": segmenter}
+    runs = [[_finished_run(role, name) for name in names] for role, names in given.items()]
     from thyroid_utils.workbook.predict import predict as predict_images
 
-    raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names))
+    raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names, mirror))
 
 
 @data_app.command("check")

@@ -27,13 +27,14 @@ from rich.console import Console
 from thyroid_utils.common.errors import DataError, ImageError, ParameterError
 from thyroid_utils.common.files import csv_text, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
-from thyroid_utils.common.words import count, whole
+from thyroid_utils.common.words import count, listed, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
 from thyroid_utils.data.readers.own import is_mask_beside, masked_images
+from thyroid_utils.inference.doubts import own_scores
 from thyroid_utils.inference.dual_stage import SCORES, DualStage
+from thyroid_utils.inference.ensemble import predictors_of
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
-from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
@@ -61,16 +62,23 @@ Source = tuple[str, Path, str]
 
 
 def predict(
-    images: Sequence[Path], classifier: Run, segmenter: Run, out: Path, spacing: float | None = None, keep_names: bool = False
+    images: Sequence[Path],
+    classifiers: Sequence[Run],
+    segmenters: Sequence[Run],
+    out: Path,
+    spacing: float | None = None,
+    keep_names: bool = False,
+    mirror: bool = False,
 ) -> int:
     """Find and judge the nodules of image files, write `findings.csv`, `masks/` and `index.html`, and say how it went.
 
     Args:
         images: files and folders (searched with all below them) of PNG, JPEG, TIFF, BMP, GIF or DICOM, one or many frames.
-        classifier, segmenter: finished runs.
+        classifiers, segmenters: finished runs; several of one recipe answer together.
         out: folder that does not exist or is empty; removed again where the work is interrupted.
         spacing: mm a pixel of images whose file gives none.
         keep_names: call results by the files' names; for files that name nobody.
+        mirror: take the mean over each image and its left-right mirror image.
 
     Returns:
         exit code: 0, or 1 where some images could not be used.
@@ -88,7 +96,7 @@ def predict(
     began = time.monotonic()
     with _new_folder(out):
         try:
-            stage = DualStage(Predictor(classifier), Predictor(segmenter))
+            stage = DualStage(predictors_of(classifiers), predictors_of(segmenters), mirror=mirror)
         except DataError as error:
             raise ParameterError(f"predict: {error}") from None
         counts = _write(out, stage, sources, spacing, began)
@@ -123,29 +131,32 @@ def _write(folder: Path, stage: DualStage, sources: list[Source], spacing: float
         pages.add(finding)
     write_text(folder / TABLE, csv_text(pd.DataFrame(rows), index=False, float_format="%.6g"))
     write_text(folder / NETWORKS, csv_text(_networks(stage), index=False, float_format="%.6g"))
-    networks = {role.capitalize(): _facts(predictor.run) for role, predictor in stage.roles()}
+    networks = {role.capitalize(): _facts(*found.runs) for role, found in stage.networks.items()}
     scores = {}
-    for role, predictor in stage.roles():
-        own = stage.scores[role]
-        who = counted_patients(predictor.run, own.images, own.patients)
-        scores[f"{SCORES[role]} of the {role}"] = f"{own} on its own test images, {who}"
+    for role, found in stage.networks.items():
+        own, runs = stage.scores[role], found.runs
+        who, alone = counted_patients(runs[0], own.images, own.patients), len(runs) == 1
+        name = f"{SCORES[role]} of the {role}" if alone else f"{SCORES[role]} of {count(len(runs), role)}"
+        scores[name] = f"{own} on {'its' if alone else 'their'} own test images, {who}"
     told = {"counts": counts, "scores": scores, "alpha": stage.alpha, "notes": stage.notes, "networks": networks}
     pages.close(**told, duration=time.monotonic() - began)
     return counts
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """What a reader should know of a network: its name and what it was trained on."""
-    config = run.config
-    facts = {"run": run.name[:8], "network": config.model.name, "trained on": config.data.dataset, "seed": config.seed}
-    return facts | {"patients": run.data["patients"]}
+def _facts(*runs: Run) -> dict[str, Any]:
+    """What a reader should know of a network, or of several of one recipe: names and what they were trained on."""
+    config, seeds = runs[0].config, dict.fromkeys(run.config.seed for run in runs)
+    facts = {"run": listed(run.name[:8] for run in runs), "network": config.model.name, "trained on": config.data.dataset}
+    facts |= {"seed": listed(seeds), "patients": runs[0].data["patients"]}
+    return facts | ({"networks": len(runs)} if len(runs) > 1 else {})
 
 
 def _networks(stage: DualStage) -> pd.DataFrame:
     """A row a network: its score on its own test images, with the 95 % interval over patients."""
     rows = []
     for role, predictor in stage.roles():
-        own, run = stage.scores[role], predictor.run
+        run = predictor.run
+        own = own_scores(run)[SCORES[role]]
         told = {"role": role, **_facts(run), "run": run.name, "score": SCORES[role], "value": own.value, "low": own.low}
         rows.append(told | {"high": own.high, "images": own.images, "of_patients": own.patients, "note": own.note})
     return pd.DataFrame(rows)

@@ -76,9 +76,12 @@ def _facts(finding: Finding) -> dict[str, str]:
     called = f"{finding.called_name} (malignant from {100 * finding.threshold:.0f} %)"
     facts = {"called": called} if finding.above_chance else {}
     facts |= {"frame": f"{width}×{height}", "entropy": f"{number_text(finding.uncertainty['entropy'])} bits"}
+    if finding.networks[0] > 1:
+        facts[f"SD between {finding.networks[0]} classifiers"] = f"{100 * finding.uncertainty['sd']:.0f} %"
     disagreement = finding.uncertainty["map_disagreement"]
     if math.isfinite(disagreement):
-        facts["mask between views, Dice"] = f"{1 - disagreement:.2f}"
+        between = f"{finding.networks[1]} segmenters" if finding.networks[1] > 1 else "views"
+        facts[f"mask between {between}, Dice"] = f"{1 - disagreement:.2f}"
     if math.isfinite(finding.attention_inside):
         facts["attention inside"] = f"{100 * finding.attention_inside:.0f} %"
     return facts

@@ -32,18 +32,16 @@ from scipy.stats import rankdata
 from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import listed, literal
 from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.inference.ensemble import at_one_scale, check_ensemble, seed_ensemble
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import (
     LABEL_SCORES,
     MAP_SCORES,
-    at_one_scale,
     augmented_views,
-    check_ensemble,
     has_dropout,
     label_uncertainty,
     map_uncertainty,
     mc_dropout,
-    seed_ensemble,
 )
 from thyroid_utils.scores.checks import checked
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
