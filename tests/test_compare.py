@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.data.table import make_cases
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.classifier_comparison import chance_told
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
@@ -66,6 +67,21 @@ def test_configs_differ_in_what_is_compared_alone():
     for wrong, options in (({}, {"vgg16": {"hidden": 64}}), ({"training": {"epochs": 0}}, {}), ({"task": "segmentation"}, {})):
         with pytest.raises(ConfigError):
             comparison_configs(["resnet18"], [0], wrong, options=options)
+
+
+def test_folds_are_one_config_each_or_one_split_and_a_reason(monkeypatch, capsys):
+    rows = [{"case": f"c{i}", "image": f"{i}.png", "patient": f"p{i}", "dataset": "own", "label": int(i < 4)} for i in range(12)]
+    monkeypatch.setattr("thyroid_utils.studies.compare.load_cases", lambda *_, **__: make_cases(rows))
+    folded = shared_settings({**PARAMETERS, "FOLDS": 4}, "classification")
+    configs = comparison_configs(["resnet18"], [3, 1], folded)
+    assert [(config.seed, config.split.folds, config.split.fold) for config in configs] == [
+        (seed, 4, fold) for seed in (3, 1) for fold in range(4)
+    ]
+    assert capsys.readouterr().out == ""
+    few = {**PARAMETERS, "FOLDS": 5}
+    assert [shared_settings(few, "classification")["split"]["folds"] for _ in range(2)] == [0, 0]
+    told = "FOLDS: 5 folds need as many patients of each class, and there are 4 malignant; one split is used instead\n"
+    assert capsys.readouterr().out == told, "once"
 
 
 def test_tables_name_the_models_that_differ_and_show_estimates_as_text():

@@ -27,6 +27,11 @@ REFUSED = [
     ({"split": {"ratios": (0.7, 0.3, 0.0)}}, "split.ratios must be above 0 and sum to 1; found (0.7, 0.3, 0.0)"),
     ({"split": {"ratios": (0.7, 0.2, 0.2)}}, "split.ratios must be above 0 and sum to 1; found (0.7, 0.2, 0.2)"),
     ({"split": {"by": "official", "repeat": 2}}, "split.repeat must be None with by official, of which there is one; found 2"),
+    ({"split": {"folds": 2}}, "split.folds must be 0 (one split) or 3 to 10; found 2"),
+    ({"split": {"folds": 11}}, "split.folds must be less than or equal to 10; found 11"),
+    ({"split": {"folds": 3, "by": "official"}}, "split.folds must be 0 with an official split; found 3"),
+    ({"split": {"folds": 3, "repeat": 0}}, "split.folds must be 0 with random subsets; found 3"),
+    ({"split": {"folds": 3, "fold": 3}}, "split.fold must be below folds (3), or 0; found 3"),
     ({"model": "resnet18"}, "model must be a valid dictionary or instance of ModelConfig; found 'resnet18'"),
     ({"model": {"name": ""}}, "model.name String should have at least 1 character; found ''"),
     ({"data": {"options": {"function": print}}}, "data.options.function input was not a valid JSON value; found <built-in"),
@@ -80,6 +85,7 @@ def test_labels_tell_runs_apart():
     assert config.label == "unet, tversky (alpha 0.3, beta 0.7), seed 4" and RunConfig().label == "resnet18, seed 0"
     others = {"preprocessing": [{"nodule_crop": {}}], "data": {"permute_labels": 0}, "split": {"repeat": 3}}
     assert RunConfig(loss={"name": "focal"}, **others).label == "resnet18, focal, crops, permuted labels, subset 3, seed 0"
+    assert RunConfig(split={"folds": 5, "fold": 1}).label == "resnet18, fold 2 of 5, seed 0"
     assert config.loss.label == "tversky (alpha 0.3, beta 0.7)" and config.model.label == "unet"
     switched = {"name": "mobile_deeplab", "options": {"attention": "none", "ppm": False, "multi_skip": True, "factor": 1}}
     told = "mobile_deeplab (attention none, no ppm, multi_skip, factor 1)"

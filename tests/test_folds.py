@@ -162,3 +162,20 @@ def test_a_segmenters_folds_are_measured_as_one(runs):
         assert truth.shape == drawn.shape
     assert comparison.validation[model] == pytest.approx(np.mean([run.metrics["val"]["dice"] for run in runs["segmenter"]]))
     assert comparison.fold_table(comparison.estimates(["dice"])["dice"], "dice").shape == (K + 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("malignant", "told"),
+    [
+        (0, "training images are benign; training, validation and test each need both classes"),
+        (2, "3 folds need as many patients of each class, and there are 2 malignant; ask for fewer folds"),
+    ],
+)
+def test_a_class_missing_or_rarer_than_folds_is_told(runs, monkeypatch, malignant, told):
+    config = runs["frame"][0].config
+    cases = split_data(config).cases
+    chosen = sorted(set(cases.loc[cases["label"] == 1, "patient"]))[:malignant]
+    cases = cases[(cases["label"] == 0) | cases["patient"].isin(chosen)]
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases)
+    with pytest.raises(DataError, match=told):
+        split_data(config)

@@ -57,6 +57,8 @@ def test_06_and_07_take_the_classifiers_that_03_compares_and_a_segmenter_of_04(n
         ("05.WEIGHTS=nowhere.pth", "05_loss_ablation: WEIGHTS: weights must be imagenet, none or a file; there is no file"),
         ("06.LAYERS={resnet18: layer0}", "06_grad_cam: LAYERS: resnet18: ResNet: no layer 'layer0'"),
         ("RATIOS=[0.9, 0.2, 0.2]", "every notebook: RATIOS: must be above 0 and sum to 1; found (0.9, 0.2, 0.2)"),
+        ("04.FOLDS=2", "04_segmenter_comparison: FOLDS: must be 0 (one split) or 3 to 10; found 2"),
+        ("08.FOLDS=12", "--set 08.FOLDS=12: FOLDS of 08_module_ablation must lie in 0 to 10, found 12"),
         ("02.DATA_OPTIONS={size: 3}", "02_preprocessing: DATASET, DATA_ROOT, DATA_OPTIONS: phantom: size is 3, expected"),
         ("06.MODELS=['timm:mixer_b16_224']", "06_grad_cam: SIZE: timm:mixer_b16_224: takes images of 224×224 pixels only"),
         ("08.MODEL_OPTIONS={mobile_deeplab: {widt: 3}}", "08_module_ablation: MODEL_OPTIONS: model mobile_deeplab: no option"),

@@ -146,7 +146,7 @@ class ComparedRuns:
         if not self.one_split:
             return "over random subsets, corrected for their overlap"
         if self.folds and self.trainings < 2:
-            return "over folds, corrected for the overlap of their training sides"
+            return "over folds, corrected for their overlap"
         alone = "over patients, of these trained networks only: with one training of each there is no verdict on recipes"
         return "over patients and training seeds" if self.trainings > 1 else alone
 
