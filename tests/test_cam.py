@@ -62,7 +62,6 @@ def test_grad_cam_is_that_of_the_papers_two_equations(resnet18, target):
     peak = expected.max(axis=(1, 2))
     assert (peak > 0).all() and expected.std() > 0.1 * expected.max()
     np.testing.assert_allclose(found.maps, expected / peak[:, None, None], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found.peak, peak, rtol=1e-5)
     assert not found.blank.any() and (found.maps.max(axis=(1, 2)) == 1).all()
 
 
@@ -71,13 +70,13 @@ def test_eigen_cam_takes_the_component_with_its_larger_side_up(resnet18):
     with torch.no_grad():
         features = nn.Sequential(*list(resnet18.network.children())[:-2])(torch.from_numpy(inputs)).numpy()
     found = cam_maps(resnet18, inputs, method="eigen_cam")
-    for map_, peak, feature in zip(found.maps, found.peak, features, strict=True):
+    for map_, feature in zip(found.maps, features, strict=True):
         places = feature.reshape(len(feature), -1).T
         left, sizes, _ = np.linalg.svd(places - places.mean(axis=0), full_matrices=False)
         component = (left[:, 0] * sizes[0]).reshape(feature.shape[1:])
         component *= np.sign(component.ravel()[np.abs(component).argmax()])
         enlarged = functional.interpolate(torch.from_numpy(np.maximum(component, 0))[None, None], (128, 128), mode="bilinear")
-        np.testing.assert_allclose(map_ * peak, enlarged[0, 0], rtol=1e-3, atol=1e-3 * peak)
+        np.testing.assert_allclose(map_, enlarged[0, 0] / enlarged.max(), rtol=1e-3, atol=1e-3)
 
 
 QUICK = {name: {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19", "fcn8s")} | {"transunet": {"width": 96, "layers": 2}}
@@ -95,7 +94,7 @@ def explained(network: nn.Module, images: np.ndarray, **options) -> tuple[CamMap
     seen, before = [], hooks(network)
     with module.register_forward_hook(lambda _module, _inputs, output: seen.append(reshape(output).shape)):
         found = cam_maps(network, images, **options)
-    assert hooks(network) == before and found.maps.shape == (len(images), *images.shape[-2:]) and np.isfinite(found.peak).all()
+    assert hooks(network) == before and found.maps.shape == (len(images), *images.shape[-2:])
     return found, seen[-1]
 
 
@@ -103,7 +102,7 @@ def explained(network: nn.Module, images: np.ndarray, **options) -> tuple[CamMap
 def test_every_classifier_has_a_layer_and_a_map(name):
     network = built(build_classifier, name, **QUICK.get(name, {}))
     found, (batch, channels, rows, columns) = explained(network, pictures(1, *small(name)), method="layer_cam")
-    assert batch == 1 and channels >= 64 and rows * columns > 1 and found.blank[0] == (found.peak[0] == 0)
+    assert batch == 1 and channels >= 64 and rows * columns > 1 and found.blank[0] == (not found.maps[0].any())
 
 
 SEGMENTED = [(name, QUICK.get(name, {})) for name in SEGMENTERS if name != "tiny_segmenter"]
@@ -130,7 +129,7 @@ def test_a_segmenter_is_explained_by_the_pixels_that_it_calls_nodule(classes):
     score = lambda logits: (logits[:, -1] * called).sum(dim=(1, 2)) / called.sum(dim=(1, 2))  # noqa: E731
     found = cam_maps(network, inputs, target="nodule")
     expected = paper_grad_cam(network, layer, images, score)
-    np.testing.assert_allclose(found.maps * found.peak[:, None, None], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.maps, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.maps, cam_maps(network, inputs).maps)
     assert not found.none_called.any()
 
@@ -138,15 +137,15 @@ def test_a_segmenter_is_explained_by_the_pixels_that_it_calls_nodule(classes):
 def test_a_blank_map_is_counted_and_not_divided_by():
     network, inputs = built(build_classifier, "tiny"), pictures(3, 32)
     inputs[1, 0, 0, 0] = np.nan
-    found = cam_maps(network, inputs)  # values that are no numbers make a blank map without a peak
-    assert found.blank[1] and np.isnan(found.peak[1]) and not found.maps[1].any() and found.peak[0] >= 0
+    found = cam_maps(network, inputs)  # values that are no numbers make a blank map
+    assert found.blank[1] and not found.maps[1].any() and np.isfinite(found.maps).all()
     with torch.no_grad():
         network.network[9].weight[1] = 0  # nothing speaks for or against malignant
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         for method in ("grad_cam", "grad_cam_pp", "layer_cam"):
             found = cam_maps(network, pictures(3, 32), method=method)
-            assert found.blank.all() and not found.maps.any() and not found.peak.any()
+            assert found.blank.all() and not found.maps.any()
     assert found.summary() == "3 maps of 3×3 places, 3 of them blank"
 
 
@@ -162,7 +161,7 @@ def test_every_method_gives_maps_and_the_network_back_as_it_was(build, name, met
     found = cam_maps(network, pictures(3, 32), method=method, batch_size=2)
     assert found.maps.shape == (3, 32, 32) and found.maps.dtype == np.float32
     assert found.maps.min() >= 0 and set(found.maps.max(axis=(1, 2))) <= {0, 1}
-    assert (found.blank == (found.peak == 0)).all() and not found.blank.all()
+    assert (found.blank == ~found.maps.any(axis=(1, 2))).all() and not found.blank.all()
     assert [module.training for module in network.modules()] == modes and hooks(network) == 0
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert [parameter.requires_grad for parameter in network.parameters()].count(False) == 1
@@ -192,7 +191,7 @@ def test_a_layer_that_is_changed_in_place_afterwards_is_explained_as_it_was():
     inputs = pictures(2, 12)
     expected = paper_grad_cam(apart, convolution, torch.from_numpy(inputs), lambda logits: logits[:, 1])
     found = cam_maps(network, inputs, layer=TargetLayer(convolution))
-    np.testing.assert_allclose(found.maps * found.peak[:, None, None], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.maps, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from dual_stage_project import project, stage_of
-from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.data.images import write_png
@@ -60,9 +59,9 @@ def two_discs(*radii: int) -> np.ndarray:
 
 def attention_of(stage: DualStage, finding: Finding, layer) -> np.ndarray:
     """Grad-CAM of the class that is called, on the frame."""
-    inputs = stage.classifier.prepare([finding.frame])
-    found = cam_maps(stage.classifier.network, inputs, target=int(finding.called), layer=layer).maps[0]
-    return stage.classifier.pipeline(finding.frame).geometry.to_original(found, smooth=True)
+    sample = stage.classifier.pipeline(finding.frame)
+    found = cam_maps(stage.classifier.network, sample.image[None], target=int(finding.called), layer=layer).maps[0]
+    return sample.geometry.to_original(found, smooth=True)
 
 
 def test_findings_are_what_the_runs_say(stage, runs, findings):
@@ -166,8 +165,9 @@ def test_a_classifier_of_crops_sees_the_predicted_nodule(runs, monkeypatch):
     bright(stage, monkeypatch)
     image, crops = two_discs(15), Predictor(runs["crop"])
     found, none = asked(stage, image, two_discs())
-    assert found.uncalibrated == pytest.approx(expit(crops.log_odds(crops.prepare([image], [found.mask])))[0], abs=1e-5)
-    edge = np.nonzero(crops.pipeline(image, found.mask).geometry.to_original(np.ones((64, 64), bool)))
+    sample = crops.pipeline(image, found.mask)
+    assert found.uncalibrated == pytest.approx(crops.probabilities(sample.image[None])[0], abs=1e-5)
+    edge = np.nonzero(sample.geometry.to_original(np.ones((64, 64), bool)))
     seen = np.zeros(image.shape, bool)
     seen[edge[0].min() : edge[0].max() + 1, edge[1].min() : edge[1].max() + 1] = True
     assert not found.attention[~seen].any() and found.attention_by_chance == pytest.approx(found.mask.sum() / seen.sum())

@@ -176,7 +176,7 @@ def test_a_classifiers_curve_begins_at_its_own_score():
     for row in table[table["level"] == 0].itertuples():
         assert row.score.value == pytest.approx(roc_auc_score(labels, own)) and row.change.value == 0
     frames = [perturb(read_gray(image), "speckle", 0.5, (0, at)) for at, image in enumerate(cases["image"])]
-    changed = predictor.log_odds(predictor.prepare(frames))
+    changed = predictor.log_odds(np.stack([predictor.pipeline(frame).image for frame in frames]))
     last = table.iloc[-1]
     assert last["score"].value == pytest.approx(roc_auc_score(labels, changed))
     assert last["change"].value == pytest.approx(roc_auc_score(labels, changed) - roc_auc_score(labels, own))

@@ -72,7 +72,7 @@ def drawn(right: list[bool], blank: tuple[int, ...] = ()) -> MapStudy:
         masks[number, 4:8, number : number + 4] = True
         maps[number, 4:8, number : number + 8] = 0.5 * (number not in blank)
     unseen = np.isin(np.arange(count), blank)
-    found = CamMaps(maps, unseen, np.arange(count) + 1.0, np.zeros(count, bool), (6, 6))
+    found = CamMaps(maps, unseen, np.zeros(count, bool), (6, 6))
     return MapStudy(SimpleNamespace(network=None), images, inputs, masks, found, "grad_cam", 1, None)
 
 
@@ -98,8 +98,9 @@ def test_some_are_drawn_at_random_and_stay_in_step():
     assert list(part.images.index) == list(whole.some(5, 3).images.index), "the same seed draws the same images"
     numbers = [int(case.rpartition("/")[2]) for case in part.images.index]
     assert numbers == sorted(numbers) and len(numbers) == 5 and not part.maps.blank.any()
-    assert list(part.maps.peak) == [number + 1 for number in numbers] and list(part.grays[:, 0, 0]) == numbers
-    assert [int(np.flatnonzero(mask.any(axis=0))[0]) for mask in part.masks] == numbers
+    assert list(part.grays[:, 0, 0]) == numbers
+    for shown in (part.masks, part.maps.maps):
+        assert [int(np.flatnonzero(each.any(axis=0))[0]) for each in shown] == numbers
     assert list(part.scores.index) == list(part.images.index), "not the scores of the whole study"
     assert len(whole.some(100).images) == 10
 

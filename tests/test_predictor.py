@@ -27,7 +27,8 @@ def test_a_classifier_says_what_its_run_says(preprocessing):
     predictor, told = Predictor(run, batch_size=3), run.predictions["log_odds"]
     np.testing.assert_allclose(predictor.log_odds(predictor.inputs(told.index)), told, rtol=0, atol=1e-4)
     frames = [read_gray(image) for image in predictor.cases.loc[told.index, "image"]]
-    np.testing.assert_array_equal(predictor.prepare(frames), predictor.inputs(told.index))
+    for frame, expected in zip(frames, predictor.inputs(told.index), strict=True):
+        np.testing.assert_array_equal(predictor.pipeline(frame).image, expected)
     assert told.std() > 1e-3  # all the same would agree for nothing
 
 
@@ -58,13 +59,13 @@ def test_new_images_need_no_training_images(monkeypatch):
     """µ and σ of the training images are in the run."""
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing="paper_001"))
     predictor = Predictor(run)
-    frames = [read_gray(image) for image in predictor.cases["image"].head(2)]
-    expected = predictor.prepare(frames)
+    frame = read_gray(predictor.cases["image"].iloc[0])
+    expected = predictor.pipeline(frame).image
     mean, deviation = run.data["fitted"]
     assert deviation > 0 and (predictor.pipeline.mean, predictor.pipeline.deviation) == (mean, deviation)
     with monkeypatch.context() as away:
         away.setattr("thyroid_utils.inference.predictor.split_data", None)
-        np.testing.assert_array_equal(Predictor(run).prepare(frames), expected)
+        np.testing.assert_array_equal(Predictor(run).pipeline(frame).image, expected)
     assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
 
 

@@ -371,16 +371,15 @@ def test_without_a_nodule_it_is_refused_or_leaves_the_whole_frame():
 def test_a_classifier_on_crops_takes_masks_of_any_origin():
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing=CROPPED))
     predictor, told = Predictor(run), run.predictions["log_odds"]
-    cases = predictor.cases.loc[told.index]
+    cases, seen = predictor.cases.loc[told.index], lambda *pair: predictor.pipeline(*pair).image
     frames, masks = [read_gray(image) for image in cases["image"]], [read_mask(mask) for mask in cases["mask"]]
-    inputs = predictor.prepare(frames, masks)
+    inputs = np.stack(list(map(seen, frames, masks)))
     np.testing.assert_array_equal(inputs, predictor.inputs(told.index))
     np.testing.assert_allclose(predictor.log_odds(inputs), told, rtol=0, atol=1e-4)
     elsewhere = [np.roll(mask, 6, axis=1) for mask in masks]
-    assert np.abs(predictor.log_odds(predictor.prepare(frames, elsewhere)) - told).max() > 1e-3
-    for wrong, error in (((frames[:1],), "there is no mask"), ((frames, masks[:1]), "zip")):
-        with pytest.raises(ValueError, match=error):
-            predictor.prepare(*wrong)
+    assert np.abs(predictor.log_odds(np.stack(list(map(seen, frames, elsewhere)))) - told).max() > 1e-3
+    with pytest.raises(ValueError, match="there is no mask"):
+        predictor.pipeline(frames[0])
     # Fitting looks at the crops: other masks of the same images give other numbers.
     fitted = [*CROPPED[:-1], {"zscore": {"by": "train"}}]
     whole = predictor.cases

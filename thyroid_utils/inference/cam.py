@@ -53,15 +53,13 @@ class CamMaps:
     """Maps of n images.
 
     maps: float32 (n, height, width) in [0, 1], each divided by its own maximum. blank: bool (n,), no place speaks for the target
-    (zero everywhere after the ReLU; the map stays 0), or the network's values are no numbers (then `peak` is NaN). peak: float
-    (n,), the maximum before division: small ones tell that a map was made visible from little. none_called: bool (n,), a
-    segmenter that calls no pixel nodule, whose map then explains the mean logit of all pixels. grid: (rows, columns) of the maps
-    before they were enlarged; where they are few, say below 7×7, the maximum is far from the middle for that reason alone.
+    (zero everywhere after the ReLU; the map stays 0), or the network's values are no numbers. none_called: bool (n,), a segmenter
+    that calls no pixel nodule, whose map then explains the mean logit of all pixels. grid: (rows, columns) of the maps before
+    they were enlarged; where they are few, say below 7×7, the maximum is far from the middle for that reason alone.
     """
 
     maps: np.ndarray
     blank: np.ndarray
-    peak: np.ndarray
     none_called: np.ndarray
     grid: tuple[int, int]
 
@@ -118,12 +116,11 @@ def cam_maps(
             maps[batch] = [_enlarged(network, values, size) for values in found]
             if progress is not None:
                 progress(min(start + step, len(inputs)), len(inputs))
-    peak = maps.max(axis=(1, 2)).astype(float)
-    peak[~np.isfinite(maps).all(axis=(1, 2))] = np.nan
-    blank = ~(peak > 0)
+    peak = maps.max(axis=(1, 2), keepdims=True)
+    blank = ~(np.isfinite(maps) & (peak > 0)).all(axis=(1, 2))
     maps[blank] = 0
-    maps[~blank] /= peak[~blank, None, None].astype(np.float32)
-    return CamMaps(maps, blank, peak, none_called, found.shape[1:])
+    maps[~blank] /= peak[~blank]
+    return CamMaps(maps, blank, none_called, found.shape[1:])
 
 
 def as_images(network: nn.Module, inputs: np.ndarray) -> torch.Tensor:

@@ -112,21 +112,6 @@ class Predictor:
             raise KeyError(f"run {self.run.name} has no case {absent}")
         return np.stack([np.asarray(self.store.images[at]) for at in positions])
 
-    def prepare(self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """What the network sees of other frames, as `inputs` gives it.
-
-        Args:
-            frames: gray uint8 (height, width) or colour, of any size.
-            masks: where its preprocessing cuts to the nodule (`pipeline.needs_mask`), the nodule of each frame as somebody or a
-                segmenter outlined it, bool (height, width) at the frame's own size; else they change nothing. `inputs` cuts to
-                the true ones.
-
-        Raises:
-            DataError: no mask where one is needed, or another size.
-        """
-        masks = [None] * len(frames) if masks is None else masks
-        return np.stack([self.pipeline(frame, mask).image for frame, mask in zip(frames, masks, strict=True)])
-
     def log_odds(self, inputs: np.ndarray) -> np.ndarray:
         """The logit of malignant by a classifier or joint network, float64 (n,), of inputs (n, channels, height, width)."""
         return self._batches(self.answering("classification"), inputs, log_odds)

@@ -118,7 +118,7 @@ class MapStudy:
         shown = np.flatnonzero(~self.maps.blank)
         shown = shown if len(shown) else np.arange(len(self.images))
         rows = np.sort(np.random.default_rng(seed).permutation(shown)[:count])
-        kept = {name: getattr(self.maps, name)[rows] for name in ("maps", "blank", "peak", "none_called")}
+        kept = {name: getattr(self.maps, name)[rows] for name in ("maps", "blank", "none_called")}
         return replace(
             self, images=self.images.iloc[rows], inputs=self.inputs[rows], masks=self.masks[rows], maps=replace(self.maps, **kept)
         )
