@@ -122,7 +122,6 @@ def metrics() -> Entries:
         "fit_platt": lambda: [f.fit_platt(y, f.logit(p)), f.fit_platt(y, f.logit(q))(np.array([-2, 0, 0.5, 3]))],
         "risk_coverage": lambda: [f.risk_coverage(p * (1 - p), (p >= 0.5) != y), f.risk_coverage(*odd)],
         "aurc": lambda: [f.aurc(p * (1 - p), (p >= 0.5) != y), f.aurc(*odd)],
-        "benefit_values": lambda: [f.benefit_values(y, p, 0.2), f.benefit_values(y, p, 0.75)],
         "decision_curve": lambda: f.benefit_curve(y, p, column("patient")).drop(columns=["low", "high"]),
         "binarise": lambda: [f.binarise(sure), f.binarise(np.array([[0.2, 0.7], [0.31, 0.3]]), 0.3)],
         "overlap_scores": lambda: f.overlap_scores(**counts),

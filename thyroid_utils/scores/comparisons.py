@@ -62,15 +62,18 @@ def compare_means(first: Sequence[float], second: Sequence[float], patients: Seq
         return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
     gap = mean_influence((one - two)[known])
     (variance,), (freedom,) = over_patients(gap.by_image, gap.strata, codes)
-    means, difference, error = (float(one[known].mean()), float(two[known].mean())), float(gap.scores[0]), np.sqrt(variance)
-    reach = p_value = np.nan
-    note = "1 patient" if count < 2 else ""
+    *tested, note = _t_test(float(gap.scores[0]), float(np.sqrt(variance)), float(freedom), "1 patient", "all patients agree")
+    return Comparison(float(one[known].mean()), float(two[known].mean()), *tested, int(known.sum()), count, note)
+
+
+def _t_test(difference: float, error: float, freedom: float, single: str, alike: str) -> tuple[float, float, float, float, str]:
+    """A difference, the ends of its 95 % interval, its p-value, and why it has none: `single` where the error is NaN, `alike`
+    where it is 0 and the difference is not."""
     if error > _ROUNDING:
-        reach, p_value = stdtrit(freedom, 0.975) * error, float(2 * stdtr(freedom, -abs(difference) / error))
-    elif count > 1:
-        p_value, note = (np.nan, "all patients agree") if abs(difference) > _ROUNDING else (1.0, "")
-    bounds = float(difference - reach), float(difference + reach)
-    return Comparison(*means, difference, *bounds, p_value, int(known.sum()), count, note=note)
+        reach, p_value = float(stdtrit(freedom, 0.975)) * error, float(2 * stdtr(freedom, -abs(difference) / error))
+        return difference, difference - reach, difference + reach, p_value, ""
+    same = abs(difference) <= _ROUNDING and not np.isnan(error)
+    return difference, np.nan, np.nan, 1.0 if same else np.nan, "" if same else single if np.isnan(error) else alike
 
 
 def corrected_error(values: np.ndarray, train: int, test: int) -> np.ndarray:
@@ -110,11 +113,10 @@ def subset_estimate(
     if len(known) < 2:
         value = float(known[0]) if len(known) else np.nan
         return Estimate(value, np.nan, np.nan, test, patients, note=note or "1 subset")
-    _, error, freedom = _over_subsets(known, train, test)
-    mean = float(known.mean())
-    if not error > 1e-12:
+    mean, error = float(known.mean()), float(corrected_error(known, train, test))
+    if not error > _ROUNDING:
         return Estimate(mean, np.nan, np.nan, test, patients, note=note or "all subsets agree")
-    low, high = interval(mean, error, freedom, np.inf, limits)
+    low, high = interval(mean, error, len(known) - 1, np.inf, limits)
     return Estimate(mean, float(low), float(high), test, patients, note=note)
 
 
@@ -126,27 +128,13 @@ def subset_comparison(first: Sequence[float], second: Sequence[float], train: in
         train, test, patients: as for `subset_estimate`.
 
     Returns:
-        RecipeComparison (first − second) of as many `seeds` as subsets; its p-value and `detectable` are NaN for one subset, its
-        p-value also where the differences do not vary and are not 0.
+        RecipeComparison (first − second) of as many `seeds` as subsets; its interval, p-value and `detectable` are NaN for one
+        subset; without an interval, and a p-value of 1 or none, where the differences do not vary.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    differences = one - two
-    reach, error, freedom = _over_subsets(differences, train, test)
-    difference, p_value, note = float(differences.mean()), np.nan, ""
-    if np.isnan(error):
-        note = "1 subset"
-    elif error > 0:
-        p_value = float(2 * stdtr(freedom, -abs(difference) / error))
-    elif difference == 0:
-        p_value = 1.0
-    else:
-        note = "the difference is the same in every subset"
-    values = float(one.mean()), float(two.mean()), difference, difference - reach, difference + reach, p_value, test, patients
-    detectable = reach + float(stdtrit(freedom, POWER)) * error
-    return RecipeComparison(*values, note=note, seeds=len(one), detectable=detectable)
-
-
-def _over_subsets(values: np.ndarray, train: int, test: int) -> tuple[float, float, int]:
-    """Of values (k,) half their mean's 95 % interval, its standard error, and degrees of freedom."""
-    error, freedom = float(corrected_error(values, train, test)), len(values) - 1
-    return float(stdtrit(freedom, 0.975)) * error, error, freedom
+    error, freedom = float(corrected_error(one - two, train, test)), len(one) - 1
+    same = "the difference is the same in every subset"
+    *tested, note = _t_test(float((one - two).mean()), error, freedom, "1 subset", same)
+    detectable = float(stdtrit(freedom, 0.975) + stdtrit(freedom, POWER)) * error
+    means = float(one.mean()), float(two.mean())
+    return RecipeComparison(*means, *tested, test, patients, note=note, seeds=len(one), detectable=detectable)

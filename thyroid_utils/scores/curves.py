@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from thyroid_utils.scores.checks import checked_labels, checked_scores, need_both_classes, patient_codes
+from thyroid_utils.scores.checks import checked_labels, checked_probabilities, checked_scores, need_both_classes, patient_codes
 from thyroid_utils.scores.estimates import Estimate, estimate, patient_estimate, share_interval
 from thyroid_utils.scores.labels import Labelled, Weighed
 from thyroid_utils.scores.patients import BLOCK_VALUES, effective, images_of, leave_out
-from thyroid_utils.scores.probabilities import THRESHOLDS, benefit_values
 
+THRESHOLDS = tuple((np.arange(1, 100) / 100).tolist())
 FEW = 30  # patients of a class below which a curve has no band
 FEW_WRONG = 5  # patients below whose needless actions net benefit has none
 
@@ -123,14 +123,16 @@ def benefit_curve(
     Reference:
         Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
     """
-    values = np.array([benefit_values(labels, probabilities, threshold) for threshold in thresholds])
-    everybody = [benefit_values(labels, np.ones(len(labels)), threshold).mean() for threshold in thresholds]
+    truth, t = checked_labels(labels, "benefit_curve"), np.array(thresholds)
+    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), "benefit_curve"))
+    acted = np.where(truth, 1.0, -(t / (1 - t))[:, None])  # what acting on an image adds, (thresholds, n)
+    values = np.mean([np.where(row >= t[:, None], acted, 0.0) for row in rows], axis=0)
     # From all acted on needlessly, −t / (1 − t), to all malignant and found, 1: moved to between 0 and 1.
-    t, needless = np.array(thresholds), [len(set(np.asarray(patients)[row < 0])) for row in values]
+    needless = [len(set(np.asarray(patients)[row < 0])) for row in values]
     moved = [patient_estimate(row * (1 - at) + at, patients, share=True) for row, at in zip(values, t, strict=True)]
     ends = np.array([(found.low, found.high) for found in moved]).T
     low, high = np.where(np.less(needless, FEW_WRONG), np.nan, (ends - t) / (1 - t))
-    columns = {"threshold": t, "net_benefit": values.mean(axis=1), "treat_all": everybody, "treat_none": 0.0}
+    columns = {"threshold": t, "net_benefit": values.mean(axis=1), "treat_all": acted.mean(axis=1), "treat_none": 0.0}
     return pd.DataFrame({**columns, "low": low, "high": high})
 
 

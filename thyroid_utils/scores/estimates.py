@@ -41,7 +41,6 @@ FEW_PATIENTS = 50  # of so many, one sample in 13 shows nothing of what befalls 
 DETECTED = ndtri(0.975) + ndtri(POWER)  # that difference in standard errors, of a single two-sided test at 5 %
 UNKNOWING = 0.5  # of a patient in the middle of the scale, added to an interval between limits
 MIDWAY = 0.2  # of an image that counts for neither end of a share's interval: 0 is Clopper and Pearson's, 0.5 Jeffreys's
-DEFAULT_SCORES = tuple(SCORES)
 NO_LIMITS = (-np.inf, np.inf)
 
 
@@ -268,7 +267,7 @@ def patient_scores(
     labels: Sequence[int],
     probabilities: Sequence[float],
     patients: Sequence[str],
-    metrics: str | Sequence[str] = DEFAULT_SCORES,
+    metrics: str | Sequence[str] = tuple(SCORES),
     threshold: float | Sequence[float] = 0.5,
     *,
     less: Sequence[float] | None = None,

@@ -1,7 +1,6 @@
-"""Whether a probability means what it says, how to mend it, and what acting on it is worth.
+"""Whether a probability means what it says, how to mend it, and how errors fall as doubtful images are handed on.
 
-Mended by one number, the temperature, or by slope and intercept; worth: how errors fall as doubtful images are handed on, and the
-net benefit of acting at a threshold.
+Mended by one number, the temperature, or by slope and intercept.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from thyroid_utils.scores.checks import checked, checked_labels, checked_probabilities, need_both_classes
+from thyroid_utils.scores.checks import checked, checked_labels, need_both_classes
 
 # A float32 softmax saturates at 1 - 6e-8; without a limit one sure image would have an infinite logit.
 CLOSEST_TO_CERTAIN = 1e-7
 TEMPERATURES = (0.05, 20.0)
-THRESHOLDS = tuple((np.arange(1, 100) / 100).tolist())
 
 
 def logit(probabilities: Sequence[float]) -> np.ndarray:
@@ -260,29 +258,3 @@ def aurc(uncertainty: Sequence[float], errors: Sequence[float]) -> float:
         Geifman, Uziel and El-Yaniv, Bias-reduced uncertainty estimation for deep neural classifiers, ICLR (2019).
     """
     return float(risk_coverage(uncertainty, errors)["risk"].mean())
-
-
-def benefit_values(labels: Sequence[int], probabilities: Sequence[float], threshold: float) -> np.ndarray:
-    """What each image adds to the net benefit: 1 called malignant rightly, −t / (1 − t) wrongly, 0 not called; float (n,).
-
-    Their mean is the net benefit, so that `scores.estimates.patient_estimate` of them gives its interval, and of the differences
-    to those of another model, or of probabilities that are all 1 (act on all), the interval of what is gained.
-
-    Args:
-        labels: 0 benign, 1 malignant, shape (n,).
-        probabilities: of malignancy, in [0, 1], shape (n,); with (seeds, n) the result is the mean over seeds.
-        threshold: the probability t at or above which one acts, in [0, 1).
-
-    Raises:
-        ValueError: as `scores.labels.classification_scores`.
-
-    Reference:
-        Vickers and Elkin, Decision curve analysis, Med. Decis. Making 26 (2006) 565-574.
-
-    Example:
-        >>> benefit_values([0, 1, 1], [0.9, 0.8, 0.1], threshold=0.5).tolist()
-        [-1.0, 1.0, 0.0]
-    """
-    truth = checked_labels(labels, "benefit_values")
-    rows = np.atleast_2d(checked_probabilities(probabilities, len(truth), "benefit_values"))
-    return np.where(rows >= threshold, np.where(truth, 1.0, -threshold / (1 - threshold)), 0.0).mean(axis=0)
