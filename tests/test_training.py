@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import pickle
-import random
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -251,33 +249,6 @@ def test_a_resumed_run_leaves_strangers_alone():
 
 def waited(child: int) -> None:
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_killed_at_random_moments_twenty_times(tmp_path, monkeypatch):
-    """SIGKILL by a seeded clock, wherever it strikes; what comes out in the end is what would have come out at once."""
-    config = tiny_config(training__epochs=6)
-    started = time.monotonic()
-    waited(forked(lambda: fit_or_load(config)))
-    took = time.monotonic() - started
-    clock, kills, finished = random.Random(7), 0, 0
-    elsewhere(monkeypatch, tmp_path / "killed")
-    while kills < 20:
-        child = forked(lambda: fit_or_load(config.model_copy(update={"seed": finished})))  # noqa: B023
-        time.sleep(clock.uniform(0.02, 0.6) * min(took, 3))
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert status == 0
-            finished += 1  # done before the clock struck: die in another run of the same kind
-            continue
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        kills += 1
-    for seed in range(finished + 1):
-        again = config.model_copy(update={"seed": seed})
-        elsewhere(monkeypatch, tmp_path / "killed")
-        mended = fit_or_load(again)
-        elsewhere(monkeypatch, tmp_path / "straight")
-        same_results(fit_or_load(again).folder, mended.folder)
 
 
 def test_one_process_trains_and_the_other_waits_and_loads(monkeypatch, capfd):
