@@ -166,10 +166,9 @@ def read_tn5000(root: Path) -> pd.DataFrame:
     """
     folder = TN5000.folder(root)
     images, _ = TN5000.files(folder, "JPEGImages")
-    annotations, lists = below(folder, "Annotations"), folder / "ImageSets" / "Main"
-    sides: dict[str, str] = {}
+    annotations, sides = below(folder, "Annotations"), {}
     for side in SPLITS:
-        path = lists / f"{side}.txt"
+        path = folder / "ImageSets" / "Main" / f"{side}.txt"
         if annotations is None or not path.is_file():
             raise TN5000.missing(folder, TN5000.expected)
         keys = [listing.stem_key(name) for name in path.read_bytes().decode("utf-8", "replace").split()]
@@ -220,8 +219,8 @@ def read_thyroidxl(root: Path) -> pd.DataFrame:
         prefix, number = f"thyroidxl/{side}/", re.compile(r"(\d+)_.*")
         known = {key: number.fullmatch(key) is not None for key in images}
         patients = {key: number.sub(r"thyroidxl-\1", key) if known[key] else prefix + key for key in images}
-        rows = listing.image_rows("thyroidxl", prefix, images, masks, split=side, patient=patients, patient_known=known)
-        parts.append(rows)
+        told = {"split": side, "patient": patients, "patient_known": known}
+        parts.append(listing.image_rows("thyroidxl", prefix, images, masks, **told))
     return listing.case_table(parts)
 
 

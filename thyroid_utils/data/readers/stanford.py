@@ -46,9 +46,8 @@ def read_stanford(root: Path, every: int = 1) -> pd.DataFrame:
     folder = STANFORD.folder(root)
     path = folder / "dataset.hdf5"
     frames = _frames(path)
-    known = (*_TEXTS, *_NUMBERS)
-    clips = dict.fromkeys(frames["clip"], path)
-    told = STANFORD.listed(folder / "metadata.csv", clips, "histopath_diagnosis", ("annot_id", "histopath_diagnosis"), known)
+    clips, label = dict.fromkeys(frames["clip"], path), "histopath_diagnosis"
+    told = STANFORD.listed(folder / "metadata.csv", clips, label, ("annot_id", label), (*_TEXTS, *_NUMBERS))
     told = told.assign(**{name: listing.as_numbers(told[name]) for name in _NUMBERS}).rename(columns=_TEXTS)
     told["tirads"] = told["tirads"].str.removesuffix(".0")  # which programs write beside an empty field
     rows = frames[frames.groupby("clip").cumcount() % every == 0].join(told[["label", *_NUMBERS, *_TEXTS.values()]], on="clip")
@@ -57,11 +56,9 @@ def read_stanford(root: Path, every: int = 1) -> pd.DataFrame:
         "case": "stanford/" + rows["clip"] + position.map("/{:05d}".format),
         **{name: position.map((f"{path}::{name}[" + "{}]").format) for name in ("image", "mask")},
         "patient": "stanford-" + rows["clip"].str.partition("_")[0],
-        "dataset": "stanford",
-        "patient_known": True,
-        "target": "nodule",
     }
-    return listing.case_table([(rows.assign(**columns), [])], ("clip", *_TEXTS.values()))
+    rows = rows.assign(**columns, dataset="stanford", patient_known=True, target="nodule")
+    return listing.case_table([(rows, [])], ("clip", *_TEXTS.values()))
 
 
 def _frames(path: Path) -> pd.DataFrame:
