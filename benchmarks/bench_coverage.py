@@ -27,8 +27,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from thyroid_utils.inference.conformal import conformal_sets, coverage
-from thyroid_utils.scores.comparisons import subset_estimate
-from thyroid_utils.scores.curves import benefit_curve, pr_band, roc_band
+from thyroid_utils.scores.comparisons import subset_comparison, subset_estimate
+from thyroid_utils.scores.curves import auc_within, benefit_curve, pr_band, roc_band
 from thyroid_utils.scores.estimates import patient_estimate, patient_median, patient_scores
 from thyroid_utils.scores.groups import mann_whitney_patients, randomisation_test
 from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
@@ -149,6 +149,18 @@ def of_bands(random: np.random.Generator, times: int) -> Told:
                 yield "interval", "ROC band", few, f"{images}, {area}, at {place} %", held
 
 
+def of_folds(random: np.random.Generator, times: int) -> Told:
+    """AUCs of five folds, each with its own scale of the scores."""
+    for (few, many), images, area in product(list(PATIENTS.items())[1:], IMAGES, AREAS):
+        for _ in range(times // 2):
+            codes = patients_of(random, few + many, images)
+            truth, folds = codes >= few, codes % 5
+            x = alike(random, codes)[0] + np.sqrt(2) * norm.ppf(area) * truth + 3 * random.normal(size=5)[folds]
+            found = auc_within(truth, x, codes, folds)
+            held = None if np.isnan(found.low) else found.low <= area <= found.high
+            yield "interval", "ROC-AUC within folds", few, f"{images}, {area}", held
+
+
 def of_mixed_curves(random: np.random.Generator, times: int) -> Told:
     """Precision and net benefit, whose truth depends on the share of malignant images, drawn with the patients."""
     places, thresholds = np.array([20, 50, 80]), np.array([0.05, 0.2, 0.5, 0.8])
@@ -227,9 +239,11 @@ def of_subsets(random: np.random.Generator, times: int) -> Told:
     """Scores of overlapping subsets correlate by their share of test images, which is what the correction takes them for."""
     for share, subsets in product((0.1, 0.2, 0.3), (3, 5, 10)):
         for _ in range(times):
-            common = np.sqrt(share) * random.normal() + np.sqrt(1 - share) * random.normal(size=subsets)
-            found = subset_estimate(0.85 + 0.03 * common, round(100 * (1 - share)), round(100 * share), 20)
-            yield "interval", "score over random subsets", subsets, f"{share}", found.low <= 0.85 <= found.high
+            drawn = np.sqrt(share) * random.normal(size=(2, 1)) + np.sqrt(1 - share) * random.normal(size=(2, subsets))
+            scores, sizes = 0.85 + 0.03 * drawn, (round(100 * (1 - share)), round(100 * share), 20)
+            found = subset_estimate(scores[0], *sizes)
+            yield "interval", "score over subsets", subsets, f"{share}", found.low <= 0.85 <= found.high
+            yield "test", "recipes differ over subsets", subsets, f"{share}", subset_comparison(*scores, *sizes).p_value < 0.05
 
 
 def of_maps(random: np.random.Generator, times: int) -> Told:
@@ -247,7 +261,7 @@ def of_maps(random: np.random.Generator, times: int) -> Told:
 
 
 PARTS = {
-    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "curves": of_mixed_curves,
+    "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "folds": of_folds, "curves": of_mixed_curves,
     "groups": of_groups, "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
     "misses": of_misses,
 }  # fmt: skip
