@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,9 +135,11 @@ def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(ru
 
 def test_the_table_of_folds_counts_patients_and_has_both_means(runs):
     whole = ClassifierComparison.of(runs["frame"][:K])
+    both = replace(whole, runs={"tiny": whole.runs["tiny"], "again": whole.runs["tiny"]})
+    assert both.fold_table(both.estimates(["auc"])["auc"], "auc")[["tiny", "again"]].T.drop_duplicates().shape == (1, K + 2)
     estimates = whole.estimates(["auc", "accuracy"])
     table = whole.fold_table(estimates["auc"], "auc")
-    assert list(table.index) == ["1", "2", "3", "all, pooled", "mean of folds"]
+    assert list(table.index) == ["1", "2", "3", "mean of folds", "all, pooled"]
     assert table.loc["all, pooled", ["benign", "malignant", "images"]].tolist() == [16, 16, 64]
     assert table["tiny"].iloc[:K].mean() == pytest.approx(table.at["mean of folds", "tiny"])
     assert table.at["mean of folds", "tiny"] == pytest.approx(whole.within_folds("tiny").value)

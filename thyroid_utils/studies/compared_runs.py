@@ -199,13 +199,13 @@ class ComparedRuns:
         if not self.folds:
             return pd.DataFrame()
         groups = [patient_class(own).value_counts() for _, own in self._tested.groupby("fold")]
-        table = pd.DataFrame(groups).fillna(0).astype(int).reset_index(drop=True)
+        table = pd.DataFrame(groups).fillna(0).astype("Int64").reset_index(drop=True)
         table = table[[name for name in LABEL_NAMES.values() if name in table]].assign(images=self._tested.groupby("fold").size())
         table = pd.concat([table.rename(index=lambda at: f"{at + 1}"), table.sum().to_frame("all, pooled").T])
+        table = table.reindex([*table.index[:-1], "mean of folds", "all, pooled"])
         for model in self.runs:
             values = self.by_fold(model, score).mean(axis=0)
-            table[model] = [*values, pooled[model].value]
-            table.loc["mean of folds", model] = values.mean()
+            table[model] = [*values, values.mean(), pooled[model].value]
         return table.rename_axis("fold")
 
     def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
