@@ -14,6 +14,7 @@ from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases
 from thyroid_utils.plots import data_exploration as plots
 from thyroid_utils.studies import data_exploration as study
+from thyroid_utils.studies.preprocessing import outlined
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,11 @@ def test_sizes_areas_and_intensities(cases):
     for axes, name in zip(areas.axes[1:], ["benign", "malignant", "unlabelled"], strict=False):
         np.testing.assert_allclose(axes.images[0].get_array(), 100 * measures.positions[name])
     assert len(plots.intensities(measures).axes) == 3
+    bare = cases.assign(mask=pd.NA)
+    measures = measure_cases(bare)
+    assert plots.areas_and_positions(measures, label_names(bare)) is None and plots.intensities(measures) is None
+    with pytest.raises(DataError, match="none of 12 images has an outline"):
+        outlined(bare)
 
 
 def test_tables(cases):

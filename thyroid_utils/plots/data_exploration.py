@@ -78,8 +78,8 @@ def frame_sizes(table: pd.DataFrame, cases: pd.DataFrame) -> Figure:
 
 
 @styled
-def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "nodule") -> Figure:
-    """How large the outlined structure is and where it lies, by class.
+def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "nodule") -> Figure | None:
+    """How large the outlined structure is and where it lies, by class. None where nothing is outlined.
 
     Args:
         measures: of `measure_cases`.
@@ -87,6 +87,8 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
         target: what the masks outline.
     """
     names = [name for name in style.CLASS_COLOURS if name in measures.positions]
+    if not names:
+        return None
     figure, axes = new_panels(1 + len(names), 3.1, width_ratios=[1.5] + [1] * len(names))
     shares = 100 * measures.table["area_share"]
     known = pd.DataFrame({"share": shares, "class": classes})[shares > 0]
@@ -109,9 +111,12 @@ def areas_and_positions(measures: Measures, classes: pd.Series, target: str = "n
 
 
 @styled
-def intensities(measures: Measures, target: str = "nodule") -> Figure:
-    """Gray levels inside the outlined structure and in a ring around it, by class; every image counts alike."""
+def intensities(measures: Measures, target: str = "nodule") -> Figure | None:
+    """Gray levels inside the outlined structure and in a ring around it, by class; every image counts alike. None where nothing
+    is outlined."""
     names = list(measures.histograms)
+    if not names:
+        return None
     figure, axes = new_panels(len(names), 2.7, sharey=True)
     centres = np.arange(256).reshape(-1, 8).mean(axis=1)
     for place, name in zip(axes, names, strict=True):

@@ -192,6 +192,14 @@ def quality(gray: np.ndarray, mask: np.ndarray, patches: list[Box] | None = None
     }
 
 
+def outlined(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases that have a mask. Raises DataError where none has."""
+    if cases["mask"].isna().all():
+        told = f"none of {count(len(cases), 'image')} has an outline, inside and around which steps are measured"
+        raise DataError(f"preprocessing: {told}; add masks, or leave notebook 02 out")
+    return cases[cases["mask"].notna()]
+
+
 def measure_stages(cases: pd.DataFrame, pipelines: Sequence[Pipeline], progress: Progress | None = None) -> pd.DataFrame:
     """Image quality after every step of every pipeline, and the time the step took, image by image.
 
