@@ -1,7 +1,5 @@
 """Tiny trained runs of every kind on discs: the smooth bright ones benign, the darker jagged ones malignant."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What `test_pinned_numbers` stands on: where each function is, how a result is written down, and how two are compared."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """What several classifiers' predictions say together, on predictions made by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

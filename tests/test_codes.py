@@ -1,7 +1,5 @@
 """Codes in place of the names of one's own images and patients."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from hashlib import sha256

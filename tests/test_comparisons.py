@@ -1,7 +1,5 @@
 """Paired tests against brute force, scipy and statsmodels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

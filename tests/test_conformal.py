@@ -1,7 +1,5 @@
 """Conformal sets: by hand, the promise exactly and by simulation, with patients of several images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

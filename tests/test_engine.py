@@ -1,7 +1,5 @@
 """Many runs at once: order, failures, runs that others train, and a worker process killed in the middle of a run."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

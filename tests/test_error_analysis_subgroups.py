@@ -1,7 +1,5 @@
 """Subgroups: what images can be divided by, and scores of the parts against numbers by hand and other tests."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

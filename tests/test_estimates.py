@@ -1,7 +1,5 @@
 """Intervals over patients against theory, scipy and images written out; coverage by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

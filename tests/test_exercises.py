@@ -3,8 +3,6 @@
 What is trained is shared between them; on one thread, so that the sums are the same on every machine of a kind.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,8 +1,6 @@
 """A study of maps on tiny runs and made by hand; where maps point, by hand on 4×4 pictures, chance levels by simulation, and
 over patients; shapes of figures known by hand, and the answer to the paper's claim on maps whose truth is known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

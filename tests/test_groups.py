@@ -1,7 +1,5 @@
 """Groups of patients and parts of images, against brute force, scipy and simulated data whose truth is known."""
 
-from __future__ import annotations
-
 from itertools import permutations, product
 
 import numpy as np

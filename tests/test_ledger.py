@@ -1,7 +1,5 @@
 """The ledger of runs: what names a run, what a finished one must be, and the commands that list, show and prune."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import json

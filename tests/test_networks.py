@@ -1,7 +1,5 @@
 """Every classifier and segmenter by its name: shapes, sizes, gradients, numbers of parameters; and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

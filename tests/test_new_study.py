@@ -1,7 +1,5 @@
 """A new study is three files: with those of `new_study/` laid into a copy of the project it runs, and every rule holds."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

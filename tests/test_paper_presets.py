@@ -1,7 +1,5 @@
 """The papers' parameter files on phantoms laid out as each file asks for its data: each one's main notebook, made small."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

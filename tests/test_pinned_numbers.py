@@ -8,8 +8,6 @@ entries) that do, and no others, in a commit that says why:
 `pinned.f` finds a function wherever it is defined. Notes are not compared.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Power by simulation against closed forms, statsmodels' among them, and what it must say where a gain cannot be seen."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

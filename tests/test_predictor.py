@@ -1,7 +1,5 @@
 """Predictors give what a run's own predictions say, and take images that the run has never seen."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The readers of published sets: their tables, and what is refused or told of a copy that is not as published."""
 
-from __future__ import annotations
-
 import json
 import os
 import unicodedata

@@ -1,7 +1,5 @@
 """What several segmenters' maps say together: on tiny runs, against the same numbers by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stanford's cine-clips: frames that are read out of one HDF5 file, whose clips stay whole."""
 
-from __future__ import annotations
-
 import h5py
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """Training: what a run holds, that it is repeatable and resumed exactly, and what damage does."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What training says when it cannot go on: data, sizes, names, numbers, memory."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

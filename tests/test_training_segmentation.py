@@ -1,7 +1,5 @@
 """Segmentation through the one training path: what a run holds, that it is repeatable and resumed exactly, bad input."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

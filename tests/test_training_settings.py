@@ -1,7 +1,5 @@
 """What a config asks for and training does: schedules, balance, devices, lines; and what its parts do by themselves."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Uncertainty: scores by hand, and samples of networks."""
 
-from __future__ import annotations
-
 import copy
 import math
 

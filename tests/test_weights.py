@@ -1,7 +1,5 @@
 """What networks begin with: found, checked, fetched, refused, never another than asked for. Files are made and served here."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import socket

@@ -1,7 +1,5 @@
 """Parameter files are held to what the notebooks declare, before anything runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

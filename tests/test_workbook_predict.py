@@ -1,7 +1,5 @@
 """`thyroid-workbook predict` with real runs on files of every kind: what is written, the exit codes, and that nobody is named."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

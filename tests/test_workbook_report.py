@@ -1,7 +1,5 @@
 """HTML of notebooks and of the index: formulas, figures, tables, what cells print, nothing that loads, runs or names a path."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

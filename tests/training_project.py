@@ -1,7 +1,5 @@
 """Tiny networks and configs of the three tasks, a ledger of their own and forked processes, for tests of training and runs."""
 
-from __future__ import annotations
-
 import functools
 import os
 import traceback

@@ -1,7 +1,5 @@
 """Opening every file of a data set and saying what was found and what is wrong."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator

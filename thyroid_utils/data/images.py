@@ -1,7 +1,5 @@
 """Reading image and mask files into arrays, whatever their format, and saying in one line what is wrong when that fails."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

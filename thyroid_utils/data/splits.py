@@ -14,8 +14,6 @@ StratifiedGroupKFold was not taken: it offers equal folds only, places large gro
 folds whatever the seed), and does not promise that each class reaches each fold.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 

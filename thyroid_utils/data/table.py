@@ -14,8 +14,6 @@ Readers add what their set offers (`tirads`, `pane`, `scanner`, …); `spacing_m
 above 0 or missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ network's parameters, and keeps a layer's output without a copy though what foll
 its formulas are taken here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr

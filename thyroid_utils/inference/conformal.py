@@ -14,8 +14,6 @@ Reference:
     2306.06342 (patients).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

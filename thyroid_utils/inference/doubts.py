@@ -5,8 +5,6 @@ An image is described by a few numbers that anybody can check by eye, an outline
 beyond the training images' own range, widened the more the fewer they are, is told with the number and that range.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What goes into paper 000's framework and what comes out of it: images with what is known of them, and findings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

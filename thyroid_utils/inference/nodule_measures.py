@@ -4,8 +4,6 @@ Lengths are those of the outline through the midpoints between pixels inside and
 is w wide and h high. Where the mask has several parts, the largest is measured and the others are counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

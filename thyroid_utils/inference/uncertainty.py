@@ -1,8 +1,6 @@
 """How sure a network is: several answers to an image, from runs of several seeds, from changed images or from random dropout, and
 scores of uncertainty made of them. Entropies are in bits, so that that of a coin is 1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise, product

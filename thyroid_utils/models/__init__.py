@@ -4,8 +4,6 @@ A network of one's own is a class or function in a file of its own here, and a l
 (`classifiers.py`) or `SEGMENTERS` (`segmenters.py`). Everything else knows it by that name from then on.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping

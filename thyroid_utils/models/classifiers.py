@@ -1,7 +1,5 @@
 """The classifiers by name. Adding one is a function or class that builds it and a line in `CLASSIFIERS`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,8 +1,6 @@
 """Any network of timm (`timm:NAME`) and segmentation_models_pytorch (`smp:ARCH:ENCODER`), which both take seconds to import; and
 those on EfficientNet-Lite0, whose ImageNet weights are installed with this package."""
 
-from __future__ import annotations
-
 import inspect
 from functools import partial
 from typing import Any

@@ -1,8 +1,6 @@
 """The segmenters by name. Adding one is a function or class that builds it and a line in `SEGMENTERS`; `segmenters.csv` says what
 each is, and where it comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ Published values are fetched and read by torchvision, timm and segmentation_mode
 EfficientNet-Lite0's come with an installed package. `check_published` looks for all of them beforehand.
 """
 
-from __future__ import annotations
-
 import http.client
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """Figures of the classifier comparison: curves with bands, decisions, calibration, cases."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure

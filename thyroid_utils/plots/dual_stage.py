@@ -1,7 +1,5 @@
 """Figures of the dual-stage framework: pictures of cases, Dice by decision, variants beside each other, time by stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

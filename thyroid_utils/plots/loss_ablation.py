@@ -1,7 +1,5 @@
 """Figures of the loss ablation: a worked example, weights of pixels, two scores against each other, a sweep."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

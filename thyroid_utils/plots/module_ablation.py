@@ -1,7 +1,5 @@
 """Figures of the module ablation: the network drawn from itself, gains with intervals, power."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

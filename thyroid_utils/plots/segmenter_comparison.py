@@ -1,7 +1,5 @@
 """Figures of the segmenter comparison: spread over images, size of the nodule, outlines beside the truth."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

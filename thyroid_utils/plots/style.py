@@ -1,7 +1,5 @@
 """The one figure style, and captions: a figure function is `@styled`, takes data and returns a `Figure` not shown by itself."""
 
-from __future__ import annotations
-
 import re
 import string
 import tomllib

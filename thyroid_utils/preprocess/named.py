@@ -1,7 +1,5 @@
 """What preprocessing steps and augmentations share: a name in a parameter file, and parameters that are checked."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Arrays, masks, spacings and levels that every score and test takes, checked once and in the same words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

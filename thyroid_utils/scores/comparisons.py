@@ -8,8 +8,6 @@ Reference:
     Nadeau and Bengio, Machine Learning 52 (2003) 239-281.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

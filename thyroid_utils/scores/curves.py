@@ -5,8 +5,6 @@ which leaving out one patient moves by jumps: their standard errors are those of
 point has the interval of any number between 0 and 1 (`scores.estimates`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

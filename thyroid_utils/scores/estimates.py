@@ -22,8 +22,6 @@ Reference:
     (1997), section 3.8, where patients are drawn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -16,8 +16,6 @@ Reference:
     Janssen, Stat. Probab. Lett. 36 (1997) 9-21; Chung and Romano, Ann. Stat. 41 (2013) 484-507.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ edge. Distances run between pixel centres, Euclidean. MONAI has the same convent
 `surface_scores` for the one rule that differs, that of empty masks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from math import hypot
 

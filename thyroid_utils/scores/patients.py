@@ -9,8 +9,6 @@ Reference:
     small terms; Kish, Survey Sampling (1965), section 11.7; Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

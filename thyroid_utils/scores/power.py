@@ -10,8 +10,6 @@ No simulation knows more of the spread than what was measured: from a handful of
 Reference: Chow, Wang, Lokhnygina and Shao, Sample Size Calculations in Clinical Research (2017), sections 2.1 and 3.1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from itertools import product

@@ -3,8 +3,6 @@
 Mended by one number, the temperature, or by slope and intercept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -10,8 +10,6 @@ A score is taken with its influences, what each image moves it by: for a mean it
 placement values (`scores.patients` has their variance).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

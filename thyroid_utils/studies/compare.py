@@ -1,7 +1,5 @@
 """What studies share that train networks and compare them: settings from the parameters of a notebook, labels of runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Every segmentation loss on one small mask, for a table that can be checked by hand; and what losses move, in sentences."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -7,8 +7,6 @@ Scores are means over the images whose truth has a nodule, whatever a network ou
 without a nodule are apart, as false alarms or none (`presence`), so that all networks are scored on the same images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """What studies that compare say to a reader: differences in words, tables of scores, whom they rest on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

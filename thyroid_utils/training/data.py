@@ -1,7 +1,5 @@
 """From a config to what a run is trained on and with: the split case table, the preprocessed arrays, network and loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

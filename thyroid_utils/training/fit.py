@@ -1,7 +1,5 @@
 """`fit_or_load`: the finished run of a config, trained now where it is not there yet."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

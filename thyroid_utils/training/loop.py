@@ -1,7 +1,5 @@
 """The epochs of a run, from the first batch to the state that is kept. What differs by task is asked of it."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """What an epoch leaves and the next one begins with: device, precision, and the state that a killed run goes on from."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -4,8 +4,6 @@ A notebook hands its configs to `run_all`; the few statements that make them are
 notebook will be given, and nothing else of it. So a study needs no entry here.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields

@@ -3,8 +3,6 @@
 And what a page says about where it was made (versions, commit, hardware), and what it must not say: a path of the machine.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -5,8 +5,6 @@ called image-0001, image-0002, … in the order the files were given, a folder's
 patient's, and so may a folder's. Which file is which stands in a key beside the output folder, not inside it.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -3,8 +3,6 @@
 Cards are written to disk as they come, a page's worth at a time, so that memory does not grow with the number of images.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

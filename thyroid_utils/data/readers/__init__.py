@@ -3,8 +3,6 @@
 A reader is a function `(root, **options) -> DataFrame`; adding one is a function and a line in `READERS`.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The release draws nodules as polygons. Their masks are made below `paths.cache_d
 data. What is wrong with an outline stands in the column `mask_problem`; a frame without a usable one has no mask.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What lies in a data set's folders and stands in its CSV files, and what is missing: the tools of every reader."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import os

@@ -1,7 +1,5 @@
 """Readers of one's own images: sorted into folders, or listed in a CSV file."""
 
-from __future__ import annotations
-
 import os
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Readers of TN3K, TG3K, TN-SCUI 2020, TN5000, ThyroidXL and BUSI, and what all published sets have in common."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

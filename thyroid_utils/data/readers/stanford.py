@@ -1,7 +1,5 @@
 """Reader of Stanford's thyroid cine-clips, whose frames stay in their HDF5 file until they are looked at."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py

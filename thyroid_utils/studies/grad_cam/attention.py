@@ -14,8 +14,6 @@ Flipping signs of differences would not do: a map has a nodule's share of 0 most
 lopsided as that are found "below chance" in 26 to 63 % of sets of 10 patients whose maps lie at random.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

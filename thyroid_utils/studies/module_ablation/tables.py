@@ -5,8 +5,6 @@ The paper's tables are pictures; what is set beside ours is what its text quotes
 each network, scored on the validation split.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

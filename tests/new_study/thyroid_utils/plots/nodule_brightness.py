@@ -1,7 +1,5 @@
 """The figure of the study of nodules' brightness."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 

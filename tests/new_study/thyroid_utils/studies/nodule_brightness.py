@@ -1,7 +1,5 @@
 """How dark nodules are: the study of a notebook that shows the shape of one (README, "Adding to it")."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from thyroid_utils.common.progress import Progress, in_threads
