@@ -42,10 +42,9 @@ def fold(number: int, config=None, **data) -> SimpleNamespace:
         ([], "no run"),
         ([fold(0), fold(0)], "not all different"),
         ([fold(0), fold(1, fingerprint="other")], "images or labels: other and same"),
-        ([fold(0), fold(1, tiny_config(data__dataset="ddti"))], "data set"),
         ([fold(0), fold(1, tiny_config(data__options={"malignant_share": 0.2}))], "what its classes are"),
         ([fold(0), fold(1, input=[3, 32, 32])], "size of the input: 3×32×32 and 3×64×64"),
-        ([fold(0), fold(1, tiny_config(model__name="resnet18"))], "network: resnet18 and tiny"),
+        ([fold(0), fold(1, tiny_config(model__name="resnet18"))], "recipe of training; give"),
         ([fold(0), fold(1, tiny_config(optimiser__learning_rate=0.5))], "recipe of training; give"),
         ([fold(0), fold(1, segmentation_config())], "task: classification and segmentation"),
     ],
@@ -126,5 +125,5 @@ def test_images_of_the_data_set_are_judged_by_the_networks_of_their_own_split(ru
     first, second = (run.predictions.query("split == 'test'")["probability"] for run in runs["frame"][1:])
     for own in (first, second.drop(index=first.index, errors="ignore")):
         assert len(own) and rows.loc[own.index, "uncalibrated"].tolist() == pytest.approx(own.tolist(), abs=1e-4)
-    with pytest.raises(DataError, match="runs of one kind only"):
+    with pytest.raises(DataError, match="classifiers and segmenters have different splits"):
         findings_on_test(DualStage(predictors_of(runs["frame"]), predictors_of(runs["segmenter"][:1])))

@@ -37,6 +37,7 @@ NO_NODULE = "no nodule found"
 OUTSIDE = "attention outside the predicted nodule"
 BATCH = 8  # images in memory at once, fewer where they are large:
 BATCH_PIXELS = 2**22  # an image takes some 25 bytes a pixel
+Given = Predictor | Sequence[Predictor]
 SCORES = {CLASSIFIER: "AUC", SEGMENTER: "Dice"}  # by which each is believed
 _TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
 
@@ -67,15 +68,7 @@ class DualStage:
         ValueError: an impossible alpha, no module of that path, or a classifier that has no layer known to Grad-CAM.
     """
 
-    def __init__(
-        self,
-        classifier: Predictor | Sequence[Predictor],
-        segmenter: Predictor | Sequence[Predictor],
-        alpha: float = 0.1,
-        *,
-        layer: str | None = None,
-        mirror: bool = False,
-    ):
+    def __init__(self, classifier: Given, segmenter: Given, alpha: float = 0.1, layer: str | None = None, mirror: bool = False):
         self.alpha, self._options = alpha, {"layer": layer, "mirror": mirror}
         given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
         several = {role: [found] if isinstance(found, Predictor) else found for role, found in given.items()}
@@ -119,13 +112,14 @@ class DualStage:
         Raises:
             DataError: a split of which there are not both, classifiers and segmenters.
         """
-        parts: dict[str, dict[str, list[Predictor]]] = {}
+        parts: dict[tuple[str, str], dict[str, list[Predictor]]] = {}
         for role, predictor in self.roles():
-            parts.setdefault(predictor.run.data["split_hash"], {}).setdefault(role, []).append(predictor)
+            split = predictor.run.data["split_hash"], predictor.run.data["fingerprint"]
+            parts.setdefault(split, {}).setdefault(role, []).append(predictor)
         if len(parts) == 1:
             return [self]
         if any(len(part) < len(_TASKS) for part in parts.values()):
-            raise DataError("dual-stage: a split has runs of one kind only; give classifiers and segmenters of the same splits")
+            raise DataError("dual-stage: classifiers and segmenters have different splits; train both on the same images")
         return [DualStage(**part, alpha=self.alpha, **self._options) for part in parts.values()]
 
     def _notes(self) -> Iterator[str]:

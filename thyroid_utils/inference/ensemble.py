@@ -27,11 +27,9 @@ from thyroid_utils.training.ledger import Run
 # What the runs of an ensemble have in common, by its name in an error.
 _SHARED: dict[str, Callable[[Run], object]] = {
     "task": lambda run: run.config.task,
-    "data set": lambda run: run.config.data.dataset,
     "options of the data set, which say what its classes are": lambda run: run.config.data.options,
     "images or labels": lambda run: run.data["fingerprint"],
     "size of the input": lambda run: "×".join(map(str, run.data["input"])),
-    "network": lambda run: run.config.model.label,
     "recipe of training": lambda run: run.config.recipe,
 }
 

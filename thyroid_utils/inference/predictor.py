@@ -95,8 +95,11 @@ class Predictor:
     def held_map(self, split: str, case: str) -> np.ndarray:
         """The map that a segmenter's or joint run has kept of a validation or test image, brought back to its frame: float32
         (height, width), interpolated between pixels; what preprocessing cut off is 0, background."""
-        geometry = self.store.geometries[self.cases.index.get_loc(case)]
-        return geometry.to_original(self.run.maps(split, [case])[1][0], smooth=True)
+        return self.on_frame(case, self.run.maps(split, [case])[1][0])
+
+    def on_frame(self, case: str, found: np.ndarray) -> np.ndarray:
+        """A map of one of its cases at the network's resolution, brought back to the frame as `held_map` does."""
+        return self.store.geometries[self.cases.index.get_loc(case)].to_original(found, smooth=True)
 
     def pictures(self, cases: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Test images of a segmenter one by one, each at its own resolution: the frame, its true mask (bool) and the kept map."""

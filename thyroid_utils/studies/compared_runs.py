@@ -208,8 +208,8 @@ class ComparedRuns:
             table[model] = [*values, values.mean(), pooled[model].value]
         return table.rename_axis("fold")
 
-    def paired(self, compare: Callable[[str, str], Comparison]) -> pd.DataFrame:
-        """Every pair of models, best on validation first, by one test and after Holm.
+    def paired(self, compare: Callable[[str, str], Comparison], pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
+        """Every pair of models, best on validation first, or `pairs`, by one test and after Holm.
 
         Args:
             compare: maps two models to their `Comparison`. Where `untrained` models make it noise its p-value is taken away, and
@@ -218,7 +218,7 @@ class ComparedRuns:
         Returns:
             a row a pair: `first`, `second`, `difference` (`Comparison`, first − second), `p_holm`, and `differs`, below 0.05.
         """
-        pairs = list(combinations(self.validation.index, 2))
+        pairs = combinations(self.validation.index, 2) if pairs is None else pairs
         rows = [(*pair, self.withheld(compare(*pair), pair)) for pair in pairs]
         table = pd.DataFrame(rows, columns=["first", "second", "difference"])
         adjusted = holm([found.p_value for found in table["difference"]])

@@ -16,7 +16,7 @@ from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import spacings
 from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
-from thyroid_utils.studies.dual_stage import DualStageStudy, check_one_split, dice_of
+from thyroid_utils.studies.dual_stage import DualStageStudy, dice_of
 from thyroid_utils.studies.error_analysis.trust import error_detection
 from thyroid_utils.studies.tables import counted_patients, told_difference
 
@@ -49,7 +49,6 @@ def findings_on_test(stage: DualStage, cases: Sequence[str] | None = None, progr
     tested = pd.concat([part.classifier.cases.query("split == 'test'").assign(part=at) for at, part in enumerate(parts)])
     rows = tested[~tested.index.duplicated()].loc[slice(None) if cases is None else list(cases)]
     for at, part in enumerate(parts):
-        check_one_split([part.classifier.run, part.segmenter.run])
         own = rows[rows["part"] == at]
         images = [CaseImage(case, path, mm) for case, path, mm in zip(own.index, own["image"], spacings(own), strict=True)]
         for finding in part.findings(images):

@@ -63,13 +63,8 @@ def predict(
         list[Path],
         typer.Argument(help="Files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM, up to 4096×4096.", show_default=False),
     ],
-    classifier: Annotated[
-        list[str],
-        typer.Option(metavar="RUN", help="A finished run of a classifier, or a joint one; once a seed or fold."),
-    ],
-    segmenter: Annotated[
-        list[str], typer.Option(metavar="RUN", help="A finished run of a segmenter, or a joint one; once a seed or fold.")
-    ],
+    classifier: Annotated[list[str], typer.Option(metavar="RUN", help="A classifier's finished run, or a joint; repeatable.")],
+    segmenter: Annotated[list[str], typer.Option(metavar="RUN", help="A segmenter's finished run, or a joint; repeatable.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
     spacing: Annotated[
         float | None, typer.Option(metavar="MM", help="Millimetres a pixel, for images whose file gives none.")
