@@ -185,7 +185,7 @@ def test_arguments_that_make_no_sense(shared_image, tmp_path):
         with pytest.raises(DataError, match=r"folds is .*, val_ratio"):
             kfold_splits(clinic(), **wrong, check_pixels=False)
     (tmp_path / "0003.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"0003\.png: empty"):
+    with pytest.raises(DataError, match=r"0003\.png: not a PNG"):
         split_cases(shared_image)
 
 
