@@ -260,6 +260,7 @@ def test_known_folders_are_shortened_and_others_left(scrubber, tmp_path, text, s
         ('no such folder: "/mnt/ward 7/Weiß, Jörg; (2): O\'Hara".\nnext', 'no such folder: "DATA_ROOT/…".\nnext'),
         ("/mnt/ward 7/Meier Anna 12 left out", "DATA_ROOT/…"),
         ("/mnt/ward 7/a.png folder/Meier, Anna\nnext", "DATA_ROOT/…\nnext"),
+        ("/mnt/ward 7/a.png Meier.avi", "DATA_ROOT/…"),
         ("/mnt/ward 7/Meier Anna.mp4 and /mnt/ward 7/O'Hara.avi", "DATA_ROOT/…"),
         ("<td>/mnt/ward 7/Meier Anna</td><td>3</td>", "<td>DATA_ROOT/…</td><td>3</td>"),
         ("\x1b[32m/mnt/ward 7/Meier Anna/1.png\x1b[39m:12", "\x1b[32mDATA_ROOT/…\x1b[39m:12"),

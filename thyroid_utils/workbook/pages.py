@@ -233,8 +233,8 @@ class Scrubber:
         hidden = set().union(*map(_spelled, known_as))
         paths_of_data = "|".join(re.escape(path) for path in sorted(hidden, key=len, reverse=True))
         # Names may hold spaces, quotes and any other mark: as far as the line's last file or quotation ends, or else the line.
-        rest = r"(?:(?!</)[^\n])*"
-        below = rf"/(?:{rest}\.(?:{_DATA_FILES})\b(?![^\n]*/)|{rest}(?=['\"][^\w\n]*$)|{rest})"
+        last = r"(?:(?!</)[^/\n])*"
+        below = rf"/(?:(?:(?!</)[^\n])*/)?(?:{last}\.(?:{_DATA_FILES})(?! ?[\w.-])|{last}(?=['\"][^\w\n]*$)|{last})"
         before, flags = r"(?:(?<![\w.…~-])|(?<=\dm))", re.IGNORECASE | re.MULTILINE
         self._data = re.compile(rf"{before}(?:{paths_of_data})({below}|(?![\w.-]))", flags) if hidden else None
         # Whole names only: /data/set is not /data/settings. The colour codes of tracebacks end in a digit and m.
