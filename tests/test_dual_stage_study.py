@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -70,12 +71,12 @@ def test_each_variant_says_what_its_runs_say(study, runs):
     order = study.truth.index
     for variant, role in (("frame", "frame"), ("crop_true", "crop"), ("joint", "joint")):
         told = [run.predictions.loc[order, "probability"] for run in runs[role]]
-        np.testing.assert_array_equal(study.probabilities[variant], told)
+        np.testing.assert_array_equal(study.classes.probabilities(variant), told)
     stage = stage_of(runs["crop"][1], runs["segmenter"][1])
     images = stage.classifier.cases.loc[order, "image"]
     crops = [finding.uncalibrated for finding in stage.findings(CaseImage(*item) for item in images.items())]
     # A mask kept in steps of 1/255 may differ by a pixel at its border, and move the crop by one.
-    assert np.abs(study.probabilities["crop_predicted"][1] - crops).max() < 0.05
+    assert np.abs(study.classes.probabilities("crop_predicted")[1] - crops).max() < 0.05
 
 
 def test_a_perfect_segmenter_costs_nothing(runs, monkeypatch):
@@ -84,23 +85,22 @@ def test_a_perfect_segmenter_costs_nothing(runs, monkeypatch):
 
     monkeypatch.setattr(dual_stage, "predicted_mask", true_mask)
     study = DualStageStudy.of({role: runs[role] for role in ("frame", "crop", "segmenter")})
-    np.testing.assert_allclose(study.probabilities["crop_predicted"], study.probabilities["crop_true"], atol=1e-5)
+    np.testing.assert_allclose(study.classes.probabilities("crop_predicted"), study.classes.probabilities("crop_true"), atol=1e-5)
     assert study.variants == ["frame", "crop_true", "crop_predicted"]
-    assert study.dice["segmenter"].eq(1).all(axis=None)
 
 
 def test_scores_and_differences(study):
     estimates, label = study.estimates(["auc", "accuracy"]), study.truth["label"]
     for variant in VARIANTS:
-        areas = [roc_auc_score(label, seed) for seed in study.probabilities[variant]]
+        areas = [roc_auc_score(label, seed) for seed in study.classes.probabilities(variant)]
         assert estimates.at[variant, "auc"].value == pytest.approx(np.mean(areas))
     val = study.runs["frame"][1].predictions.query("split == 'val'")
-    assert study.thresholds["frame"][1] == choose_threshold(val["label"], val["probability"])
+    assert study.classes.thresholds["frame"][1] == choose_threshold(val["label"], val["probability"])
     pairs = study.comparisons()
     for row in pairs.itertuples():
-        one, two = (auc_influence(label, study.probabilities[name]) for name in (row.first, row.second))
+        one, two = (auc_influence(label, study.classes.probabilities(name)) for name in (row.first, row.second))
         expected = compare_recipes(one, two, study.truth["patient"], most=1)
-        withheld = {row.first, row.second} <= set(study.untrained)
+        withheld = {row.first, row.second} <= set(study.classes.untrained)
         assert row.difference.difference == expected.difference and np.isnan(row.difference.p_value) == withheld
         assert withheld or row.difference == expected
     np.testing.assert_array_equal(pairs["p_holm"], holm([each.p_value for each in pairs["difference"]]))
@@ -111,9 +111,8 @@ def test_both_masks_are_scored(study, runs):
     predictors = [Predictor(run) for run in runs["joint"]]
     truth = read_mask(predictors[0].cases.at[case, "mask"])
     masks = [predicted_mask(predictor, "test", case) for predictor in predictors]
-    assert study.dice["joint"][case].mean() == pytest.approx(
-        np.mean([segmentation_scores(truth, mask)["dice"] for mask in masks])
-    )
+    scored = study.masks.values("joint", ["dice"], cases=[case])[:, 0, 0]
+    assert scored.tolist() == pytest.approx([segmentation_scores(truth, mask)["dice"] for mask in masks])
     rows = study.dice_table()
     assert rows.at["segmenter", "difference"] is None
     difference = rows.at["joint", "dice"].value - rows.at["segmenter", "dice"].value
@@ -170,9 +169,10 @@ def test_the_answer_follows_the_numbers(study):
     sure = RecipeComparison(0.8, 0.7, 0.1, 0.02, 0.18, 0.01, 32, 16, seeds=3)
     one = replace(sure, low=np.nan, high=np.nan, p_value=np.nan, note=ONE_TRAINING, fixed_low=-0.1, fixed_high=0.3)
     trained = replace(study, runs=dict(study.runs))
+    trained.__dict__["classes"] = SimpleNamespace()
 
     def told(found, known=decided, untrained=(), learnt=True):
-        trained.__dict__["untrained"] = list(untrained)
+        trained.classes.untrained = list(untrained)
         pairs = pd.DataFrame({"first": ["crop_predicted"], "second": ["frame"], "difference": [found]})
         return answer(trained, known, pairs.assign(p_holm=found.p_value, differs=found.p_value < 0.05), learnt)
 
@@ -192,11 +192,9 @@ def test_the_answer_follows_the_numbers(study):
     )
 
 
-def test_variants_that_validation_calls_untrained_have_no_verdict(runs, monkeypatch):
+def test_variants_that_validation_calls_untrained_have_no_verdict(runs):
     study = DualStageStudy.of(runs)
-    told = study._told
-    monkeypatch.setattr(DualStageStudy, "_told", lambda self, name, split: 0.5 + 0 * told(name, split))
-    assert study.untrained == list(VARIANTS)
+    study.classes.__dict__["untrained"] = list(VARIANTS)
     assert study.comparisons()["p_holm"].isna().all() and not study.comparisons()["differs"].any()
 
 

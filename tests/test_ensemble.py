@@ -15,12 +15,13 @@ from training_project import segmentation_config, tiny_config
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.doubts import own_scores
 from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.ensemble import calibrations_of, check_ensemble, held_out, predictors_of, seed_ensemble
+from thyroid_utils.inference.ensemble import check_ensemble, held_out, predictors_of, seed_ensemble
 from thyroid_utils.inference.findings import CaseImage
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.studies.dual_stage_tables import findings_on_test
 from thyroid_utils.training.fit import fit_or_load
+from thyroid_utils.training.folds import calibrations_of
 
 
 def fold(number: int, config=None, **data) -> SimpleNamespace:
@@ -33,7 +34,9 @@ def fold(number: int, config=None, **data) -> SimpleNamespace:
     table["log_odds"] = (number + 1) * (2 * table["label"] - 1 + random.normal(0, 0.8, 8)) + number
     table["probability"] = expit(table["log_odds"])
     data = {"fingerprint": "same", "split_hash": f"split {number}", "input": [3, 64, 64], **data}
-    return SimpleNamespace(name=str(number), config=config, data=data, predictions=table)
+    run = SimpleNamespace(name=str(number), config=config, data=data, predictions=table)
+    run.folds = (run,)
+    return run
 
 
 @pytest.mark.parametrize(

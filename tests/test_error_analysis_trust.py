@@ -194,6 +194,9 @@ class _Bright:
     def __init__(self, limit: float, cases: pd.DataFrame):
         self.limit, self.cases = limit, cases
 
+    def by_fold(self, cases):
+        yield self, np.arange(len(cases))
+
     @staticmethod
     def pipeline(frame, mask=None):
         return SimpleNamespace(image=frame[None].astype(np.float32), mask=mask)

@@ -9,15 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from dual_stage_project import configs_of, discs
+from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import read_mask
+from thyroid_utils.inference.conformal import conformal_sets
+from thyroid_utils.inference.ensemble import one_scale_on_test
+from thyroid_utils.inference.predictor import Predictor, predictor_of
 from thyroid_utils.scores.comparisons import subset_comparison
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes
+from thyroid_utils.studies import dual_stage
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.studies.error_analysis.trust import ask_all, prediction_sets, robustness_curve
+from thyroid_utils.studies.grad_cam import study_maps
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
@@ -37,7 +45,7 @@ def folded_configs(role: str, name: str, seeds: list[int]) -> list[RunConfig]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     with discs(tmp_path_factory):
-        asked = {"frame": ("tiny", [0, 1]), "segmenter": ("tiny_segmenter", [0])}
+        asked = {"frame": ("tiny", [0, 1]), "crop": ("tiny", [0]), "segmenter": ("tiny_segmenter", [0])}
         yield {role: [fit_or_load(config) for config in folded_configs(role, *how)] for role, how in asked.items()}
 
 
@@ -144,8 +152,15 @@ def test_the_table_of_folds_counts_patients_and_has_both_means(runs):
     assert table["tiny"].iloc[:K].mean() == pytest.approx(table.at["mean of folds", "tiny"])
     assert table.at["mean of folds", "tiny"] == pytest.approx(whole.within_folds("tiny").value)
     assert table.at["all, pooled", "tiny"] == estimates.at["tiny", "auc"].value
+    pair = ClassifierComparison(dict.fromkeys("ab", whole.runs["tiny"]))
+    both = pair.fold_table(pd.Series(dict.fromkeys("ab", estimates.at["tiny", "auc"])), "auc")
+    assert both["a"].tolist() == both["b"].tolist() == table["tiny"].tolist()
     right = (whole.decisions("tiny")["called"] == whole.truth["label"]).mean()
     assert estimates.at["tiny", "accuracy"].value == pytest.approx(right)
+    pair = ClassifierComparison(dict.fromkeys("ab", whole.runs["tiny"]))
+    assert pair.fold_table(estimates["auc"].set_axis(["a"]).reindex(list("aa")).set_axis(list("ab")), "auc")["b"].equals(
+        table["tiny"].rename("b")
+    )
     assert "Every patient is tested once" in whole.pooling(estimates) and "64, each tested once" in whole.sides
 
 
@@ -165,6 +180,48 @@ def test_a_segmenters_folds_are_measured_as_one(runs):
         assert truth.shape == drawn.shape
     assert comparison.validation[model] == pytest.approx(np.mean([run.metrics["val"]["dice"] for run in runs["segmenter"]]))
     assert comparison.fold_table(comparison.estimates(["dice"])["dice"], "dice").shape == (K + 2, 4)
+
+
+def test_an_image_is_explained_and_asked_by_the_network_of_its_fold(runs):
+    comparison = ClassifierComparison.of(runs["frame"])
+    whole, decisions = comparison.first, comparison.decisions("tiny").iloc[::-1]
+    predictor = predictor_of(whole)
+    study, parts = study_maps(predictor, decisions, layer="4"), []
+    for part in study.parts():
+        parts += list(part.images.index)
+        assert all(whole.of_case(case) is part.predictor.run for case in part.images.index)
+        alone = study_maps(Predictor(part.predictor.run), part.images, layer="4")
+        np.testing.assert_array_equal(alone.maps.maps, study.maps.maps[study.images.index.get_indexer(part.images.index)])
+        told = part.predictor.probabilities(part.inputs)
+        assert told == pytest.approx(part.images["probability"].to_numpy(), abs=1e-5), "on the scale of the predictions"
+    assert sorted(parts) == sorted(decisions.index) and predictor.cases["split"].eq("test").all()
+    asked = ask_all(comparison.runs["tiny"], 2, decisions["threshold"])
+    assert asked.scores["single"].loc[parts, "probability"].to_numpy() == pytest.approx(
+        decisions.loc[parts, "probability"].to_numpy(), abs=1e-5
+    )
+    seeds = np.mean([one_scale_on_test(run)[parts] for run in comparison.runs["tiny"]], axis=0)
+    assert asked.scores["seeds"].loc[parts, "probability"].to_numpy() == pytest.approx(seeds)
+    curve = robustness_curve(predictor, decisions, {"gain": [6]}, 1000)
+    pooled = roc_auc_score(decisions["label"], decisions["probability"])
+    assert curve["score"].iloc[0].value == pytest.approx(pooled, abs=1e-3)
+    sets, fold = prediction_sets(whole, 0.2), whole.folds[2]
+    val, test = (fold.predictions.query("split == @side") for side in ("val", "test"))
+    own = conformal_sets(val["probability"], val["label"], test["probability"], 0.2, val_patients=val["patient"], by_class=True)
+    assert sets.loc[own.index].equals(own) and sorted(sets.index) == sorted(decisions.index)
+
+
+def test_the_variants_of_the_dual_stage_are_compared_over_folds(runs, monkeypatch):
+    monkeypatch.setattr(dual_stage, "predicted_mask", lambda predictor, _, case: read_mask(predictor.cases.at[case, "mask"]))
+    study = dual_stage.DualStageStudy.of({"frame": runs["frame"][:K], "crop": runs["crop"], "segmenter": runs["segmenter"]})
+    told, labels = study.classes, study.truth["label"]
+    np.testing.assert_allclose(told.probabilities("crop_predicted"), told.probabilities("crop_true"), atol=1e-4)
+    found = study.estimates(["auc"])
+    assert list(found.index) == study.variants and (found["without_nodule"].dropna() == 0).all()
+    assert found.at["frame", "auc"].value == pytest.approx(roc_auc_score(labels, told.probabilities("frame")[0]))
+    told.__dict__["untrained"] = []
+    row = study.comparisons().iloc[0]["difference"]
+    assert row.difference == pytest.approx(told.over_folds("auc")("crop_true", "frame").difference)
+    assert study.dice_table().at["segmenter", "dice"].images == 64
 
 
 @pytest.mark.parametrize(

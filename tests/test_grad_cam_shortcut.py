@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from training_project import one_cache, own_runs, tiny_config  # noqa: F401
 
 from thyroid_utils.data.images import read_gray, write_png
@@ -155,8 +156,10 @@ def stub(cases, odds, energy) -> SimpleNamespace:
     def maps_of(network, inputs):
         return SimpleNamespace(maps=energy(inputs))
 
-    predictor = SimpleNamespace(pipeline=build_pipeline(SHOWN), network=None, log_odds=odds, cases=cases)
-    return SimpleNamespace(predictor=predictor, images=cases, maps_of=maps_of)
+    told = {"probabilities": lambda inputs: expit(odds(inputs)), "cases": cases, "by_fold": lambda names: [(predictor, names)]}
+    predictor = SimpleNamespace(pipeline=build_pipeline(SHOWN), network=None, **told)
+    study = SimpleNamespace(predictor=predictor, images=cases, maps_of=maps_of, parts=lambda: [study])
+    return study
 
 
 def test_a_network_that_lives_on_the_marks_is_caught(frames):

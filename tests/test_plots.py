@@ -43,7 +43,7 @@ def test_every_caption_of_a_notebook_is_there_and_used(notebook):
     texts = tomllib.loads(Path(style.__file__).with_name("captions.toml").read_text(encoding="utf-8"))[notebook.stem[3:]]
     assert set(re.findall(r"(?:says|captions\(\"\w+\"\))\(\s*\"(\w+)\"", code)) == set(texts)
     assert style.captions("grad_cam", method="HiResCAM")("segmenter", model="unet").startswith("HiResCAM of unet for the pixels")
-    said = [style.captions("grad_cam")("sanity", count=images).split("network's, of ")[1] for images in (0, 1, 2)]
+    said = [style.captions("grad_cam")("sanity", count=images, which="").split("network's, of ")[1] for images in (0, 1, 2)]
     assert [text.split(";")[0] for text in said] == ["no images", "1 image", "2 images"]
 
 
@@ -276,6 +276,7 @@ def test_shortcut_panels_are_pairs(scores, masks, monkeypatch):
     pairs = MarkPairs(inputs, inputs + 1, inputs, masks[0][:2], scores.loc[["drawn/5", "drawn/3"], ["marks"]])
     monkeypatch.setattr(cams, "mark_pairs", lambda pipeline, cases: pairs)
     predictor = SimpleNamespace(pipeline="its pipeline", cases=pd.DataFrame(index=EIGHT), network=None)
+    predictor.by_fold = lambda cases: [(predictor, [0])]
     study = SimpleNamespace(predictor=predictor, maps_of=lambda network, images: SimpleNamespace(maps=1.0 * masks[0][:2]))
     figure = cams.shortcut_panels(study, scores)
     assert titles(figure)[::2] == [f"drawn/{n}\n{way}" for n in (5, 3) for way in ("as it is", "marks painted over")]

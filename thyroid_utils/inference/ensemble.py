@@ -21,7 +21,7 @@ from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.steps import Sample
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import Platt, fit_platt, logit
-from thyroid_utils.training.folds import FoldedRun
+from thyroid_utils.training.folds import FoldedRun, calibrations_of, of_one_split
 from thyroid_utils.training.ledger import Run
 
 # What the runs of an ensemble have in common, by its name in an error.
@@ -52,20 +52,6 @@ def predictors_of(runs: Iterable[Run | FoldedRun], root: str | Path | None = Non
     return [Predictor(one, root) for run in runs for one in run.folds]
 
 
-def calibrations_of(runs: Sequence[Run]) -> list[Platt]:
-    """Of classifiers or joint runs, each by its own validation images; of folds at the base rate of all that they test, as a
-    fold's validation has another one by chance."""
-    sides = pd.concat([run.predictions for run in runs])
-    tested = sides[sides["split"] == "test"]["label"].groupby(level="case").first()
-    known = [run.predictions[run.predictions["split"] == "val"] for run in runs]
-    base_rate = None if _one_split(runs) else float(tested.mean())
-    return [fit_platt(side["label"], side["log_odds"], base_rate) for side in known]
-
-
-def _one_split(runs: Sequence[Run]) -> bool:
-    return len({run.data["split_hash"] for run in runs}) == 1
-
-
 def held_out(runs: Sequence[Run], split: str = "") -> pd.DataFrame:
     """What classifiers say of images that they were not trained on, for thresholds, prediction sets and scores of an ensemble.
 
@@ -80,7 +66,7 @@ def held_out(runs: Sequence[Run], split: str = "") -> pd.DataFrame:
     Returns:
         index `case`; `patient`, `label`, and `log_odds`, the mean of the calibrated ones.
     """
-    side = split or ("val" if _one_split(runs) else "test")
+    side = split or ("val" if of_one_split(runs) else "test")
     tables = []
     for run, calibration in zip(runs, calibrations_of(runs), strict=True):
         table = run.predictions[run.predictions["split"] == side]
@@ -113,7 +99,7 @@ def seed_ensemble(runs: Sequence[Run], cases: Sequence[str]) -> np.ndarray:
             )
     if runs[0].config.task == "segmentation":
         return np.stack([run.maps("test", cases)[1] for run in runs])
-    return np.stack([at_one_scale(run.predictions)[list(cases)] for run in runs])
+    return np.stack([one_scale_on_test(run)[list(cases)] for run in runs])
 
 
 def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
@@ -133,6 +119,12 @@ def at_one_scale(predictions: pd.DataFrame) -> pd.Series:
     threshold = choose_threshold(known["label"], known["probability"])
     slope = fit_platt(known["label"], known["log_odds"]).slope
     return expit(slope * (predictions["log_odds"] - logit(threshold)))
+
+
+def one_scale_on_test(run: Run | FoldedRun) -> pd.Series:
+    """`at_one_scale` of a run's test images, of folds each by the validation of its own."""
+    tables = [fold.predictions for fold in run.folds]
+    return pd.concat([at_one_scale(table)[table["split"].eq("test").to_numpy(bool)] for table in tables])
 
 
 def mirrored(answer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from thyroid_utils.scores import checks, masks
 from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.masks import binarise, segmentation_table
 from thyroid_utils.training.data import input_pipeline, open_arrays, split_data
+from thyroid_utils.training.folds import FoldedRun, calibrations_of
 from thyroid_utils.training.ledger import MAPS, Run
 from thyroid_utils.training.state import choose_device
 from thyroid_utils.training.tasks import log_odds, nodule_probability
@@ -46,10 +47,22 @@ class Predictor:
         run: finished, of any task.
         root: folder of its data as it is now; None takes the one it was trained with.
         batch_size: images a forward pass; memory grows with it, results do not depend on it beyond the last digits.
+        scale: log-odds of malignant → probability; the network's own where none is given.
     """
 
-    def __init__(self, run: Run, root: str | Path | None = None, batch_size: int = 32):
-        self.run, self.batch_size, self._root = run, batch_size, root
+    def __init__(
+        self,
+        run: Run,
+        root: str | Path | None = None,
+        batch_size: int = 32,
+        *,
+        scale: Callable[[np.ndarray], np.ndarray] = expit,
+    ):
+        self.run, self.batch_size, self.scale, self._root = run, batch_size, scale, root
+
+    def by_fold(self, cases: Sequence[str]) -> Iterator[tuple[Predictor, np.ndarray]]:
+        """Who answers which cases, as `FoldedPredictor.by_fold`: itself all of them."""
+        yield self, np.arange(len(cases))
 
     @cached_property
     def device(self) -> torch.device:
@@ -120,8 +133,8 @@ class Predictor:
         return self._batches(self.answering("classification"), inputs, log_odds)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """The probability of malignant, as `log_odds`."""
-        return expit(self.log_odds(inputs))
+        """The probability of malignant on `scale`, as `log_odds`."""
+        return self.scale(self.log_odds(inputs))
 
     def maps(self, inputs: np.ndarray) -> np.ndarray:
         """Probabilities of nodule by a segmenter or joint network, at its resolution, float32 (n, height, width)."""
@@ -148,6 +161,39 @@ class Predictor:
                 batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + self.batch_size]))
                 found.append(read(network(batch.to(self.device))))
         return np.concatenate(found)
+
+
+class FoldedPredictor:
+    """The networks of all folds: a case is answered by the one that was trained without it, and on the folds' one scale.
+
+    run: read as one. root: as of a `Predictor`.
+    """
+
+    def __init__(self, run: FoldedRun, root: str | Path | None = None):
+        scales = calibrations_of(run.folds) if "log_odds" in run.predictions else [expit] * len(run.folds)
+        self.run = run
+        self.folds = [Predictor(fold, root, scale=scale) for fold, scale in zip(run.folds, scales, strict=True)]
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """The case table, all of it of the split "test"."""
+        cases = self.folds[0].cases
+        return cases.assign(split=pd.array(["test"] * len(cases), dtype="string"))
+
+    def by_fold(self, cases: Sequence[str]) -> Iterator[tuple[Predictor, np.ndarray]]:
+        """The predictor of each fold that tests some of the cases, with their places among them, ascending."""
+        fold = self.run.predictions["fold"].loc[list(cases)].to_numpy()
+        yield from ((self.folds[at], np.flatnonzero(fold == at)) for at in np.unique(fold))
+
+
+def predictor_of(run: Run | FoldedRun, root: str | Path | None = None) -> Predictor | FoldedPredictor:
+    """Who answers for the test images of a run, or of folds that are read as one."""
+    return (FoldedPredictor if isinstance(run, FoldedRun) else Predictor)(run, root)
+
+
+def in_order(parts: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:
+    """What the folds said of their cases, (n of a fold, …) each, in the order of all; rows: as `by_fold` gives them."""
+    return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
 
 
 @contextmanager

@@ -249,14 +249,14 @@ def shortcut_panels(study: MapStudy, scores: pd.DataFrame) -> Figure | None:
     shown = scores[scores["marks"] > 0].nlargest(2, "marks")
     if shown.empty:
         return None
-    predictor, panels = study.predictor, []
-    pairs = mark_pairs(predictor.pipeline, predictor.cases.loc[shown.index])
-    ways = {"kept": ("as it is", pairs.kept), "removed": ("marks painted over", pairs.removed)}
-    maps = {way: study.maps_of(predictor.network, images).maps for way, (_, images) in ways.items()}
-    for number, (case, row) in enumerate(shown.iterrows()):
-        for way, (said, images) in ways.items():
-            energy, picture = row[f"energy_{way}"], images[number].mean(axis=0)
+    panels: list[Panel] = []
+    for case, row in shown.iterrows():
+        ((predictor, _),) = study.predictor.by_fold([case])
+        pairs = mark_pairs(predictor.pipeline, predictor.cases.loc[[case]])
+        for way, said, images in (("kept", "as it is", pairs.kept), ("removed", "marks painted over", pairs.removed)):
+            energy, picture = row[f"energy_{way}"], images[0].mean(axis=0)
             share = f"{100 * energy:.1f} % of the map on the marks (area {100 * row['chance']:.1f} %)"
             below = [f"p(malignant) {row[f'probability_{way}']:.2f}", *[share] * pd.notna(energy)]
-            panels += [Panel(picture, f"{case}\n{said}", below=below), Panel(picture, "map on the image", map=maps[way][number])]
+            values = study.maps_of(predictor.network, images).maps[0]
+            panels += [Panel(picture, f"{case}\n{said}", below=below), Panel(picture, "map on the image", map=values)]
     return panel_grid(panels)

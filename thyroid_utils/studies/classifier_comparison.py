@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +15,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count
 from thyroid_utils.scores.comparisons import corrected_error, subset_comparison, subset_estimate
 from thyroid_utils.scores.curves import auc_within, pr_band, roc_band
-from thyroid_utils.scores.estimates import Estimate, few_told, patient_scores, told_over_seeds
+from thyroid_utils.scores.estimates import Comparison, Estimate, few_told, patient_scores, told_over_seeds
 from thyroid_utils.scores.labels import LIMITS, choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt, fit_temperature
 from thyroid_utils.scores.recipes import Influence, auc_influence, compare_recipes, mean_influence
@@ -149,16 +149,20 @@ class ClassifierComparison(ComparedRuns):
         return runs.agg(lambda values: told_over_seeds(values, 3)).loc[best]
 
     def pairs(self, score: str = "auc") -> pd.DataFrame:
-        """Every pair of models by "auc" or "accuracy", as `ComparedRuns.paired`: on one split by `compare_recipes`, on random
-        subsets, and over folds where each is trained once, by the corrected resampled t-test. Two models of which validation
-        shows neither above chance get no verdict."""
+        """Every pair of models by "auc" or "accuracy", as `ComparedRuns.paired`. Two models of which validation shows neither
+        above chance get no verdict."""
+        return self.paired(self.compared(score))
+
+    def compared(self, score: str = "auc") -> Callable[[str, str], Comparison]:
+        """What compares two models by "auc" or "accuracy": on one split `compare_recipes`, on random subsets, and over folds
+        where each is trained once, the corrected resampled t-test."""
         if self.folds and self.trainings < 2:
-            return self.paired(self.over_folds(score))
+            return self.over_folds(score)
         if not self.one_split:
             values = self.by_run([score]).groupby("model")[score]
-            return self.paired(lambda *pair: subset_comparison(*map(values.get_group, pair), **self._sizes))
+            return lambda *pair: subset_comparison(*map(values.get_group, pair), **self._sizes)
         influences = {model: self._influence(model, score) for model in self.runs}
-        return self.paired(lambda one, two: compare_recipes(influences[one], influences[two], self.truth["patient"], most=1))
+        return lambda one, two: compare_recipes(influences[one], influences[two], self.truth["patient"], most=1)
 
     def _influence(self, model: str, score: str) -> Influence:
         labels, probabilities = self.truth["label"].to_numpy(int), self.probabilities(model)

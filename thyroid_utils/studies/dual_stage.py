@@ -8,9 +8,8 @@ one network with a shared encoder and two heads. All are trained with the same s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,15 +17,14 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.inference.doubts import CHANCE
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
 from thyroid_utils.scores.comparisons import holm
-from thyroid_utils.scores.estimates import patient_estimate, patient_scores
-from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
-from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compared_runs import check_recipes
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training.folds import FoldedRun, by_folds
 from thyroid_utils.training.ledger import Run
 
 # Name in code → name in a table.
@@ -36,7 +34,6 @@ VARIANTS = {
     "crop_predicted": "crop by the predicted mask",
     "joint": "one network, two heads",
 }
-_STORED = {"frame": "frame", "crop_true": "crop", "joint": "joint"}  # variant → role whose runs hold its probabilities
 _QUESTIONS = (("crop_true", "frame"), ("crop_predicted", "frame"), ("crop_predicted", "crop_true"), ("joint", "frame"))
 _BLOCK = 16  # crops in memory at once
 
@@ -74,22 +71,23 @@ def check_one_split(runs: Sequence[Run]) -> None:
 
 @dataclass(frozen=True)
 class DualStageStudy:
-    """The runs of the variants, each with the same seeds and on one split. Made by `DualStageStudy.of`.
+    """The runs of the variants, each with the same seeds and on one split or the same folds. Made by `DualStageStudy.of`.
 
     runs: "frame", "crop", "segmenter" and perhaps "joint" → runs. root: the data's folder, where it is another than in training.
     """
 
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[Run | FoldedRun]]
     root: str | None = None
 
     @classmethod
-    def of(cls, runs: Mapping[str, Sequence[Run]], root: str | None = None) -> DualStageStudy:
-        """The study of the runs of "frame", "crop" (`with_crop`), "segmenter" and, where wanted, "joint", one a seed each.
+    def of(cls, runs: Mapping[str, Sequence[Run | FoldedRun]], root: str | None = None) -> DualStageStudy:
+        """The study of the runs of "frame", "crop" (`with_crop`), "segmenter" and, where wanted, "joint", one a seed, or a seed
+        and fold, each.
 
         Raises:
             DataError: runs of one role that differ in more than the seed, roles of different seeds, or runs of different splits.
         """
-        found = {role: list(several) for role, several in runs.items()}
+        found = {role: by_folds(several) for role, several in runs.items()}
         check_recipes(found)
         if len({tuple(run.config.seed for run in several) for several in found.values()}) > 1:
             raise DataError("dual-stage study: the variants were trained with different seeds; give each the same ones")
@@ -104,29 +102,20 @@ class DualStageStudy:
     @property
     def truth(self) -> pd.DataFrame:
         """`patient` and `label` of the test images."""
-        return self._side("test")
-
-    def _side(self, split: str) -> pd.DataFrame:
-        table = self.runs["frame"][0].predictions
-        return table.loc[table["split"] == split, ["patient", "label"]]
-
-    def _told(self, variant: str, split: str) -> np.ndarray:
-        """Probabilities of malignancy of a side's images, (seeds, n)."""
-        if variant == "crop_predicted":
-            return self._cropped[split]
-        cases = self._side(split).index
-        return np.stack([run.predictions.loc[cases, "probability"].to_numpy(float) for run in self.runs[_STORED[variant]]])
+        return self.runs["frame"][0].predictions.query("split == 'test'")[["patient", "label"]]
 
     @cached_property
-    def probabilities(self) -> dict[str, np.ndarray]:
-        """Variant → probabilities of malignancy of the images of `truth`, (seeds, n)."""
-        return {variant: self._told(variant, "test") for variant in self.variants}
+    def classes(self) -> ClassifierComparison:
+        """The variants as classifiers, by their keys; on predicted crops thresholds come from predicted crops of validation."""
+        pairs = zip(self.runs["crop"], self.runs["segmenter"], strict=True)
+        cropped = [by_folds(map(self._on_predicted, crop.folds, outlined.folds))[0] for crop, outlined in pairs]
+        found = {**self.runs, "crop_true": self.runs["crop"], "crop_predicted": cropped}
+        return ClassifierComparison({variant: found[variant] for variant in self.variants})
 
     @cached_property
-    def thresholds(self) -> dict[str, list[float]]:
-        """Variant → the threshold of each seed by Youden's rule on validation, where crops are by predicted masks too."""
-        labels = self._side("val")["label"]
-        return {variant: [choose_threshold(labels, seed) for seed in self._told(variant, "val")] for variant in self.variants}
+    def masks(self) -> SegmenterComparison:
+        """Those whose masks can be compared: "segmenter" and, where there is one, "joint"."""
+        return SegmenterComparison({role: self.runs[role] for role in ("segmenter", "joint") if role in self.runs}, self.root)
 
     def estimates(self, scores: Sequence[str]) -> pd.DataFrame:
         """Each variant's scores on test, the mean over seeds with its interval over patients.
@@ -136,85 +125,47 @@ class DualStageStudy:
             `without_nodule`: images, the mean over seeds, in which the segmenter found nothing to crop to, so that the classifier
             saw the whole frame (NaN for the other variants).
         """
-        rows, (patients, labels) = {}, (self.truth[name] for name in ("patient", "label"))
-        for name in self.variants:
-            found = patient_scores(labels, self.probabilities[name], patients, scores, self.thresholds[name])
-            empty = self._cropped["empty"] if name == "crop_predicted" else np.nan
-            rows[name] = {"what": VARIANTS[name], **found, "without_nodule": empty}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
-
-    @cached_property
-    def untrained(self) -> list[str]:
-        """The variants whose AUC on validation is not shown to be above chance."""
-        side = self._side("val")
-        found = {
-            name: patient_scores(side["label"], self._told(name, "val"), side["patient"], "auc")["auc"] for name in self.variants
-        }
-        return [name for name, auc in found.items() if not auc.low > CHANCE]
+        found = self.classes.estimates(scores).loc[self.variants].rename_axis("variant")
+        found.insert(0, "what", [VARIANTS[name] for name in self.variants])
+        empty = np.mean([table["without_nodule"].sum() for table in self.classes.predictions("crop_predicted")])
+        return found.assign(without_nodule=np.where(found.index == "crop_predicted", empty, np.nan))
 
     def comparisons(self) -> pd.DataFrame:
         """Differences in AUC: every variant less the paper's, and predicted less true crops, which is what an imperfect mask
         costs.
 
         Returns:
-            `first`, `second` (variants), `difference` (`RecipeComparison`, first − second; no verdict on two variants that are
-            both `untrained`), `p_holm` over these rows, `differs` (below 0.05).
+            `first`, `second` (variants), `difference` (`Comparison`, first − second, by the rule of all comparisons), `p_holm`
+            over these rows, `differs` (below 0.05).
         """
-        patients, label = (self.truth[name] for name in ("patient", "label"))
-        moved = {name: auc_influence(label, told) for name, told in self.probabilities.items()}
-        rows = []
-        for first, second in [pair for pair in _QUESTIONS if pair[0] in self.variants]:
-            found = compare_recipes(moved[first], moved[second], patients, most=1)
-            if {first, second} <= set(self.untrained):
-                found = replace(found, low=np.nan, high=np.nan, p_value=np.nan, note="validation shows neither above chance")
-            rows.append({"first": first, "second": second, "difference": found})
-        table = pd.DataFrame(rows)
+        asked, compared = [pair for pair in _QUESTIONS if pair[0] in self.variants], self.classes.compared("auc")
+        rows = [(*pair, self.classes.withheld(compared(*pair), pair)) for pair in asked]
+        table = pd.DataFrame(rows, columns=["first", "second", "difference"])
         table["p_holm"] = holm([found.p_value for found in table["difference"]])
         return table.assign(differs=table["p_holm"] < 0.05)
 
-    @cached_property
-    def dice(self) -> dict[str, pd.DataFrame]:
-        """Dice of the test images on their frames by the segmenter and, where there is one, the joint network: a row a seed, a
-        column an image."""
-        cases, found = self.truth.index, {}
-        for role in [role for role in ("segmenter", "joint") if role in self.runs]:
-            predictors = [Predictor(run, self.root) for run in self.runs[role]]
-            paths = predictors[0].cases["mask"]
-            seeds = [[dice_of(paths[case], predicted_mask(seed, "test", case)) for case in cases] for seed in predictors]
-            found[role] = pd.DataFrame(seeds, columns=cases)
-        return found
-
     def dice_table(self) -> pd.DataFrame:
-        """Whether sharing an encoder costs the mask anything: `dice` (`Estimate`, mean over seeds) and `difference` to the
-        segmenter's (`RecipeComparison`, None for itself) on the images that have a Dice in every training; a row a role."""
-        known = pd.concat(self.dice.values()).notna().all()
-        own, rows = self.dice["segmenter"].loc[:, known], {}
-        patients = self.truth.loc[known, "patient"]
-        for role, values in self.dice.items():
-            values = values.loc[:, known]
-            found = compare_recipes(mean_influence(values), mean_influence(own), patients, most=1)
-            dice = patient_estimate(values.mean(), patients, share=True)
-            rows[role] = {"dice": dice, "difference": None if role == "segmenter" else found}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
+        """Whether sharing an encoder costs the mask anything: `dice` on the frames (`Estimate`, mean over seeds) and `difference`
+        to the segmenter's (`Comparison`, None for itself); a row a role."""
+        dice, compared = self.masks.estimates(["dice"])["dice"], self.masks.compared("dice")
+        differences = [None if role == "segmenter" else compared(role, "segmenter") for role in self.masks.runs]
+        return pd.DataFrame({"dice": dice[self.masks.models], "difference": differences}).rename_axis("role")
 
-    @cached_property
-    def _cropped(self) -> dict[str, Any]:
-        """`val` and `test`: probabilities of crops by predicted masks, (seeds, n); `empty`: test images without one."""
-        found: dict[str, list[np.ndarray]] = {"val": [], "test": []}
-        empty = 0
-        for run, segmenter in zip(self.runs["crop"], self.runs["segmenter"], strict=True):
-            asked, outlined = Predictor(run, self.root), Predictor(segmenter, self.root)
-            for split, seeds in found.items():
-                names, odds = self._side(split).index, []
-                for start in range(0, len(names), _BLOCK):
-                    samples = [
-                        asked.pipeline(read_image(asked.cases.at[case, "image"]), predicted_mask(outlined, split, case))
-                        for case in names[start : start + _BLOCK]
-                    ]
-                    odds.append(asked.log_odds(np.stack([sample.image for sample in samples])))
-                    empty += sum(not sample.mask.any() for sample in samples) * (split == "test")
-                seeds.append(expit(np.concatenate(odds)))
-        return {split: np.stack(seeds) for split, seeds in found.items()} | {"empty": empty / len(self.runs["crop"])}
+    def _on_predicted(self, crop: Run, outlined: Run) -> Run:
+        """A crop's run with what its network says of crops by the masks that a segmenter's run of the same split holds;
+        `without_nodule`: there is nothing to crop to."""
+        asked, segmenter, table = Predictor(crop, self.root), Predictor(outlined, self.root), crop.predictions
+        odds, empty = [], []
+        for start in range(0, len(table), _BLOCK):
+            samples = [
+                asked.pipeline(read_image(asked.cases.at[case, "image"]), predicted_mask(segmenter, split, case))
+                for case, split in table["split"].iloc[start : start + _BLOCK].items()
+            ]
+            odds.append(asked.log_odds(np.stack([sample.image for sample in samples])))
+            empty += [not sample.mask.any() for sample in samples]
+        found, told = Run(crop.folder), np.concatenate(odds)
+        found.predictions = table.assign(log_odds=told, probability=expit(told), without_nodule=empty)
+        return found
 
 
 def predicted_mask(predictor: Predictor, split: str, case: str) -> np.ndarray:

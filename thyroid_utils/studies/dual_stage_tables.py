@@ -218,7 +218,7 @@ def answer(study: DualStageStudy, decided: DecisionDice, pairs: pd.DataFrame, ma
     """
     who = counted_patients(study.runs["frame"][0], len(study.truth), study.truth["patient"].nunique())
     together, asked = decided.comparison, "This run cannot say whether"
-    idle = ["the classifier"] * ("frame" in study.untrained) + ["the segmenter"] * (not masks_learnt)
+    idle = ["the classifier"] * ("frame" in study.classes.untrained) + ["the segmenter"] * (not masks_learnt)
     if idle or np.isnan(together.p_value):
         learnt = f"validation does not show that {listed(idle)} learnt anything"
         why = learnt if idle else "right and wrong calls are not both there"

@@ -20,7 +20,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import content_key
 from thyroid_utils.common.words import listed
 from thyroid_utils.scores.labels import choose_threshold
-from thyroid_utils.scores.probabilities import fit_platt
+from thyroid_utils.scores.probabilities import Platt, fit_platt
 from thyroid_utils.training.ledger import Run
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class FoldedRun:
         which rank within a fold, and `threshold` is Youden's on the fold's validation, on the scale of `probability`."""
         sides = [run.predictions[run.predictions["split"] == "test"].assign(fold=at) for at, run in enumerate(self.folds)]
         if "log_odds" in sides[0]:
-            base_rate = float(pd.concat(sides)["label"].mean())
-            sides = [_calibrated(side, run, base_rate) for side, run in zip(sides, self.folds, strict=True)]
+            sides = [_calibrated(*parts) for parts in zip(sides, self.folds, calibrations_of(self.folds), strict=True)]
         found = pd.concat(sides).sort_index()
         if found.index.has_duplicates:
             raise DataError(f"folds: {found.index[found.index.duplicated()][0]} is tested by two folds of {self.config.label}")
@@ -119,15 +118,29 @@ def _recipe(run: Run) -> str:
     return run.config.model_copy(update=same).to_json()
 
 
-def _calibrated(side: pd.DataFrame, run: Run, base_rate: float) -> pd.DataFrame:
+def _calibrated(side: pd.DataFrame, run: Run, platt: Platt) -> pd.DataFrame:
     known = run.predictions[run.predictions["split"] == "val"]
-    platt = fit_platt(known["label"], known["log_odds"], base_rate)
     return side.assign(
         own_log_odds=side["log_odds"],
-        log_odds=platt.intercept + platt.slope * side["log_odds"],
+        log_odds=platt.log_odds(side["log_odds"]),
         probability=platt(side["log_odds"]),
         threshold=choose_threshold(known["label"], platt(known["log_odds"])),
     )
+
+
+def calibrations_of(runs: Sequence[Run]) -> list[Platt]:
+    """Of classifiers or joint runs, each by its own validation images; of folds at the base rate of all that they test, as a
+    fold's validation has another one by chance."""
+    sides = pd.concat([run.predictions for run in runs])
+    tested = sides[sides["split"] == "test"]["label"].groupby(level="case").first()
+    known = [run.predictions[run.predictions["split"] == "val"] for run in runs]
+    base_rate = None if of_one_split(runs) else float(tested.mean())
+    return [fit_platt(side["label"], side["log_odds"], base_rate) for side in known]
+
+
+def of_one_split(runs: Sequence[Run]) -> bool:
+    """Whether all runs have the same images on each side."""
+    return len({run.data["split_hash"] for run in runs}) == 1
 
 
 def by_folds(runs: Iterable[Run | FoldedRun]) -> list[Run | FoldedRun]:

@@ -26,14 +26,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 from scipy.stats import rankdata
 
 from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import listed, literal
 from thyroid_utils.data.images import read_gray, read_mask
-from thyroid_utils.inference.ensemble import at_one_scale, check_ensemble, seed_ensemble
-from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.conformal import conformal_sets
+from thyroid_utils.inference.ensemble import check_ensemble, one_scale_on_test, seed_ensemble
+from thyroid_utils.inference.predictor import FoldedPredictor, Predictor, in_order, predictor_of
 from thyroid_utils.inference.uncertainty import (
     LABEL_SCORES,
     MAP_SCORES,
@@ -46,9 +46,10 @@ from thyroid_utils.inference.uncertainty import (
 from thyroid_utils.scores.checks import checked
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.masks import binarise, overlap_scores, pixel_counts
-from thyroid_utils.scores.probabilities import aurc
+from thyroid_utils.scores.probabilities import aurc, logit
 from thyroid_utils.studies.error_analysis import Errors
 from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS
+from thyroid_utils.training.folds import FoldedRun
 from thyroid_utils.training.ledger import Run
 
 _BLOCK = 16  # images whose samples are in memory at once
@@ -74,13 +75,15 @@ class Asked(NamedTuple):
     skipped: dict[str, str]
 
 
-def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str | None = None) -> Asked:
+def ask_all(runs: Sequence[Run | FoldedRun], passes: int, threshold: float | pd.Series = 0.5, root: str | None = None) -> Asked:
     """Uncertainty of the test images by every way that the runs allow, a block of images in memory at a time.
 
     Args:
-        runs: of one model, one a seed; the first is the one whose errors are looked for.
+        runs: of one model, one a seed; the first is the one whose errors are looked for. Of folds each image is asked of the
+            network that tests it.
         passes: of dropout. A case has the same draws whatever others are asked along.
-        threshold: at or above it the first run calls an image malignant, or a pixel nodule. Other seeds have their own.
+        threshold: at or above it the first run calls an image malignant (of folds: index case), or a pixel nodule. Other seeds
+            have their own.
         root: folder of the data as it is now; None takes the one that was trained with.
 
     Returns:
@@ -90,35 +93,52 @@ def ask_all(runs: Sequence[Run], passes: int, threshold: float = 0.5, root: str 
         DataError: no run, or runs of several splits or tasks.
     """
     check_ensemble(runs)
-    predictions = runs[0].predictions
-    index = predictions.index[predictions["split"] == "test"]
-    predictor = Predictor(runs[0], root)
-    segmenting = runs[0].config.task == "segmentation"
-    answer = predictor.maps if segmenting else predictor.probabilities
+    index = runs[0].predictions.query("split == 'test'").index
+    asked, segmenting = predictor_of(runs[0], root), runs[0].config.task == "segmentation"
     skipped = {} if len(runs) > 1 else {"seeds": "there is one seed"}
-    if not segmenting and not skipped and all((at_one_scale(run.predictions) == 0.5).all() for run in runs):
+    if not segmenting and not skipped and all((one_scale_on_test(run) == 0.5).all() for run in runs):
         skipped["seeds"] = "no training ranks validation better than chance"
-    if not has_dropout(predictor.network):
+    if not has_dropout(runs[0].load_model()):
         skipped["dropout"] = "the network has no dropout"
-    bar, tables = progress_bar("Asking again"), {way: [] for way in WAYS if way not in skipped}
-    for start in range(0, len(index), _BLOCK):
-        block = index[start : start + _BLOCK]
-        inputs = predictor.inputs(block)
-        samples = {"views": augmented_views(answer, inputs)}
-        samples["single"] = samples["views"][:1]
-        if "seeds" in tables:
-            samples["seeds"] = seed_ensemble(runs, block)
-        if "dropout" in tables:
-            keys = [int(hashlib.sha256(case.encode()).hexdigest()[:16], 16) for case in block]
-            samples["dropout"] = mc_dropout(predictor.network, inputs, passes, keys=keys)
-        for way, found in tables.items():
-            if segmenting:
-                found.append(map_uncertainty(samples[way], threshold))
-            else:  # the ensemble's samples have been brought to one threshold
-                own = 0.5 if way == "seeds" else threshold
-                found.append(label_uncertainty(samples[way], own, samples["single"][0] >= threshold))
-        bar(start + len(block), len(index))
-    return Asked({way: pd.concat(found).set_axis(index) for way, found in tables.items()}, skipped)
+    bar, tables, done = progress_bar("Asking again"), {way: [] for way in WAYS if way not in skipped}, 0
+    for predictor, rows in asked.by_fold(index):
+        answer = predictor.maps if segmenting else predictor.probabilities
+        for start in range(0, len(rows), _BLOCK):
+            block = index[rows[start : start + _BLOCK]]
+            inputs = predictor.inputs(block)
+            samples = {"views": augmented_views(answer, inputs)}
+            samples["single"] = samples["views"][:1]
+            if "seeds" in tables:
+                samples["seeds"] = seed_ensemble(runs, block)
+            if "dropout" in tables:
+                keys = [int(hashlib.sha256(case.encode()).hexdigest()[:16], 16) for case in block]
+                found = mc_dropout(predictor.network, inputs, passes, keys=keys)
+                samples["dropout"] = found if segmenting else predictor.scale(logit(found))
+            limit = threshold if isinstance(threshold, float) else threshold[block].to_numpy()
+            for way, found in tables.items():
+                if segmenting:
+                    table = map_uncertainty(samples[way], limit)
+                else:  # the ensemble's samples have been brought to one threshold
+                    table = label_uncertainty(samples[way], 0.5 if way == "seeds" else limit, samples["single"][0] >= limit)
+                found.append(table.set_axis(block))
+            done += len(block)
+            bar(done, len(index))
+    return Asked({way: pd.concat(found).loc[index] for way, found in tables.items()}, skipped)
+
+
+def prediction_sets(run: Run | FoldedRun, alpha: float) -> pd.DataFrame:
+    """`conformal_sets` by class of a classifier's test images, of folds each by the validation of its own.
+
+    alpha: share of the sets that may miss the truth, in (0, 1).
+    """
+    parts = []
+    for fold in run.folds:
+        val, test = (fold.predictions[fold.predictions["split"] == side] for side in ("val", "test"))
+        known = {"val_patients": val["patient"], "by_class": True}
+        parts.append(conformal_sets(val["probability"], val["label"], test["probability"], alpha, **known))
+    sets, notes = pd.concat(parts), dict.fromkeys(part.attrs["note"] for part in parts if part.attrs["note"])
+    sets.attrs |= {"note": "; ".join(notes)}
+    return sets
 
 
 def error_detection(uncertainty: Sequence[float], wrong: Sequence[bool], patients: Sequence[str]) -> Estimate:
@@ -329,12 +349,12 @@ def _levels(values: np.ndarray) -> np.ndarray:
 
 
 def robustness_curve(
-    predictor: Predictor, images: pd.DataFrame, perturbations: Mapping[str, Sequence[float]], most: int
+    predictor: Predictor | FoldedPredictor, images: pd.DataFrame, perturbations: Mapping[str, Sequence[float]], most: int
 ) -> pd.DataFrame:
-    """Scores of one network on frames disturbed in several ways and strengths, with their change from the undisturbed ones.
+    """Scores of a network on frames disturbed in several ways and strengths, with their change from the undisturbed ones.
 
     Args:
-        predictor: of a classifier, whose AUC is asked, or of a segmenter, whose Dice is, at its own resolution.
+        predictor: of a classifier, whose AUC is asked, or of a segmenter, whose Dice is, at its own resolution; or of folds.
         images: index `case`, of its case table; `patient` and, for a classifier, `label`.
         perturbations: name of `PERTURBATIONS` → levels. Level 0 is always among them, and asked once.
         most: images; of more so many are taken at equal steps.
@@ -351,8 +371,7 @@ def robustness_curve(
     images = images.iloc[:: max(1, len(images) // most)][:most]
     files, segmenting = predictor.cases.loc[images.index], predictor.run.config.task == "segmentation"
     of_both = _of_maps if segmenting else _of_labels
-    frames = [read_gray(image) for image in files["image"]]
-    masks = [read_mask(mask) for mask in files["mask"]] if segmenting else None
+    frames, masks = files["image"].map(read_gray), files["mask"].map(read_mask) if segmenting else None
     steps = [(name, level) for name, levels in wanted.items() for level in levels]
     untouched, bar, rows = _answers(predictor, frames, masks, steps[0][0], 0.0), progress_bar("Disturbing"), []
     for done, (name, level) in enumerate(steps, 1):
@@ -374,24 +393,30 @@ def _wanted(perturbations: Mapping[str, Sequence[float]]) -> dict[str, list[floa
 
 
 def _answers(
-    predictor: Predictor, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None, name: str, level: float
+    predictor: Predictor | FoldedPredictor,
+    frames: pd.Series,
+    masks: pd.Series | None,
+    name: str,
+    level: float,
 ) -> np.ndarray:
     """Probabilities of malignancy (n,), or pixel counts (n, 4) of a segmenter, a batch of frames in memory at a time."""
+    found, order = [], []
+    for asked, rows in predictor.by_fold(frames.index):
 
-    def prepared(position: int):
-        mask = None if masks is None else perturb_mask(masks[position], name, level)
-        return predictor.pipeline(perturb(frames[position], name, level, (0, position)), mask)
+        def prepared(position: int, asked: Predictor = asked):
+            mask = None if masks is None else perturb_mask(masks.iloc[position], name, level)
+            return asked.pipeline(perturb(frames.iloc[position], name, level, (0, position)), mask)
 
-    found = []
-    for start in range(0, len(frames), predictor.batch_size):
-        samples = in_threads(prepared, range(start, min(start + predictor.batch_size, len(frames))))
-        inputs = np.stack([sample.image for sample in samples])
-        if masks is None:
-            found.append(expit(predictor.log_odds(inputs)))
-        else:
-            counts = map(pixel_counts, [sample.mask for sample in samples], binarise(predictor.maps(inputs)))
-            found.append(np.array([list(count.values()) for count in counts]))
-    return np.concatenate(found)
+        for start in range(0, len(rows), asked.batch_size):
+            order.append(rows[start : start + asked.batch_size])
+            samples = in_threads(prepared, order[-1])
+            inputs = np.stack([sample.image for sample in samples])
+            if masks is None:
+                found.append(asked.probabilities(inputs))
+            else:
+                counts = map(pixel_counts, [sample.mask for sample in samples], binarise(asked.maps(inputs)))
+                found.append(np.array([list(count.values()) for count in counts]))
+    return in_order(found, order)
 
 
 def _of_labels(found: np.ndarray, untouched: np.ndarray, images: pd.DataFrame) -> dict[str, Estimate]:

@@ -18,7 +18,7 @@ difference:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from torch import nn
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count, listed, number, share
 from thyroid_utils.inference.cam import CamMaps, cam_maps
-from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.predictor import FoldedPredictor, Predictor, in_order
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.groups import mann_whitney_patients
 from thyroid_utils.studies.grad_cam.attention import attention_scores, attention_table, placement_tests
@@ -50,6 +50,7 @@ _ADJUSTED = {
     "p_sweep": "after Holm over all features and thresholds",
 }
 
+_BY_IMAGE = ("maps", "blank", "none_called")  # fields of `CamMaps` that have a row an image
 # Feature → what it is called, with its unit.
 FEATURES: dict[str, str] = {
     "area": "area, share of image",
@@ -66,11 +67,12 @@ FEATURES: dict[str, str] = {
 class MapStudy:
     """The maps of some images and what they are measured by. Made by `study_maps`.
 
-    predictor: of the run. images: index `case`, with `patient` and whatever decisions were given. inputs: float32 (n, channels,
-    height, width). masks: bool (n, height, width), empty where an image has none. maps: of the method, target and layer named.
+    predictor: of the run, or of its folds. images: index `case`, with `patient` and whatever decisions were given. inputs:
+    float32 (n, channels, height, width). masks: bool (n, height, width), empty where an image has none. maps: of the method,
+    target and layer named.
     """
 
-    predictor: Predictor
+    predictor: Predictor | FoldedPredictor
     images: pd.DataFrame
     inputs: np.ndarray
     masks: np.ndarray
@@ -117,32 +119,47 @@ class MapStudy:
         them where there are fewer."""
         shown = np.flatnonzero(~self.maps.blank)
         shown = shown if len(shown) else np.arange(len(self.images))
-        rows = np.sort(np.random.default_rng(seed).permutation(shown)[:count])
-        kept = {name: getattr(self.maps, name)[rows] for name in ("maps", "blank", "none_called")}
-        return replace(
-            self, images=self.images.iloc[rows], inputs=self.inputs[rows], masks=self.masks[rows], maps=replace(self.maps, **kept)
-        )
+        return self._rows(np.sort(np.random.default_rng(seed).permutation(shown)[:count]))
+
+    def parts(self) -> Iterator[MapStudy]:
+        """A study of each network's images, one after the other."""
+        for predictor, rows in self.predictor.by_fold(self.images.index):
+            yield replace(self._rows(rows), predictor=predictor)
+
+    def _rows(self, rows: np.ndarray) -> MapStudy:
+        maps = replace(self.maps, **{name: getattr(self.maps, name)[rows] for name in _BY_IMAGE})
+        return replace(self, images=self.images.iloc[rows], inputs=self.inputs[rows], masks=self.masks[rows], maps=maps)
 
 
 def study_maps(
-    predictor: Predictor, images: pd.DataFrame, *, method: str = "grad_cam", target: int | str = 1, layer: str | None = None
+    predictor: Predictor | FoldedPredictor,
+    images: pd.DataFrame,
+    *,
+    method: str = "grad_cam",
+    target: int | str = 1,
+    layer: str | None = None,
 ) -> MapStudy:
-    """The maps of a run's images.
+    """The maps of a run's images, each of the network that tests it.
 
     Args:
-        predictor: of a finished run of either task.
+        predictor: of a finished run of either task, or of its folds.
         images: index `case`, of its case table; `patient`; decisions (`ClassifierComparison.decisions`) where there are any.
         method, target: as for `cam_maps`.
         layer: path of a module; None or "" takes the network's declared one.
     """
-    inputs = predictor.inputs(list(images.index))
-    if predictor.store.masks is None:
-        masks = np.zeros((len(images), *inputs.shape[2:]), bool)
-    else:
-        masks = np.stack([np.asarray(predictor.store.masks[at]) for at in predictor.cases.index.get_indexer(images.index)])
-    settings = {"method": method, "target": target, "layer": layer or None}
-    maps = cam_maps(predictor.network, inputs, progress=progress_bar("Explaining"), **settings)
-    return MapStudy(predictor, images, inputs, masks, maps, **settings)
+    settings, parts = {"method": method, "target": target, "layer": layer or None}, []
+    for asked, rows in predictor.by_fold(images.index):
+        cases = list(images.index[rows])
+        inputs = asked.inputs(cases)
+        if asked.store.masks is None:
+            masks = np.zeros((len(cases), *inputs.shape[2:]), bool)
+        else:
+            masks = np.stack([np.asarray(asked.store.masks[at]) for at in asked.cases.index.get_indexer(cases)])
+        parts.append((rows, inputs, masks, cam_maps(asked.network, inputs, progress=progress_bar("Explaining"), **settings)))
+    order, inputs, masks, maps = zip(*parts, strict=True)
+    joined = {name: in_order([getattr(found, name) for found in maps], order) for name in _BY_IMAGE}
+    together = replace(maps[0], **joined)
+    return MapStudy(predictor, images, in_order(inputs, order), in_order(masks, order), together, **settings)
 
 
 def highlighted(maps: np.ndarray, threshold: float) -> np.ndarray:

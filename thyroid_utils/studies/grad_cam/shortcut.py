@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count, number, p_value, share
@@ -199,30 +198,32 @@ def shortcut_scores(study: MapStudy) -> pd.DataFrame:
     Raises:
         DataError: an image that cannot be read.
     """
-    predictor, cases = study.predictor, study.predictor.cases.loc[study.images.index]
-    bar, tables = progress_bar("Painting marks over"), []
-    for start in range(0, len(cases), _BLOCK):
-        pairs = mark_pairs(predictor.pipeline, cases.iloc[start : start + _BLOCK])
-        shown = pairs.table["marks"].to_numpy() > 0
-        painted = pairs.table["placebo"].to_numpy() > 0
-        odds = {name: predictor.log_odds(getattr(pairs, name)) for name in ("kept", "removed", "placebo")}
-        kept, removed = (study.maps_of(predictor.network, images).maps for images in (pairs.kept, pairs.removed))
-        found = pairs.table.join(text_attention(pairs.marks, kept, removed, pairs.table.index))
-        found["probability_kept"] = expit(odds["kept"])
-        found["probability_removed"] = np.where(shown, expit(odds["removed"]), np.nan)
-        found["probability_placebo"] = np.where(shown & painted, expit(odds["placebo"]), np.nan)
-        tables.append(found)
-        bar(min(start + _BLOCK, len(cases)), len(cases))
-    return pd.concat(tables)
+    bar, tables, done = progress_bar("Painting marks over"), [], 0
+    for part in study.parts():
+        predictor, cases = part.predictor, part.predictor.cases.loc[part.images.index]
+        for start in range(0, len(cases), _BLOCK):
+            pairs = mark_pairs(predictor.pipeline, cases.iloc[start : start + _BLOCK])
+            shown = pairs.table["marks"].to_numpy() > 0
+            painted = pairs.table["placebo"].to_numpy() > 0
+            told = {name: predictor.probabilities(getattr(pairs, name)) for name in ("kept", "removed", "placebo")}
+            kept, removed = (part.maps_of(predictor.network, images).maps for images in (pairs.kept, pairs.removed))
+            found = pairs.table.join(text_attention(pairs.marks, kept, removed, pairs.table.index))
+            found["probability_kept"] = told["kept"]
+            found["probability_removed"] = np.where(shown, told["removed"], np.nan)
+            found["probability_placebo"] = np.where(shown & painted, told["placebo"], np.nan)
+            tables.append(found)
+            done += len(found)
+            bar(done, len(study.images))
+    return pd.concat(tables).loc[study.images.index]
 
 
-def shortcut_table(scores: pd.DataFrame, patients: Sequence[str], threshold: float) -> pd.DataFrame:
+def shortcut_table(scores: pd.DataFrame, patients: Sequence[str], threshold: float | pd.Series) -> pd.DataFrame:
     """The paired comparisons of the shortcut test, over patients. For callipers alone give the rows with `callipers` above 0.
 
     Args:
         scores: of `shortcut_scores`.
         patients: the patient of each row.
-        threshold: at or above this probability an image is called malignant.
+        threshold: at or above this probability an image is called malignant; one of all, or of each row.
 
     Returns:
         DataFrame, index `measure` (`COMPARED`): `comparison` (`Comparison` of the two means), `images` compared, `patients`, and
