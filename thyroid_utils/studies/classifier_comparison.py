@@ -49,14 +49,8 @@ class ClassifierComparison(ComparedRuns):
         return counted_patients(self.first, self._sizes["test"], self._sizes["patients"]) + each
 
     @property
-    def composition(self) -> str:
-        """Patients of each class on test (images, where the set names no patients), as a sentence."""
-        sizes = self.class_sizes().iloc[:, -1]
-        what = "All folds together test" if self.folds else "The test set has"
-        return f"{what} {sizes['benign']} benign and {sizes['malignant']} malignant {sizes.name}."
-
-    @property
     def fewest(self) -> tuple[int, str]:
+        """Test patients of the rarer class, for `few_told`; images, where the set names no patients."""
         sizes = self.class_sizes().iloc[:, -1]
         return sizes.min(), f"{sizes.idxmin()} test {sizes.name[:-1]}"
 

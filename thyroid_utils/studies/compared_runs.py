@@ -156,11 +156,6 @@ class ComparedRuns:
         raise NotImplementedError
 
     @property
-    def fewest(self) -> tuple[str | int, ...]:
-        """What the scores rest on, for `few_told`: patients on test, of the rarer class; images, where the set names none."""
-        raise NotImplementedError
-
-    @property
     def banner(self) -> str:
         """Warnings, in markdown, of models that are `untrained` and of few patients; empty where there is neither."""
         return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest)]))

@@ -215,6 +215,7 @@ class SegmenterComparison(ComparedRuns):
 
     @property
     def fewest(self) -> tuple[int, str, str]:
+        """Test patients with a nodule, for `few_told`; images, where the set names no patients."""
         there = self.truth[self.truth["area"] > 0]
         patients, unit = (there["patient"].nunique(), "patient") if names_patients(self.first) else (len(there), "image")
         return patients, f"test {unit} with a nodule", f"test {unit}s with a nodule"
