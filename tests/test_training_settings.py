@@ -195,7 +195,7 @@ def test_an_edited_record_of_a_split_is_not_believed(by, monkeypatch, tmp_path):
     whole, content = record.read_bytes(), json.loads(record.read_bytes())
     tested = first.cases[first.cases["split"] == "test"]
     place = first.cases.index.get_loc(tested.index[tested["patient"].duplicated()][0])
-    content["value"]["columns"]["split"][place] = "train"  # one of two images of a test patient
+    content["value"]["splits"][0][place] = "train"  # one of two images of a test patient
     record.write_text(json.dumps(content))
     same_split(split_data(config), first)
     assert record.read_bytes() == whole
