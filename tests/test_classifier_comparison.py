@@ -17,14 +17,7 @@ from thyroid_utils.studies.tables import different_from
 
 
 def made_run(
-    model: str,
-    skill: float,
-    seed: int = 0,
-    split_hash: str = "a",
-    config_seed: int = 0,
-    data: str = "d",
-    weights: str = "none",
-    **options: int,
+    model: str, skill: float, seed: int = 0, split_hash: str = "a", config_seed: int = 0, data: str = "d", **settings
 ) -> SimpleNamespace:
     """What a finished run offers; 60 patients a side, two images each, the classes `skill` standard deviations apart."""
     random = np.random.default_rng(seed)
@@ -41,11 +34,11 @@ def made_run(
     known = predictions[predictions["split"] == "val"]
     history = pd.DataFrame({"train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auc": [0.5, 0.8]}, index=pd.Index([1, 2]))
     run = SimpleNamespace(
-        config=RunConfig(model={"name": model, "weights": weights, "options": options}, seed=config_seed),
+        config=RunConfig(model={"name": model, **settings}, seed=config_seed),
         data={
             "split_hash": split_hash,
             "fingerprint": data,
-            "weights": {"none": "from scratch", "imagenet": "ImageNet"}.get(weights, f"{weights} encoder"),
+            "weights": "ImageNet" if settings.get("weights") == "imagenet" else "from scratch",
             "leaky": False,
             "input": (3,),
             "images": {"train": 360, "val": 120, "test": 120},
@@ -91,8 +84,8 @@ def test_what_pretraining_is_worth_is_the_pretrained_less_the_same_from_scratch(
 
 
 def test_starts_and_options_are_named_where_they_tell_models_apart():
-    made = [("a", "none", {}), ("a", "imagenet", {}), ("a", "e.pt", {}), ("b", "none", {"n": 1}), ("c", "none", {"n": 1})]
-    runs = [made_run(name, 1.0, weights=start, **options) for name, start, options in [*made, ("c", "none", {"n": 2})]]
+    runs = [made_run("a", 1.0, weights=start) for start in ("none", "imagenet", "e.pt")]
+    runs += [made_run(name, 1.0, options={"n": value}) for name, value in (("b", 1), ("c", 1), ("c", 2))]
     assert ClassifierComparison.of(runs).models == ["a (from scratch)", "a", "a (e.pt)", "b", "c (n 1)", "c (n 2)"]
 
 
