@@ -360,7 +360,7 @@ def test_what_the_release_or_the_cache_lacks_is_told(release, tmp_path, monkeypa
     release.frames("1_2")
     (release.folder / "1_1.jpg").write_bytes(b"<html>404</html>")
     cases = release.load()
-    assert "HTML" in cases.loc["ddti/1_1", "mask_problem"] and pd.isna(cases.loc["ddti/1_1", "mask"])
+    assert "<html>" in cases.loc["ddti/1_1", "mask_problem"] and pd.isna(cases.loc["ddti/1_1", "mask"])
     assert str(release.folder) not in cases.loc["ddti/1_1", "mask_problem"] and mask_of(cases, "ddti/1_2").sum() == 100
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("THYROID_WORKBOOK_CACHE", str(tmp_path / "file" / "cache"))
