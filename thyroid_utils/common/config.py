@@ -255,9 +255,9 @@ class RunConfig(Settings):
 
     @property
     def recipe(self) -> str:
-        """What repetitions of a training have in common: all but the seed, the split and the data's folder, as JSON."""
-        data = self.data.model_copy(update={"root": None})
-        return self.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data}).to_json()
+        """What repetitions of a training have in common: all but seed, split, the data's folder and the device, as JSON."""
+        data, training = self.data.model_copy(update={"root": None}), self.training.model_copy(update={"device": "auto"})
+        return self.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data, "training": training}).to_json()
 
     def to_json(self) -> str:
         """Every field, defaults included, as indented JSON; `RunConfig(**json.loads(text))` is the config again."""

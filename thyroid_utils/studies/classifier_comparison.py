@@ -74,6 +74,11 @@ class ClassifierComparison(ComparedRuns):
             for model in self.runs
         }
 
+    @property
+    def as_said(self) -> str:
+        """How the probabilities that are scored came about, as text for a caption."""
+        return "by each fold's own slope and intercept" if self.folds else "as trained"
+
     @cached_property
     def temperatures(self) -> dict[str, list[float]]:
         """Model → the temperature of each run, fitted on validation; none of folds, whose probabilities are calibrated."""
@@ -256,9 +261,9 @@ class ClassifierComparison(ComparedRuns):
         model = self.chosen
         pooled, within = (found.text(2) for found in (estimates.at[model, "auc"], self.within_folds(model)))
         return (
-            f"Every patient is tested once, by a network trained without them. The AUC of all, {pooled} of {model}, takes the "
-            f"networks of {self.folds} folds to speak on one scale, to which each one's validation brought it; within folds, "
-            f"where none is needed, it is {within} on average."
+            f"Every patient is tested once, by a network trained without them. The AUC of all, {pooled} of {model}, takes it "
+            f"that the {self.folds} networks, each calibrated by its own validation, speak on one scale; the mean of the AUCs within "
+            f"folds, which needs none, is {within}."
         )
 
 

@@ -124,11 +124,12 @@ class ComparedRuns:
 
     @property
     def plan(self) -> str:
-        """What the runs of a model differ in, as text for a caption: `3 training seeds`, `5 folds, 3 training seeds each` or
+        """What the runs of a model differ in, as text for a caption: `3 training seeds`, `5 folds of 3 training seeds` or
         `10 random subsets`."""
         leaky = ", LEAKY: split by image" if self.first.data["leaky"] else ""
         seeds = count(self.trainings, "training seed" if self.one_split else "random subset")
-        return (f"{self.folds} folds, {seeds} each" if self.folds else seeds) + leaky
+        parts = [f"{self.folds} folds"] * bool(self.folds) + [seeds] * (self.trainings > 1 or not self.folds)
+        return " of ".join(parts) + leaky
 
     @property
     def band(self) -> str:
@@ -146,7 +147,7 @@ class ComparedRuns:
         if not self.one_split:
             return "over random subsets, corrected for their overlap"
         if self.folds and self.trainings < 2:
-            return "over folds, corrected for their overlap"
+            return "over folds, each by itself, and corrected for their overlap"
         alone = "over patients, of these trained networks only: with one training of each there is no verdict on recipes"
         return "over patients and training seeds" if self.trainings > 1 else alone
 
@@ -176,7 +177,7 @@ class ComparedRuns:
         """`patient`, `label` and `fold` of all tested images, in folds."""
         return self.first.predictions[["patient", "label", "fold"]]
 
-    def over_folds(self, score: str) -> Callable[[str, str], Comparison]:
+    def over_folds(self, score: str, most: float = 1) -> Callable[[str, str], Comparison]:
         """Compares two models by their differences fold by fold, means over seeds: with one training in folds nothing else shows
         how a recipe varies. Nadeau and Bengio's correction, as the folds' training sides overlap."""
         values = {model: self.by_fold(model, score).mean(axis=0) for model in self.runs}
@@ -184,7 +185,9 @@ class ComparedRuns:
         train, test = self.first.data["images"]["train"], round(images / self.folds)
 
         def compare(one: str, two: str) -> Comparison:
-            return replace(subset_comparison(values[one], values[two], train, test, patients), images=images)
+            found = subset_comparison(values[one], values[two], train, test, patients)
+            detectable = found.detectable if found.detectable < most else np.nan
+            return replace(found, images=images, low=max(found.low, -most), high=min(found.high, most), detectable=detectable)
 
         return compare
 

@@ -138,7 +138,7 @@ class SegmenterComparison(ComparedRuns):
     def compared(self, score: str) -> Callable[[str, str], Comparison]:
         """What `pairs` compares two models by."""
         if self.trainings < 2 and self.folds:
-            return self.over_folds(score)
+            return self.over_folds(score, 1 if score in OVERLAP_SCORES else np.inf)
         values = {model: self.values(model, [score])[..., 0] for model in self.runs}
         known = np.isfinite(list(values.values())).all(axis=(0, 1))
         influences = {model: mean_influence(rows[:, known]) for model, rows in values.items()}

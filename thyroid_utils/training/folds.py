@@ -42,7 +42,7 @@ class FoldedRun:
     def __init__(self, folds: Sequence[Run]):
         self.folds = tuple(sorted(folds, key=lambda run: run.config.split.fold))
         places, wanted = [run.config.split.fold for run in self.folds], self.config.split.folds
-        recipes = {(_recipe(run), run.data["fingerprint"]) for run in self.folds}
+        recipes = {(_training(run), run.data["fingerprint"]) for run in self.folds}
         if places != list(range(wanted)) or len(recipes) > 1:
             found = "several recipes or data sets" if len(recipes) > 1 else listed(f"fold {place + 1}" for place in places)
             raise DataError(f"folds: expected the {wanted} folds of {self.config.label}, each once; found runs of {found}")
@@ -111,11 +111,9 @@ class FoldedRun:
         return self.folds[0].load_model()
 
 
-def _recipe(run: Run) -> str:
-    """A config without its fold, the data's folder and the device, as text."""
-    parts = {"split": {"fold": 0}, "data": {"root": None}, "training": {"device": "auto"}}
-    same = {part: getattr(run.config, part).model_copy(update=fields) for part, fields in parts.items()}
-    return run.config.model_copy(update=same).to_json()
+def _training(run: Run) -> str:
+    """What the folds of one recipe and seed have in common."""
+    return f"{run.config.recipe} {run.config.seed} {run.config.split.model_copy(update={'fold': 0})}"
 
 
 def _calibrated(side: pd.DataFrame, run: Run, platt: Platt) -> pd.DataFrame:
@@ -151,5 +149,5 @@ def by_folds(runs: Iterable[Run | FoldedRun]) -> list[Run | FoldedRun]:
     """
     groups: dict[str, list[Run]] = {}
     for number, run in enumerate(fold for training in runs for fold in training.folds):
-        groups.setdefault(_recipe(run) if run.config.split.folds else str(number), []).append(run)
+        groups.setdefault(_training(run) if run.config.split.folds else str(number), []).append(run)
     return [FoldedRun(found) if found[0].config.split.folds else found[0] for found in groups.values()]
