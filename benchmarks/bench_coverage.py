@@ -31,7 +31,8 @@ from thyroid_utils.scores.comparisons import subset_comparison, subset_estimate
 from thyroid_utils.scores.curves import auc_within, benefit_curve, pr_band, roc_band
 from thyroid_utils.scores.estimates import patient_estimate, patient_median, patient_scores
 from thyroid_utils.scores.groups import mann_whitney_patients, randomisation_test
-from thyroid_utils.scores.labels import SCORES, Labelled, Weighed
+from thyroid_utils.scores.labels import SCORES, Labelled, Weighed, choose_threshold
+from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
 from thyroid_utils.studies.grad_cam.attention import placement_tests
 
@@ -217,6 +218,41 @@ def of_recipes(random: np.random.Generator, times: int) -> Told:
                 yield "test", f"recipes differ in {name}", few, f"{images}, {seeds} seeds", None if np.isnan(p) else p < 0.05
 
 
+def of_trained_folds(random: np.random.Generator, times: int) -> Told:
+    """Two recipes in five folds, each fitted to numbers of its own that tell as much as the other's."""
+    for (few, many), images, seeds in product(PATIENTS.items(), ("1", "5"), (1, 2, 3)):
+        for _ in range(times // 4):
+            codes = patients_of(random, few + many, images)
+            truth, part = codes >= few, np.empty(few + many, int)
+            part[:few], part[few:] = random.permutation(few) % 5, random.permutation(many) % 5
+            seen = [np.stack([alike(random, codes)[0] for _ in range(8)]) + 0.35 * (2 * truth - 1) for _ in range(3)]
+            folds, values = part[codes], [(seen[0] + own).T for own in seen[1:]]
+            odds, cuts = np.empty((2, 2, seeds, len(codes)))
+            apart = np.empty((2, seeds, 5))
+            for fold, (recipe, x), seed in product(range(5), enumerate(values), range(seeds)):
+                test, val = folds == fold, folds == (fold + 1) % 5
+                said = _least_squares(random, x, truth, ~(test | val))
+                platt = fit_platt(truth[val], said[val], truth.mean())
+                odds[recipe, seed, test] = platt.log_odds(said[test])
+                cuts[recipe, seed, test] = choose_threshold(truth[val], platt(said[val]))
+                apart[recipe, seed, fold] = auc_influence(truth[test], said[test]).scores[0]
+            regime = f"{images}, {seeds} seeds"
+            if seeds == 1:
+                p = subset_comparison(*apart[:, 0], 3 * len(codes) // 5, len(codes) // 5, few + many).p_value
+                yield "test", "recipes differ in AUC over folds", few, regime, None if np.isnan(p) else p < 0.05
+                continue
+            right = [mean_influence((expit(own) >= cut) == truth) for own, cut in zip(odds, cuts, strict=True)]
+            for name, pair in (("AUC", [auc_influence(truth, own) for own in odds]), ("accuracy", right)):
+                p = compare_recipes(*pair, codes).p_value
+                yield "test", f"recipes differ in {name}, folds pooled", few, regime, None if np.isnan(p) else p < 0.05
+
+
+def _least_squares(random: np.random.Generator, x: np.ndarray, truth: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """What a fit to 6 random features of numbers (n, k) says of all, (n,); the features are the luck of the training."""
+    features = np.tanh(x @ random.normal(size=(x.shape[1], 6)) / 3)
+    return 4 * features @ np.linalg.lstsq(features[train], 2.0 * truth[train] - 1, rcond=None)[0]
+
+
 def of_conformal(random: np.random.Generator, times: int) -> Told:
     """Promised are 90 %: its interval on test, given the sets, and how often the sets keep the promise on average."""
     for count, images in product(PATIENTS, IMAGES):
@@ -262,7 +298,8 @@ def of_maps(random: np.random.Generator, times: int) -> Told:
 
 PARTS = {
     "scores": of_scores, "shares": of_shares, "means": of_means, "bands": of_bands, "folds": of_folds, "curves": of_mixed_curves,
-    "groups": of_groups, "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets, "maps": of_maps,
+    "groups": of_groups, "recipes": of_recipes, "conformal": of_conformal, "subsets": of_subsets,
+    "trained_folds": of_trained_folds, "maps": of_maps,
     "misses": of_misses,
 }  # fmt: skip
 

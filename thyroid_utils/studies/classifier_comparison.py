@@ -240,15 +240,11 @@ class ClassifierComparison(ComparedRuns):
 
     def by_fold(self, model: str, score: str) -> np.ndarray:
         """As `ComparedRuns.by_fold`; an AUC is that of the fold's network as it is, not calibrated."""
-        name = "own_log_odds" if score == "auc" else "probability"
-        rows = []
-        for found in self.predictions(model):
-            of_fold = [
-                classification_scores(own["label"], expit(own[name]) if score == "auc" else own[name], own["threshold"])[score]
-                for _, own in found.groupby("fold")
-            ]
-            rows.append(of_fold)
-        return np.array(rows)
+        odds = "own_log_odds" if score == "auc" else "log_odds"
+        folds = [[own for _, own in found.groupby("fold")] for found in self.predictions(model)]
+        return np.array(
+            [[classification_scores(own["label"], expit(own[odds]), own["threshold"])[score] for own in row] for row in folds]
+        )
 
     def within_folds(self, model: str) -> Estimate:
         """The mean over folds of a model's AUC, each of its own network alone, with its interval over patients."""
@@ -261,8 +257,8 @@ class ClassifierComparison(ComparedRuns):
         model = self.chosen
         pooled, within = (found.text(2) for found in (estimates.at[model, "auc"], self.within_folds(model)))
         return (
-            f"Every patient is tested once, by a network trained without them. The AUC of all, {pooled} of {model}, takes it "
-            f"that the {self.folds} networks, each calibrated by its own validation, speak on one scale; the mean of the AUCs within "
+            f"Every patient is tested once, by a network trained without them. The AUC of all, {pooled} of {model}, rests on one "
+            f"scale for the networks of {self.folds} folds, each calibrated by its own validation; the mean of the AUCs within "
             f"folds, which needs none, is {within}."
         )
 

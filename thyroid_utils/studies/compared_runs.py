@@ -296,11 +296,11 @@ class ComparedRuns:
         training, `weights` it started from; a row a model."""
         rows = {}
         for model, found in self.runs.items():
-            network = found[0].load_model()
+            network, folds = found[0].folds[0].load_model(), [fold for run in found for fold in run.folds]
             rows[model] = {
                 "parameters": parameter_count(network) / 1e6,
                 "latency_ms": latency(network, found[0].data["input"]),
-                "images_per_second": float(np.mean([run.environment.get("images_per_second") or np.nan for run in found])),
+                "images_per_second": float(np.mean([run.environment.get("images_per_second") or np.nan for run in folds])),
                 "weights": found[0].data["weights"],
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")

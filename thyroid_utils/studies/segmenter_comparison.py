@@ -151,15 +151,6 @@ class SegmenterComparison(ComparedRuns):
         values = self.values(model, [score])[..., 0]
         return np.stack([np.nanmean(values[:, fold == at], axis=1) for at in range(self.folds)], axis=1)
 
-    @property
-    def pooling(self) -> str:
-        """What a score of all folds takes for granted, as a sentence; empty without folds."""
-        told = (
-            f"Every patient is tested once, by a network trained without them; a mean over all images takes the {self.folds} "
-            "networks, whose training sides differ in part, to stand for one recipe."
-        )
-        return told if self.folds else ""
-
     def every_score(self, model: str) -> pd.DataFrame:
         """All that is measured of a model: a row a score of `scores.masks.SEGMENTATION_SCORES`, a column of `Estimate`s over
         patients a protocol.

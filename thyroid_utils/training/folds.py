@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,6 @@ from thyroid_utils.common.words import listed
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import Platt, fit_platt
 from thyroid_utils.training.ledger import Run
-
-if TYPE_CHECKING:
-    import torch
 
 
 class FoldedRun:
@@ -85,30 +82,13 @@ class FoldedRun:
         """As `ledger.Run.maps`, of test cases: each from the fold that tests it."""
         if split != "test":
             raise ValueError(f"folds: maps of all cases are those of test; asked for {split!r}, which each of `folds` has")
-        wanted = self.predictions["fold"] if cases is None else self.predictions["fold"].loc[list(cases)]
-        found = None
-        for fold, own in wanted.groupby(wanted):
-            part = self.folds[fold].maps("test", list(own.index))[1]
-            found = np.empty((len(wanted), *part.shape[1:]), part.dtype) if found is None else found
-            found[wanted.to_numpy() == fold] = part
-        return wanted.index, found
+        names = self.predictions.index if cases is None else pd.Index(cases)
+        return names, np.concatenate([self.of_case(case).maps("test", [case])[1] for case in names])
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`val` and `test`: the mean over folds of each score of a fold's own."""
         return {side: pd.DataFrame([run.metrics[side] for run in self.folds]).mean().to_dict() for side in ("val", "test")}
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Of the first fold; seconds and images per second are means over folds."""
-        told = [run.environment for run in self.folds]
-        speeds = [each["images_per_second"] for each in told if each.get("images_per_second")]
-        means = {"seconds": np.mean([each["seconds"] for each in told]), "images_per_second": np.mean(speeds) if speeds else None}
-        return told[0] | means
-
-    def load_model(self) -> torch.nn.Module:
-        """The network of the first fold, for what it costs."""
-        return self.folds[0].load_model()
 
 
 def _training(run: Run) -> str:

@@ -127,6 +127,7 @@ class AblationStudy:
         """
         estimates, costs = self.whole.estimates([SCORE])[SCORE], self.whole.costs
         compare, found = self.whole.compared(SCORE), {}
+        trained = {network: [fold for run in runs for fold in run.folds] for network, runs in self.whole.runs.items()}
         for name, table in self.tables.items():
             reference, rows = table.row(table.reference).network, {}
             for row in table.rows:
@@ -137,7 +138,7 @@ class AblationStudy:
                     "network": network,
                     "parameters": costs.at[network, "parameters"],
                     "share": costs.at[network, "parameters"] / costs.at[reference, "parameters"],
-                    "training_seconds": float(np.mean([run.environment["seconds"] for run in self.whole.runs[network]])),
+                    "training_seconds": float(np.mean([run.environment["seconds"] for run in trained[network]])),
                     "latency_ms": costs.at[network, "latency_ms"],
                     SCORE: estimates[network],
                     "seed_sd": float(self.scores[network].mean(axis=1).std()),
