@@ -74,11 +74,6 @@ class ClassifierComparison(ComparedRuns):
             for model in self.runs
         }
 
-    @property
-    def as_said(self) -> str:
-        """How the probabilities that are scored came about, as text for a caption."""
-        return "by each fold's own slope and intercept" if self.folds else "as trained"
-
     @cached_property
     def temperatures(self) -> dict[str, list[float]]:
         """Model → the temperature of each run, fitted on validation; none of folds, whose probabilities are calibrated."""

@@ -98,7 +98,7 @@ def ask_all(runs: Sequence[Run | FoldedRun], passes: int, threshold: float | pd.
     skipped = {} if len(runs) > 1 else {"seeds": "there is one seed"}
     if not segmenting and not skipped and all((one_scale_on_test(run) == 0.5).all() for run in runs):
         skipped["seeds"] = "no training ranks validation better than chance"
-    if not has_dropout(runs[0].load_model()):
+    if not has_dropout(runs[0].folds[0].load_model()):
         skipped["dropout"] = "the network has no dropout"
     bar, tables, done = progress_bar("Asking again"), {way: [] for way in WAYS if way not in skipped}, 0
     for predictor, rows in asked.by_fold(index):
