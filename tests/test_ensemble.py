@@ -15,7 +15,7 @@ from training_project import segmentation_config, tiny_config
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.doubts import own_scores
 from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.ensemble import check_ensemble, held_out, predictors_of, seed_ensemble
+from thyroid_utils.inference.ensemble import Ensemble, check_ensemble, held_out, predictors_of, seed_ensemble
 from thyroid_utils.inference.findings import CaseImage
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import fit_platt
@@ -25,11 +25,11 @@ from thyroid_utils.training.folds import calibrations_of
 
 
 def fold(number: int, config=None, **data) -> SimpleNamespace:
-    """A run of eight images: two are tested, three validate, each fold in its own scale; its folder's name is its number."""
+    """A run of eight images: two are tested, six validate, each fold in its own scale; its folder's name is its number."""
     config = config or tiny_config(seed=number % 2, split__seed=number)
     random, cases = np.random.default_rng(number), np.roll([f"c{at}" for at in range(8)], 2 * number)
     table = pd.DataFrame({"split": ["test"] * 2 + ["val"] * 6}, index=pd.Index(cases, name="case"))
-    table["label"] = [int(case[1]) % 2 for case in cases]
+    table["label"] = [int(case in ("c1", "c2", "c3", "c6")) for case in cases]
     table["patient"] = [f"p{case[1]}" for case in cases]
     table["log_odds"] = (number + 1) * (2 * table["label"] - 1 + random.normal(0, 0.8, 8)) + number
     table["probability"] = expit(table["log_odds"])
@@ -71,9 +71,8 @@ def test_each_image_is_held_out_by_the_networks_that_were_tested_on_it():
     seeds = [fold(0, split_hash="one"), fold(4, split_hash="one")]  # the same images, of which all answer
     val = held_out(seeds)
     assert list(val.index) == [f"c{at}" for at in range(2, 8)]
-    odds = [
-        fit_platt(side["label"], side["log_odds"]).log_odds(side["log_odds"]) for side in (run.predictions[2:] for run in seeds)
-    ]
+    sides = [run.predictions[2:] for run in seeds]
+    odds = [fit_platt(side["label"], side["log_odds"]).log_odds(side["log_odds"]) for side in sides]
     assert val["log_odds"].tolist() == pytest.approx(list(np.mean(odds, axis=0)))
     assert len(held_out(seeds, "test")) == 2
 
@@ -82,6 +81,18 @@ def test_a_network_that_may_have_met_an_image_says_nothing_of_it():
     assert seed_ensemble([fold(0), fold(4)], ["c1", "c0"]).shape == (2, 2)
     with pytest.raises(DataError, match="run 0 was not tested on 1 of 2 images"):
         seed_ensemble([fold(0), fold(1)], ["c0", "c6"])
+
+
+def test_each_network_is_given_what_it_was_trained_on():
+    """Folds scale by µ and σ of their own training images; who shares them shares the input."""
+    networks = []
+    for at, (mean, deviation) in enumerate([(10, 2), (20, 4), (10, 2)]):
+        scaled = lambda frame, _, mean=mean, deviation=deviation: SimpleNamespace(image=(frame - mean) / deviation)  # noqa: E731
+        told = lambda inputs, at=at: inputs[:, 0, 0] + 100 * at  # noqa: E731
+        networks.append(SimpleNamespace(run=fold(at, fitted=[mean, deviation]), pipeline=scaled, log_odds=told))
+    asked = Ensemble(networks, mirror=True)
+    samples = asked.prepare(np.array([[30.0, 50.0]]), None)
+    assert samples[0] is samples[2] and asked.answers("log_odds", [samples]).tolist() == [[15], [105], [215]]
 
 
 @pytest.fixture(scope="module")

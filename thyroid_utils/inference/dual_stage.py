@@ -73,6 +73,7 @@ class DualStage:
         given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
         several = {role: [found] if isinstance(found, Predictor) else found for role, found in given.items()}
         self.networks = {role: Ensemble(found, mirror) for role, found in several.items()}
+        self.classifier, self.segmenter = (found.predictors[0] for found in self.networks.values())  # the first of each
         for role, predictor in self.roles():
             run = predictor.run
             if run.config.task not in (_TASKS[role], "joint"):
@@ -89,18 +90,8 @@ class DualStage:
         self.scores = {role: own_scores(*found.runs)[SCORES[role]] for role, found in self.networks.items()}
         self.above_chance = self.scores[CLASSIFIER].low > CHANCE
         self.fair_outlines = self.scores[SEGMENTER].value >= FAIR_DICE
-        self._familiar = {CLASSIFIER: familiar(self.classifier), SEGMENTER: familiar(self.segmenter)}
+        self._familiar = {role: familiar(found.predictors[0]) for role, found in self.networks.items()}
         self.notes = tuple(dict.fromkeys(self._notes()))
-
-    @property
-    def classifier(self) -> Predictor:
-        """The first of the classifiers."""
-        return self.networks[CLASSIFIER].predictors[0]
-
-    @property
-    def segmenter(self) -> Predictor:
-        """The first of the segmenters."""
-        return self.networks[SEGMENTER].predictors[0]
 
     def roles(self) -> list[tuple[str, Predictor]]:
         """Every network with what it is for."""
@@ -147,7 +138,7 @@ class DualStage:
         if all(idle := [calibration.slope == 0 for calibration in self.networks[CLASSIFIER].calibrations]):
             yield "the classifier ranks its validation images no better than chance: all get one probability, and one call"
         elif any(idle):
-            yield f"{sum(idle)} of {len(idle)} classifiers rank their validation images no better than chance: they move no call"
+            yield f"{sum(idle)} of {len(idle)} classifiers rank validation images no better than chance and say one probability"
         if any("brightness" not in known.ranges for known in self._familiar.values()):
             yield "the training images are not at hand, so that images unlike them are not told"
         if few := self._sets(np.array([0.5])).attrs["note"]:
@@ -197,7 +188,7 @@ class DualStage:
     def _segment(self, batch: list[Finding], spent: dict[str, float]) -> None:
         samples = [finding.samples[SEGMENTER] for finding in batch]
         with _timed(spent, "segment"):
-            maps = self.networks[SEGMENTER].maps(samples)  # (networks, n, height, width)
+            maps = self.networks[SEGMENTER].answers("maps", samples)  # (networks, n, height, width)
             for finding, found in zip(batch, maps.mean(axis=0), strict=True):
                 finding.map = finding.samples[SEGMENTER][0].geometry.to_original(found, smooth=True)
                 finding.mask = binarise(finding.map)
@@ -211,7 +202,7 @@ class DualStage:
         """The classifiers' answer, and what the masks, which are there, say of it."""
         networks, samples = self.networks[CLASSIFIER], [finding.samples[CLASSIFIER] for finding in batch]
         with _timed(spent, "classify"):
-            odds = networks.log_odds(samples)  # (networks, n)
+            odds = networks.answers("log_odds", samples)  # (networks, n)
             calibrated = np.stack([scale.log_odds(row) for scale, row in zip(networks.calibrations, odds, strict=True)])
             probabilities, uncalibrated = expit(calibrated.mean(axis=0)), expit(odds.mean(axis=0))
             called, sets = probabilities >= self.threshold, self._sets(probabilities)

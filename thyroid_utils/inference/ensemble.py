@@ -166,15 +166,9 @@ class Ensemble:
                 made[key] = predictor.pipeline(frame, mask)
         return [made[key] for key in keys]
 
-    def log_odds(self, samples: Sequence[Sequence[Sample]]) -> np.ndarray:
-        """As the classifiers say them, before calibration, (networks, n), of what `prepare` made of n images."""
-        return self._answers("log_odds", samples)
-
-    def maps(self, samples: Sequence[Sequence[Sample]]) -> np.ndarray:
-        """Of the segmenters at their resolution, float32 (networks, n, height, width)."""
-        return self._answers("maps", samples)
-
-    def _answers(self, what: str, samples: Sequence[Sequence[Sample]]) -> np.ndarray:
+    def answers(self, what: str, samples: Sequence[Sequence[Sample]]) -> np.ndarray:
+        """What each network says of what `prepare` made of n images: "log_odds", before calibration, (networks, n), or "maps" at
+        its resolution, float32 (networks, n, height, width)."""
         answers = []
         for at, predictor in enumerate(self.predictors):
             inputs, ask = np.stack([own[at].image for own in samples]), getattr(predictor, what)
