@@ -1,7 +1,5 @@
 """k folds as one run: tiny classifiers and segmenters on discs, against the same numbers put together by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Masks treated after training: operations by hand, their Dice by another road, and what may be said of a treatment."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

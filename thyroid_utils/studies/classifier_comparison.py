@@ -1,7 +1,5 @@
 """What the predictions of several classifiers on the same patients say together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

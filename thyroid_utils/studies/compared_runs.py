@@ -1,7 +1,5 @@
 """Finished runs by model or loss, and what every comparison of them says: whom it rests on, what was chosen, which differ."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

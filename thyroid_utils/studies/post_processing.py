@@ -4,8 +4,6 @@ The largest part alone, holes filled, a threshold of validation instead of 0.5, 
 where there are several trainings, their mean map. Nothing of it is chosen on test.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property

@@ -6,8 +6,6 @@ a fold where it is low on its test side. What is fitted is fitted fold by fold: 
 or validated with, by the others, so that no number may be chosen on validation images of several folds together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
