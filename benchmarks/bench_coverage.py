@@ -346,6 +346,7 @@ def main() -> int:
         counts = pd.concat([known, counts]).groupby(REGIME, sort=False).sum().reset_index()
         counts.to_csv(options.add, index=False)
     table = summary(counts)
+    table["studies"] = table["studies"].astype("Int64")
     table = table.round({"lowest %": 1, "highest %": 1, "mean %": 1, "error": 1, "given %": 0}).astype(object).fillna("–")
     print(table.to_string(index=False))
     if options.markdown:

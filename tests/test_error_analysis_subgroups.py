@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import measure_cases
@@ -120,4 +120,6 @@ def test_calibration_of_subgroups_by_hand():
     assert [found.value for found in table["observed"]] == pytest.approx([0.5, 0])
     assert [found.value for found in table["predicted"]] == pytest.approx([0.2, 0.3])
     assert [found.value for found in table["estimate"]] == pytest.approx([0.3, -0.3])
+    low, high = ttest_1samp([0.8] * 5 + [-0.2] * 5, 0).confidence_interval()  # a gap may lie below 0: no share
+    assert (table["estimate"][0].low, table["estimate"][0].high) == pytest.approx((low, high))
     assert table["difference"].tolist() == pytest.approx([0.6, -0.6]) and 0 < table["p"][0] < 0.1

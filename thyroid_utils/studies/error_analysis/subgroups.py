@@ -116,7 +116,9 @@ def _categories(values: pd.Series, column: str) -> pd.Series:
     return pd.Series(pd.Categorical(texts.astype(object), levels, ordered=True), values.index)
 
 
-def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series, *, alpha: float = 0.05) -> pd.DataFrame:
+def subgroup_table(
+    results: pd.Series, groups: pd.DataFrame, patients: pd.Series, *, alpha: float = 0.05, share: bool = True
+) -> pd.DataFrame:
     """A mean in every subgroup, against the rest.
 
     Args:
@@ -124,6 +126,7 @@ def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series
         groups: of `subgroup_columns`: index case, a column a factor. Cases that it lacks are unknown in every factor.
         patients: index case, the patient of each.
         alpha: the significance level.
+        share: the numbers lie in [0, 1], as for `patient_estimate`.
 
     Returns:
         a row a factor and level, in their order:
@@ -147,7 +150,7 @@ def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series
     rows, questions = [], []
 
     def add(factor: str, level: str, inside: np.ndarray, others: np.ndarray, why: str = "") -> None:
-        row = _row(values, names, inside, others)
+        row = _row(values, names, inside, others, share)
         row |= {"factor": factor, "level": level, "p": np.nan, "untested": why or row["untested"]}
         if not row["untested"]:
             row["p"] = randomisation_test(values, inside, inside | others, codes)
@@ -163,8 +166,8 @@ def subgroup_table(results: pd.Series, groups: pd.DataFrame, patients: pd.Series
     return _adjusted(pd.DataFrame(rows, columns=COLUMNS), questions, alpha)
 
 
-def _row(values: np.ndarray, names: np.ndarray, inside: np.ndarray, others: np.ndarray) -> dict:
-    estimate = patient_estimate(values[inside], names[inside], share=True)
+def _row(values: np.ndarray, names: np.ndarray, inside: np.ndarray, others: np.ndarray, share: bool) -> dict:
+    estimate = patient_estimate(values[inside], names[inside], share=share)
     rest = values[others].mean() if others.any() else np.nan
     marked, why = estimate.patients < FEWEST_PATIENTS, ""
     if marked:
@@ -201,7 +204,7 @@ def subgroup_calibration(predictions: pd.DataFrame, groups: pd.DataFrame, patien
     """
     truth, values = checked(predictions["label"], predictions["probability"], "subgroup_calibration")
     parts = {"observed": pd.Series(truth.astype(float), predictions.index), "predicted": pd.Series(values, predictions.index)}
-    table = subgroup_table(parts["observed"] - parts["predicted"], groups, patients)
+    table = subgroup_table(parts["observed"] - parts["predicted"], groups, patients, share=False)
     levels = groups.reindex(predictions.index)
     for name, numbers in parts.items():
         found = []
