@@ -22,10 +22,10 @@ from thyroid_utils.preprocess.steps import STEPS, NoduleCrop, Sample, lee, resam
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
-PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256}
+PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256, "nodule": 256}
 # First letters of the steps, in the papers' order
 PRESET_STEPS = {"paper_000": "grszt", "paper_001": "grszt", "paper_002": "gcregrs", "paper_003": "grgcs", "paper_004": "gsr",
-                "plain": "gcrs"}  # fmt: skip
+                "plain": "gcrs", "nodule": "gcnrs"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +212,7 @@ def test_every_preset_makes_the_papers_size(name, tmp_path):
     assert [name for name, _, _ in stages] == ["input", *(step.name for step in pipeline.steps)]
     assert (np.moveaxis(np.atleast_3d(stages[-1][1]), 2, 0) == sample.image).all()
     small = build_pipeline(name, size=[32, 40]).fit(pipeline_cases)
-    assert small(frame()).image.shape == (pipeline.channels, 32, 40)
+    assert small(frame(), nodule()).image.shape == (pipeline.channels, 32, 40)
 
 
 def test_training_statistics_are_those_of_the_training_images_only(tmp_path, monkeypatch):
