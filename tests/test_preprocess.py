@@ -22,7 +22,8 @@ from thyroid_utils.preprocess.steps import STEPS, NoduleCrop, Sample, lee, resam
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
-PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256, "nodule": 256}
+PRESET_SIZES = {"paper_000": 224, "paper_001": 224, "paper_002": 512, "paper_003": 512, "paper_004": 256, "plain": 256,
+                "nodule": 256}  # fmt: skip
 # First letters of the steps, in the papers' order
 PRESET_STEPS = {"paper_000": "grszt", "paper_001": "grszt", "paper_002": "gcregrs", "paper_003": "grgcs", "paper_004": "gsr",
                 "plain": "gcrs", "nodule": "gcnrs"}  # fmt: skip
