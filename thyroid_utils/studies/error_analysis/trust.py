@@ -136,8 +136,9 @@ def prediction_sets(run: Run | FoldedRun, alpha: float) -> pd.DataFrame:
         val, test = (fold.predictions[fold.predictions["split"] == side] for side in ("val", "test"))
         known = {"val_patients": val["patient"], "by_class": True}
         parts.append(conformal_sets(val["probability"], val["label"], test["probability"], alpha, **known))
-    sets, notes = pd.concat(parts), dict.fromkeys(part.attrs["note"] for part in parts if part.attrs["note"])
-    sets.attrs |= {"note": "; ".join(notes)}
+    sets, notes = pd.concat(parts), [part.attrs["note"] for part in parts if part.attrs["note"]]
+    several = f"There are too few in {len(notes)} of {len(parts)} folds; the first of them: " * (len(parts) > 1)
+    sets.attrs = {"note": f"{several}{notes[0]}" if notes else ""}
     return sets
 
 
