@@ -183,7 +183,10 @@ def test_the_answer_follows_the_numbers(study):
     assert "16 images of 8 patients" in first and "+0.100 [+0.020, +0.180]" in first
     assert "not more than chance can give (p = 0.2" in told(replace(sure, p_value=0.2))
     withheld = told(one)
-    assert f"cannot say whether segmenting first is better, because {ONE_TRAINING}" in withheld and "[-0.100, +0.300]" in withheld
+    assert (
+        f"cannot say whether crops are better to classify than whole frames, because {ONE_TRAINING}" in withheld
+        and "[-0.100, +0.300]" in withheld
+    )
     assert "because right and wrong calls are not both there" in told(sure, calm)
     idle = told(sure, untrained=["frame"], learnt=False)
     assert (

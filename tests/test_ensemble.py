@@ -134,6 +134,7 @@ def test_networks_of_one_split_answer_by_their_means_and_their_spread_is_the_unc
 
 def test_images_of_the_data_set_are_judged_by_the_networks_of_their_own_split(runs):
     stage = DualStage(predictors_of(runs["frame"][1:]), predictors_of(runs["segmenter"][1:]))
+    assert all(part.scores is stage.scores for part in stage.by_split()), "believed as far as all of them together"
     rows = findings_on_test(stage).table
     assert list(rows["classifiers"].unique()) == [1], "one network of each split"
     first, second = (run.predictions.query("split == 'test'")["probability"] for run in runs["frame"][1:])

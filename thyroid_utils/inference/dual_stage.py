@@ -8,7 +8,7 @@ finding with an `error`, and the others go on. For research only: nothing here i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -27,6 +27,7 @@ from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, binary_entropy, label_uncertainty, map_uncertainty
 from thyroid_utils.preprocess.steps import Sample, luma
+from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
 from thyroid_utils.scores.probabilities import logit
@@ -62,13 +63,15 @@ class DualStage:
         mirror: answers are means over the image and its left-right mirror image.
         layer: path of the classifier's module whose map is its attention, such as "layer3" of a ResNet; None or "" takes the last
             one, which has few places on small images.
+        scores: role → by which the networks are believed; None takes that of their own test images.
 
     Raises:
         DataError: runs of another task, or several that are no ensemble (`ensemble.check_ensemble`).
         ValueError: an impossible alpha, no module of that path, or a classifier that has no layer known to Grad-CAM.
     """
 
-    def __init__(self, classifier: Given, segmenter: Given, alpha: float = 0.1, layer: str | None = None, mirror: bool = False):
+    def __init__(self, classifier: Given, segmenter: Given, alpha: float = 0.1, layer: str | None = None, mirror: bool = False,
+                 scores: Mapping[str, Estimate] | None = None):  # fmt: skip
         self.alpha, self._options = alpha, {"layer": layer, "mirror": mirror}
         given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
         several = {role: [found] if isinstance(found, Predictor) else found for role, found in given.items()}
@@ -87,7 +90,7 @@ class DualStage:
         self._truth, self._patients = known["label"].to_numpy(int), known["patient"].to_numpy(object)
         self._known = expit(known["log_odds"].to_numpy(float))
         self.threshold = choose_threshold(self._truth, self._known)
-        self.scores = {role: own_scores(*found.runs)[SCORES[role]] for role, found in self.networks.items()}
+        self.scores = scores or {role: own_scores(*found.runs)[SCORES[role]] for role, found in self.networks.items()}
         self.above_chance = self.scores[CLASSIFIER].low > CHANCE
         self.fair_outlines = self.scores[SEGMENTER].value >= FAIR_DICE
         self._familiar = {role: familiar(found.predictors[0]) for role, found in self.networks.items()}
@@ -99,6 +102,7 @@ class DualStage:
 
     def by_split(self) -> list[DualStage]:
         """A stage of the networks of each split: of its test images no other network may say anything. Of one split: itself.
+        All are believed as far as all of them together.
 
         Raises:
             DataError: a split of which there are not both, classifiers and segmenters.
@@ -111,7 +115,7 @@ class DualStage:
             return [self]
         if any(len(part) < len(_TASKS) for part in parts.values()):
             raise DataError("dual-stage: classifiers and segmenters have different splits; train both on the same images")
-        return [DualStage(**part, alpha=self.alpha, **self._options) for part in parts.values()]
+        return [DualStage(**part, alpha=self.alpha, scores=self.scores, **self._options) for part in parts.values()]
 
     def _notes(self) -> Iterator[str]:
         """What a reader should know of the two runs, as sentences without a full stop."""

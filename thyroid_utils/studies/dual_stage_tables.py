@@ -233,6 +233,8 @@ def answer(study: DualStageStudy, decided: DecisionDice, pairs: pd.DataFrame, ma
     row = pairs.set_index(["first", "second"]).loc[("crop_predicted", "frame")]
     moved = f"the crop's AUC less the whole frame's is {told_difference(row['difference'])}"
     if np.isnan(row["p_holm"]):
-        return f"{same} {asked} segmenting first is better, because {row['difference'].note}: {moved} ({who})."
+        return (
+            f"{same} {asked} crops are better to classify than whole frames, because {row['difference'].note}: {moved} ({who})."
+        )
     verdict = "more than chance" if row["differs"] else "not more than chance can give"
     return f"{same} Segmenting first: {moved}, {verdict} ({p_value(row['p_holm'])} after Holm; {who})."

@@ -394,11 +394,7 @@ def _wanted(perturbations: Mapping[str, Sequence[float]]) -> dict[str, list[floa
 
 
 def _answers(
-    predictor: Predictor | FoldedPredictor,
-    frames: pd.Series,
-    masks: pd.Series | None,
-    name: str,
-    level: float,
+    predictor: Predictor | FoldedPredictor, frames: pd.Series, masks: pd.Series | None, name: str, level: float
 ) -> np.ndarray:
     """Probabilities of malignancy (n,), or pixel counts (n, 4) of a segmenter, a batch of frames in memory at a time."""
     found, order = [], []
