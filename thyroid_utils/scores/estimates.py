@@ -10,7 +10,7 @@ smaller class for a score of two classes. It is one for the share of patients, a
 numbers of them: one patient in ten with fifty images, all wrong, is often missed by a sample, and no interval can tell.
 
 Nor can any where what is rare decides a mean. Of a Dice near 0.9 with 5 % of the nodules missed altogether, the interval of 30
-patients holds the truth in only about 83 to 86 % of samples: most samples of that size hold too few misses, and look too good.
+patients holds the truth in only about 82 % of samples: most samples of that size hold too few misses, and look too good.
 
 Patients are taken as drawn with their classes. Where the number of malignant ones is fixed by design, intervals of precision,
 PR-AUC, F1 and the calibration intercept are wider than they need be. All intervals hold the trained networks fixed.
@@ -318,7 +318,7 @@ def few_told(patients: int, noun: str, plural: str = "") -> str:
         noun, plural: what these are called, as for `words.count`.
     """
     few = f"Intervals on this page rest on {count(patients, noun, plural)}. So few do not tell of failures that none shows"
-    measured = "a 95 % interval of the Dice of 30 patients held the truth in as few as 83 % of simulated studies"
+    measured = "a 95 % interval of the Dice of 30 patients held the truth in as few as 82 % of simulated studies"
     told = f"> **Few patients.** {few}: where 5 % of nodules are missed altogether, {measured}."
     return told if patients < FEW_PATIENTS else ""
 
