@@ -238,6 +238,12 @@ def test_installed_weights_know_photographs_in_colour_and_gray(photograph, class
             torch.testing.assert_close(found[..., :-1, :-1], expected[..., :-1, :-1], atol=1e-4, rtol=1e-4)
 
 
+def test_a_classifier_on_the_installed_weights_begins_undecided():
+    """Logits of ten would cost a loss of several, and hundreds of steps to unlearn."""
+    model = build_classifier("efficientnet_lite0", in_channels=1, weights="imagenet").eval()
+    assert model(torch.randn(8, 1, 64, 64)).abs().max() < 1
+
+
 @pytest.mark.parametrize("name", ["unet_efficientnet_lite0", "deeplabv3plus_efficientnet_lite0"])
 def test_joint_networks_take_the_installed_values_but_the_last_convolutions(name):
     whole = own_state(build_classifier("efficientnet_lite0", in_channels=1, weights="imagenet"))

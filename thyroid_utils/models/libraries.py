@@ -127,6 +127,8 @@ def lite0_classifier(
 ) -> nn.Module:
     """timm's EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6 (TensorFlow's team, 2020)."""
     network = _timm_network(_OWN, in_channels, classes, drop_rate=dropout, drop_path_rate=stochastic_depth)
+    # As MobileNetV2's: timm's range of 1 / √classes begins two classes with logits of some ten
+    nn.init.normal_(network.classifier.weight, std=0.01)
     if pretrained:
         fill(network, _lite0_values())
     return network
