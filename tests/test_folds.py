@@ -116,7 +116,7 @@ def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(ru
     """The two seeds as trainings of one recipe, then as two recipes."""
     whole = ClassifierComparison.of(runs["frame"])
     assert (whole.trainings, whole.folds, whole.one_split) == (2, K, True)
-    assert whole.plan == "3 folds of 2 training seeds" and whole.over == "over patients and training seeds"
+    assert whole.plan == "2 training seeds in 3 folds" and whole.over == "over patients and training seeds"
     one, two = (table["probability"] for table in whole.predictions("tiny"))
     both = ClassifierComparison({"a": whole.runs["tiny"], "b": whole.runs["tiny"][::-1]})
     both.__dict__["untrained"] = []

@@ -122,12 +122,12 @@ class ComparedRuns:
 
     @property
     def plan(self) -> str:
-        """What the runs of a model differ in, as text for a caption: `3 training seeds`, `5 folds of 3 training seeds` or
+        """What the runs of a model differ in, as text for a caption: `3 training seeds`, `3 training seeds in 5 folds` or
         `10 random subsets`."""
         leaky = ", LEAKY: split by image" if self.first.data["leaky"] else ""
         seeds = count(self.trainings, "training seed" if self.one_split else "random subset")
-        parts = [f"{self.folds} folds"] * bool(self.folds) + [seeds] * (self.trainings > 1 or not self.folds)
-        return " of ".join(parts) + leaky
+        parts = [seeds] * (self.trainings > 1 or not self.folds) + [f"{self.folds} folds"] * bool(self.folds)
+        return " in ".join(parts) + leaky
 
     @property
     def band(self) -> str:
