@@ -10,6 +10,7 @@ from PIL import Image
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+ULTRASOUND, OURS = "1.2.840.10008.5.1.4.1.1.3.1", "1.2.826.0.1.3680043.2.1125"
 JPEG, LOSSLESS_JPEG, MPEG4 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.102"
 _LONG = ("OB", "OW", "SQ", "UN", "UT")
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "FD": "d"}
@@ -60,7 +61,7 @@ def write_dicom(
     if syntax == JPEG and fragments is None:
         fragments = [encoded_jpeg(frame) for frame in pixels]
     elements: list[Element] = [
-        (0x08, 0x16, "UI", "1.2.840.10008.5.1.4.1.1.3.1"),
+        (0x08, 0x16, "UI", ULTRASOUND),
         (0x28, 0x02, "US", samples),
         (0x28, 0x04, "CS", photometric),
         *([(0x28, 0x06, "US", 0)] if samples == 3 else []),
@@ -83,12 +84,7 @@ def write_dicom(
     )
     for tag, replacement in (change or {}).items():
         content[tag] = replacement or b""
-    uids = {
-        0x02: "1.2.840.10008.5.1.4.1.1.3.1",
-        0x03: "1.2.826.0.1.3680043.2.1125.1",
-        0x10: syntax,
-        0x12: "1.2.826.0.1.3680043.2.1125",
-    }
+    uids = {0x02: ULTRASOUND, 0x03: f"{OURS}.1", 0x10: syntax, 0x12: OURS}
     meta = element(0x02, 0x01, "OB", b"\0\1") + b"".join(element(0x02, number, "UI", uid) for number, uid in uids.items())
     head = bytes(128) + b"DICM" + element(0x02, 0x00, "UL", len(meta)) + meta
     path.write_bytes(head + b"".join(content[tag] for tag in sorted(content)))

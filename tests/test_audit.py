@@ -71,7 +71,7 @@ def test_audit_lists_everything_and_goes_on(mixed, tmp_path):
         assert summary.loc[what, ["count", "images"]].tolist() == [1, 2]
 
 
-def test_leaks_across_a_split(mixed):
+def test_leaks_across_a_split_with_unknown_patients_and_workers(mixed):
     audit = audit_cases(mixed)
     cases = mixed.assign(split=["train"] * 12)
     assert audit.leaks(cases).empty
@@ -85,9 +85,6 @@ def test_leaks_across_a_split(mixed):
         {"kind": "patient", "splits": "train, val", "images": 2, "cases": ["k", "l"]},
     ]
     assert audit.leaks(cases.assign(split=cases["split"].where(cases["split"] == "train"))).empty, "cases without a split"
-
-
-def test_unknown_patients_are_not_called_different_and_workers_change_nothing(mixed):
     one, three = (audit_cases(mixed.assign(patient_known=False), workers=workers) for workers in (1, 3))
     assert len(one.near) == 1 and one.near["same_patient"].isna().all()
     for field in ("images", "identical", "near", "masks"):
@@ -109,9 +106,6 @@ def test_ddti_duplicates_exactly(real_data):
     assert 4 < (audit.images["callipers"] > 0).sum() < len(cases) and (audit.images["text_regions"] > 0).mean() > 0.9
 
 
-# Copies
-
-
 def test_pixel_hash_is_of_pixels_and_shape_and_follows_a_file_that_changes(tmp_path):
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert pixel_hash(gray) == pixel_hash(np.asfortranarray(gray))
@@ -122,13 +116,7 @@ def test_pixel_hash_is_of_pixels_and_shape_and_follows_a_file_that_changes(tmp_p
     assert before == pixel_hash(picture(0)) and pixel_hashes(cases).iloc[0] == pixel_hash(picture(1))
 
 
-def test_groups_join_over_either_key_and_are_numbered_by_their_first_member():
-    names, numbers = pd.Series(["a", "a", "b", "c", "d", None, None]), pd.Series([1, 2, 2, 3, pd.NA, pd.NA, 9])
-    assert components(7, links(names), links(numbers)).tolist() == [0, 0, 0, 1, 2, 3, 4]
-    assert components(0, links(pd.Series([], dtype=object))).tolist() == []
-
-
-def test_near_pairs_are_those_of_numpy_in_either_view():
+def test_near_pairs_are_those_of_numpy_and_groups_join_over_either_key():
     """300 pictures (more than one block) with 20 copies under noise."""
     random = np.random.default_rng(0)
     pictures = [picture(seed, 48) for seed in range(280)]
@@ -139,21 +127,18 @@ def test_near_pairs_are_those_of_numpy_in_either_view():
         pairs, correlation = near_pairs(views)
         assert pairs.tolist() == np.argwhere(np.triu(full >= 0.9, 1)).tolist() == [[i * 13, 280 + i] for i in range(20)]
         np.testing.assert_allclose(correlation, full[tuple(pairs.T)], atol=1e-4)
+    names, numbers = pd.Series(["a", "a", "b", "c", "d", None, None]), pd.Series([1, 2, 2, 3, pd.NA, pd.NA, 9])
+    assert components(7, links(names), links(numbers)).tolist() == [0, 0, 0, 1, 2, 3, 4]
+    assert components(0, links(pd.Series([], dtype=object))).tolist() == []
 
 
-# Masks
-
-
-def test_problems_counted_by_hand_and_nothing_to_clean():
+def test_problems_of_masks_by_hand_and_what_is_cleaned():
     for mask, problems in ((disc(), []), (disc() & False, [("empty", 1, 0)]), (disc() | True, [("full", 1, 96 * 96)])):
         assert mask_problems(mask) == problems and (clean_mask(mask) == mask).all()
     mask = disc(64, 20)
     mask[2:4, 2:4] = mask[60, 60] = True  # specks of 4 pixels and of 1
     mask[32, 30:33] = mask[40, 32] = False  # holes of 3 and of 1
     assert mask_problems(mask) == [("holes", 2, 4), ("specks", 2, 5)] and (clean_mask(mask) == disc(64, 20)).all()
-
-
-def test_a_speck_is_small_in_pixels_or_beside_the_largest_part():
     mask = np.zeros((200, 200), bool)
     mask[50:150, 50:150] = True  # 10,000 pixels: 1 % is 100
     mask[10:19, 10:21] = True  # 99
@@ -164,9 +149,6 @@ def test_a_speck_is_small_in_pixels_or_beside_the_largest_part():
     mask[5, 5:8] = mask[10, 10] = True
     assert mask_problems(mask) == [("specks", 1, 1)] and clean_mask(mask).sum() == 3, "the largest part stays however small"
     assert clean_mask(np.array([[0, 0, 1], [1, 0, 0]], bool)).tolist() == [[False, False, True], [False, False, False]]
-
-
-def test_contact_with_the_border_and_corners():
     mask = np.zeros((40, 40), bool)
     mask[0:20, 10:30] = mask[39, 39] = True
     assert mask_problems(mask) == [("specks", 1, 1), ("touches border", 1, 20)], "parts and not specks"

@@ -9,13 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.preprocess.augment import (
-    AUGMENTATION_PRESETS,
-    affine_sources,
-    augmented_copies,
-    build_augmentation,
-    moved,
-)
+from thyroid_utils.preprocess.augment import AUGMENTATION_PRESETS, affine_sources, augmented_copies, build_augmentation, moved
 
 
 def batch(count: int = 4, channels: int = 1, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -28,7 +22,7 @@ def discs(count: int, side: int = 96) -> torch.Tensor:
     return torch.from_numpy(disc).expand(count, -1, -1)
 
 
-def test_flips_and_a_shift_by_hand():
+def test_flips_shifts_and_what_a_turn_uncovers_by_hand():
     image = torch.arange(6, dtype=torch.float32).reshape(1, 1, 2, 3)
     mask = torch.tensor([[[True, False, False], [False, False, True]]])
     for name, p, axes in (("horizontal_flip", 1, -1), ("vertical_flip", 1, -2), ("horizontal_flip", 0, [])):
@@ -39,6 +33,10 @@ def test_flips_and_a_shift_by_hand():
     pixels, outline = moved(image, mask, shifted)
     torch.testing.assert_close(pixels[0, 0], torch.tensor([[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]))
     assert outline.tolist() == [[[False, False, False], [False, True, False]]]
+    image = torch.full((1, 1, 40, 40), 5.0)
+    image[0, 0, 20, 20] = -3.0
+    turned, _ = build_augmentation([{"affine": {"degrees": 180}}])(image.expand(8, -1, -1, -1), seed=(1,))
+    assert (turned[:, 0, 0, 0] == -3).any() and (turned[:, 0, 12, 20] == 5).all()
 
 
 @pytest.mark.parametrize("angle, shift, scale", [(11, (0, 0), 1.0), (-170, (3, -2), 1.3), (8, (-5, 4), 0.8)])
@@ -69,13 +67,6 @@ def test_changes_that_follow_each_other_are_made_in_their_order():
     torch.testing.assert_close(together, turned, atol=1e-4, rtol=0)
 
 
-def test_what_a_turn_uncovers_is_the_images_black():
-    image = torch.full((1, 1, 40, 40), 5.0)
-    image[0, 0, 20, 20] = -3.0
-    turned, _ = build_augmentation([{"affine": {"degrees": 180}}])(image.expand(8, -1, -1, -1), seed=(1,))
-    assert (turned[:, 0, 0, 0] == -3).any() and (turned[:, 0, 12, 20] == 5).all()
-
-
 @pytest.mark.parametrize("preset", sorted(set(AUGMENTATION_PRESETS) - {"none"}))
 def test_the_seed_alone_decides_and_every_image_has_its_own_draw(preset):
     """Training that is taken up again relies on it; torch's own generator is neither asked nor moved."""
@@ -92,7 +83,7 @@ def test_the_seed_alone_decides_and_every_image_has_its_own_draw(preset):
         assert not torch.equal(augmentation(images, seed=seed)[0], first)
 
 
-def test_devices_that_share_a_batch_change_it_as_one_would():
+def test_devices_that_share_a_batch_any_scale_and_equal_channels_change_nothing():
     images = batch(6)
     whole, masks = build_augmentation("default")(images, images[:, 0] > 0, seed=(1, 2))
     for first in (0, 1):
@@ -100,10 +91,7 @@ def test_devices_that_share_a_batch_change_it_as_one_would():
         shared, outlines = build_augmentation("default")(part, part[:, 0] > 0, seed=(1, 2), share=(first, 2))
         torch.testing.assert_close(shared, whole[first::2])
         assert torch.equal(outlines, masks[first::2])
-
-
-def test_any_scale_and_equal_channels():
-    """A z-scored image is changed as its scaled twin, and gray in three channels stays gray."""
+    # A z-scored image is changed as its scaled twin, and gray in three channels stays gray.
     scaled = 0.2 + 0.6 * discs(5)[:, None].float()
     augmentation = build_augmentation("default")
     one, three = augmentation(scaled, seed=(0,))[0], augmentation(((scaled - 0.3) / 0.17).expand(-1, 3, -1, -1), seed=(0,))[0]
@@ -167,7 +155,7 @@ def cases(tmp_path, monkeypatch):
     return stored(tmp_path / "ä", images, **columns)
 
 
-def test_copies_carry_their_source_and_their_patient(cases):
+def test_copies_carry_source_and_patient_and_do_not_depend_on_the_order(cases):
     copies = augmented_copies(cases, "paper_003", copies=3, seed=1)
     assert len(copies) == 4 * len(cases) and copies["split"].isna().all() and copies["mask"].isna().sum() == 4
     carried = copies.loc["made/0004+2"]
@@ -177,9 +165,6 @@ def test_copies_carry_their_source_and_their_patient(cases):
     pictures = [read_gray(copies.loc[case, "image"]) for case in ("made/0004", "made/0004+1", "made/0004+2")]
     assert pictures[2].shape == (48, 64) and len({picture.tobytes() for picture in pictures}) == 3
     assert read_mask(copies.loc["made/0004+2", "mask"], shape=(48, 64)).any()
-
-
-def test_copies_do_not_depend_on_the_order_and_are_used_again(cases):
     calls = []
     first = augmented_copies(cases, "paper_002", seed=3, progress=lambda done, total: calls.append(done))
     assert calls[-1] == len(cases)

@@ -212,7 +212,7 @@ def test_what_cannot_be_explained_is_refused(build, name, options, message):
     assert hooks(network) == 0
 
 
-def test_tokens_come_back_row_by_row_without_the_class_token():
+def test_tokens_come_back_row_by_row_and_maps_lie_where_the_image_was_put():
     hybrid, tokens = built(build_classifier, "resnet18_transformer"), torch.arange(7.0)[None, :, None]
     assert target_layer(hybrid, (64, 96)).reshape(tokens)[0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(ValueError, match="6 tokens are no grid of 2×2"):
@@ -220,9 +220,6 @@ def test_tokens_come_back_row_by_row_without_the_class_token():
     for unknown in (nn.Linear(2, 2), built(build_classifier, "timm:test_vit")):
         with pytest.raises(ValueError, match="name one of its modules"):
             target_layer(unknown)
-
-
-def test_maps_lie_where_the_network_put_the_image():
     unet = built(build_segmenter, "unet_resnet18")  # mirrors to multiples of 32, on both sides
     assert covered(unet, (50, 60), (2, 2)) == (64, 64, 7, 2)
     valid = built(build_segmenter, "unet", widths=(2, 2, 2), valid=True)

@@ -23,15 +23,6 @@ def found(report: CheckReport, severity: str | None = None) -> list[tuple[str, s
     return list(table[["case", "file", "problem"]].itertuples(index=False, name=None))
 
 
-def test_a_faultless_set(tmp_path):
-    assert check_dataset("phantom", None, patients=1, size=64).ok
-    report = check_dataset("folders", folders(tmp_path), patient_pattern=r"(\d)")
-    assert report.ok and report.table.empty and tuple(report.table.columns) == COLUMNS
-    counts = {"data set": "folders", "images": 4, "patients": 2, "masks": 4, "target": "nodule"}
-    counts |= {"benign": 2, "malignant": 2, "unlabelled": 0, "splits": "none"}
-    assert report.summary == counts | {"sizes (width×height)": "40×30 (4)", "formats": "PNG (4)"}
-
-
 def test_every_fault_is_listed_with_case_file_and_remedy_and_nothing_is_written(tmp_path):
     folders(tmp_path, 7)
     for name in ("benign/2", "malignant_mask/2", "benign_mask/1"):
@@ -97,12 +88,18 @@ def test_masks_among_the_images_and_patients_who_may_be_one_or_nobody(tmp_path):
     assert warned[1:] == ["one patient has 5 of 8 images (m)"]
 
 
-def test_a_set_that_cannot_be_loaded_is_one_error(tmp_path):
+def test_a_set_that_cannot_be_loaded_is_one_error_and_a_faultless_one_has_none(tmp_path):
     report = check_dataset("ddti", tmp_path)
     assert not report.ok and len(report.table) == 1 and report.summary == {"data set": "ddti", "images": 0}
     row = report.table.iloc[0]
     assert row["severity"] == "error" and "labels.csv" in row["problem"] and "doi 10.1117" in row["remedy"]
     assert check_dataset("tg3", tmp_path).table["remedy"].tolist() == ["did you mean tg3k?"]
+    assert check_dataset("phantom", None, patients=1, size=64).ok
+    report = check_dataset("folders", folders(tmp_path), patient_pattern=r"(\d)")
+    assert report.ok and report.table.empty and tuple(report.table.columns) == COLUMNS
+    counts = {"data set": "folders", "images": 4, "patients": 2, "masks": 4, "target": "nodule"}
+    counts |= {"benign": 2, "malignant": 2, "unlabelled": 0, "splits": "none"}
+    assert report.summary == counts | {"sizes (width×height)": "40×30 (4)", "formats": "PNG (4)"}
 
 
 def test_one_class_and_no_masks_and_a_patient_on_both_sides_of_a_split(tmp_path):

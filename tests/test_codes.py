@@ -98,7 +98,8 @@ def test_any_name_comes_back_as_itself(tmp_path, runs):
     assert r"M\udcfcller" in kept["patient"].tolist() and split_hash(kept) and data_fingerprint(kept)
 
 
-def test_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeypatch):
+def test_published_sets_keep_their_names_and_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeypatch):
+    assert "unknown option 'keep_names'" in refusal("phantom", None, keep_names=True)
     put(tmp_path / "benign", "a.png")
     put(tmp_path / "malignant", "b.png")
     load_cases("folders", tmp_path)
@@ -109,7 +110,3 @@ def test_a_key_that_is_none_or_cannot_be_written_is_told(tmp_path, runs, monkeyp
     assert "keep_names: true" in refusal("folders", tmp_path)
     report = check_dataset("folders", tmp_path)
     assert report.ok and report.summary["images"] == 2, "a look needs no key"
-
-
-def test_published_sets_keep_their_names():
-    assert "unknown option 'keep_names'" in refusal("phantom", None, keep_names=True)

@@ -7,13 +7,7 @@ from scipy import stats
 from scipy.special import expit
 from statsmodels.stats.multitest import multipletests
 
-from thyroid_utils.scores.comparisons import (
-    compare_means,
-    corrected_error,
-    holm,
-    subset_comparison,
-    subset_estimate,
-)
+from thyroid_utils.scores.comparisons import compare_means, corrected_error, holm, subset_comparison, subset_estimate
 
 
 def test_holm_by_hand_and_statsmodels():
@@ -41,7 +35,7 @@ def test_paired_means_use_patients():
     assert compare_means([1.0, 2.0], [1.0, 2.0], ["a", "b"]).p_value == 1
 
 
-def test_the_corrected_error_by_hand():
+def test_the_corrected_error_by_hand_without_overlap_and_without_a_spread():
     # variance of (0.7, 0.8, 0.9) is 0.01; 1/3 + 30/60 = 5/6
     error = corrected_error(np.array([0.7, 0.8, 0.9]), train=60, test=30)
     assert error == pytest.approx(np.sqrt(5 / 6 * 0.01))
@@ -53,17 +47,11 @@ def test_the_corrected_error_by_hand():
     assert (within.low, within.high) == pytest.approx(expit(np.log(4) + np.array([-1, 1]) * 4.302653 * error / 0.16), rel=1e-6)
     wider = subset_estimate([0.7, 0.8, 0.9], 60, 30, 25, limits=(-1, 1))
     assert wider.high == pytest.approx(2 * expit(np.log(9) + 4.302653 * error / (2 * 0.09)) - 1, rel=1e-6)
-
-
-def test_without_overlap_it_is_students_test():
     first, second = np.random.default_rng(0).normal(0.8, 0.05, (2, 9))
     compared = subset_comparison(first, second, 10**12, 1, 1)  # test/train is nothing, and what is left the plain t-test
     reference = stats.ttest_rel(first, second)
     assert compared.p_value == pytest.approx(reference.pvalue, rel=1e-6)
     assert (compared.low, compared.high) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-6)
-
-
-def test_subsets_without_an_interval_or_a_test():
     for values, told in (([0.8], "0.80 [no interval: 1 subset]"), ([1.0, 1.0], "1.00 [no interval: all subsets agree]"),
                          ([np.nan, np.nan], "undefined in 2 of 2 subsets")):  # fmt: skip
         assert subset_estimate(values, 60, 30, 25).text() == told

@@ -13,25 +13,18 @@ SEGMENTER = {"task": "segmentation", "model": {"name": "unet"}, "loss": {"name":
 REFUSED = [
     ({"optimiser": {"learning_rate": 0}}, "optimiser.learning_rate must be greater than 0; found 0"),
     ({"optimiser": {"learning_rate": "1e-4"}}, "optimiser.learning_rate must be a valid number; found '1e-4'"),
-    ({"optimiser": {"learning_rate": True}}, "optimiser.learning_rate must be a valid number; found True"),
-    ({"optimiser": {"name": "lion"}}, "optimiser.name must be 'adam', 'adamw' or 'sgd'; found 'lion'"),
     ({"optimiser": {"momentum": 0.9}}, "optimiser.momentum must be 0 with adam (it belongs to sgd); found 0.9"),
-    ({"training": {"epochs": 2.5}}, "training.epochs must be a valid integer"),
-    ({"training": {"patience": 0}}, "training.patience must be greater than or equal to 1; found 0"),
     ({"training": {"batch_size": 3, "devices": 2}}, "training.batch_size must be a multiple of devices (2), which share it; "),
     ({"training": {"epoch": 3}}, "training.epoch does not exist; did you mean epochs?"),
     ({"learning_rate": 1}, "learning_rate does not exist; known: task, data, split"),
-    ({"split": {"ratios": (0.7, 0.3)}}, "split.ratios.2 Field required; found (0.7, 0.3)"),
     ({"split": {"ratios": (0.7, 0.3, 0.0)}}, "split.ratios must be above 0 and sum to 1; found (0.7, 0.3, 0.0)"),
     ({"split": {"ratios": (0.7, 0.2, 0.2)}}, "split.ratios must be above 0 and sum to 1; found (0.7, 0.2, 0.2)"),
     ({"split": {"by": "official", "repeat": 2}}, "split.repeat must be None with by official, of which there is one; found 2"),
     ({"split": {"folds": 2}}, "split.folds must be 0 (one split) or 3 to 10; found 2"),
-    ({"split": {"folds": 11}}, "split.folds must be less than or equal to 10; found 11"),
     ({"split": {"folds": 3, "by": "official"}}, "split.folds must be 0 with an official split; found 3"),
     ({"split": {"folds": 3, "repeat": 0}}, "split.folds must be 0 with random subsets; found 3"),
     ({"split": {"folds": 3, "fold": 3}}, "split.fold must be below folds (3), or 0; found 3"),
     ({"model": "resnet18"}, "model must be a valid dictionary or instance of ModelConfig; found 'resnet18'"),
-    ({"model": {"name": ""}}, "model.name String should have at least 1 character; found ''"),
     ({"data": {"options": {"function": print}}}, "data.options.function input was not a valid JSON value; found <built-in"),
     ({"augmentation": 3}, "augmentation.str must be a valid string; found 3"),
     ({"model": {"options": {"classes": 3}}}, "model.options.classes must be left out with task classification; found 3"),
@@ -51,12 +44,9 @@ def test_what_cannot_be_is_refused_with_field_and_range(values, message):
     assert str(caught.value).startswith(f"config: {message}") and "\n" not in str(caught.value)
 
 
-def test_a_config_does_not_change():
+def test_a_config_reads_back_the_same_and_its_label_tells_runs_apart():
     with pytest.raises(ValidationError):
         RunConfig().seed = 3
-
-
-def test_a_config_read_back_is_the_same():
     config = RunConfig(
         data={"dataset": "folders", "root": Path("/data/images"), "options": {"views": (1, 2), "nested": {"a": [None, True]}}},
         preprocessing=["crop_echo", {"resize": {"size": (64, 96)}}, "scale"],
@@ -66,9 +56,6 @@ def test_a_config_read_back_is_the_same():
     again = RunConfig(**json.loads(config.to_json()))
     assert again == config and again.to_json() == config.to_json()
     assert again.model.weights == "weights/file.safetensors" and again.data.options["views"] == [1, 2]
-
-
-def test_labels_tell_runs_apart():
     loss = {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}
     config = RunConfig(task="segmentation", model={"name": "unet"}, loss=loss, seed=4)
     assert config.label == "unet, tversky (alpha 0.3, beta 0.7), seed 4" and RunConfig().label == "resnet18, seed 0"

@@ -18,14 +18,11 @@ def test_the_quantile_is_the_order_statistic_and_needs_enough_images(alpha):
         assert np.isinf(expected) == (count < 1 / alpha - 1 - 1e-9)
 
 
-def test_patients_weigh_the_same_by_hand():
+def test_patients_weigh_the_same_and_sets_by_hand():
     # patients a (4 images) and b, c (1 each) and the unseen one: weights 1/16 four times, 1/4, 1/4, and 1/4 for inf
     scores, patients = [0.1, 0.2, 0.3, 0.4, 0.5, 0.05], list("aaaabc")
     # rising: 0.05 → 4/16, 0.1 → 5/16, 0.2 → 6/16, 0.3 → 7/16, 0.4 → 8/16, 0.5 → 12/16
     assert [conformal_quantile(scores, alpha, patients) for alpha in (0.5, 0.25, 0.24)] == [0.4, 0.5, np.inf]
-
-
-def test_sets_by_hand():
     # scores of the truth: 0.1 (benign, 0.1), 0.4 (benign, 0.4), 0.2 (malignant, 0.8); alpha 0.5: ⌈4 · 0.5⌉ = 2nd = 0.2
     index = pd.Index(["a", "b", "c", "d"], name="case")
     test = pd.Series([0.05, 0.2, 0.5, 0.95], index=index)
@@ -33,15 +30,6 @@ def test_sets_by_hand():
     assert sets["benign"].tolist() == [True, True, False, False] and sets["malignant"].tolist() == [False, False, False, True]
     assert sets["size"].tolist() == [1, 1, 0, 1] and sets.index.equals(index)
     assert sets.attrs["quantiles"]["benign"] == pytest.approx(0.2) and sets.attrs["note"] == ""
-
-
-def test_too_few_validation_images_make_full_sets_and_say_so():
-    sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
-    assert (sets["size"] == 2).all()
-    assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
-    one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
-    assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
-    assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
 
 
 def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +53,7 @@ def test_the_promise_holds_and_is_not_exceeded(count, alpha):
     assert np.mean(held) == pytest.approx(exact, abs=4 * error)
 
 
-def test_coverage_by_hand():
+def test_coverage_by_hand_is_of_patients_and_follows_the_cases():
     sets = pd.DataFrame(
         {"benign": [True, True, False, True], "malignant": [False, True, False, False], "size": [1, 2, 0, 1]}, index=list("abcd")
     )
@@ -77,10 +65,12 @@ def test_coverage_by_hand():
     assert table["single_right"].tolist() == [0.5, 1, 0]
     whole = table.loc["all", "coverage"]
     assert whole.low < 0.5 < whole.high and (whole.images, whole.patients) == (4, 3)
-
-
-def test_coverage_is_of_patients_and_follows_the_cases():
-    """17 patients with an image that is held, 3 with ten that are not: the promise is of a new patient, not of an image."""
+    sets = conformal_sets([0.1], [0], [0.3] * 20, 0.1)
+    table = coverage(sets, [0] * 20, [f"p{number // 2}" for number in range(20)])
+    found = table.loc["all", "coverage"]
+    assert found.value == 1 and found.low == pytest.approx(1 / (1 + 1.959964**2 / 10), rel=1e-6)  # Wilson's of 10 of 10
+    assert np.isnan(table.loc["malignant", "coverage"].value) and table.loc["malignant", "images"] == 0
+    # 17 patients with an image that is held, 3 with ten that are not: the promise is of a new patient, not of an image.
     names = [f"p{number}" for number in range(17)] + [f"q{number // 10}" for number in range(30)]
     cases = [f"c{number}" for number in range(47)]
     sets = pd.DataFrame({"benign": [True] * 17 + [False] * 30, "malignant": False, "size": 1}, index=cases)
@@ -92,19 +82,17 @@ def test_coverage_is_of_patients_and_follows_the_cases():
     assert one.loc["all", "coverage"].value == pytest.approx(16 / 20)
 
 
-def test_coverage_of_everything_has_wilsons_interval():
-    sets = conformal_sets([0.1], [0], [0.3] * 20, 0.1)
-    table = coverage(sets, [0] * 20, [f"p{number // 2}" for number in range(20)])
-    found = table.loc["all", "coverage"]
-    assert found.value == 1 and found.low == pytest.approx(1 / (1 + 1.959964**2 / 10), rel=1e-6)  # Wilson's of 10 of 10
-    assert np.isnan(table.loc["malignant", "coverage"].value) and table.loc["malignant", "images"] == 0
-
-
-@pytest.mark.parametrize("alpha", [0, 1, np.nan])
-def test_what_makes_no_sets_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha is"):
-        conformal_sets([0.1], [0], [0.3], alpha)
+def test_what_makes_no_sets_is_refused_and_too_few_validation_images_make_full_ones():
+    for alpha in (0, 1, np.nan):
+        with pytest.raises(ValueError, match="alpha is"):
+            conformal_sets([0.1], [0], [0.3], alpha)
     with pytest.raises(ValueError, match="test probabilities"):
         conformal_sets([0.1], [0], [np.nan], 0.1)
     with pytest.raises(ValueError, match="1 sets and 2 labels"):
         coverage(conformal_sets([0.1], [0], [0.3], 0.1), [0, 1], ["a", "b"])
+    sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
+    assert (sets["size"] == 2).all()
+    assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
+    one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
+    assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
+    assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"

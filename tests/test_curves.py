@@ -12,7 +12,7 @@ from thyroid_utils.scores.estimates import share_interval
 from thyroid_utils.scores.labels import classification_scores
 
 
-def test_bands_by_hand_and_against_the_curves():
+def test_bands_by_hand_against_the_curves_over_seeds_and_of_one_class():
     roc, precision = (band([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], list("abcd"), resamples=50) for band in (roc_band, pr_band))
     assert roc["sensitivity"][::25].tolist() == [0.5, 0.5, 1, 1, 1]  # upright steps at 0 and at 1/2, read at their upper ends
     assert precision["precision"][::25].tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3])
@@ -22,6 +22,16 @@ def test_bands_by_hand_and_against_the_curves():
     # A grid of 101 points and trapezoids across upright steps are off by less than half a step of the grid.
     assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(scores["auc"], abs=0.006)
     assert precision["precision"].mean() == pytest.approx(scores["pr_auc"], abs=0.01)
+    labels, first, second, patients = example()
+    one, two, both, ranked = (
+        roc_band(labels, model, patients, resamples=20)["sensitivity"]
+        for model in (first, second, [first, second], 5 * first - 3)  # of the last, only the order counts
+    )
+    assert both.tolist() == pytest.approx(((one + two) / 2).tolist()) and ranked.equals(one)
+    rare = pr_band([0, 0, 1], [0.1, 0.6, 0.5], list("abc"), resamples=200)
+    assert rare["precision"].tolist() == [0.5] * 101 and rare[["low", "high"]].isna().all(axis=None)
+    with pytest.raises(DataError, match="roc_band: all 2 images are benign"):
+        roc_band([0, 0], [0.1, 0.6], list("ab"))
 
 
 def test_a_band_has_the_spread_of_resampled_curves():
@@ -38,19 +48,6 @@ def test_a_band_has_the_spread_of_resampled_curves():
     fewest = images.sum() ** 2 / (images**2).sum()
     low, high = share_interval(band["sensitivity"], np.std(curves, axis=0, ddof=1), fewest - 1, fewest, labels.sum())
     assert band["low"].tolist() == pytest.approx(low.tolist()) and band["high"].tolist() == pytest.approx(high.tolist())
-
-
-def test_bands_over_seeds_of_few_patients_and_of_one_class():
-    labels, first, second, patients = example()
-    one, two, both, ranked = (
-        roc_band(labels, model, patients, resamples=20)["sensitivity"]
-        for model in (first, second, [first, second], 5 * first - 3)  # of the last, only the order counts
-    )
-    assert both.tolist() == pytest.approx(((one + two) / 2).tolist()) and ranked.equals(one)
-    rare = pr_band([0, 0, 1], [0.1, 0.6, 0.5], list("abc"), resamples=200)
-    assert rare["precision"].tolist() == [0.5] * 101 and rare[["low", "high"]].isna().all(axis=None)
-    with pytest.raises(DataError, match="roc_band: all 2 images are benign"):
-        roc_band([0, 0], [0.1, 0.6], list("ab"))
 
 
 def test_net_benefit_of_a_table_made_by_hand():

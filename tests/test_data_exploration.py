@@ -8,8 +8,7 @@ from drawn import bars, ticks, titles
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.phantom import phantom_cases, simulation_stages
-from thyroid_utils.data.phantom.imaging import homogeneous_phantom, rayleigh_fit
+from thyroid_utils.data.phantom import phantom_cases
 from thyroid_utils.data.splits import split_cases
 from thyroid_utils.data.table import label_names, make_cases, measure_cases
 from thyroid_utils.plots import data_exploration as plots
@@ -41,7 +40,7 @@ def simulated():
     return phantom_cases(patients=4, size=96, views=(2, 2))
 
 
-def test_bars_are_the_counts(cases):
+def test_bars_are_the_counts_and_mean_shares_beside_tables(cases):
     first, views, pane = plots.counts(cases, "pane").axes
     assert bars(first)[::2] == [4, 6, 2] and sum(bars(pane)) == len(cases)
     assert sum(patch.get_height() for patch in views.patches) == cases["patient"].nunique()
@@ -49,6 +48,23 @@ def test_bars_are_the_counts(cases):
     assert plots.tirads(cases.drop(columns="tirads")) is None
     images, patients = plots.split_bars(split_cases(cases, (0.5, 0.5), require_classes=False)).axes
     assert sum(bars(images)) == len(cases) and sum(bars(patients)) == cases["patient"].nunique()
+    audit = audit_cases(cases)
+    splits = {rule: [split_cases(cases, (0.5, 0.5), by=rule, seed=seed) for seed in (0, 1)] for rule in ("patient", "image")}
+    table = study.exposure(splits, audit.clusters)
+    axes = plots.exposure_bars(table).axes[0]
+    assert bars(axes) == pytest.approx([100 * share for share in table["mean"]])
+    assert table.set_index(["split by", "training holds"]).loc[("patient", "same patient"), "highest"] == 0
+    shown = titles(plots.gallery(cases, each=2))
+    assert cases.loc[[title.split("\n")[0] for title in shown[:4]], "patient"].nunique() == 4
+    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
+    marks = study.marks_by_class(cases, images)
+    assert marks.at["malignant", "with callipers, %"].startswith("40 [12, 77]"), "two of five patients"
+    counts = study.class_counts(cases)
+    assert counts.loc["all"].tolist() == [12, 8, 12] and counts.loc["malignant", "images"] == 6
+    measured = study.measures_by_class(measure_cases(cases), cases)
+    assert measured.loc["benign", "patients"] == 3 and "[" in measured.loc["benign", "area, % of frame"]
+    traits = study.malignant_by_trait(cases)
+    assert traits["patients"].sum() == cases[cases["label"].notna()]["patient"].nunique()
 
 
 def test_sizes_areas_and_intensities(cases):
@@ -65,20 +81,6 @@ def test_sizes_areas_and_intensities(cases):
     assert plots.areas_and_positions(measures, label_names(bare)) is None and plots.intensities(measures) is None
     with pytest.raises(DataError, match="none of 12 images has an outline"):
         outlined(bare)
-
-
-def test_tables(cases):
-    shown = titles(plots.gallery(cases, each=2))
-    assert cases.loc[[title.split("\n")[0] for title in shown[:4]], "patient"].nunique() == 4
-    images = pd.DataFrame({"callipers": [0] * 4 + [2, 2] + [0] * 6, "text_regions": [3] * 12}, index=cases.index)
-    marks = study.marks_by_class(cases, images)
-    assert marks.at["malignant", "with callipers, %"].startswith("40 [12, 77]"), "two of five patients"
-    counts = study.class_counts(cases)
-    assert counts.loc["all"].tolist() == [12, 8, 12] and counts.loc["malignant", "images"] == 6
-    measured = study.measures_by_class(measure_cases(cases), cases)
-    assert measured.loc["benign", "patients"] == 3 and "[" in measured.loc["benign", "area, % of frame"]
-    traits = study.malignant_by_trait(cases)
-    assert traits["patients"].sum() == cases[cases["label"].notna()]["patient"].nunique()
 
 
 def test_findings_show_what_the_audit_names(cases, simulated, tmp_path):
@@ -100,34 +102,13 @@ def test_findings_show_what_the_audit_names(cases, simulated, tmp_path):
     assert all("text regions" in title for title in titles(plots.burned_in_marks(simulated, audit)))
 
 
-def test_exposure_bars_are_the_mean_shares(cases):
-    audit = audit_cases(cases)
-    splits = {rule: [split_cases(cases, (0.5, 0.5), by=rule, seed=seed) for seed in (0, 1)] for rule in ("patient", "image")}
-    table = study.exposure(splits, audit.clusters)
-    axes = plots.exposure_bars(table).axes[0]
-    assert bars(axes) == pytest.approx([100 * share for share in table["mean"]])
-    assert table.set_index(["split by", "training holds"]).loc[("patient", "same patient"), "highest"] == 0
-
-
-def test_phantom_figures(simulated, cases):
-    stages = simulation_stages(size=96)
-    assert len(titles(plots.simulation(stages))) == len(stages)
-    assert sum("drawn/" in title for title in titles(plots.beside_real(simulated, cases))) == 4
-    envelope = homogeneous_phantom((128, 128))
-    figure = plots.speckle(envelope, rayleigh_fit(envelope), {"phantoms": np.array([1.8, 1.9, 2.0])})
-    assert "n = 3" in ticks(figure.axes[1], "x")[0]
-
-
-def test_what_training_has_seen_counted_by_hand():
+def test_what_training_has_seen_and_two_outlines_of_one_picture_by_hand(tmp_path):
     columns = {"patient": list("112345"), "split": ["train", "test", "train", "test", "test", "val"], "dataset": "drawn"}
     rows = pd.DataFrame({"case": list("abcdef"), "image": "a.png", **columns}).to_dict("records")
     clusters = pd.Series([0, 1, 2, 2, 3, 3], index=list("abcdef"))  # c and d are copies; e and f too, but f is in validation
     seen = study.seen_in_training(make_cases(rows), clusters)
     assert seen.loc["b"].tolist() == [True, False, True] and seen.loc["d"].tolist() == [False, True, True]
     assert not seen.loc["e"].any() and list(seen) == ["same patient", "near-identical image", "either"]
-
-
-def test_two_outlines_of_one_picture(tmp_path):
     a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     a[0, :3], b[0, 1:4] = True, True  # three pixels each, two shared: 2·2 / 6
     masks = [str(write_png(tmp_path / "a.png", a)), str(write_png(tmp_path / "b.png", b)), pd.NA]
@@ -147,12 +128,12 @@ def test_ddti_outlines_of_the_same_picture_differ_and_its_frames_stand_beside_ph
     assert 0.5 < found.at[0, "dice"] < 0.99
 
 
-def test_the_majority_is_told(cases):
+def test_majority_columns_and_the_answer_say_what_is_there_and_no_name(cases, simulated):
     assert "right on 60 % of 10 labelled images" in study.majority(cases)
     assert "none" in study.majority(cases.assign(label=pd.NA))
-
-
-def test_the_answer_says_what_is_there_what_is_wrong_and_what_a_test_can_tell(simulated):
+    told = study.columns(simulated.assign(patient_name="Anna M", remark=range(len(simulated))))
+    assert told.loc["patient_name", "different values"] == 1 and told.loc["remark", "different values"] == len(simulated)
+    assert "Anna" not in told.to_string() and not {"image", "mask", "patient"} & {*told.index}
     cases, audit = simulated, audit_cases(simulated)
     split = cases.assign(split="test")
     none = audit.leaks(split)
@@ -169,9 +150,3 @@ def test_the_answer_says_what_is_there_what_is_wrong_and_what_a_test_can_tell(si
     one_class = cases.assign(label=1, split="test")
     told = study.answer(one_class, audit, one_class, pd.DataFrame({"kind": ["patient"]}))
     assert "1 leak across the split; this split cannot test a classifier" in told and "are malignant" in told
-
-
-def test_columns_are_told_without_their_values(simulated):
-    told = study.columns(simulated.assign(patient_name="Anna M", remark=range(len(simulated))))
-    assert told.loc["patient_name", "different values"] == 1 and told.loc["remark", "different values"] == len(simulated)
-    assert "Anna" not in told.to_string() and not {"image", "mask", "patient"} & {*told.index}

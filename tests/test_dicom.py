@@ -77,12 +77,9 @@ def test_gray_levels_through_rescale_window_and_extremes(shown, stored, photomet
     assert shown(stored, photometric, bits=bits, more=more)[0, 0].tolist() == levels
 
 
-def test_frames_of_one_file_are_scaled_alike(shown):
+def test_frames_are_scaled_alike_eight_bits_as_they_are_and_signed_values_over_their_range(shown):
     stored = np.array([[[0, 4100]], [[4100, 65535]]], np.uint16)  # beyond the header's extremes in the second frame
     assert shown(stored, more=extremes(0, 4100)).tolist() == [[[0, 16]], [[16, 255]]]
-
-
-def test_eight_bits_are_shown_as_they_are_and_signed_values_over_their_range(shown):
     np.testing.assert_array_equal(shown(RAMP, more=extremes(0, 20)), RAMP)
     np.testing.assert_array_equal(shown(RAMP, "MONOCHROME1"), 255 - RAMP)
     assert shown(np.array([[[-2048, 0, 2047]]], np.int16), bits=12).tolist() == [[[0, 128, 255]]]
@@ -119,7 +116,12 @@ def test_pixels_that_are_not_square_are_told_where_no_scale_is_known(tmp_path, m
     assert read_dicom(write_dicom(tmp_path / "a", RAMP, more=[(0x28, 0x34, "IS", "2\\1"), *more])).square is square
 
 
-def test_colour_flow_is_told_from_coloured_letters_and_by_the_header(tmp_path):
+def test_files_are_known_by_name_or_mark_and_colour_flow_from_coloured_letters(tmp_path):
+    assert is_dicom(write_dicom(tmp_path / "IM0001", RAMP)) and is_dicom("any.DCM")
+    (tmp_path / "scan.png").write_bytes(b"\x89PNG")
+    assert not is_dicom(tmp_path / "scan.png") and not is_dicom(tmp_path / "none") and not is_dicom(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_dicom(tmp_path / "pipe"), "and is not waited for"
     frame = np.full((100, 100, 3), 90, np.uint8)
     assert not shows_colour(frame[..., 0])
     frame[:9, :10] = (255, 200, 0)
@@ -131,14 +133,6 @@ def test_colour_flow_is_told_from_coloured_letters_and_by_the_header(tmp_path):
     assert image.burned_in is True and not image.says_colour_doppler
 
 
-def test_a_file_is_known_by_its_name_or_its_mark(tmp_path):
-    assert is_dicom(write_dicom(tmp_path / "IM0001", RAMP)) and is_dicom("any.DCM")
-    (tmp_path / "scan.png").write_bytes(b"\x89PNG")
-    assert not is_dicom(tmp_path / "scan.png") and not is_dicom(tmp_path / "none") and not is_dicom(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    assert not is_dicom(tmp_path / "pipe"), "and is not waited for"
-
-
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_a_file_of_three_frames(tmp_path, syntax):
     frames = np.stack([RAMP[0], RAMP[0] // 2, RAMP[0] // 3])
@@ -147,17 +141,16 @@ def test_a_file_of_three_frames(tmp_path, syntax):
     np.testing.assert_array_equal([*image.iter_frames()], frames)
 
 
-def test_frames_of_nearly_equal_channels_are_gray_and_others_keep_their_colour(shown):
+def test_colours_of_equal_channels_of_ycbcr_and_of_a_palette_in_wide_words(shown):
     noisy = np.full((1, 32, 32, 3), 100, np.uint8) + np.array([0, 3, 6], np.uint8)
     assert (shown(noisy, "RGB") == 102).all() and shown(noisy, "RGB").shape == (1, 32, 32)
     noisy[0, 8:24, 8:24] = (220, 30, 20)
     np.testing.assert_array_equal(shown(noisy, "RGB"), noisy)
-
-
-def test_ycbcr_becomes_rgb(shown):
-    """Pure red is (76, 85, 255) in YCbCr (PS3.3 C.7.6.3.1.2)."""
+    # Pure red is (76, 85, 255) in YCbCr (PS3.3 C.7.6.3.1.2).
     stored = np.tile(np.array([76, 85, 255], np.uint8), (1, 16, 16, 1))
     assert np.abs(shown(stored, "YBR_FULL").astype(int) - (254, 0, 0)).max() <= 2, "three roundings"
+    tables = [np.arange(256)] * 3
+    np.testing.assert_array_equal(shown(RAMP, "PALETTE COLOR", more=palette(tables, 16)), RAMP)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -171,11 +164,6 @@ def test_a_palette_gives_colours(shown, bits, segmented):
     )
 
 
-def test_a_palette_of_eight_bits_in_words_of_sixteen(shown):
-    tables = [np.arange(256)] * 3
-    np.testing.assert_array_equal(shown(RAMP, "PALETTE COLOR", more=palette(tables, 16)), RAMP)
-
-
 @pytest.mark.parametrize("label", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_RCT"])
 def test_colours_that_a_jpeg_2000_stream_transforms_are_taken_back_once(shown, label):
     frame, stream = np.dstack([RAMP[0], 255 - RAMP[0], RAMP[0].T]), io.BytesIO()
@@ -184,7 +172,7 @@ def test_colours_that_a_jpeg_2000_stream_transforms_are_taken_back_once(shown, l
     np.testing.assert_array_equal(found[0], frame)
 
 
-def test_run_lengths_hold_words_whose_low_bits_are_shifted_out(shown):
+def test_run_lengths_hold_shifted_words_and_a_jpeg_its_headers_size(shown, tmp_path):
     """PS3.5 G: a segment for each byte of a word, the upper one first, here of literal runs alone."""
     values = np.arange(256, dtype=np.uint16).reshape(1, 16, 16) * 16
     segments = [b"".join(b"\x7f" + content[at : at + 128] for at in (0, 128)) for content in
@@ -192,6 +180,12 @@ def test_run_lengths_hold_words_whose_low_bits_are_shifted_out(shown):
     content = struct.pack("<16I", 2, 64, 64 + len(segments[0]), *[0] * 13) + b"".join(segments)
     options = {"syntax": "1.2.840.10008.1.2.5", "fragments": [content], "change": us(0x102, 15)}
     np.testing.assert_array_equal(shown(values, bits=12, **options), shown(values, bits=12))
+    smooth = np.repeat(np.repeat(RAMP, 2, 1), 2, 2)
+    assert np.abs(shown(smooth, syntax=JPEG).astype(int) - smooth).max() <= 12
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "jpeg")
+    with pytest.raises(ImageError, match="another size"):
+        shown(np.zeros((1, 32, 32, 3), np.uint8), "YBR_FULL_422", syntax=JPEG, fragments=[stream.getvalue()])
 
 
 @pytest.mark.parametrize("label", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_ICT"])
@@ -204,15 +198,6 @@ def test_the_colours_of_a_jpeg_are_those_of_its_own_markers_whatever_the_header_
     assert levels.shape == (2, 32, 32) and np.abs(levels.astype(int) - 80).max() <= 2, "gray"
     red = shown(frames, label, syntax=JPEG, fragments=parts[1:] * 2)[0, :, 24:].astype(int)
     assert np.abs(red - (220, 30, 20)).max() <= 8, "quality 95, away from the edge"
-
-
-def test_a_gray_jpeg_and_one_of_another_size_than_its_header(shown, tmp_path):
-    smooth = np.repeat(np.repeat(RAMP, 2, 1), 2, 2)
-    assert np.abs(shown(smooth, syntax=JPEG).astype(int) - smooth).max() <= 12
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(stream, "jpeg")
-    with pytest.raises(ImageError, match="another size"):
-        shown(np.zeros((1, 32, 32, 3), np.uint8), "YBR_FULL_422", syntax=JPEG, fragments=[stream.getvalue()])
 
 
 @pytest.mark.parametrize(
@@ -302,13 +287,10 @@ def test_a_file_that_is_cut_off_missing_or_another_is_refused(tmp_path):
             list(read_dicom(write_dicom(tmp_path / name, declared, "RGB", syntax=JPEG, fragments=parts)).iter_frames())
 
 
-def test_nothing_of_the_patient_is_kept(tmp_path):
+def test_nothing_of_the_patient_is_kept_and_memory_does_not_grow_with_the_frames(tmp_path):
     planted = [(0x10, 0x10, "PN", SECRET), (0x08, 0x50, "SH", SECRET), (0x09, 0x10, "LO", SECRET), (0x09, 0x1001, "LO", SECRET)]
     image = read_dicom(write_dicom(tmp_path / "a.dcm", RAMP, more=planted))
     assert SECRET not in repr(image) + repr(vars(image)) and str(tmp_path) not in repr(image)
-
-
-def test_memory_does_not_grow_with_the_frames(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((200, 256, 256), np.uint8))
     next(read_dicom(path).iter_frames())  # what is imported once
     tracemalloc.start()

@@ -103,13 +103,7 @@ def test_a_wrong_config_stops_all_before_anything_is_trained(monkeypatch, change
     assert not runs_dir().exists() or list_runs().empty
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"engine": "ray"}, "serial, dask"),
-        ({"address": "tcp://127.0.0.1:1"}, "dask"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [({"engine": "ray"}, "serial, dask"), ({"address": "tcp://x:1"}, "dask")])
 def test_arguments_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         run_all(seeds(1), **arguments)

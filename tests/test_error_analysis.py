@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
+from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.inference.uncertainty import label_uncertainty
 from thyroid_utils.scores.estimates import patient_estimate, proportion_interval

@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
-from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
+from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, write_png

@@ -42,7 +42,7 @@ def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():
     assert value == pytest.approx(auc_influence(labels, scores).scores[0])
 
 
-def test_missing_values_one_patient_and_none():
+def test_estimates_of_means_medians_and_p_values_are_told_also_of_one_patient_and_none():
     assert patient_estimate([1.0, np.nan, 3.0], ["a", "b", "c"]).images == 2
     single = patient_estimate([1.0, 3.0], ["a", "a"])
     assert single.value == 2.0 and np.isnan(single.low) and "no interval" in single.text()
@@ -50,6 +50,18 @@ def test_missing_values_one_patient_and_none():
     for patients, message in ((["a"], "patients have shape"), (["a", "b", None], "1 of 3 values have no patient")):
         with pytest.raises(ValueError, match=message):
             patient_estimate([1.0, 2.0, 90.0], patients)
+    found = patient_median([1, 2, 3, 5, 6, np.nan], list("abcded"))
+    assert (found.value, found.images, found.patients) == (3, 5, 5) and 1 <= found.low < 3 < found.high <= 6
+    assert patient_median([2, 2, 2], list("abc")).text() == "2.00 [no interval: all patients agree]"
+    assert patient_median([2, 4], ["a", "a"]).text() == "3.00 [no interval: 1 patient]" and patient_median([], []).images == 0
+    assert str(Estimate(0.614, 0.55, 0.662, 9, 4)) == "0.61 [0.55, 0.66]"
+    assert str(Comparison(0.6, 0.5, 0.1, 0.02, 0.18, 0.0004, 9, 4)) == "+0.100 [+0.020, +0.180], p < 0.001"
+    assert Comparison(0.6, 0.5, 0.1, np.nan, np.nan, np.nan, 9, 1, note="1 patient").text(1) == "+0.1, no p-value: 1 patient"
+    assert Comparison(*[np.nan] * 6, 0, 0).text() == "no data"
+    assert told_over_seeds([0.9, 0.92, 0.97, np.nan]) == "0.93 ± 0.04 (3 seeds)"
+    assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
+    assert Comparison(0.5, 0.5, -0.0004, -0.0001, 0.01, 0.5, 9, 4).text(2) == "0.00 [0.00, +0.01], p = 0.5"
+    assert Estimate(0.5, np.nan, np.nan, 9, 2).text() == "0.50 [no interval: 2 patients]"
 
 
 def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
@@ -66,7 +78,7 @@ def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
     assert (uneven.low, uneven.high) == proportion_interval(52**2 / 2502, 52**2 / 2502) and uneven.low < 0.25
 
 
-def test_few_patients_of_a_class_and_scores_at_their_limits():
+def test_few_patients_of_a_class_scores_at_their_limits_and_very_many_patients():
     perfect = patient_scores([0] * 7 + [1] * 40, np.linspace(0.2, 0.9, 47), range(47), ("auc", "mcc", "sensitivity"), 0.3)
     assert (perfect["auc"].low, perfect["auc"].high) == proportion_interval(7, 7), "of the smaller class"
     assert (perfect["sensitivity"].low, perfect["sensitivity"].high) == proportion_interval(40, 40)
@@ -80,32 +92,11 @@ def test_few_patients_of_a_class_and_scores_at_their_limits():
     # Patients with an image of each class are patients of both.
     both = patient_scores([0, 1] * 9, np.tile([0.2, 0.6, 0.5, 0.4, 0.3, 0.9], 3), np.repeat(range(9), 2), "auc")["auc"]
     assert 0.4 < both.low < both.value == pytest.approx(8 / 9) and both.high < 1
-
-
-def test_more_than_a_thousand_patients_are_left_out_in_groups():
     labels, probabilities, _, patients = example(1500, 1)
     found = patient_scores(labels, probabilities, patients, ("auc", "sensitivity"))
     error = np.sqrt(over_patients(auc_influence(labels, probabilities).by_image, labels, pd.factorize(patients)[0])[0][0])
     # Two standard errors each way, on a scale that hardly bends; 1000 groups leave an error of about 2 % of it.
     assert found["auc"].high - found["auc"].low == pytest.approx(2 * 1.96 * error, rel=0.1) and found["auc"].patients == 1500
-
-
-def test_medians_over_patients():
-    found = patient_median([1, 2, 3, 5, 6, np.nan], list("abcded"))
-    assert (found.value, found.images, found.patients) == (3, 5, 5) and 1 <= found.low < 3 < found.high <= 6
-    assert patient_median([2, 2, 2], list("abc")).text() == "2.00 [no interval: all patients agree]"
-    assert patient_median([2, 4], ["a", "a"]).text() == "3.00 [no interval: 1 patient]" and patient_median([], []).images == 0
-
-
-def test_estimates_comparisons_and_p_values_are_told():
-    assert str(Estimate(0.614, 0.55, 0.662, 9, 4)) == "0.61 [0.55, 0.66]"
-    assert str(Comparison(0.6, 0.5, 0.1, 0.02, 0.18, 0.0004, 9, 4)) == "+0.100 [+0.020, +0.180], p < 0.001"
-    assert Comparison(0.6, 0.5, 0.1, np.nan, np.nan, np.nan, 9, 1, note="1 patient").text(1) == "+0.1, no p-value: 1 patient"
-    assert Comparison(*[np.nan] * 6, 0, 0).text() == "no data"
-    assert told_over_seeds([0.9, 0.92, 0.97, np.nan]) == "0.93 ± 0.04 (3 seeds)"
-    assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
-    assert Comparison(0.5, 0.5, -0.0004, -0.0001, 0.01, 0.5, 9, 4).text(2) == "0.00 [0.00, +0.01], p = 0.5"
-    assert Estimate(0.5, np.nan, np.nan, 9, 2).text() == "0.50 [no interval: 2 patients]"
 
 
 def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, ...]:
@@ -118,7 +109,7 @@ def example(patients: int = 40, each: int = 3, seed: int = 0, digits: int = 2) -
     return labels, first, second, np.array([f"p{code}" for code in codes])
 
 
-def test_values_are_the_scores_and_the_order_is_kept():
+def test_values_are_the_scores_and_bad_arguments_are_refused():
     labels, probabilities, _, patients = example()
     found = patient_scores(labels, probabilities, patients, threshold=0.6)
     assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(
@@ -127,6 +118,13 @@ def test_values_are_the_scores_and_the_order_is_kept():
     for name, estimate in found.items():
         assert (estimate.images, estimate.patients) == (len(labels), 40)
         assert estimate.low < estimate.value < estimate.high and not estimate.note, name
+    given = {"labels": [0, 1], "probabilities": [0.1, 0.9], "patients": ["a", "b"]}
+    for options, message in (
+        ({"metrics": ("auc", "dice")}, "no score 'dice'; expected some of auc"),
+        ({"threshold": (0.1, 0.2)}, "one for each of 1 seeds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            patient_scores(**given | options)
 
 
 @pytest.fixture(scope="module")
@@ -169,13 +167,3 @@ def test_the_change_of_a_score_leaves_out_the_same_patients():
     tested = compare_recipes(auc_influence(labels, first), auc_influence(labels, second), patients)
     assert found["auc"].value == pytest.approx(tested.difference)
     assert (found["auc"].low, found["auc"].high) == pytest.approx((tested.fixed_low, tested.fixed_high), abs=0.08 * width)
-
-
-def test_bad_arguments_of_the_score_bootstrap():
-    given = {"labels": [0, 1], "probabilities": [0.1, 0.9], "patients": ["a", "b"]}
-    for options, message in (
-        ({"metrics": ("auc", "dice")}, "no score 'dice'; expected some of auc"),
-        ({"threshold": (0.1, 0.2)}, "one for each of 1 seeds"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            patient_scores(**given | options)

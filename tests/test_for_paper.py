@@ -50,12 +50,9 @@ def test_it_is_as_wide_as_asked_and_nothing_overlaps_or_is_cut(draw, width, tmp_
     assert all(legend.get_window_extent().x1 <= made.bbox.width + 1 for legend in made.legends)
 
 
-def test_only_numbers_that_stand_alone_take_the_comma():
+def test_language_decimal_formats_and_font_are_the_papers_and_the_session_stays_as_it_was(tmp_path):
     told = _told_by({}, ",")("AUC 0.81 [0.7, 0.9], p < 0.05. v1.2, 0.5.1, 10.1016/j.x")
     assert told == "AUC 0,81 [0,7, 0,9], p < 0,05. v1.2, 0.5.1, 10.1016/j.x"
-
-
-def test_language_formats_and_font_are_the_papers_and_the_session_stays_as_it_was(tmp_path):
     figure, before = dots(), dict(mpl.rcParams)
     size, said = figure.get_size_inches().tolist(), texts(figure)
     files = [tmp_path / f"a.{kind}" for kind in ("pdf", "svg", "png")]

@@ -19,7 +19,7 @@ def brute_force_effect(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.mean([np.sign(b - a) for a in first for b in second]))
 
 
-def test_three_against_two_by_hand():
+def test_three_against_two_by_hand_and_a_patients_images_averaged_first():
     # Of the six pairs group 1 wins (3 beats 1, 2; 5 beats 1, 2, 4) five and loses (3 against 4) one: (5 − 1) / 6.
     found = mann_whitney_patients(*grouped([1, 2, 4], [3, 5]))
     assert found.effect == pytest.approx(4 / 6)
@@ -27,19 +27,15 @@ def test_three_against_two_by_hand():
     assert found.p_value == pytest.approx(2 * stats.norm.sf(1.5 / np.sqrt(3))) and str(found).startswith("effect +0.67")
     assert (found.first, found.second) == (2, 4)
     assert (found.first_patients, found.second_patients, found.left_out) == (3, 2, 0)
-
-
-@pytest.mark.parametrize("decimals", [6, 1, 0], ids=["no ties", "some ties", "many ties"])
-@pytest.mark.parametrize("sizes", [(5, 6), (40, 12)])
-def test_one_image_a_patient_is_scipys_test(decimals, sizes):
-    random = np.random.default_rng(sizes[0])
-    first, second = random.normal(size=sizes[0]).round(decimals), random.normal(0.6, size=sizes[1]).round(decimals)
-    found = mann_whitney_patients(*grouped(first, second))
-    assert found.p_value == pytest.approx(stats.mannwhitneyu(second, first, method="asymptotic").pvalue, rel=1e-12)
-    assert found.effect == pytest.approx(brute_force_effect(first, second), abs=1e-12)
-
-
-def test_a_patients_images_are_averaged_first():
+    values = [1.0, np.nan, 2.0, 9.0, 3.0, 4.0, np.nan]
+    groups = [0, 0, 0, 0, 1, 1, 1]
+    patients = ["a", "a", "b", "c", "c", "d", "e"]  # c has a benign image (9) and a malignant one (3)
+    found = mann_whitney_patients(values, groups, patients)
+    assert (found.first_patients, found.second_patients, found.left_out) == (2, 2, 2)
+    assert (found.first, found.second, found.effect) == (1.5, 3.5, 1.0)
+    # A malignant image without a value does not move its patient to the malignant group.
+    lost = mann_whitney_patients([1.0, 2.0, np.nan, 5.0], [0, 0, 1, 1], ["a", "b", "b", "c"])
+    assert (lost.first_patients, lost.second_patients) == (2, 1)
     random = np.random.default_rng(1)
     codes = np.repeat(np.arange(30), random.integers(1, 6, 30))
     groups = (codes % 3 == 0).astype(int)
@@ -55,25 +51,20 @@ def test_a_patients_images_are_averaged_first():
     assert (again.p_value, again.effect) == (found.p_value, found.effect)
 
 
-def test_what_has_no_value_and_who_is_in_both_groups_is_counted():
-    values = [1.0, np.nan, 2.0, 9.0, 3.0, 4.0, np.nan]
-    groups = [0, 0, 0, 0, 1, 1, 1]
-    patients = ["a", "a", "b", "c", "c", "d", "e"]  # c has a benign image (9) and a malignant one (3)
-    found = mann_whitney_patients(values, groups, patients)
-    assert (found.first_patients, found.second_patients, found.left_out) == (2, 2, 2)
-    assert (found.first, found.second, found.effect) == (1.5, 3.5, 1.0)
-    # A malignant image without a value does not move its patient to the malignant group.
-    lost = mann_whitney_patients([1.0, 2.0, np.nan, 5.0], [0, 0, 1, 1], ["a", "b", "b", "c"])
-    assert (lost.first_patients, lost.second_patients) == (2, 1)
+@pytest.mark.parametrize("decimals", [6, 1, 0], ids=["no ties", "some ties", "many ties"])
+@pytest.mark.parametrize("sizes", [(5, 6), (40, 12)])
+def test_one_image_a_patient_is_scipys_test(decimals, sizes):
+    random = np.random.default_rng(sizes[0])
+    first, second = random.normal(size=sizes[0]).round(decimals), random.normal(0.6, size=sizes[1]).round(decimals)
+    found = mann_whitney_patients(*grouped(first, second))
+    assert found.p_value == pytest.approx(stats.mannwhitneyu(second, first, method="asymptotic").pvalue, rel=1e-12)
+    assert found.effect == pytest.approx(brute_force_effect(first, second), abs=1e-12)
 
 
-def test_one_group_only_is_said():
+def test_one_group_alone_all_alike_full_separation_and_what_cannot_be_compared():
     found = mann_whitney_patients([1.0, 2.0], [0, 0], ["a", "b"])
     assert np.isnan([found.p_value, found.effect, found.low, found.second]).all()
     assert found.first == 1.5 and "group 1" in found.note and str(found) == "no test: no patient with a value in group 1"
-
-
-def test_all_alike_and_full_separation():
     values = [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
     assert np.mean(values[:3]) != np.mean(values[3:]), "the test's own numbers must differ by rounding"
     assert mann_whitney_patients(values, [0, 0, 0, 1, 1, 1], [*"aaabbb"]).effect == 0
@@ -83,6 +74,13 @@ def test_all_alike_and_full_separation():
     # z = (25 − 1/2 − 12.5) / √(25 · 11 / 12)
     assert found.effect == found.high == 1 and found.p_value == pytest.approx(2 * stats.norm.sf(12 / np.sqrt(275 / 12)))
     assert 0 < found.low < 0.5 and np.isnan(alike.low)
+    for values, groups, patients, message in (
+        ([1.0, 2.0], [0, 2], "ab", "hold 2"),
+        ([1.0, np.inf], [0, 1], "ab", "infinite"),
+        ([1.0, 2.0], [0, 1], ["a", None], "no patient"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mann_whitney_patients(values, groups, list(patients))
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (5, 7), (7, 40), (30, 30)])
@@ -94,16 +92,6 @@ def test_the_interval_is_without_nothing_just_where_the_test_rejects(sizes):
             found = mann_whitney_patients(values, [0] * sizes[0] + [1] * sizes[1], range(sum(sizes)))
             assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
             assert -1 <= found.low <= found.effect <= found.high <= 1
-
-
-def test_what_cannot_be_compared_is_refused():
-    for values, groups, patients, message in (
-        ([1.0, 2.0], [0, 2], "ab", "hold 2"),
-        ([1.0, np.inf], [0, 1], "ab", "infinite"),
-        ([1.0, 2.0], [0, 1], ["a", None], "no patient"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            mann_whitney_patients(values, groups, list(patients))
 
 
 def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
@@ -120,16 +108,13 @@ def test_the_test_errs_as_often_as_it_says_and_finds_what_it_calls_detectable():
     assert 0.71 <= power <= 0.9  # 0.8, somewhat more as the variance under an effect is smaller
 
 
-def test_nothing_that_varies_and_everything_that_differs():
+def test_parts_are_dealt_out_as_by_hand_with_nothing_that_varies_or_everything_that_differs():
     codes = np.arange(24)
     inside, known = codes < 12, codes < 23
     lost = np.where(known, 1.0, np.nan)  # what is not known may be anything
     assert randomisation_test(lost, inside, known, codes, 99) == 1.0
     assert randomisation_test(inside * lost, inside, known, codes, 99) == 0.01
-
-
-def test_parts_are_dealt_out_as_by_hand():
-    """Two patients swap, one has its three images shuffled, of which one is inside: six deals, of which all are drawn."""
+    # Two patients swap, one has its three images shuffled, of which one is inside: six deals, of which all are drawn.
     codes, inside = np.array([0, 1, 2, 2, 2]), np.array([True, False, True, False, False])
     values = np.array([4.0, 0.0, 5.0, 1.0, 1.0])
 

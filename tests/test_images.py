@@ -45,7 +45,7 @@ def test_lossless_formats_give_the_very_pixels_and_colour_where_there_is_colour(
         assert np.array_equal(images.read_image(saved(tmp_path / f"gray.{suffix}", np.dstack([GRAY] * 3))), GRAY)
 
 
-def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path):
+def test_palettes_give_their_colours_and_deep_tiffs_what_their_tags_say(tmp_path):
     image = Image.fromarray(MASK.astype(np.uint8))
     image.putpalette([0, 0, 0, 200, 200, 200])
     for suffix in ("png", "gif", "tif", "bmp"):
@@ -61,16 +61,6 @@ def test_palettes_give_their_colours_and_transparency_is_laid_on_black(tmp_path)
     for suffix in ("png", "tif"):
         clear = saved(tmp_path / f"clear.{suffix}", np.dstack([GRAY, GRAY, GRAY, 0 * alpha]))
         assert "drawn by transparency alone" in refusal(images.read_image, clear)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, suffix):
-    deep = saved(tmp_path / f"deep.{suffix}", np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16))
-    assert images.read_image(deep).tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
-    assert [images.uses_little_range(np.array([[100, high]], np.uint8)) for high in (131, 132)] == [True, False]
-
-
-def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     white = images.read_image(saved(tmp_path / "white.tif", 65535 - deep, tiffinfo={262: 0}))
     assert np.abs(white.astype(int) - deep // 257).max() <= 1
@@ -78,6 +68,13 @@ def test_a_deep_tiff_is_shown_as_its_tags_say(tmp_path):
     tifffile.imwrite(tmp_path / "32.tif", deep.astype(np.uint32) * 2)
     assert "of 32 bits have no fixed range" in refusal(images.read_image, tmp_path / "32.tif")
     assert "floating-point" in refusal(images.read_image, saved(tmp_path / "float.tif", GRAY.astype(np.float32)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, suffix):
+    deep = saved(tmp_path / f"deep.{suffix}", np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16))
+    assert images.read_image(deep).tolist() == [[0, 0, 1], [1, 128, 255]]  # value / 257, rounded
+    assert [images.uses_little_range(np.array([[100, high]], np.uint8)) for high in (131, 132)] == [True, False]
 
 
 TURNED = {1: GRAY, 2: GRAY[:, ::-1], 3: np.rot90(GRAY, 2), 4: GRAY[::-1], 5: GRAY.T, 6: np.rot90(GRAY, -1),
@@ -256,25 +253,20 @@ def test_files_that_are_no_images(tmp_path, content):
     assert "not a PNG" in told and repr(content[:16]) in told
 
 
-def test_paths_that_are_no_files_and_files_of_several_frames(tmp_path):
+def test_what_is_no_file_has_several_frames_or_too_many_pixels_is_refused(tmp_path, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing.png")
-    for name, words in [
-        ("folder", "a folder, a pipe"),
-        ("pipe", "a pipe or"),
-        ("loop", "link"),
-        ("dangling", "no such file"),
-        ("absent", "no such file"),
-    ]:
+    names, told = (
+        ("folder", "pipe", "loop", "dangling", "absent"),
+        ("a folder, a pipe", "a pipe or", "link", *["no such file"] * 2),
+    )
+    for name, words in zip(names, told, strict=True):
         assert words in refusal(images.read_image, tmp_path / f"{name}.png")
     for name in ("two.gif", "two.tif", "two.png"):
         saved(tmp_path / name, GRAY, save_all=True, append_images=[Image.fromarray(GRAY[::-1].copy())])
         assert "2 frames" in refusal(images.read_image, tmp_path / name)
-
-
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path = saved(tmp_path / "large.png", NOISE)
     path.write_bytes(path.read_bytes()[:60])  # a header is all that is read
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64 - 1)
@@ -283,7 +275,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
     assert "more than 4,095 pixels" in refusal(images.read_image, path), "Pillow's own limit, told as ours"
 
 
-def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
+def test_shrinking_enlarging_and_the_ring_by_hand():
     mask = np.zeros((4, 4), bool)
     mask[:2, :2] = True  # a whole output pixel
     mask[0, 2] = True  # a quarter of the next
@@ -292,6 +284,12 @@ def test_shrinking_by_hand_and_enlarging_by_a_whole_factor():
     mask[2, 3] = True  # three quarters of the last
     assert images.resize_mask(mask, (2, 2)).tolist() == [[True, False], [False, True]]
     assert np.array_equal(images.resize_mask(MASK, (18, 16)), MASK.repeat(3, axis=0).repeat(2, axis=1))
+    mask = np.zeros((200, 200), bool)
+    mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 11.3 px wide, 2 px away
+    ring = images.ring_around(mask)
+    assert not (ring & mask).any()
+    assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
+    assert not images.ring_around(np.zeros((5, 5), bool)).any()
 
 
 @settings(max_examples=40, deadline=None)
@@ -309,12 +307,3 @@ def test_no_resize_adds_foreground(height, width, rows, columns, seed):
     tall, wide = np.flatnonzero(mask.any(axis=1)).size, np.flatnonzero(mask.any(axis=0)).size
     most_rows, most_columns = tall * rows / height + 1, wide * columns / width + 1
     assert resized.any(axis=1).sum() <= most_rows and resized.any(axis=0).sum() <= most_columns
-
-
-def test_the_ring_lies_outside_and_has_the_stated_width():
-    mask = np.zeros((200, 200), bool)
-    mask[80:120, 80:120] = True  # equivalent diameter 45.1 px, so the ring is 11.3 px wide, 2 px away
-    ring = images.ring_around(mask)
-    assert not (ring & mask).any()
-    assert ring[100, 120:140].tolist() == [False] * 2 + [True] * 11 + [False] * 7
-    assert not images.ring_around(np.zeros((5, 5), bool)).any()

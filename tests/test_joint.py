@@ -1,24 +1,18 @@
 """One network for both questions: its heads, its loss, its training, and what can be asked of a finished run."""
 
 import copy
-import functools
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
-from training_project import joint_config, one_cache, own_runs, register_tiny_joint, with_cases  # noqa: F401
+from training_project import joint_config, one_cache, own_runs, with_cases  # noqa: F401
 
-from thyroid_utils.common.config import ConfigError
-from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, mc_dropout
 from thyroid_utils.models.losses import build_loss
 from thyroid_utils.models.networks import JOINT_MODELS, JointLogits, build_joint, build_segmenter
-from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.training.data import derived_seed, open_arrays, split_data
 from thyroid_utils.training.fit import fit_or_load
@@ -26,15 +20,7 @@ from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.training.tasks import TASKS, Arrays
 
 
-@pytest.fixture(autouse=True)
-def tiny_joint(monkeypatch):
-    register_tiny_joint(functools.partial(monkeypatch.setitem, SEGMENTERS))
-
-
-# The network
-
-
-def test_the_second_head_reads_the_mean_of_the_deepest_map():
+def test_the_second_head_reads_the_mean_of_the_deepest_map_and_the_loss_is_weighted():
     torch.manual_seed(0)
     network = build_joint("tiny_joint", in_channels=1).eval()
     images = torch.rand(2, 1, 32, 48)
@@ -44,6 +30,14 @@ def test_the_second_head_reads_the_mean_of_the_deepest_map():
     by_hand = functional.linear(deepest.mean(dim=(2, 3)), network.head[-1].weight, network.head[-1].bias)
     torch.testing.assert_close(found.image, by_hand)
     torch.testing.assert_close(found.pixels, network.network(images))
+    torch.manual_seed(0)
+    logits = JointLogits(torch.randn(3, 2), torch.randn(3, 1, 8, 8))
+    masks, labels = torch.rand(3, 8, 8) > 0.5, torch.tensor([0, 1, 1])
+    loss = build_loss("joint", "tversky", alpha=0.4, beta=0.6, classification_weight=0.5, class_weights=[1.5, 0.75])
+    expected = build_loss("segmentation", "tversky", alpha=0.4, beta=0.6)(logits.pixels, masks)
+    entropy = functional.cross_entropy(logits.image, labels, weight=torch.tensor([1.5, 0.75]))
+    torch.testing.assert_close(loss(logits, (masks, labels)), expected + 0.5 * entropy)
+    assert build_loss("joint", "dice").classification_weight == 1
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus_mobilenet", "segformer", "smp:fpn:resnet18"])
@@ -90,24 +84,7 @@ def test_networks_without_such_an_encoder_and_impossible_options_are_refused(nam
         build_joint(name, **settings)
 
 
-# The loss
-
-
-def test_the_loss_is_the_weighted_sum():
-    torch.manual_seed(0)
-    logits = JointLogits(torch.randn(3, 2), torch.randn(3, 1, 8, 8))
-    masks, labels = torch.rand(3, 8, 8) > 0.5, torch.tensor([0, 1, 1])
-    loss = build_loss("joint", "tversky", alpha=0.4, beta=0.6, classification_weight=0.5, class_weights=[1.5, 0.75])
-    expected = build_loss("segmentation", "tversky", alpha=0.4, beta=0.6)(logits.pixels, masks)
-    entropy = functional.cross_entropy(logits.image, labels, weight=torch.tensor([1.5, 0.75]))
-    torch.testing.assert_close(loss(logits, (masks, labels)), expected + 0.5 * entropy)
-    assert build_loss("joint", "dice").classification_weight == 1
-
-
-# Training
-
-
-def test_a_finished_run_holds_both_tasks():
+def test_a_finished_run_holds_both_tasks_and_a_weight_of_0_leaves_the_class_head():
     run = fit_or_load(joint_config(training__class_balance="weights", loss__options={"classification_weight": 0.5}))
     assert {"val_auc", "val_dice", "val_iou", "val_pixel_accuracy"} <= set(run.history)
     assert run.data["left_out"] == 0
@@ -122,9 +99,6 @@ def test_a_finished_run_holds_both_tasks():
     listed = list_runs().loc[run.name]
     assert (listed["task"], listed["score"], listed["state"]) == ("joint", "Dice", "finished")
     assert listed["test_score"] == scores["dice"]
-
-
-def test_a_weight_of_0_leaves_the_class_head_as_it_began():
     config = joint_config(loss__options={"classification_weight": 0.0}, training__monitor="dice")
     run = fit_or_load(config)
     assert run.best_epoch == run.history["val_dice"].idxmax()
@@ -144,28 +118,6 @@ def test_it_learns_both(monkeypatch):
     run = fit_or_load(config)
     assert run.metrics["test"]["dice"] > 0.7
     assert classification_scores(run.predictions["label"], run.predictions["probability"])["auc"] > 0.99
-
-
-def test_cases_that_lack_either_truth_are_left_out_and_counted(monkeypatch):
-    cases = load_cases("phantom", **joint_config().data.options)
-    without_label, without_mask = cases.index[0], cases.index[5]
-    cases.loc[without_label, "label"], cases.loc[without_mask, "mask"] = pd.NA, pd.NA
-    with_cases(monkeypatch, cases)
-    run = fit_or_load(joint_config(training__epochs=1))
-    assert run.data["left_out"] == 2
-    assert not set(Predictor(run).cases.index) & {without_label, without_mask}
-    with_cases(monkeypatch, cases.assign(label=pd.array([pd.NA] * len(cases), "Int8")))
-    with pytest.raises(DataError, match=r"cases has both a label .* and a mask"):
-        fit_or_load(joint_config())
-
-
-def test_networks_and_losses_of_classification_are_refused():
-    for changes, what in (({"model__name": "resnet18"}, "segmenter"), ({"loss__name": "cross_entropy"}, "segmentation loss")):
-        with pytest.raises(ConfigError, match=f"must be that of a {what} with task joint"):
-            joint_config(**changes)
-
-
-# A finished run that is asked
 
 
 def test_a_joint_run_answers_both_questions():

@@ -19,7 +19,7 @@ def example(images: int = 300, seed: int = 0, digits: int = 2) -> tuple[np.ndarr
     return labels, expit(3 * random.normal(size=images) + 3 * labels - 1).round(digits)
 
 
-def test_six_images_by_hand():
+def test_six_images_and_calls_all_alike_by_hand():
     # At 0.5: called malignant are 0.9 (malignant), 0.8 (benign), 0.6 (malignant): TP 2, FP 1, FN 1, TN 2.
     scores = classification_scores([1, 0, 1, 1, 0, 0], [0.9, 0.8, 0.6, 0.4, 0.2, 0.1])
     for name in ("accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy"):
@@ -33,24 +33,20 @@ def test_six_images_by_hand():
     many = Labelled(np.array([True, False, True, False]), np.array([0.9, 0.9, 0.1, 0.1]))
     large = Weighed(many, np.array([[4.0], [1], [1], [4]]) * 100_000).score("mcc")
     assert large == pytest.approx(0.6, abs=1e-12), "of a large table, too"
+    scores = classification_scores([1, 0, 1], [0.2, 0.1, 0.3])
+    assert np.isnan(scores["precision"]) and scores["mcc"] == 0 == scores["f1"] == scores["sensitivity"]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
 def test_scores_are_scikit_learns(threshold):
     labels, probabilities = example()
     called = probabilities >= threshold
-    expected = {
-        "auc": reference.roc_auc_score(labels, probabilities),
-        "pr_auc": reference.average_precision_score(labels, probabilities),
-        "accuracy": reference.accuracy_score(labels, called),
-        "balanced_accuracy": reference.balanced_accuracy_score(labels, called),
-        "sensitivity": reference.recall_score(labels, called),
-        "specificity": reference.recall_score(labels, called, pos_label=0),
-        "precision": reference.precision_score(labels, called),
-        "f1": reference.f1_score(labels, called),
-        "mcc": reference.matthews_corrcoef(labels, called),
-        "brier": reference.brier_score_loss(labels, probabilities),
-    }
+    alike = ("accuracy", "balanced_accuracy", "precision", "f1")
+    expected = {name: getattr(reference, f"{name}_score")(labels, called) for name in alike}
+    expected |= {"sensitivity": reference.recall_score(labels, called), "mcc": reference.matthews_corrcoef(labels, called)}
+    expected |= {"specificity": reference.recall_score(labels, called, pos_label=0)}
+    ranking = {"auc": "roc_auc_score", "pr_auc": "average_precision_score", "brier": "brier_score_loss"}
+    expected |= {name: getattr(reference, score)(labels, probabilities) for name, score in ranking.items()}
     scores = classification_scores(labels, probabilities, threshold)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
@@ -75,11 +71,6 @@ def test_one_class_leaves_what_it_does_not_define_nan(label, rate):
     assert scores["accuracy"] == (0.75 if label else 0.25)
 
 
-def test_calls_all_alike_and_at_the_threshold():
-    scores = classification_scores([1, 0, 1], [0.2, 0.1, 0.3])
-    assert np.isnan(scores["precision"]) and scores["mcc"] == 0 == scores["f1"] == scores["sensitivity"]
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities", "message"),
     [
@@ -96,7 +87,7 @@ def test_bad_input_is_named(labels, probabilities, message):
         classification_scores(labels, probabilities)
 
 
-def test_the_threshold_by_hand_and_against_all_others():
+def test_the_threshold_by_hand_against_all_others_and_at_the_ends():
     # Youden's index is 2/3 both between 0.3 and 0.4 (no malignant missed) and between 0.6 and 0.7 (no benign called): 0.35 and
     # 0.65 are as far from 0.5.
     chosen = choose_threshold([0, 0, 1, 0, 1, 1], [0.1, 0.3, 0.4, 0.6, 0.7, 0.9])
@@ -108,9 +99,6 @@ def test_the_threshold_by_hand_and_against_all_others():
 
     best = balanced(choose_threshold(labels, probabilities))
     assert best == pytest.approx(max(balanced(cut) for cut in np.linspace(0, 1.01, 203))) and best > balanced(0.99)
-
-
-def test_thresholds_at_the_ends_and_of_one_class():
     assert choose_threshold([0, 1], [1.0, 0.2]) in (pytest.approx(0.1), pytest.approx(1.0))  # no order worse: all or nothing
     with pytest.raises(DataError, match="all 3 images are malignant; expected both classes"):
         choose_threshold([1, 1, 1], [0.2, 0.3, 0.8])

@@ -64,9 +64,6 @@ def made(name: str, code: str | None = None, complete: bool = True, **changes) -
     return mark_complete(folder) if complete else Run(folder)
 
 
-# What names a run
-
-
 def hashed(**changes) -> str:
     return run_hash(tiny_config(**changes), "fingerprint", "split")
 
@@ -86,15 +83,6 @@ def test_what_decides_the_result_is_in_the_name(changes):
     assert hashed(**changes) != hashed()
 
 
-def test_the_datas_content_and_the_recipe_are_in_the_name_and_not_folder_and_device(monkeypatch):
-    assert hashed(training__device="auto") == hashed()
-    assert hashed(data={"dataset": "folders", "root": "/one"}) == hashed(data={"dataset": "folders", "root": "/two"})
-    config, before = tiny_config(), hashed()
-    assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
-    monkeypatch.setattr(runs, "RECIPE", runs.RECIPE + 1)
-    assert hashed() != before
-
-
 def test_the_code_of_ones_own_network_is_in_the_name_and_no_other_networks(monkeypatch):
     def names() -> dict[str, str]:
         segmenter = {"task": "segmentation", "loss__name": "dice", "training__monitor": "loss"}
@@ -109,16 +97,19 @@ def test_the_code_of_ones_own_network_is_in_the_name_and_no_other_networks(monke
         assert {name for name in after if after[name] != before[name]} == changed
 
 
-def test_a_weights_file_counts_by_its_bytes(tmp_path):
+def test_weights_and_data_count_by_their_content_and_not_folder_and_device(tmp_path, monkeypatch):
     one, same, other = (
         files.write_text(tmp_path / name, name[0]) for name in ("1.safetensors", "1b.safetensors", "2.safetensors")
     )
     assert hashed(model__weights=one) == hashed(model__weights=same) != hashed(model__weights=other)
     with pytest.raises(ConfigError, match=r"config: model\.weights must be imagenet, none or a file; .*gone.* cannot be read"):
         hashed(model__weights=tmp_path / "gone.safetensors")
-
-
-# Reading one
+    assert hashed(training__device="auto") == hashed()
+    assert hashed(data={"dataset": "folders", "root": "/one"}) == hashed(data={"dataset": "folders", "root": "/two"})
+    config, before = tiny_config(), hashed()
+    assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
+    monkeypatch.setattr(runs, "RECIPE", runs.RECIPE + 1)
+    assert hashed() != before
 
 
 def test_numbers_and_ids_are_read_as_they_were_written():
@@ -183,9 +174,6 @@ def test_a_lock_is_held_by_one_and_freed_by_death():
         pass
 
 
-# Listing and pruning
-
-
 @pytest.fixture
 def several() -> None:
     """One of every state."""
@@ -199,7 +187,7 @@ def several() -> None:
         os.utime(runs_dir() / NAMES[name], (1e9 - age, 1e9 - age))
 
 
-def test_every_run_is_listed_with_its_state(several):
+def test_every_run_is_listed_with_its_state_and_only_what_is_named_is_pruned(several):
     listed = list_runs()
     assert listed.index.tolist() == [NAMES[name] for name in ("whole", "old", "begun", "broken")]
     assert listed["state"].tolist() == ["finished", "finished", "unfinished", "damaged"]
@@ -210,9 +198,6 @@ def test_every_run_is_listed_with_its_state(several):
         assert list_runs().loc[NAMES["begun"], "state"] == "training"
     (runs_dir() / NAMES["begun"] / "resume" / "state.pt").unlink()
     assert list_runs().loc[NAMES["begun"], "epochs"] == 0
-
-
-def test_only_what_is_named_is_pruned(several):
     (runs_dir() / NAMES["whole"] / "weights.safetensors").write_text("tensorz")  # seen only when the weights are read
     assert set(prune_runs(dry_run=True)) == {NAMES["broken"], NAMES["whole"]} and len(list_runs()) == 4
     assert set(prune_runs()) == {NAMES["broken"], NAMES["whole"]}
@@ -239,17 +224,7 @@ def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatc
     assert set(listed.index) == expected - {NAMES["old"]} and listed["megabytes"].gt(0).all()
 
 
-def test_a_run_whose_first_files_are_being_written_is_training(own_runs):
-    (own_runs / NAMES["begun"]).mkdir(parents=True)
-    with run_lock(NAMES["begun"]):
-        assert list_runs()["state"].tolist() == ["training"]
-    assert list_runs()["state"].tolist() == ["damaged"]
-
-
-# The commands
-
-
-def test_the_list_shows_a_line_a_run(several, capsys):
+def test_commands_list_show_and_prune(several, capsys):
     assert cli.main(["runs", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[0].split()) == "run state model loss data seed epochs best score val test MB"
@@ -259,15 +234,6 @@ def test_the_list_shows_a_line_a_run(several, capsys):
     assert lines[-1].startswith(
         f"run {NAMES['broken']}: metrics.json was changed after it had been finished; it is trained again"
     )
-
-
-def test_an_empty_list_says_where_it_looked(capsys):
-    assert list_runs().empty and prune_runs() == []
-    assert cli.main(["runs", "list"]) == 0
-    assert capsys.readouterr().out == f"no runs in {runs_dir()}\n"
-
-
-def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
     assert cli.main(["runs", "show", "aa"]) == 0
     shown = capsys.readouterr().out
     for text in (NAMES["whole"], "finished", "model:", "name: tiny", "auc: 0.625", "torch:", "0.3", "history"):
@@ -277,13 +243,20 @@ def test_one_run_is_shown_by_the_beginning_of_its_name(several, capsys):
     made(NAMES["other"])
     assert cli.main(["runs", "show", "a"]) == 2 and "2 runs begin so" in capsys.readouterr().err
     assert cli.main(["runs", "show", "b"]) == 2 and "there is no such run" in capsys.readouterr().err
-
-
-def test_prune_says_what_it_removes(several, capsys):
     assert cli.main(["runs", "prune", "--outdated", "--dry-run"]) == 0
     assert sorted(capsys.readouterr().out.splitlines()) == ["would remove dddddddd (0.0 MB)", "would remove ffffffff (0.0 MB)"]
     assert cli.main(["runs", "prune"]) == 0 and capsys.readouterr().out == "removed ffffffff (0.0 MB)\n"
     assert cli.main(["runs", "prune"]) == 0 and capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_an_empty_list_says_where_it_looked_and_a_run_whose_first_files_are_written_is_training(capsys, own_runs):
+    assert list_runs().empty and prune_runs() == []
+    assert cli.main(["runs", "list"]) == 0
+    assert capsys.readouterr().out == f"no runs in {runs_dir()}\n"
+    (own_runs / NAMES["begun"]).mkdir(parents=True)
+    with run_lock(NAMES["begun"]):
+        assert list_runs()["state"].tolist() == ["training"]
+    assert list_runs()["state"].tolist() == ["damaged"]
 
 
 @pytest.mark.parametrize(

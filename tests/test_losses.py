@@ -74,9 +74,6 @@ def as_two_classes(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([shift, shift + logits], dim=1)
 
 
-# Of an image's classes
-
-
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
@@ -118,9 +115,6 @@ def test_certain_logits_leave_focal_and_its_gradient_finite(gamma):
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0], [0.0, 0.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(build_loss("classification", "focal", gamma=gamma)(logits, torch.tensor([0, 1, 0])), logits)
     assert torch.isfinite(gradient).all() and gradient[1, 1] < -0.01, "a surely wrong image still pulls"
-
-
-# Of an image's pixels
 
 
 @pytest.mark.parametrize(
@@ -199,7 +193,7 @@ def test_the_gradient_is_that_of_finite_differences(name):
 
 
 @every_pixel_loss
-def test_one_class_and_two_are_one_loss_in_float32(name):
+def test_one_class_and_two_are_one_loss_in_float32_finite_of_certain_logits(name):
     logits, masks = batch()
     # The shift rounds the logits by about 1e-7.
     assert pixel_loss(name, as_two_classes(logits), masks) == pytest.approx(pixel_loss(name, logits, masks), rel=1e-5)
@@ -208,6 +202,11 @@ def test_one_class_and_two_are_one_loss_in_float32(name):
     assert value.dtype == torch.float32 and value.shape == () and value.item() == pixel_loss(name, halved.float(), masks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert build_loss("segmentation", name)(halved, masks).item() == value.item()
+    _, masks = batch()
+    right = torch.where(masks[:, None], 200.0, -200.0)
+    for logits in (right.clone().requires_grad_(), (-right).requires_grad_()):
+        value = build_loss("segmentation", name)(logits, masks)
+        assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -224,18 +223,6 @@ def test_a_batch_of_empty_or_full_masks_pulls_the_right_way_and_costs_nothing_wh
     # 1e-6 is the floor of the focal Tversky loss, before its power.
     assert pixel_loss(name, sure, torch.full((2, 6, 6), full)) <= (1e-6) ** 0.75 * 1.001
     assert pixel_loss(name, -sure, torch.full((2, 6, 6), full)) > (0.1 if name != "border_cross_entropy" else 40)
-
-
-@every_pixel_loss
-def test_certain_logits_leave_value_and_gradient_finite(name):
-    _, masks = batch()
-    right = torch.where(masks[:, None], 200.0, -200.0)
-    for logits in (right.clone().requires_grad_(), (-right).requires_grad_()):
-        value = build_loss("segmentation", name)(logits, masks)
-        assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(

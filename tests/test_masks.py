@@ -10,17 +10,6 @@ from scipy import ndimage
 from sklearn import metrics as reference
 
 from thyroid_utils.scores import masks
-from thyroid_utils.scores.masks import (
-    OVERLAP_SCORES,
-    SEGMENTATION_SCORES,
-    binarise,
-    lesion_scores,
-    pixel_counts,
-    segmentation_scores,
-    segmentation_table,
-    surface_distances,
-    surface_scores,
-)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -73,44 +62,19 @@ DIAGONAL, DIAGONAL_MM = math.hypot(20, 30), math.hypot(20 * 0.1, 30 * 0.2)
 )  # fmt: skip
 def test_every_score_by_hand(truth, prediction, presence, overlap, outlines, in_mm, rest):
     done = []
-    table = segmentation_table([(truth, prediction)] * 2, ["a", "b"], [(0.1, 0.2), None], lambda *step: done.append(step))
-    found, without = table[list(SEGMENTATION_SCORES)].to_numpy(float)
+    table = masks.segmentation_table([(truth, prediction)] * 2, ["a", "b"], [(0.1, 0.2), None], lambda *step: done.append(step))
+    found, without = table[list(masks.SEGMENTATION_SCORES)].to_numpy(float)
     np.testing.assert_allclose(found, [*overlap, *outlines, *in_mm, *rest], rtol=1e-12)
     np.testing.assert_allclose(without, [*overlap, *outlines, NAN, NAN, NAN, *rest], rtol=1e-12)
     assert table["presence"].tolist() == [presence] * 2 and done == [(1, 2), (2, 2)]
 
 
-def test_an_image_full_of_nodule():
+def test_full_images_two_squares_lesions_and_a_threshold_by_hand():
     full, half = np.ones((4, 6), bool), np.arange(24).reshape(4, 6) < 12
-    right = segmentation_scores(full, full)
+    right = masks.segmentation_scores(full, full)
     assert right["dice"] == right["miou"] == right["class_mean_f1"] == 1, "a background that neither holds is left out"
     assert math.isnan(right["b_iou"]) and math.isnan(right["specificity"])
-    assert segmentation_scores(full, half)["miou"] == pytest.approx((0.5 + 0) / 2)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_overlap_is_scikit_learns(seed):
-    truth, prediction = random_masks(seed, (23 + seed, 31))
-    flat = truth.ravel(), prediction.ravel()
-    scores = segmentation_scores(truth, prediction)
-    expected = {
-        "dice": reference.f1_score(*flat),
-        "iou": reference.jaccard_score(*flat),
-        "sensitivity": reference.recall_score(*flat),
-        "specificity": reference.recall_score(*flat, pos_label=0),
-        "precision": reference.precision_score(*flat),
-        "pixel_accuracy": reference.accuracy_score(*flat),
-        "b_iou": reference.jaccard_score(*flat, pos_label=0),
-        "n_iou": reference.jaccard_score(*flat),
-        "miou": reference.jaccard_score(*flat, average="macro"),
-        "class_mean_f1": reference.f1_score(*flat, average="macro"),
-    }
-    assert {name: scores[name] for name in OVERLAP_SCORES} == pytest.approx(expected, rel=1e-12)
-    (tn, fp), (fn, tp) = reference.confusion_matrix(*flat)
-    assert tuple(pixel_counts(truth, prediction).values()) == (tp, fp, fn, tn)
-
-
-def test_lesions_by_hand():
+    assert masks.segmentation_scores(full, half)["miou"] == pytest.approx((0.5 + 0) / 2)
     truth = part(slice(0, 5), slice(0, 4)) | part(slice(10, 12), slice(10, 15)) | part(slice(15, 16), slice(25, 26))
     prediction = (
         part(slice(0, 1), slice(0, 2))  # 2 of 20 pixels of the first: a tenth
@@ -118,7 +82,42 @@ def test_lesions_by_hand():
         | part(slice(15, 16), slice(25, 30))  # the third, and four pixels beyond it: a fifth lies on the truth
         | part(slice(0, 2), slice(20, 22))  # nowhere
     )
-    assert lesion_scores(truth, prediction) == {"lesions_found": 2, "lesions_missed": 1, "lesions_false": 2}
+    assert masks.lesion_scores(truth, prediction) == {"lesions_found": 2, "lesions_missed": 1, "lesions_false": 2}
+    assert masks.binarise(np.array([[0.2, 0.5], [0.49, 1.0]], np.float32)).tolist() == [[False, True], [False, True]]
+    for wrong, message in ((np.nan, "1 of 2 probabilities are NaN or infinite"), (3.0, r"span 0.5 to 3; expected \[0, 1\], not")):
+        with pytest.raises(ValueError, match=f"binarise: .*{message}"):
+            masks.binarise(np.array([wrong, 0.5]))
+    # 3 × 3 pixels moved down by one row: of 8 outline pixels each, 5 lie on the other outline. Truth's upper row is 1 above the
+    # other outline's upper row; its middle pixels lie on it, and of its lower row the outer two do, while the inner one is 1
+    # above the outline below it.
+    truth, prediction = part(slice(1, 4), slice(1, 4)), part(slice(2, 5), slice(1, 4))
+    there, back = masks.surface_distances(truth.astype(np.uint8), prediction)
+    assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0] and back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    # Position 0.95 · 7 = 6.65 lies between two ones.
+    assert masks.surface_scores(truth, prediction, tolerance=0.5) == {"hd95": 1.0, "assd": 8 / 16, "nsd": 8 / 16}
+    # A row is 0.5 mm and a column 0.1: the four pixels that were 1 row off, of each, are now 0.5, but for the one in the middle
+    # of a row whose ends lie on the other outline, 0.1 beside it.
+    in_mm = masks.surface_scores(truth, prediction, (0.5, 0.1))
+    assert in_mm["hd95"] == pytest.approx(0.5) and in_mm["assd"] == pytest.approx((3 * 0.5 + 0.1) * 2 / 16)
+    # A distance at the tolerance is within it: three rows of 0.1 mm are 0.30000000000000004 mm.
+    pair = part(slice(4, 5), slice(7, 8)), part(slice(7, 8), slice(7, 8))
+    assert [masks.surface_scores(*pair, (0.1, 0.2), tolerance=tolerance)["nsd"] for tolerance in (0.3, 0.299)] == [1, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_overlap_is_scikit_learns(seed):
+    truth, prediction = random_masks(seed, (23 + seed, 31))
+    flat = truth.ravel(), prediction.ravel()
+    scores = masks.segmentation_scores(truth, prediction)
+    named = {"dice": "f1", "iou": "jaccard", "n_iou": "jaccard", "sensitivity": "recall", "precision": "precision"}
+    named |= {"pixel_accuracy": "accuracy"}
+    expected = {name: getattr(reference, f"{score}_score")(*flat) for name, score in named.items()}
+    expected |= {"specificity": reference.recall_score(*flat, pos_label=0), "b_iou": reference.jaccard_score(*flat, pos_label=0)}
+    expected |= {"miou": reference.jaccard_score(*flat, average="macro")}
+    expected |= {"class_mean_f1": reference.f1_score(*flat, average="macro")}
+    assert {name: scores[name] for name in masks.OVERLAP_SCORES} == pytest.approx(expected, rel=1e-12)
+    (tn, fp), (fn, tp) = reference.confusion_matrix(*flat)
+    assert tuple(masks.pixel_counts(truth, prediction).values()) == (tp, fp, fn, tn)
 
 
 @pytest.mark.parametrize(
@@ -132,37 +131,7 @@ def test_lesions_by_hand():
 )
 def test_impossible_masks_and_spacings_are_refused(truth, prediction, spacing, message):
     with pytest.raises(ValueError, match=message):
-        segmentation_table([(truth, prediction)], ["a"], [spacing])
-
-
-def test_binarise():
-    assert binarise(np.array([[0.2, 0.5], [0.49, 1.0]], np.float32)).tolist() == [[False, True], [False, True]]
-    for wrong, message in ((np.nan, "1 of 2 probabilities are NaN or infinite"), (3.0, r"span 0.5 to 3; expected \[0, 1\], not")):
-        with pytest.raises(ValueError, match=f"binarise: .*{message}"):
-            binarise(np.array([wrong, 0.5]))
-
-
-# Outlines
-
-
-def test_two_squares_by_hand():
-    """3 × 3 pixels moved down by one row: of 8 outline pixels each, 5 lie on the other outline.
-
-    Truth's upper row is 1 above the other outline's upper row; its middle pixels lie on it, and of its lower row the outer two
-    do, while the inner one is 1 above the outline below it.
-    """
-    truth, prediction = part(slice(1, 4), slice(1, 4)), part(slice(2, 5), slice(1, 4))
-    there, back = surface_distances(truth.astype(np.uint8), prediction)
-    assert there.tolist() == [1, 1, 1, 0, 0, 0, 1, 0] and back.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
-    # Position 0.95 · 7 = 6.65 lies between two ones.
-    assert surface_scores(truth, prediction, tolerance=0.5) == {"hd95": 1.0, "assd": 8 / 16, "nsd": 8 / 16}
-    # A row is 0.5 mm and a column 0.1: the four pixels that were 1 row off, of each, are now 0.5, but for the one in the middle
-    # of a row whose ends lie on the other outline, 0.1 beside it.
-    in_mm = surface_scores(truth, prediction, (0.5, 0.1))
-    assert in_mm["hd95"] == pytest.approx(0.5) and in_mm["assd"] == pytest.approx((3 * 0.5 + 0.1) * 2 / 16)
-    # A distance at the tolerance is within it: three rows of 0.1 mm are 0.30000000000000004 mm.
-    pair = part(slice(4, 5), slice(7, 8)), part(slice(7, 8), slice(7, 8))
-    assert [surface_scores(*pair, (0.1, 0.2), tolerance=tolerance)["nsd"] for tolerance in (0.3, 0.299)] == [1, 0]
+        masks.segmentation_table([(truth, prediction)], ["a"], [spacing])
 
 
 ONE, EDGE = part(slice(4, 5), slice(7, 8)), part(slice(0, 6), slice(24, 30))
@@ -183,7 +152,10 @@ SPACINGS = [None, (0.07, 0.07), (0.05, 0.13)]
 @pytest.mark.parametrize(("truth", "prediction"), PAIRS.values(), ids=PAIRS)
 def test_outlines_are_as_far_apart_as_scipy_and_monai_say(truth, prediction, spacing, monkeypatch):
     tolerance = 2.0 if spacing is None else 2.5 * spacing[0]
-    ours, distances = surface_scores(truth, prediction, spacing, tolerance), surface_distances(truth, prediction, spacing)
+    ours, distances = (
+        masks.surface_scores(truth, prediction, spacing, tolerance),
+        masks.surface_distances(truth, prediction, spacing),
+    )
     one, two = (mask & ~ndimage.binary_erosion(mask) for mask in (truth, prediction))
     transforms = [ndimage.distance_transform_edt(~outline, sampling=spacing or (1, 1)) for outline in (two, one)]
     expected = [transforms[0][one], transforms[1][two]]
@@ -203,7 +175,7 @@ def test_outlines_are_as_far_apart_as_scipy_and_monai_say(truth, prediction, spa
     theirs = compute_surface_dice(y_pred.float(), y.float(), [tolerance * (1 + 1e-6)], **options).item()
     assert ours["nsd"] == pytest.approx(theirs, rel=1e-6)
     monkeypatch.setattr(masks, "_PAIRS", 0)  # trees give what all pairs give
-    for mine, theirs in zip(surface_distances(truth, prediction, spacing), distances, strict=True):
+    for mine, theirs in zip(masks.surface_distances(truth, prediction, spacing), distances, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-14)
 
 
@@ -212,4 +184,4 @@ def test_distances_at_the_limit_of_16_bits(side):
     """Two corners of a square are as far apart as two pixels get."""
     truth, prediction = np.zeros((2, side, side), bool)
     truth[0, 0] = prediction[-1, -1] = True
-    assert surface_scores(truth, prediction)["hd95"] == pytest.approx(math.hypot(side - 1, side - 1), rel=1e-12)
+    assert masks.surface_scores(truth, prediction)["hd95"] == pytest.approx(math.hypot(side - 1, side - 1), rel=1e-12)

@@ -54,7 +54,7 @@ def test_the_aspp_is_smps(separable):
     torch.testing.assert_close(ours(maps), theirs(maps))
 
 
-def test_the_ppm_is_pytorchs_pooling_and_interpolation():
+def test_the_ppm_is_pytorchs_pooling_and_attention_by_hand():
     torch.manual_seed(0)
     ours, maps = PPM(16).eval(), torch.randn(2, 16, 7, 9)
     expected = [maps]
@@ -63,10 +63,7 @@ def test_the_ppm_is_pytorchs_pooling_and_interpolation():
         assert pooled.shape == (2, 4, side, side)
         expected.append(functional.interpolate(pooled, size=(7, 9), mode="bilinear"))
     torch.testing.assert_close(ours(maps), torch.cat(expected, dim=1), atol=1e-6, rtol=1e-5)
-
-
-def test_channel_attention_by_hand():
-    """Two channels, r = 2: one hidden unit that adds them; weights sigmoid(max part + mean part)."""
+    # Two channels, r = 2: one hidden unit that adds them; weights sigmoid(max part + mean part).
     module = ChannelAttention(2, 2)
     with torch.no_grad():
         module.shared[0].weight.copy_(torch.tensor([[1.0, 1.0]]))
@@ -76,9 +73,6 @@ def test_channel_attention_by_hand():
     maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]])  # maxima 3 and 2, means 2 and 1: hidden 5 and 3
     expected = maps * torch.tensor([8.0, -8.0]).sigmoid()[None, :, None, None]
     torch.testing.assert_close(module(maps), expected)
-
-
-def test_spatial_attention_by_hand():
     module = SpatialAttention()
     with torch.no_grad():
         module.convolution.weight.zero_()
@@ -104,12 +98,7 @@ def test_backbones_give_maps_at_the_four_sizes(backbone):
     assert [tuple(maps[level].shape[2:]) for level in (1, 2, 3, -1)] == [(32, 48), (16, 24), (8, 12), (4, 6)]
 
 
-def test_an_unknown_backbone_is_refused():
-    with pytest.raises(ValueError, match="backbone 'resnet5' is unknown; did you mean resnet50"):
-        build_segmenter("mobile_deeplab", backbone="resnet5")
-
-
-def test_stages_are_those_of_the_network_itself():
+def test_stages_are_those_of_the_network_without_what_is_switched_off():
     model = build_segmenter("mobile_deeplab")
     found = network_stages(model, 64).set_index("stage")
     assert list(found.index) == [
@@ -123,9 +112,6 @@ def test_stages_are_those_of_the_network_itself():
     assert found.at["mobilenet_v2", "inputs"] == (("image", 3, 64, 64),)
     assert all(name for inputs in found["inputs"] for name, *_ in inputs), "every map read is some part's"
     assert model.training and not any(module._forward_hooks for module in model.modules())
-
-
-def test_stages_leave_out_what_is_switched_off():
     found = network_stages(build_segmenter("mobile_deeplab", **PLAIN, in_channels=1), 32)
     assert list(found["stage"]) == ["mobilenet_v2", "ASPP = F", "1×1 at 1/4", "join at 1/4", "3×3 at 1/4", "head", "logits"]
     join = found.set_index("stage").at["join at 1/4", "inputs"]

@@ -38,32 +38,22 @@ from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.fit import fit_or_load
 
 COMMON = {"loss": {"name": "tversky", "options": {"alpha": 0.3, "beta": 0.7}}}
-TINY = AblationTable(
-    "tiny",
-    "small",
-    (
-        AblationRow("small", "tiny_switched", {"attention": False}),
-        AblationRow("attended", "tiny_switched", reported_iou=0.29, reported_share=0.9, remark="as told"),
-        AblationRow("pooled", "tiny_switched", {"attention": False, "ppm": True}),
-    ),
+ROWS = (
+    AblationRow("small", "tiny_switched", {"attention": False}),
+    AblationRow("attended", "tiny_switched", reported_iou=0.29, reported_share=0.9, remark="as told"),
+    AblationRow("pooled", "tiny_switched", {"attention": False, "ppm": True}),
 )
+TINY = AblationTable("tiny", "small", ROWS)
 # Shares two networks with it, one of them under another name.
-OTHER = AblationTable(
-    "removed",
-    "complete",
-    (replace(TINY.rows[2], name="complete", label="pooled"), replace(TINY.rows[0], name="bare", label="small")),
-)
+RENAMED = replace(ROWS[2], name="complete", label="pooled"), replace(ROWS[0], name="bare", label="small")
+OTHER = AblationTable("removed", "complete", RENAMED)
 
 
 def tiny_switched(in_channels: int, classes: int, attention: bool = True, ppm: bool = False, width: int = 4) -> nn.Module:
     """Stands in for the switches: wider where one is on."""
     width *= 1 + attention + 2 * ppm
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, classes, 1),
-    )
+    convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, classes, 1))
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +120,18 @@ def test_impossible_tables_are_refused():
             study_configs([table], [0], COMMON, options=options)
 
 
-def test_costs_and_claims_of_each_row(study):
+def test_costs_and_claims_of_each_row_and_each_network_scored_and_timed_once(study):
     table = study.results["modules"]
     counts = {"small": 3 * 9 + 6 + 4, "attended": 6 * 9 + 12 + 7, "pooled": 9 * 9 + 18 + 10}  # gray images
     assert list(table.index) == list(counts) == study.whole.models
     np.testing.assert_allclose(table["parameters"] * 1e6, list(counts.values()))
     np.testing.assert_allclose(table["share"], np.array(list(counts.values())) / counts["small"])
     assert list(table.loc["attended", ["reported_points", "reported_share", "remark"]]) == [0.29, 0.9, "as told"]
+    modules, removed = study.results["modules"], study.results["removed"]
+    assert list(removed.index) == ["complete", "bare"] and list(removed["network"]) == ["pooled", "small"]
+    assert removed.at["bare", "difference"].difference == pytest.approx(-modules.at["pooled", "difference"].difference)
+    assert list(study.titled) == ["tiny", "removed"]
+    assert list(study.networks.index) == ["small", "attended", "pooled"] and study.front("parameters")[0] == "small"
 
 
 def test_differences_to_the_reference_are_of_recipes(study):
@@ -170,23 +165,12 @@ def test_rows_that_have_not_learnt_get_no_verdict(studies):
     assert reading_table(blank, "modules").at["pooled", "differs"] == ""
 
 
-def test_a_study_scores_and_times_each_network_once(study):
-    modules, removed = study.results["modules"], study.results["removed"]
-    assert list(removed.index) == ["complete", "bare"] and list(removed["network"]) == ["pooled", "small"]
-    assert removed.at["bare", "difference"].difference == pytest.approx(-modules.at["pooled", "difference"].difference)
-    assert list(study.titled) == ["tiny", "removed"]
-    assert list(study.networks.index) == ["small", "attended", "pooled"] and study.front("parameters")[0] == "small"
-
-
-def test_all_together_against_the_sum_of_single_gains(study):
+def test_all_together_against_the_sum_of_single_gains_and_the_spread_over_seeds(study, studies):
     """pooled − small − (attended − small), image by image."""
     values = 100 * (study.scores["pooled"] - study.scores["attended"]).to_numpy()
     expected, found = compare_recipes(mean_influence(values), mean_influence(0 * values), study.patients), study.together()
     np.testing.assert_allclose([found.difference, found.low, found.high], [expected.difference, expected.low, expected.high])
     assert replace(study, tables={"aspp": OTHER}).together() is None
-
-
-def test_the_spread_over_seeds_is_pooled_over_rows_or_assumed(study, studies):
     gains = [gain for _, _, gain in study.gains()]
     squares = [seed_components(gain, study.patients)[0] for gain in gains]
     assert len(squares) == 3 and study.measured_sd == pytest.approx(100 * np.sqrt(max(0.0, np.mean(squares))))
@@ -221,13 +205,10 @@ def test_tables_as_they_are_read(study):
     assert stage_table(network_stages(network, 64))["parameters"].sum() == parameter_count(network)
 
 
-def test_pareto_front_by_hand():
+def test_pareto_front_parameter_counts_and_the_papers_sums():
     cost = pd.Series({"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.0, "e": 4.0, "f": np.nan, "g": 1.0})
     score = pd.Series({"a": 0.5, "b": 0.7, "c": 0.6, "d": 0.6, "e": 0.7, "f": 0.9, "g": 0.5})
     assert pareto_front(cost, score) == ["a", "g", "b"] and pareto_front(cost[["f"]], score[["f"]]) == []
-
-
-def test_parameter_counts_are_near_the_papers():
     table = count_table()
     assert len(table) == sum(len(entry.rows) for entry in TABLES.values())
     told = table["paper, ×"].notna()
@@ -235,9 +216,6 @@ def test_parameter_counts_are_near_the_papers():
     assert (table["× reference"] / table["paper, ×"])[told].between(0.96, 1.04).all() and told.sum() == 5
     ours = table.loc[("Backbone (Table 6)", "MobileNetV2")]
     assert 3.0 <= ours["parameters, M"] <= 3.3 and ours["float32, MiB"] == pytest.approx(12.4, rel=0.03)
-
-
-def test_sums_that_do_and_do_not_add_up():
     table = pd.concat({place: sums_table(place) for place in ("loss", "aspp", "modules", "backbone", "method", "text")})
     assert len(table) == 15 and (table["agrees"] == "no").sum() == 6
     computed = table["computed"].droplevel(0)

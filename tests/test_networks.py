@@ -8,19 +8,16 @@ from torch import nn
 from torch.nn import functional
 
 from thyroid_utils.inference.cam import target_layer
-from thyroid_utils.models import Architecture
 from thyroid_utils.models.any_size import AdaptivePool
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.networks import (
     architecture,
     build_classifier,
     build_segmenter,
-    check_weights,
     network_source,
     parameter_count,
 )
 from thyroid_utils.models.segmenters import SEGMENTERS, segmenter_facts
-from thyroid_utils.models.weights import WeightsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,9 +68,6 @@ def empty(model, *shape: int) -> torch.Tensor:
     return torch.zeros(shape, device=next(model.parameters()).device)
 
 
-# Shapes and sizes
-
-
 @pytest.mark.parametrize("name", [name for name in EVERY if is_classifier(name)])
 def test_a_classifier_maps_images_to_logits(name):
     """At its own size and at others, down to its smallest; both heads of Inception in training."""
@@ -94,12 +88,6 @@ def test_a_segmenter_takes_images_of_any_size(name):
     for size in [(1, 1), (1, 40), (45, 61), (233, 317)]:
         with torch.no_grad():
             assert model(empty(model, 1, 3, *size)).shape == (1, 3, *size)
-
-
-def test_inceptions_auxiliary_head_can_be_left_out():
-    assert on_meta("inception_v3").auxiliary_weight == 0.4
-    without = on_meta("inception_v3", auxiliary=False)
-    assert without.auxiliary_weight == 0 and without.train()(empty(without, 2, 3, 299, 299)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -158,7 +146,7 @@ def test_wrong_channels_dimensions_and_empty_images_are_refused(name):
         model(empty(model, 1, 1, 0, 64))
 
 
-def test_timms_transformers_take_any_size_and_fixed_ones_say_so():
+def test_timms_and_smps_networks_take_their_own_options_and_any_size_or_say_so():
     with pytest.raises(ValueError, match="timm:test_vit: works on tokens"):
         target_layer(build_classifier("timm:test_vit"))
     fixed = on_meta("timm:pit_ti_224", in_channels=1)
@@ -166,16 +154,6 @@ def test_timms_transformers_take_any_size_and_fixed_ones_say_so():
         fixed(empty(fixed, 2, 1, 96, 96))
     smaller = on_meta("timm:pit_ti_224", img_size=96).eval()
     assert smaller.fixed_size == 96 and smaller(empty(smaller, 1, 3, 96, 96)).shape == (1, 2)
-
-
-@pytest.mark.parametrize("kind", ["unet", "manet", "linknet", "fpn", "pan", "deeplabv3", "upernet"])
-def test_any_architecture_of_smp_takes_any_size(kind):
-    model = on_meta(f"smp:{kind}:resnet18", classes=2).eval()
-    for size in [(1, 1), (130, 257)]:
-        assert model(empty(model, 1, 3, *size)).shape == (1, 2, *size)
-
-
-def test_smps_networks_take_their_own_options_and_timms_encoders():
     assert on_meta("smp:Unet:resnet18", encoder_depth=3, decoder_channels=[32, 16, 8]).taken(1) == 8
     transformer = build_segmenter("smp:dpt:tu-vit_tiny_patch16_224", dynamic_img_size=True).eval()
     with torch.no_grad():
@@ -183,7 +161,11 @@ def test_smps_networks_take_their_own_options_and_timms_encoders():
     assert on_meta("smp:unet:tu-convnext_atto").taken(1) == 32
 
 
-# Values and gradients
+@pytest.mark.parametrize("kind", ["unet", "manet", "linknet", "fpn", "pan", "deeplabv3", "upernet"])
+def test_any_architecture_of_smp_takes_any_size(kind):
+    model = on_meta(f"smp:{kind}:resnet18", classes=2).eval()
+    for size in [(1, 1), (130, 257)]:
+        assert model(empty(model, 1, 3, *size)).shape == (1, 2, *size)
 
 
 def loss_of(name: str, outputs, labels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -224,20 +206,11 @@ def test_pspnet_pools_as_smp_does_with_a_deterministic_gradient():
         torch.testing.assert_close(ours(maps), theirs(maps), atol=1e-5, rtol=1e-4)
 
 
-# Parameters
+PUBLISHED = {"segnet": {"classes": 12}, "fcn8s": {"classes": 21}, "transunet": {"classes": 9}, "segformer": {"classes": 150}}
+PUBLISHED |= {"deeplabv3plus_mobilenet": {}, "unet": {"widths": (32, 64, 128, 256, 512), "batch_norm": False}}
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("deeplabv3plus_mobilenet", {}),
-        ("segformer", {"classes": 150}),
-        ("unet", {"widths": (32, 64, 128, 256, 512), "batch_norm": False}),
-        ("segnet", {"classes": 12}),
-        ("fcn8s", {"classes": 21}),
-        ("transunet", {"classes": 9}),
-    ],
-)
+@pytest.mark.parametrize(("name", "settings"), PUBLISHED.items())
 def test_parameter_count_is_the_published_one(name, settings):
     """To the last digit that the source prints."""
     printed = f"{segmenter_facts().loc[name, 'published_parameters']:g}"
@@ -245,12 +218,15 @@ def test_parameter_count_is_the_published_one(name, settings):
     assert f"{round(parameter_count(on_meta(name, **settings)) / 1e6, decimals):g}" == printed
 
 
-def test_xception_is_that_of_deeplab():
+def test_xception_is_that_of_deeplab_and_inceptions_second_head_can_be_left_out():
     """timm's xception65 has, as published, 39.92 million parameters, 1,000 classes among them."""
     model = on_meta("deeplabv3plus_xception").eval()
     assert round((parameter_count(model.network.encoder) + 2049 * 1000) / 1e6, 2) == 39.92
     maps = model.network.encoder(empty(model, 1, 3, 64, 64))
     assert [tuple(map.shape[2:]) for map in maps][-2:] == [(4, 4), (4, 4)]  # stride 16 to the end
+    assert on_meta("inception_v3").auxiliary_weight == 0.4
+    without = on_meta("inception_v3", auxiliary=False)
+    assert without.auxiliary_weight == 0 and without.train()(empty(without, 2, 3, 299, 299)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus", "deeplabv3plus_xception", "deeplabv3plus_mobilenet"])
@@ -260,49 +236,24 @@ def test_deeplab_dilates_at_the_published_rates_unless_told(name):
         assert tuple(module.dilation[0] for module in convolutions if module.dilation[0] > 1) == rates
 
 
-# Names, options and facts
-
-
-def test_a_network_of_ones_own_is_a_builder_and_a_line(monkeypatch):
-    def dots(in_channels: int, classes: int, width: int = 4) -> nn.Module:
-        parts = nn.Conv2d(in_channels, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, classes, 1), nn.Upsample(scale_factor=4)
-        network = nn.Sequential(*parts)
-        network.multiple = 4
-        return network
-
-    def mean(in_channels: int, classes: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(in_channels, 4, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
-
-    monkeypatch.setitem(SEGMENTERS, "dots", Architecture(dots))
-    monkeypatch.setitem(CLASSIFIERS, "mean", Architecture(mean))
-    segmenter, classifier = build_segmenter("dots", width=8), build_classifier("mean", in_channels=1)
-    assert segmenter(torch.zeros(1, 3, 45, 61)).shape == (1, 1, 45, 61) and classifier(torch.zeros(1, 1, 64, 50)).shape == (1, 2)
-    assert target_layer(classifier).module is classifier.network[0] and target_layer(segmenter).module is segmenter.network[2]
-    with pytest.raises(WeightsError, match="dots: has no encoder with published ImageNet weights; use weights: none or a file"):
-        check_weights("dots", "imagenet")
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
         ("resnet81", {}, "model 'resnet81' is unknown; did you mean resnet18"),
-        ("unet_resnet81", {}, "model 'unet_resnet81' is unknown; did you mean unet_resnet18"),
         ("timm:resnet18.nobody", {}, "timm has no weights 'nobody' of resnet18; known: .*a1_in1k"),
         ("smp:unett:resnet18", {}, "smp has no architecture 'unett'; did you mean unet"),
         ("smp:unet:resnet19", {}, "smp has no encoder 'resnet19'; did you mean resnet1"),
         ("smp:unet:tu-resnett18", {}, "'smp:unet:tu-resnett18' is unknown to timm; did you mean resnet18"),
         ("smp:unet", {}, "expected smp:ARCH:ENCODER, such as"),
+        ("mobile_deeplab", {"backbone": "resnet5"}, "backbone .resnet5. is unknown; did you mean resnet50"),
         ("vgg16", {"drop_out": 0.1}, "model vgg16: no option 'drop_out'; did you mean dropout"),
         ("resnet18", {"dropout": 0.1}, "model resnet18: no option 'dropout'; it has no options"),
         ("deeplabv3plus_xception", {"weights_file": 1}, "no option 'weights_file'; known: separable_aspp"),
         ("smp:fpn:resnet18", {"decoder_droput": 1}, "no option 'decoder_droput'; did you mean decoder_dropout"),
-        ("smp:fpn:resnet18", {"aux_params": {}}, "no option 'aux_params'"),
         ("smp:unet:tu-resnet18", {"aux_params": {}}, "smp refuses it with .*aux_params"),
-        ("smp:unet:resnet18", {"encoder_depth": 9}, "smp refuses it with .*encoder_depth"),
         ("smp:deeplabv3plus:xception", {}, "smp refuses it"),  # its encoder halves by pooling and takes no dilation
         ("timm:test_resnet", {"nonsense": 1}, "timm refuses the options .*nonsense"),
         ("resnet18", {"classes": 1}, "classes must be a whole number from 2; found 1"),
-        ("unet", {"classes": 0}, "classes must be a whole number from 1; found 0"),
         ("unet", {"in_channels": True}, "in_channels must be a whole number from 1; found True"),
     ],
 )
@@ -319,12 +270,9 @@ def test_networks_of_the_other_kind_are_unknown(build, other):
             build(name)
 
 
-def test_only_networks_with_a_file_of_their_own_here_have_a_source():
+def test_facts_say_what_each_is_and_own_files_are_a_source():
     assert len(network_source("unet")) == 64 and network_source("unet") != network_source("segnet")
     assert {network_source(name) for name in ("resnet18", "unet_resnet18", "smp:unet:resnet18", "timm:resnet18")} == {""}
-
-
-def test_facts_say_what_each_is_and_where_it_comes_from():
     facts = segmenter_facts()
     assert list(facts.index) == list(SEGMENTERS) and not set(SEGMENTERS) & set(CLASSIFIERS)
     assert (facts[["what", "paper", "made_from"]].map(len) > 3).all(axis=None)

@@ -32,15 +32,12 @@ def run(project: Path, *command: str) -> str:
     return found.stdout
 
 
-def test_it_runs_into_a_report_and_onto_the_index(project):
+def test_it_runs_into_a_report_and_every_rule_holds_for_it(project):
     run(project, "thyroid_utils.workbook.cli", "run", "params/smoke.yaml", "--only", STEM[:2])
     report = project / "reports" / "smoke"
     assert (report / f"figures/{STEM[:2]}_by_class.png").is_file() and (report / f"tables/{STEM[:2]}_means.csv").is_file()
     means = {name: entry["value"]["value"] for name, entry in json.loads((report / "metrics.json").read_text())[STEM].items()}
     assert set(means) == {"benign", "malignant"} and all(20 < mean < 150 for mean in means.values()), "gray levels of phantoms"
     assert "Measure how dark nodules are" in (report / "index.html").read_text()
-
-
-def test_every_rule_of_notebooks_and_rooms_holds_for_it(project):
     told = run(project, "pytest", "-q", "-k", f"{STEM[3:]} or floors", "tests/test_notebooks.py", "tests/test_project.py")
     assert " passed" in told and "skipped" not in told

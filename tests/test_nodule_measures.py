@@ -21,7 +21,7 @@ def star(amplitude: float, bumps: int = 9, radius: float = 60, side: int = 201) 
     return np.hypot(x, y) < radius * (1 + amplitude * np.cos(bumps * np.arctan2(y, x)))
 
 
-def test_a_block_by_hand():
+def test_a_block_by_hand_and_what_cannot_be_measured():
     mask = np.zeros((20, 30), bool)
     mask[3:7, 5:15] = True  # 4 rows, 10 columns
     found = nodule_measures(mask)
@@ -36,6 +36,9 @@ def test_a_block_by_hand():
     assert in_mm["long_axis_mm"] == pytest.approx(np.hypot(4 * 0.5, 9 * 0.1)) and in_mm["short_axis_mm"] == pytest.approx(1)
     assert nodule_measures(mask.T)["taller_than_wide"] == 1
     assert nodule_measures(mask[:, 5:])["touches_border"] == 1
+    for given in ((np.zeros((4, 4)),), (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))):
+        with pytest.raises(ValueError, match=r"expected (bool|uint8)"):
+            nodule_measures(*given)
 
 
 def test_of_two_nodules_the_largest_is_measured_wherever_it_lies_and_the_others_are_counted():
@@ -61,7 +64,7 @@ def test_axes_of_ellipses_at_every_angle(angle):
         assert abs(found["margin_irregularity"]) < 0.03
 
 
-def test_circularity_falls_with_length_and_irregularity_with_bumps_alone():
+def test_circularity_falls_with_length_irregularity_with_bumps_and_neither_with_pixels_shape():
     disc, oval = nodule_measures(ellipse(40, 40)), nodule_measures(ellipse(60, 20))
     assert disc["circularity"] == pytest.approx(1, abs=0.02)
     around = quad(lambda t: np.hypot(60 * np.sin(t), 20 * np.cos(t)), 0, 2 * np.pi)[0]
@@ -74,17 +77,11 @@ def test_circularity_falls_with_length_and_irregularity_with_bumps_alone():
         circle = np.sqrt(2 * moment / area)  # of equal second moments: r² / 2 = ∫r² dA / A
         found = nodule_measures(star(amplitude))["margin_irregularity"]
         assert found == pytest.approx(length / (2 * np.pi * circle) - 1, abs=0.03), amplitude
-
-
-def test_pixels_that_are_not_square_do_not_bend_a_disc():
     found = nodule_measures(ellipse(20, 40), spacing=(0.1, 0.2))  # 4 mm in radius both ways
     assert found["height_over_width"] == pytest.approx(1, abs=0.02)
     assert found["long_axis_mm"] == pytest.approx(8, abs=0.25) and found["short_axis_mm"] == pytest.approx(8, abs=0.25)
     assert found["circularity"] > 0.92 and abs(found["margin_irregularity"]) < 0.05
     assert found["area_mm2"] == pytest.approx(np.pi * 16, rel=0.02)
-
-
-def test_a_line_too_thin_for_its_pixels_has_no_margin():
     line = np.zeros((80, 9), bool)
     line[5:75, 4] = True
     for mask, spacing in ((line, (0.1, 0.15)), (np.eye(80, dtype=bool), (0.2, 0.1))):
@@ -94,7 +91,7 @@ def test_a_line_too_thin_for_its_pixels_has_no_margin():
     assert nodule_measures(line, spacing=0.1)["circularity"] < 0.5, "square pixels are counted as they are"
 
 
-def test_brightness_against_the_ring_alone():
+def test_brightness_against_the_ring_alone_and_the_edge_of_a_sector():
     mask, other = ellipse(30, 25), ellipse(6, 6, centre=(0, 40))
     gray = np.full(mask.shape, 120, np.uint8)
     gray[:20], gray[-20:], gray[:, :20], gray[:, -20:] = 0, 0, 0, 0  # around the echo image
@@ -105,16 +102,7 @@ def test_brightness_against_the_ring_alone():
     gray[mask | other], gray[edge] = 120, 50
     assert nodule_measures(edge, gray)["echo_around"] == pytest.approx(120, abs=5)  # not the 60 of a ring half black
     assert np.isnan(nodule_measures(np.ones((40, 40), bool), np.full((40, 40), 9, np.uint8))["echo_around"])
-
-
-def test_what_cannot_be_measured_is_refused():
-    for given in ((np.zeros((4, 4)),), (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))):
-        with pytest.raises(ValueError, match=r"expected (bool|uint8)"):
-            nodule_measures(*given)
-
-
-def test_the_edge_of_a_sector_is_a_border_too():
-    """A disc of radius 20 in a fan on black: at 40 pixels from its straight side, and moved along until it meets it."""
+    # A disc of radius 20 in a fan on black: at 40 pixels from its straight side, and moved along until it meets it.
     y, x = np.mgrid[:300, :400]
     fan = (np.abs(np.degrees(np.arctan2(x - 200, y + 40))) < 35) & (np.hypot(x - 200, y + 40) < 320)
     gray = np.where(fan, np.random.default_rng(0).integers(60, 160, fan.shape), 0).astype(np.uint8)

@@ -33,7 +33,7 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_imports_come_first_and_then_one_parameters_cell_and_nothing_is_defined(notebook):
+def test_imports_come_first_then_commented_literals_then_the_answers_place_and_nothing_is_defined(notebook):
     code = code_cells(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(code[0].source).body)
@@ -41,15 +41,6 @@ def test_imports_come_first_and_then_one_parameters_cell_and_nothing_is_defined(
     for cell in code[1:]:
         assert not any(isinstance(node, ELSEWHERE) for node in ast.walk(ast.parse(cell.source))), cell.source
         assert cell is code[1] or len(cell.source.splitlines()) <= 18, cell.source
-
-
-def test_the_answer_has_its_place_behind_the_parameters_and_is_given(notebook):
-    code = code_cells(notebook)
-    assert code[2].source.endswith("answer_here()")
-    assert sum(cell.source.count("record_answer(") for cell in code) == 1, "one computed answer"
-
-
-def test_parameters_are_commented_upper_case_literals(notebook):
     source = code_cells(notebook)[1].source
     declared = parse_parameters(source)
     assert set(declared) >= {"DATASET", "DATA_ROOT", "SPLIT_BY", "SEEDS"}
@@ -57,6 +48,9 @@ def test_parameters_are_commented_upper_case_literals(notebook):
     for node in ast.parse(source).body:
         assert node.targets[0].id.isupper()
         assert "  # " in source.splitlines()[node.end_lineno - 1], f"{node.targets[0].id} has no comment"
+    code = code_cells(notebook)
+    assert code[2].source.endswith("answer_here()")
+    assert sum(cell.source.count("record_answer(") for cell in code) == 1, "one computed answer"
 
 
 def test_it_reads_as_a_story(notebook):
@@ -97,7 +91,7 @@ def smoke(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_smoke_run_leaves_reports_figures_tables_and_numbers(smoke):
+def test_the_smoke_run_leaves_reports_figures_tables_and_numbers_that_name_no_place_or_patient(smoke):
     metrics = json.loads((smoke / "metrics.json").read_text())
     assert [stem[:2] for stem in metrics] == list(SMOKE) and all(metrics.values())
     for stem in metrics:
@@ -107,9 +101,6 @@ def test_the_smoke_run_leaves_reports_figures_tables_and_numbers(smoke):
     assert (explored["patients"]["value"], explored["leaks"]["value"]) == (14, 0)
     assert explored["speckle_snr"]["value"] == pytest.approx(1.913, abs=0.05)  # a few thousand speckle cells: SD about 0.02
     assert "Explore the data" in (smoke / "index.html").read_text()
-
-
-def test_nothing_of_the_smoke_run_tells_where_it_ran_or_names_a_patient(smoke):
     for file in [*smoke.glob("*.html"), *smoke.glob("*.ipynb"), *smoke.glob("*.json"), *(smoke / "tables").glob("*")]:
         text = file.read_text()
         assert str(paths.project_root()) not in text and str(smoke) not in text and str(Path.home()) + "/" not in text, file.name

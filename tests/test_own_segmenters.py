@@ -81,10 +81,7 @@ def test_runs_by_deterministic_algorithms_alone(name):
     assert not [step for step in found if any(name in step for name in UNORDERED) and "UpsampleNearest" not in step]
 
 
-# U-Net
-
-
-def test_unet_as_drawn_has_the_published_number_of_parameters():
+def test_networks_have_the_published_numbers_of_parameters():
     def pair(before, after):
         return 9 * before * after + after + 9 * after * after + after
 
@@ -97,9 +94,20 @@ def test_unet_as_drawn_has_the_published_number_of_parameters():
     assert count(lambda: UNet(1, 2)) == by_hand + 2 * (64 + 128 + 256 + 512) * 2 + 2 * 1024 - (64 + 128 + 256 + 512)
     gates = sum(4 * fine**2 + 2 * fine * fine + fine + fine + 1 for fine in (128, 256, 512))  # W_x, W_g with b_g, ψ with b_ψ
     assert count(AttentionUNet) == count(UNet) + gates == 33_102_852
+    with torch.device("meta"):
+        weights = {key: value.numel() for key, value in ResidualUNet(3, 1).named_parameters() if value.ndim == 4}
+    of_the_table = [number for key, number in weights.items() if "shortcut" not in key]
+    assert len(of_the_table) == 15 and round(sum(of_the_table) / 1e6, 1) == 7.8  # Zhang et al. 2018: 7.8 M
+    widths = [(3, 64), (64, 128), (128, 256), (256, 512), (512 + 256, 256), (256 + 128, 128), (128 + 64, 64)]
+    assert sum(weights.values()) - sum(of_the_table) == sum(before * after for before, after in widths)
+    assert count(ResidualUNet) == 8_218_177
+    number = count(lambda: TransUNet(3, 9))
+    assert number == pytest.approx(105.28e6, rel=5e-5)  # as printed to two decimals by others, for 224 pixels and 9 classes
+    layer = 4 * 768 * 769 + (768 * 3072 + 3072) + (3072 * 768 + 768) + 4 * 768
+    assert count(lambda: TransUNet(3, 9)) - count(lambda: TransUNet(3, 9, layers=11)) == layer
 
 
-def test_valid_unet_has_the_papers_sizes():
+def test_valid_unet_has_the_papers_sizes_and_agrees_with_its_figure_written_out():
     """Figure 1: 572 → 568 … 32 → 28 … 392 → 388."""
     network, sides = UNet(1, 2, widths=(2, 2, 2, 2, 2), valid=True).eval(), []
     for module in network.modules():
@@ -111,6 +119,15 @@ def test_valid_unet_has_the_papers_sizes():
     up = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
     assert sides == [*down, *up, 388]
     assert [valid_sizes(side, 4) for side in (388, 389, 1)] == [(572, 388), (588, 404), (188, 4)]
+    # Three levels take 40 pixels; outputs are 4 more than a multiple of 4: 24 fits as it is, of 49 columns 52 are made.
+    torch.manual_seed(0)
+    network = UNet(1, 2, widths=(3, 4, 5), valid=True, batch_norm=False)
+    image = np.random.default_rng(0).normal(size=(24, 49)).astype(np.float32)
+    assert [valid_sizes(side, 2) for side in image.shape] == [(64, 24), (92, 52)]
+    extended = torch.from_numpy(np.pad(image, [(20, 20), (21, 22)], mode="reflect"))[None, None]
+    expected = plain_unet(network, extended)
+    assert expected.shape == (1, 2, 24, 52)
+    torch.testing.assert_close(network(torch.from_numpy(image)[None, None]), expected[..., 1:50], rtol=1e-5, atol=1e-5)
 
 
 def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
@@ -134,27 +151,12 @@ def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
     return functional.conv2d(first, network.head.weight, network.head.bias)
 
 
-def test_valid_unet_agrees_with_the_figure_written_out_and_numpys_mirror():
-    """Three levels take 40 pixels; outputs are 4 more than a multiple of 4: 24 fits as it is, of 49 columns 52 are made."""
-    torch.manual_seed(0)
-    network = UNet(1, 2, widths=(3, 4, 5), valid=True, batch_norm=False)
-    image = np.random.default_rng(0).normal(size=(24, 49)).astype(np.float32)
-    assert [valid_sizes(side, 2) for side in image.shape] == [(64, 24), (92, 52)]
-    extended = torch.from_numpy(np.pad(image, [(20, 20), (21, 22)], mode="reflect"))[None, None]
-    expected = plain_unet(network, extended)
-    assert expected.shape == (1, 2, 24, 52)
-    torch.testing.assert_close(network(torch.from_numpy(image)[None, None]), expected[..., 1:50], rtol=1e-5, atol=1e-5)
-
-
 def test_unet_starts_with_the_papers_spread():
     torch.manual_seed(0)
     network = UNet(1, 1, widths=(64, 128))
     for layer, incoming in ((network.encoder[1][0], 9 * 64), (network.up[0], 128), (network.decoder[0][0], 9 * 128)):
         # 3 standard errors of a standard deviation from n values
         assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / incoming), rel=3 / math.sqrt(2 * layer.weight.numel()))
-
-
-# Attention U-Net
 
 
 def set_values(layer: nn.Module, weight: list[float], bias: float | None = None) -> None:
@@ -164,7 +166,7 @@ def set_values(layer: nn.Module, weight: list[float], bias: float | None = None)
             layer.bias.fill_(bias)
 
 
-def test_gate_by_hand():
+def test_gate_by_hand_and_as_monais_where_that_works_on_the_same_grid():
     """x = [[1, 2], [3, 4]], g = 2: q = ψ · relu(W_x x + W_g g + b_g) + b_ψ = 0.5 · relu(1 · 1 + 4 · 0.5 - 1 · 2 + 1) - 2 = -1."""
     gate = AttentionGate(1, 1)
     set_values(gate.from_skip, [1.0, 0.0, 0.0, 0.5])
@@ -174,10 +176,7 @@ def test_gate_by_hand():
     alpha = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689
     torch.testing.assert_close(gate.coefficients(skip, gating), torch.full((1, 1, 2, 2), alpha))
     torch.testing.assert_close(gate(skip, gating), alpha * skip)
-
-
-def test_gate_agrees_with_monais_where_that_works_on_the_same_grid():
-    """MONAI's gate has skip and signal on one grid: of a skip constant over 2×2 windows ours sees the same."""
+    # MONAI's gate has skip and signal on one grid: of a skip constant over 2×2 windows ours sees the same.
     from monai.networks.nets.attentionunet import AttentionBlock  # MONAI takes seconds to import
 
     torch.manual_seed(0)
@@ -203,9 +202,6 @@ def test_attention_unet_with_open_gates_is_the_unet():
     torch.testing.assert_close(attention(images), unet(images))
 
 
-# Residual U-Nets
-
-
 @pytest.mark.parametrize(("out_channels", "stride", "first"), [(3, 1, False), (5, 1, False), (5, 2, False), (4, 1, True)])
 def test_residual_unit_written_out(out_channels, stride, first):
     torch.manual_seed(0)
@@ -219,19 +215,6 @@ def test_residual_unit_written_out(out_channels, stride, first):
     torch.testing.assert_close(unit(maps), added + inner, rtol=1e-5, atol=1e-5)
 
 
-def test_residual_unets_convolutions_have_the_published_number_of_parameters():
-    with torch.device("meta"):
-        weights = {key: value.numel() for key, value in ResidualUNet(3, 1).named_parameters() if value.ndim == 4}
-    of_the_table = [number for key, number in weights.items() if "shortcut" not in key]
-    assert len(of_the_table) == 15 and round(sum(of_the_table) / 1e6, 1) == 7.8  # Zhang et al. 2018: 7.8 M
-    widths = [(3, 64), (64, 128), (128, 256), (256, 512), (512 + 256, 256), (256 + 128, 128), (128 + 64, 64)]
-    assert sum(weights.values()) - sum(of_the_table) == sum(before * after for before, after in widths)
-    assert count(ResidualUNet) == 8_218_177
-
-
-# SegNet
-
-
 def test_unpooling_and_its_gradient_are_pytorchs():
     torch.manual_seed(0)
     values, indices = functional.max_pool2d(torch.randn(2, 3, 8, 6), 2, return_indices=True)
@@ -243,9 +226,6 @@ def test_unpooling_and_its_gradient_are_pytorchs():
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
-# FCN-8s
-
-
 @pytest.mark.parametrize(("factor", "learns"), [(2, True), (8, False)])
 def test_transposed_convolution_begins_as_pytorchs_bilinear_interpolation(factor, learns):
     torch.manual_seed(0)
@@ -255,7 +235,7 @@ def test_transposed_convolution_begins_as_pytorchs_bilinear_interpolation(factor
     torch.testing.assert_close(up(maps), functional.interpolate(maps, scale_factor=factor, mode="bilinear"))
 
 
-def test_fcn8s_adds_the_scores_of_its_three_depths():
+def test_fcn8s_adds_scores_of_three_depths_and_its_dense_layers_are_vgg16s():
     """Each depth's scores are enlarged bilinearly, step by step, and added."""
     network, images, scores = built("fcn8s", classes=2).eval(), torch.randn(1, 3, 64, 96), []
     for layer in (network.score7, network.score4, network.score3):
@@ -266,10 +246,7 @@ def test_fcn8s_adds_the_scores_of_its_three_depths():
     enlarged = partial(functional.interpolate, mode="bilinear")
     expected = enlarged(enlarged(deep, scale_factor=2) + middle, scale_factor=2) + fine
     torch.testing.assert_close(found, enlarged(expected, scale_factor=8))
-
-
-def test_fcn8s_dense_layers_compute_what_vgg16s_do():
-    """On the one 7×7 map whose every pixel the 7×7 convolution covers, its middle is VGG16's own result."""
+    # On the one 7×7 map whose every pixel the 7×7 convolution covers, its middle is VGG16's own result.
     torch.manual_seed(0)
     dense = nn.Linear(8 * 7 * 7, 16)
     network = built("fcn8s")
@@ -278,17 +255,7 @@ def test_fcn8s_dense_layers_compute_what_vgg16s_do():
     torch.testing.assert_close(network.dense6(maps)[:, :, 3, 3], dense(maps.flatten(1)), rtol=1e-5, atol=1e-5)
 
 
-# TransUNet
-
-
-def test_transunet_has_the_published_number_of_parameters():
-    number = count(lambda: TransUNet(3, 9))
-    assert number == pytest.approx(105.28e6, rel=5e-5)  # as printed to two decimals by others, for 224 pixels and 9 classes
-    layer = 4 * 768 * 769 + (768 * 3072 + 3072) + (3072 * 768 + 768) + 4 * 768
-    assert count(lambda: TransUNet(3, 9)) - count(lambda: TransUNet(3, 9, layers=11)) == layer
-
-
-def test_transunets_encoder_is_timms_hybrid():
+def test_transunets_encoder_is_timms_hybrid_with_positions_for_other_sizes():
     from timm.layers import HybridEmbed, StdConv2dSame
     from timm.models.resnetv2 import ResNetV2
     from timm.models.vision_transformer import VisionTransformer
@@ -307,9 +274,6 @@ def test_transunets_encoder_is_timms_hybrid():
     images = torch.randn(2, 1, 64, 64)
     last, _ = network.encoder(images)
     torch.testing.assert_close(last.flatten(2).transpose(1, 2), hybrid.forward_features(images), rtol=1e-4, atol=1e-5)
-
-
-def test_transunet_interpolates_published_positions_for_other_sizes():
     network = built("transunet")  # 2×2 places
     positions = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 12)  # a class token's and 4×4 places'
     published = {"pos_embed": positions, "cls_token": torch.zeros(1, 1, 12), "norm.weight": torch.ones(12)}

@@ -21,32 +21,23 @@ def wide(task: str):
     return table[~compared].pivot(index=["paper", "model"], columns="score", values="value")
 
 
-def test_every_number_is_a_share_with_its_basis():
+def test_reported_numbers_are_shares_and_agree_with_each_others_arithmetic():
     for task in ("classification", "segmentation"):
         table = reported_scores(task)
         assert table["value"].between(0.3, 1).all() and not table[["data", "split", "why_not"]].eq("").any().any()
         assert not table.duplicated(["paper", "model", "loss", "score"]).any()
         assert set(table["paper"]) <= set(PAPERS)
     assert set(reported_scores("classification")["score"]) <= set(SCORES)
-
-
-def test_precision_and_sensitivity_give_the_f1_reported():
     table = wide("classification").dropna()
     f1 = 2 * table["precision"] * table["sensitivity"] / (table["precision"] + table["sensitivity"])
     # Both are rounded to four decimals (three in 001), which moves F1 by as much at most, and F1 is rounded once more.
     assert (f1 - table["f1"]).abs().max() < 1.6e-3
-
-
-def test_iou_and_dice_of_paper_002_and_003_agree():
     table = wide("segmentation")
     pooled = table.loc[("002", "unet"), "iou"]
     assert 2 * pooled / (1 + pooled) == pytest.approx(0.760, abs=5e-4)
     ours = table.loc[("003", "mobile_deeplab")]
     assert 2 * ours["iou"] / (1 + ours["iou"]) == pytest.approx(ours["dice"], abs=1e-4)
     assert not ours["sensitivity"] <= ours["pixel_accuracy"] <= ours["specificity"], "which is what makes it impossible"
-
-
-def test_paper_003_by_loss_and_by_method():
     table = reported_scores("segmentation").query("paper == '003'")
     by_loss = table[table["model"] == "mobile_deeplab"].pivot(index="score", columns="loss", values="value")
     assert (by_loss["tversky"] - by_loss["bce"]).round(4).to_dict() == {
@@ -90,7 +81,7 @@ def blobs(seed: int, shape: tuple[int, int]) -> np.ndarray:
     return cv2.GaussianBlur(noise, (0, 0), 6) > 0.02
 
 
-def test_the_faulty_evaluation_by_hand():
+def test_the_faulty_evaluation_by_hand_and_as_the_papers_code():
     """A 2 × 2 nodule in 4 × 4, enlarged to 8 × 8 and compared with 0: the right 4 × 4 pixels and one row and column around."""
     truth, prediction = np.zeros((4, 4), bool), np.zeros((8, 8), bool)
     truth[1:3, 1:3] = prediction[2:6, 2:6] = True
@@ -103,10 +94,7 @@ def test_the_faulty_evaluation_by_hand():
     # TN "wrongly determined" is FP, here 0: (16 + 0) / (16 + 0 + 0 + 20).
     assert faulty["pixel_accuracy_as_defined"] == pytest.approx(16 / 36)
     assert (both["corrected"] == 1).all() and both.loc["n_iou", "difference"] == pytest.approx(16 / 36 - 1)
-
-
-def test_the_faulty_evaluation_is_the_papers_code():
-    """Its steps once more with its own means: an image of three channels, OpenCV's default resize, a histogram of pairs."""
+    # Its steps once more with its own means: an image of three channels, OpenCV's default resize, a histogram of pairs.
     truths = [blobs(seed, (90, 110)) for seed in range(4)]
     predictions = [cv2.resize(blobs(10 + seed, (90, 110)).astype(np.uint8), (64, 64)) > 0 for seed in range(4)]
     pairs = []

@@ -24,18 +24,6 @@ def cases(tmp_path_factory) -> pd.DataFrame:
     return phantom_cases(tmp_path_factory.mktemp("phantoms"), patients=24, size=128, seed=1)
 
 
-def test_neither_threads_nor_further_patients_nor_repetition_change_a_pixel(cases, tmp_path):
-    fewer = phantom_cases(tmp_path, patients=3, size=128, seed=1, workers=1)
-    assert pixels_of(fewer) == pixels_of(cases.loc[fewer.index])
-    files = ["image", "mask"]
-    assert fewer.drop(columns=files).equals(cases.loc[fewer.index].drop(columns=files))
-    other = simulate_view(0, size=128, seed=2)
-    assert (other.image != read_gray(fewer["image"].iloc[0])).mean() > 0.3
-
-
-# Physics
-
-
 @pytest.mark.parametrize("scanner", imaging.SCANNERS)
 def test_speckle_of_homogeneous_tissue_is_rayleigh(scanner):
     """512² pixels hold some 20 000 speckle cells, so the SNR's standard error is about 0.01; 0.05 leaves room for the finite
@@ -47,11 +35,12 @@ def test_speckle_of_homogeneous_tissue_is_rayleigh(scanner):
     assert fit.p_value > 0.001 > imaging.rayleigh_fit(np.random.default_rng(0).exponential(1.0, (512, 512))).p_value
 
 
-def test_log_compression_by_hand():
+def test_log_compression_and_tirads_points_by_hand():
     """With DR 60 a factor of 10 (20 dB) is a third of the gray scale: 85 levels."""
     gray = imaging.log_compress(np.array([0.0, 1.0, 10.0, 1e6], np.float32), dynamic_range=60)
     assert gray.tolist() == [0, 102, 187, 255]
     assert imaging.log_compress(np.ones(1, np.float32), 60, gain=6)[0] == round((0.4 + 0.1) * 255)
+    assert {traits: patients.tirads_level(patients.Traits(*traits.split(", "))) for traits in LEVELS} == LEVELS
 
 
 def flat_tissue(shape: tuple[int, int], attenuation: float = imaging.USUAL_ATTENUATION) -> imaging.Tissue:
@@ -75,9 +64,6 @@ def test_fluid_enhances_and_calcium_shadows_what_lies_below(attenuation, shadow,
     assert loss[30, 60] == pytest.approx(0, abs=0.02) and loss[80, 10] == pytest.approx(0, abs=0.02)
 
 
-# Traits
-
-
 LEVELS = {  # composition, echogenicity, shape, margin and foci as points
     "solid, hypoechoic, wider than tall, smooth, none": "TR4",  # 2 + 2
     "solid, isoechoic, wider than tall, smooth, none": "TR3",  # 2 + 1
@@ -86,10 +72,6 @@ LEVELS = {  # composition, echogenicity, shape, margin and foci as points
     "spongiform, hypoechoic, taller than wide, lobulated, punctate": "TR1",
     "solid, hypoechoic, wider than tall, smooth, punctate": "TR5",  # 2 + 2 + 3, the lowest
 }
-
-
-def test_tirads_points_by_hand():
-    assert {traits: patients.tirads_level(patients.Traits(*traits.split(", "))) for traits in LEVELS} == LEVELS
 
 
 def test_the_perfect_reader_has_an_auc_of_095():
@@ -104,14 +86,17 @@ def test_the_perfect_reader_has_an_auc_of_095():
     assert patients.malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
 
 
-# The case table
-
-
-def test_every_image_has_one_nodule(cases):
+def test_every_image_has_one_nodule_and_neither_threads_nor_repetition_change_a_pixel(cases, tmp_path):
     for _, row in cases.iterrows():
         nodule = read_mask(row["mask"], (128, 128))
         assert read_gray(row["image"]).shape == (128, 128) and nodule.sum() > 60
         assert ndimage.label(nodule)[1] == 1
+    fewer = phantom_cases(tmp_path, patients=3, size=128, seed=1, workers=1)
+    assert pixels_of(fewer) == pixels_of(cases.loc[fewer.index])
+    files = ["image", "mask"]
+    assert fewer.drop(columns=files).equals(cases.loc[fewer.index].drop(columns=files))
+    other = simulate_view(0, size=128, seed=2)
+    assert (other.image != read_gray(fewer["image"].iloc[0])).mean() > 0.3
 
 
 def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
@@ -127,9 +112,6 @@ def test_callipers_follow_the_bias_and_stand_at_the_nodules_ends():
     for y, x in ((120, 80), (120, 150), (100, 115), (140, 115)):
         assert bright[y, x - 3 : x + 4].all() and bright[y - 3 : y + 4, x].all()
     assert bright.sum() == 4 * 13
-
-
-# Files
 
 
 def test_damaged_files_are_made_again_and_a_finished_set_is_not(tmp_path, monkeypatch):

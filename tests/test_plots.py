@@ -107,7 +107,7 @@ def study(masks):
     return SimpleNamespace(images=images, masks=masks[0], grays=1.0 * masks[0], maps=SimpleNamespace(maps=maps))
 
 
-def test_cards_of_a_classifier_tell_truth_call_and_case_and_never_the_patient(called, study):
+def test_cards_of_a_classifier_tell_truth_call_and_case_in_pages_and_never_the_patient(called, study, monkeypatch):
     rows = called.shown(1).assign(uncertainty=0.25)
     ((image, mapped),) = errors.classifier_cards(rows, study, ["scanner", "absent"])
     (case, row), at = next(rows.iterrows()), study.images.index.get_loc(rows.index[0])
@@ -116,6 +116,15 @@ def test_cards_of_a_classifier_tell_truth_call_and_case_and_never_the_patient(ca
     assert image.below == [odds, "wrong in 2 of 3 runs", "uncertainty 0.25", f"scanner: {row['scanner']}"]
     np.testing.assert_array_equal(image.image, study.grays[at])
     np.testing.assert_array_equal(mapped.map, study.maps.maps[at])
+    monkeypatch.setattr(errors, "_PAGE", 2)
+    cards = errors.classifier_cards(called.shown(3), study, [])
+    pages = list(errors.card_pages(called, cards))
+    assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [5, 3]
+    wrong = len(called.table)
+    assert pages[1][2] == f"ResNet18. Errors, both classes in turn, the truth least probable first (3 of {wrong}, page 2 of 2)"
+    perfect = decision_errors(decided(LABELS, LABELS * 0.6 + 0.1), "tiny")
+    ((_, _, kind),) = errors.card_pages(perfect, cards[:1])
+    assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"
 
 
 def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
@@ -135,19 +144,7 @@ def test_cards_of_a_segmenter_colour_what_is_wrong_in_gray_frames(masks):
     assert len(figure.axes) == 2 * 3 + 1, "three pictures each, and the scale"
 
 
-def test_cards_come_in_pages_and_what_they_show_is_told(called, study, monkeypatch):
-    monkeypatch.setattr(errors, "_PAGE", 2)
-    cards = errors.classifier_cards(called.shown(3), study, [])
-    pages = list(errors.card_pages(called, cards))
-    assert [page for page, *_ in pages] == [1, 2] and [len(figure.axes) for _, figure, _ in pages] == [5, 3]
-    wrong = len(called.table)
-    assert pages[1][2] == f"ResNet18. Errors, both classes in turn, the truth least probable first (3 of {wrong}, page 2 of 2)"
-    perfect = decision_errors(decided(LABELS, LABELS * 0.6 + 0.1), "tiny")
-    ((_, _, kind),) = errors.card_pages(perfect, cards[:1])
-    assert kind == "tiny. No error: the least certain images (1 of 1, page 1 of 1)"
-
-
-def test_forest_shows_every_subgroup_and_marks_the_small_and_what_was_predicted(called):
+def test_forest_shows_every_subgroup_the_small_what_was_predicted_and_undefined_scores(called):
     right = 1.0 - called.images["wrong"]
     table = subgroup_table(right, GROUPS, PATIENTS)
     axes = errors.forest(table, "accuracy", patient_estimate(right, PATIENTS)).axes[0]
@@ -158,9 +155,6 @@ def test_forest_shows_every_subgroup_and_marks_the_small_and_what_was_predicted(
     axes = errors.forest(table, "share of images").axes[0]
     predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert predicted == pytest.approx([value.value for value in table["predicted"]])
-
-
-def test_forest_survives_undefined_scores():
     estimates = [
         Estimate(0.5, 0.4, 0.6, 20, 12),
         Estimate(np.nan, np.nan, np.nan, 0, 0),
@@ -175,16 +169,13 @@ def test_forest_survives_undefined_scores():
     assert len(dots(errors.lost_dots(table.rename(columns={"estimate": "lost"})).axes[0])) == 2
 
 
-def test_nodule_frame_draws_both_maps_on_one_scale(masks):
+def test_nodule_frame_draws_both_maps_on_one_scale_and_conformal_bars_add_up(masks):
     found = nodule_frame_errors(*masks)
     pictures = [axes.images[0] for axes in errors.nodule_frame(found).axes[:2]]
     for picture, expected in zip(pictures, found.maps, strict=True):
         np.testing.assert_allclose(picture.get_array(), 100 * expected)
     assert pictures[0].get_clim() == pictures[1].get_clim()
     assert errors.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
-
-
-def test_conformal_bars_add_up_and_show_coverage():
     sets = conformal_sets(PROBABILITIES[:24], LABELS[:24], PROBABILITIES[24:], 0.2)
     table = coverage(sets, LABELS[24:], PATIENTS[24:])
     widths, shown = errors.conformal_bars(table, 0.2).axes
@@ -231,16 +222,13 @@ def test_cam_panels_show_the_surest_of_each_call_that_is_not_blank(masks):
     assert figure.axes[1].images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
 
 
-def test_attention_dots_are_the_estimates():
+def test_figures_of_attention_shapes_and_faithfulness_draw_their_tables():
     sources = ("map", "other patients", "centre prior", "chance")
     table = pd.DataFrame({name: [estimate(0.1 * n)] * 4 for n, name in enumerate(sources)}, cams.MEASURES).assign(blank=1)
     none = table.map(lambda value: Estimate(np.nan, np.nan, np.nan, 0, 0)).assign(blank=1)
     figure = cams.attention_dots({"ResNet18": table, "wrong": none})
     assert [dots(axes) for axes in figure.axes] == [[0, 0.1, 0.2, pytest.approx(0.3)]] * 4
     assert cams.attention_dots({"wrong": none}) is None and cams.attention_dots({}) is None
-
-
-def test_figures_of_shapes_and_faithfulness_draw_their_tables():
     ranks, structure = ([estimate(value) for value in values] for values in ([1, 0.5, 0.25], [1, 0.9, 0.8]))
     table = pd.DataFrame({"spearman": ranks, "ssim": structure, "blank": [0, 0, 1], "maps": 8}, ["as trained", "fc", "conv1"])
     figure = cams.sanity_curve(table, "Grad-CAM")

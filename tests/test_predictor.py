@@ -1,22 +1,14 @@
 """Predictors give what a run's own predictions say, and take images that the run has never seen."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
-from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
+from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.inference.predictor import Predictor, spacings
-from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.training.fit import fit_or_load
-
-
-@pytest.fixture(autouse=True)
-def small_segmenter(monkeypatch):
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
 
 
 @pytest.mark.parametrize("preprocessing", ["paper_001", ["gray", "resize", "zscore"]])
@@ -30,31 +22,14 @@ def test_a_classifier_says_what_its_run_says(preprocessing):
     assert told.std() > 1e-3  # all the same would agree for nothing
 
 
-def test_a_segmenter_says_what_its_run_says():
+def test_a_segmenter_says_what_its_run_says_and_new_images_need_no_training_images(monkeypatch):
     run = fit_or_load(segmentation_config(training__epochs=1))
     predictor = Predictor(run, batch_size=5)
     names, maps = run.maps("test")
     found = predictor.maps(predictor.inputs(names))
     np.testing.assert_allclose(found, maps, rtol=0, atol=0.51 / 255)
     assert maps.std() > 1e-3
-
-
-def test_what_cannot_be_asked_is_refused():
-    run = fit_or_load(tiny_config(training__epochs=1))
-    predictor = Predictor(run)
-    with pytest.raises(ValueError, match="needs one of segmentation"):
-        predictor.maps(predictor.inputs(run.predictions.index[:1]))
-    with pytest.raises(KeyError, match="no case phantom/none"):
-        predictor.inputs(["phantom/none"])
-    other = Predictor(run)
-    assert Predictor(run, "elsewhere").config.data.root == "elsewhere"
-    run.data["fingerprint"] = "another"
-    with pytest.raises(DataError, match="not those it was trained on"):
-        other.cases  # noqa: B018
-
-
-def test_new_images_need_no_training_images(monkeypatch):
-    """µ and σ of the training images are in the run."""
+    # µ and σ of the training images are in the run.
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing="paper_001"))
     predictor = Predictor(run)
     frame = read_gray(predictor.cases["image"].iloc[0])
@@ -67,6 +42,17 @@ def test_new_images_need_no_training_images(monkeypatch):
     assert fit_or_load(tiny_config(training__epochs=1, preprocessing=["gray", "resize", "zscore"])).data["fitted"] is None
 
 
-def test_spacings_are_numbers_or_unknown():
+def test_what_cannot_be_asked_is_refused_and_spacings_may_be_unknown():
     cases = pd.DataFrame({"spacing_mm": [0.1, np.nan]})
     assert spacings(cases) == [0.1, None] and spacings(cases[[]]) == [None, None]
+    run = fit_or_load(tiny_config(training__epochs=1))
+    predictor = Predictor(run)
+    with pytest.raises(ValueError, match="needs one of segmentation"):
+        predictor.maps(predictor.inputs(run.predictions.index[:1]))
+    with pytest.raises(KeyError, match="no case phantom/none"):
+        predictor.inputs(["phantom/none"])
+    other = Predictor(run)
+    assert Predictor(run, "elsewhere").config.data.root == "elsewhere"
+    run.data["fingerprint"] = "another"
+    with pytest.raises(DataError, match="not those it was trained on"):
+        other.cases  # noqa: B018

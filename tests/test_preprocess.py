@@ -1,24 +1,21 @@
 """Steps, pipelines, presets, the cut to the nodule, and the way back to the frame."""
 
-import functools
-
 import cv2
 import numpy as np
 import pytest
 import scipy.signal
 from made_pictures import stored
 from scipy.ndimage import map_coordinates
-from training_project import one_cache, own_runs, register_tiny_segmenter, segmentation_config, tiny_config  # noqa: F401
+from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
 from thyroid_utils.data.overlays import Box
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
-from thyroid_utils.preprocess.steps import STEPS, NoduleCrop, Sample, lee, resample, srad
+from thyroid_utils.preprocess.steps import NoduleCrop, Sample, lee, resample, srad
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
@@ -59,27 +56,17 @@ def run(*steps, image, mask=None):
 # geometry
 
 
-def test_a_crop_maps_back_by_hand():
+def test_what_was_cropped_and_resized_maps_back_by_hand_and_as_scipy_says():
     geometry = Geometry(frame=(4, 5), shape=(4, 5)).cropped(Box(1, 3, 2, 5))
     original = geometry.to_original(np.array([[True, False, True], [False, True, False]]))
     assert original.astype(int).tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
     with pytest.raises(DataError, match="predict at that size"):
         geometry.to_original(np.zeros((3, 3), bool))
-
-
-def test_halving_and_letterboxing_map_back_by_hand():
     halved = Geometry(frame=(2, 4), shape=(2, 4)).resized((1, 2)).padded(1, 0, (3, 2))
-    original = halved.to_original(np.array([[9, 9], [1, 2], [9, 9]]))
-    assert original.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
-
-
-def test_a_map_is_interpolated_by_hand():
-    geometry = Geometry(frame=(2, 6), shape=(2, 6)).cropped(Box(0, 2, 1, 5)).resized((1, 2))  # two frame pixels a map pixel
-    original = geometry.to_original(np.array([[0.0, 1.0]], np.float32), smooth=True)
+    assert halved.to_original(np.array([[9, 9], [1, 2], [9, 9]])).tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+    smooth = Geometry(frame=(2, 6), shape=(2, 6)).cropped(Box(0, 2, 1, 5)).resized((1, 2))  # two frame pixels a map pixel
+    original = smooth.to_original(np.array([[0.0, 1.0]], np.float32), smooth=True)
     assert original.tolist() == [[0, 0, 0.25, 0.75, 1, 0]] * 2  # beyond the outer centres the map goes on as it is
-
-
-def test_interpolation_agrees_with_scipy():
     rng = np.random.default_rng(0)
     sample = build_pipeline(["crop_echo", {"resize": {"size": 48, "mode": "letterbox"}}, "scale"])(frame(), nodule())
     geometry, values = sample.geometry, rng.random((48, 48), np.float32)
@@ -97,11 +84,16 @@ def test_interpolation_agrees_with_scipy():
 # filters
 
 
-def test_lee_is_the_wiener_filter_of_scipy_inside_the_image():
+def test_lee_is_scipys_srad_a_plain_reading_of_the_paper_and_resampling_by_hand():
     gray = frame()[40:140, 50:180].astype(float)
     ours = lee(gray, 5, noise=100.0)
     theirs = scipy.signal.wiener(gray, 5, noise=100.0)
     assert np.abs(ours - theirs)[4:-4, 4:-4].max() < 1e-3
+    intensity = np.random.default_rng(1).exponential(1.0, (14, 17)) + 0.05
+    np.testing.assert_allclose(srad(intensity, 4, 0.2), reference_srad(intensity, 4, 0.2), rtol=2e-4)
+    assert resample(np.array([[0, 4], [8, 4]], np.float32), (1, 1)).tolist() == [[4.0]]
+    assert resample(np.array([[0, 8]], np.float32), (1, 4)).tolist() == [[0.0, 2.0, 6.0, 8.0]]
+    assert resample(np.array([[0, 4, 8, 4]], np.float32), (2, 2)).tolist() == [[2.0, 6.0], [2.0, 6.0]]
 
 
 def reference_srad(intensity, iterations, step, decay=1 / 6):
@@ -126,21 +118,20 @@ def reference_srad(intensity, iterations, step, decay=1 / 6):
     return current
 
 
-def test_srad_agrees_with_a_plain_reading_of_the_paper():
-    intensity = np.random.default_rng(1).exponential(1.0, (14, 17)) + 0.05
-    np.testing.assert_allclose(srad(intensity, 4, 0.2), reference_srad(intensity, 4, 0.2), rtol=2e-4)
-
-
-def test_resample_averages_when_shrinking_and_interpolates_when_growing():
-    assert resample(np.array([[0, 4], [8, 4]], np.float32), (1, 1)).tolist() == [[4.0]]
-    assert resample(np.array([[0, 8]], np.float32), (1, 4)).tolist() == [[0.0, 2.0, 6.0, 8.0]]
-    assert resample(np.array([[0, 4, 8, 4]], np.float32), (2, 2)).tolist() == [[2.0, 6.0], [2.0, 6.0]]
-
-
 # steps
 
 
-def test_blank_clears_the_corners_of_a_fan():
+def test_small_steps_by_hand_a_fans_corners_cleared_and_marks_painted_over():
+    image = np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1)
+    small = {"resize": {"size": 16}}
+    scaled = build_pipeline([small, "scale"])(image).image
+    assert scaled.dtype == np.float32 and set(np.unique(scaled)) == {0.0, 1.0}
+    scores = build_pipeline([small, "zscore", "three_channels"])(image).image
+    assert scores.shape == (3, 16, 16) and set(np.unique(scores)) == {-1.0, 1.0}
+    assert (build_pipeline([small, "zscore"])(np.full((16, 16), 9, np.uint8)).image == 0).all()
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    assert (build_pipeline([small])(red).image == 76).all()  # 0.299 · 255
     gray = np.zeros((200, 240), np.uint8)
     cv2.ellipse(gray, (120, 10), (170, 170), 90, -35, 35, 120, -1)
     gray[gray > 0] += np.random.default_rng(0).integers(0, 60, int((gray > 0).sum())).astype(np.uint8)
@@ -149,9 +140,6 @@ def test_blank_clears_the_corners_of_a_fan():
     blanked = run("crop_echo", image=gray)
     assert kept.shape == blanked.shape and (kept[:50, :45] == 255).any()
     assert not (blanked[:50, :45] == 255).any()
-
-
-def test_remove_overlays_paints_over_marks_and_keeps_the_rest():
     clean = frame(3)
     drawn = clean.copy()
     for x, y in [(80, 60), (150, 110)]:
@@ -167,33 +155,6 @@ def test_remove_overlays_paints_over_marks_and_keeps_the_rest():
     assert clean[:60, 203:].max() > 200 and painted[:60, 203:].max() < 60, "text in the border is blanked"
     part = clean[30:150, 40:190]
     assert (run("remove_overlays", image=part) == part).all(), "nothing is drawn there"
-
-
-def test_small_steps_by_hand():
-    image = np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1)
-    small = {"resize": {"size": 16}}
-    scaled = build_pipeline([small, "scale"])(image).image
-    assert scaled.dtype == np.float32 and set(np.unique(scaled)) == {0.0, 1.0}
-    scores = build_pipeline([small, "zscore", "three_channels"])(image).image
-    assert scores.shape == (3, 16, 16) and set(np.unique(scores)) == {-1.0, 1.0}
-    assert (build_pipeline([small, "zscore"])(np.full((16, 16), 9, np.uint8)).image == 0).all()
-    red = np.zeros((16, 16, 3), np.uint8)
-    red[..., 0] = 255
-    assert (build_pipeline([small])(red).image == 76).all()  # 0.299 · 255
-
-
-def test_equalise_spreads_and_smoothers_smooth():
-    gray = frame()[20:160, 30:200]
-    equalised = run("equalise", image=gray)
-    assert equalised.min() == 0 and equalised.max() == 255 and abs(float(equalised.mean()) - 127.5) < 6
-    for name in ("gaussian", {"median": {"window": 5}}, "lee", "srad", "bilateral", "nonlocal_means"):
-        smooth = run(name, image=gray)
-        assert smooth.dtype == np.uint8 and smooth.std() < 0.97 * gray.std(), name
-        # SRAD averages intensities: the logarithm of a mean exceeds the mean of logarithms, for speckle by 2.5 dB = 11 levels.
-        rise = float(smooth.mean()) - gray.mean()
-        assert 5 < rise < 20 if name == "srad" else abs(rise) < 6, name
-    assert run("clahe", image=gray).std() > gray.std()
-    assert (lee(np.full((20, 20), 77, np.uint8), 7) == 77).all()
 
 
 # pipelines
@@ -233,7 +194,7 @@ def test_training_statistics_are_those_of_the_training_images_only(tmp_path, mon
     assert build_pipeline(spec).fit(cases).mean != fits[0].mean
 
 
-def test_a_pipeline_that_needs_training_images_says_so(tmp_path):
+def test_a_pipeline_says_that_it_needs_training_images_and_its_hash_what_decides_the_result(tmp_path):
     pipeline = build_pipeline("paper_000")
     with pytest.raises(DataError, match=r"not fitted; call fit\(cases\)"):
         pipeline(frame())
@@ -243,9 +204,6 @@ def test_a_pipeline_that_needs_training_images_says_so(tmp_path):
         pipeline.fit(stored(tmp_path, [frame()], split=None))
     with pytest.raises(DataError, match="no contrast"):
         pipeline.fit(stored(tmp_path, [np.zeros((30, 30), np.uint8)], split="train"))
-
-
-def test_the_hash_follows_everything_that_decides_the_result(tmp_path):
     plain = build_pipeline("plain")
     # Neither the name counts, nor what is a default.
     assert plain.hash == build_pipeline([{"crop_echo": {"margin": 3}}, {"resize": {"size": [256, 256]}}, "scale"]).hash
@@ -292,26 +250,6 @@ def test_wrong_arrays_are_refused(image):
         build_pipeline("plain")(image)
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_every_step_is_reachable_and_documented(name):
-    made = STEPS[name]()
-    assert made.name == name and "." in made.__doc__ and all(f"{field}:" in made.__doc__ for field in made.model_dump())
-    behind = name in ("resize", "three_channels")
-    assert any(
-        step == made for step in build_pipeline(list(dict.fromkeys(("resize", name))) if behind else [name, "resize"]).steps
-    )
-
-
-def test_real_frames_lose_no_nodule_pixel_to_the_crop(real_data):
-    """Truths that were drawn up to three pixels into the border are why crop_echo has its margin."""
-    pipeline = build_pipeline([{"crop_echo": {}}, {"resize": {"size": 64}}])
-    lost = []
-    for path in sorted((real_data / "ddti" / "image").glob("*.PNG"))[::4]:
-        gray, mask = read_gray(path), read_mask(real_data / "ddti" / "mask" / path.name)
-        lost.append(1 - pipeline.stages(gray, mask)[2][2].sum() / mask.sum())
-    assert np.mean(lost) < 2e-4 and np.mean(np.array(lost) == 0) > 0.95
-
-
 # the cut to the nodule
 
 CROPPED = ["gray", {"nodule_crop": {"margin": 0.25, "minimum": 8}}, {"resize": {"size": 64}}, "scale", "three_channels"]
@@ -346,7 +284,7 @@ def test_crops_by_hand(rows, columns, margin, minimum, top, left, side):
     assert sample.geometry.offset == (top, left) and sample.geometry.scale == (1, 1)
 
 
-def test_a_crop_finds_back_to_the_frame_and_is_black_beyond_it():
+def test_a_crop_finds_back_to_the_frame_and_without_a_nodule_is_refused_or_the_frame():
     """A frame 20 high and a nodule 24 wide: a square of 24, two black rows above and below; enlarged twice and brought back."""
     frame, mask = frame_and_mask((20, 60), slice(5, 15), slice(10, 34))
     sample = crop(frame + 1, mask, margin=0, minimum=8)
@@ -356,9 +294,6 @@ def test_a_crop_finds_back_to_the_frame_and_is_black_beyond_it():
     for found in (sample, large):
         np.testing.assert_array_equal(found.geometry.to_original(found.mask), mask)
     assert large.geometry.to_original(np.ones((48, 48), bool)).sum() == 20 * 24
-
-
-def test_without_a_nodule_it_is_refused_or_leaves_the_whole_frame():
     frame, mask = frame_and_mask((40, 50), slice(0, 0), slice(0, 0))
     with pytest.raises(DataError, match="nodule_crop: there is no mask"):
         build_pipeline(CROPPED)(frame)
@@ -393,7 +328,6 @@ def test_a_classifier_on_crops_takes_masks_of_any_origin():
         preprocessed(two, build_pipeline(CROPPED))
 
 
-def test_a_segmenter_is_not_shown_where_the_nodule_is(monkeypatch):
-    register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+def test_a_segmenter_is_not_shown_where_the_nodule_is():
     with pytest.raises(ConfigError, match="nodule_crop with task segmentation"):
         fit_or_load(segmentation_config(preprocessing=CROPPED))

@@ -36,7 +36,7 @@ def drawn():
     return np.where(disc(), speckle(1, level=-40), speckle(2)).astype(np.uint8)
 
 
-def test_contrasts_by_hand():
+def test_contrasts_by_hand_and_of_normal_groups_by_their_theory():
     assert study.contrast_to_noise([1, 3], [10, 10]) == pytest.approx(8.0)  # |2 - 10| / √(1 + 0)
     assert study.contrast_to_noise([4, 4], [4]) == 0 and study.contrast_to_noise([4], [5]) == np.inf
     assert study.generalised_cnr([0, 0, 1, 1], [2, 2, 3, 3], bins=4) == 1.0
@@ -44,10 +44,7 @@ def test_contrasts_by_hand():
     assert study.generalised_cnr([0, 0, 0, 3], [3, 3, 3, 0], bins=2) == pytest.approx(0.5)  # overlap 1/4 + 1/4
     assert study.generalised_cnr([5, 5], [5], bins=4) == 0.0
     assert np.isnan([study.contrast_to_noise([], [1]), study.generalised_cnr([], [1])]).all()
-
-
-def test_generalised_cnr_of_two_normal_groups_is_their_theory_and_no_gray_map_raises_it():
-    """Equal normal distributions d standard deviations apart overlap by 2Φ(-d/2)."""
+    # Equal normal distributions d standard deviations apart overlap by 2Φ(-d/2).
     rng = np.random.default_rng(0)
     for distance in (0.5, 2.0, 4.0):
         found = study.generalised_cnr(rng.normal(0, 1, 100_000), rng.normal(distance, 1, 100_000))
@@ -56,7 +53,7 @@ def test_generalised_cnr_of_two_normal_groups_is_their_theory_and_no_gray_map_ra
     assert study.generalised_cnr(*map(np.log, groups)) == pytest.approx(study.generalised_cnr(*groups), abs=0.02)
 
 
-def test_speckle_snr_is_rayleighs():
+def test_speckle_snr_is_rayleighs_and_edge_strength_a_slope():
     assert pytest.approx(1.9131, abs=1e-4) == RAYLEIGH_SNR
     envelope = stats.rayleigh.rvs(size=400_000, random_state=0)
     assert study.speckle_snr(envelope) == pytest.approx(RAYLEIGH_SNR, abs=0.01)
@@ -64,9 +61,6 @@ def test_speckle_snr_is_rayleighs():
     assert study.decompress(np.array([255, 127.5, 0])).tolist() == pytest.approx([1.0, 10**-1.5, 1e-3])
     calm = study.patch_snr(phantom_cases(patients=4, size=256, views=(1, 1)))
     assert len(calm) >= 8 and 1.5 < np.median(calm) < 2.3, "tissue is not homogeneous, and shown at 50 to 60 dB"
-
-
-def test_edge_strength_of_a_ramp_is_its_slope_and_of_a_step_the_gaussians():
     ramp = np.tile(np.arange(60.0) * 2.5, (60, 1))
     mask = np.zeros((60, 60), bool)
     mask[:, :30] = True
@@ -79,7 +73,7 @@ def test_edge_strength_of_a_ramp_is_its_slope_and_of_a_step_the_gaussians():
     assert np.isnan(study.edge_strength(step, disc(radius=0))), "a single pixel has no normal"
 
 
-def test_patches_avoid_structure_shadow_and_black():
+def test_patches_avoid_structure_and_quality_is_of_a_nodule_smoothed_or_none():
     gray = speckle()
     gray[:, :60] = 0
     gray[:, 60:80] = 20 + gray[:, 60:80] / 20
@@ -92,9 +86,6 @@ def test_patches_avoid_structure_shadow_and_black():
     within[100:160, 30:100] = True
     assert all(box.crop(within).all() for box in study.homogeneous_patches(speckle(), within))
     assert study.homogeneous_patches(np.zeros((50, 50))) == study.homogeneous_patches(speckle(shape=(10, 10))) == []
-
-
-def test_quality_of_a_drawn_nodule_of_a_smoothed_one_and_of_none():
     found = study.quality(drawn(), disc())
     deviation = 255 / 60 * 5.57  # log-compressed Rayleigh speckle spreads by 5.57 dB
     assert found["cnr"] == pytest.approx(40 / (np.sqrt(2) * deviation), rel=0.08)
@@ -110,7 +101,7 @@ def cases():
     return phantom_cases(patients=5, size=128, views=(1, 1))
 
 
-def test_stages_are_measured_where_they_show_gray_levels(cases):
+def test_stages_are_measured_where_they_show_gray_levels_and_gains_are_told(cases):
     """`resize` to the same size changes nothing, smoothing what it is known to; z-scores have no gray levels."""
     seen = []
     smoothed = build_pipeline(["gray", {"gaussian": {"sigma": 1.5}}, {"resize": {"size": 128}}, "scale"])
@@ -123,9 +114,6 @@ def test_stages_are_measured_where_they_show_gray_levels(cases):
     assert seen == [(n, 5) for n in range(1, 6)] and len(found) == 5 * 5
     found = study.measure_stages(cases, [scored])
     assert found[found["step"] == "resize"]["edge"].isna().all()
-
-
-def test_gains_are_last_less_first_and_the_answer_says_what_they_show(cases):
     few = cases.drop_duplicates("patient")
     stages = study.measure_stages(
         few, [build_pipeline("paper_002").fit(few), build_pipeline(["gray", {"resize": {"size": 128}}])]
@@ -150,15 +138,12 @@ def test_bins_of_scaled_gray_levels_hold_as_many_levels_each(scale):
     assert len(plots._bins(np.zeros(5, np.float32))) >= 2
 
 
-def test_recipes_tell_parameters_and_which_pipelines_are_the_same():
+def test_recipes_tell_which_pipelines_are_the_same_and_leaks_by_hand(tmp_path):
     fitted = build_pipeline("paper_000", 64)
     fitted.mean, fitted.deviation = 0.25, 0.125
     table = study.recipes([*(build_pipeline(name, 64) for name in ("paper_004", "plain", "paper_004")), fitted])
     assert table["same as"].tolist() == ["paper_004", "–", "paper_004", "–"]
     assert table["steps"].iloc[0] == "gray → scale → resize (size=64×64, mode=stretch)"
-
-
-def test_leaks_by_hand(tmp_path):
     rng = np.random.default_rng(0)
     first, second, third = (cv2.GaussianBlur(rng.integers(0, 256, (48, 60)).astype(np.uint8), (0, 0), 4) for _ in range(3))
     columns = ["case", "patient", "split", "source_case"]

@@ -18,7 +18,7 @@ from thyroid_utils.scores.labels import classification_scores
 from thyroid_utils.scores.probabilities import at_bound, aurc, fit_platt, fit_temperature, logit, recalibration, risk_coverage
 
 
-def test_calibration_is_that_of_statsmodels_logistic_regressions():
+def test_calibration_is_statsmodels_also_from_afar_and_separated_classes_have_no_slope():
     labels, probabilities = example(digits=6)
     logits = logit(probabilities)
     slope = sm.Logit(labels, sm.add_constant(logits)).fit(disp=0).params[1]
@@ -27,19 +27,13 @@ def test_calibration_is_that_of_statsmodels_logistic_regressions():
     scores = classification_scores(labels, probabilities)
     assert scores["calibration_slope"] == pytest.approx(slope, abs=1e-7)
     assert scores["calibration_intercept"] == pytest.approx(intercept, abs=1e-7)
-
-
-def test_calibration_converges_from_afar():
-    """Saturated probabilities on the wrong side: plain Newton steps from 0 would run away."""
+    # Saturated probabilities on the wrong side: plain Newton steps from 0 would run away.
     labels = np.array([1] * 30 + [0] * 30 + [0, 1])
     logits = np.r_[np.full(30, -16.0), np.full(30, -16.1), 16, 15.0]
     slopes, intercepts = recalibration(labels == 1, logits, np.ones((62, 1)))
     assert intercepts[0] == pytest.approx(brentq(lambda a: (labels - expit(a + logits)).sum(), -60, 60), abs=1e-7)
     fit = sm.Logit(labels, sm.add_constant(logits)).fit(disp=0, maxiter=100)
     assert slopes[0] == pytest.approx(fit.params[1], abs=1e-6)
-
-
-def test_separated_classes_have_no_slope_and_touching_ones_neither():
     for probabilities in ([0.1, 0.2, 0.8, 0.9], [0.1, 0.5, 0.5, 0.9], [0.9, 0.8, 0.2, 0.1], [0.5] * 4):
         scores = classification_scores([0, 0, 1, 1], probabilities)
         assert np.isnan(scores["calibration_slope"]), probabilities
@@ -64,7 +58,7 @@ def test_temperature_minimises_the_log_loss():
     assert best == pytest.approx(1 / slope, rel=1e-5), "of a regression without a constant"
 
 
-def test_platt_agrees_with_scikit_learn_and_mends_a_shifted_prior():
+def test_platt_is_scikit_learns_and_never_certain_nor_turned_round():
     random = np.random.default_rng(4)
     truth = random.random(4000)
     labels = (random.random(4000) < truth).astype(int)
@@ -81,9 +75,6 @@ def test_platt_agrees_with_scikit_learn_and_mends_a_shifted_prior():
         0, abs=0.02
     )
     assert after.mean() == pytest.approx(labels.mean(), abs=1e-3)
-
-
-def test_platt_is_never_certain_nor_turned_round():
     apart = fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2])
     assert apart(np.array([-2.0, 2.0])) == pytest.approx([0.25, 0.75], abs=0.05) and apart.slope > 0
     turned = fit_platt([1, 1, 0, 0, 0], [-2.0, -1, 1, 2, 3])
@@ -101,7 +92,7 @@ def test_fits_refuse_one_class_and_what_is_no_logit(fit):
         fit([0, 1], [0.3, np.inf])
 
 
-def test_risk_coverage_of_five_cases_by_hand():
+def test_risk_coverage_by_hand_and_equal_uncertainty_as_the_mean_over_all_orders():
     # by rising uncertainty the errors are 0, 0, 1, 0, 1: risks 0/1, 0/2, 1/3, 1/4, 2/5
     table = risk_coverage([0.9, 0.1, 0.5, 0.2, 0.7], [1, 0, 1, 0, 0])
     assert table["coverage"].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -110,9 +101,6 @@ def test_risk_coverage_of_five_cases_by_hand():
     assert aurc([3, 1, 2], [0, 0, 0]) == 0
     known = risk_coverage([0.1, np.nan, 0.3, 0.2], [0, 1, np.nan, 1])
     assert known["risk"].tolist() == [0, 0.5] and known["coverage"].tolist() == [0.5, 1] and np.isnan(aurc([np.nan], [1]))
-
-
-def test_equal_uncertainty_is_the_mean_over_all_orders():
     errors = np.array([0, 0.2, 1, 0.6])
     orders = [[0, *rest] for rest in permutations([1, 2, 3])]
     expected = np.mean([np.cumsum(errors[order]) / np.arange(1, 5) for order in orders], axis=0)

@@ -74,13 +74,16 @@ def test_a_module_imports_only_from_its_room_or_from_rooms_below(module):
     assert not upward, f"{room} (floor {FLOORS[room]}) imports {upward}"
 
 
-def test_make_help_lists_every_target_with_a_line():
+def test_make_help_lists_every_target_and_readme_shows_small_pictures():
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {"report", "test", "lab", "lint", "clean"} <= set(targets)
     for target in targets:
         assert re.search(rf"^  make {target} +\S+", listed, re.M), target
+    shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
+    assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
+    assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000
 
 
 FAKE_PYTHON = """#!/bin/bash
@@ -118,9 +121,3 @@ def test_make_finishes_a_set_up_that_was_interrupted(tmp_path):
     assert make("0").returncode == 0 and (tmp_path / "pip.log").read_text() == calls, "nothing to install the second time"
     (tmp_path / "requirements.lock").write_text("torch==0\n")
     assert "Bringing .venv up to requirements.lock" in make("0").stdout
-
-
-def test_the_readme_shows_small_pictures_of_the_notebooks():
-    shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
-    assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
-    assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000

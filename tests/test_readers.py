@@ -47,9 +47,6 @@ def test_missing_data_name_the_tree_the_find_and_the_source(tmp_path, dataset):
     assert "DATA_ROOT" in refusal(dataset, None)
 
 
-# Folders
-
-
 SPELLINGS = [("Benign", "MALIGNANT", {}),
              ("0", "1", {}), ("benign nodules", "cancer", {}), ("benigno", "m", {"benign": "Benigno"}),
              ("healthy", "sick", {"benign": "healthy", "malignant": "sick"})]  # fmt: skip
@@ -128,12 +125,6 @@ def test_a_pattern_that_finds_a_word_for_nobody_finds_no_patient(tmp_path):
     assert [note["problem"] for note in cases.attrs["notes"]] == ["2 images have a patient that is taken for unknown (Na)"]
 
 
-def test_a_manifest_of_very_many_columns_is_read(tmp_path):
-    many = ",".join(f"c{number}" for number in range(5000))
-    path = manifest(tmp_path, f"image,{many}\na.png,{'1,' * 4999}2\n", "a.png")
-    assert named_cases("manifest", path)["c4999"].tolist() == [2]
-
-
 @pytest.mark.parametrize("where", ["{}/images", "images/{}"])
 def test_folders_with_images_above_or_below(tmp_path, where):
     for name in ("benign", "malignant"):
@@ -184,16 +175,13 @@ def test_folders_faults(tmp_path):
     assert "two folders for benign" in refusal("folders", tmp_path)
 
 
-# Manifest
-
-
 def manifest(folder, text: str, *names: str, encoding: str = "utf-8"):
     put(folder, *names)
     (folder / "manifest.csv").write_bytes(text.encode(encoding))
     return folder / "manifest.csv"
 
 
-def test_manifest_with_all_columns_and_the_shortest(tmp_path):
+def test_manifest_with_all_columns_the_shortest_and_one_of_very_many(tmp_path):
     text = """image,mask,label,patient,split,case,target,age,id,note,accession,,
 a.png,m/a.png,benign,ann,Train,first,,40,007,x,12345678901234567890,,
 sub/b.png,,1,bob,test,second,gland,,008,,7
@@ -214,6 +202,9 @@ sub/b.png,,1,bob,test,second,gland,,008,,7
     assert cases["patient"].tolist() == ["row-0001", "row-0002"] and not cases["patient_known"].any()
     assert "did you mean mask?" in refusal("manifest", tmp_path, having="masks")
     assert "none of 2 cases has mask" in refusal("manifest", tmp_path, having=["mask"])
+    many = ",".join(f"c{number}" for number in range(5000))
+    path = manifest(tmp_path, f"image,{many}\na.png,{'1,' * 4999}2\n", "a.png")
+    assert named_cases("manifest", path)["c4999"].tolist() == [2]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -10,24 +10,18 @@ from thyroid_utils.scores.patients import over_patients
 from thyroid_utils.scores.recipes import ONE_TRAINING, auc_influence, compare_recipes, mean_influence
 
 
-def test_one_training_bounds_these_networks_and_gives_no_verdict():
+def test_one_training_gives_no_verdict_and_trainings_or_patients_alone_a_t_test():
     values = np.array([0.1, 0.2, 0.3, -0.1])
     found = compare_recipes(mean_influence(values), mean_influence(np.zeros(4)), list("abcd"))
     expected = stats.ttest_1samp(values, 0).confidence_interval()
     assert (found.fixed_low, found.fixed_high) == pytest.approx((expected.low, expected.high))
     assert found.note == ONE_TRAINING and np.isnan([found.low, found.high, found.p_value, found.detectable]).all()
-
-
-def test_the_trainings_alone_are_a_t_test_over_seeds():
     values = np.repeat([[0.02], [0.05], [0.08]], 6, axis=1)  # all patients answer alike: nothing but the seeds differs
     found = compare_recipes(mean_influence(values), mean_influence(np.zeros((3, 6))), list("abcdef"))
     expected = stats.ttest_1samp(values[:, 0], 0)
     assert found.p_value == pytest.approx(expected.pvalue, abs=1e-6)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-6)
     assert np.isnan(found.fixed_low), "these patients show no spread"
-
-
-def test_the_patients_alone_are_a_t_test_over_patients():
     values = np.tile([0.1, 0.2, 0.3, -0.1, 0.4], (2, 1))  # both trainings answer alike
     found = compare_recipes(mean_influence(values), mean_influence(np.zeros((2, 5))), list("abcde"))
     expected = stats.ttest_1samp(values[0], 0)
@@ -48,7 +42,7 @@ def test_both_parts_are_held_against_the_sum_of_two_t_variables():
     assert (found.p_value < 0.05) == (found.low > 0)
 
 
-def test_an_auc_has_delongs_variance_and_one_of_clustered_images_that_of_patients_left_out():
+def test_an_auc_has_delongs_variance_and_clustered_images_that_of_patients_left_out():
     random = np.random.default_rng(1)
     labels, scores = random.integers(0, 2, 40), random.normal(size=(2, 40))
     found = auc_influence(labels, scores)
@@ -63,9 +57,6 @@ def test_an_auc_has_delongs_variance_and_one_of_clustered_images_that_of_patient
     assert again[0][0] == pytest.approx(by_hand) and again[1] == pytest.approx(
         over_patients(found.by_image, found.strata, np.arange(40))[1]
     )
-
-
-def test_unequal_numbers_of_images_leave_fewer_degrees_of_freedom():
     codes = np.repeat(np.arange(4), [9, 1, 1, 1])
     moves = mean_influence(np.arange(12.0))
     assert over_patients(moves.by_image, moves.strata, codes)[1] == pytest.approx(12**2 / (81 + 3) - 1)

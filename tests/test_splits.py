@@ -51,7 +51,7 @@ def shared_image(tmp_path) -> pd.DataFrame:
 COPIES = ["made/0000", "made/0005", "made/0009"]
 
 
-def test_hand_computed_split_of_equal_patients():
+def test_equal_patients_and_a_patient_with_both_labels_by_hand():
     """Ten benign and ten malignant patients with one image each, 60/20/20: 6 + 2 + 2 of each class, whatever the seed."""
     cases = table([(f"p{i}", [i % 2]) for i in range(20)])
     for seed in range(3):
@@ -59,6 +59,8 @@ def test_hand_computed_split_of_equal_patients():
         assert counts.loc[["train", "val", "test"], ["benign", "malignant"]].T.to_numpy().tolist() == [[6, 2, 2]] * 2
         assert counts.loc["all"].tolist() == [20, 20, 10, 10, 0]
     assert set(split_cases(cases, (0.7, 0.3, 0), check_pixels=False)["split"]) == {"train", "val"}
+    cases = table([("a", [0, 1, None]), ("b", [None, 0]), ("c", [None])])
+    assert patient_class(cases).to_dict() == {"a": "malignant", "b": "benign", "c": "unlabelled"}
 
 
 @settings(max_examples=25, deadline=None)
@@ -102,7 +104,7 @@ def test_same_seed_same_split_whatever_the_order_of_rows_and_the_names_of_patien
     pd.testing.assert_frame_equal(cases, before)
 
 
-def test_kfold_tests_each_case_once():
+def test_kfold_tests_each_case_once_with_enough_patients_of_each_class(shared_image):
     cases = clinic()
     tables = kfold_splits(cases, 5, val_ratio=0.2, check_pixels=False)
     tested = [case for fold in tables for case in fold.index[fold["split"] == "test"]]
@@ -112,9 +114,18 @@ def test_kfold_tests_each_case_once():
         counts = split_table(fold)
         assert (counts[["benign", "malignant"]] > 0).all(axis=None)
         assert counts.loc["val", "images"] == pytest.approx(0.2 * (len(cases) - counts.loc["test", "images"]), abs=8)
+    cases = shared_image.loc[[*COPIES, "made/0001", "made/0002"]]
+    assert len(kfold_splits(cases, 3, require_classes=False)) == 3
+    with pytest.raises(DataError, match=r"4 folds need as many patients, and there are 3; ask for fewer folds"):
+        kfold_splits(cases, 4, require_classes=False)
+    cases = table([(f"b{i}", [0]) for i in range(10)] + [("m0", [1, 1, 1, 1]), ("m1", [1])])
+    with pytest.raises(DataError, match=r"3 folds need as many patients of each class, and there are 2 malignant"):
+        kfold_splits(cases, 3, check_pixels=False)
+    assert len(kfold_splits(cases, 3, check_pixels=False, require_classes=False)) == 3
+    assert len(kfold_splits(cases[:10], 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"
 
 
-def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image):
+def test_patients_that_share_an_image_stay_together_and_senseless_arguments_are_refused(shared_image, tmp_path):
     groups = pixel_groups(shared_image)
     assert groups[COPIES].nunique() == 1 and groups.nunique() == 10
     apart = 0
@@ -127,26 +138,34 @@ def test_patients_that_share_a_pixel_identical_image_stay_together(shared_image)
             with pytest.raises(DataError, match="1 patients, alone or joined by a pixel-identical image"):
                 assert_disjoint(unchecked)
     assert apart > 0
-
-
-def test_a_split_by_image_is_marked_and_refused():
-    split = split_cases(clinic(), by="image")
-    assert set(split["split_by"]) == {"image"}
-    assert len(shared_groups(split, check_pixels=False)) > 5, "patients must really be on both sides"
-    with pytest.raises(DataError, match="made by image"):
-        assert_disjoint(split, check_pixels=False)
-    assert_disjoint(split, check_pixels=False, allow_leaky=True)
+    for ratios in ((0.7, 0.2), (1.2, -0.2), (0.25, 0.25, 0.25, 0.25), (float("nan"), 0.5), (1.0,)):
+        with pytest.raises(DataError, match="expected two or three numbers from 0 to 1 that sum to 1"):
+            split_cases(clinic(), ratios, check_pixels=False)
+    with pytest.raises(DataError, match="by='scanner' is not possible here"):
+        split_cases(clinic(), by="scanner")
+    for wrong in ({"folds": 1}, {"folds": 3, "val_ratio": 1}):
+        with pytest.raises(DataError, match=r"folds is .*, val_ratio"):
+            kfold_splits(clinic(), **wrong, check_pixels=False)
+    (tmp_path / "0003.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"0003\.png: not a PNG"):
+        split_cases(shared_image)
 
 
 def official(patients: list[str], splits: list[str | None]) -> pd.DataFrame:
     return table([(patient, [0]) for patient in patients]).assign(split=pd.array(splits, dtype="string"))
 
 
-def test_official_split_is_used_as_published():
+def test_an_official_split_is_used_as_published_and_one_by_image_marked_and_refused():
     cases = official([*"abc"], ["train", "test", "test"])
     split = official_split(cases)
     assert split["split"].tolist() == ["train", "test", "test"] and set(split["split_by"]) == {"official"}
     assert split_hash(split_cases(cases, by="official")) == split_hash(cases)
+    split = split_cases(clinic(), by="image")
+    assert set(split["split_by"]) == {"image"}
+    assert len(shared_groups(split, check_pixels=False)) > 5, "patients must really be on both sides"
+    with pytest.raises(DataError, match="made by image"):
+        assert_disjoint(split, check_pixels=False)
+    assert_disjoint(split, check_pixels=False, allow_leaky=True)
 
 
 @pytest.mark.parametrize(
@@ -161,34 +180,3 @@ def test_official_split_that_is_none_or_has_a_patient_on_both_sides(patients, sp
     with pytest.raises(DataError, match=message) as error:
         official_split(official([*patients], splits))
     assert "Smith" not in str(error.value)
-
-
-def test_fewer_patients_than_folds_once_copies_are_merged_and_a_class_missing_from_a_fold(shared_image):
-    cases = shared_image.loc[[*COPIES, "made/0001", "made/0002"]]
-    assert len(kfold_splits(cases, 3, require_classes=False)) == 3
-    with pytest.raises(DataError, match=r"4 folds need as many patients, and there are 3; ask for fewer folds"):
-        kfold_splits(cases, 4, require_classes=False)
-    cases = table([(f"b{i}", [0]) for i in range(10)] + [("m0", [1, 1, 1, 1]), ("m1", [1])])
-    with pytest.raises(DataError, match=r"3 folds need as many patients of each class, and there are 2 malignant"):
-        kfold_splits(cases, 3, check_pixels=False)
-    assert len(kfold_splits(cases, 3, check_pixels=False, require_classes=False)) == 3
-    assert len(kfold_splits(cases[:10], 3, check_pixels=False)) == 3, "a set of one class is no reason to stop"
-
-
-def test_arguments_that_make_no_sense(shared_image, tmp_path):
-    for ratios in ((0.7, 0.2), (1.2, -0.2), (0.25, 0.25, 0.25, 0.25), (float("nan"), 0.5), (1.0,)):
-        with pytest.raises(DataError, match="expected two or three numbers from 0 to 1 that sum to 1"):
-            split_cases(clinic(), ratios, check_pixels=False)
-    with pytest.raises(DataError, match="by='scanner' is not possible here"):
-        split_cases(clinic(), by="scanner")
-    for wrong in ({"folds": 1}, {"folds": 3, "val_ratio": 1}):
-        with pytest.raises(DataError, match=r"folds is .*, val_ratio"):
-            kfold_splits(clinic(), **wrong, check_pixels=False)
-    (tmp_path / "0003.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"0003\.png: not a PNG"):
-        split_cases(shared_image)
-
-
-def test_class_of_a_patient_with_both_labels():
-    cases = table([("a", [0, 1, None]), ("b", [None, 0]), ("c", [None])])
-    assert patient_class(cases).to_dict() == {"a": "malignant", "b": "benign", "c": "unlabelled"}

@@ -16,16 +16,6 @@ def row(case: str, **values) -> dict:
     return {"case": case, "image": f"/data/{case}.png", "patient": f"p-{case}", "dataset": "own", **values}
 
 
-def test_labels_and_spacings_in_every_spelling_of_a_number():
-    labels = [row(str(number), label=value) for number, value in enumerate((0, 1.0, "0", "1", True, np.int64(0)))]
-    assert make_cases(labels)["label"].tolist() == [0, 1, 0, 1, 1, 0]
-    for missing in (None, pd.NA, math.nan):
-        rows = [row("a", spacing_mm="0.08"), row("b", spacing_mm=missing), row("c", spacing_mm=1)]
-        spacing = make_cases(rows)["spacing_mm"]
-        np.testing.assert_equal(spacing.to_numpy(), [0.08, math.nan, 1])
-        assert make_cases(rows[1:2])["spacing_mm"].isna().all()
-
-
 REFUSED = [
     *(("label", value, "labels are not 0 (benign), 1 (malignant) or empty") for value in (2, -1, 0.5, "x", "", math.inf, 257)),
     *(("spacing_mm", value, "spacing_mm are not a number above 0") for value in ("x", 0, -1, math.inf, "", "0", (0.1, 0.2))),
@@ -44,14 +34,18 @@ def test_a_value_outside_its_domain_is_refused_by_case_and_value(column, value, 
     assert "wrong: " in text or column == "case"
 
 
-def test_case_ids_are_unique():
+def test_case_ids_are_unique_and_numbers_read_in_every_spelling():
     with pytest.raises(DataError, match=r"1 case ids occur more than once \(first: a\).*rename"):
         make_cases([row("a"), row("a"), row("b")])
     with pytest.raises(DataError, match="occur more than once"):
         make_cases([row(None), row(None)])
-
-
-def test_shares_and_names_of_the_classes():
+    labels = [row(str(number), label=value) for number, value in enumerate((0, 1.0, "0", "1", True, np.int64(0)))]
+    assert make_cases(labels)["label"].tolist() == [0, 1, 0, 1, 1, 0]
+    for missing in (None, pd.NA, math.nan):
+        rows = [row("a", spacing_mm="0.08"), row("b", spacing_mm=missing), row("c", spacing_mm=1)]
+        spacing = make_cases(rows)["spacing_mm"]
+        np.testing.assert_equal(spacing.to_numpy(), [0.08, math.nan, 1])
+        assert make_cases(rows[1:2])["spacing_mm"].isna().all()
     cases = make_cases([row("a", label=1), row("b", label=0), row("c", label=0), row("d")])
     assert malignant_share(cases) == pytest.approx(1 / 3) and math.isnan(malignant_share(cases.tail(1)))
     assert label_names(cases).tolist() == ["malignant", "benign", "benign", "unlabelled"]
@@ -93,7 +87,7 @@ def drawn(tmp_path):
     return make_cases([row(case, label=labels[case]) | {"image": image, "mask": mask} for case, mask in masks.items()])
 
 
-def test_measures_computed_by_hand(drawn):
+def test_measures_computed_by_hand_and_what_cannot_be_measured(drawn, tmp_path):
     seen = []
     measures = measure_cases(drawn, progress=lambda done, total: seen.append((done, total)))
     a = measures.table.loc["a"]
@@ -108,9 +102,6 @@ def test_measures_computed_by_hand(drawn):
     position = measures.positions["malignant"]
     assert position.shape == (GRID, GRID) and position.mean() == pytest.approx(200 / 8000, rel=1e-5)
     assert measures.histograms["malignant"][0, 90] == 1 and measures.histograms["malignant"][1, 40] == 1
-
-
-def test_what_cannot_be_measured_is_named(drawn, tmp_path):
     write_png(tmp_path / "mask.png", np.ones((10, 10), bool))
     with pytest.raises(ImageError, match=r"mask\.png: mask is 10×10, its image 100×80"):
         measure_cases(drawn)

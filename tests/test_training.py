@@ -33,8 +33,6 @@ from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RUN_FILES, RunBusy
 from thyroid_utils.training.state import read_state
 
-# A finished run
-
 
 def test_a_run_holds_predictions_metrics_and_history_of_the_best_weights():
     """Computed anew from the weights file, image by image, without the training's own batches."""
@@ -85,21 +83,6 @@ def test_a_run_is_trained_once_and_a_second_time_the_same_to_the_last_bit(made, 
     fit_or_load(made(seed=2))
     assert torch.equal(torch.rand(3), expected), "torch's state is left as it was"
 
-
-def test_it_learns(monkeypatch):
-    """Bright against dark images under noise: a network that trains at all tells them apart on patients it has not seen."""
-    data = {"options": {"patients": 40, "size": 64, "views": [1, 2], "malignant_share": 0.5}}
-    config, noise = tiny_config(data=data, training__epochs=12), np.random.default_rng(0)
-
-    def labelled(arrays):
-        return (0.3 * noise.normal(size=arrays.images.shape) + arrays.labels[:, None, None, None]).astype(np.float32)
-
-    with_arrays(monkeypatch, config, labelled)
-    run = fit_or_load(config)
-    assert run.metrics["test"]["auc"] == 1 and run.metrics["test"]["loss"] < 0.4
-
-
-# Taken up again
 
 WAYS = {
     "adam": tiny_config(training__epochs=4),
@@ -273,9 +256,6 @@ def test_one_process_trains_and_the_other_waits_and_loads(monkeypatch, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert sum("another process is training it; waiting" in line for line in lines) == 1 and "second: 3" in lines
     assert sum("epoch 1 of 3" in line for line in lines) == 1, "trained once"
-
-
-# Damage
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import training_project
 from training_project import WithAuxiliary, batches_of, elsewhere, one_cache, own_runs, same_results, tiny_config, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.data.readers import load_cases
+from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.losses import CrossEntropy
@@ -21,18 +23,32 @@ from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.state import read_state
 
-# Bad input
 
-
-def test_unlabelled_images_are_left_out_and_counted(monkeypatch):
-    config = tiny_config(training__epochs=1)
+@pytest.mark.parametrize(
+    ("made", "lacking", "told"),
+    [
+        (tiny_config, {"label": [0, 1, 2]}, "has a label"),
+        (training_project.segmentation_config, {"mask": [0, 1]}, "has a mask; add masks"),
+        (training_project.joint_config, {"label": [0], "mask": [5]}, "has both a label .* and a mask"),
+    ],
+)
+def test_cases_without_a_truth_are_left_out_and_counted(made, lacking, told, monkeypatch):
+    config = made(training__epochs=1)
     cases = load_cases("phantom", **config.data.options)
-    unlabelled = cases.assign(case=[f"none-{number}" for number in range(len(cases))], label=pd.NA).set_index("case")
-    unlabelled["label"] = unlabelled["label"].astype("Int8")
-    with_cases(monkeypatch, pd.concat([cases, unlabelled.head(3)]))
-    assert fit_or_load(config).data["left_out"] == 3
-    with_cases(monkeypatch, unlabelled)
-    with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a label"):
+    for column, rows in lacking.items():
+        cases.loc[cases.index[rows], column] = pd.NA
+    without = cases.index[sorted({row for rows in lacking.values() for row in rows})]
+    if made is training_project.segmentation_config:
+        cases["label"] = cases["label"].where(np.arange(len(cases)) % 3 > 0)  # which a segmenter does not need
+    with_cases(monkeypatch, cases)
+    run = fit_or_load(config)
+    assert run.data["left_out"] == len(without) and sum(run.data["images"].values()) == len(cases) - len(without)
+    assert not set(Predictor(run).cases.index) & set(without)
+    labels = run.predictions["label"]
+    assert labels.isna().equals(cases.loc[labels.index, "label"].isna())
+    assert labels.isna().any() == (labels.dtype == "Int8") == (made is training_project.segmentation_config)
+    with_cases(monkeypatch, cases.assign(**{column: cases[column].mask(cases[column].notna()) for column in lacking}))
+    with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases {told}"):
         fit_or_load(config)
 
 
@@ -80,25 +96,21 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
     assert np.isfinite(run.history["val_loss"]).all()
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (
-            {"training__devices": 2, "training__batch_size": 64},
-            r"training\.batch_size must be smaller, as no batch is filled by 13 training images for 2 devices; found 64",
-        ),
-        (
-            {"optimiser__schedule": "one_cycle", "training__epochs": 1, "training__batch_size": 64},
-            r"optimiser\.schedule must not be one_cycle for a training of one step",
-        ),
-    ],
-    ids=["batches larger than the set", "a cycle of one step"],
-)
+SIZES = [
+    (
+        {"training__devices": 2},
+        r"batch_size must be smaller, as no batch is filled by 13 .* for 2 devices; found 64",
+    ),
+    ({"optimiser__schedule": "one_cycle", "training__epochs": 1}, "schedule must not be one_cycle for a training of one step"),
+]
+
+
+@pytest.mark.parametrize("changes, message", SIZES, ids=["batches larger than the set", "a cycle of one step"])
 def test_sizes_that_do_not_go_together_are_told_before_anything_is_preprocessed(changes, message, monkeypatch):
     monkeypatch.setattr("thyroid_utils.training.data.preprocessed", lambda *_: pytest.fail("preprocessed"))
     for train in (fit_or_load, lambda config: run_all([config])):
         with pytest.raises(ConfigError, match=message):
-            train(tiny_config(**changes))
+            train(tiny_config(**changes, training__batch_size=64))
     assert not list(runs_dir().glob("*/config.json"))
 
 

@@ -13,20 +13,12 @@ from training_project import batches_of, forked, one_cache, own_runs, segmentati
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.data.images import write_png
-from thyroid_utils.data.readers import load_cases
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.masks import segmentation_table
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RUN_FILES
 from thyroid_utils.training.tasks import COUNTS, TASKS, Batch, nodule_probability
-
-
-def phantoms(**changes) -> pd.DataFrame:
-    return load_cases("phantom", **segmentation_config(**changes).data.options)
-
-
-# A finished run
 
 
 def test_predictions_maps_and_metrics_are_those_of_the_best_weights():
@@ -64,7 +56,7 @@ def test_predictions_maps_and_metrics_are_those_of_the_best_weights():
         assert best[f"val_{name}"] == run.metrics["val"][name]
 
 
-def test_counts_and_maps_call_the_same_pixels():
+def test_counts_maps_and_validation_call_the_same_pixels_whatever_the_batch():
     """At every float32 around one half, as many as there are between steps of a map."""
     centre = np.float32(0.5).view(np.int32)
     near = np.concatenate([np.arange(centre - 2000, centre + 2000, dtype=np.int32).view(np.float32), np.linspace(0, 1, 4001)])
@@ -73,10 +65,7 @@ def test_counts_and_maps_call_the_same_pixels():
     assert (((steps / np.float32(255)) >= 0.5) == (probabilities.numpy() >= 0.5)).all()
     logits = torch.tensor([0.3, 1.0]).view(1, 2, 1, 1)
     torch.testing.assert_close(nodule_probability(logits), torch.sigmoid(logits[:, 1] - logits[:, 0]))
-
-
-def test_validation_is_the_same_whatever_the_batch():
-    """Scores batch by batch against all images at once; two truths are empty, one of them rightly left so."""
+    # Scores batch by batch against all images at once; two truths are empty, one of them rightly left so.
     random = torch.Generator().manual_seed(0)
     logits, truth = torch.randn(7, 1, 9, 5, generator=random), torch.rand(7, 9, 5, generator=random) > 0.6
     truth[3] = truth[4] = False
@@ -145,36 +134,6 @@ def test_maps_are_asked_for_by_split_and_case():
         run.maps("train")
     with pytest.raises(ValueError, match="maps are kept of segmentation runs"):
         fit_or_load(tiny_config(training__epochs=1)).maps()
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"model__name": "alexnet"}, "model 'alexnet' is unknown"),
-        ({"model__name": "tiny", "task": "classification"}, "classification loss 'bce_dice' is unknown"),
-    ],
-)
-def test_a_network_or_loss_of_the_other_task_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        fit_or_load(segmentation_config(**{"training__monitor": "loss", **changes}))
-
-
-def test_cases_without_a_mask_are_left_out_and_labels_may_be_missing(monkeypatch):
-    cases = phantoms()
-    cases["label"] = cases["label"].where(np.arange(len(cases)) % 3 > 0)
-    cases.loc[cases.index[:4], "mask"] = pd.NA
-    with_cases(monkeypatch, cases)
-    run = fit_or_load(segmentation_config(training__epochs=1))
-    assert run.data["left_out"] == 4 and sum(run.data["images"].values()) == len(cases) - 4
-    labels = run.predictions["label"]
-    assert labels.dtype == "Int8" and labels.isna().any() and labels.notna().any()
-    assert (labels.isna() == cases.loc[labels.index, "label"].isna()).all()
-    with_cases(monkeypatch, cases.assign(mask=pd.array([pd.NA] * len(cases), dtype="string")))
-    with pytest.raises(DataError, match=rf"phantom: none of {len(cases)} cases has a mask; add masks"):
-        fit_or_load(segmentation_config())
 
 
 def with_empty_masks(cases: pd.DataFrame, chosen: pd.Series, folder: Path) -> pd.DataFrame:

@@ -32,8 +32,6 @@ from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision
 from thyroid_utils.training.tasks import class_weights, epoch_batches
 
-# What a config asks for
-
 
 def test_early_stopping_and_the_best_epoch():
     config = tiny_config(training__epochs=30, training__patience=2, optimiser__learning_rate=0.05)
@@ -45,7 +43,7 @@ def test_early_stopping_and_the_best_epoch():
         assert epoch - (losses[:epoch].argmin() + 1) < 2, "not later than it should have"
 
 
-def test_class_weights_reach_the_loss():
+def test_classes_are_balanced_by_weights_in_the_loss_or_by_sampling():
     assert class_weights(np.array([0, 0, 0, 1])).tolist() == pytest.approx([4 / 6, 4 / 2])
     config = tiny_config(training__epochs=1, training__class_balance="weights")
     run, data = fit_or_load(config), split_data(config)
@@ -55,6 +53,10 @@ def test_class_weights_reach_the_loss():
     losses = -np.log(np.where(rows["label"] == 1, rows["probability"], 1 - rows["probability"]))
     expected = (losses * weights[rows["label"]]).sum() / weights[rows["label"]].sum()
     assert run.metrics["val"]["loss"] == pytest.approx(expected, rel=1e-5)
+    labels = np.array([0] * 90 + [1] * 10)
+    parts = epoch(range(100), labels, balance="sampling", batch_size=100)
+    many = np.concatenate([epoch(range(100), labels, balance="sampling", epoch=number)[0] for number in range(300)])
+    assert len(parts[0]) == 100 and abs(labels[many].mean() - 0.5) < 0.05  # 1200 draws: standard error 0.014
 
 
 def epoch(positions, labels, *, seed=0, epoch=1, batch_size=4, balance="none", devices=1):
@@ -77,23 +79,13 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(images, devices,
     assert any(np.concatenate(other).tolist() != shown.tolist() for other in others)
 
 
-def test_balanced_sampling_shows_both_classes_equally_often():
-    labels = np.array([0] * 90 + [1] * 10)
-    parts = epoch(range(100), labels, balance="sampling", batch_size=100)
-    many = np.concatenate([epoch(range(100), labels, balance="sampling", epoch=number)[0] for number in range(300)])
-    assert len(parts[0]) == 100 and abs(labels[many].mean() - 0.5) < 0.05  # 1200 draws: standard error 0.014
-
-
-def test_schedules_by_their_formulas():
+def test_schedules_by_their_formulas_and_a_plateau_waits_three_epochs():
     rate, epochs = 0.01, 4
     cosine = fit_or_load(tiny_config(training__epochs=epochs, optimiser__schedule="cosine")).history["learning_rate"]
     assert np.allclose(cosine, [rate * (1 + math.cos(math.pi * number / epochs)) / 2 for number in range(epochs)])
     config = tiny_config(training__epochs=epochs, optimiser__schedule="one_cycle")
     cycle = fit_or_load(config).history["learning_rate"]
     assert cycle.iloc[-1] == pytest.approx(rate / 25 / 1e4, rel=1e-3) and cycle.idxmax() in (1, 2) and cycle.max() <= rate
-
-
-def test_plateau_waits_three_epochs():
     optimiser = build_optimiser(OptimiserConfig(learning_rate=0.01), [nn.Parameter(torch.zeros(1))])
     schedule = build_schedule(OptimiserConfig(schedule="plateau"), optimiser, 10, 5, "max")
     rates = []
@@ -103,7 +95,11 @@ def test_plateau_waits_three_epochs():
     assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
 
 
-def test_devices_and_precision(monkeypatch):
+def test_devices_and_precision_with_bf16_where_it_is_asked_for(monkeypatch):
+    full, half = (fit_or_load(tiny_config(training__epochs=1, training__precision=kind)) for kind in ("auto", "bf16"))
+    assert half.environment["precision"] == "bf16-mixed" and half.name != full.name
+    difference = (half.history["train_loss"] - full.history["train_loss"]).abs().iloc[0]
+    assert 0 < difference < 0.05  # eight bits of mantissa: 0.4 % a number
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(TrainingConfig()).type == "cpu"
     with pytest.raises(ConfigError, match=r"training\.device must be auto or cpu on a machine without a GPU"):
@@ -118,13 +114,6 @@ def test_devices_and_precision(monkeypatch):
         assert choose_precision("auto", torch.device("cuda")) == expected
     assert choose_precision("auto", torch.device("cpu")) == "32-true"
     assert choose_precision("bf16", torch.device("cpu")) == "bf16-mixed"
-
-
-def test_bf16_is_used_where_it_is_asked_for():
-    full, half = (fit_or_load(tiny_config(training__epochs=1, training__precision=kind)) for kind in ("auto", "bf16"))
-    assert half.environment["precision"] == "bf16-mixed" and half.name != full.name
-    difference = (half.history["train_loss"] - full.history["train_loss"]).abs().iloc[0]
-    assert 0 < difference < 0.05  # eight bits of mantissa: 0.4 % a number
 
 
 def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
@@ -142,9 +131,6 @@ def test_an_auxiliary_head_is_weighed_into_the_loss(monkeypatch):
     run = fit_or_load(config)
     auxiliary, main = [loss for training, loss in seen if training][:2]
     assert run.history["train_loss"].iloc[0] == pytest.approx(main + 0.4 * auxiliary, rel=1e-6)
-
-
-# Lines and bars
 
 
 def test_a_report_gets_a_line_an_epoch_and_no_bar_and_progress_counts_up(capsys):
@@ -165,24 +151,9 @@ def test_a_terminal_gets_one_bar_and_no_lines(monkeypatch, capfd):
     assert out == "" and "Training tiny" in err and "Warning" not in err and "rank" not in err
 
 
-# The split
-
-
 def same_split(one, other) -> None:
     pd.testing.assert_frame_equal(one.cases, other.cases)
     assert (one.fingerprint, one.split_hash) == (other.fingerprint, other.split_hash)
-
-
-def test_the_split_is_remembered_and_noticed_when_data_change(monkeypatch):
-    config = tiny_config()
-    first = split_data(config)
-    with monkeypatch.context() as patch:
-        patch.setattr("thyroid_utils.training.data.data_fingerprint", lambda _: pytest.fail("read again"))
-        same_split(split_data(config), first)
-        with pytest.raises(pytest.fail.Exception, match="read again"):
-            split_data(tiny_config(split__seed=1))
-    with_cases(monkeypatch, load_cases("phantom", **config.data.options).iloc[::-1])
-    same_split(split_data(config), first)  # rows in another order are the same data
 
 
 @pytest.mark.parametrize("by", ["patient", "official"])
@@ -202,21 +173,6 @@ def test_an_edited_record_of_a_split_is_not_believed(by, monkeypatch, tmp_path):
     record.write_text(json.dumps({**content, "sha256": content_key(content["value"])}))
     with pytest.raises(DataError, match="patient"):
         split_data(config)
-
-
-# Several devices
-
-
-def test_each_process_chooses_its_gpu_before_anything_touches_one_and_tells_its_reason(monkeypatch, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
-    assert fit._one_of_several(tmp_path) == 1
-    assert "\x1efailure tiny: images of 12×12 pixels are too small" in capsys.readouterr().out
-    order = []
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setattr(fit, "choose_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(fit, "repeatable", lambda _: order.append("repeatable") or nullcontext())
-    monkeypatch.setattr(torch.cuda, "set_device", order.append)
-    assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 
 
 def test_two_processes_train_one_run_by_ddp_and_end_with_a_killed_caller(monkeypatch, capfd):
@@ -250,7 +206,7 @@ def test_two_processes_train_one_run_by_ddp_and_end_with_a_killed_caller(monkeyp
     assert alone.name != run.name and np.allclose(run.history, alone.history, rtol=1e-2)
 
 
-def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys):
+def test_several_devices_are_told_from_outside_and_each_chooses_its_own_first(monkeypatch, tmp_path, capsys):
     """What the calling process makes of lines, failures and deaths of the processes that train."""
     python = tmp_path / "python"
     python.write_text(
@@ -266,9 +222,18 @@ def test_several_devices_are_told_from_the_outside(monkeypatch, tmp_path, capsys
         fit_on_several(tmp_path / "told", lambda *_: None)
     with pytest.raises(TrainingError, match=r"ended with code -9; .* run again to go on, or set training.devices to 1"):
         fit_on_several(tmp_path / "dead", lambda *_: None)
+    (tmp_path / "config.json").write_text(tiny_config(size=12).to_json())
+    assert fit._one_of_several(tmp_path) == 1
+    assert "\x1efailure tiny: images of 12×12 pixels are too small" in capsys.readouterr().out
+    order = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(fit, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(fit, "repeatable", lambda _: order.append("repeatable") or nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_device", order.append)
+    assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 
 
-def test_permuted_labels_are_those_of_training_alone():
+def test_permuted_labels_are_trainings_alone_and_the_split_is_remembered(monkeypatch):
     plain, noise = tiny_config(), tiny_config(data__permute_labels=3)
     told, found = split_data(plain), split_data(noise)
     train = told.cases["split"].eq("train").to_numpy(bool)
@@ -277,3 +242,12 @@ def test_permuted_labels_are_those_of_training_alone():
     assert permuted[~train].equals(labels[~train]) and sorted(permuted[train]) == sorted(labels[train])
     assert not permuted[train].equals(labels[train]) and split_data(noise).cases["label"].equals(permuted)
     assert run_hash(plain, "", "") != run_hash(noise, "", "")
+    config = tiny_config()
+    first = split_data(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("thyroid_utils.training.data.data_fingerprint", lambda _: pytest.fail("read again"))
+        same_split(split_data(config), first)
+        with pytest.raises(pytest.fail.Exception, match="read again"):
+            split_data(tiny_config(split__seed=1))
+    with_cases(monkeypatch, load_cases("phantom", **config.data.options).iloc[::-1])
+    same_split(split_data(config), first)  # rows in another order are the same data

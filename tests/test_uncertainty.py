@@ -24,7 +24,7 @@ from thyroid_utils.inference.uncertainty import (
 from thyroid_utils.models.networks import build_classifier
 
 
-def test_entropy_and_mutual_information_by_hand():
+def test_entropy_mutual_information_and_nearness_to_threshold_and_call_by_hand():
     assert binary_entropy([0, 0.5, 1, 0.25]) == pytest.approx([0, 1, 0, 2 - 0.75 * math.log2(3)])
     # sure of opposite labels: all is disagreement; both unsure: none is; 0.25 and 0.75: H(0.5) − H(0.25)
     table = label_uncertainty(np.array([[0.0, 0.5, 0.25, 0.9], [1.0, 0.5, 0.75, 0.9]]))
@@ -35,15 +35,9 @@ def test_entropy_and_mutual_information_by_hand():
     assert table["mutual_information"].tolist() == pytest.approx([1, 0, 1 - own, 0], abs=1e-12)
     assert table["sd"].tolist() == pytest.approx([0.5, 0, 0.25, 0], abs=1e-12)
     assert table["nearness"].tolist() == pytest.approx([0, 0, 0, -math.log(9)])
-
-
-def test_nearness_is_to_the_threshold_that_decides():
     table = label_uncertainty([0.2, 0.5, 0.8], threshold=0.2)
     assert table["nearness"].tolist() == pytest.approx([0, -math.log(4), -math.log(16)])
     assert table[["mutual_information", "sd"]].isna().all(axis=None)  # one answer disagrees with nothing
-
-
-def test_nearness_is_to_the_call_whose_errors_are_looked_for():
     table = label_uncertainty(np.array([[0.8, 0.2, 0.8], [0.8, 0.2, 0.8]]), 0.5, [True, True, False])
     assert table["nearness"].tolist() == pytest.approx([-math.log(4), math.log(4), math.log(4)])
 
@@ -81,7 +75,7 @@ def test_a_seed_that_knows_nothing_says_so():
     assert (at_one_scale(run.assign(log_odds=-run["log_odds"], probability=1 - run["probability"])) == 0.5).all()
 
 
-def test_map_scores_by_hand():
+def test_map_scores_by_hand_of_pairs_and_of_a_segmenter_that_calls_nothing():
     one = np.array([[1.0, 1.0], [0.0, 0.0]])
     two = np.array([[1.0, 0.0], [0.0, 0.0]])
     table = map_uncertainty(np.stack([one, two])[:, None])
@@ -90,16 +84,10 @@ def test_map_scores_by_hand():
     assert table["sd"][0] == pytest.approx(0.5 / 4)
     assert table["disagreement"][0] == pytest.approx(1 - 2 * 1 / 3)
     assert table["soft_dice_loss"][0] == pytest.approx(1 - 2 * 1.5 / (2 + 1.5))
-
-
-def test_pairs_of_masks_disagree_by_their_dice():
     maps = np.random.default_rng(0).random((4, 3, 9, 7))
     pairs = [(maps[i] >= 0.5, maps[j] >= 0.5) for i in range(4) for j in range(i)]
     expected = [1 - np.mean([f1_score(one[at].ravel(), two[at].ravel()) for one, two in pairs]) for at in range(3)]
     assert map_uncertainty(maps)["disagreement"].tolist() == pytest.approx(expected)
-
-
-def test_a_segmenter_that_calls_nothing():
     table = map_uncertainty(np.full((3, 2, 8, 8), 0.01))
     assert (table["soft_dice_loss"] == 1).all() and (table["disagreement"] == 0).all() and (table["entropy"] > 0).all()
     assert map_uncertainty(np.zeros((2, 1, 8, 8)))["entropy"][0] == 0
@@ -131,7 +119,7 @@ def test_dropout_alone_is_random_and_the_network_is_left_as_it_was(training):
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_only_dropout_is_random():
+def test_only_dropout_is_random_and_must_be_there_and_reached():
     """Behind a batch norm in use, dropout of rate p keeps a value with 1 − p and scales it: each answer is one of two."""
 
     class Doubtful(nn.Module):
@@ -153,22 +141,6 @@ def test_only_dropout_is_random():
         np.testing.assert_allclose(samples[~dropped, image], kept, rtol=1e-6)
         assert dropped.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
 
-
-def test_an_image_has_the_same_draws_whatever_is_asked_along():
-    network = tiny_network(3, 2)
-    inputs = _inputs(6)
-    whole = mc_dropout(network, inputs, passes=20, seed=1)
-    part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
-    np.testing.assert_array_equal(part, whole[:, 4:])
-
-
-def test_dropout_inside_a_transformer_layer_is_not_skipped():
-    """In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike."""
-    network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
-    assert len(np.unique(mc_dropout(network, _inputs(1, 64), passes=4))) == 4 and torch.backends.mha.get_fastpath_enabled()
-
-
-def test_a_network_whose_dropout_is_absent_or_not_reached_is_refused():
     class Idle(nn.Module):
         def __init__(self, rate: float):
             super().__init__()
@@ -183,6 +155,17 @@ def test_a_network_whose_dropout_is_absent_or_not_reached_is_refused():
         with pytest.raises(ValueError, match=message):
             mc_dropout(network, _inputs(1))
         assert network.drop.training and not network.drop._forward_hooks
+
+
+def test_an_image_has_the_same_draws_and_dropout_inside_a_transformer_is_not_skipped():
+    network = tiny_network(3, 2)
+    inputs = _inputs(6)
+    whole = mc_dropout(network, inputs, passes=20, seed=1)
+    part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
+    np.testing.assert_array_equal(part, whole[:, 4:])
+    # In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike.
+    network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
+    assert len(np.unique(mc_dropout(network, _inputs(1, 64), passes=4))) == 4 and torch.backends.mha.get_fastpath_enabled()
 
 
 def test_what_views_show_by_hand():

@@ -5,7 +5,6 @@ import pytest
 from made_pictures import FRAME, put
 
 import thyroid_utils.data.check as data_check
-from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import write_png
 from thyroid_utils.workbook.cli import main
 
@@ -45,12 +44,3 @@ def test_data_check_takes_the_readers_options_and_prints_no_escapes(capsys, tmp_
             "DATA_OPTIONS={patient_pattern: ^(\\d{3})_}", "in single quotes")):  # fmt: skip
         assert main([*command, "--set", wrong]) == 2
         assert told in capsys.readouterr().err
-
-
-def test_an_error_about_data_is_one_line(monkeypatch, capsys, tmp_path):
-    def refuse(*arguments, **options):
-        raise DataError("manifest.csv: no column image")
-
-    monkeypatch.setattr(data_check, "check_dataset", refuse)
-    assert main(["data", "check", "ddti", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "thyroid-workbook: manifest.csv: no column image\n"

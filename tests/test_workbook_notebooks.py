@@ -17,13 +17,9 @@ def dirty() -> nbformat.NotebookNode:
     stream = new_output("stream", name="stdout", text="7\n")
     picture = new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure>"}, metadata={"image/png": {"width": 3}})
     node.cells[1].execution_count = 4
+    noise = {"collapsed": True, "execution": {"iopub.status.busy": "2026"}}
     node.cells += [
-        new_code_cell(
-            "print(7)",
-            execution_count=5,
-            outputs=[stream],
-            metadata={"collapsed": True, "execution": {"iopub.status.busy": "2026"}},
-        ),
+        new_code_cell("print(7)", execution_count=5, outputs=[stream], metadata=noise),
         new_code_cell("print(7)", execution_count=6, outputs=[stream, picture], metadata=CHECKED),
         new_markdown_cell("text", metadata={"vscode": {}}),
     ]

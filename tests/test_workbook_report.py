@@ -65,12 +65,25 @@ def test_a_formula_that_cannot_be_read_shows_its_source(latex):
     assert "formula-source" in shown and html.escape(latex) in shown and "<math" not in shown
 
 
-def test_pictures_carry_caption_and_words_for_who_cannot_see_them():
+def test_pictures_carry_caption_and_words_and_other_kinds_are_shown_too(tmp_path, monkeypatch):
     note = {"figure": "figures/01_a", "caption": "A <curve>"}
     shown = page(showing({"image/png": encoded(png())}, {"image/png": {"alt": "A <curve>", "width": 3}, "thyroid": note}))
     assert 'alt="A &lt;curve&gt;"' in shown and "<figcaption>A &lt;curve&gt;" in shown and 'href="figures/01_a.pdf"' in shown
     plain = page(new_markdown_cell("## Look"), showing({"image/png": encoded(png())}))
     assert 'alt="Picture in the section Look"' in plain and "<figcaption>" not in plain
+    for data, expected in (
+        ({"text/latex": r"$\displaystyle x^2$", "text/plain": "x**2"}, "<msup>"),
+        ({"image/svg+xml": "<svg/>"}, "data:image/svg+xml;base64,"),
+        ({"image/jpeg": "/9j/4AAQ\n"}, "data:image/jpeg;base64,/9j/4AAQ"),
+        ({"text/plain": "<7>"}, "<pre>&lt;7&gt;</pre>"),
+    ):
+        assert expected in page(showing(data))
+    shown = page(showing({"text/markdown": "*Twice*", "text/plain": "Twice"}, {"thyroid": {"repeats_caption": True}}))
+    assert "Twice" not in shown
+    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "p.png").write_bytes(png())
+    assert f"data:image/png;base64,{encoded(png())}" in page(new_markdown_cell("![A picture](p.png)"))
 
 
 @pytest.mark.parametrize("content", ["opaque", "broken", "transparent", "deep"])
@@ -89,12 +102,7 @@ def test_a_large_picture_is_embedded_smaller_unless_it_would_suffer(content):
     assert ("data:image/webp;base64," in shown and source not in shown) if content == "opaque" else source in shown
 
 
-def test_the_caption_for_jupyterlab_is_not_repeated():
-    shown = page(showing({"text/markdown": "*Twice*", "text/plain": "Twice"}, {"thyroid": {"repeats_caption": True}}))
-    assert "Twice" not in shown
-
-
-def test_the_answer_stands_under_the_question_and_on_the_index_and_its_place_is_not_shown_before():
+def test_the_answer_stands_under_the_question_and_sections_that_show_nothing_are_left_out():
     waiting = showing({"text/markdown": "*waiting*"}, {"thyroid": {"answer": None}})
     assert "waiting" not in page(waiting) and 'id="answer"' not in page(waiting)
     given = showing({"text/markdown": "**Answer.** By *0.1*."}, {"thyroid": {"answer": "By *0.1*."}})
@@ -102,9 +110,6 @@ def test_the_answer_stands_under_the_question_and_on_the_index_and_its_place_is_
     assert shown.count("By <em>0.1</em>.") == 1
     assert shown.index("Question?") < shown.index("By <em>") < shown.index(">First</h2>")
     assert '<p class="answer">By <em>0.1</em>.</p>' in index({}, answer="By *0.1*.") and 'class="answer"' not in index({})
-
-
-def test_a_section_that_shows_nothing_is_left_out_with_its_words_and_its_line_in_the_contents():
     quiet, empty = new_code_cell("x = 1"), showing({"text/markdown": "", "text/plain": "<Markdown object>"})
     cells = [
         *(new_markdown_cell("## Asked\n\nWords."), showing({"text/plain": "seen"})),
@@ -129,17 +134,7 @@ def test_the_runs_that_were_trained_or_loaded_are_named_with_where_their_predict
     assert "0123abcd, ffffffff" in shown and "runs/NAME/predictions.csv" in shown and "NAME/predictions" not in page()
 
 
-def test_other_kinds_of_output():
-    for data, expected in (
-        ({"text/latex": r"$\displaystyle x^2$", "text/plain": "x**2"}, "<msup>"),
-        ({"image/svg+xml": "<svg/>"}, "data:image/svg+xml;base64,"),
-        ({"image/jpeg": "/9j/4AAQ\n"}, "data:image/jpeg;base64,/9j/4AAQ"),
-        ({"text/plain": "<7>"}, "<pre>&lt;7&gt;</pre>"),
-    ):
-        assert expected in page(showing(data))
-
-
-def test_nothing_that_runs_or_loads_passes():
+def test_nothing_that_runs_or_loads_passes_and_what_cells_print_is_escaped():
     assert markdown("`$z$` and \\$5 of $x^2$\n\n\\begin{align} a &= b \\end{align}")[0].count("<math") == 2
     evil = (
         '<script src="https://x"></script><img src="https://x/p.png" alt="pic"><b onclick="x()">bold</b><iframe src="y"></iframe>'
@@ -152,9 +147,6 @@ def test_nothing_that_runs_or_loads_passes():
     body = shown.split("<body>")[1]
     assert "https://" not in body and "onclick" not in body and "<script" not in shown and "<iframe" not in shown
     assert body.count("[pic]") == 2 and "[far]" in body and ">bold</b>" in body and "default-src &#39;none&#39;" in shown
-
-
-def test_what_cells_print_is_escaped_and_warnings_are_folded():
     outputs = [
         new_output("stream", name="stdout", text="<i>\x1b[31mred"),
         new_output("stream", name="stderr", text="careful\ntwice"),
@@ -165,13 +157,6 @@ def test_what_cells_print_is_escaped_and_warnings_are_folded():
     assert "Run &amp; more" in shown and "Every parameter has its default" in shown and "&lt;b&gt;" in page()
     assert '<details class="code">' in shown and '<details class="code" open>' in page(cell, show_code=True)
     assert "<details class=" not in page(new_code_cell("  ")).split("<main>")[1], "empty cells are left out"
-
-
-def test_pictures_beside_the_notebook_are_embedded(tmp_path, monkeypatch):
-    monkeypatch.setenv("THYROID_WORKBOOK_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "p.png").write_bytes(png())
-    assert f"data:image/png;base64,{encoded(png())}" in page(new_markdown_cell("![A picture](p.png)"))
 
 
 def index(recorded: dict, **record) -> str:
@@ -200,7 +185,7 @@ def test_the_index_shows_labelled_numbers_first_and_hashes_apart():
     assert "ValueError: &lt;x&gt;" in failed and "from an earlier run" in failed and "commit abc" in failed
 
 
-def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
+def test_thumbnails_take_the_cover_and_durations_and_numbers_are_told_as_people_do(tmp_path):
     (tmp_path / "figures").mkdir()
     for name, noise in (("first", False), ("cover", True)):
         (tmp_path / "figures" / f"{name}.png").write_bytes(png((900, 1400), noise))
@@ -211,9 +196,6 @@ def test_thumbnails_take_the_cover_and_stay_small(tmp_path):
     chosen = thumbnail(figures, tmp_path)
     assert chosen["alt"] == "Cover" and len(chosen["source"]) <= 61_000
     assert thumbnail([], tmp_path) is None and thumbnail([{**figures[0], "file": "figures/gone"}], tmp_path) is None
-
-
-def test_durations_and_numbers_are_told_as_people_tell_them():
     durations = {None: "–", 0.81: "0.8 s", 59.96: "1 min 00 s", 7440: "124 min 00 s"}
     assert [duration_text(seconds) for seconds in durations] == list(durations.values())
     numbers = {None: "–", True: "yes", 12345: "12\u202f345", 0.12345: "0.123", 123.4: "123", "a": "a"}

@@ -21,20 +21,15 @@ from thyroid_utils.training.data import open_arrays, split_data
 from thyroid_utils.training.tasks import Arrays, epoch_batches
 
 
+def normalised(*sizes: int, **options: int) -> tuple[nn.Module, ...]:
+    """A convolution without biases, normalised and rectified."""
+    return nn.Conv2d(*sizes, **options, bias=False), nn.BatchNorm2d(sizes[1]), nn.ReLU()
+
+
 def tiny_network(in_channels: int, classes: int, dropout: float = 0.2, width: int = 6) -> nn.Module:
     """Two convolutions with batch normalisation and dropout: all that a resumed run could get wrong, in a thousand weights."""
-    network = nn.Sequential(
-        nn.Conv2d(3, width, 3, stride=4, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 3, stride=2, bias=False),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(2 * width, classes),
-    )
+    features = *normalised(3, width, 3, stride=4), *normalised(width, 2 * width, 3, stride=2)
+    network = nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width, classes))
     for_channels(network, in_channels)
     return network
 
@@ -136,17 +131,9 @@ class WithAuxiliary(nn.Module):
 
 def tiny_segmenter(in_channels: int, classes: int, width: int = 6, dropout: float = 0.2) -> nn.Module:
     """A stride, batch normalisation, dropout and interpolation: all that a resumed run could get wrong."""
-    network = nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=2, dilation=2, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Dropout2d(dropout),
-        nn.Upsample(scale_factor=2, mode="bilinear"),
-        nn.Conv2d(width, classes, 1),
-    )
+    features = *normalised(in_channels, width, 3, stride=2, padding=1), *normalised(width, width, 3, padding=2, dilation=2)
+    enlarged = nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(width, classes, 1)
+    network = nn.Sequential(*features, nn.Dropout2d(dropout), *enlarged)
     network.multiple = 2
     return network
 
@@ -163,7 +150,7 @@ def segmentation_config(**changes) -> RunConfig:
 
 
 def _block(in_channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(*normalised(in_channels, width, 3, stride=2, padding=1))
 
 
 class TinyEncoder(nn.Module):
@@ -222,4 +209,5 @@ def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path))
     register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
     register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
+    register_tiny_joint(functools.partial(monkeypatch.setitem, SEGMENTERS))
     return tmp_path / "runs"
