@@ -59,12 +59,25 @@ def test_a_move_is_torchvisions(angle, shift, scale, mirrored):
     assert (mask == theirs).float().mean() > 0.99
 
 
-def test_changes_that_follow_each_other_are_made_in_their_order():
+def test_changes_keep_their_order_and_shared_batches_any_scale_and_equal_channels_change_nothing():
     """Mirror and turn as one resampling are what the mirror and then the turn are one after the other."""
     images = torch.from_numpy(ndimage.gaussian_filter(batch(6).numpy(), (0, 0, 2, 2)))
     both, turn = ([{"horizontal_flip": {"p": p}}, {"affine": {"degrees": 30}}] for p in (1, 0))
     together, turned = build_augmentation(both)(images, seed=(7,))[0], build_augmentation(turn)(images.flip(-1), seed=(7,))[0]
     torch.testing.assert_close(together, turned, atol=1e-4, rtol=0)
+    images = batch(6)
+    whole, masks = build_augmentation("default")(images, images[:, 0] > 0, seed=(1, 2))
+    for first in (0, 1):
+        part = images[first::2]
+        shared, outlines = build_augmentation("default")(part, part[:, 0] > 0, seed=(1, 2), share=(first, 2))
+        torch.testing.assert_close(shared, whole[first::2])
+        assert torch.equal(outlines, masks[first::2])
+    # A z-scored image is changed as its scaled twin, and gray in three channels stays gray.
+    scaled = 0.2 + 0.6 * discs(5)[:, None].float()
+    augmentation = build_augmentation("default")
+    one, three = augmentation(scaled, seed=(0,))[0], augmentation(((scaled - 0.3) / 0.17).expand(-1, 3, -1, -1), seed=(0,))[0]
+    torch.testing.assert_close(three * 0.17 + 0.3, one.expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
+    assert torch.equal(three[:, 0], three[:, 2])
 
 
 @pytest.mark.parametrize("preset", sorted(set(AUGMENTATION_PRESETS) - {"none"}))
@@ -81,22 +94,6 @@ def test_the_seed_alone_decides_and_every_image_has_its_own_draw(preset):
     assert len({tuple(image.flatten().tolist()) for image in first}) == 6 or preset in ("paper_001", "paper_003")
     for seed in ((6, 1, 0), (5, 2, 0), (5, 1, 1)):
         assert not torch.equal(augmentation(images, seed=seed)[0], first)
-
-
-def test_devices_that_share_a_batch_any_scale_and_equal_channels_change_nothing():
-    images = batch(6)
-    whole, masks = build_augmentation("default")(images, images[:, 0] > 0, seed=(1, 2))
-    for first in (0, 1):
-        part = images[first::2]
-        shared, outlines = build_augmentation("default")(part, part[:, 0] > 0, seed=(1, 2), share=(first, 2))
-        torch.testing.assert_close(shared, whole[first::2])
-        assert torch.equal(outlines, masks[first::2])
-    # A z-scored image is changed as its scaled twin, and gray in three channels stays gray.
-    scaled = 0.2 + 0.6 * discs(5)[:, None].float()
-    augmentation = build_augmentation("default")
-    one, three = augmentation(scaled, seed=(0,))[0], augmentation(((scaled - 0.3) / 0.17).expand(-1, 3, -1, -1), seed=(0,))[0]
-    torch.testing.assert_close(three * 0.17 + 0.3, one.expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
-    assert torch.equal(three[:, 0], three[:, 2])
 
 
 def test_draws_fill_the_range_of_the_parameters():

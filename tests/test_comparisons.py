@@ -10,14 +10,11 @@ from statsmodels.stats.multitest import multipletests
 from thyroid_utils.scores.comparisons import compare_means, corrected_error, holm, subset_comparison, subset_estimate
 
 
-def test_holm_by_hand_and_statsmodels():
+def test_holm_by_hand_and_paired_means_over_patients():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     p_values = np.random.default_rng(0).random(21) ** 3
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True) and len(holm([])) == 0
-
-
-def test_paired_means_use_patients():
     random = np.random.default_rng(3)
     codes = np.repeat(np.arange(15), 4)
     first, second = random.normal(size=(2, 60)) + random.normal(0, 1, (2, 15))[:, codes]

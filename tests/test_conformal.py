@@ -18,7 +18,7 @@ def test_the_quantile_is_the_order_statistic_and_needs_enough_images(alpha):
         assert np.isinf(expected) == (count < 1 / alpha - 1 - 1e-9)
 
 
-def test_patients_weigh_the_same_and_sets_by_hand():
+def test_patients_weigh_the_same_sets_by_hand_and_what_makes_none_or_full_ones():
     # patients a (4 images) and b, c (1 each) and the unseen one: weights 1/16 four times, 1/4, 1/4, and 1/4 for inf
     scores, patients = [0.1, 0.2, 0.3, 0.4, 0.5, 0.05], list("aaaabc")
     # rising: 0.05 → 4/16, 0.1 → 5/16, 0.2 → 6/16, 0.3 → 7/16, 0.4 → 8/16, 0.5 → 12/16
@@ -30,6 +30,19 @@ def test_patients_weigh_the_same_and_sets_by_hand():
     assert sets["benign"].tolist() == [True, True, False, False] and sets["malignant"].tolist() == [False, False, False, True]
     assert sets["size"].tolist() == [1, 1, 0, 1] and sets.index.equals(index)
     assert sets.attrs["quantiles"]["benign"] == pytest.approx(0.2) and sets.attrs["note"] == ""
+    for alpha in (0, 1, np.nan):
+        with pytest.raises(ValueError, match="alpha is"):
+            conformal_sets([0.1], [0], [0.3], alpha)
+    with pytest.raises(ValueError, match="test probabilities"):
+        conformal_sets([0.1], [0], [np.nan], 0.1)
+    with pytest.raises(ValueError, match="1 sets and 2 labels"):
+        coverage(conformal_sets([0.1], [0], [0.3], 0.1), [0, 1], ["a", "b"])
+    sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
+    assert (sets["size"] == 2).all()
+    assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
+    one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
+    assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
+    assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"
 
 
 def _images(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,19 +93,3 @@ def test_coverage_by_hand_is_of_patients_and_follows_the_cases():
     one = coverage(sets, labels, patients)
     assert coverage(sets, labels[::-1], patients[::-1]).astype(str).equals(one.astype(str))
     assert one.loc["all", "coverage"].value == pytest.approx(16 / 20)
-
-
-def test_what_makes_no_sets_is_refused_and_too_few_validation_images_make_full_ones():
-    for alpha in (0, 1, np.nan):
-        with pytest.raises(ValueError, match="alpha is"):
-            conformal_sets([0.1], [0], [0.3], alpha)
-    with pytest.raises(ValueError, match="test probabilities"):
-        conformal_sets([0.1], [0], [np.nan], 0.1)
-    with pytest.raises(ValueError, match="1 sets and 2 labels"):
-        coverage(conformal_sets([0.1], [0], [0.3], 0.1), [0, 1], ["a", "b"])
-    sets = conformal_sets([0.1, 0.9, 0.2], [0, 1, 0], [0.0, 0.5, 1.0], 0.1)
-    assert (sets["size"] == 2).all()
-    assert sets.attrs["note"] == "3 validation images; 90% coverage needs at least 9, so every set is full"
-    one_class = conformal_sets(np.linspace(0.01, 0.2, 20), [0] * 20, [0.1, 0.9], 0.1, by_class=True)
-    assert one_class["malignant"].all() and one_class["benign"].tolist() == [True, False]
-    assert one_class.attrs["note"] == "0 malignant images; 90% coverage needs at least 9, so malignant is in every set"

@@ -40,7 +40,7 @@ def simulated():
     return phantom_cases(patients=4, size=96, views=(2, 2))
 
 
-def test_bars_are_the_counts_and_mean_shares_beside_tables(cases):
+def test_bars_are_the_counts_beside_tables_sizes_areas_and_intensities(cases):
     first, views, pane = plots.counts(cases, "pane").axes
     assert bars(first)[::2] == [4, 6, 2] and sum(bars(pane)) == len(cases)
     assert sum(patch.get_height() for patch in views.patches) == cases["patient"].nunique()
@@ -65,9 +65,6 @@ def test_bars_are_the_counts_and_mean_shares_beside_tables(cases):
     assert measured.loc["benign", "patients"] == 3 and "[" in measured.loc["benign", "area, % of frame"]
     traits = study.malignant_by_trait(cases)
     assert traits["patients"].sum() == cases[cases["label"].notna()]["patient"].nunique()
-
-
-def test_sizes_areas_and_intensities(cases):
     measures = measure_cases(cases)
     sizes = plots.frame_sizes(measures.table, cases).axes[0]
     assert sorted(bars(sizes)) == [2, 4, 6] and "(12 images)" in sizes.get_title(loc="left")

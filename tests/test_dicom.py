@@ -77,12 +77,21 @@ def test_gray_levels_through_rescale_window_and_extremes(shown, stored, photomet
     assert shown(stored, photometric, bits=bits, more=more)[0, 0].tolist() == levels
 
 
-def test_frames_are_scaled_alike_eight_bits_as_they_are_and_signed_values_over_their_range(shown):
+def test_frames_of_gray_signed_equal_and_coloured_values_are_shown_as_they_are(shown):
     stored = np.array([[[0, 4100]], [[4100, 65535]]], np.uint16)  # beyond the header's extremes in the second frame
     assert shown(stored, more=extremes(0, 4100)).tolist() == [[[0, 16]], [[16, 255]]]
     np.testing.assert_array_equal(shown(RAMP, more=extremes(0, 20)), RAMP)
     np.testing.assert_array_equal(shown(RAMP, "MONOCHROME1"), 255 - RAMP)
     assert shown(np.array([[[-2048, 0, 2047]]], np.int16), bits=12).tolist() == [[[0, 128, 255]]]
+    noisy = np.full((1, 32, 32, 3), 100, np.uint8) + np.array([0, 3, 6], np.uint8)
+    assert (shown(noisy, "RGB") == 102).all() and shown(noisy, "RGB").shape == (1, 32, 32)
+    noisy[0, 8:24, 8:24] = (220, 30, 20)
+    np.testing.assert_array_equal(shown(noisy, "RGB"), noisy)
+    # Pure red is (76, 85, 255) in YCbCr (PS3.3 C.7.6.3.1.2).
+    stored = np.tile(np.array([76, 85, 255], np.uint8), (1, 16, 16, 1))
+    assert np.abs(shown(stored, "YBR_FULL").astype(int) - (254, 0, 0)).max() <= 2, "three roundings"
+    tables = [np.arange(256)] * 3
+    np.testing.assert_array_equal(shown(RAMP, "PALETTE COLOR", more=palette(tables, 16)), RAMP)
 
 
 @pytest.mark.parametrize(("bits", "high"), [(12, 15), (8, 15), (10, 12)])
@@ -139,18 +148,6 @@ def test_a_file_of_three_frames(tmp_path, syntax):
     image = read_dicom(write_dicom(tmp_path / "a.dcm", frames, syntax=syntax))
     assert (image.frame_count, image.shape, image.spacing, image.burned_in) == (3, (16, 16), None, None)
     np.testing.assert_array_equal([*image.iter_frames()], frames)
-
-
-def test_colours_of_equal_channels_of_ycbcr_and_of_a_palette_in_wide_words(shown):
-    noisy = np.full((1, 32, 32, 3), 100, np.uint8) + np.array([0, 3, 6], np.uint8)
-    assert (shown(noisy, "RGB") == 102).all() and shown(noisy, "RGB").shape == (1, 32, 32)
-    noisy[0, 8:24, 8:24] = (220, 30, 20)
-    np.testing.assert_array_equal(shown(noisy, "RGB"), noisy)
-    # Pure red is (76, 85, 255) in YCbCr (PS3.3 C.7.6.3.1.2).
-    stored = np.tile(np.array([76, 85, 255], np.uint8), (1, 16, 16, 1))
-    assert np.abs(shown(stored, "YBR_FULL").astype(int) - (254, 0, 0)).max() <= 2, "three roundings"
-    tables = [np.arange(256)] * 3
-    np.testing.assert_array_equal(shown(RAMP, "PALETTE COLOR", more=palette(tables, 16)), RAMP)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -160,7 +160,7 @@ def test_an_own_scheduler_gives_what_the_serial_engine_gives(scheduler, tmp_path
         same_results(one.folder, other.folder)
 
 
-def test_a_worker_of_another_recipe_or_with_another_folder_of_runs_is_told(monkeypatch):
+def test_a_worker_that_dies_or_is_of_another_recipe_or_folder_is_told(monkeypatch, scheduler):
     monkeypatch.setattr(engine, "_SHARED_FOLDER_PATIENCE", 0.0)
     (config,) = seeds(1)
     told = {"wait": False, "variables": {}, "recipe": engine.RECIPE + 1, "threads": 1, "most_threads": 1}
@@ -169,8 +169,6 @@ def test_a_worker_of_another_recipe_or_with_another_folder_of_runs_is_told(monke
     outcome = engine._outcome(future, "0" * 32, config)
     assert isinstance(outcome, Failure) and "share that folder" in outcome.message
 
-
-def test_a_run_that_kills_its_workers_is_given_up(scheduler, monkeypatch):
     def deadly(*_, **__):
         raise KilledWorker("train", SimpleNamespace(address="tcp://127.0.0.1:1"), 3)
 

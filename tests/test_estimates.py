@@ -27,7 +27,7 @@ def test_few_patients_are_told_and_many_are_not(patients, told):
     assert told in said and bool(said) == bool(told)
 
 
-def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():
+def test_one_image_a_patient_is_the_t_interval_and_where_all_agree_wilsons():
     values = np.random.default_rng(0).normal(5, 2, 80)
     ours = patient_estimate(values, range(80))
     assert ours.value == pytest.approx(values.mean())
@@ -40,6 +40,17 @@ def test_one_image_a_patient_is_the_t_interval_and_its_jackknife_delongs():
     variance, same, smaller = jackknife(moves, images_of(np.arange(42), labels))
     assert variance == pytest.approx(delong[0]) and same == pytest.approx(freedom[0]) and 11 < same < 41 and smaller == 12
     assert value == pytest.approx(auc_influence(labels, scores).scores[0])
+    patients = ["a", "a", "b", "b", "c", "c"]
+    for value in (0.5, 1):
+        assert patient_estimate([value] * 6, patients).text() == f"{value:.2f} [no interval: all patients agree]"
+    for value in (0, 1):
+        share = patient_estimate([value] * 6, patients, share=True)
+        assert (share.low, share.high) == proportion_interval(3 * value, 3)  # of patients, not images
+    assert proportion_interval(9, 10) == pytest.approx(tuple(stats.binomtest(9, 10).proportion_ci(method="wilson")))
+    assert np.isnan(proportion_interval(0, 0)).all()
+    # Of three patients with 50, 1 and 1 images hardly more than one tells: 52² / 2502.
+    uneven = patient_estimate([1] * 52, ["a"] * 50 + ["b", "c"], share=True)
+    assert (uneven.low, uneven.high) == proportion_interval(52**2 / 2502, 52**2 / 2502) and uneven.low < 0.25
 
 
 def test_estimates_of_means_medians_and_p_values_are_told_also_of_one_patient_and_none():
@@ -62,20 +73,6 @@ def test_estimates_of_means_medians_and_p_values_are_told_also_of_one_patient_an
     assert told_over_seeds([0.91]) == "0.91 (1 seed)" and told_over_seeds([]) == "no data"
     assert Comparison(0.5, 0.5, -0.0004, -0.0001, 0.01, 0.5, 9, 4).text(2) == "0.00 [0.00, +0.01], p = 0.5"
     assert Estimate(0.5, np.nan, np.nan, 9, 2).text() == "0.50 [no interval: 2 patients]"
-
-
-def test_where_all_values_agree_a_share_has_wilsons_interval_and_others_none():
-    patients = ["a", "a", "b", "b", "c", "c"]
-    for value in (0.5, 1):
-        assert patient_estimate([value] * 6, patients).text() == f"{value:.2f} [no interval: all patients agree]"
-    for value in (0, 1):
-        share = patient_estimate([value] * 6, patients, share=True)
-        assert (share.low, share.high) == proportion_interval(3 * value, 3)  # of patients, not images
-    assert proportion_interval(9, 10) == pytest.approx(tuple(stats.binomtest(9, 10).proportion_ci(method="wilson")))
-    assert np.isnan(proportion_interval(0, 0)).all()
-    # Of three patients with 50, 1 and 1 images hardly more than one tells: 52² / 2502.
-    uneven = patient_estimate([1] * 52, ["a"] * 50 + ["b", "c"], share=True)
-    assert (uneven.low, uneven.high) == proportion_interval(52**2 / 2502, 52**2 / 2502) and uneven.low < 0.25
 
 
 def test_few_patients_of_a_class_scores_at_their_limits_and_very_many_patients():

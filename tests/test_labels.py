@@ -19,7 +19,7 @@ def example(images: int = 300, seed: int = 0, digits: int = 2) -> tuple[np.ndarr
     return labels, expit(3 * random.normal(size=images) + 3 * labels - 1).round(digits)
 
 
-def test_six_images_and_calls_all_alike_by_hand():
+def test_six_images_by_hand_and_weighted_images_as_their_copies():
     # At 0.5: called malignant are 0.9 (malignant), 0.8 (benign), 0.6 (malignant): TP 2, FP 1, FN 1, TN 2.
     scores = classification_scores([1, 0, 1, 1, 0, 0], [0.9, 0.8, 0.6, 0.4, 0.2, 0.1])
     for name in ("accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy"):
@@ -35,6 +35,16 @@ def test_six_images_and_calls_all_alike_by_hand():
     assert large == pytest.approx(0.6, abs=1e-12), "of a large table, too"
     scores = classification_scores([1, 0, 1], [0.2, 0.1, 0.3])
     assert np.isnan(scores["precision"]) and scores["mcc"] == 0 == scores["f1"] == scores["sensitivity"]
+    # Each column against the images written out and scored by themselves; ties, and columns of one class, included.
+    labels, probabilities = example(60)
+    weights = np.random.default_rng(1).integers(0, 3, (60, 20))
+    weights[labels == 1, 0] = 0
+    weighed = Weighed(Labelled(labels == 1, probabilities, 0.4), weights.astype(float))
+    found = {name: weighed.score(name) for name in SCORES}
+    for column in range(20):
+        copies = np.repeat(np.arange(60), weights[:, column])
+        expected = classification_scores(labels[copies], probabilities[copies], 0.4)
+        assert {name: found[name][column] for name in SCORES} == pytest.approx(expected, abs=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
@@ -49,19 +59,6 @@ def test_scores_are_scikit_learns(threshold):
     expected |= {name: getattr(reference, score)(labels, probabilities) for name, score in ranking.items()}
     scores = classification_scores(labels, probabilities, threshold)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-
-
-def test_scores_of_weighted_images_are_those_of_copies():
-    """Each column against the images written out and scored by themselves; ties, and columns of one class, included."""
-    labels, probabilities = example(60)
-    weights = np.random.default_rng(1).integers(0, 3, (60, 20))
-    weights[labels == 1, 0] = 0
-    weighed = Weighed(Labelled(labels == 1, probabilities, 0.4), weights.astype(float))
-    found = {name: weighed.score(name) for name in SCORES}
-    for column in range(20):
-        copies = np.repeat(np.arange(60), weights[:, column])
-        expected = classification_scores(labels[copies], probabilities[copies], 0.4)
-        assert {name: found[name][column] for name in SCORES} == pytest.approx(expected, abs=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize(("label", "rate"), [(1, "specificity"), (0, "sensitivity")])

@@ -135,18 +135,6 @@ def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     assert environment_stamp("cpu", "32-true", 1)["commit"] is None, "no checkout"
 
 
-def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(own_runs, monkeypatch):
-    folder = own_runs / "run"
-    folder.mkdir(parents=True)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
-        with files.atomic_path(folder / "weights.safetensors"):
-            raise KeyboardInterrupt
-    (folder / "resume").mkdir(), (folder / ".ipynb_checkpoints").mkdir(), (folder / "notes.txt").write_text("mine")
-    files.remove_temporaries(folder)
-    assert sorted(os.listdir(folder)) == [".ipynb_checkpoints", "notes.txt", "resume"]
-
-
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"run": "x"}', '{"run": "x", "files": 3}'])
 def test_a_missing_file_and_a_mark_that_makes_no_sense_or_is_anothers_are_noticed(mark):
     run = made(NAMES["whole"])
@@ -163,7 +151,7 @@ def test_a_missing_file_and_a_mark_that_makes_no_sense_or_is_anothers_are_notice
             find_run(run.name)
 
 
-def test_a_lock_is_held_by_one_and_freed_by_death():
+def test_a_lock_is_freed_by_death_and_what_a_killed_writer_leaves_is_removed(own_runs, monkeypatch):
     with run_lock("x"):
         code = "from thyroid_utils.training.ledger import run_lock; run_lock('x', wait=False).__enter__()"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -172,6 +160,15 @@ def test_a_lock_is_held_by_one_and_freed_by_death():
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     with run_lock("x", wait=False):
         pass
+    folder = own_runs / "run"
+    folder.mkdir(parents=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
+        with files.atomic_path(folder / "weights.safetensors"):
+            raise KeyboardInterrupt
+    (folder / "resume").mkdir(), (folder / ".ipynb_checkpoints").mkdir(), (folder / "notes.txt").write_text("mine")
+    files.remove_temporaries(folder)
+    assert sorted(os.listdir(folder)) == [".ipynb_checkpoints", "notes.txt", "resume"]
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_the_sides_that_networks_take(name, multiple, minimum):
     assert taken == {1: minimum, minimum: minimum, minimum + 1: minimum + multiple}
 
 
-def test_padding_mirrors_the_image_and_is_cut_off():
+def test_padding_mirrors_the_image_and_pspnet_pools_as_smp_does():
     """The reference mirrors with numpy, which does it again and again where the image is too small."""
     torch.manual_seed(0)
     model = build_segmenter("residual_unet", **WIDTHS).eval()
@@ -122,6 +122,14 @@ def test_padding_mirrors_the_image_and_is_cut_off():
         with torch.no_grad():
             expected = model.network(padded)[..., top : top + height, left : left + width]
             torch.testing.assert_close(model(image), expected)
+    torch.manual_seed(0)
+    ours = build_segmenter("pspnet").eval().network.decoder.psp
+    assert [block.pool_size for block in ours.blocks if isinstance(block.pool[0], AdaptivePool)] == [2, 3, 6]
+    theirs = PSPModule(2048).eval()
+    theirs.load_state_dict(ours.state_dict())
+    for size in [(8, 8), (2, 3)]:
+        maps = torch.randn(1, 2048, *size)
+        torch.testing.assert_close(ours(maps), theirs(maps), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 32), ("deeplabv3plus_mobilenet", 64), ("unet_resnet18", 20)])
@@ -193,17 +201,6 @@ def test_the_gradient_reaches_every_parameter(name):
     without = [key for key, gradient in gradients.items() if gradient.abs().max() <= (1e-10 if name in OWN else 0)]
     # torchvision's biases in front of SegNet's batch normalisations, which take them out again; kept for its weights file
     assert len(without) == (13 if name == "segnet" else 0), without
-
-
-def test_pspnet_pools_as_smp_does_with_a_deterministic_gradient():
-    torch.manual_seed(0)
-    ours = build_segmenter("pspnet").eval().network.decoder.psp
-    assert [block.pool_size for block in ours.blocks if isinstance(block.pool[0], AdaptivePool)] == [2, 3, 6]
-    theirs = PSPModule(2048).eval()
-    theirs.load_state_dict(ours.state_dict())
-    for size in [(8, 8), (2, 3)]:
-        maps = torch.randn(1, 2048, *size)
-        torch.testing.assert_close(ours(maps), theirs(maps), atol=1e-5, rtol=1e-4)
 
 
 PUBLISHED = {"segnet": {"classes": 12}, "fcn8s": {"classes": 21}, "transunet": {"classes": 9}, "segformer": {"classes": 150}}

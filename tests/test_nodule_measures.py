@@ -21,7 +21,7 @@ def star(amplitude: float, bumps: int = 9, radius: float = 60, side: int = 201) 
     return np.hypot(x, y) < radius * (1 + amplitude * np.cos(bumps * np.arctan2(y, x)))
 
 
-def test_a_block_by_hand_and_what_cannot_be_measured():
+def test_a_block_by_hand_and_of_two_nodules_the_largest_wherever_it_lies():
     mask = np.zeros((20, 30), bool)
     mask[3:7, 5:15] = True  # 4 rows, 10 columns
     found = nodule_measures(mask)
@@ -39,9 +39,6 @@ def test_a_block_by_hand_and_what_cannot_be_measured():
     for given in ((np.zeros((4, 4)),), (np.zeros((4, 4), bool), np.zeros((4, 5), np.uint8))):
         with pytest.raises(ValueError, match=r"expected (bool|uint8)"):
             nodule_measures(*given)
-
-
-def test_of_two_nodules_the_largest_is_measured_wherever_it_lies_and_the_others_are_counted():
     one, small = ellipse(30, 20, centre=(-50, -50)), ellipse(15, 15, centre=(50, 50))
     both = one | small
     both[0, 0] = True

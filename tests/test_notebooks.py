@@ -53,16 +53,13 @@ def test_imports_come_first_then_commented_literals_then_the_answers_place_and_n
     assert sum(cell.source.count("record_answer(") for cell in code) == 1, "one computed answer"
 
 
-def test_it_reads_as_a_story(notebook):
+def test_it_reads_as_a_story_without_path_picture_or_stray_output(notebook):
     text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert all(word in text[0] for word in ("# ", "**Question.**", "goes in", "comes out", "takes"))
     assert len(text) >= 0.6 * len(code_cells(notebook)), "results without a word before or after them"
     headings = [line for source in text for line in source.splitlines() if re.match(r"#{1,3} ", line)]
     assert len(headings) >= 6 and sum(line.startswith("# ") for line in headings) == 1
     assert headings.index("## What was seen") < headings.index("## Limits and exercises")
-
-
-def test_it_holds_no_path_picture_or_stray_output(notebook):
     for cell in notebook.cells:
         assert not PATH.search(cell.source), cell.source
         assert "getcwd" not in cell.source and "__file__" not in cell.source

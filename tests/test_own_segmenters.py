@@ -151,12 +151,20 @@ def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
     return functional.conv2d(first, network.head.weight, network.head.bias)
 
 
-def test_unet_starts_with_the_papers_spread():
+def test_unet_starts_with_the_papers_spread_and_attention_unet_with_open_gates_is_it():
     torch.manual_seed(0)
     network = UNet(1, 1, widths=(64, 128))
     for layer, incoming in ((network.encoder[1][0], 9 * 64), (network.up[0], 128), (network.decoder[0][0], 9 * 128)):
         # 3 standard errors of a standard deviation from n values
         assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / incoming), rel=3 / math.sqrt(2 * layer.weight.numel()))
+    torch.manual_seed(0)
+    unet, attention = UNet(1, 1, widths=(4, 8, 8, 8)).eval(), AttentionUNet(1, 1, widths=(4, 8, 8, 8)).eval()
+    assert not attention.load_state_dict(unet.state_dict(), strict=False).unexpected_keys
+    images = torch.randn(2, 1, 32, 32)
+    assert not torch.allclose(attention(images), unet(images), atol=1e-3)
+    for gate in attention.gates:
+        nn.init.constant_(gate.score.bias, 50.0)
+    torch.testing.assert_close(attention(images), unet(images))
 
 
 def set_values(layer: nn.Module, weight: list[float], bias: float | None = None) -> None:
@@ -189,17 +197,6 @@ def test_gate_by_hand_and_as_monais_where_that_works_on_the_same_grid():
     coarse, gating = torch.randn(2, 4, 1, 1).expand(2, 4, 3, 3), torch.randn(2, 6, 1, 1).expand(2, 6, 3, 3)
     # 3e-4: three untrained batch normalisations, which divide by sqrt(1 + 1e-5)
     torch.testing.assert_close(ours(doubled(coarse), gating), doubled(theirs(gating, coarse)), rtol=3e-4, atol=1e-5)
-
-
-def test_attention_unet_with_open_gates_is_the_unet():
-    torch.manual_seed(0)
-    unet, attention = UNet(1, 1, widths=(4, 8, 8, 8)).eval(), AttentionUNet(1, 1, widths=(4, 8, 8, 8)).eval()
-    assert not attention.load_state_dict(unet.state_dict(), strict=False).unexpected_keys
-    images = torch.randn(2, 1, 32, 32)
-    assert not torch.allclose(attention(images), unet(images), atol=1e-3)
-    for gate in attention.gates:
-        nn.init.constant_(gate.score.bias, 50.0)
-    torch.testing.assert_close(attention(images), unet(images))
 
 
 @pytest.mark.parametrize(("out_channels", "stride", "first"), [(3, 1, False), (5, 1, False), (5, 2, False), (4, 1, True)])

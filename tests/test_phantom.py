@@ -35,12 +35,21 @@ def test_speckle_of_homogeneous_tissue_is_rayleigh(scanner):
     assert fit.p_value > 0.001 > imaging.rayleigh_fit(np.random.default_rng(0).exponential(1.0, (512, 512))).p_value
 
 
-def test_log_compression_and_tirads_points_by_hand():
+def test_log_compression_and_tirads_by_hand_and_the_perfect_readers_auc():
     """With DR 60 a factor of 10 (20 dB) is a third of the gray scale: 85 levels."""
     gray = imaging.log_compress(np.array([0.0, 1.0, 10.0, 1e6], np.float32), dynamic_range=60)
     assert gray.tolist() == [0, 102, 187, 255]
     assert imaging.log_compress(np.ones(1, np.float32), 60, gain=6)[0] == round((0.4 + 0.1) * 255)
     assert {traits: patients.tirads_level(patients.Traits(*traits.split(", "))) for traits in LEVELS} == LEVELS
+    # scikit-learn's AUC over 6000 draws; its standard error is 0.003.
+    random, labels = np.random.default_rng(2), np.repeat([0, 1], 3000)
+    posteriors = [patients.malignancy_posterior(patients.sample_traits(random, label)) for label in labels]
+    drawn = {patients.sample_traits(random, 0) for _ in range(1500)}
+    assert 0.9 < sum(patients.trait_probability(traits, 0) for traits in drawn) <= 1 + 1e-9, "what 1500 draws leave out is rare"
+    assert roc_auc_score(labels, posteriors) == pytest.approx(0.95, abs=0.01)
+    traits = patients.Traits("cystic", "anechoic", "wider than tall", "smooth", "none")
+    benign, malignant = patients.trait_probability(traits, 0), patients.trait_probability(traits, 1)
+    assert patients.malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
 
 
 def flat_tissue(shape: tuple[int, int], attenuation: float = imaging.USUAL_ATTENUATION) -> imaging.Tissue:
@@ -72,18 +81,6 @@ LEVELS = {  # composition, echogenicity, shape, margin and foci as points
     "spongiform, hypoechoic, taller than wide, lobulated, punctate": "TR1",
     "solid, hypoechoic, wider than tall, smooth, punctate": "TR5",  # 2 + 2 + 3, the lowest
 }
-
-
-def test_the_perfect_reader_has_an_auc_of_095():
-    """scikit-learn's AUC over 6000 draws; its standard error is 0.003."""
-    random, labels = np.random.default_rng(2), np.repeat([0, 1], 3000)
-    posteriors = [patients.malignancy_posterior(patients.sample_traits(random, label)) for label in labels]
-    drawn = {patients.sample_traits(random, 0) for _ in range(1500)}
-    assert 0.9 < sum(patients.trait_probability(traits, 0) for traits in drawn) <= 1 + 1e-9, "what 1500 draws leave out is rare"
-    assert roc_auc_score(labels, posteriors) == pytest.approx(0.95, abs=0.01)
-    traits = patients.Traits("cystic", "anechoic", "wider than tall", "smooth", "none")
-    benign, malignant = patients.trait_probability(traits, 0), patients.trait_probability(traits, 1)
-    assert patients.malignancy_posterior(traits, 0.3) == pytest.approx(0.3 * malignant / (0.3 * malignant + 0.7 * benign))
 
 
 def test_every_image_has_one_nodule_and_neither_threads_nor_repetition_change_a_pixel(cases, tmp_path):

@@ -169,20 +169,6 @@ def test_forest_shows_every_subgroup_the_small_what_was_predicted_and_undefined_
     assert len(dots(errors.lost_dots(table.rename(columns={"estimate": "lost"})).axes[0])) == 2
 
 
-def test_nodule_frame_draws_both_maps_on_one_scale_and_conformal_bars_add_up(masks):
-    found = nodule_frame_errors(*masks)
-    pictures = [axes.images[0] for axes in errors.nodule_frame(found).axes[:2]]
-    for picture, expected in zip(pictures, found.maps, strict=True):
-        np.testing.assert_allclose(picture.get_array(), 100 * expected)
-    assert pictures[0].get_clim() == pictures[1].get_clim()
-    assert errors.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
-    sets = conformal_sets(PROBABILITIES[:24], LABELS[:24], PROBABILITIES[24:], 0.2)
-    table = coverage(sets, LABELS[24:], PATIENTS[24:])
-    widths, shown = errors.conformal_bars(table, 0.2).axes
-    assert sum(bars(widths)) == pytest.approx(300), "three rows of 100 %"
-    assert dots(shown) == pytest.approx([100 * value.value for value in table["coverage"]])
-
-
 @pytest.mark.parametrize("labels", [LABELS, 0 * LABELS], ids=["no error", "one class"])
 def test_results_with_nothing_to_show_have_every_figure(labels, tmp_path):
     images = decided(labels, 0.2 + 0.7 * labels)
@@ -210,7 +196,7 @@ def estimate(value: float, images: int = 7, patients: int = 4) -> Estimate:
     return Estimate(value, value - 0.1, value + 0.1, images, patients)
 
 
-def test_cam_panels_show_the_surest_of_each_call_that_is_not_blank(masks):
+def test_cam_panels_show_the_surest_calls_nodule_frames_both_maps_and_conformal_bars_add_up(masks):
     columns = {"label": LABELS[:8], "called": [0, 1, 1, 1, 0, 0, 0, 1], "probability": [0.1, 0.6, 0.7, 0.8, 0.2, 0.3, 0.3, 0.9]}
     images = pd.DataFrame(columns | {"threshold": 0.5}, EIGHT)
     images["right"] = images["called"] == images["label"]
@@ -220,9 +206,20 @@ def test_cam_panels_show_the_surest_of_each_call_that_is_not_blank(masks):
     figure = cams.cam_panels(SimpleNamespace(images=images, scores=scores, maps=drawn, masks=truths, grays=1.0 * truths))
     assert [title.split("\n")[0] for title in titles(figure)[::3]] == [f"drawn/{number}" for number in (0, 1, 3, 6)]
     assert figure.axes[1].images[1].get_clim() == (0, 1), "one scale, whatever the map's maximum"
+    found = nodule_frame_errors(*masks)
+    pictures = [axes.images[0] for axes in errors.nodule_frame(found).axes[:2]]
+    for picture, expected in zip(pictures, found.maps, strict=True):
+        np.testing.assert_allclose(picture.get_array(), 100 * expected)
+    assert pictures[0].get_clim() == pictures[1].get_clim()
+    assert errors.nodule_frame(nodule_frame_errors([np.zeros((8, 8), bool)], [np.ones((8, 8), bool)])) is None
+    sets = conformal_sets(PROBABILITIES[:24], LABELS[:24], PROBABILITIES[24:], 0.2)
+    table = coverage(sets, LABELS[24:], PATIENTS[24:])
+    widths, shown = errors.conformal_bars(table, 0.2).axes
+    assert sum(bars(widths)) == pytest.approx(300), "three rows of 100 %"
+    assert dots(shown) == pytest.approx([100 * value.value for value in table["coverage"]])
 
 
-def test_figures_of_attention_shapes_and_faithfulness_draw_their_tables():
+def test_figures_of_attention_shapes_faithfulness_and_variants_draw_their_tables():
     sources = ("map", "other patients", "centre prior", "chance")
     table = pd.DataFrame({name: [estimate(0.1 * n)] * 4 for n, name in enumerate(sources)}, cams.MEASURES).assign(blank=1)
     none = table.map(lambda value: Estimate(np.nan, np.nan, np.nan, 0, 0)).assign(blank=1)
@@ -247,6 +244,17 @@ def test_figures_of_attention_shapes_and_faithfulness_draw_their_tables():
     curves = pd.DataFrame(rows, columns=["image", "direction", "order", "share", "probability"])
     assert list(cams.deletion_insertion_curves(curves).axes[0].lines[0].get_ydata()) == [0, 0.5, 1]
     assert cams.deletion_insertion_curves(curves.iloc[:0]) is None
+    value = Estimate(0.8, 0.7, 0.9, 50, 20)
+    sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all patients agree")
+    what = ["whole frame (the paper)", "crop by the true mask"]
+    estimates = pd.DataFrame({"what": what, "auc": [value, sure]}, ["frame", "crop_true"])
+    difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")
+    pairs = pd.DataFrame(
+        {"first": ["crop_true"], "second": ["frame"], "difference": [difference], "p_holm": [np.nan], "differs": False}
+    )
+    figure = variants_forest(estimates, pairs)
+    assert [ticks(axes) for axes in figure.axes] == [what, ["crop by the true mask\n− whole frame"]]
+    assert "no verdict" in texts(figure) and "0.800" in texts(figure)
 
 
 @pytest.fixture(scope="module")
@@ -309,20 +317,6 @@ def test_cards_say_what_was_found_of_every_kind(cases):
     told = measures_told(finding(spacing=0.5).measures)
     assert (told["long × short axis"], told["area"]) == ("13.2 × 6.0 mm", "72 mm²")
     assert measures_told(finding().measures)["area"] == "288 px²" and measures_told(kinds[2].measures) == {}
-
-
-def test_figures_of_variants_draw_their_tables():
-    value = Estimate(0.8, 0.7, 0.9, 50, 20)
-    sure = Estimate(1.0, np.nan, np.nan, 50, 20, note="all patients agree")
-    what = ["whole frame (the paper)", "crop by the true mask"]
-    estimates = pd.DataFrame({"what": what, "auc": [value, sure]}, ["frame", "crop_true"])
-    difference = Comparison(1.0, 0.8, 0.2, np.nan, np.nan, np.nan, 50, 20, note="the variance is 0")
-    pairs = pd.DataFrame(
-        {"first": ["crop_true"], "second": ["frame"], "difference": [difference], "p_holm": [np.nan], "differs": False}
-    )
-    figure = variants_forest(estimates, pairs)
-    assert [ticks(axes) for axes in figure.axes] == [what, ["crop by the true mask\n− whole frame"]]
-    assert "no verdict" in texts(figure) and "0.800" in texts(figure)
 
 
 @pytest.mark.filterwarnings("error")

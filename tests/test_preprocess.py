@@ -304,7 +304,7 @@ def test_a_crop_finds_back_to_the_frame_and_without_a_nodule_is_refused_or_the_f
     assert sample.geometry.offset == (0, 0)
 
 
-def test_a_classifier_on_crops_takes_masks_of_any_origin():
+def test_a_classifier_on_crops_takes_masks_of_any_origin_and_a_segmenter_is_shown_none():
     run = fit_or_load(tiny_config(training__epochs=1, preprocessing=CROPPED))
     predictor, told = Predictor(run), run.predictions["log_odds"]
     cases, seen = predictor.cases.loc[told.index], lambda *pair: predictor.pipeline(*pair).image
@@ -326,8 +326,5 @@ def test_a_classifier_on_crops_takes_masks_of_any_origin():
     two = cases.iloc[:2].assign(mask=[cases["mask"].iloc[0], None])
     with pytest.raises(DataError, match=f"case {two.index[1]}: step nodule_crop: there is no mask"):
         preprocessed(two, build_pipeline(CROPPED))
-
-
-def test_a_segmenter_is_not_shown_where_the_nodule_is():
     with pytest.raises(ConfigError, match="nodule_crop with task segmentation"):
         fit_or_load(segmentation_config(preprocessing=CROPPED))

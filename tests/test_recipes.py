@@ -10,7 +10,7 @@ from thyroid_utils.scores.patients import over_patients
 from thyroid_utils.scores.recipes import ONE_TRAINING, auc_influence, compare_recipes, mean_influence
 
 
-def test_one_training_gives_no_verdict_and_trainings_or_patients_alone_a_t_test():
+def test_trainings_patients_or_both_are_held_against_t_variables_and_one_training_gives_no_verdict():
     values = np.array([0.1, 0.2, 0.3, -0.1])
     found = compare_recipes(mean_influence(values), mean_influence(np.zeros(4)), list("abcd"))
     expected = stats.ttest_1samp(values, 0).confidence_interval()
@@ -27,9 +27,6 @@ def test_one_training_gives_no_verdict_and_trainings_or_patients_alone_a_t_test(
     expected = stats.ttest_1samp(values[0], 0)
     assert found.p_value == pytest.approx(expected.pvalue, abs=1e-6)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-5)
-
-
-def test_both_parts_are_held_against_the_sum_of_two_t_variables():
     random = np.random.default_rng(0)
     values = 0.1 + random.normal(0, 0.05, (3, 1)) + random.normal(0, 0.3, 12) + random.normal(0, 0.1, (3, 12))
     found = compare_recipes(mean_influence(values), mean_influence(np.zeros((3, 12))), range(12))

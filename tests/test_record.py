@@ -107,7 +107,7 @@ def test_nothing_to_show_is_said_in_words(folder, displayed):
         record_figure(None, "leaks", "Leaks")
 
 
-def test_tables_become_csv_latex_and_html_rounded_and_escaped(folder, displayed):
+def test_tables_become_csv_latex_and_html_rounded_by_column_and_escaped(folder, displayed):
     table = pd.DataFrame({"Dice": [0.123456, 0.9]}, index=pd.Index(["U-Net_1", "R&D 5%"], name="model"))
     record_table(table, "scores", "Scores of 100% of the images")
     assert pd.read_csv(folder / "tables" / "04_scores.csv", index_col=0)["Dice"].tolist() == [0.123456, 0.9]
@@ -128,9 +128,6 @@ def test_tables_become_csv_latex_and_html_rounded_and_escaped(folder, displayed)
     table = as_text(pd.DataFrame({"p": [0.0], "p_auc_holm": [0.04999], "p(malignant)": [0.0001]}), index=False)
     assert table.values.tolist() == [["< 0.001", "< 0.05", "0.0001"]]
     assert as_text(table[:0]).empty and list(as_text(table[:0], index=False)) == list(table)
-
-
-def test_a_column_has_one_number_of_decimals():
     columns = [[-9.1e-4, 0.006, 0.0], [-0.0004, 0.5, math.inf], [32.51, 3.9], [1234.0, 150.4], [1.2e-5, 3e-5], [1, 0, pd.NA]]
     columns += [True, None, False], [math.nan, math.nan]
     told = [as_text(pd.DataFrame({"a": pd.Series(cells, dtype=object)}), index=False)["a"].tolist() for cells in columns]

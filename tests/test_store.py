@@ -51,16 +51,6 @@ def test_rows_are_what_the_pipeline_makes_and_equal_channels_stored_once(tmp_pat
     assert made.masks is None and not (made.folder / "masks.npy").exists()
 
 
-def test_images_of_several_sizes_are_refused(tmp_path):
-    """Speckle that fills the frame, and one with a black border that is cut off behind the resize."""
-    cases = table(tmp_path)
-    image = np.zeros((40, 50), np.uint8)
-    image[10:30, 10:40] = read_image(cases["image"].iloc[0])[10:30, 10:40]
-    write_png(tmp_path / "0002.png", image)
-    with pytest.raises(DataError, match=r"the first image to .*; give resize a fixed size"):
-        preprocessed(cases, build_pipeline([{"resize": {"size": (40, 50)}}, "crop_echo"]))
-
-
 def test_bytes_do_not_depend_on_workers_and_the_second_use_computes_nothing(tmp_path, own_cache, monkeypatch):
     cases, pipeline, hashes = table(tmp_path, 9), build_pipeline(SPEC), set()
     for workers in (1, 4):
@@ -87,7 +77,7 @@ def test_the_name_follows_the_content_and_not_the_path(tmp_path):
     assert preprocessed(here.iloc[::-1], pipeline).folder != changed.folder, "rows belong to positions"
 
 
-def test_an_empty_table_or_an_unreadable_image_leaves_nothing(tmp_path, own_cache):
+def test_an_empty_table_an_unreadable_image_and_several_sizes_are_refused(tmp_path, own_cache):
     with pytest.raises(DataError, match="the case table is empty"):
         preprocessed(table(tmp_path).iloc[:0], build_pipeline(SPEC))
     cases = table(tmp_path)
@@ -95,3 +85,10 @@ def test_an_empty_table_or_an_unreadable_image_leaves_nothing(tmp_path, own_cach
     with pytest.raises(DataError, match=r"case made/0003: .*<html>"):
         preprocessed(cases, build_pipeline(SPEC))
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
+    # Speckle that fills the frame, and one with a black border that is cut off behind the resize.
+    cases = table(tmp_path)
+    image = np.zeros((40, 50), np.uint8)
+    image[10:30, 10:40] = read_image(cases["image"].iloc[0])[10:30, 10:40]
+    write_png(tmp_path / "0002.png", image)
+    with pytest.raises(DataError, match=r"the first image to .*; give resize a fixed size"):
+        preprocessed(cases, build_pipeline([{"resize": {"size": (40, 50)}}, "crop_echo"]))

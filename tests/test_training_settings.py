@@ -33,7 +33,7 @@ from thyroid_utils.training.state import choose_device, choose_precision
 from thyroid_utils.training.tasks import class_weights, epoch_batches
 
 
-def test_early_stopping_and_the_best_epoch():
+def test_early_stopping_the_best_epoch_and_schedules_by_their_formulas():
     config = tiny_config(training__epochs=30, training__patience=2, optimiser__learning_rate=0.05)
     run = fit_or_load(config)
     losses = run.history["val_loss"].to_numpy()
@@ -41,6 +41,19 @@ def test_early_stopping_and_the_best_epoch():
     assert len(losses) == run.best_epoch + 2, "two epochs without a better one"
     for epoch in range(1, len(losses)):
         assert epoch - (losses[:epoch].argmin() + 1) < 2, "not later than it should have"
+    rate, epochs = 0.01, 4
+    cosine = fit_or_load(tiny_config(training__epochs=epochs, optimiser__schedule="cosine")).history["learning_rate"]
+    assert np.allclose(cosine, [rate * (1 + math.cos(math.pi * number / epochs)) / 2 for number in range(epochs)])
+    config = tiny_config(training__epochs=epochs, optimiser__schedule="one_cycle")
+    cycle = fit_or_load(config).history["learning_rate"]
+    assert cycle.iloc[-1] == pytest.approx(rate / 25 / 1e4, rel=1e-3) and cycle.idxmax() in (1, 2) and cycle.max() <= rate
+    optimiser = build_optimiser(OptimiserConfig(learning_rate=0.01), [nn.Parameter(torch.zeros(1))])
+    schedule = build_schedule(OptimiserConfig(schedule="plateau"), optimiser, 10, 5, "max")
+    rates = []
+    for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.7):
+        schedule.step(value)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
 
 
 def test_classes_are_balanced_by_weights_in_the_loss_or_by_sampling():
@@ -77,22 +90,6 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(images, devices,
     assert np.array_equal(np.concatenate(epoch(positions, positions % 2, devices=devices)), shown)
     others = [epoch(positions, positions % 2, devices=devices, epoch=number, seed=number) for number in range(2, 6)]
     assert any(np.concatenate(other).tolist() != shown.tolist() for other in others)
-
-
-def test_schedules_by_their_formulas_and_a_plateau_waits_three_epochs():
-    rate, epochs = 0.01, 4
-    cosine = fit_or_load(tiny_config(training__epochs=epochs, optimiser__schedule="cosine")).history["learning_rate"]
-    assert np.allclose(cosine, [rate * (1 + math.cos(math.pi * number / epochs)) / 2 for number in range(epochs)])
-    config = tiny_config(training__epochs=epochs, optimiser__schedule="one_cycle")
-    cycle = fit_or_load(config).history["learning_rate"]
-    assert cycle.iloc[-1] == pytest.approx(rate / 25 / 1e4, rel=1e-3) and cycle.idxmax() in (1, 2) and cycle.max() <= rate
-    optimiser = build_optimiser(OptimiserConfig(learning_rate=0.01), [nn.Parameter(torch.zeros(1))])
-    schedule = build_schedule(OptimiserConfig(schedule="plateau"), optimiser, 10, 5, "max")
-    rates = []
-    for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.7):
-        schedule.step(value)
-        rates.append(optimiser.param_groups[0]["lr"])
-    assert np.allclose(rates, [0.01] * 4 + [0.001] * 2)
 
 
 def test_devices_and_precision_with_bf16_where_it_is_asked_for(monkeypatch):

@@ -70,9 +70,16 @@ def test_an_ensemble_of_seeds_is_no_worse_than_one_whatever_their_thresholds(shi
     assert doubt.loc[test, "sd"].mean() < 0.25
 
 
-def test_a_seed_that_knows_nothing_says_so():
+def test_a_seed_that_knows_nothing_says_so_and_views_by_hand():
     run = seeds_of_one_truth([2], [1])[0]
     assert (at_one_scale(run.assign(log_odds=-run["log_odds"], probability=1 - run["probability"])) == 0.5).all()
+    inputs = np.random.default_rng(0).random((3, 1, 9, 11)).astype(np.float32)
+    samples = augmented_views(lambda images: images[:, 0].copy(), inputs, shift=2)  # maps are brought back to the image
+    assert samples.shape == (10, 3, 9, 11) and (samples == inputs[:, 0]).all()
+    image = np.array([[[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]]], np.float32)
+    samples = augmented_views(lambda images: images[:, 0, 0, 0], image, shift=1)
+    # upper left pixel: as it is, up, down (border repeated), left, right (border repeated); then mirrored
+    assert samples[:, 0].tolist() == [0, 3, 0, 1, 0, 2, 5, 2, 2, 1]
 
 
 def test_map_scores_by_hand_of_pairs_and_of_a_segmenter_that_calls_nothing():
@@ -166,13 +173,3 @@ def test_an_image_has_the_same_draws_and_dropout_inside_a_transformer_is_not_ski
     # In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike.
     network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
     assert len(np.unique(mc_dropout(network, _inputs(1, 64), passes=4))) == 4 and torch.backends.mha.get_fastpath_enabled()
-
-
-def test_what_views_show_by_hand():
-    inputs = np.random.default_rng(0).random((3, 1, 9, 11)).astype(np.float32)
-    samples = augmented_views(lambda images: images[:, 0].copy(), inputs, shift=2)  # maps are brought back to the image
-    assert samples.shape == (10, 3, 9, 11) and (samples == inputs[:, 0]).all()
-    image = np.array([[[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]]], np.float32)
-    samples = augmented_views(lambda images: images[:, 0, 0, 0], image, shift=1)
-    # upper left pixel: as it is, up, down (border repeated), left, right (border repeated); then mirrored
-    assert samples[:, 0].tolist() == [0, 3, 0, 1, 0, 2, 5, 2, 2, 1]

@@ -100,7 +100,10 @@ def test_a_wrong_file_is_one_line_that_says_what_is_wrong_and_what_is_near(proje
     assert "\n" not in told and len(told) < 400 and all(part in told for part in parts), told[:300]
 
 
-def test_set_wins_over_the_file_and_data_root_is_absolute_and_must_exist(project, tmp_path, monkeypatch):
+def test_set_wins_over_the_file_or_is_an_error_and_data_root_is_absolute(project, tmp_path, monkeypatch):
+    bad = {"SIEZ=3": "did you mean SIZE", "SIZE": "expected KEY=VALUE", "09.SIZE=3": "no notebook '09'"}
+    for setting, expected in (bad | {"SIZE=[": "--set SIZE=[, line 1: ", "SIZE=1": "must lie in 32 to 1024"}).items():
+        assert expected in message(project, settings=[setting])
     merged = project("common: &all\n  SIZE: 128\n05_loss_ablation:\n  <<: *all\n  SIZE: 96\n")
     assert merged["05_loss_ablation"] == {"SIZE": 96}
     assert project("common: {SHARE: 1, LIMIT: null}")["01_data_exploration"] == {"SHARE": 1, "LIMIT": None}
@@ -113,12 +116,6 @@ def test_set_wins_over_the_file_and_data_root_is_absolute_and_must_exist(project
     assert project(data_root=Path("ddti"))["01_data_exploration"]["DATA_ROOT"] == str(tmp_path / "here" / "ddti")
     assert project("common: {DATA_ROOT: data/x}")["01_data_exploration"]["DATA_ROOT"] == str(tmp_path / "data" / "x")
     assert "no such folder" in message(project, data_root=Path("missing"))
-
-
-def test_a_bad_set_is_an_error(project):
-    bad = {"SIEZ=3": "did you mean SIZE", "SIZE": "expected KEY=VALUE", "09.SIZE=3": "no notebook '09'"}
-    for setting, expected in (bad | {"SIZE=[": "--set SIZE=[, line 1: ", "SIZE=1": "must lie in 32 to 1024"}).items():
-        assert expected in message(project, settings=[setting])
 
 
 def test_files_of_another_encoding_and_notebooks_by_number_in_their_order(project):

@@ -65,7 +65,7 @@ def test_a_formula_that_cannot_be_read_shows_its_source(latex):
     assert "formula-source" in shown and html.escape(latex) in shown and "<math" not in shown
 
 
-def test_pictures_carry_caption_and_words_and_other_kinds_are_shown_too(tmp_path, monkeypatch):
+def test_pictures_carry_caption_and_words_other_kinds_are_shown_and_runs_are_named(tmp_path, monkeypatch):
     note = {"figure": "figures/01_a", "caption": "A <curve>"}
     shown = page(showing({"image/png": encoded(png())}, {"image/png": {"alt": "A <curve>", "width": 3}, "thyroid": note}))
     assert 'alt="A &lt;curve&gt;"' in shown and "<figcaption>A &lt;curve&gt;" in shown and 'href="figures/01_a.pdf"' in shown
@@ -84,6 +84,12 @@ def test_pictures_carry_caption_and_words_and_other_kinds_are_shown_too(tmp_path
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "p.png").write_bytes(png())
     assert f"data:image/png;base64,{encoded(png())}" in page(new_markdown_cell("![A picture](p.png)"))
+    lines = "resnet18, seed 0: 1 epoch, best 1, 2 s (loaded), run 0123abcd\nunet, seed 0: 2 s, run ffffffff\n"
+    told = [new_output("stream", name="stdout", text=lines) for _ in range(2)]
+    runs = mentioned_runs(new_notebook(cells=[new_code_cell("x", outputs=told)]))
+    assert runs == ["0123abcd", "ffffffff"]
+    shown = page(runs=runs)
+    assert "0123abcd, ffffffff" in shown and "runs/NAME/predictions.csv" in shown and "NAME/predictions" not in page()
 
 
 @pytest.mark.parametrize("content", ["opaque", "broken", "transparent", "deep"])
@@ -123,15 +129,6 @@ def test_the_answer_stands_under_the_question_and_sections_that_show_nothing_are
     assert re.findall(r"<h[23] [^>]*>(.*?)</h", shown) == ["Asked", "Part", "First", "Second", "Limits"]
     assert not re.search("left out|[Nn]ot asked|Nor|Never", shown), "words, code and contents"
     assert "Not asked" in page(*cells, error={"line": "x", "cell": 1}, status="failed"), "what was not reached is told"
-
-
-def test_the_runs_that_were_trained_or_loaded_are_named_with_where_their_predictions_lie():
-    lines = "resnet18, seed 0: 1 epoch, best 1, 2 s (loaded), run 0123abcd\nunet, seed 0: 2 s, run ffffffff\n"
-    told = [new_output("stream", name="stdout", text=lines) for _ in range(2)]
-    runs = mentioned_runs(new_notebook(cells=[new_code_cell("x", outputs=told)]))
-    assert runs == ["0123abcd", "ffffffff"]
-    shown = page(runs=runs)
-    assert "0123abcd, ffffffff" in shown and "runs/NAME/predictions.csv" in shown and "NAME/predictions" not in page()
 
 
 def test_nothing_that_runs_or_loads_passes_and_what_cells_print_is_escaped():
