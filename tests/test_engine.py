@@ -255,14 +255,9 @@ def holds(process: psutil.Process, run: str) -> bool:
 
 def small_config(seed: int) -> RunConfig:
     """A network that worker processes know, on few and small images."""
-    return RunConfig(
-        data={"options": {"patients": 8, "size": 64, "views": [1, 1], "malignant_share": 0.5}},
-        split={"ratios": (0.5, 0.25, 0.25)},
-        size=32,
-        model={"name": "timm:test_resnet"},
-        training={"epochs": 8, "batch_size": 2, "device": "cpu"},
-        seed=seed,
-    )
+    data = {"options": {"patients": 8, "size": 64, "views": [1, 1], "malignant_share": 0.5}}
+    split, training = {"ratios": (0.5, 0.25, 0.25)}, {"epochs": 8, "batch_size": 2, "device": "cpu"}
+    return RunConfig(data=data, split=split, size=32, model={"name": "timm:test_resnet"}, training=training, seed=seed)
 
 
 def test_a_killed_worker_loses_nothing_and_changes_nothing(ticks, tmp_path, monkeypatch):

@@ -18,18 +18,7 @@ from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.common.files import seal
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.models.classifiers import CLASSIFIERS
-from thyroid_utils.training import ledger as runs
-from thyroid_utils.training.ledger import (
-    RUN_FILES,
-    Run,
-    RunDamaged,
-    find_run,
-    list_runs,
-    mark_complete,
-    prune_runs,
-    run_hash,
-    run_lock,
-)
+from thyroid_utils.training import ledger
 from thyroid_utils.training.state import environment_stamp
 from thyroid_utils.workbook import cli
 
@@ -43,12 +32,12 @@ def own_runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def made(name: str, code: str | None = None, complete: bool = True, **changes) -> Run:
+def made(name: str, code: str | None = None, complete: bool = True, **changes) -> ledger.Run:
     """A run folder as training leaves it, with numbers made up."""
     folder = runs_dir() / name
     folder.mkdir(parents=True)
     metrics = {"best_epoch": 2, "epochs": 3, "val": {"auc": 0.75, "loss": 0.5}, "test": {"auc": 0.625, "loss": 0.6}}
-    data = {"recipe": code or runs.RECIPE, "input": [3, 64, 64]}
+    data = {"recipe": code or ledger.RECIPE, "input": [3, 64, 64]}
     contents = {
         "config.json": tiny_config(**changes).to_json(),
         "data.json": json.dumps(data),
@@ -61,11 +50,11 @@ def made(name: str, code: str | None = None, complete: bool = True, **changes) -
     }
     for file, text in contents.items():
         (folder / file).write_text(text)
-    return mark_complete(folder) if complete else Run(folder)
+    return ledger.mark_complete(folder) if complete else ledger.Run(folder)
 
 
 def hashed(**changes) -> str:
-    return run_hash(tiny_config(**changes), "fingerprint", "split")
+    return ledger.run_hash(tiny_config(**changes), "fingerprint", "split")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +96,8 @@ def test_weights_and_data_count_by_their_content_and_not_folder_and_device(tmp_p
     assert hashed(training__device="auto") == hashed()
     assert hashed(data={"dataset": "folders", "root": "/one"}) == hashed(data={"dataset": "folders", "root": "/two"})
     config, before = tiny_config(), hashed()
-    assert len({run_hash(config, "a", "b"), run_hash(config, "a", "c"), run_hash(config, "d", "b")}) == 3
-    monkeypatch.setattr(runs, "RECIPE", runs.RECIPE + 1)
+    assert len({ledger.run_hash(config, "a", "b"), ledger.run_hash(config, "a", "c"), ledger.run_hash(config, "d", "b")}) == 3
+    monkeypatch.setattr(ledger, "RECIPE", ledger.RECIPE + 1)
     assert hashed() != before
 
 
@@ -123,12 +112,12 @@ def test_numbers_and_ids_are_read_as_they_were_written():
 
 def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
     made(NAMES["begun"], complete=False)
-    assert find_run(NAMES["begun"]) is None and find_run("0" * 32) is None
-    assert find_run(made(NAMES["whole"]).name).folder.name == NAMES["whole"]
-    assert find_run(NAMES["whole"][:6]).name == NAMES["whole"], "as much of a name as runs list shows"
+    assert ledger.find_run(NAMES["begun"]) is None and ledger.find_run("0" * 32) is None
+    assert ledger.find_run(made(NAMES["whole"]).name).folder.name == NAMES["whole"]
+    assert ledger.find_run(NAMES["whole"][:6]).name == NAMES["whole"], "as much of a name as runs list shows"
     shutil.copytree(runs_dir() / NAMES["whole"], runs_dir() / (NAMES["whole"][:6] + "another"))
     with pytest.raises(ParameterError, match=r"2 runs begin so: \w+ and \w+$"):
-        find_run(NAMES["whole"][:6])
+        ledger.find_run(NAMES["whole"][:6])
     monkeypatch.delenv("THYROID_WORKBOOK_RUNS")
     monkeypatch.setenv("THYROID_WORKBOOK_ROOT", "/project")
     assert runs_dir() == Path("/project/runs")
@@ -139,26 +128,26 @@ def test_a_run_is_found_only_when_it_is_finished(monkeypatch):
 def test_a_missing_file_and_a_mark_that_makes_no_sense_or_is_anothers_are_noticed(mark):
     run = made(NAMES["whole"])
     (run.folder / "history.csv").rename(run.folder / "elsewhere")
-    with pytest.raises(RunDamaged, match=f"run {run.name}: history.csv is missing"):
-        find_run(run.name)
+    with pytest.raises(ledger.RunDamaged, match=f"run {run.name}: history.csv is missing"):
+        ledger.find_run(run.name)
     (run.folder / "elsewhere").rename(run.folder / "history.csv")
     (run.folder / "complete.json").write_text(mark)
-    with pytest.raises(RunDamaged, match=r"complete\.json"):
-        find_run(run.name)
-    for names in (["weights.safetensors"], RUN_FILES):
+    with pytest.raises(ledger.RunDamaged, match=r"complete\.json"):
+        ledger.find_run(run.name)
+    for names in (["weights.safetensors"], ledger.RUN_FILES):
         seal(run.folder, names, run=run.name if len(names) == 1 else NAMES["other"])
-        with pytest.raises(RunDamaged, match=r"complete\.json belongs to another run"):
-            find_run(run.name)
+        with pytest.raises(ledger.RunDamaged, match=r"complete\.json belongs to another run"):
+            ledger.find_run(run.name)
 
 
 def test_a_lock_is_freed_by_death_and_what_a_killed_writer_leaves_is_removed(own_runs, monkeypatch):
-    with run_lock("x"):
+    with ledger.run_lock("x"):
         code = "from thyroid_utils.training.ledger import run_lock; run_lock('x', wait=False).__enter__()"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "RunBusy: run x: another process is training it" in result.stderr
     code = "import os\nfrom thyroid_utils.training.ledger import run_lock\nrun_lock('x').__enter__()\nos.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    with run_lock("x", wait=False):
+    with ledger.run_lock("x", wait=False):
         pass
     folder = own_runs / "run"
     folder.mkdir(parents=True)
@@ -175,7 +164,7 @@ def test_a_lock_is_freed_by_death_and_what_a_killed_writer_leaves_is_removed(own
 def several() -> None:
     """One of every state."""
     made(NAMES["whole"], model__name="tiny")
-    made(NAMES["old"], code=runs.RECIPE + 1, seed=1)
+    made(NAMES["old"], code=ledger.RECIPE + 1, seed=1)
     begun = made(NAMES["begun"], complete=False, seed=2)
     (begun.folder / "resume").mkdir()
     (begun.folder / "resume" / "state.pt").write_text(json.dumps({"epoch": 2}))
@@ -185,29 +174,29 @@ def several() -> None:
 
 
 def test_every_run_is_listed_with_its_state_and_only_what_is_named_is_pruned(several):
-    listed = list_runs()
+    listed = ledger.list_runs()
     assert listed.index.tolist() == [NAMES[name] for name in ("whole", "old", "begun", "broken")]
     assert listed["state"].tolist() == ["finished", "finished", "unfinished", "damaged"]
     assert listed["code"].tolist() == ["current", "older", "current", "current"] and listed["seed"].tolist() == [0, 1, 2, 3]
     assert listed["epochs"].iloc[:3].tolist() == [3, 3, 2] and listed["test_score"].iloc[0] == 0.625
     assert "metrics.json was changed" in listed["note"].iloc[3] and listed["megabytes"].gt(0).all()
-    with run_lock(NAMES["begun"]):
-        assert list_runs().loc[NAMES["begun"], "state"] == "training"
+    with ledger.run_lock(NAMES["begun"]):
+        assert ledger.list_runs().loc[NAMES["begun"], "state"] == "training"
     (runs_dir() / NAMES["begun"] / "resume" / "state.pt").unlink()
-    assert list_runs().loc[NAMES["begun"], "epochs"] == 0
+    assert ledger.list_runs().loc[NAMES["begun"], "epochs"] == 0
     (runs_dir() / NAMES["whole"] / "weights.safetensors").write_text("tensorz")  # seen only when the weights are read
-    assert set(prune_runs(dry_run=True)) == {NAMES["broken"], NAMES["whole"]} and len(list_runs()) == 4
-    assert set(prune_runs()) == {NAMES["broken"], NAMES["whole"]}
-    assert set(list_runs().index) == {NAMES["old"], NAMES["begun"]}
-    with run_lock(NAMES["begun"]):
-        assert prune_runs(unfinished=True) == [], "a run that is being trained is left alone"
-    assert prune_runs(unfinished=True) == [NAMES["begun"]] and prune_runs(outdated=True) == [NAMES["old"]]
+    assert set(ledger.prune_runs(dry_run=True)) == {NAMES["broken"], NAMES["whole"]} and len(ledger.list_runs()) == 4
+    assert set(ledger.prune_runs()) == {NAMES["broken"], NAMES["whole"]}
+    assert set(ledger.list_runs().index) == {NAMES["old"], NAMES["begun"]}
+    with ledger.run_lock(NAMES["begun"]):
+        assert ledger.prune_runs(unfinished=True) == [], "a run that is being trained is left alone"
+    assert ledger.prune_runs(unfinished=True) == [NAMES["begun"]] and ledger.prune_runs(outdated=True) == [NAMES["old"]]
 
 
 @pytest.mark.parametrize("seen", [0, 1], ids=["at once", "after being seen"])
 def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatch):
     """A weights file and a folder vanish before they are asked about."""
-    stat, asked, expected = os.stat, [], set(list_runs().index)
+    stat, asked, expected = os.stat, [], set(ledger.list_runs().index)
 
     def vanished(path, *arguments, **options):
         asked.append(str(path))
@@ -217,7 +206,7 @@ def test_runs_are_listed_while_others_write_and_remove(seen, several, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", vanished)
-        listed = list_runs()
+        listed = ledger.list_runs()
     assert set(listed.index) == expected - {NAMES["old"]} and listed["megabytes"].gt(0).all()
 
 
@@ -247,13 +236,13 @@ def test_commands_list_show_and_prune(several, capsys):
 
 
 def test_an_empty_list_says_where_it_looked_and_a_run_whose_first_files_are_written_is_training(capsys, own_runs):
-    assert list_runs().empty and prune_runs() == []
+    assert ledger.list_runs().empty and ledger.prune_runs() == []
     assert cli.main(["runs", "list"]) == 0
     assert capsys.readouterr().out == f"no runs in {runs_dir()}\n"
     (own_runs / NAMES["begun"]).mkdir(parents=True)
-    with run_lock(NAMES["begun"]):
-        assert list_runs()["state"].tolist() == ["training"]
-    assert list_runs()["state"].tolist() == ["damaged"]
+    with ledger.run_lock(NAMES["begun"]):
+        assert ledger.list_runs()["state"].tolist() == ["training"]
+    assert ledger.list_runs()["state"].tolist() == ["damaged"]
 
 
 @pytest.mark.parametrize(
@@ -270,14 +259,14 @@ def test_slow_libraries_are_loaded_where_they_are_used(modules, without):
 
 
 def test_a_ledger_that_cannot_be_written_or_is_removed_is_one_line_with_the_remedy(own_runs, monkeypatch, capsys):
-    with pytest.raises(RunError, match=r"removed while run x was trained .*; leave it in place"), run_lock("x"):
+    with pytest.raises(RunError, match=r"removed while run x was trained .*; leave it in place"), ledger.run_lock("x"):
         shutil.rmtree(own_runs)
         (own_runs / "x" / "config.json").read_text()
     made(NAMES["begun"], complete=False)
     shutil.rmtree(own_runs / ".locks", ignore_errors=True)
     (own_runs / ".locks").write_text("in the way")
-    assert list_runs()["state"].tolist() == ["unfinished"], "it can be looked at"
-    for refused in (runs.check_ledger, run_lock("x").__enter__):
+    assert ledger.list_runs()["state"].tolist() == ["unfinished"], "it can be looked at"
+    for refused in (ledger.check_ledger, ledger.run_lock("x").__enter__):
         with pytest.raises(RunError, match=r"cannot be kept there .*set THYROID_WORKBOOK_RUNS"):
             refused()
     monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "No", str(path))))

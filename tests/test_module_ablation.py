@@ -111,11 +111,8 @@ def test_configs_differ_in_the_network_and_seed_alone_and_hold_each_network_once
 
 
 def test_impossible_tables_are_refused():
-    for table, options in (
-        ("asp", {}),
-        ("modules", {"mobile_deeplab": {"ppm": True, "width": 8}}),
-        ("aspp", {"mobile_deplab": {"width": 8}}),
-    ):
+    fixed, misspelt = {"mobile_deeplab": {"ppm": True, "width": 8}}, {"mobile_deplab": {"width": 8}}
+    for table, options in (("asp", {}), ("modules", fixed), ("aspp", misspelt)):
         with pytest.raises(ConfigError):
             study_configs([table], [0], COMMON, options=options)
 

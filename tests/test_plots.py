@@ -155,11 +155,8 @@ def test_forest_shows_every_subgroup_the_small_what_was_predicted_and_undefined_
     axes = errors.forest(table, "share of images").axes[0]
     predicted = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert predicted == pytest.approx([value.value for value in table["predicted"]])
-    estimates = [
-        Estimate(0.5, 0.4, 0.6, 20, 12),
-        Estimate(np.nan, np.nan, np.nan, 0, 0),
-        Estimate(0.7, np.nan, np.nan, 20, 12, note="odd"),
-    ]
+    unknown = Estimate(*[np.nan] * 3, 0, 0)
+    estimates = [Estimate(0.5, 0.4, 0.6, 20, 12), unknown, Estimate(0.7, np.nan, np.nan, 20, 12, note="odd")]
     told = {"level": list("abc"), "estimate": estimates, "p_holm": [0.0002, np.nan, np.nan], "differs": [True, False, False]}
     table = pd.DataFrame({"factor": "scanner", "images": 20, "patients": 12, "marked": False, **told})
     axes = errors.forest(table, "AUC", estimates[1]).axes[0]

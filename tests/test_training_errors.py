@@ -97,10 +97,7 @@ def test_a_batch_of_one_trains_a_network_without_batch_normalisation(monkeypatch
 
 
 SIZES = [
-    (
-        {"training__devices": 2},
-        r"batch_size must be smaller, as no batch is filled by 13 .* for 2 devices; found 64",
-    ),
+    ({"training__devices": 2}, "batch_size must be smaller, as no batch is filled by 13 .* for 2 devices; found 64"),
     ({"optimiser__schedule": "one_cycle", "training__epochs": 1}, "schedule must not be one_cycle for a training of one step"),
 ]
 

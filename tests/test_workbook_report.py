@@ -186,10 +186,8 @@ def test_thumbnails_take_the_cover_and_durations_and_numbers_are_told_as_people_
     (tmp_path / "figures").mkdir()
     for name, noise in (("first", False), ("cover", True)):
         (tmp_path / "figures" / f"{name}.png").write_bytes(png((900, 1400), noise))
-    figures = [
-        {"file": "figures/first", "caption": "First", "cover": False},
-        {"file": "figures/cover", "caption": "Cover", "cover": True},
-    ]
+    named = ("first", "cover")
+    figures = [{"file": f"figures/{name}", "caption": name.title(), "cover": name == "cover"} for name in named]
     chosen = thumbnail(figures, tmp_path)
     assert chosen["alt"] == "Cover" and len(chosen["source"]) <= 61_000
     assert thumbnail([], tmp_path) is None and thumbnail([{**figures[0], "file": "figures/gone"}], tmp_path) is None

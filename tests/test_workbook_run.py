@@ -89,7 +89,7 @@ def finished(tmp_path_factory):
 
 
 def test_failing_notebooks_leave_the_others_with_reports_figures_tables_and_numbers(finished):
-    _, out, code = finished
+    root, out, code = finished
     records = read_json(out / "run.json")["notebooks"]
     errors = {stem: record["error"]["line"].split(":")[0] for stem, record in records.items() if record["status"] == "failed"}
     assert code == 1 and len(records) == 5
@@ -102,7 +102,6 @@ def test_failing_notebooks_leave_the_others_with_reports_figures_tables_and_numb
     assert "02_fails.html#error" in (out / "index.html").read_text()
     died = (out / "04_dies.html").read_text()
     assert "Kernel died" in died and ">before<" in died and ">after<" not in died
-    root, out, _ = finished
     stems = ("01_first", "02_fails", "03_strays", "04_dies", "05_leaves")
     assert sorted(digest(out)) == sorted(
         [f"{stem}.{kind}" for stem in stems for kind in ("html", "ipynb")]
