@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from training_project import joint_config, one_cache, own_runs, with_cases  # noqa: F401
+from training_project import joint_config, one_cache, own_runs  # noqa: F401
 
 from thyroid_utils.inference.cam import cam_maps, target_layer
 from thyroid_utils.inference.predictor import Predictor

@@ -9,29 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from thyroid_utils.models import unet as unets
 from thyroid_utils.models.hybrids import TransUNet
-from thyroid_utils.models.unet import (
-    AttentionGate,
-    AttentionUNet,
-    PretrainedResidualUNet,
-    ResidualUNet,
-    ResidualUnit,
-    UNet,
-    doubled,
-    valid_sizes,
-)
 from thyroid_utils.models.vgg_segmenters import BilinearUp, FCN8s, SegNet, unpooled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Small ones; dropout off where it would leave parameters without a gradient by chance.
 NETWORKS = {
-    "unet": partial(UNet, widths=(4, 8, 8)),
-    "unet, valid": partial(UNet, widths=(4, 8, 8), valid=True),
-    "unet, not normalised": partial(UNet, widths=(4, 8, 8), batch_norm=False),
-    "attention_unet": partial(AttentionUNet, widths=(4, 8, 8, 8)),
-    "residual_unet": partial(ResidualUNet, widths=(4, 8, 8)),
-    "residual_unet_resnet18": partial(PretrainedResidualUNet, widths=(16, 8, 8, 8, 4)),
+    "unet": partial(unets.UNet, widths=(4, 8, 8)),
+    "unet, valid": partial(unets.UNet, widths=(4, 8, 8), valid=True),
+    "unet, not normalised": partial(unets.UNet, widths=(4, 8, 8), batch_norm=False),
+    "attention_unet": partial(unets.AttentionUNet, widths=(4, 8, 8, 8)),
+    "residual_unet": partial(unets.ResidualUNet, widths=(4, 8, 8)),
+    "residual_unet_resnet18": partial(unets.PretrainedResidualUNet, widths=(16, 8, 8, 8, 4)),
     "segnet": partial(SegNet, widths=(8, 8, 8, 8, 8)),
     "fcn8s": partial(FCN8s, widths=(8, 8, 8, 8, 8), hidden=16, dropout=0.0),
     "transunet": partial(
@@ -88,19 +79,19 @@ def test_networks_have_the_published_numbers_of_parameters():
     down = pair(1, 64) + pair(64, 128) + pair(128, 256) + pair(256, 512) + pair(512, 1024)
     up = sum(pair(2 * width, width) + 4 * 2 * width * width + width for width in (64, 128, 256, 512))
     by_hand = down + up + 64 * 2 + 2
-    assert count(lambda: UNet(1, 2, batch_norm=False)) == by_hand == 31_030_658  # known as 31.03 million
-    assert count(lambda: UNet(1, 2, valid=True, batch_norm=False)) == by_hand
+    assert count(lambda: unets.UNet(1, 2, batch_norm=False)) == by_hand == 31_030_658  # known as 31.03 million
+    assert count(lambda: unets.UNet(1, 2, valid=True, batch_norm=False)) == by_hand
     # Normalisation trades the biases of 18 convolutions and 4 up-convolutions for two values a channel.
-    assert count(lambda: UNet(1, 2)) == by_hand + 2 * (64 + 128 + 256 + 512) * 2 + 2 * 1024 - (64 + 128 + 256 + 512)
+    assert count(lambda: unets.UNet(1, 2)) == by_hand + 2 * (64 + 128 + 256 + 512) * 2 + 2 * 1024 - (64 + 128 + 256 + 512)
     gates = sum(4 * fine**2 + 2 * fine * fine + fine + fine + 1 for fine in (128, 256, 512))  # W_x, W_g with b_g, ψ with b_ψ
-    assert count(AttentionUNet) == count(UNet) + gates == 33_102_852
+    assert count(unets.AttentionUNet) == count(unets.UNet) + gates == 33_102_852
     with torch.device("meta"):
-        weights = {key: value.numel() for key, value in ResidualUNet(3, 1).named_parameters() if value.ndim == 4}
+        weights = {key: value.numel() for key, value in unets.ResidualUNet(3, 1).named_parameters() if value.ndim == 4}
     of_the_table = [number for key, number in weights.items() if "shortcut" not in key]
     assert len(of_the_table) == 15 and round(sum(of_the_table) / 1e6, 1) == 7.8  # Zhang et al. 2018: 7.8 M
     widths = [(3, 64), (64, 128), (128, 256), (256, 512), (512 + 256, 256), (256 + 128, 128), (128 + 64, 64)]
     assert sum(weights.values()) - sum(of_the_table) == sum(before * after for before, after in widths)
-    assert count(ResidualUNet) == 8_218_177
+    assert count(unets.ResidualUNet) == 8_218_177
     number = count(lambda: TransUNet(3, 9))
     assert number == pytest.approx(105.28e6, rel=5e-5)  # as printed to two decimals by others, for 224 pixels and 9 classes
     layer = 4 * 768 * 769 + (768 * 3072 + 3072) + (3072 * 768 + 768) + 4 * 768
@@ -109,7 +100,7 @@ def test_networks_have_the_published_numbers_of_parameters():
 
 def test_valid_unet_has_the_papers_sizes_and_agrees_with_its_figure_written_out():
     """Figure 1: 572 → 568 … 32 → 28 … 392 → 388."""
-    network, sides = UNet(1, 2, widths=(2, 2, 2, 2, 2), valid=True).eval(), []
+    network, sides = unets.UNet(1, 2, widths=(2, 2, 2, 2, 2), valid=True).eval(), []
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
@@ -118,19 +109,19 @@ def test_valid_unet_has_the_papers_sizes_and_agrees_with_its_figure_written_out(
     down = [570, 568, 282, 280, 138, 136, 66, 64, 30, 28]
     up = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
     assert sides == [*down, *up, 388]
-    assert [valid_sizes(side, 4) for side in (388, 389, 1)] == [(572, 388), (588, 404), (188, 4)]
+    assert [unets.valid_sizes(side, 4) for side in (388, 389, 1)] == [(572, 388), (588, 404), (188, 4)]
     # Three levels take 40 pixels; outputs are 4 more than a multiple of 4: 24 fits as it is, of 49 columns 52 are made.
     torch.manual_seed(0)
-    network = UNet(1, 2, widths=(3, 4, 5), valid=True, batch_norm=False)
+    network = unets.UNet(1, 2, widths=(3, 4, 5), valid=True, batch_norm=False)
     image = np.random.default_rng(0).normal(size=(24, 49)).astype(np.float32)
-    assert [valid_sizes(side, 2) for side in image.shape] == [(64, 24), (92, 52)]
+    assert [unets.valid_sizes(side, 2) for side in image.shape] == [(64, 24), (92, 52)]
     extended = torch.from_numpy(np.pad(image, [(20, 20), (21, 22)], mode="reflect"))[None, None]
     expected = plain_unet(network, extended)
     assert expected.shape == (1, 2, 24, 52)
     torch.testing.assert_close(network(torch.from_numpy(image)[None, None]), expected[..., 1:50], rtol=1e-5, atol=1e-5)
 
 
-def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
+def plain_unet(network: unets.UNet, images: torch.Tensor) -> torch.Tensor:
     """Three levels, unpadded, not normalised, written out from the paper's figure."""
 
     def pair(maps, convolutions):
@@ -153,12 +144,12 @@ def plain_unet(network: UNet, images: torch.Tensor) -> torch.Tensor:
 
 def test_unet_starts_with_the_papers_spread_and_attention_unet_with_open_gates_is_it():
     torch.manual_seed(0)
-    network = UNet(1, 1, widths=(64, 128))
+    network = unets.UNet(1, 1, widths=(64, 128))
     for layer, incoming in ((network.encoder[1][0], 9 * 64), (network.up[0], 128), (network.decoder[0][0], 9 * 128)):
         # 3 standard errors of a standard deviation from n values
         assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / incoming), rel=3 / math.sqrt(2 * layer.weight.numel()))
     torch.manual_seed(0)
-    unet, attention = UNet(1, 1, widths=(4, 8, 8, 8)).eval(), AttentionUNet(1, 1, widths=(4, 8, 8, 8)).eval()
+    unet, attention = unets.UNet(1, 1, widths=(4, 8, 8, 8)).eval(), unets.AttentionUNet(1, 1, widths=(4, 8, 8, 8)).eval()
     assert not attention.load_state_dict(unet.state_dict(), strict=False).unexpected_keys
     images = torch.randn(2, 1, 32, 32)
     assert not torch.allclose(attention(images), unet(images), atol=1e-3)
@@ -176,7 +167,7 @@ def set_values(layer: nn.Module, weight: list[float], bias: float | None = None)
 
 def test_gate_by_hand_and_as_monais_where_that_works_on_the_same_grid():
     """x = [[1, 2], [3, 4]], g = 2: q = ψ · relu(W_x x + W_g g + b_g) + b_ψ = 0.5 · relu(1 · 1 + 4 · 0.5 - 1 · 2 + 1) - 2 = -1."""
-    gate = AttentionGate(1, 1)
+    gate = unets.AttentionGate(1, 1)
     set_values(gate.from_skip, [1.0, 0.0, 0.0, 0.5])
     set_values(gate.from_gating, [-1.0], 1.0)
     set_values(gate.score, [0.5], -2.0)
@@ -188,7 +179,7 @@ def test_gate_by_hand_and_as_monais_where_that_works_on_the_same_grid():
     from monai.networks.nets.attentionunet import AttentionBlock  # MONAI takes seconds to import
 
     torch.manual_seed(0)
-    ours, theirs = AttentionGate(4, 6), AttentionBlock(2, f_int=4, f_g=6, f_l=4).eval()
+    ours, theirs = unets.AttentionGate(4, 6), AttentionBlock(2, f_int=4, f_g=6, f_l=4).eval()
     with torch.no_grad():
         theirs.W_x[0].conv.weight.copy_(ours.from_skip.weight.sum(dim=(2, 3), keepdim=True))
         theirs.W_x[0].conv.bias.zero_()
@@ -196,13 +187,13 @@ def test_gate_by_hand_and_as_monais_where_that_works_on_the_same_grid():
         theirs.psi[0].conv.load_state_dict(ours.score.state_dict())
     coarse, gating = torch.randn(2, 4, 1, 1).expand(2, 4, 3, 3), torch.randn(2, 6, 1, 1).expand(2, 6, 3, 3)
     # 3e-4: three untrained batch normalisations, which divide by sqrt(1 + 1e-5)
-    torch.testing.assert_close(ours(doubled(coarse), gating), doubled(theirs(gating, coarse)), rtol=3e-4, atol=1e-5)
+    torch.testing.assert_close(ours(unets.doubled(coarse), gating), unets.doubled(theirs(gating, coarse)), rtol=3e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("out_channels", "stride", "first"), [(3, 1, False), (5, 1, False), (5, 2, False), (4, 1, True)])
 def test_residual_unit_written_out(out_channels, stride, first):
     torch.manual_seed(0)
-    unit = ResidualUnit(3, out_channels, stride, first).eval()
+    unit = unets.ResidualUnit(3, out_channels, stride, first).eval()
     maps = torch.randn(2, 3, 8, 8)
     before = maps if first else functional.relu(maps / math.sqrt(1 + 1e-5))  # an untrained batch normalisation
     inner = functional.conv2d(before, unit.convolutions[0].weight, stride=stride, padding=1)

@@ -10,20 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import training_project
 from sklearn.metrics import roc_auc_score
-from training_project import (  # noqa: F401  (fixtures of every test here)
-    Killed,
-    batches_of,
-    elsewhere,
-    forked,
-    killed_at,
-    one_cache,
-    own_runs,
-    same_results,
-    segmentation_config,
-    tiny_config,
-    with_arrays,
-)
+from training_project import Killed, batches_of, elsewhere, forked, killed_at, one_cache, own_runs, same_results, tiny_config  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.preprocess.pipeline import build_pipeline
@@ -64,7 +53,7 @@ def test_a_run_holds_predictions_metrics_and_history_of_the_best_weights():
     assert best["val_loss"] == run.metrics["val"]["loss"] and best["val_auc"] == run.metrics["val"]["auc"]
 
 
-@pytest.mark.parametrize("made", [tiny_config, segmentation_config])
+@pytest.mark.parametrize("made", [tiny_config, training_project.segmentation_config])
 def test_a_run_is_trained_once_and_a_second_time_the_same_to_the_last_bit(made, monkeypatch, tmp_path):
     one = fit_or_load(made())
     with monkeypatch.context() as patch:
@@ -98,7 +87,7 @@ WAYS = {
         training__epochs=4, training__class_balance="weights", training__monitor="auc", training__patience=3,
         optimiser__schedule="plateau",
     ),
-    "segmentation, plateau, two classes, one channel": segmentation_config(
+    "segmentation, plateau, two classes, one channel": training_project.segmentation_config(
         training__epochs=4, training__patience=3, optimiser__schedule="plateau", model__options={"classes": 2},
     ),
 }  # fmt: skip
@@ -129,7 +118,7 @@ def test_a_run_that_died_ends_as_it_would_have(way, monkeypatch, tmp_path):
     same_results(straight.folder, resumed.folder)
 
 
-@pytest.mark.parametrize("made", [tiny_config, segmentation_config])
+@pytest.mark.parametrize("made", [tiny_config, training_project.segmentation_config])
 def test_death_at_any_write_leaves_a_run_that_ends_as_it_would_have(made, monkeypatch, tmp_path):
     """Every replacement of a file is a moment: die in front of the first, the second, … and go on."""
     config = made(training__epochs=2)
@@ -265,7 +254,7 @@ def test_one_process_trains_and_the_other_waits_and_loads(monkeypatch, capfd):
      ("complete.json", Path.unlink)],
 )  # fmt: skip
 def test_a_damaged_run_is_told_and_trained_again(file, damage, capsys):
-    config = segmentation_config(training__epochs=1)
+    config = training_project.segmentation_config(training__epochs=1)
     run = fit_or_load(config)
     before = {name: (run.folder / name).read_bytes() for name in os.listdir(run.folder) if name != "environment.json"}
     damage(run.folder / file)

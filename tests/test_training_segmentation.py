@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
-from training_project import batches_of, forked, one_cache, own_runs, segmentation_config, tiny_config, with_arrays, with_cases  # noqa: F401  (fixtures of every test here)
+from training_project import batches_of, one_cache, own_runs, segmentation_config, tiny_config, with_arrays, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.errors import DataError, TrainingError
 from thyroid_utils.common.paths import runs_dir

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
-from training_project import WithAuxiliary, batches_of, forked, one_cache, own_runs, tiny_config, tiny_network, with_cases  # noqa: F401  (fixtures of every test here)
+from training_project import WithAuxiliary, batches_of, forked, one_cache, own_runs, tiny_config, with_cases  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.config import ConfigError, OptimiserConfig, TrainingConfig
 from thyroid_utils.common.errors import DataError, TrainingError
