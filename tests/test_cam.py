@@ -65,20 +65,6 @@ def test_grad_cam_is_that_of_the_papers_two_equations(resnet18, target):
     assert not found.blank.any() and (found.maps.max(axis=(1, 2)) == 1).all()
 
 
-def test_eigen_cam_takes_the_component_with_its_larger_side_up(resnet18):
-    inputs = pictures(2, 128)
-    with torch.no_grad():
-        features = nn.Sequential(*list(resnet18.network.children())[:-2])(torch.from_numpy(inputs)).numpy()
-    found = cam_maps(resnet18, inputs, method="eigen_cam")
-    for map_, feature in zip(found.maps, features, strict=True):
-        places = feature.reshape(len(feature), -1).T
-        left, sizes, _ = np.linalg.svd(places - places.mean(axis=0), full_matrices=False)
-        component = (left[:, 0] * sizes[0]).reshape(feature.shape[1:])
-        component *= np.sign(component.ravel()[np.abs(component).argmax()])
-        enlarged = functional.interpolate(torch.from_numpy(np.maximum(component, 0))[None, None], (128, 128), mode="bilinear")
-        np.testing.assert_allclose(map_, enlarged[0, 0] / enlarged.max(), rtol=1e-3, atol=1e-3)
-
-
 QUICK = {name: {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19", "fcn8s")} | {"transunet": {"width": 96, "layers": 2}}
 QUICK |= {name: {"widths": (4, 8, 16, 32, 64)} for name in ("unet", "attention_unet")}
 
@@ -134,7 +120,7 @@ def test_a_segmenter_is_explained_by_the_pixels_that_it_calls_nodule(classes):
     assert not found.none_called.any()
 
 
-def test_a_blank_map_is_counted_and_not_divided_by():
+def test_a_blank_map_is_counted_and_a_layer_changed_in_place_explained_as_it_was():
     network, inputs = built(build_classifier, "tiny"), pictures(3, 32)
     inputs[1, 0, 0, 0] = np.nan
     found = cam_maps(network, inputs)  # values that are no numbers make a blank map
@@ -147,6 +133,16 @@ def test_a_blank_map_is_counted_and_not_divided_by():
             found = cam_maps(network, pictures(3, 32), method=method)
             assert found.blank.all() and not found.maps.any()
     assert found.summary() == "3 maps of 3×3 places, 3 of them blank"
+    # The library keeps the output itself, which the ReLU behind it overwrites.
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network = nn.Sequential(convolution, nn.ReLU(inplace=True), head)
+    apart = nn.Sequential(convolution, nn.ReLU(), head)
+    inputs = pictures(2, 12)
+    expected = paper_grad_cam(apart, convolution, torch.from_numpy(inputs), lambda logits: logits[:, 1])
+    found = cam_maps(network, inputs, layer=TargetLayer(convolution))
+    np.testing.assert_allclose(found.maps, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", CAM_METHODS)
@@ -169,7 +165,7 @@ def test_every_method_gives_maps_and_the_network_back_as_it_was(build, name, met
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_batches_and_a_layer_by_name_or_module_give_the_same_maps(resnet18):
+def test_batches_layers_by_name_and_eigen_cams_component_give_the_same_maps(resnet18):
     inputs = pictures(3, 64)
     found = cam_maps(resnet18, inputs).maps
     done = []
@@ -179,19 +175,17 @@ def test_batches_and_a_layer_by_name_or_module_give_the_same_maps(resnet18):
     np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer="layer4").maps, found)
     np.testing.assert_array_equal(cam_maps(resnet18, inputs, layer=TargetLayer(resnet18.network.layer4)).maps, found)
     assert np.abs(cam_maps(resnet18, inputs, layer="layer3.-1").maps - found).max() > 0.1
-
-
-def test_a_layer_that_is_changed_in_place_afterwards_is_explained_as_it_was():
-    """The library keeps the output itself, which the ReLU behind it overwrites."""
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 4, 3)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    network = nn.Sequential(convolution, nn.ReLU(inplace=True), head)
-    apart = nn.Sequential(convolution, nn.ReLU(), head)
-    inputs = pictures(2, 12)
-    expected = paper_grad_cam(apart, convolution, torch.from_numpy(inputs), lambda logits: logits[:, 1])
-    found = cam_maps(network, inputs, layer=TargetLayer(convolution))
-    np.testing.assert_allclose(found.maps, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-4, atol=1e-5)
+    inputs = pictures(2, 128)
+    with torch.no_grad():
+        features = nn.Sequential(*list(resnet18.network.children())[:-2])(torch.from_numpy(inputs)).numpy()
+    found = cam_maps(resnet18, inputs, method="eigen_cam")
+    for map_, feature in zip(found.maps, features, strict=True):
+        places = feature.reshape(len(feature), -1).T
+        left, sizes, _ = np.linalg.svd(places - places.mean(axis=0), full_matrices=False)
+        component = (left[:, 0] * sizes[0]).reshape(feature.shape[1:])
+        component *= np.sign(component.ravel()[np.abs(component).argmax()])
+        enlarged = functional.interpolate(torch.from_numpy(np.maximum(component, 0))[None, None], (128, 128), mode="bilinear")
+        np.testing.assert_allclose(map_, enlarged[0, 0] / enlarged.max(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -116,16 +116,6 @@ def test_a_damaged_value_is_made_again(damage):
     assert files.cached("things", "k", lambda: 8) == 8 and path.is_dir(), "a folder in its place does no harm"
 
 
-def test_a_folder_is_made_once_and_then_only_read(tmp_path, monkeypatch):
-    folder = files.cached_folder(tmp_path / "set", fill)
-    subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True)
-    assert files.broken_seal(tmp_path / "copy") is None, "a copy is whole"
-    assert (folder / "below" / "a.bin").read_bytes() == b"12"
-    monkeypatch.setattr(files, "FileLock", never)
-    monkeypatch.setattr(files, "file_hash", never)
-    assert files.cached_folder(tmp_path / "set", never) == folder
-
-
 def turn_a_bit(path):
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
 
@@ -151,7 +141,7 @@ def test_a_damaged_folder_is_made_again(tmp_path, name, damage):
     assert files.broken_seal(folder) is None and (folder / "b.txt").read_text() == "3"
 
 
-def test_a_failure_leaves_nothing_and_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
+def test_a_folder_is_made_once_then_only_read_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def fails(folder):
         fill(folder)
         raise ValueError("no such step")
@@ -162,6 +152,13 @@ def test_a_failure_leaves_nothing_and_a_place_that_cannot_be_written_is_a_senten
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="the cache folder cannot be written"):
         files.cached_folder(tmp_path / "file" / "set", fill)
+    folder = files.cached_folder(tmp_path / "set", fill)
+    subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True)
+    assert files.broken_seal(tmp_path / "copy") is None, "a copy is whole"
+    assert (folder / "below" / "a.bin").read_bytes() == b"12"
+    monkeypatch.setattr(files, "FileLock", never)
+    monkeypatch.setattr(files, "file_hash", never)
+    assert files.cached_folder(tmp_path / "set", never) == folder
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from thyroid_utils.training.ledger import list_runs
 from thyroid_utils.training.tasks import TASKS, Arrays
 
 
-def test_the_second_head_reads_the_mean_of_the_deepest_map_and_the_loss_is_weighted():
+def test_the_second_head_reads_the_deepest_map_holds_no_batch_and_the_loss_is_weighted(tmp_path):
     torch.manual_seed(0)
     network = build_joint("tiny_joint", in_channels=1).eval()
     images = torch.rand(2, 1, 32, 48)
@@ -38,6 +38,17 @@ def test_the_second_head_reads_the_mean_of_the_deepest_map_and_the_loss_is_weigh
     entropy = functional.cross_entropy(logits.image, labels, weight=torch.tensor([1.5, 0.75]))
     torch.testing.assert_close(loss(logits, (masks, labels)), expected + 0.5 * entropy)
     assert build_loss("joint", "dice").classification_weight == 1
+    torch.manual_seed(1)
+    source = build_segmenter("tiny_joint")
+    torch.save(source.network.state_dict(), tmp_path / "whole.pt")
+    network = build_joint("tiny_joint", weights=tmp_path / "whole.pt").eval()
+    for name, value in source.network.state_dict().items():
+        torch.testing.assert_close(network.network.state_dict()[name], value)
+    twin, images = copy.deepcopy(network), torch.rand(1, 3, 16, 16)
+    expected = network(images).image
+    torch.nn.init.zeros_(network.head[-1].weight)
+    torch.testing.assert_close(twin(images).image, expected)
+    assert network._deepest is None and twin._deepest is None and network.weights.startswith("whole.pt")
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus_mobilenet", "segformer", "smp:fpn:resnet18"])
@@ -53,20 +64,6 @@ def test_segmenters_on_smps_encoders_become_joint(name):
     torch.testing.assert_close(found.pixels, expected)
     assert found.image.shape == (2, 2) and name in (*JOINT_MODELS, "smp:fpn:resnet18")
     assert len(joint.state_dict()) == len(alone.state_dict()) + 2
-
-
-def test_nothing_of_a_batch_is_held_and_weights_go_into_the_segmenter(tmp_path):
-    torch.manual_seed(1)
-    source = build_segmenter("tiny_joint")
-    torch.save(source.network.state_dict(), tmp_path / "whole.pt")
-    network = build_joint("tiny_joint", weights=tmp_path / "whole.pt").eval()
-    for name, value in source.network.state_dict().items():
-        torch.testing.assert_close(network.network.state_dict()[name], value)
-    twin, images = copy.deepcopy(network), torch.rand(1, 3, 16, 16)
-    expected = network(images).image
-    torch.nn.init.zeros_(network.head[-1].weight)
-    torch.testing.assert_close(twin(images).image, expected)
-    assert network._deepest is None and twin._deepest is None and network.weights.startswith("whole.pt")
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,18 @@ def test_losses_of_pixels_by_hand(name, options, expected):
     assert pixel_loss(name, **options) == pytest.approx(expected, rel=1e-6)
 
 
-def test_border_weights_against_scipys_distances():
-    """Three nodules, one of them at the image's edge; inside a nodule the weight falls with the distance to its border."""
+def test_losses_over_the_batch_are_the_libraries_and_border_weights_scipys_distances():
+    logits, masks = batch()
+    truth = masks[:, None].float()
+    for smooth in (0.5, 3.0):
+        # smp adds smooth to Σ p·y and to half of Σ p + Σ y: that is twice as much in the usual form.
+        theirs = smp.losses.DiceLoss("binary", smooth=2 * smooth)(logits, truth)
+        assert pixel_loss("dice", logits, masks, smooth=4 * smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
+        theirs = smp.losses.TverskyLoss("binary", smooth=smooth, alpha=0.3, beta=0.7)(logits, truth)
+        assert pixel_loss("tversky", logits, masks, smooth=smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
+    two = as_two_classes(logits)
+    assert pixel_loss("bce", two, masks) == pytest.approx(cross_entropy(two, masks.long()).item(), rel=1e-5)
+    # Three nodules, one of them at the image's edge; inside a nodule the weight falls with the distance to its border.
     mask = np.zeros((40, 50), bool)
     mask[3:17, 5:21], mask[20:38, 8:20], mask[10:30, 35:50] = True, True, True
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -161,19 +171,6 @@ def test_border_weights_against_scipys_distances():
     assert (border_weights(np.zeros((5, 6), bool)) == 1).all()
     full = border_weights(np.ones((5, 6), bool))
     assert full[0, 0] == full[4, 3] == 11 and 1 < full[2, 2] < 11, "the image's edge is the nodule's border"
-
-
-def test_losses_over_the_batch_are_the_libraries():
-    logits, masks = batch()
-    truth = masks[:, None].float()
-    for smooth in (0.5, 3.0):
-        # smp adds smooth to Σ p·y and to half of Σ p + Σ y: that is twice as much in the usual form.
-        theirs = smp.losses.DiceLoss("binary", smooth=2 * smooth)(logits, truth)
-        assert pixel_loss("dice", logits, masks, smooth=4 * smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
-        theirs = smp.losses.TverskyLoss("binary", smooth=smooth, alpha=0.3, beta=0.7)(logits, truth)
-        assert pixel_loss("tversky", logits, masks, smooth=smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
-    two = as_two_classes(logits)
-    assert pixel_loss("bce", two, masks) == pytest.approx(cross_entropy(two, masks.long()).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dice", "tversky", "focal_tversky", "lovasz", "bce_dice"])

@@ -21,7 +21,7 @@ def wide(task: str):
     return table[~compared].pivot(index=["paper", "model"], columns="score", values="value")
 
 
-def test_reported_numbers_are_shares_and_agree_with_each_others_arithmetic():
+def test_reported_numbers_agree_with_each_others_arithmetic_and_papers_are_cited():
     for task in ("classification", "segmentation"):
         table = reported_scores(task)
         assert table["value"].between(0.3, 1).all() and not table[["data", "split", "why_not"]].eq("").any().any()
@@ -48,6 +48,9 @@ def test_reported_numbers_are_shares_and_agree_with_each_others_arithmetic():
     assert bce["sensitivity"] <= bce["pixel_accuracy"] <= bce["specificity"], "Tversky's alone is impossible"
     others = table[table["loss"] == ""].set_index("model")
     assert others["value"].to_dict() == {"fcn8s": 0.8990, "unet": 0.9372, "deeplabv3plus_xception": 0.9420}
+    cited = (paths.project_root() / "CITATION.cff").read_text(encoding="utf-8")
+    for number, paper in list(PAPERS.items())[:5]:
+        assert f"# paper_{number}: {paper.name}\n" in cited
 
 
 def test_ours_stand_beside_the_reported_ones_with_the_reason_against_comparing():
@@ -126,9 +129,3 @@ def test_papers_are_named_and_each_reader_meets_the_reference_first(place):
             for paper in list(PAPERS.values())[:5]:
                 first, told = prose.lower().find(paper.name.removesuffix(" (2025)").lower()), prose.find(paper.reference)
                 assert first < 0 or told >= 0, f"{file.name} names {paper.name} without its reference"
-
-
-def test_the_citation_file_names_the_papers_alike():
-    cited = (paths.project_root() / "CITATION.cff").read_text(encoding="utf-8")
-    for number, paper in list(PAPERS.items())[:5]:
-        assert f"# paper_{number}: {paper.name}\n" in cited

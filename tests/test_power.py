@@ -46,7 +46,7 @@ def powers(*reached: float, seeds: int = 1) -> pd.DataFrame:
     return pd.DataFrame({"patients": [100, 400, 900, 1600][: len(reached)], "seeds": seeds, "power": reached})
 
 
-def test_patients_needed_by_hand():
+def test_patients_needed_by_hand_without_any_spread_or_with_patients_that_say_nothing():
     """Half the way from 0.7 at √400 = 20 to 0.9 at √900 = 30 is 25² patients."""
     table = pd.concat([powers(0.3, 0.7, 0.9), powers(0.85, 0.9, seeds=3), powers(0.1, 0.2, 0.79, seeds=5)])
     found = power.patients_needed(table)
@@ -54,11 +54,8 @@ def test_patients_needed_by_hand():
     assert found.at[1, "patients"] == 625 and found.at[3, "patients"] == 100 and np.isnan(found.at[5, "patients"])
     assert power.patients_needed(powers(np.nan, np.nan)).at[1, "text"] == "no test"
     assert power.patients_needed(powers(0.5, 0.81, 0.79)).at[1, "text"] == "not within 900"  # one that does not last is error
-
-
-def test_without_any_spread_or_with_patients_that_say_nothing():
-    powers = power.power_simulation([0.1] * 6, list("abcdef"), 0.1, [5, 20], [1, 3], 0.0, simulations=20)
-    assert powers["power"].isna().all() and set(power.patients_needed(powers)["text"]) == {"not measured"}
+    measured = power.power_simulation([0.1] * 6, list("abcdef"), 0.1, [5, 20], [1, 3], 0.0, simulations=20)
+    assert measured["power"].isna().all() and set(power.patients_needed(measured)["text"]) == {"not measured"}
     assert np.isnan([power.paired_power(0, 0, 10), power.paired_power(1, 0, 10), power.smallest_gain(0, 10)]).all()
     for patients, message in (("aaa", "patients have shape"), ("aaaa", "1 patients have a difference"), ("ab?c", "no patient")):
         named = [None if name == "?" else name for name in patients]

@@ -32,7 +32,7 @@ def pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_the_lock_holds_exact_versions_inside_the_declared_ranges_and_torchs_own_pair():
+def test_the_lock_holds_declared_versions_and_make_help_and_readme_what_there_is():
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+( ; sys_platform == \"linux\")?", line), line
     project, pins = pyproject()["project"], {}
@@ -41,6 +41,15 @@ def test_the_lock_holds_exact_versions_inside_the_declared_ranges_and_torchs_own
         assert requirement.specifier.contains(pin.version), f"{requirement} does not admit the locked {pin.version}"
         pins[requirement.name] = Version(pin.version)
     assert pins["torchvision"].minor - 15 == pins["torch"].minor, "torchvision 0.N is built against torch 2.(N - 15)"
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"report", "test", "lab", "lint", "clean"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^  make {target} +\S+", listed, re.M), target
+    shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
+    assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
+    assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000
 
 
 @pytest.mark.skipif(Path(sys.prefix).name != ".venv", reason="not the environment that make installs from the lock")
@@ -72,18 +81,6 @@ def test_a_module_imports_only_from_its_room_or_from_rooms_below(module):
         return
     upward = {other for other in imported_rooms(module) - {room} if FLOORS[other] >= FLOORS[room]}
     assert not upward, f"{room} (floor {FLOORS[room]}) imports {upward}"
-
-
-def test_make_help_lists_every_target_and_readme_shows_small_pictures():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"report", "test", "lab", "lint", "clean"} <= set(targets)
-    for target in targets:
-        assert re.search(rf"^  make {target} +\S+", listed, re.M), target
-    shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
-    assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
-    assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000
 
 
 FAKE_PYTHON = """#!/bin/bash

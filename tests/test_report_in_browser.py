@@ -35,7 +35,7 @@ def test_every_page_on_every_screen(look, reports, name):
         look(reports / f"{name}.html", width, scheme)
 
 
-def test_hidden_columns_are_told_and_figures_are_whole_on_a_phone(look, reports):
+def test_figures_are_whole_formulas_set_contents_unfold_and_links_lead_on_every_screen(look, reports):
     wide, phone = look(reports / "01_first.html"), look(reports / "01_first.html", 390)
     cut = "[...document.querySelectorAll('.table:has(table)')].map(t => t.querySelector('table').scrollWidth > t.clientWidth)"
     told = "[...document.querySelectorAll('.table:has(table)')].map(t => (t.querySelector('.more')?.checkVisibility() ?? false))"
@@ -43,9 +43,6 @@ def test_hidden_columns_are_told_and_figures_are_whole_on_a_phone(look, reports)
         assert page.evaluate(cut) == page.evaluate(told), "a narrow table, a wide one"
         assert page.evaluate("[...document.images].every(i => i.getBoundingClientRect().right <= innerWidth)")
     assert wide.evaluate(told) == [False, True]
-
-
-def test_formulas_are_set_contents_and_code_unfold_and_links_lead(look, reports):
     wide, phone = look(reports / "01_first.html"), look(reports / "01_first.html", 390)
     heights = "[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)"
     assert len(wide.evaluate(heights)) == 4 and min(wide.evaluate(heights)) > 5 and "$" not in wide.inner_text("main")

@@ -51,20 +51,7 @@ def test_rows_are_what_the_pipeline_makes_and_equal_channels_stored_once(tmp_pat
     assert made.masks is None and not (made.folder / "masks.npy").exists()
 
 
-def test_bytes_do_not_depend_on_workers_and_the_second_use_computes_nothing(tmp_path, own_cache, monkeypatch):
-    cases, pipeline, hashes = table(tmp_path, 9), build_pipeline(SPEC), set()
-    for workers in (1, 4):
-        shutil.rmtree(own_cache, ignore_errors=True)
-        made = preprocessed(cases, pipeline, workers=workers)
-        hashes.add((made.folder.name, file_hash(made.folder / "images.npy"), file_hash(made.folder / "masks.npy")))
-    assert len(hashes) == 1
-    calls = []
-    monkeypatch.setattr(Pipeline, "load", lambda *_: calls.append(1))
-    again = preprocessed(cases, pipeline, progress=lambda *_: calls.append(2))
-    assert not calls and again.folder == made.folder and (again.images == made.images).all()
-
-
-def test_the_name_follows_the_content_and_not_the_path(tmp_path):
+def test_name_and_bytes_follow_the_content_alone_and_a_second_use_computes_nothing(tmp_path, own_cache, monkeypatch):
     pipeline = build_pipeline(SPEC)
     here, there = table(tmp_path / "a"), table(tmp_path / "b")
     assert preprocessed(here, pipeline).folder == preprocessed(there, pipeline).folder
@@ -75,6 +62,16 @@ def test_the_name_follows_the_content_and_not_the_path(tmp_path):
     changed = preprocessed(here, pipeline)
     assert len(names | {changed.folder}) == 4 and changed.images[2].max() == 0 and changed.masks[3].all()
     assert preprocessed(here.iloc[::-1], pipeline).folder != changed.folder, "rows belong to positions"
+    cases, pipeline, hashes = table(tmp_path, 9), build_pipeline(SPEC), set()
+    for workers in (1, 4):
+        shutil.rmtree(own_cache, ignore_errors=True)
+        made = preprocessed(cases, pipeline, workers=workers)
+        hashes.add((made.folder.name, file_hash(made.folder / "images.npy"), file_hash(made.folder / "masks.npy")))
+    assert len(hashes) == 1
+    calls = []
+    monkeypatch.setattr(Pipeline, "load", lambda *_: calls.append(1))
+    again = preprocessed(cases, pipeline, progress=lambda *_: calls.append(2))
+    assert not calls and again.folder == made.folder and (again.images == made.images).all()
 
 
 def test_an_empty_table_an_unreadable_image_and_several_sizes_are_refused(tmp_path, own_cache):

@@ -56,7 +56,7 @@ def test_predictions_maps_and_metrics_are_those_of_the_best_weights():
         assert best[f"val_{name}"] == run.metrics["val"][name]
 
 
-def test_counts_maps_and_validation_call_the_same_pixels_whatever_the_batch():
+def test_counts_maps_and_validation_agree_and_false_alarms_cost_as_they_do_on_test():
     """At every float32 around one half, as many as there are between steps of a map."""
     centre = np.float32(0.5).view(np.int32)
     near = np.concatenate([np.arange(centre - 2000, centre + 2000, dtype=np.int32).view(np.float32), np.linspace(0, 1, 4001)])
@@ -81,10 +81,7 @@ def test_counts_maps_and_validation_call_the_same_pixels_whatever_the_batch():
     batches, whole = scored(0, 2, 4, 6), scored(0)
     assert batches.values() == whole.values() and whole.values()["scored"] == 6
     assert batches.loss() == pytest.approx(float(bce(logits[:, 0], truth.float())), rel=1e-6)
-
-
-def test_false_alarms_cost_as_they_do_on_test_and_empty_images_count_for_the_accuracy_alone():
-    """Images of one row of pixels: two nodules found exactly, two false alarms, and one rightly left empty."""
+    # Images of one row of pixels: two nodules found exactly, two false alarms, and one rightly left empty.
     truth = np.array([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)[:, None]
     found = np.array([[1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], bool)[:, None]
 

@@ -70,7 +70,7 @@ def test_an_ensemble_of_seeds_is_no_worse_than_one_whatever_their_thresholds(shi
     assert doubt.loc[test, "sd"].mean() < 0.25
 
 
-def test_a_seed_that_knows_nothing_says_so_and_views_by_hand():
+def test_a_seed_that_knows_nothing_views_by_hand_and_the_same_draws_for_an_image():
     run = seeds_of_one_truth([2], [1])[0]
     assert (at_one_scale(run.assign(log_odds=-run["log_odds"], probability=1 - run["probability"])) == 0.5).all()
     inputs = np.random.default_rng(0).random((3, 1, 9, 11)).astype(np.float32)
@@ -80,6 +80,14 @@ def test_a_seed_that_knows_nothing_says_so_and_views_by_hand():
     samples = augmented_views(lambda images: images[:, 0, 0, 0], image, shift=1)
     # upper left pixel: as it is, up, down (border repeated), left, right (border repeated); then mirrored
     assert samples[:, 0].tolist() == [0, 3, 0, 1, 0, 2, 5, 2, 2, 1]
+    network = tiny_network(3, 2)
+    inputs = _inputs(6)
+    whole = mc_dropout(network, inputs, passes=20, seed=1)
+    part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
+    np.testing.assert_array_equal(part, whole[:, 4:])
+    # In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike.
+    network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
+    assert len(np.unique(mc_dropout(network, _inputs(1, 64), passes=4))) == 4 and torch.backends.mha.get_fastpath_enabled()
 
 
 def test_map_scores_by_hand_of_pairs_and_of_a_segmenter_that_calls_nothing():
@@ -162,14 +170,3 @@ def test_only_dropout_is_random_and_must_be_there_and_reached():
         with pytest.raises(ValueError, match=message):
             mc_dropout(network, _inputs(1))
         assert network.drop.training and not network.drop._forward_hooks
-
-
-def test_an_image_has_the_same_draws_and_dropout_inside_a_transformer_is_not_skipped():
-    network = tiny_network(3, 2)
-    inputs = _inputs(6)
-    whole = mc_dropout(network, inputs, passes=20, seed=1)
-    part = mc_dropout(network, inputs[4:], passes=20, seed=1, keys=[4, 5])
-    np.testing.assert_array_equal(part, whole[:, 4:])
-    # In evaluation PyTorch takes a fused kernel that knows no dropout: without care all passes would be alike.
-    network = build_classifier("resnet18_transformer", layers=1, dropout=0.5).eval()
-    assert len(np.unique(mc_dropout(network, _inputs(1, 64), passes=4))) == 4 and torch.backends.mha.get_fastpath_enabled()

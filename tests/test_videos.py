@@ -71,7 +71,7 @@ def test_letters_join_what_content_leaves_apart(tmp_path, parts, videos):
     assert recover_videos(stored(tmp_path, film(*parts))).tolist() == numbered(*videos)
 
 
-def test_numbered_frames_of_nobody_become_videos_with_evidence_and_stay_whole_in_a_split(tmp_path):
+def test_numbered_frames_of_nobody_become_videos_that_stay_whole_and_others_are_refused(tmp_path):
     cases = stored(tmp_path, sweep(0, 20) + sweep(1, 20), patient_known=False, frame=range(40))
     recovered = recover_patients(cases, audit_cases(cases))
     assert "2 videos recovered" in recovered.how
@@ -82,9 +82,6 @@ def test_numbered_frames_of_nobody_become_videos_with_evidence_and_stay_whole_in
     assert found["median correlation of neighbours in one video"] > 0.9
     split = split_cases(recovered.cases, (0.5, 0.5), require_classes=False)
     assert split.groupby("patient")["split"].nunique().max() == 1
-
-
-def test_frames_without_a_number_of_their_own(tmp_path):
     with pytest.raises(DataError, match=r"1 case without a frame number of its own \(first: scan\)"):
         recover_videos(stored(tmp_path, sweep(0, 3)).rename(index={"made/0001": "scan"}))
     with pytest.raises(DataError, match="3 cases without a frame number"):
