@@ -1,14 +1,19 @@
-"""What README tells people to type does what it says."""
+"""What README and the examples in docstrings tell people to type does what it says."""
 
+import doctest
+import importlib
 import importlib.util
 import re
 import sys
+from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from torch.nn import functional
 from training_project import tiny_config
 
+import thyroid_utils
 from thyroid_utils.common import paths
 from thyroid_utils.inference.cam import target_layer
 from thyroid_utils.models import Architecture, networks
@@ -76,3 +81,13 @@ def test_a_figure_for_a_paper_is_written_as_told(tmp_path, monkeypatch):
     estimates = pd.DataFrame({"accuracy": [Estimate(0.6, 0.5, 0.7, 9, 4)]}, index=["a"])
     exec(figure, {"score_dots": charts.score_dots, "estimates": estimates, "names": {"accuracy": "accuracy"}})
     assert "Genauigkeit" in (tmp_path / "auc.svg").read_text() and (tmp_path / "auc.pdf").stat().st_size
+
+
+ROOT = Path(thyroid_utils.__file__).parents[1]
+SHOWING = [path for path in sorted((ROOT / "thyroid_utils").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SHOWING])
+def test_examples(name, capsys):
+    found = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    assert found.attempted and not found.failed, capsys.readouterr().out
