@@ -49,6 +49,7 @@ def runs(tmp_path_factory):
 
 def test_the_name_of_a_run_of_one_split_does_not_depend_on_folds():
     assert set(identity(RunConfig())["split"]) == {"by", "ratios", "seed", "repeat"}
+    assert run_hash(RunConfig(), "fingerprint", "split").startswith("eb049298"), "finished runs of users are found by it"
     folds = [RunConfig(split={"folds": 3, "fold": fold}) for fold in range(3)]
     assert len({run_hash(config, "fingerprint", "split") for config in [RunConfig(), *folds]}) == 4
 

@@ -1,6 +1,7 @@
 """Every classifier and segmenter by its name, and the pieces that let networks made for one image size take every size."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -267,9 +268,20 @@ def test_networks_of_the_other_kind_are_unknown(build, other):
             build(name)
 
 
-def test_facts_say_what_each_is_and_own_files_are_a_source():
-    assert len(network_source("unet")) == 64 and network_source("unet") != network_source("segnet")
-    assert {network_source(name) for name in ("resnet18", "unet_resnet18", "smp:unet:resnet18", "timm:resnet18")} == {""}
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="each Python writes syntax trees in its own way")
+def test_own_files_are_a_source_by_which_the_runs_of_users_are_found():
+    """A hash that moves retrains every finished run of its networks: only for networks that compute something else."""
+    names = [*CLASSIFIERS, *SEGMENTERS, "smp:unet:resnet18", "timm:resnet18"]
+    found = {name: network_source(name)[:8] for name in names if not name.startswith("tiny")}
+    assert {name: source for name, source in found.items() if source} == {
+        **dict.fromkeys(("resnet18_transformer", "transunet"), "3b2f7435"),
+        **dict.fromkeys(("unet", "attention_unet", "residual_unet", "residual_unet_resnet18"), "79396269"),
+        **dict.fromkeys(("segnet", "fcn8s"), "a3f86216"),
+        "mobile_deeplab": "f9ffa694",
+    }
+
+
+def test_facts_say_what_each_is():
     facts = segmenter_facts()
     assert list(facts.index) == list(SEGMENTERS) and not set(SEGMENTERS) & set(CLASSIFIERS)
     assert (facts[["what", "paper", "made_from"]].map(len) > 3).all(axis=None)

@@ -1,6 +1,8 @@
 """Transformers on a ResNet: TransUNet of Chen et al. (arXiv 2102.04306, 2021), and a hybrid of ResNet18 and a transformer. Paper
 000 compares with both; it does not describe the second, whose details are ours."""
 
+from __future__ import annotations  # part of the names of finished runs, by `network_source`
+
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial

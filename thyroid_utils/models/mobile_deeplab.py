@@ -3,6 +3,8 @@
 Shapes in the comments are those of an image of 512×512 pixels with MobileNetV2; the batch is left out.
 """
 
+from __future__ import annotations  # part of the names of finished runs, by `network_source`
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

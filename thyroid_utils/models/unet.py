@@ -2,6 +2,8 @@
 changes nothing but its skips, and two of residual units. Papers 000, 002, 003 and 004 compare with the first, 000 with the
 second; 004 chose a residual one and wishes for one on a pretrained encoder."""
 
+from __future__ import annotations  # part of the names of finished runs, by `network_source`
+
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,6 +1,8 @@
 """The two segmenters made of VGG16: SegNet of Badrinarayanan, Kendall and Cipolla (IEEE TPAMI 2017), which paper 004 compares
 with, and FCN-8s of Long, Shelhamer and Darrell (CVPR 2015), which paper 003 compares with."""
 
+from __future__ import annotations  # part of the names of finished runs, by `network_source`
+
 from collections.abc import Sequence
 
 import torch
