@@ -125,6 +125,8 @@ def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(ru
     expected = compare_recipes(*(auc_influence(whole.truth["label"], [p, q]) for p, q in ((one, two), (two, one))),
                                whole.truth["patient"], 1)  # fmt: skip
     assert found.p_value == expected.p_value and found.images == 64
+    right = [((own["probability"] >= own["threshold"]) == own["label"]).mean() for own in whole.predictions("tiny")]
+    assert both.pairs("accuracy")["difference"].iloc[0].first == pytest.approx(np.mean(right))
     alone = ClassifierComparison({name: [run] for name, run in zip("ab", whole.runs["tiny"], strict=True)})
     alone.__dict__["untrained"] = []
     aucs = {

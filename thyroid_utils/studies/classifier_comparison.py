@@ -160,7 +160,7 @@ class ClassifierComparison(ComparedRuns):
         labels, probabilities = self.truth["label"].to_numpy(int), self.probabilities(model)
         if score == "auc":
             return auc_influence(labels, probabilities)
-        return mean_influence((probabilities >= np.reshape(self.thresholds[model], (-1, 1))) == labels)
+        return mean_influence((probabilities >= np.reshape(self.thresholds[model], (len(probabilities), -1))) == labels)
 
     @cached_property
     def untrained(self) -> list[str]:
