@@ -439,6 +439,35 @@ def test_an_encoder_alone_goes_into_a_backbone_and_the_rest_begins_at_random(tmp
 
 
 @pytest.mark.parametrize(
+    ("wrapper", "beside", "told"),
+    [
+        ("backbone.", "projector.0.weight", "projector"),  # as SimCLR leaves it
+        ("module.encoder_q.", "module.encoder_k.conv1.weight", "encoder_k"),  # MoCo
+    ],
+)
+@pytest.mark.parametrize("name", ["resnet18", "unet_resnet18"])
+def test_an_encoder_is_found_beside_what_pretraining_leaves(tmp_path, name, wrapper, beside, told):
+    state = {key: value for key, value in state_of("resnet18").items() if not key.startswith("fc.")}
+    wrapped = {f"{wrapper}{key}": value for key, value in state.items()} | {beside: torch.zeros(2)}
+    torch.save(wrapped | {f"{wrapper}fc.0.weight": torch.zeros(2)}, tmp_path / "mine.pt")
+    with pytest.warns(UserWarning, match=f"holds an encoder; at random: .*; not used: ({told} and fc|fc and {told})$"):
+        model = (build_classifier if name == "resnet18" else build_segmenter)(name, weights=tmp_path / "mine.pt")
+    own = {key.removeprefix("encoder."): value for key, value in own_state(model).items()}
+    assert all(torch.equal(own[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("without", [("bn1", "layer", "fc"), ("layer4", "fc"), ("layer1.0.bn1", "fc")])
+@pytest.mark.parametrize("wrapper", ["", "backbone."])
+def test_a_part_of_an_encoder_is_none(tmp_path, wrapper, without):
+    state = {f"{wrapper}{key}": value for key, value in state_of("resnet18").items() if not key.startswith(without)}
+    torch.save(state | {"projector.weight": torch.zeros(2)}, tmp_path / "mine.pt")
+    with pytest.raises(
+        WeightsError, match=r"mine.pt does not fit: .*Missing key.*bn1\.weight.*expected the whole network or its"
+    ):
+        build_classifier("resnet18", weights=tmp_path / "mine.pt")
+
+
+@pytest.mark.parametrize(
     ("name", "saved", "without", "settings", "message"),
     [
         ("resnet18", {}, None, {}, 'Missing key.*"conv1.weight"'),

