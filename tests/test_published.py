@@ -174,21 +174,25 @@ def test_tn5000_official_split_labels_and_boxes(sets):
     assert not cases.attrs["notes"] and check_dataset("tn5000", sets).ok
 
 
+BEYOND = "a box that ends beyond the image or before it begins"
 VOC = [
-    (voc(), "no nodule in the annotation"),
-    (voc("0 1 2 3 4", "1 1 2 3 4"), "nodules of class 0 and 1, expected 0 or 1"),
-    (voc("1 1 2 -3 x"), "a box without four whole numbers"),
-    ("<annotation>", "no annotation that can be read"),
+    (voc(), "no nodule in the annotation: no label and no box"),
+    (voc("0 1 2 3 4", "1 1 2 3 4"), "nodules of class 0 and 1, expected 0 or 1: no label and no box"),
+    ("<annotation>", "no annotation that can be read: no label and no box"),
+    (voc("1 1 2 -3 x"), "a box without four whole numbers: no box"),
+    # 40×30 pixels; the other box is right
+    *((voc("1 1 1 40 30", box), f"{BEYOND}: no box") for box in ("1 5 5 4 9", "1 5 5 9 4", "1 5 5 41 9", "1 5 5 9 31")),
 ]
 
 
 @pytest.mark.parametrize(("text", "told"), VOC)
-def test_an_annotation_that_tells_no_one_class_leaves_its_image_without_label_and_is_told(sets, text, told):
+def test_an_annotation_that_tells_no_one_class_or_no_box_leaves_its_image_without_and_is_told(sets, text, told):
     (sets / "TN5000" / "Annotations" / "2.xml").write_text(text)
     cases = load_cases("tn5000", sets)
-    assert cases["label"].isna().tolist() == [False, True, False, False] and cases["split"].notna().all()
-    assert cases.loc["tn5000/2", ["nodules", "box_left"]].isna().all()
-    assert [note["problem"] for note in cases.attrs["notes"]] == [f"{told}: no label and no box"]
+    is_lost = "no label" in told
+    assert cases["label"].isna().tolist() == [False, is_lost, False, False] and cases["split"].notna().all()
+    assert cases.loc["tn5000/2", ["nodules", "box_left"]].isna().tolist() == [is_lost, True]
+    assert [note["problem"] for note in cases.attrs["notes"]] == [told]
 
 
 def test_thyroidxl_official_split_by_patient(sets):

@@ -89,6 +89,16 @@ def test_clips_stay_on_one_side_and_one_on_both_is_refused(stanford):
         assert_disjoint(cases.assign(split=pd.array(["train"] * 4 + ["test"] * 6, dtype="string")))
 
 
+def test_ids_without_a_number_in_front_folders_with_braces_and_clips_without_a_row(stanford):
+    folder = stanford.rename(stanford.with_name("x{a}y"))
+    write(folder, annot_id=np.array(["_3"] * 5 + ["_4"] * 2 + ["30_"] * 3, "S"))
+    (folder / "metadata.csv").write_text("annot_id,histopath_diagnosis\n_3,0\n_4,1\n")
+    cases = load_cases("stanford", folder)
+    assert cases["patient"].tolist() == ["stanford-_3"] * 5 + ["stanford-_4"] * 2 + ["stanford-30"] * 3
+    assert cases["image"].iloc[4] == f"{folder}/dataset.hdf5::image[4]" and cases["label"].isna().sum() == 3
+    assert [note["problem"] for note in cases.attrs["notes"]] == ["no row for 1 of 3 clips (30_): no label"]
+
+
 UNFIT = "its arrays are not as published"
 FAULTS = [
     ({"mask": None}, "found: dataset.hdf5 without mask; published at"),

@@ -212,9 +212,10 @@ def test_installed_weights_that_are_absent_or_damaged_are_not_replaced_by_others
 
 
 @pytest.mark.parametrize(("photograph", "classes"), [("cat", {281, 282, 285}), ("coffee", {967})])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_installed_weights_know_photographs_in_colour_and_gray(photograph, classes, channels):
-    """With the file's own head. Gray by its own µ and σ, as the preprocessing does; colours by ImageNet's."""
+@pytest.mark.parametrize(("channels", "scale"), [(1, "zscore"), (1, "plain"), (3, "ImageNet")])
+def test_installed_weights_know_photographs_in_colour_and_gray(photograph, classes, channels, scale):
+    """With the file's own head. Gray by its own µ and σ (presets z-score so), and in [0, 1], as the preset plain leaves it, which
+    the values were not made for; colours by ImageNet's."""
     image = torch.from_numpy(getattr(skimage.data, photograph)()).permute(2, 0, 1)[None] / 255
     side = min(image.shape[2:])
     image = functional.interpolate(image[..., :side, :side], (224, 224), mode="area")
@@ -222,7 +223,7 @@ def test_installed_weights_know_photographs_in_colour_and_gray(photograph, class
     scaled = (image - mean) / deviation
     if channels == 1:
         gray = image.mean(dim=1, keepdim=True)
-        scaled = (gray - gray.mean()) / gray.std()
+        scaled = gray if scale == "plain" else (gray - gray.mean()) / gray.std()
     model = build_classifier("efficientnet_lite0", in_channels=channels, classes=1000, weights="imagenet").eval()
     state = torch.load(check_weights("efficientnet_lite0", "imagenet"), weights_only=True)
     model.network.classifier.load_state_dict({name: state[f"_fc.{name}"] for name in ("weight", "bias")})
@@ -241,7 +242,7 @@ def test_installed_weights_know_photographs_in_colour_and_gray(photograph, class
 def test_a_classifier_on_the_installed_weights_begins_undecided():
     """Logits of ten would cost a loss of several, and hundreds of steps to unlearn."""
     model = build_classifier("efficientnet_lite0", in_channels=1, weights="imagenet").eval()
-    assert model(torch.randn(8, 1, 64, 64)).abs().max() < 1
+    assert model(torch.randn(8, 1, 64, 64)).abs().max() < 2
 
 
 @pytest.mark.parametrize("name", ["unet_efficientnet_lite0", "deeplabv3plus_efficientnet_lite0"])

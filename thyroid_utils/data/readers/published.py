@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import gt
 from pathlib import Path
 
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import image_size
 from thyroid_utils.data.readers import listing
 from thyroid_utils.data.readers.own import images_and_masks
 from thyroid_utils.data.table import SPLITS
@@ -160,7 +162,7 @@ def read_tn5000(root: Path) -> pd.DataFrame:
 
     Columns of the annotations, all of whose numbers are Int32: `label`, of biopsies; `nodules` (boxes drawn); `box_left`,
     `box_top`, `box_right`, `box_bottom`, in pixels as published, of the box around all of them. An image whose annotation is
-    missing or tells no class or two has none of these, and a note says so.
+    missing or tells no class or two has none of these, one with a box that cannot be has no box, and a note says so.
     """
     folder = TN5000.folder(root)
     images, _ = TN5000.files(folder, "JPEGImages")
@@ -175,18 +177,19 @@ def read_tn5000(root: Path) -> pd.DataFrame:
             raise DataError(f"{path}: {listing.first_few(wrong)} in two lists or not in JPEGImages/; restore either")
         sides |= dict.fromkeys(keys, side)
     told, notes = {}, []
-    for key in images:
+    for key, image in images.items():
         path = annotations / f"{key}.xml"
-        told[key], problem = _boxes(path)
+        told[key], problem = _boxes(path, image)
         if problem:
-            notes.append({"file": str(path), "problem": f"{problem}: no label and no box", "remedy": "download it again"})
+            lost = "no box" if told[key] else "no label and no box"
+            notes.append({"file": str(path), "problem": f"{problem}: {lost}", "remedy": "download it again"})
     columns = pd.DataFrame.from_dict(told, orient="index", columns=["label", "nodules", *BOX])
     rows, _ = listing.image_rows("tn5000", "tn5000/", images, {}, split=sides, **columns.to_dict())
     return listing.case_table([(rows, notes)]).astype(dict.fromkeys(("nodules", *BOX), "Int32"))
 
 
-def _boxes(path: Path) -> tuple[dict[str, int], str]:
-    """What an annotation of Pascal VOC's format tells of the nodules, as columns; and what is wrong where it tells nothing."""
+def _boxes(path: Path, image: Path) -> tuple[dict[str, int], str]:
+    """What an annotation of Pascal VOC's format tells of the nodules, as columns; and what is wrong where not all is told."""
     annotation = listing.read_xml(path) if path.is_file() else None
     if annotation is None:
         return {}, "no annotation that can be read"
@@ -194,12 +197,15 @@ def _boxes(path: Path) -> tuple[dict[str, int], str]:
     classes = sorted({listing.text_of(nodule, "name") for nodule in objects})
     if len(classes) != 1 or classes[0] not in listing.LABELS:
         return {}, f"nodules of class {' and '.join(classes)}, expected 0 or 1" if objects else "no nodule in the annotation"
+    told = {"label": listing.LABELS[classes[0]], "nodules": len(objects)}
     corners = [[listing.text_of(nodule, f"bndbox/{corner}") for corner in CORNERS] for nodule in objects]
     if not all(number.isdecimal() for box in corners for number in box):
-        return {}, "a box without four whole numbers"
+        return told, "a box without four whole numbers"
     left, top, right, bottom = zip(*[map(int, box) for box in corners], strict=True)
-    box = dict(zip(BOX, (min(left), min(top), max(right), max(bottom)), strict=True))
-    return {"label": listing.LABELS[classes[0]], "nodules": len(objects), **box}, ""
+    width, height = image_size(image) or (max(right), max(bottom))
+    if max(right) > width or max(bottom) > height or any(map(gt, left + top, right + bottom)):
+        return told, "a box that ends beyond the image or before it begins"
+    return told | dict(zip(BOX, (min(left), min(top), max(right), max(bottom)), strict=True)), ""
 
 
 def read_thyroidxl(root: Path) -> pd.DataFrame:

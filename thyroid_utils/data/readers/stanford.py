@@ -27,8 +27,9 @@ def read_stanford(root: Path, every: int = 1) -> pd.DataFrame:
     """Stanford's thyroid cine-clips, a case a frame; case ids `stanford/12_/00340`, of clip and position in the file.
 
     `image` and `mask` name entries of the HDF5 file, `dataset.hdf5::image[340]`, which `read_image` and `read_mask` read one at a
-    time. A clip is the unit: `patient` is what its `annot_id` has in front of the first `_`, so that clips of one patient which
-    are numbered alike stay together. `label` is of histopathology. Further columns: `clip`, `frame` (its number in the clip),
+    time. A clip is the unit: `patient` is what its `annot_id` has in front of the first `_` (all of it where that is nothing), so
+    that clips of one patient which are numbered alike stay together. `label` is of histopathology; a note tells of clips without
+    a row in the metadata, which have none. Further columns: `clip`, `frame` (its number in the clip),
     and of the metadata, as published, `age`, `sex`, `location`, `size_x`, `size_y`, `size_z`, `tirads`, `composition`,
     `echogenicity`, `shape`, `margin` and `foci`.
 
@@ -52,11 +53,15 @@ def read_stanford(root: Path, every: int = 1) -> pd.DataFrame:
     position = rows.index.to_series()
     columns = {
         "case": "stanford/" + rows["clip"] + position.map("/{:05d}".format),
-        **{name: position.map((f"{path}::{name}[" + "{}]").format) for name in ("image", "mask")},
-        "patient": "stanford-" + rows["clip"].str.partition("_")[0],
+        **{name: position.map(lambda at, name=name: f"{path}::{name}[{at}]") for name in ("image", "mask")},
+        "patient": "stanford-" + rows["clip"].where(rows["clip"].str.startswith("_"), rows["clip"].str.partition("_")[0]),
     }
     rows = rows.assign(**columns, dataset="stanford", patient_known=True, target="nodule")
-    return listing.case_table([(rows, [])], ("clip", *_TEXTS.values()))
+    absent, notes = [clip for clip in clips if clip not in told.index], []
+    if absent:
+        problem = f"no row for {len(absent)} of {len(clips)} clips ({listing.first_few(absent)}): no label"
+        notes = [{"file": str(folder / "metadata.csv"), "problem": problem, "remedy": "download it again"}]
+    return listing.case_table([(rows, notes)], ("clip", *_TEXTS.values()))
 
 
 def _frames(path: Path) -> pd.DataFrame:
