@@ -121,6 +121,13 @@ def test_one_training_each_or_no_learning_gives_no_verdict():
     assert chance.untrained == ["a", "b"] and "not shown to be better than chance" in chance.unlearnt
     assert chance.banner == f"{chance.unlearnt}\n\n{few_told(30, 'benign test patient')}"
     assert chance.pairs()["p_holm"].isna().all()
+    seen = blind[2].predictions
+    few = seen[(seen["label"] == 0) | (seen["split"] == "test") | (seen["patient"] == "val1")]
+    blind[2].predictions = few.assign(log_odds=few["log_odds"] + 9 * few["label"], probability=few["label"] * 0.8)
+    blind[0].predictions = few
+    both = ClassifierComparison.of([blind[0], blind[2]])
+    assert both.untrained == ["a", "b"] and "better than chance" not in both.unlearnt and "EPOCHS" not in both.unlearnt
+    assert "too few patients to say whether they have learnt: a 0." in both.unlearnt and "and b 1.00 [no int" in both.unlearnt
 
 
 def test_thresholds_come_from_validation_and_never_from_test(comparison):

@@ -127,6 +127,9 @@ def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(ru
     assert found.p_value == expected.p_value and found.images == 64
     right = [((own["probability"] >= own["threshold"]) == own["label"]).mean() for own in whole.predictions("tiny")]
     assert both.pairs("accuracy")["difference"].iloc[0].first == pytest.approx(np.mean(right))
+    own = [((table["own_log_odds"] >= 0) == table["label"]).mean() for table in whole.predictions("tiny")]
+    assert whole.estimates(["accuracy"], fixed=True).at["tiny", "accuracy"].value == pytest.approx(np.mean(own))
+    assert whole.by_run(["accuracy"], fixed=True)["accuracy"].tolist() == pytest.approx(own) and own != right
     alone = ClassifierComparison({name: [run] for name, run in zip("ab", whole.runs["tiny"], strict=True)})
     alone.__dict__["untrained"] = []
     aucs = {
@@ -139,6 +142,12 @@ def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(ru
     told = subset_comparison(aucs[pair["first"]], aucs[pair["second"]], images["train"], round(64 / K), 32)
     assert pair["difference"].p_value == pytest.approx(told.p_value, nan_ok=True)
     assert pair["difference"].difference == pytest.approx(told.difference)
+    val = pd.DataFrame({name: [fold.metrics["val"]["auc"] for fold in run.folds] for name, (run,) in alone.runs.items()})
+    assert alone.preferred == val.idxmax(axis=1).tolist()
+    alone.__dict__["preferred"] = list("aba")
+    taken = two.where(whole.first.predictions["fold"] == 1, one)
+    assert alone.nested().value == pytest.approx(roc_auc_score(whole.truth["label"], taken))
+    assert alone.lead(alone.pairs(), "AUC").endswith(f"no patient that it tests has a say: AUC {alone.nested()}.")
     assert alone.over.startswith("over folds") and alone.plan == "3 folds"
 
 
@@ -153,15 +162,8 @@ def test_the_table_of_folds_counts_patients_and_has_both_means(runs):
     assert table["tiny"].iloc[:K].mean() == pytest.approx(table.at["mean of folds", "tiny"])
     assert table.at["mean of folds", "tiny"] == pytest.approx(whole.within_folds("tiny").value)
     assert table.at["all, pooled", "tiny"] == estimates.at["tiny", "auc"].value
-    pair = ClassifierComparison(dict.fromkeys("ab", whole.runs["tiny"]))
-    both = pair.fold_table(pd.Series(dict.fromkeys("ab", estimates.at["tiny", "auc"])), "auc")
-    assert both["a"].tolist() == both["b"].tolist() == table["tiny"].tolist()
     right = (whole.decisions("tiny")["called"] == whole.truth["label"]).mean()
     assert estimates.at["tiny", "accuracy"].value == pytest.approx(right)
-    pair = ClassifierComparison(dict.fromkeys("ab", whole.runs["tiny"]))
-    assert pair.fold_table(estimates["auc"].set_axis(["a"]).reindex(list("aa")).set_axis(list("ab")), "auc")["b"].equals(
-        table["tiny"].rename("b")
-    )
     assert "Every patient is tested once" in whole.pooling(estimates) and "64, each tested once" in whole.sides
 
 
@@ -170,7 +172,7 @@ def test_a_segmenters_folds_are_measured_as_one(runs):
     comparison.__dict__["untrained"] = []
     (model,) = comparison.models
     assert len(comparison.truth) == 64 and comparison.estimates(["dice"]).at[model, "dice"].images == 64
-    by_fold = comparison.by_fold(model, "dice")
+    by_fold, (table,) = comparison.by_fold(model, "dice"), comparison.tables[model]
     network = [table.query("resolution == 'own'")["dice"] for table in comparison.tables[model]]
     fold = comparison.first.predictions["fold"]
     assert by_fold[0].tolist() == pytest.approx([network[0][fold == at].mean() for at in range(K)])
@@ -181,6 +183,11 @@ def test_a_segmenters_folds_are_measured_as_one(runs):
         assert truth.shape == drawn.shape
     assert comparison.validation[model] == pytest.approx(np.mean([run.metrics["val"]["dice"] for run in runs["segmenter"]]))
     assert comparison.fold_table(comparison.estimates(["dice"])["dice"], "dice").shape == (K + 2, 4)
+    pair = SegmenterComparison(dict.fromkeys("ab", comparison.runs[model]))
+    assert pair.preferred == ["a"] * K
+    pair.__dict__.update({"preferred": list("aba"), "tables": {"a": [table], "b": [table.assign(dice=0.0)]}})
+    dice = table.query("resolution == 'own'")["dice"].where(fold != 1, 0)
+    assert (pair.nested().value, pair.nested().images) == (pytest.approx(dice.mean()), 64)
 
 
 def test_an_image_is_explained_and_asked_by_the_network_of_its_fold(runs):

@@ -77,19 +77,20 @@ def test_one_class_leaves_what_it_does_not_define_nan(label, rate):
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "message"),
+    ("labels", "probabilities", "threshold", "message"),
     [
-        ([], [], "at least one image"),
-        ([0, 2], [0.1, 0.2], "labels hold 2; expected 0"),
-        ([0, pd.NA], [0.1, 0.2], "1 of 2 labels are unknown"),
-        ([0, 1], [0.1], "expected \\(2,\\)"),
-        ([0, 1], [[0.1, 0.2]], "expected \\(2,\\)"),
-        ([0, 1], [-1.2, 3.0], "-1.2 to 3; expected \\[0, 1\\], not logits"),
+        ([], [], 0.5, "at least one image"),
+        ([0, 2], [0.1, 0.2], 0.5, "labels hold 2; expected 0"),
+        ([0, pd.NA], [0.1, 0.2], 0.5, "1 of 2 labels are unknown"),
+        ([0, 1], [0.1], 0.5, "expected \\(2,\\)"),
+        ([0, 1], [[0.1, 0.2]], 0.5, "expected \\(2,\\)"),
+        ([0, 1], [-1.2, 3.0], 0.5, "-1.2 to 3; expected \\[0, 1\\], not logits"),
+        ([0, 1], [0.1, 0.2], np.array([0.5, np.nan]), "threshold is NaN"),
     ],
 )
-def test_bad_input_is_named(labels, probabilities, message):
+def test_bad_input_is_named(labels, probabilities, threshold, message):
     with pytest.raises(ValueError, match=message):
-        classification_scores(labels, probabilities)
+        classification_scores(labels, probabilities, threshold)
 
 
 def test_the_threshold_by_hand_against_all_others_and_at_the_ends():

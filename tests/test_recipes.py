@@ -138,6 +138,7 @@ def test_the_corrected_error_by_hand_without_overlap_and_without_a_spread():
         assert subset_estimate(values, 60, 30, 25).text() == told
     missing = subset_estimate([0.7, np.nan, 0.9], 60, 30, 25)
     assert missing.value == pytest.approx(0.8) and missing.low < 0.8 and missing.note == "undefined in 1 of 3 subsets"
+    assert subset_comparison([0.7, np.nan, 0.9], [0.6] * 3, 60, 30, 25).text() == "undefined in 1 of 3 subsets"
     equal = subset_comparison([0.7, 0.8], [0.7, 0.8], 70, 30, 30)
     assert equal.p_value == 1.0 and equal.difference == 0
     for alone in (([0.75, 1.0], [0.5, 0.75]), ([0.7], [0.8])):

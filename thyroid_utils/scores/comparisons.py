@@ -127,12 +127,15 @@ def subset_comparison(first: Sequence[float], second: Sequence[float], train: in
 
     Returns:
         RecipeComparison (first − second) of as many `seeds` as subsets; its interval, p-value and `detectable` are NaN for one
-        subset; without an interval, and a p-value of 1 or none, where the differences do not vary.
+        subset, and all numbers where a subset leaves a score undefined, as `note` tells; without an interval, and a p-value of 1
+        or none, where the differences do not vary.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     error, freedom = float(corrected_error(one - two, train, test)), len(one) - 1
+    missing = int(np.isnan(one - two).sum())
+    single = f"undefined in {missing} of {len(one)} subsets" if missing else "1 subset"
     same = "the difference is the same in every subset"
-    *tested, note = _t_test(float((one - two).mean()), error, freedom, "1 subset", same)
+    *tested, note = _t_test(float((one - two).mean()), error, freedom, single, same)
     detectable = float(stdtrit(freedom, 0.975) + stdtrit(freedom, POWER)) * error
     means = float(one.mean()), float(two.mean())
     return RecipeComparison(*means, *tested, test, patients, note=note, seeds=len(one), detectable=detectable)

@@ -198,13 +198,16 @@ def classification_scores(
         - slope also where a threshold separates the classes without error: its likelihood has no maximum.
 
     Raises:
-        ValueError: no image, labels other than 0 and 1, probabilities outside [0, 1] or NaN, or lengths that differ.
+        ValueError: no image, labels other than 0 and 1, probabilities outside [0, 1] or NaN, a threshold NaN, or lengths that
+            differ.
 
     Example:
         >>> scores = classification_scores([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
         >>> scores["auc"], scores["sensitivity"], scores["precision"]
         (0.75, 0.5, 0.5)
     """
+    if np.isnan(threshold).any():
+        raise ValueError("classification_scores: threshold is NaN; expected a number, or one an image")
     images = Labelled(*checked(labels, probabilities, "classification_scores"), threshold)
     images = Weighed(images, np.ones((len(images.truth), 1)))
     return {name: float(images.score(name)[0]) for name in SCORES}

@@ -99,16 +99,16 @@ class ClassifierComparison(ComparedRuns):
 
         Args:
             scores: names of `scores.labels.SCORES`.
-            fixed: True scores decisions at 0.5 instead of the threshold chosen on validation.
+            fixed: True scores decisions at 0.5 instead of the threshold chosen on validation; in folds, whose probabilities are
+                calibrated on validation, at 0.5 of what the networks say without that.
         """
         wanted = ["auc", *(name for name in scores if name != "auc")]
         by_run = None if self.one_split else self.by_run(wanted, fixed=fixed).groupby("model")
         rows = {}
         for model in self.runs:
             if by_run is None:
-                truth, threshold = self.truth, 0.5 if fixed else self.thresholds[model]
-                found = (truth["label"], self.probabilities(model), truth["patient"])
-                rows[model] = patient_scores(*found, wanted, threshold)
+                found = (self.truth["label"], self.probabilities(model), self.truth["patient"])
+                rows[model] = patient_scores(*found, wanted, self._cuts(model, fixed))
             else:
                 values = by_run.get_group(model)
                 rows[model] = {
@@ -116,6 +116,13 @@ class ClassifierComparison(ComparedRuns):
                 }
         best = sorted(rows, key=lambda model: rows[model]["auc"].value, reverse=True)
         return pd.DataFrame.from_dict(rows, orient="index")[list(scores)].loc[best].rename_axis("model")
+
+    def _cuts(self, model: str, fixed: bool) -> list[float] | list[np.ndarray]:
+        """`thresholds` of a model, or what calls images as 0.5 does: in folds by the network's own log-odds, image by image."""
+        if not fixed:
+            return self.thresholds[model]
+        tables = self.predictions(model)
+        return [np.where(found["own_log_odds"] >= 0, 0, np.inf) if self.folds else 0.5 for found in tables]
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -129,8 +136,8 @@ class ClassifierComparison(ComparedRuns):
         `estimates`."""
         rows = []
         for model in self.runs:
-            for number, (found, threshold) in enumerate(zip(self.predictions(model), self.thresholds[model], strict=True)):
-                values = classification_scores(found["label"], found["probability"], 0.5 if fixed else threshold)
+            for number, (found, threshold) in enumerate(zip(self.predictions(model), self._cuts(model, fixed), strict=True)):
+                values = classification_scores(found["label"], found["probability"], threshold)
                 rows.append({"model": model, "run": number, **{name: values[name] for name in scores}})
         return pd.DataFrame(rows)
 
@@ -165,10 +172,19 @@ class ClassifierComparison(ComparedRuns):
     @cached_property
     def untrained(self) -> list[str]:
         """The models whose AUC on validation is not shown to be above chance."""
-        aucs = {model: self._validated(model) for model in self.runs}
-        return [model for model, auc in aucs.items() if not auc.low > 0.5]
+        return [model for model, auc in self._validated.items() if not auc.low > 0.5]
 
-    def _validated(self, model: str) -> Estimate:
+    @property
+    def unclear(self) -> dict[str, Estimate]:
+        """As `ComparedRuns.unclear`: an AUC without an interval."""
+        return {model: self._validated[model] for model in self.untrained if np.isnan(self._validated[model].low)}
+
+    @cached_property
+    def _validated(self) -> dict[str, Estimate]:
+        """Model → its AUC on validation."""
+        return {model: self._validation_auc(model) for model in self.runs}
+
+    def _validation_auc(self, model: str) -> Estimate:
         tables = self.predictions(model, "val")
         if not self.one_split:
             return subset_estimate([run.metrics["val"]["auc"] for run in self.runs[model]], **self._sizes)
@@ -176,6 +192,11 @@ class ClassifierComparison(ComparedRuns):
             return _within([[run.predictions.query("split == 'val'") for run in whole.folds] for whole in self.runs[model]])
         rows = np.stack([table.loc[tables[0].index, "probability"] for table in tables])
         return patient_scores(tables[0]["label"], rows, tables[0]["patient"], "auc")["auc"]
+
+    def nested(self) -> Estimate:
+        """As `ComparedRuns.nested`: the AUC of all, calibrated fold by fold."""
+        found = self._by_preferred(self.probabilities)
+        return patient_scores(self.truth["label"], found, self.truth["patient"], "auc")["auc"]
 
     def curve(self, model: str, kind: str, resamples: int = 1000) -> pd.DataFrame:
         """A model's mean curve on test with its pointwise 95 % band: over patients, or on random subsets by the corrected error.

@@ -16,7 +16,7 @@ from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.models.networks import latency, parameter_count
 from thyroid_utils.scores.comparisons import holm, subset_comparison
-from thyroid_utils.scores.estimates import Comparison, few_told
+from thyroid_utils.scores.estimates import Comparison, Estimate, few_told
 from thyroid_utils.scores.recipes import ONE_TRAINING
 from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.folds import FoldedRun, by_folds
@@ -117,8 +117,28 @@ class ComparedRuns:
 
     @property
     def chosen(self) -> str:
-        """The model with the highest mean score on validation: test images have no say in it."""
+        """The model with the highest mean score on validation. On one split test images have no say in it; in folds the mean
+        leans on patients whom other folds test, which flatters what is chosen: `nested` scores the choice itself."""
         return self.validation.index[0]
+
+    @cached_property
+    def preferred(self) -> list[str]:
+        """Of each fold the model that its own validation prefers, mean over seeds: no patient that it tests has a say."""
+        scores = {
+            model: np.mean([[fold.metrics["val"][self.score] for fold in run.folds] for run in runs], axis=0)
+            for model, runs in self.runs.items()
+        }
+        return pd.DataFrame(scores).idxmax(axis=1).tolist()
+
+    def nested(self) -> Estimate:
+        """What choosing on validation reaches in folds: the score that chooses, of all test images, those of a fold answered by
+        the model that the fold has `preferred`; its interval is over patients."""
+        raise NotImplementedError
+
+    def _by_preferred(self, values: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Numbers of test images, (seeds, n) a model, each image's from the model that its fold has `preferred`."""
+        rows, folds = {model: values(model) for model in self.runs}, self.first.predictions.loc[self.truth.index, "fold"]
+        return np.stack([rows[self.preferred[fold]][:, at] for at, fold in enumerate(folds)], axis=1)
 
     @property
     def plan(self) -> str:
@@ -155,6 +175,11 @@ class ComparedRuns:
         raise NotImplementedError
 
     @property
+    def unclear(self) -> dict[str, Estimate]:
+        """Those `untrained` of which validation cannot say anything, with their score there: too few patients."""
+        return {}
+
+    @property
     def banner(self) -> str:
         """Warnings, in markdown, of models that are `untrained` and of few patients; empty where there is neither."""
         return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest)]))
@@ -162,9 +187,15 @@ class ComparedRuns:
     @property
     def unlearnt(self) -> str:
         """A warning, in markdown, where some models are `untrained`; empty where none is."""
-        what = f"{listed(self.untrained)}: on validation not shown to be better than {self.blind}"
-        told = f"> **Not shown to have learnt.** {what}, so that no verdict rests on them. More EPOCHS or patients may show it."
-        return told if self.untrained else ""
+        none, told = "so that no verdict rests on them", []
+        if known := [model for model in self.untrained if model not in self.unclear]:
+            what = f"{listed(known)}: on validation not shown to be better than {self.blind}"
+            told.append(f"> **Not shown to have learnt.** {what}, {none}. More EPOCHS or patients may show it.")
+        if self.unclear:
+            what = listed(f"{model} {found.text(2)}" for model, found in self.unclear.items())
+            few = "Validation has too few patients to say whether they have learnt"
+            told.append(f"> **Not known to have learnt.** {few}: {what}, {none}. More patients may show it.")
+        return "\n>\n".join(told)
 
     def by_fold(self, model: str, score: str) -> np.ndarray:
         """A score of each training on each fold's test side by itself: (seeds, folds)."""
@@ -228,12 +259,16 @@ class ComparedRuns:
 
     def lead(self, pairs: pd.DataFrame, score: str) -> str:
         """How far the model that is best on validation is ahead of the next, and whether that is more than chance, as a sentence
-        of an answer; pairs: of `paired`. score: as it is called."""
+        of an answer, in folds with what choosing reaches; pairs: of `paired`. score: as it is called."""
         if not len(pairs):
             return "Alone it cannot be ranked."
         pair = pairs.iloc[0]
         ahead = told_difference(pair["difference"])
-        return self._judged(f"Its {score} less that of **{pair['second']}**, next on validation, is {ahead}", pair)
+        told = self._judged(f"Its {score} less that of **{pair['second']}**, next on validation, is {ahead}", pair)
+        if not self.folds:
+            return told
+        how = "Chosen in each fold by that fold's own validation, where no patient that it tests has a say"
+        return f"{told} {how}: {score} {self.nested()}."
 
     def pretraining(self, pairs: pd.DataFrame, score: str) -> str:
         """What weights are worth to each model that was also trained from scratch, in points of a score, as sentences; pairs: of

@@ -19,7 +19,7 @@ import pandas as pd
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.inference.predictor import Predictor, map_scores, spacings
 from thyroid_utils.scores.checks import COUNTS, patient_codes
-from thyroid_utils.scores.estimates import NO_LIMITS, Comparison, estimate
+from thyroid_utils.scores.estimates import NO_LIMITS, Comparison, Estimate, estimate, patient_estimate
 from thyroid_utils.scores.masks import OVERLAP_SCORES, SEGMENTATION_LIMITS, SEGMENTATION_SCORES, binarise, overlap_scores
 from thyroid_utils.scores.patients import leave_out
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
@@ -144,6 +144,11 @@ class SegmenterComparison(ComparedRuns):
         influences = {model: mean_influence(rows[:, known]) for model, rows in values.items()}
         patients, most = self.truth["patient"][known], 1 if score in OVERLAP_SCORES else np.inf
         return lambda one, two: compare_recipes(influences[one], influences[two], patients, most)
+
+    def nested(self) -> Estimate:
+        """As `ComparedRuns.nested`: Dice of the images with a nodule."""
+        dice = self._by_preferred(lambda model: self.values(model, ["dice"])[..., 0])
+        return patient_estimate(dice.mean(axis=0), self.truth["patient"], share=True)
 
     def by_fold(self, model: str, score: str) -> np.ndarray:
         """As `ComparedRuns.by_fold`: means over the images of a fold that have a nodule."""

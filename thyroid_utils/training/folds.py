@@ -106,7 +106,11 @@ def _calibrated(side: pd.DataFrame, run: Run, platt: Platt) -> pd.DataFrame:
 
 def calibrations_of(runs: Sequence[Run]) -> list[Platt]:
     """Of classifiers or joint runs, each by its own validation images; of folds at the base rate of all that they test, as a
-    fold's validation has another one by chance."""
+    fold's validation has another one by chance.
+
+    That base rate is one number of the test labels. It moves all folds alike and no ranking, but probabilities that are too high
+    or low on the whole do not show: of folds the calibration intercept, and net benefit, are judged with it known. Of the other
+    folds alone it would be lowest where most are malignant, and put networks that know nothing below chance."""
     sides = pd.concat([run.predictions for run in runs])
     tested = sides[sides["split"] == "test"]["label"].groupby(level="case").first()
     known = [run.predictions[run.predictions["split"] == "val"] for run in runs]
