@@ -38,8 +38,10 @@ def test_a_part_with_parameters_of_its_own_takes_over_the_others():
     config = RunConfig(**settings, model={"name": "unet"})
     assert (config.data.options, config.size, config.training.batch_size, config.training.epochs) == ({"patients": 24}, 64, 4, 7)
     assert (config.loss.label, config.training.class_balance) == ("bce_dice", "none"), "those above are the classifier's"
-    unsaid = shared_settings({**PARAMETERS, "SEGMENTER_DATA": {}}, "segmentation", "SEGMENTER_")
-    assert unsaid["data"]["options"] == {"patients": 14}, "the data set's own"
+    unsaid = shared_settings({**PARAMETERS, "SEGMENTER_DATA": {}, "SEGMENTER_LEARNING_RATE": 0.0}, "segmentation", "SEGMENTER_")
+    assert (unsaid["data"]["options"], unsaid["optimiser"]["learning_rate"]) == ({"patients": 14}, 0.01), "what all take"
+    own = shared_settings({**PARAMETERS, "SEGMENTER_LEARNING_RATE": 0.002}, "segmentation", "SEGMENTER_")
+    assert own["optimiser"]["learning_rate"] == 0.002
 
 
 def test_configs_differ_in_what_is_compared_alone():

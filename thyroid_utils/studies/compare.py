@@ -48,8 +48,8 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
         parameters: the notebook's names, `globals()`.
         task: "classification" (the epoch is chosen by AUC), "segmentation" (by Dice) or "joint" (by loss).
         prefix: of a part with parameters of its own, "SEGMENTER_": these win over those without it (an empty SEGMENTER_DATA
-            leaves DATA_OPTIONS). What belongs to one task (loss, class balance) is then not taken over; a segmentation loss is
-            `bce_dice` where none is named.
+            leaves DATA_OPTIONS, a SEGMENTER_LEARNING_RATE of 0 LEARNING_RATE). What belongs to one task (loss, class balance)
+            is then not taken over; a segmentation loss is `bce_dice` where none is named.
         other: parameters that are given here instead of in the notebook's cell.
     """
     known = {**parameters, **other}
@@ -62,8 +62,8 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
         given = [known[found] for found in [*own, *[name] * taken_over] if found in known]
         if given:
             place = settings.setdefault(group[0], {}) if group else settings
-            if name == "DATA_OPTIONS":
-                place[field] = next(filter(None, given), {})
+            if name in ("DATA_OPTIONS", "LEARNING_RATE"):
+                place[field] = next(filter(None, given), given[-1])
             else:
                 place[field] = given[0] or None if name in ("DATA_ROOT", "PATIENCE") else given[0]
     if settings["split"].get("folds") and settings["split"].get("by") != "official":

@@ -58,4 +58,6 @@ def range_told(estimates: pd.Series, what: str) -> str:
     if len(values) < 2:
         return ""
     low, high = values.idxmin(), values.idxmax()
+    if number(values[low]) == number(values[high]):
+        return f"{what} is {number(values[low])} with each."
     return f"{what} goes from {number(values[low])} ({low}) to {number(values[high])} ({high})."
