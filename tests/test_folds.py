@@ -113,20 +113,22 @@ def test_folds_that_are_not_whole_are_refused(runs):
         ClassifierComparison.of([first, *others[:1]])
 
 
-def test_two_trainings_are_compared_by_the_pooled_values_and_one_by_its_folds(runs):
+def test_three_trainings_are_compared_by_the_pooled_values_and_fewer_by_their_folds(runs):
     """The two seeds as trainings of one recipe, then as two recipes."""
     whole = ClassifierComparison.of(runs["frame"])
     assert (whole.trainings, whole.folds, whole.one_split) == (2, K, True)
-    assert whole.plan == "2 training seeds in 3 folds" and whole.over == "over patients and training seeds"
+    assert whole.plan == "2 training seeds in 3 folds" and whole.over.startswith("over folds")
     one, two = (table["probability"] for table in whole.predictions("tiny"))
-    both = ClassifierComparison({"a": whole.runs["tiny"], "b": whole.runs["tiny"][::-1]})
+    seeds = whole.runs["tiny"]
+    both = ClassifierComparison({"a": [*seeds, seeds[0]], "b": [*seeds[::-1], seeds[1]]})
+    assert both.over == "over patients and training seeds"
     both.__dict__["untrained"] = []
     found = both.pairs()["difference"].iloc[0]
-    expected = compare_recipes(*(auc_influence(whole.truth["label"], [p, q]) for p, q in ((one, two), (two, one))),
+    expected = compare_recipes(*(auc_influence(whole.truth["label"], [p, q, p]) for p, q in ((one, two), (two, one))),
                                whole.truth["patient"], 1)  # fmt: skip
     assert found.p_value == expected.p_value and found.images == 64
     right = [((own["probability"] >= own["threshold"]) == own["label"]).mean() for own in whole.predictions("tiny")]
-    assert both.pairs("accuracy")["difference"].iloc[0].first == pytest.approx(np.mean(right))
+    assert both.pairs("accuracy")["difference"].iloc[0].first == pytest.approx(np.mean([*right, right[0]]))
     own = [((table["own_log_odds"] >= 0) == table["label"]).mean() for table in whole.predictions("tiny")]
     assert whole.estimates(["accuracy"], fixed=True).at["tiny", "accuracy"].value == pytest.approx(np.mean(own))
     assert whole.by_run(["accuracy"], fixed=True)["accuracy"].tolist() == pytest.approx(own) and own != right

@@ -154,8 +154,8 @@ class ClassifierComparison(ComparedRuns):
 
     def compared(self, score: str = "auc") -> Callable[[str, str], Comparison]:
         """What compares two models by "auc" or "accuracy": on one split `compare_recipes`, on random subsets, and over folds
-        where each is trained once, the corrected resampled t-test."""
-        if self.folds and self.trainings < 2:
+        where `fold_by_fold`, the corrected resampled t-test."""
+        if self.fold_by_fold:
             return self.over_folds(score)
         if not self.one_split:
             values = self.by_run([score]).groupby("model")[score]

@@ -160,11 +160,17 @@ class ComparedRuns:
         return len(self.runs[self.models[0]])
 
     @property
+    def fold_by_fold(self) -> bool:
+        """Whether folds, rather than patients and seeds, tell how a recipe varies: one training on all folds shows no spread, and
+        of two the spread has one degree of freedom, whose intervals are wider than any difference."""
+        return self.folds > 0 and self.trainings < 3
+
+    @property
     def over(self) -> str:
         """What the intervals of differences are over, as text for a caption."""
         if not self.one_split:
             return "over random subsets, corrected for their overlap"
-        if self.folds and self.trainings < 2:
+        if self.fold_by_fold:
             return "over folds, each by itself, and corrected for their overlap"
         alone = "over patients, of these trained networks only: with one training of each there is no verdict on recipes"
         return "over patients and training seeds" if self.trainings > 1 else alone
@@ -207,8 +213,8 @@ class ComparedRuns:
         return self.first.predictions[["patient", "label", "fold"]]
 
     def over_folds(self, score: str, most: float = 1) -> Callable[[str, str], Comparison]:
-        """Compares two models by their differences fold by fold, means over seeds: with one training in folds nothing else shows
-        how a recipe varies. Nadeau and Bengio's correction, as the folds' training sides overlap."""
+        """Compares two models by their differences fold by fold, means over seeds, where `fold_by_fold`. Nadeau and Bengio's
+        correction, as the folds' training sides overlap."""
         values = {model: self.by_fold(model, score).mean(axis=0) for model in self.runs}
         images, patients = len(self._tested), self._tested["patient"].nunique()
         train, test = self.first.data["images"]["train"], round(images / self.folds)

@@ -101,11 +101,12 @@ class PostProcessing(SegmenterComparison):
 
     def compared(self, score: str) -> Callable[[str, str], Comparison]:
         """What `pairs` compares a treatment with none by."""
-        if self.folds and self.trainings < 2:
-            return self.over_folds(score)
+        folded = self.over_folds(score) if self.fold_by_fold else None
         known = (self.truth["area"] > 0).to_numpy()
 
         def compare(name: str, other: str) -> Comparison:
+            if folded and name not in ENSEMBLES:
+                return folded(name, other)
             values, plain = self.dice[name][:, known], self.dice[other][:, known]
             base = mean_influence(plain.mean(axis=0) if name in ENSEMBLES else plain)
             found = compare_recipes(mean_influence(values), base, self.truth["patient"][known], most=1)

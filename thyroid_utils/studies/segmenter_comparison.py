@@ -131,13 +131,13 @@ class SegmenterComparison(ComparedRuns):
 
     def pairs(self, score: str = "dice") -> pd.DataFrame:
         """Every pair of models by a score of the test images with a nodule, as `ComparedRuns.paired`, by `compare_recipes`, and
-        over folds where each is trained once. An image on which any training leaves the score undefined, as an empty outline does
+        over folds where `fold_by_fold`. An image on which any training leaves the score undefined, as an empty outline does
         precision, is left out of all pairs."""
         return self.paired(self.compared(score))
 
     def compared(self, score: str) -> Callable[[str, str], Comparison]:
         """What `pairs` compares two models by."""
-        if self.trainings < 2 and self.folds:
+        if self.fold_by_fold:
             return self.over_folds(score, 1 if score in OVERLAP_SCORES else np.inf)
         values = {model: self.values(model, [score])[..., 0] for model in self.runs}
         known = np.isfinite(list(values.values())).all(axis=(0, 1))
