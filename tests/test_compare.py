@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from made_pictures import picture, stored
 
 from thyroid_utils.common.config import ConfigError, RunConfig
-from thyroid_utils.data.table import make_cases
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.classifier_comparison import chance_told
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
@@ -71,9 +71,10 @@ def test_configs_differ_in_what_is_compared_alone():
             comparison_configs(["resnet18"], [0], wrong, options=options)
 
 
-def test_folds_are_one_config_each_or_one_split_and_a_reason(monkeypatch, capsys):
-    rows = [{"case": f"c{i}", "image": f"{i}.png", "patient": f"p{i}", "dataset": "own", "label": int(i < 4)} for i in range(12)]
-    monkeypatch.setattr("thyroid_utils.studies.compare.load_cases", lambda *_, **__: make_cases(rows))
+def test_folds_are_one_config_each_or_one_split_and_a_reason(tmp_path, monkeypatch, capsys):
+    """Two of five malignant patients have the same picture, so that they count as one."""
+    cases = stored(tmp_path, [picture(seed, 16) for seed in (3, *range(11))], label=[1, 0] * 5 + [0, 0])
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: cases.assign(patient_known=True))
     folded = shared_settings({**PARAMETERS, "FOLDS": 4}, "classification")
     configs = comparison_configs(["resnet18"], [3, 1], folded)
     assert [(config.seed, config.split.folds, config.split.fold) for config in configs] == [

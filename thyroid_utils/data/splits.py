@@ -25,6 +25,10 @@ from thyroid_utils.data.audit import groups_on_both_sides, pixel_groups
 from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
 
 
+class TooFewPatients(DataError):
+    """Not every fold could test a patient, of each class where the task needs them."""
+
+
 def split_cases(
     cases: pd.DataFrame,
     ratios: Sequence[float] = (0.7, 0.15, 0.15),
@@ -85,13 +89,19 @@ def kfold_splits(
         cases, by, seed, check_pixels, require_classes: as in `split_cases`.
 
     Raises:
-        DataError: fewer patients than folds, a class with fewer patients than folds, and as `split_cases`.
+        TooFewPatients: fewer patients than folds, or a class with fewer patients than folds.
+        DataError: as `split_cases`.
     """
     if folds < 2 or not 0 <= val_ratio < 1:
         raise DataError(f"k folds: folds is {folds}, val_ratio {val_ratio}; expected 2 or more, and 0 to below 1")
     groups = _groups(cases, by, check_pixels)
-    if lacking := too_few(cases, folds, groups, require_classes):
-        raise DataError(f"k folds: {lacking}; ask for fewer folds, or for one split (0)")
+    classes, what = patient_class(cases, groups), groups.name
+    held = {"": len(classes)}
+    if require_classes:
+        held, what = classes[classes != LABEL_NAMES[None]].value_counts().to_dict(), f"{what} of each class"
+    few = " and ".join(f"{count} {kind}".strip() for kind, count in held.items() if count < folds)
+    if few:
+        raise TooFewPatients(f"{folds} folds need as many {what}, and there are {few}; ask for fewer folds, or for one split (0)")
     names = {f"fold {k + 1}": 1 / folds for k in range(folds)}
     fold_of = _deal(cases, groups, names, np.random.SeedSequence([seed, 0]), require_classes)
     tables = []
@@ -103,19 +113,6 @@ def kfold_splits(
             parts[rest.index] = _deal(rest, groups[rest.index], shares, source, require_classes)
         tables.append(_marked(cases, parts, by))
     return tables
-
-
-def too_few(cases: pd.DataFrame, folds: int, groups: pd.Series | None = None, require_classes: bool = True) -> str:
-    """Why not every fold can test somebody, of each class that there is where `require_classes`; "" where it can.
-
-    groups: the patient of each case, or what stands for one; None takes the patients.
-    """
-    classes = patient_class(cases, groups)
-    found = classes[classes != LABEL_NAMES[None]].value_counts() if require_classes else pd.Series({"": len(classes)})
-    unit = "patients" if groups is None else groups.name
-    few = [f"{held} {kind}".strip() for kind, held in found.items() if held < folds]
-    what = f"{unit} of each class" if require_classes else unit
-    return f"{folds} folds need as many {what}, and there are {' and '.join(few)}" if few else ""
 
 
 def official_split(cases: pd.DataFrame) -> pd.DataFrame:

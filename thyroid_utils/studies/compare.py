@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from thyroid_utils.common.config import ConfigError, DataConfig, RunConfig
+from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.readers import load_cases
-from thyroid_utils.data.splits import too_few
+from thyroid_utils.data.splits import TooFewPatients
 from thyroid_utils.models.libraries import LITE0
 from thyroid_utils.models.networks import architecture
-from thyroid_utils.training.tasks import TASKS
+from thyroid_utils.training.data import split_data
 
 # Parameter of a notebook → the field of `RunConfig` that it decides.
 FIELDS = {
@@ -66,23 +65,23 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
                 place[field] = next(filter(None, given), given[-1])
             else:
                 place[field] = given[0] or None if name in ("DATA_ROOT", "PATIENCE") else given[0]
-    if settings["split"].get("folds") and settings["split"].get("by") != "official":
-        settings["split"]["folds"] = _possible_folds(json.dumps(settings["data"]), task, settings["split"]["folds"])
+    if settings["split"].get("folds"):
+        asked = {name: settings[name] for name in ("task", "data", "split")}
+        settings["split"]["folds"] = _possible_folds(json.dumps(asked), settings["split"]["folds"])
     return settings
 
 
 @cache
-def _possible_folds(data: str, task: str, folds: int) -> int:
+def _possible_folds(settings: str, folds: int) -> int:
     """So many folds, or 0, told with the reason, where the data have too few patients for them."""
-    source = DataConfig(**json.loads(data))
     try:
-        cases = TASKS[task].cases(load_cases(source.dataset, source.root, **source.options), source.dataset)
+        split_data(RunConfig(**json.loads(settings)))
+    except TooFewPatients as error:
+        print(f"FOLDS: {str(error).partition(';')[0]}; one split is used instead", flush=True)
+        return 0
     except DataError:  # told where the data are needed
-        return folds
-    lacking = too_few(cases, folds, require_classes=TASKS[task].labels)
-    if lacking:
-        print(f"FOLDS: {lacking}; one split is used instead", flush=True)
-    return 0 if lacking else folds
+        pass
+    return folds
 
 
 def each_fold(split: Mapping[str, Any]) -> list[dict[str, Any]]:
