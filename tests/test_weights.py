@@ -27,6 +27,7 @@ from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import WeightsError
 
 TINY_UNET = {"widths": (4, 8)}
+RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
 
 
 @pytest.fixture(autouse=True)
@@ -440,17 +441,21 @@ def test_an_encoder_alone_goes_into_a_backbone_and_the_rest_begins_at_random(tmp
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "beside", "told"),
+    ("wrapper", "beside", "told", "children"),
     [
-        ("backbone.", "projector.0.weight", "projector"),  # as SimCLR leaves it
-        ("module.encoder_q.", "module.encoder_k.conv1.weight", "encoder_k"),  # MoCo
+        ("backbone.", "projector.0.weight", "projector", ()),  # as SimCLR leaves it
+        ("module.encoder_q.", "module.encoder_k.conv1.weight", "encoder_k", ()),  # MoCo
+        ("backbone.", "projector.0.weight", "projector", RESNET),  # lightly, which makes a row of its children
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "unet_resnet18"])
-def test_an_encoder_is_found_beside_what_pretraining_leaves(tmp_path, name, wrapper, beside, told):
+def test_an_encoder_is_found_beside_what_pretraining_leaves(tmp_path, name, wrapper, beside, told, children):
     state = {key: value for key, value in state_of("resnet18").items() if not key.startswith("fc.")}
-    wrapped = {f"{wrapper}{key}": value for key, value in state.items()} | {beside: torch.zeros(2)}
-    torch.save(wrapped | {f"{wrapper}fc.0.weight": torch.zeros(2)}, tmp_path / "mine.pt")
+    wrapped = {beside: torch.zeros(2), f"{wrapper}fc.0.weight": torch.zeros(2)}
+    for key, value in state.items():
+        child, _, rest = key.partition(".")
+        wrapped[f"{wrapper}{children.index(child) if children else child}.{rest}"] = value
+    torch.save(wrapped, tmp_path / "mine.pt")
     with pytest.warns(UserWarning, match=f"holds an encoder; at random: .*; not used: ({told} and fc|fc and {told})$"):
         model = (build_classifier if name == "resnet18" else build_segmenter)(name, weights=tmp_path / "mine.pt")
     own = {key.removeprefix("encoder."): value for key, value in own_state(model).items()}

@@ -205,7 +205,8 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
 
     Returns:
         what was taken, for tables, and what begins at random, as a sentence: two empty texts where all was taken; ", new head";
-        or " encoder" of a file with all of an encoder, beside which it may hold what the network has no place for.
+        or " encoder" of a file with all of an encoder, whose modules may be numbered, beside which it may hold what the network
+        has no place for.
 
     Raises:
         WeightsError: a file that is damaged, holds more than tensors, or is of another network.
@@ -230,6 +231,7 @@ def load_values(network: nn.Module, path: Path, name: str, other_classes: Callab
             {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
             for prefix, values in ((place, own), (wrapper, state))
         )
+        held = _named(held, part)
         wanted, given = _by_part(part), _by_part(held)
         taken, beside = set(wanted), _parts(key for key in state if not key.startswith(wrapper))
         if not place:  # heads that nothing in the file fits
@@ -254,6 +256,16 @@ def _part(key: str) -> str:
 def _parts(keys: Iterable[str]) -> set[str]:
     """The modules right below the top, by the names of their values."""
     return {_part(key) for key in keys}
+
+
+def _named(values: dict[str, torch.Tensor], own: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Values by the names of `own` where modules have numbers instead, as in `nn.Sequential(*network.children())` of lightly."""
+    names = dict.fromkeys(map(_part, own))
+    numbers = sorted((part for part in _parts(values) if part.isdigit()), key=int)
+    if any(name.isdigit() for name in names):
+        return values
+    named = dict(zip(numbers, names, strict=False))
+    return {".".join([named.get(_part(key), _part(key)), *key.split(".")[1:]]): value for key, value in values.items()}
 
 
 def _by_part(values: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Size]]:
