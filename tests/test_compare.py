@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from made_pictures import picture, stored
+from made_pictures import SPOT, picture, put, stored
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.scores.estimates import Estimate
@@ -42,6 +42,15 @@ def test_a_part_with_parameters_of_its_own_takes_over_the_others():
     assert (unsaid["data"]["options"], unsaid["optimiser"]["learning_rate"]) == ({"patients": 14}, 0.01), "what all take"
     own = shared_settings({**PARAMETERS, "SEGMENTER_LEARNING_RATE": 0.002}, "segmentation", "SEGMENTER_")
     assert own["optimiser"]["learning_rate"] == 0.002
+
+
+@pytest.mark.parametrize(("masked", "kept"), [(["benign", "malignant"], {}), (["benign"], {"having": ["mask"]})])
+def test_having_counts_where_it_leaves_something_out(tmp_path, masked, kept):
+    """Otherwise the runs are those of notebooks that do not ask for it."""
+    put(tmp_path, "benign/a.png", "malignant/b.png")
+    put(tmp_path, *(f"{side}_mask/{file}.png" for side, file in zip(masked, "ab", strict=False)), pixels=SPOT)
+    own = {"DATASET": "folders", "DATA_ROOT": str(tmp_path), "DATA_OPTIONS": {"having": ["mask"]}}
+    assert shared_settings(PARAMETERS | own, "classification")["data"]["options"] == kept
 
 
 def test_configs_differ_in_what_is_compared_alone():

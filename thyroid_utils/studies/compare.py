@@ -7,6 +7,7 @@ from typing import Any
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import TooFewPatients
 from thyroid_utils.models.libraries import LITE0
 from thyroid_utils.models.networks import architecture
@@ -65,10 +66,22 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
                 place[field] = next(filter(None, given), given[-1])
             else:
                 place[field] = given[0] or None if name in ("DATA_ROOT", "PATIENCE") else given[0]
+    if settings["data"].get("options", {}).get("having"):
+        settings["data"]["options"] = _options_that_count(json.dumps(settings["data"]))
     if settings["split"].get("folds"):
         asked = {name: settings[name] for name in ("task", "data", "split")}
         settings["split"]["folds"] = _possible_folds(json.dumps(asked), settings["split"]["folds"])
     return settings
+
+
+@cache
+def _options_that_count(data: str) -> dict[str, Any]:
+    """A reader's options without a `having` that all cases meet: what was trained without it is then the same run."""
+    asked = json.loads(data)
+    source = asked["dataset"], asked.get("root")
+    others = {name: value for name, value in asked["options"].items() if name != "having"}
+    idle = len(load_cases(*source, **asked["options"])) == len(load_cases(*source, **others))
+    return others if idle else asked["options"]
 
 
 @cache
