@@ -21,6 +21,7 @@ from thyroid_utils.studies.module_ablation import (
     gain_power,
     pareto_front,
     power_table,
+    power_told,
     reading_table,
 )
 from thyroid_utils.studies.module_ablation.tables import (
@@ -178,8 +179,10 @@ def test_power_of_a_study_and_patients_for_each_gain(study, studies):
     shown = power_table(powers)
     assert list(shown.columns[2:4]) == ["patients, 1 seed", "patients, 4 seeds"]
     assert (shown["patients, 1 seed"] == "no test").all(), "one training gives no verdict"
-    alone = gain_power(studies[1], gain=2.0, patients_grid=(5,), seeds_grid=(4,), simulations=20).table
-    assert alone[["power", "smallest"]].isna().all(axis=None)
+    alone = gain_power(studies[1], gain=2.0, patients_grid=(5,), seeds_grid=(4,), simulations=20)
+    assert alone.table[["power", "smallest"]].isna().all(axis=None)
+    for folds, told in ((0, "It sees no gain of a recipe"), (5, "Its test is over folds")):
+        assert power_told(alone, folds).startswith(told)
 
 
 def test_tables_as_they_are_read_and_no_verdict_on_rows_that_have_not_learnt(study, studies):

@@ -276,9 +276,11 @@ def gain_power(
     return GainPower(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["table", "row"]), curves)
 
 
-def power_told(powers: GainPower) -> str:
-    """The smallest gain that the study sees, and how many of the paper's are smaller, as a sentence."""
+def power_told(powers: GainPower, folds: int = 0) -> str:
+    """The smallest gain that the study sees, and how many of the paper's are smaller, as a sentence; folds: of each training."""
     smallest, quoted = powers.table["smallest"].min(), powers.table[powers.table["whose"] == "paper"]
+    if np.isnan(smallest) and folds:
+        return "Its test is over folds, and how small a gain that sees, simulated tests over patients and seeds cannot say."
     if np.isnan(smallest):
         return "It sees no gain of a recipe, however large, as that takes two trainings of each network or more."
     least = f"The smallest gain that it sees with a power of 80 % is {number(smallest, 1)} points of IoU"
