@@ -123,9 +123,7 @@ def test_certain_logits_leave_focal_and_its_gradient_finite(gamma):
         ("bce", {}, BCE),
         ("bce", {"nodule_weight": 3.0}, (3 * (2 * RIGHT + 2 * WRONG) + 10 * RIGHT + 2 * WRONG) / 16),
         ("dice", {}, DICE),
-        ("dice", {"smooth": 0.001}, 1 - 4.001 / 9.601),
         ("bce_dice", {}, BCE + DICE),
-        ("bce_dice", {"dice_weight": 0.5}, BCE + DICE / 2),
         ("tversky", {}, TVERSKY),  # α weighs the false positives: 0.3 of 3.6, and 0.7 of the 2 false negatives
         ("tversky", {"alpha": 0.7, "beta": 0.3}, 1 - 3 / (2 + 0.7 * 3.6 + 0.3 * 2 + 1)),
         ("focal", {}, FOCAL / 16),
@@ -137,22 +135,21 @@ def test_certain_logits_leave_focal_and_its_gradient_finite(gamma):
         # Hinge 1 + log 4 at the four wrong pixels, 0 at the others; wrong there, the IoU loss is 1 − (4 − 2) / (4 + 2).
         ("lovasz", {}, (1 + MARGIN) * 2 / 3),
         ("hausdorff_dt", {}, FAR + DICE),
-        ("hausdorff_dt", {"dice_weight": 0.0}, FAR),
     ],
 )
 def test_losses_of_pixels_by_hand(name, options, expected):
     assert pixel_loss(name, **options) == pytest.approx(expected, rel=1e-6)
 
 
-def test_losses_over_the_batch_are_the_libraries_and_border_weights_scipys_distances():
+def test_losses_of_an_image_are_the_libraries_and_border_weights_scipys_distances():
     logits, masks = batch()
-    truth = masks[:, None].float()
-    for smooth in (0.5, 3.0):
+    for image in range(len(masks)):
+        one, truth = logits[[image]], masks[[image]]
         # smp adds smooth to Σ p·y and to half of Σ p + Σ y: that is twice as much in the usual form.
-        theirs = smp.losses.DiceLoss("binary", smooth=2 * smooth)(logits, truth)
-        assert pixel_loss("dice", logits, masks, smooth=4 * smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
-        theirs = smp.losses.TverskyLoss("binary", smooth=smooth, alpha=0.3, beta=0.7)(logits, truth)
-        assert pixel_loss("tversky", logits, masks, smooth=smooth, per_image=False) == pytest.approx(theirs.item(), rel=1e-5)
+        theirs = smp.losses.DiceLoss("binary", smooth=0.5)(one, truth[:, None].float())
+        assert pixel_loss("dice", one, truth) == pytest.approx(theirs.item(), rel=1e-5)
+        theirs = smp.losses.TverskyLoss("binary", smooth=1.0, alpha=0.3, beta=0.7)(one, truth[:, None].float())
+        assert pixel_loss("tversky", one, truth) == pytest.approx(theirs.item(), rel=1e-5)
     two = as_two_classes(logits)
     assert pixel_loss("bce", two, masks) == pytest.approx(cross_entropy(two, masks.long()).item(), rel=1e-5)
     # Three nodules, one of them at the image's edge; inside a nodule the weight falls with the distance to its border.
@@ -178,7 +175,6 @@ def test_region_losses_are_means_over_images(name):
     logits, masks = batch()
     alone = [pixel_loss(name, logits[[image]], masks[[image]]) for image in range(len(masks))]
     assert pixel_loss(name, logits, masks) == pytest.approx(np.mean(alone), rel=1e-5)
-    assert pixel_loss(name, logits, masks) != pytest.approx(pixel_loss(name, logits, masks, per_image=False), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in SEGMENTATION_LOSSES if name != "lovasz"])
@@ -229,7 +225,7 @@ def test_a_batch_of_empty_or_full_masks_pulls_the_right_way_and_costs_nothing_wh
         ("classification", "cross_entropy", {"label_smoothing": 1.0}, "label_smoothing must be a number from 0 to below 1"),
         ("classification", "focal", {"gamma": math.nan}, "gamma must be a number 0 or more; found nan"),
         ("classification", "focal", {"class_weights": [1.0, 0.0]}, "class_weights must be one positive number a class"),
-        ("segmentation", "dice", {"smooth": 0}, "smooth must be a number above 0; found 0"),
+        ("segmentation", "bce", {"nodule_weight": 0}, "nodule_weight must be a number above 0; found 0"),
         ("segmentation", "focal", {"gamma": 0.5}, "gamma must be 0 or at least 1"),
         ("segmentation", "bce", {"class_weights": [1.0, 3.0]}, "loss bce takes no class_weights; nodule and background"),
         ("joint", "dice", {"classification_weight": -1}, "classification_weight must be"),

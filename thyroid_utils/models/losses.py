@@ -2,8 +2,7 @@
 
 Losses on pixels take logits of one class (sigmoid) or two (softmax; class 1 is the nodule). The softmax of two logits is the
 sigmoid of their difference, so that each loss is written once, on that difference; both forms give the same number. Region losses
-are computed image by image and averaged, unless `per_image` is False: a small nodule then counts as much as a large one, as in
-the mean Dice that is reported.
+are computed image by image and averaged: a small nodule counts as much as a large one, as in the mean Dice that is reported.
 
 Where a library's loss does what its name says it is used; what decided against the others is said at each loss.
 """
@@ -25,6 +24,9 @@ from thyroid_utils.models import check_options, number, own_options
 
 if TYPE_CHECKING:
     from thyroid_utils.models.networks import JointLogits
+
+_SMOOTH = 1.0  # s of Tversky and Dice, pixels
+_PIXELS = (1, 2, 3)  # of an image, with its one channel
 
 
 class ClassificationLoss(nn.Module):
@@ -146,71 +148,49 @@ class BinaryCrossEntropy(SegmentationLoss):
 class Tversky(SegmentationLoss):
     """Tversky loss (Salehi et al. 2017; paper 003): 1 − (TP + s) / (TP + α·FP + β·FN + s).
 
-    TP = Σ p·y, FP = Σ p·(1 − y), FN = Σ (1 − p)·y over the pixels of an image, then the mean over images; over the pixels of
-    the whole batch with per_image=False. segmentation_models_pytorch's sums over the batch always, and drops images without a
-    nodule from value and gradient. With s a false alarm on an empty truth costs 1 − s / (α·FP + s) and is pushed down; an
-    empty prediction for it costs 0, a full one for a full truth too.
+    TP = Σ p·y, FP = Σ p·(1 − y), FN = Σ (1 − p)·y over the pixels of an image, then the mean over images.
+    segmentation_models_pytorch's sums over the batch, and drops images without a nodule from value and gradient. With s,
+    1 pixel, a false alarm on an empty truth costs 1 − s / (α·FP + s) and is pushed down; an empty prediction for it costs 0, a
+    full one for a full truth too.
 
     Args:
         alpha: α, of false positives; 0.3 in paper 003.
         beta: β, of false negatives; 0.7 in paper 003.
-        smooth: s in pixels, above 0.
-        per_image: whether images are averaged, or their pixels pooled.
     """
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, per_image: bool = True):
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7):
         super().__init__()
         self.alpha, self.beta = number("alpha", alpha), number("beta", beta)
-        self.smooth, self.axes = number("smooth", smooth, above=True), _summed(per_image)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return self.of_images(margin, truth).mean()
 
     def of_images(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """The loss of each image, or a single one for the batch."""
-        p, s = margin.sigmoid(), self.smooth
-        hit = (p * truth).sum(self.axes)
-        false_alarm, missed = (p * (1 - truth)).sum(self.axes), ((1 - p) * truth).sum(self.axes)
-        return 1 - (hit + s) / (hit + self.alpha * false_alarm + self.beta * missed + s)
+        """The loss of each image."""
+        p = margin.sigmoid()
+        hit = (p * truth).sum(_PIXELS)
+        false_alarm, missed = (p * (1 - truth)).sum(_PIXELS), ((1 - p) * truth).sum(_PIXELS)
+        return 1 - (hit + _SMOOTH) / (hit + self.alpha * false_alarm + self.beta * missed + _SMOOTH)
 
 
 class Dice(SegmentationLoss):
-    """Soft Dice (Milletari et al. 2016): 1 − (2·Σ p·y + s) / (Σ p + Σ y + s), and otherwise as `Tversky`.
-
-    Args:
-        smooth: s in pixels, above 0.
-        per_image: whether images are averaged, or their pixels pooled.
-    """
-
-    def __init__(self, smooth: float = 1.0, per_image: bool = True):
-        super().__init__()
-        self.smooth, self.axes = number("smooth", smooth, above=True), _summed(per_image)
+    """Soft Dice (Milletari et al. 2016): 1 − (2·Σ p·y + s) / (Σ p + Σ y + s), and otherwise as `Tversky`."""
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        p, s = margin.sigmoid(), self.smooth
-        overlap, both = (p * truth).sum(self.axes), p.sum(self.axes) + truth.sum(self.axes)
-        return (1 - (2 * overlap + s) / (both + s)).mean()
-
-
-def _summed(per_image: bool) -> tuple[int, ...]:
-    return (1, 2, 3) if per_image else (0, 1, 2, 3)
+        p = margin.sigmoid()
+        overlap, both = (p * truth).sum(_PIXELS), p.sum(_PIXELS) + truth.sum(_PIXELS)
+        return (1 - (2 * overlap + _SMOOTH) / (both + _SMOOTH)).mean()
 
 
 class BinaryCrossEntropyDice(SegmentationLoss):
-    """BCE + dice_weight · (1 − Dice); 1:1 in paper 000's Eq. 21, whose abstract says Dice alone.
+    """BCE + 1 − Dice, 1:1 as in paper 000's Eq. 21; its abstract says Dice alone."""
 
-    Args:
-        dice_weight: 0 or more.
-        smooth, per_image: as for `Dice`.
-    """
-
-    def __init__(self, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
+    def __init__(self):
         super().__init__()
-        self.dice_weight = number("dice_weight", dice_weight)
-        self._cross_entropy, self._dice = BinaryCrossEntropy(), Dice(smooth, per_image)
+        self._cross_entropy, self._dice = BinaryCrossEntropy(), Dice()
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return self._cross_entropy.on_margin(margin, truth) + self.dice_weight * self._dice.on_margin(margin, truth)
+        return self._cross_entropy.on_margin(margin, truth) + self._dice.on_margin(margin, truth)
 
 
 class FocalPixels(SegmentationLoss):
@@ -240,12 +220,12 @@ class FocalTversky(Tversky):
     segmentation_models_pytorch raises the mean over the batch, and to γ instead.
 
     Args:
-        alpha, beta, smooth, per_image: as for `Tversky`; the paper's 0.7 of false negatives and 0.3 of false positives.
+        alpha, beta: as for `Tversky`; the paper's 0.7 of false negatives and 0.3 of false positives.
         gamma: γ, at least 1; 4/3 in the paper. An image that is all but right pulls the stronger the larger γ is.
     """
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0, per_image: bool = True):
-        super().__init__(alpha, beta, smooth, per_image)
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3):
+        super().__init__(alpha, beta)
         self.gamma = number("gamma", gamma, 1)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -325,16 +305,13 @@ class Lovasz(SegmentationLoss):
     """Lovász hinge (Berman et al. 2018), the convex surrogate of 1 − IoU on log-odds. segmentation_models_pytorch's.
 
     With an empty truth it is the hinge of the worst pixel alone, with a full truth the mean hinge of all.
-
-    Args:
-        per_image: whether images are averaged, or their pixels pooled.
     """
 
-    def __init__(self, per_image: bool = True):
+    def __init__(self):
         super().__init__()
         from segmentation_models_pytorch.losses import LovaszLoss  # takes seconds to import
 
-        self._loss = LovaszLoss("binary", per_image=per_image)
+        self._loss = LovaszLoss("binary", per_image=True)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         # The library's weights of the sorted errors are float32 whatever comes in.
@@ -342,7 +319,7 @@ class Lovasz(SegmentationLoss):
 
 
 class HausdorffDistance(SegmentationLoss):
-    """Hausdorff-distance loss (Karimi and Salcudean 2020): log(1 + mean of (p − y)²·(d_p^α + d_y^α)) + dice_weight · (1 − Dice).
+    """Hausdorff-distance loss (Karimi and Salcudean 2020): log(1 + mean of (p − y)²·(d_p^α + d_y^α)) + 1 − Dice.
 
     d_p and d_y are each pixel's distance to the border of the predicted (p > 0.5) and of the true mask, in pixels; 0 everywhere
     where a mask is empty or full. MONAI's LogHausdorffDTLoss: without the logarithm the first epochs, wrong far from the nodule,
@@ -350,22 +327,18 @@ class HausdorffDistance(SegmentationLoss):
 
     Args:
         alpha: α, 1 or more; 2 in the paper.
-        dice_weight: 0 or more.
-        smooth, per_image: of Dice.
     """
 
-    def __init__(self, alpha: float = 2.0, dice_weight: float = 1.0, smooth: float = 1.0, per_image: bool = True):
+    def __init__(self, alpha: float = 2.0):
         super().__init__()
         # A second's import, which other losses need not wait for
         from monai.losses import LogHausdorffDTLoss
 
         alpha = number("alpha", alpha, 1)
-        self._distance = LogHausdorffDTLoss(alpha=alpha, include_background=True, sigmoid=True)
-        self.dice_weight = number("dice_weight", dice_weight)
-        self._dice = Dice(smooth, per_image)
+        self._distance, self._dice = LogHausdorffDTLoss(alpha=alpha, include_background=True, sigmoid=True), Dice()
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return self._distance(margin, truth) + self.dice_weight * self._dice.on_margin(margin, truth)
+        return self._distance(margin, truth) + self._dice.on_margin(margin, truth)
 
 
 SEGMENTATION_LOSSES: dict[str, Callable[..., SegmentationLoss]] = {

@@ -18,17 +18,12 @@ from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.files import cached_folder, content_key
 from thyroid_utils.data.images import read_image, write_png
 from thyroid_utils.data.readers import listing
-from thyroid_utils.data.readers.published import PublishedSet, below
+from thyroid_utils.data.readers.published import SETS, below
 
 TIRADS_LABEL = {"2": 0, "3": 0, "4a": 1, "4b": 1, "4c": 1, "5": 1}
 TRAITS = ("sex", "composition", "echogenicity", "margins", "calcifications")
 _RASTER_VERSION = 1  # part of the masks' address: raise it when `rasterise` draws differently
-DDTI = PublishedSet(
-    "ddti",
-    "cimalab.unal.edu.co (Pedraza et al. 2015, doi 10.1117/12.2073532)",
-    "image/, mask/ and labels.csv, or NNN.xml beside NNN_K.jpg (the original release)",
-    lambda folder: below(folder, "image") or _case_files(folder),
-)
+DDTI = SETS["ddti"]
 
 
 def read_ddti(root: Path) -> pd.DataFrame:
@@ -42,7 +37,7 @@ def read_ddti(root: Path) -> pd.DataFrame:
         DataError: also for an XML file that defines entities (never needed, and a way to exhaust memory), or a cache folder that
             cannot be written.
     """
-    folder, texts = DDTI.folder(root), ("frame", "pane", "tirads")
+    folder, texts = DDTI.folder(root, _case_files), ("frame", "pane", "tirads")
     if not below(folder, "image"):
         return _read_release(folder)
     (images, masks), path = DDTI.files(folder, "image", "mask"), DDTI.table(folder)

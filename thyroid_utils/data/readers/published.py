@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import gt
@@ -20,18 +21,21 @@ FOLDS = range(5)
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """Where a set is published, the tree that is expected, and whether a folder holds it."""
+    """Where a set is published, the tree that is expected, and the folder or file in it that it is known by."""
 
     name: str
     source: str
     expected: str
-    known_by: Callable[[Path], object]
+    known_by: str
 
-    def folder(self, root: Path) -> Path:
-        """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does."""
+    def folder(self, root: Path, or_by: Callable[[Path], object] = lambda _: False) -> Path:
+        """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does.
+
+        or_by: whether a folder holds the set in another layout.
+        """
         named = listing.subfolder(root, self.name)
         for folder in filter(None, (root, named)):
-            if folder.is_dir() and self.known_by(folder):
+            if folder.is_dir() and (below(folder, self.known_by) or (folder / self.known_by).is_file() or or_by(folder)):
                 return folder
         raise self.missing(named or root, self.expected)
 
@@ -80,34 +84,8 @@ class PublishedSet:
         return found[0]
 
 
-_TRFE = "github haifangong/TRFE-Net-for-thyroid-nodule-segmentation (Gong et al., TRFE-Net and TRFE+)"
-_TN3K_TREE = "trainval-image/, trainval-mask/, test-image/, test-mask/, label4trainval.csv and label4test.csv"
-TN3K = PublishedSet("tn3k", _TRFE, _TN3K_TREE, lambda folder: below(folder, "trainval-image"))
-TG3K = PublishedSet("tg3k", _TRFE, "thyroid-image/ and thyroid-mask/", lambda folder: below(folder, "thyroid-image"))
-TNSCUI = PublishedSet(
-    "tnscui",
-    "tn-scui2020.grand-challenge.org (TN-SCUI 2020 challenge, MICCAI 2020)",
-    "image/, mask/ and a CSV with columns ID and CATE",
-    lambda folder: below(folder, "image"),
-)
-TN5000 = PublishedSet(
-    "tn5000",
-    "doi 10.6084/m9.figshare.28455641 (Zhang et al. 2025, doi 10.1038/s41597-025-05757-4)",
-    "JPEGImages/, Annotations/ with an XML file an image, and train.txt, val.txt and test.txt in ImageSets/Main/",
-    lambda folder: below(folder, "JPEGImages"),
-)
-THYROIDXL = PublishedSet(
-    "thyroidxl",
-    "huggingface.co/datasets/hunglc007/ThyroidXL, on request (Duong et al. 2025, doi 10.1007/978-3-032-05182-0_60)",
-    "train/ and test/ with images/ and masks/ in each",
-    lambda folder: below(folder, "train"),
-)
-BUSI = PublishedSet(
-    "busi",
-    "scholar.cu.edu.eg, dataset BUSI (Al-Dhabyani et al. 2020, doi 10.1016/j.dib.2019.104863)",
-    "benign/, malignant/ and normal/ with NAME (K).png and NAME (K)_mask.png",
-    lambda folder: below(folder, "benign"),
-)
+_TOLD = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+SETS = {name: PublishedSet(name, **told) for name, told in _TOLD.items()}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 BOX = ("box_left", "box_top", "box_right", "box_bottom")
 
@@ -117,9 +95,10 @@ def read_tnscui(root: Path) -> pd.DataFrame:
 
     No patient ids are published. Images without a row have no label, images without a mask file have no mask.
     """
-    folder = TNSCUI.folder(root)
-    images, masks = TNSCUI.files(folder, "image", "mask")
-    listed = TNSCUI.listed(TNSCUI.table(folder), images, "cate", ("id", "cate"))
+    published = SETS["tnscui"]
+    folder = published.folder(root)
+    images, masks = published.files(folder, "image", "mask")
+    listed = published.listed(published.table(folder), images, "cate", ("id", "cate"))
     return listing.case_table([listing.image_rows("tnscui", "tnscui/", images, masks, label=listed["label"].to_dict())])
 
 
@@ -129,8 +108,9 @@ def read_tg3k(root: Path) -> pd.DataFrame:
     The frames come from 16 videos whose bounds are not published: until they are recovered (`recover_videos`) each frame
     counts as its own patient, and a split of this table leaks.
     """
-    folder = TG3K.folder(root)
-    images, masks = TG3K.files(folder, "thyroid-image", "thyroid-mask")
+    published = SETS["tg3k"]
+    folder = published.folder(root)
+    images, masks = published.files(folder, "thyroid-image", "thyroid-mask")
     frames = [int(key) if key.isdecimal() else pd.NA for key in images]
     cases = listing.case_table([listing.image_rows("tg3k", "tg3k/", images, masks, target="gland")])
     return cases.assign(frame=pd.array(frames, "Int64"))
@@ -144,12 +124,13 @@ def read_tn3k(root: Path, fold: int | None = None) -> pd.DataFrame:
             `label4test.csv` and `tn3k-trainval-fold0.json` … `fold4.json`, or its parent.
         fold: 0 to 4 takes `train` and `val` from that file; None makes all of trainval `train`.
     """
-    folder = TN3K.folder(root)
+    published = SETS["tn3k"]
+    folder = published.folder(root)
     parts = []
     for part in ("trainval", "test"):
-        images, masks = TN3K.files(folder, f"{part}-image", f"{part}-mask")
+        images, masks = published.files(folder, f"{part}-image", f"{part}-mask")
         names = ("name", "label")
-        labels = TN3K.listed(folder / f"label4{part}.csv", images, "label", names, header=names)["label"].to_dict()
+        labels = published.listed(folder / f"label4{part}.csv", images, "label", names, header=names)["label"].to_dict()
         split = "test" if part == "test" else "train"
         if part == "trainval" and fold is not None:
             split = _tn3k_sides(folder, list(images), fold)
@@ -164,13 +145,14 @@ def read_tn5000(root: Path) -> pd.DataFrame:
     `box_top`, `box_right`, `box_bottom`, in pixels as published, of the box around all of them. An image whose annotation is
     missing or tells no class or two has none of these, one with a box that cannot be has no box, and a note says so.
     """
-    folder = TN5000.folder(root)
-    images, _ = TN5000.files(folder, "JPEGImages")
+    published = SETS["tn5000"]
+    folder = published.folder(root)
+    images, _ = published.files(folder, "JPEGImages")
     annotations, sides = below(folder, "Annotations"), {}
     for side in SPLITS:
         path = folder / "ImageSets" / "Main" / f"{side}.txt"
         if annotations is None or not path.is_file():
-            raise TN5000.missing(folder, TN5000.expected)
+            raise published.missing(folder, published.expected)
         keys = [listing.stem_key(name) for name in path.read_bytes().decode("utf-8", "replace").split()]
         wrong = [key for key in keys if key not in images or key in sides]
         if wrong:
@@ -214,12 +196,13 @@ def read_thyroidxl(root: Path) -> pd.DataFrame:
     The digits in front of a name are the patient; one without any stands for its own. No labels: they lie in tables beside these
     folders, in a form that is not public; `manifest` takes them.
     """
-    folder, parts = THYROIDXL.folder(root), []
+    published, parts = SETS["thyroidxl"], []
+    folder = published.folder(root)
     for side in ("train", "test"):
         here = below(folder, side)
         if here is None:
-            raise THYROIDXL.missing(folder, THYROIDXL.expected)
-        images, masks = THYROIDXL.files(here, "images", "masks")
+            raise published.missing(folder, published.expected)
+        images, masks = published.files(here, "images", "masks")
         prefix, number = f"thyroidxl/{side}/", re.compile(r"(\d+)_.*")
         known = {key: number.fullmatch(key) is not None for key in images}
         patients = {key: number.sub(r"thyroidxl-\1", key) if known[key] else prefix + key for key in images}
@@ -234,12 +217,13 @@ def read_busi(root: Path) -> pd.DataFrame:
     The masks of one image (`_mask`, `_mask_1`, …) are joined. What is `normal` (a bool column) has no label, and the empty mask
     that is published with it: a nodule found there is a false one.
     """
-    folder, parts = BUSI.folder(root), []
+    published, parts = SETS["busi"], []
+    folder = published.folder(root)
     for name, label in (("benign", 0), ("malignant", 1), ("normal", pd.NA)):
         here = below(folder, name)
         images, masks, _ = images_and_masks(folder, here) if here else ({}, {}, None)
         if not images:
-            raise BUSI.missing(here or folder, BUSI.expected)
+            raise published.missing(here or folder, published.expected)
         parts.append(listing.image_rows("busi", "busi/", images, masks, label=label, normal=name == "normal"))
     return listing.case_table(parts)
 
@@ -255,7 +239,7 @@ def _tn3k_sides(folder: Path, names: list[str], fold: int) -> dict[str, str]:
         raise DataError(f"tn3k: fold is {fold!r}; expected 0 to {max(FOLDS)}, or None for all of trainval")
     path = folder / f"tn3k-trainval-fold{fold}.json"
     if not path.is_file():
-        raise TN3K.missing(folder, f"{path.name} (or fold=None)")
+        raise SETS["tn3k"].missing(folder, f"{path.name} (or fold=None)")
     position = dict(enumerate(names))  # a fold's entry is a position in the sorted file list, or a file's name
     try:
         content = json.loads(path.read_bytes())

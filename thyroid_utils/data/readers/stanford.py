@@ -8,15 +8,10 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.readers import listing
-from thyroid_utils.data.readers.published import PublishedSet
+from thyroid_utils.data.readers.published import SETS
 
 _ARRAYS = ("image", "mask", "annot_id", "frame_num")
-STANFORD = PublishedSet(
-    "stanford",
-    "aimi.stanford.edu/datasets/thyroid-ultrasound-cine-clip, after registration (doi 10.71718/7m5n-rh16)",
-    f"dataset.hdf5 (with {', '.join(_ARRAYS)}) and metadata.csv",
-    lambda folder: (folder / "dataset.hdf5").is_file(),
-)
+STANFORD = SETS["stanford"]
 # Column of the metadata → column of the case table
 _TEXTS = {"sex": "sex", "location": "location", "ti-rads_level": "tirads", "ti-rads_echogenicfoci": "foci"}
 _TEXTS |= {f"ti-rads_{trait}": trait for trait in ("composition", "echogenicity", "shape", "margin")}
