@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.signal
 from made_pictures import stored
 from scipy.ndimage import map_coordinates
 from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
@@ -20,7 +19,7 @@ from thyroid_utils.data.overlays import Box
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.geometry import Geometry
 from thyroid_utils.preprocess.pipeline import PRESETS, Pipeline, build_pipeline
-from thyroid_utils.preprocess.steps import NoduleCrop, Sample, lee, resample, srad
+from thyroid_utils.preprocess.steps import NoduleCrop, Sample, resample
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.training.fit import fit_or_load
 
@@ -81,41 +80,10 @@ def test_what_was_cropped_and_resized_maps_back_by_hand_and_as_scipy_says():
     assert not found[~covered].any()
 
 
-# filters
-
-
-def test_lee_is_scipys_srad_a_plain_reading_of_the_paper_and_resampling_by_hand():
-    gray = frame()[40:140, 50:180].astype(float)
-    ours = lee(gray, 5, noise=100.0)
-    theirs = scipy.signal.wiener(gray, 5, noise=100.0)
-    assert np.abs(ours - theirs)[4:-4, 4:-4].max() < 1e-3
-    intensity = np.random.default_rng(1).exponential(1.0, (14, 17)) + 0.05
-    np.testing.assert_allclose(srad(intensity, 4, 0.2), reference_srad(intensity, 4, 0.2), rtol=2e-4)
+def test_resampling_by_hand():
     assert resample(np.array([[0, 4], [8, 4]], np.float32), (1, 1)).tolist() == [[4.0]]
     assert resample(np.array([[0, 8]], np.float32), (1, 4)).tolist() == [[0.0, 2.0, 6.0, 8.0]]
     assert resample(np.array([[0, 4, 8, 4]], np.float32), (2, 2)).tolist() == [[2.0, 6.0], [2.0, 6.0]]
-
-
-def reference_srad(intensity, iterations, step, decay=1 / 6):
-    """The paper's scheme pixel by pixel: q² is the squared coefficient of variation of the four neighbours."""
-    current = intensity.astype(float)
-    height, width = current.shape
-
-    def at(array, row, column):
-        return array[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
-
-    for iteration in range(iterations):
-        q0 = np.exp(-decay * step * iteration) ** 2
-        c, change = np.zeros_like(current), np.zeros_like(current)
-        for i, j in np.ndindex(height, width):
-            around = np.array([at(current, i + a, j + b) for a, b in [(-1, 0), (1, 0), (0, -1), (0, 1)]])
-            q = around.var() / around.mean() ** 2
-            c[i, j] = np.clip(1 / (1 + (q - q0) / (q0 * (1 + q0))), 0, 1)
-        for i, j in np.ndindex(height, width):
-            flows = [(at(c, i + 1, j), i + 1, j), (c[i, j], i - 1, j), (at(c, i, j + 1), i, j + 1), (c[i, j], i, j - 1)]
-            change[i, j] = sum(weight * (at(current, *place) - current[i, j]) for weight, *place in flows)
-        current = current + step * change
-    return current
 
 
 # steps
@@ -224,7 +192,6 @@ def test_a_pipeline_says_that_it_needs_training_images_and_its_hash_what_decides
         ([{"clahe": {"clip": 2}}, "resize"], "no parameter 'clip'; did you mean clip_limit"),
         ([{"clahe": {"clip_limit": -1}}, "resize"], "step clahe: clip_limit: .* greater than or equal to 0.1; found -1"),
         ([{"clahe": {"tiles": 2.5}}, "resize"], "tiles: .* valid integer; found 2.5"),
-        ([{"median": {"window": 4}}, "resize"], "window: .* must be odd; found 4"),
         ([{"gaussian": {"sigma": float("nan")}}, "resize"], "sigma: .* finite number; found nan"),
         ([{"crop_echo": {"blank": 1}}, "resize"], "blank: .* valid boolean; found 1"),
         ([{"resize": {"size": 0}}], "size: .* greater than or equal to 8; found 0"),

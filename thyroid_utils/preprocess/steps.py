@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import resize_mask
@@ -26,14 +26,6 @@ def _both(size: Any) -> Any:
     return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("must be odd")
-    return value
-
-
-# the side of a window that has a centre, in pixels
-Odd = Annotated[int, AfterValidator(_odd)]
 # pixels; a larger network input is a slip of the pen
 Side = Annotated[int, Field(ge=8, le=4096)]
 
@@ -203,62 +195,6 @@ class Gaussian(Step, name="gaussian"):
         return cv2.GaussianBlur(image, (0, 0), self.sigma)
 
 
-class Median(Step, name="median"):
-    """Median filter. window: side in pixels, odd."""
-
-    window: Odd = Field(3, ge=3, le=31)
-
-    def change(self, image):
-        return cv2.medianBlur(image, self.window)
-
-
-class Lee(Step, name="lee"):
-    """Lee's local-statistics speckle filter (Lee 1980), additive form. window: side in pixels, odd."""
-
-    window: Odd = Field(7, ge=3, le=31)
-
-    def change(self, image):
-        return _levels(lee(image, self.window))
-
-
-class Srad(Step, name="srad"):
-    """Speckle-reducing anisotropic diffusion (Yu & Acton 2002), on the echo intensity before log compression.
-
-    iterations: time steps. time_step: up to 0.25. dynamic_range_db: what the scanner compressed into 255 gray levels.
-    """
-
-    iterations: int = Field(20, ge=1, le=500)
-    time_step: float = Field(0.2, ge=0.001, le=0.25)
-    dynamic_range_db: float = Field(60.0, ge=20, le=120)
-
-    def change(self, image):
-        decibels = self.dynamic_range_db / 10 * (image.astype(np.float32) / 255 - 1)
-        smooth = srad(10**decibels, self.iterations, self.time_step)
-        return _levels(255 * (1 + 10 * np.log10(smooth) / self.dynamic_range_db))
-
-
-class Bilateral(Step, name="bilateral"):
-    """Bilateral filter: smooths where neighbours are alike. window: pixels, odd. sigma_level: gray levels. sigma_px: pixels."""
-
-    window: Odd = Field(7, ge=3, le=31)
-    sigma_level: float = Field(40.0, ge=1, le=255)
-    sigma_px: float = Field(2.0, ge=0.1, le=50)
-
-    def change(self, image):
-        return cv2.bilateralFilter(image, self.window, self.sigma_level, self.sigma_px)
-
-
-class NonlocalMeans(Step, name="nonlocal_means"):
-    """Nonlocal means (Buades 2005). strength: gray levels. patch: side of what is compared, search: of where, in odd pixels."""
-
-    strength: float = Field(12.0, ge=0.1, le=100)
-    patch: Odd = Field(5, ge=3, le=15)
-    search: Odd = Field(15, ge=5, le=41)
-
-    def change(self, image):
-        return cv2.fastNlMeansDenoising(image, None, self.strength, self.patch, self.search)
-
-
 class Equalise(Step, name="equalise"):
     """Histogram equalisation over the whole image."""
 
@@ -328,68 +264,3 @@ def laid_into(array: np.ndarray, shape: tuple[int, int], top: int, left: int) ->
     whole = np.zeros((*shape, *array.shape[2:]), array.dtype)
     whole[top : top + array.shape[0], left : left + array.shape[1]] = array
     return whole
-
-
-def lee(gray: np.ndarray, window: int, noise: float | None = None) -> np.ndarray:
-    """Lee's local-statistics filter for additive noise.
-
-    out = m + max(v - noise, 0) / v · (gray - m), with the local mean m and variance v. Speckle multiplies the echo, so after
-    the scanner's log compression it adds to it: the additive form is the one for stored B-mode images.
-
-    Args:
-        gray: (height, width), any real type.
-        window: side of the local window in pixels, odd.
-        noise: variance of the noise in squared gray levels; None takes the median of the local variances.
-
-    Returns:
-        float32 (height, width).
-
-    Reference:
-        J.-S. Lee, Digital image enhancement and noise filtering by use of local statistics, IEEE TPAMI 2 (1980) 165-168.
-    """
-    values = gray.astype(np.float64)
-    mean = cv2.blur(values, (window, window), borderType=cv2.BORDER_REFLECT)
-    variance = np.maximum(cv2.blur(values * values, (window, window), borderType=cv2.BORDER_REFLECT) - mean**2, 0)
-    noise = float(np.median(variance)) if noise is None else noise
-    gain = np.divide(np.maximum(variance - noise, 0), variance, out=np.zeros_like(variance), where=variance > 0)
-    return (mean + gain * (values - mean)).astype(np.float32)
-
-
-def srad(intensity: np.ndarray, iterations: int, time_step: float, decay: float = 1 / 6) -> np.ndarray:
-    """Speckle-reducing anisotropic diffusion (SRAD).
-
-    ∂I/∂t = div(c(q) ∇I), where q² = (½ |∇I|²/I² - 1/16 (∇²I/I)²) / (1 + ¼ ∇²I/I)² measures local variation and
-    c(q) = 1 / (1 + (q² - q0²) / (q0² (1 + q0²))) stops the diffusion where q exceeds the speckle's own q0(t) = exp(-decay·t),
-    the paper's value for fully developed speckle.
-
-    Args:
-        intensity: (height, width), positive: echo intensity before log compression, any scale.
-        iterations: number of time steps.
-        time_step: in (0, 0.25], the range in which the scheme is stable.
-
-    Returns:
-        float32 (height, width), positive.
-
-    Reference:
-        Y. Yu, S. T. Acton, Speckle reducing anisotropic diffusion, IEEE TIP 11 (2002) 1260-1270.
-    """
-    current = intensity.astype(np.float32)
-    for step in range(iterations):
-        q0_squared = np.float32(np.exp(-2 * decay * time_step * step))
-        padded = np.pad(current, 1, mode="edge")
-        north, south = padded[:-2, 1:-1] - current, padded[2:, 1:-1] - current
-        west, east = padded[1:-1, :-2] - current, padded[1:-1, 2:] - current
-        laplacian = (north + south + west + east) / current
-        gradient = (north**2 + south**2 + west**2 + east**2) / (2 * current**2)
-        q_squared = np.maximum(gradient / 2 - laplacian**2 / 16, 0) / np.maximum(1 + laplacian / 4, 1e-3) ** 2
-        conduction = 1 / (1 + (q_squared - q0_squared) / (q0_squared * (1 + q0_squared)))
-        conduction = np.clip(conduction, 0, 1)
-        below = np.concatenate([conduction[1:], conduction[-1:]])
-        right = np.concatenate([conduction[:, 1:], conduction[:, -1:]], axis=1)
-        # With c in [0, 1] and a step of at most 1/4 the update is a convex combination: I stays positive and in its range.
-        current = current + time_step * (below * south + conduction * north + right * east + conduction * west)
-    return current
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(values), 0, 255).astype(np.uint8)
