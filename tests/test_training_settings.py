@@ -230,7 +230,7 @@ def test_several_devices_are_told_from_outside_and_each_chooses_its_own_first(mo
     order = []
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(fit, "choose_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(fit, "repeatable", lambda _: order.append("repeatable") or nullcontext())
+    monkeypatch.setattr(fit, "repeatable", lambda *_: order.append("repeatable") or nullcontext())
     monkeypatch.setattr(torch.cuda, "set_device", order.append)
     assert fit._one_of_several(tmp_path) == 1 and order == [3, "repeatable"]
 

@@ -17,6 +17,7 @@ from thyroid_utils.models import Architecture
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.models.weights import for_channels
+from thyroid_utils.training import loop
 from thyroid_utils.training.data import open_arrays, split_data
 from thyroid_utils.training.tasks import Arrays, epoch_batches
 
@@ -207,6 +208,7 @@ def own_runs(tmp_path, monkeypatch):
     """Every test has its own folder of runs, and the tiny networks."""
     monkeypatch.setenv("THYROID_WORKBOOK_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("THYROID_REPORT_DIR", str(tmp_path))
+    monkeypatch.setattr(loop, "KEPT_EVERY", 0.0)  # a state an epoch, however short
     register_tiny(functools.partial(monkeypatch.setitem, CLASSIFIERS))
     register_tiny_segmenter(functools.partial(monkeypatch.setitem, SEGMENTERS))
     register_tiny_joint(functools.partial(monkeypatch.setitem, SEGMENTERS))

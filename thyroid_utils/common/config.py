@@ -158,6 +158,9 @@ class OptimiserConfig(Settings):
         return self
 
 
+NOT_IN_NAMES = ("device", "deterministic", "cuda_graph")  # of TrainingConfig: where and how, not what
+
+
 class TrainingConfig(Settings):
     """How the network is fitted.
 
@@ -166,7 +169,8 @@ class TrainingConfig(Settings):
     equally often, with repetition); "none" for segmentation, whose classes are pixels. monitor: the validation value that
     decides: "loss", or "auc" of a classifier, or "dice" of a segmenter, or any of them (joint). device: "auto" is a GPU where
     there is one. devices: how many of them, by DDP; `batch_size` is shared among them. precision: "auto" is bf16 on GPUs that
-    have it and float32 elsewhere.
+    have it and float32 elsewhere. On a GPU: deterministic: the same numbers again, at a price (a CPU has them always);
+    cuda_graph: a step is recorded once and played again, which saves what Python needs to start its many small kernels.
     """
 
     epochs: Count = 10
@@ -177,6 +181,8 @@ class TrainingConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     precision: Literal["auto", "32", "bf16"] = "auto"
+    deterministic: bool = False
+    cuda_graph: bool = False
 
     @model_validator(mode="after")
     def _can_be(self) -> TrainingConfig:
@@ -184,6 +190,8 @@ class TrainingConfig(Settings):
             raise ValueError(
                 f"batch_size must be a multiple of devices ({self.devices}), which share it; found {self.batch_size}"
             )
+        if self.cuda_graph and self.devices > 1:
+            raise ValueError(f"cuda_graph must be false with several devices; found {self.devices} devices")
         return self
 
 
@@ -255,8 +263,9 @@ class RunConfig(Settings):
 
     @property
     def recipe(self) -> str:
-        """What repetitions of a training have in common: all but seed, split, the data's folder and the device, as JSON."""
-        data, training = self.data.model_copy(update={"root": None}), self.training.model_copy(update={"device": "auto"})
+        """What repetitions of a training have in common: all but seed, split and what no run's name holds, as JSON."""
+        data = self.data.model_copy(update={"root": None})
+        training = self.training.model_copy(update={name: TrainingConfig.model_fields[name].default for name in NOT_IN_NAMES})
         return self.model_copy(update={"seed": 0, "split": SplitConfig(), "data": data, "training": training}).to_json()
 
     def to_json(self) -> str:

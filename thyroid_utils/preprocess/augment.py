@@ -39,18 +39,24 @@ Masks = torch.Tensor | None
 class Draws:
     """What is drawn for a batch, a row an image, from a generator of its own on the images' device.
 
-    share: as for `Augmentation`. All of the batch is drawn, so that several devices train as one would.
+    share: as for `Augmentation`. All of the batch is drawn, so that several devices train as one would. A GPU draws many numbers
+    by one call, which takes it no longer than a few; on a CPU each call has numbers of its own.
     """
 
-    def __init__(self, images: torch.Tensor, seed: Sequence[int], share: tuple[int, int] = (0, 1)):
+    def __init__(self, images: torch.Tensor, seed: Sequence[int] | None, share: tuple[int, int] = (0, 1)):
         self.shape, self.device, self.share = images.shape, images.device, share
-        # A key, so that neither order nor dropout shares its numbers
-        stream = np.random.SeedSequence(list(seed), spawn_key=(2,))
-        self.generator = torch.Generator(self.device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+        self.at_once, self.left = 1 if images.device.type == "cpu" else 32, images.new_empty(0, 0)
+        self.generator = None
+        if seed is not None:  # a key, so that neither order nor dropout shares its numbers
+            stream = np.random.SeedSequence(list(seed), spawn_key=(2,))
+            self.generator = torch.Generator(self.device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
 
     def even(self, count: int) -> torch.Tensor:
         """(batch, count) in [-1, 1)."""
-        return 2 * self._drawn(torch.rand, count) - 1
+        if self.left.shape[1] < count:
+            self.left = 2 * self._drawn(torch.rand, max(count, self.at_once)) - 1
+        drawn, self.left = self.left[:, :count], self.left[:, count:]
+        return drawn
 
     def field(self) -> torch.Tensor:
         """Standard normal (batch, 1, height, width): one field for all channels."""
@@ -85,9 +91,10 @@ class _Flip(Move):
     signs: ClassVar[tuple[float, float]]
 
     def sources(self, draws: Draws) -> torch.Tensor:
-        chosen = draws.even(1) < 2 * self.p - 1
-        signs = torch.where(chosen, torch.tensor([*self.signs, 1.0], device=draws.device), 1.0)
-        return torch.diag_embed(signs)
+        # By arithmetic: a GPU would wait for every tensor that is made of numbers here.
+        turned = 1 - 2 * (draws.even(1) < 2 * self.p - 1).float()
+        still = torch.ones_like(turned)
+        return torch.diag_embed(torch.cat([turned if sign < 0 else still for sign in (*self.signs, 1.0)], 1))
 
 
 class HorizontalFlip(_Flip, name="horizontal_flip"):
@@ -106,10 +113,10 @@ class Affine(Move, name="affine"):
     scale: float = Field(0.0, ge=0, le=0.9)
 
     def sources(self, draws: Draws) -> torch.Tensor:
-        drawn = draws.even(4)
-        sides = torch.tensor(draws.shape[:1:-1], device=draws.device)
-        shifts = torch.round(drawn[:, 1:3] * self.translate * sides)
-        return affine_sources(drawn[:, 0] * self.degrees, shifts, 1 + drawn[:, 3] * self.scale)
+        turn, across, down, size = draws.even(4).unbind(1)
+        height, width = draws.shape[2:]
+        shifts = torch.stack([across * self.translate * width, down * self.translate * height], 1)
+        return affine_sources(turn * self.degrees, torch.round(shifts), 1 + size * self.scale)
 
 
 class Gain(Change, name="gain"):
@@ -192,7 +199,7 @@ class Augmentation:
     changes: tuple[Change, ...]
 
     def __call__(
-        self, images: torch.Tensor, masks: Masks = None, *, seed: Sequence[int], share: tuple[int, int] = (0, 1)
+        self, images: torch.Tensor, masks: Masks = None, *, seed: Sequence[int] | None, share: tuple[int, int] = (0, 1)
     ) -> tuple[torch.Tensor, Masks]:
         """Change every image and its mask by one draw, each image by its own.
 
@@ -200,7 +207,7 @@ class Augmentation:
             images: float (batch, channels, height, width), any scale; channels that are alike stay so.
             masks: bool (batch, height, width), or None.
             seed: whole numbers from 0 that decide the draws of the batch, such as seed, epoch and number of the batch. On a GPU
-                they decide others than on a CPU. torch's own generator is left as it was.
+                they decide others than on a CPU. torch's own generator is left as it was; None draws from that.
             share: (first, step) where these are the images `first::step` of a larger batch, shared out among `step` devices.
 
         Returns:

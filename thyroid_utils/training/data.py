@@ -170,7 +170,7 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
     store = preprocessed(data.cases, pipeline, progress_bar("Preprocessing"))
     shape = tuple(store.images.shape[1:])
     network.check_size(*shape[1:])
-    arrays = Arrays(store, with_masks=task.masks, pin=device.type == "cuda")
+    arrays = Arrays(store, task.masks, device)
     for split, chosen in positions.items():  # tiny masks may not survive the preprocessing
         if task.masks and not any(arrays.masks[position].any() for position in chosen):
             raise DataError(

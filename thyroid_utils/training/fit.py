@@ -79,7 +79,7 @@ def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progres
     from thyroid_utils.training.loop import fit_epochs  # with Lightning, for which who only loads finished runs need not wait
 
     device = choose_device(config.training)
-    with repeatable(device):
+    with repeatable(device, config.training.deterministic):
         assembly = assemble(config, data, folder, device)
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(folder)  # of a process that was killed
@@ -157,7 +157,7 @@ def _one_of_several(folder: Path) -> int:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # else every process would take memory of the first GPU
     try:
-        with repeatable(device):
+        with repeatable(device, config.training.deterministic):
             assembly = assemble(config, split_data(config), folder, device)
             fit_epochs(assembly, read_state(assembly.resume), device, _tell)
     except (TrainingError, ValueError) as error:

@@ -12,8 +12,8 @@
 | `environment.json` | versions, device, threads, commit, time |
 | `complete.json` | written last: the SHA-256 of each file above (`common.files.seal`) |
 
-The name leaves out what says where, not what: the data's folder and the device (`environment.json` tells). A run on a GPU and
-the same on a CPU are one run, made once.
+The name leaves out what says where or how, not what: the data's folder and the device (`environment.json` tells). A run on a
+GPU and the same on a CPU are one run, made once.
 While it is being trained a folder has `resume/` instead of the mark; locks lie in `.locks/` beside the runs.
 """
 
@@ -33,7 +33,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from thyroid_utils.common import paths
-from thyroid_utils.common.config import ConfigError, RunConfig
+from thyroid_utils.common.config import NOT_IN_NAMES, ConfigError, RunConfig
 from thyroid_utils.common.errors import ParameterError, RunError
 from thyroid_utils.common.files import MARK, broken_seal, content_key, file_hash, seal, write_text
 from thyroid_utils.common.words import listed
@@ -70,7 +70,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """
     values = config.model_dump(mode="json")
     del values["data"]["root"]
-    del values["training"]["device"]
+    for name in NOT_IN_NAMES:
+        del values["training"][name]
     if not config.split.folds:  # the name of a run of one split does not depend on what only folds have
         del values["split"]["folds"], values["split"]["fold"]
     if config.model.weights not in ("none", "imagenet"):
@@ -188,8 +189,8 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device, precision, threads and commit that the run was finished with, seconds of training and images per
-        second."""
+        """Versions, device, precision, threads, commit and whether by deterministic algorithms, that the run was finished with,
+        seconds of training and images per second."""
         return self._json("environment.json")
 
     @cached_property

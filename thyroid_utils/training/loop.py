@@ -5,9 +5,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -24,14 +25,18 @@ from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Batch, Batches, epo
 
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
 
+KEPT_EVERY = 10.0  # seconds between two states: writing one, four times the weights, may take longer than an epoch
+
 # Of PyTorch's CPU allocator on Linux and Windows, and of the GPU libraries that take memory themselves.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def build_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that can be trained."""
+    """The optimiser over the parameters that can be trained; on a GPU one kernel for all of them."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if trained and trained[0].is_cuda:
+        shared["fused"] = True
     if config.name == "sgd":
         return torch.optim.SGD(trained, momentum=config.momentum, **shared)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](trained, **shared)
@@ -55,6 +60,35 @@ def build_schedule(config: OptimiserConfig, optimiser: torch.optim.Optimizer, ep
     return None
 
 
+class BatchLoss(nn.Module):
+    """From a batch to its loss, random changes included: one module, that a CUDA graph can be recorded of the whole.
+
+    Args:
+        network: as trained, of `assembly.network`.
+        precision: the context that the network is asked in.
+    """
+
+    def __init__(self, assembly: Assembly, network: nn.Module, precision: torch.autocast):
+        super().__init__()
+        self.network, self.criterion, self.precision = network, assembly.criterion, precision
+        self.task, self.augmentation = TASKS[assembly.config.task], build_augmentation(assembly.config.augmentation)
+        self.channels, self.auxiliary_weight = assembly.arrays.channels, assembly.network.auxiliary_weight
+
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None = None,
+        seed: Sequence[int] | None = None, share: tuple[int, int] = (0, 1),
+    ) -> torch.Tensor:  # fmt: skip
+        """The parts of a `Batch` → its loss, a scalar. seed: None draws from torch's own generator, as a recording has to."""
+        images, masks = self.augmentation(images, masks, seed=seed, share=share)
+        targets = self.task.targets(Batch(images, labels, masks))
+        with self.precision:
+            logits, extra = self.network(network_input(images, self.channels)), 0.0
+            if isinstance(logits, tuple):
+                logits, auxiliary = logits
+                extra = self.auxiliary_weight * self.criterion(auxiliary.float(), targets)
+            return self.criterion(logits.float(), targets) + extra
+
+
 class Training:
     """Trains the network of a run from its beginning or from a state, on one device or, in processes of their own, on several.
 
@@ -66,7 +100,7 @@ class Training:
         config = assembly.config
         self.assembly, self.config, self.progress = assembly, config, progress
         self.task, self.state = TASKS[config.task], start or State()
-        self.augmentation = build_augmentation(config.augmentation)
+        self.kept, self.kept_at = self.state.epoch, -math.inf  # the last epoch whose state was kept, and when
         logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its advice on GPUs would stand in every report
         self.fabric = Fabric(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -77,6 +111,7 @@ class Training:
         self.fabric.launch()
         self.device, self.first = self.fabric.device, self.fabric.is_global_zero
         bf16 = choose_precision(config.training.precision, device) == "bf16-mixed"
+        # Without a cache of weights in bf16, which could not be recorded.
         self.precision = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
         if start is not None:
             assembly.network.load_state_dict(start.network)
@@ -91,6 +126,24 @@ class Training:
             self.optimiser.load_state_dict(start.optimiser)
             if self.schedule is not None:
                 self.schedule.load_state_dict(start.schedule)
+        self.loss = BatchLoss(assembly, self.network, self.precision)
+        self.recorded = self.record() if config.training.cuda_graph and self.device.type == "cuda" else None
+
+    def record(self) -> nn.Module:
+        """The loss of a whole batch, and its gradients, as CUDA graphs: a step then costs the GPU's time and not Python's."""
+        arrays, size = self.assembly.arrays, self.config.training.batch_size
+        sample = [part for part in arrays.batch(np.zeros(size, np.int64)).to(self.device).parts if part is not None]
+        loss = BatchLoss(self.assembly, self.network, self.precision).train()
+        before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        try:
+            loss = torch.cuda.make_graphed_callables(loss, tuple(sample), allow_unused_input=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            told = f"{self.config.model.name}: no CUDA graph can be recorded of its training; set training.cuda_graph to False"
+            raise TrainingError(f"{told} ({error})") from error
+        self.network.load_state_dict(before)  # warming up has moved the running means of batch normalisation
+        return loss
 
     def run(self) -> None:
         """All epochs that are left."""
@@ -143,14 +196,10 @@ class Training:
 
     def step(self, batch: Batch, number: int) -> torch.Tensor:
         """One step of the optimiser; the loss of the batch."""
-        images, masks = self.augmentation(batch.images, batch.masks, seed=batch.seed, share=batch.share)
-        targets = self.task.targets(replace(batch, masks=masks))
-        with self.precision:
-            logits, extra = self.network(network_input(images, self.assembly.arrays.channels)), 0.0
-            if isinstance(logits, tuple):
-                logits, auxiliary = logits
-                extra = self.assembly.network.auxiliary_weight * self.criterion(auxiliary.float(), targets)
-            loss = self.criterion(logits.float(), targets) + extra
+        if self.recorded is not None and len(batch.labels) == self.config.training.batch_size:
+            loss = self.recorded(*(part for part in batch.parts if part is not None))
+        else:
+            loss = self.loss(*batch.parts, batch.seed, batch.share)
         if self.device.type == "cpu":  # asking a GPU for each number would make it wait; there it is asked once an epoch
             self.check(loss.detach(), f"batch {number}")
         self.optimiser.zero_grad()
@@ -158,7 +207,7 @@ class Training:
         if self.config.optimiser.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip_norm)
         self.optimiser.step()
-        return loss.detach()
+        return loss.detach().clone()  # what was recorded writes each loss to the same place
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -183,7 +232,7 @@ class Training:
         state.network = self.assembly.network.state_dict()
         if state.best_value is None or (value < state.best_value if monitor == "loss" else value > state.best_value):
             state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
-            state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.network.items()}
+            state.best = {name: tensor.detach().clone() for name, tensor in state.network.items()}
         state.stopped = patience is not None and state.waited >= patience
         if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(value)
@@ -191,8 +240,11 @@ class Training:
             self.schedule.step()
         state.optimiser = self.optimiser.state_dict()
         state.schedule = None if self.schedule is None else self.schedule.state_dict()
+        ended = state.stopped or state.epoch == self.config.training.epochs
         if self.first:
-            write_state(self.assembly.resume, state)
+            if ended or time.monotonic() - self.kept_at >= KEPT_EVERY:
+                write_state(self.assembly.resume, state)
+                self.kept, self.kept_at = state.epoch, time.monotonic()
             if os.environ.get("THYROID_REPORT_DIR"):
                 print(self.line(row), flush=True)
 
@@ -200,7 +252,7 @@ class Training:
         """Raise TrainingError for a loss that is no number."""
         if math.isfinite(loss):
             return
-        kept = f"epoch {self.state.epoch} is kept in {self.assembly.resume}" if self.state.epoch else "no epoch was finished"
+        kept = f"epoch {self.kept} is kept in {self.assembly.resume}" if self.kept else "no epoch was finished"
         optimiser = self.config.optimiser
         clip = "" if optimiser.clip_norm else ", or set optimiser.clip_norm (for example 1)"
         raise TrainingError(

@@ -50,19 +50,20 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 @contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms inside, and torch's settings and random state as they were afterwards.
+def repeatable(device: torch.device, deterministic: bool = False) -> Iterator[None]:
+    """Deterministic algorithms inside, on a GPU where they are asked for, and torch's settings and random state as they were
+    afterwards.
 
     A CPU computes the same numbers again with the same number of threads; another number adds up in another order. On a GPU
     the few operations without a deterministic form are let through.
     """
     on_gpu = device.type == "cuda"
-    if on_gpu:
+    if on_gpu and deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     try:
-        torch.use_deterministic_algorithms(True, warn_only=on_gpu)
+        torch.use_deterministic_algorithms(deterministic or not on_gpu, warn_only=on_gpu)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a search for bugs, which costs time
         torch.backends.cudnn.benchmark = False
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
@@ -132,7 +133,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scikit-learn
 
 def environment_stamp(device: str, precision: str, devices: int) -> dict[str, Any]:
     """Where and with what a run was finished, as numbers of another machine may differ in the last digits: versions, device,
-    precision, threads, commit; no host or user name."""
+    precision, threads, commit, whether by deterministic algorithms; no host or user name."""
     return {
         "python": platform.python_version(),
         "versions": versions(_PACKAGES),
@@ -141,5 +142,6 @@ def environment_stamp(device: str, precision: str, devices: int) -> dict[str, An
         "cuda": None if device == "cpu" else torch.version.cuda,
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "commit": commit(),
     }

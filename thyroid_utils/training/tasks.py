@@ -3,7 +3,7 @@ compared, how a set is scored.
 
 Everything else (splits, epochs, states, the ledger) is one path for all and asks the task here. No worker processes: the arrays
 are memory-mapped and already preprocessed, so that gathering a batch is a copy, and the random changes are made for the whole
-batch on the device that trains. On a GPU the copy overlaps with the kernels in flight.
+batch on the device that trains. A GPU holds arrays that it has room for; of others the copy overlaps with kernels in flight.
 """
 
 from __future__ import annotations
@@ -39,36 +39,65 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None
-    seed: tuple[int, ...]
+    seed: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+
+    @property
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        return self.images, self.labels, self.masks
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        moved = [None if part is None else part.to(device, non_blocking=True) for part in (self.images, self.labels, self.masks)]
+        moved = [None if part is None else part.to(device, non_blocking=True) for part in self.parts]
         return Batch(*moved, self.seed, self.share)
 
 
 class Arrays:
     """Images and labels of a run, by position in its case table.
 
-    channels: what the network gets. One channel is stored where all are the same, and made into so many on the device.
+    channels: what the network gets. One channel is stored where all are the same, and made into so many on the device. A GPU
+    with four times the room that they take gets them all at once, and gathers its batches itself.
     """
 
-    def __init__(self, store: ArrayStore, with_masks: bool = False, pin: bool = False):
+    def __init__(self, store: ArrayStore, with_masks: bool = False, device: torch.device | None = None):
         images = np.asarray(store.images)
         self.channels = images.shape[1]
         self.images = images[:, :1] if images.strides[1] == 0 else images
         self.masks = np.asarray(store.masks) if with_masks and store.masks is not None else None
         self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
-        self.pin = pin
+        self.pin, self.held = device is not None and device.type == "cuda", None
+        size = self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
+        if self.pin and size <= torch.cuda.mem_get_info()[0] / 4:  # other runs may want to share it
+            self.hold(device)
 
-    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = (), share: tuple[int, int] = (0, 1)) -> Batch:
-        """Copies of the images at these positions, in page-locked memory where `pin`."""
+    def hold(self, device: torch.device) -> None:
+        """Keep everything on a device, from where batches are gathered then."""
+        self.held = [whole if whole is None else _sent(whole, device) for whole in (self.images, self.labels, self.masks)]
+
+    def places(self, parts: Sequence[np.ndarray]) -> Sequence[np.ndarray | torch.Tensor]:
+        """The positions of batches where those are gathered: sent together, as a GPU would be waited for at each."""
+        if self.held is None:
+            return parts
+        order = torch.from_numpy(np.concatenate(parts)).to(self.held[0].device)
+        return order.split([len(part) for part in parts])
+
+    def batch(self, positions: np.ndarray | torch.Tensor, seed: tuple[int, ...] = (), share: tuple[int, int] = (0, 1)) -> Batch:
+        """Copies of the images at these positions, on the device or in memory, page-locked where a GPU is to have them."""
+        if self.held is not None:
+            return Batch(*(whole if whole is None else whole[positions] for whole in self.held), seed, share)
         images, labels = torch.from_numpy(self.images[positions]), torch.from_numpy(self.labels[positions])
         masks = None if self.masks is None else torch.from_numpy(self.masks[positions])
         if self.pin:
             images, labels, masks = (None if part is None else part.pin_memory() for part in (images, labels, masks))
         return Batch(images, labels, masks, seed, share)
+
+
+def _sent(whole: np.ndarray, device: torch.device, rows: int = 1024) -> torch.Tensor:
+    """A copy on a device, some rows at a time: the array may be a file larger than memory."""
+    sent = torch.from_numpy(whole[:1].copy()).new_empty(whole.shape, device=device)
+    for start in range(0, len(whole), rows):
+        sent[start : start + rows] = torch.from_numpy(whole[start : start + rows].copy())
+    return sent
 
 
 @dataclass(frozen=True)
@@ -88,8 +117,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         first, step = self.share
-        for number, positions in enumerate(self.parts):
-            yield self.arrays.batch(positions[first::step], (*self.seed, number), self.share)
+        for number, positions in enumerate(self.arrays.places([part[first::step] for part in self.parts])):
+            yield self.arrays.batch(positions, (*self.seed, number), self.share)
 
 
 def network_input(images: torch.Tensor, channels: int) -> torch.Tensor:
