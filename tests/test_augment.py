@@ -9,7 +9,14 @@ from torchvision.transforms.v2 import functional
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.preprocess.augment import AUGMENTATION_PRESETS, affine_sources, augmented_copies, build_augmentation, moved
+from thyroid_utils.preprocess.augment import (
+    AUGMENTATION_PRESETS,
+    Draws,
+    affine_sources,
+    augmented_copies,
+    build_augmentation,
+    moved,
+)
 
 
 def batch(count: int = 4, channels: int = 1, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -59,8 +66,10 @@ def test_a_move_is_torchvisions(angle, shift, scale, mirrored):
     assert (mask == theirs).float().mean() > 0.99
 
 
-def test_changes_keep_their_order_and_shared_batches_any_scale_and_equal_channels_change_nothing():
+@pytest.mark.parametrize("at_once", [1, 32], ids=["as a CPU draws", "as a GPU draws"])
+def test_changes_keep_their_order_and_shared_batches_any_scale_and_equal_channels_change_nothing(at_once, monkeypatch):
     """Mirror and turn as one resampling are what the mirror and then the turn are one after the other."""
+    monkeypatch.setitem(Draws.AT_ONCE, "cpu", at_once)
     images = torch.from_numpy(ndimage.gaussian_filter(batch(6).numpy(), (0, 0, 2, 2)))
     both, turn = ([{"horizontal_flip": {"p": p}}, {"affine": {"degrees": 30}}] for p in (1, 0))
     together, turned = build_augmentation(both)(images, seed=(7,))[0], build_augmentation(turn)(images.flip(-1), seed=(7,))[0]
@@ -96,8 +105,10 @@ def test_the_seed_alone_decides_and_every_image_has_its_own_draw(preset):
         assert not torch.equal(augmentation(images, seed=seed)[0], first)
 
 
-def test_draws_fill_the_range_of_the_parameters():
+@pytest.mark.parametrize("at_once", [1, 32], ids=["as a CPU draws", "as a GPU draws"])
+def test_draws_fill_the_range_of_the_parameters(at_once, monkeypatch):
     """Shift of a dot, share of flips, gain of a ramp, strength of the noise: over many images, up to the stated ends."""
+    monkeypatch.setitem(Draws.AT_ONCE, "cpu", at_once)
     side, many = 65, 400
 
     def changed(spec: dict, image: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ REFUSED = [
     ({"optimiser": {"learning_rate": "1e-4"}}, "optimiser.learning_rate must be a valid number; found '1e-4'"),
     ({"optimiser": {"momentum": 0.9}}, "optimiser.momentum must be 0 with adam (it belongs to sgd); found 0.9"),
     ({"training": {"batch_size": 3, "devices": 2}}, "training.batch_size must be a multiple of devices (2), which share it; "),
+    ({"training": {"devices": 2, "cuda_graph": True}}, "training.cuda_graph must be false with several devices; found 2"),
     ({"training": {"epoch": 3}}, "training.epoch does not exist; did you mean epochs?"),
     ({"learning_rate": 1}, "learning_rate does not exist; known: task, data, split"),
     ({"split": {"ratios": (0.7, 0.3, 0.0)}}, "split.ratios must be above 0 and sum to 1; found (0.7, 0.3, 0.0)"),

@@ -142,7 +142,7 @@ class BinaryCrossEntropy(SegmentationLoss):
         self.nodule_weight = number("nodule_weight", nodule_weight, above=True)
 
     def on_margin(self, margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return functional.binary_cross_entropy_with_logits(margin, truth, pos_weight=margin.new_tensor(self.nodule_weight))
+        return functional.binary_cross_entropy_with_logits(margin, truth, pos_weight=margin.new_full((), self.nodule_weight))
 
 
 class Tversky(SegmentationLoss):

@@ -39,13 +39,15 @@ Masks = torch.Tensor | None
 class Draws:
     """What is drawn for a batch, a row an image, from a generator of its own on the images' device.
 
-    share: as for `Augmentation`. All of the batch is drawn, so that several devices train as one would. A GPU draws many numbers
-    by one call, which takes it no longer than a few; on a CPU each call has numbers of its own.
+    share: as for `Augmentation`. All of the batch is drawn, so that several devices train as one would. A GPU draws the numbers
+    of several calls at once, which takes it no longer; on a CPU each call has its own.
     """
+
+    AT_ONCE: ClassVar[dict[str, int]] = {"cpu": 1, "cuda": 32}
 
     def __init__(self, images: torch.Tensor, seed: Sequence[int] | None, share: tuple[int, int] = (0, 1)):
         self.shape, self.device, self.share = images.shape, images.device, share
-        self.at_once, self.left = 1 if images.device.type == "cpu" else 32, images.new_empty(0, 0)
+        self.left = images.new_empty(0, 0)
         self.generator = None
         if seed is not None:  # a key, so that neither order nor dropout shares its numbers
             stream = np.random.SeedSequence(list(seed), spawn_key=(2,))
@@ -54,7 +56,7 @@ class Draws:
     def even(self, count: int) -> torch.Tensor:
         """(batch, count) in [-1, 1)."""
         if self.left.shape[1] < count:
-            self.left = 2 * self._drawn(torch.rand, max(count, self.at_once)) - 1
+            self.left = 2 * self._drawn(torch.rand, max(count, self.AT_ONCE[self.device.type])) - 1
         drawn, self.left = self.left[:, :count], self.left[:, count:]
         return drawn
 

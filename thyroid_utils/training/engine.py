@@ -1,7 +1,7 @@
 """Where runs execute: one after the other here, or several at once on workers of dask.distributed.
 
 Nothing is kept beside the ledger. A run is named by what decides its result and locked while it is trained, a killed one is
-resumed from its last epoch by whoever takes it up next: so an engine only hands out configs until every run is there.
+resumed from the epoch kept last by whoever takes it up next: so an engine only hands out configs until every run is there.
 """
 
 from __future__ import annotations
