@@ -159,7 +159,7 @@ def test_nothing_that_runs_or_loads_passes_and_what_cells_print_is_escaped():
 def index(recorded: dict, **record) -> str:
     """The index of a run of one notebook that recorded these values: name → (value, label, unit)."""
     metrics = {name: dict(zip(("value", "label", "unit"), entry, strict=True)) for name, entry in recorded.items()}
-    run = {**RECORD, **RUN, "description": "", "notebooks": {"01_x": {**RECORD, "earlier": False, **record}}}
+    run = {**RECORD, **RUN, "description": "", "notebooks": {"01_x": {**RECORD, "earlier": False, "kept": False, **record}}}
     return render_index(run, {"01_x": metrics}, Path("nowhere"))
 
 

@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_half_written(tmp_path,
 
     monkeypatch.setattr(Path, "write_bytes", write_half)
     capsys.readouterr()
-    assert main(["run", str(params)]) == 2
+    assert main(["run", str(params), "--again"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "space" in told[0] and "test" in told[0], told
     after = digest(out)
@@ -300,7 +300,13 @@ def staged(folder: ReportFolder, content: str) -> Path:
         (staging / file).write_text(content)
     record = dict.fromkeys(("duration", "error", "commit", "answer", "rerun", "hardware", "parameters", "parameter_file"))
     record |= {"stem": "01_only", "number": "01", "title": content, "question": "", "status": "finished", "started": content}
-    record |= {"show_code": False, "earlier": False, "versions": {}, "figures": [{"file": "figures/01_curve", "cover": False}]}
+    record |= {
+        "show_code": False,
+        "earlier": False,
+        "kept": False,
+        "versions": {},
+        "figures": [{"file": "figures/01_curve", "cover": False}],
+    }
     record["tables"] = [{"file": "tables/01_counts"}]
     folder.stage(new_notebook(cells=[new_markdown_cell(content)]), record, staging)
     return staging
@@ -320,7 +326,7 @@ def test_a_page_never_lies_beside_figures_of_another_run_wherever_it_is_killed(t
     folder.document = {**told, "format": FORMAT, "status": "running", "duration": 1.0, "versions": {}, "known": ["01_only"]}
     folder.document["notebooks"] = {}
     folder.install(staged(folder, "first"), "01_only")
-    folder.records["01_only"]["rerun"] = {"status": "waiting", "started": "", "error": None, "page": None}
+    folder.records["01_only"]["rerun"] = {"status": "running", "started": "", "error": None, "page": None}
     folder.write_index()
     staging, real, done = staged(folder, "second"), os.replace, []
 
@@ -363,26 +369,27 @@ def ended(processes: list[psutil.Process], seconds: float) -> bool:
 
 
 def test_an_interruption_ends_kernels_and_keeps_what_was_finished(tmp_path, monkeypatch, capsys):
-    marker = tmp_path / "marker"
+    markers = [tmp_path / "marker", tmp_path / "other"]
     quick = notebook("Quick", "print('first')", parameters=None)
-    slow = notebook("Slow", WAITS.format(marker=str(marker)), parameters=None)
+    slow, other = [notebook("Slow", WAITS.format(marker=str(marker)), parameters=None) for marker in markers]
     params = small_project(tmp_path, monkeypatch, n01_quick=quick)
     assert main(["run", str(params)]) == 0
     out = tmp_path / "reports" / "test"
-    for number, where in ((signal.SIGINT, "n02_slow"), (signal.SIGTERM, "n01_quick")):
-        write_project(tmp_path, "title: Small\n", **{where: slow}, n03_never=quick)
-        kernel: list[psutil.Process] = []
+    for number, where in ((signal.SIGINT, "n03_slow"), (signal.SIGTERM, "n01_quick")):
+        write_project(tmp_path, "title: Small\n", n02_slow=other, **{where: slow}, n04_never=quick)
+        kernels: list[psutil.Process] = []
 
-        def interrupt(number=number, kernel=kernel) -> None:
-            kernel.extend(at_work(marker))
+        def interrupt(number=number, kernels=kernels) -> None:
+            kernels.extend(process for marker in markers for process in at_work(marker))
             os.kill(os.getpid(), number)
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        assert main(["run", str(params)]) == 130
+        assert main(["run", str(params), "--jobs", "2"]) == 130
         thread.join()
-        marker.unlink()
-        assert ended(kernel, 5), "the kernel and what it started"
+        for marker in markers:
+            marker.unlink()
+        assert ended(kernels, 5), "the kernels and what they started"
         told = capsys.readouterr()
         assert "Interrupted" in told.out and told.err == ""
         run = read_json(out / "run.json")
@@ -390,11 +397,58 @@ def test_an_interruption_ends_kernels_and_keeps_what_was_finished(tmp_path, monk
         if number == signal.SIGINT:
             kept = digest(out)["01_quick.ipynb"]
             statuses = {stem: record["status"] for stem, record in run["notebooks"].items()}
-            assert statuses == {"01_quick": "finished", "02_slow": "interrupted", "03_never": "not run"}
+            slow_ones = {"02_slow": "interrupted", "03_slow": "interrupted"}
+            assert statuses == {"01_quick": "finished", **slow_ones, "04_never": "not run"}
             assert "interrupted" in (out / "index.html").read_text()
-            assert "03_never.html" not in (out / "01_quick.html").read_text(), "no link leads nowhere"
+            assert "04_never.html" not in (out / "01_quick.html").read_text(), "no link leads nowhere"
         else:
             assert digest(out)["01_quick.ipynb"] == kept, "its first report is as it was"
+
+
+MEETS = """import json, os, pathlib, time
+root, out = pathlib.Path({root!r}), pathlib.Path(os.environ["THYROID_REPORT_DIR"]).parent
+(root / os.environ["THYROID_NOTEBOOK"]).touch()
+until = time.monotonic() + 60
+while len(list(root.iterdir())) < 2:
+    assert time.monotonic() < until, "nobody comes"
+    time.sleep(0.05)
+records = json.loads((out / "run.json").read_text())["notebooks"]
+states = [record["status"] for record in records.values()]
+assert states == ["running", "running"], states
+assert (out / "index.html").read_text().count('class="status running"') == 3
+assert os.environ["OMP_NUM_THREADS"] == "3", "the threads of a notebook are its own, however many run"
+time.sleep(1)"""
+
+
+def test_notebooks_run_side_by_side_and_the_index_shows_them_at_work(tmp_path, monkeypatch):
+    (tmp_path / "met").mkdir()
+    meets = notebook("Meets", MEETS.format(root=str(tmp_path / "met")), parameters="THREADS = 3")
+    params = small_project(tmp_path, monkeypatch, n01_one=meets, n02_other=meets)
+    assert main(["run", str(params), "--jobs", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "gpu", "jobs"),
+    [
+        ([{"THREADS": 1}, {}], "", 16),
+        ([{"THREADS": 1}, {"THREADS": 3}], "", 5),
+        ([{"THREADS": 1}, {"THREADS": 0}], "", 1),
+        ([{"THREADS": 32}], "", 1),
+        ([{"THREADS": 1, "ENGINE": "dask"}, {}], "", 1),
+        ([], "", 16),
+        ([{"THREADS": 0}], "80000\n", 8),
+        ([{"THREADS": 1}], "80000\n20000\n", 2),
+        ([{"THREADS": 1}], "[N/A]\n", 1),
+    ],
+)
+def test_as_many_notebooks_run_as_have_room(monkeypatch, notebooks, gpu, jobs):
+    monkeypatch.setattr(run, "CPU_COUNT", 16)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 80_000_000}.get)
+    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(run, "answer", lambda *_: gpu)
+    assert run.default_jobs(notebooks) == jobs
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 5_000_000}.get)
+    assert run.default_jobs(notebooks) == 1, "5 GB"
 
 
 def test_a_killed_runner_leaves_no_kernel_and_the_next_run_clears_up(tmp_path, monkeypatch):

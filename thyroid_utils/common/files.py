@@ -72,9 +72,12 @@ def scratch_folder() -> Iterator[Path]:
 
     What processes that were killed have left is removed: folders of this user with a lock in them that nobody holds."""
     for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_HELD}"):
-        with suppress(OSError, Timeout), FileLock(left, timeout=0):
-            if not left.parent.is_symlink() and left.parent.stat().st_uid == os.getuid():
-                shutil.rmtree(left.parent, ignore_errors=True)
+        with suppress(OSError, Timeout):
+            if time.time() - left.stat().st_mtime < 1:
+                continue  # made this moment, and about to be held
+            with FileLock(left, timeout=0):
+                if not left.parent.is_symlink() and left.parent.stat().st_uid == os.getuid():
+                    shutil.rmtree(left.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as folder, FileLock(Path(folder, _HELD)):
         yield Path(folder)
 

@@ -50,11 +50,25 @@ def run(
     data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the data set: DATA_ROOT.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The output folder, reports/NAME unless given.")] = None,
     show_code: Annotated[bool, typer.Option("--show-code", help="Show the code unfolded in the reports.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Notebooks side by side; no number depends on it. Unless given, as many as there are cores for (THREADS each, "
+            "0 taking all, or two on a GPU) and memory (4 GB, and 8 GB on the GPU); one with ENGINE=dask.",
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Run also what nothing has changed for since its last report.")] = False,
 ) -> None:
-    """Execute the notebooks with the parameters of a file and write their reports and an index."""
+    """Execute the notebooks with the parameters of a file and write their reports and an index.
+
+    A notebook stays as it is where file, parameters, package and libraries, data and training runs are those of its report.
+    """
     from thyroid_utils.workbook.run import run_workbook
 
-    raise typer.Exit(run_workbook(params, only or (), settings or (), data_root, out, show_code))
+    raise typer.Exit(run_workbook(params, only or (), settings or (), data_root, out, show_code, jobs, again))
 
 
 @app.command()

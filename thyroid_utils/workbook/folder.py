@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import filelock
 import nbformat
 
 from thyroid_utils.common.errors import RunError
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import content_key, file_hash, write_text
 from thyroid_utils.workbook.pages import Scrubber
 from thyroid_utils.workbook.report import provenance, render_index, render_report
 
-FORMAT = 4  # of run.json; raised when its entries change
+FORMAT = 5  # of run.json; raised when its entries change
 _UNFINISHED, _READY = ".unfinished-", ".ready-"
 _FAILED = "-failed"  # of the page of a run that failed, beside the last good report
 _SUFFIXES = {"figures": (".png", ".pdf"), "tables": (".csv", ".tex")}
@@ -31,7 +31,7 @@ class ReportFolder:
     """`document` is what run.json holds, `records` its entry a notebook.
 
     A record whose notebook was begun again has under `rerun` what became of that: its status, error and page. It stays what it
-    was, with its report, until a run of the notebook finishes.
+    was, with its report, until a run of the notebook finishes. `files`: the hash of each file of a report, as it was written.
     """
 
     def __init__(self, path: Path, scrubber: Scrubber) -> None:
@@ -42,6 +42,11 @@ class ReportFolder:
     @property
     def records(self) -> dict[str, Any]:
         return self.document.get("notebooks", {})
+
+    def is_whole(self, record: Mapping[str, Any]) -> bool:
+        """Whether a finished report lies here as it was written, and no later run of its notebook came to a bad end."""
+        lies = {"metrics.json", *_files(record)} == set(record["files"]) and record["files"] == self._hashes(record)
+        return lies and record["status"] == "finished" and not record["rerun"]
 
     def staging(self, stem: str) -> Path:
         """An empty hidden folder to work in."""
@@ -75,24 +80,26 @@ class ReportFolder:
         node = nbformat.read(staging / f"{stem}.ipynb", as_version=4)
         write_text(self.path / f"{failed}.ipynb", nbformat.writes(node) + "\n")
         write_text(self.path / f"{failed}.html", self._page({**record, "stem": failed, "good": f"{stem}.html"}, node, {}))
-        self.mark(stem, "failed", error=record["error"], page=f"{failed}.html")
+        self._mark(stem, "failed", error=record["error"], page=f"{failed}.html")
+        self.write_index()
         shutil.rmtree(staging)
 
-    def mark(self, stem: str, status: str, **told: Any) -> None:
+    def _mark(self, stem: str, status: str, **told: Any) -> None:
         """Say on a report's page what became of the run that should have replaced it."""
         self.records[stem]["rerun"].update(status=status, before=None, **told)
         self._write_page(stem)
-        self.write_index()
 
     def close(self, status: str) -> None:
         """Clear up and write what is said of the run as a whole."""
         for folder in self.path.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for record in self.records.values():
-            if record["status"] == "waiting":
-                record["status"] = "not run"
-            if record["rerun"] and record["rerun"]["status"] == "waiting":
-                record["rerun"] = record["rerun"].get("before")  # what an earlier run left is still so
+        for stem, record in self.records.items():
+            begun_again = record["rerun"]
+            if begun_again and begun_again["status"] == "waiting":
+                record["rerun"] = begun_again.get("before")  # what an earlier run left is still so
+            elif begun_again and begun_again["status"] == "running":
+                self._mark(stem, "interrupted")
+            record["status"] = {"waiting": "not run", "running": "interrupted"}.get(record["status"], record["status"])
         self.document["status"] = status
         self.write_index()
 
@@ -102,15 +109,8 @@ class ReportFolder:
             if self.document and (ready / "record.json").is_file():
                 self._settle(ready)
             shutil.rmtree(ready, ignore_errors=True)
-        if self.document.get("status") != "running":
-            return
-        for stem, record in self.records.items():
-            if (self.path / f"{_UNFINISHED}{stem}").is_dir():
-                if record["rerun"]:
-                    self.mark(stem, "interrupted")
-                else:
-                    record["status"] = "interrupted"
-        self.close("interrupted")
+        if self.document.get("status") == "running":
+            self.close("interrupted")
 
     def write_index(self) -> None:
         """run.json first: it marks the folder as one of this workbook."""
@@ -134,6 +134,7 @@ class ReportFolder:
             (self.path / file).unlink(missing_ok=True)
         found = {name: known for name, known in self.records.items() if name not in renamed} | {stem: record}
         self.document["notebooks"] = {name: found[name] for name in sorted(found)}
+        record["files"] = self._hashes(record)
         for neighbour in self._neighbours(stem).values():
             if neighbour:
                 self._write_page(neighbour["stem"])
@@ -143,7 +144,15 @@ class ReportFolder:
     def _write_page(self, stem: str) -> None:
         node = nbformat.read(self.path / f"{stem}.ipynb", as_version=4)
         metrics = _read_json(self.path / "metrics.json").get(stem, {})
-        write_text(self.path / f"{stem}.html", self._page(self.records[stem], node, metrics))
+        page = write_text(self.path / f"{stem}.html", self._page(self.records[stem], node, metrics))
+        self.records[stem]["files"][page.name] = file_hash(page)
+
+    def _hashes(self, record: Mapping[str, Any]) -> dict[str, str]:
+        hashes = {"metrics.json": content_key(_read_json(self.path / "metrics.json").get(record["stem"]))}
+        for file in _files(record):
+            with suppress(OSError):
+                hashes[file] = file_hash(self.path / file)
+        return hashes
 
     def _page(self, record: Mapping[str, Any], node: nbformat.NotebookNode, metrics: dict[str, Any]) -> str:
         return render_report(node, record, self.document, self._neighbours(record["stem"]), provenance(metrics))

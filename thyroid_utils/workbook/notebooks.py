@@ -34,41 +34,46 @@ _PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
 
 
 class Interruption:
-    """Ctrl-C and its like: while entered, SIGINT, SIGTERM and SIGHUP raise nothing, they set `requested` and end the kernel.
+    """Ctrl-C and its like: while entered, SIGINT, SIGTERM and SIGHUP raise nothing, they set `requested` and end the kernels.
 
     An exception out of a signal handler could strike between two files that belong together, or in the middle of the event loop
-    that talks to the kernel. `manager` is that of the kernel at work, from before it starts.
+    that talks to a kernel. `managers` are those of the kernels at work, from before they start.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.requested = False
-        self.manager: KernelManager | None = None
+        self.managers: list[KernelManager] = []
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        self._earlier = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+        self._earlier = {number: signal.signal(number, self.request) for number in self._SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
-    def _handle(self, *_: object) -> None:
-        """Let the cell at work clean up after itself, and end what is left after a moment."""
+    def request(self, *_: object) -> None:
+        """Let the cells at work clean up after themselves, and end what is left after a moment."""
         self.requested = True
-        self.send(signal.SIGINT)
-        timer = threading.Timer(_PATIENCE, self.send, [signal.SIGKILL])
+        self._send(signal.SIGINT)
+        timer = threading.Timer(_PATIENCE, self._send, [signal.SIGKILL])
         timer.daemon = True
         timer.start()
 
-    def send(self, number: int) -> None:
-        """A signal to the kernel and its children, if there are any."""
-        group = getattr(self.manager and self.manager.provisioner, "pgid", None)  # of the kernel and of whatever it started
-        if group is not None:
-            with suppress(ProcessLookupError, PermissionError):  # all have ended, the usual case
-                os.killpg(group, number)
+    def _send(self, number: int) -> None:
+        for manager in list(self.managers):
+            _send(manager, number)
+
+
+def _send(manager: KernelManager, number: int) -> None:
+    """A signal to a kernel and its children, if there are any."""
+    group = getattr(manager.provisioner, "pgid", None)  # of the kernel and of whatever it started
+    if group is not None:
+        with suppress(ProcessLookupError, PermissionError):  # all have ended, the usual case
+            os.killpg(group, number)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def _run_cells(
         client = _client(node, scratch)
         # What the kernel tells outside of cells is no business of the terminal.
         options = {"cwd": str(scratch), "env": _environment(variables), "stdout": log, "stderr": log}
-        interruption.manager, place = client.km, 0
+        manager, place = client.km, 0
+        interruption.managers.append(manager)
         try:
             with client.setup_kernel(cleanup_kc=True, **options):
                 for place, cell in enumerate(node.cells):
@@ -143,8 +149,8 @@ def _run_cells(
                 node.cells[place].outputs.append(output)
             return Failure(line, place, "DeadKernelError")
         finally:
-            interruption.send(signal.SIGKILL)
-            interruption.manager = None
+            _send(manager, signal.SIGKILL)
+            interruption.managers.remove(manager)
     return None
 
 

@@ -1,24 +1,30 @@
-"""From a parameter file to a folder of reports: one notebook after the other, and what became of each."""
+"""From a parameter file to a folder of reports: notebooks side by side, and what became of each."""
 
+import os
+import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import torch
+from dask.system import CPU_COUNT  # what this process may use, in a container too
 from rich.console import Console
-from rich.status import Status
 from rich.text import Text
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import RunError
-from thyroid_utils.common.machine import commit
+from thyroid_utils.common.machine import answer, commit
 from thyroid_utils.data.readers import OWN
 from thyroid_utils.training.ledger import check_ledger
 from thyroid_utils.workbook.checks import check_notebooks
 from thyroid_utils.workbook.folder import FORMAT, ReportFolder, only_process, recover_folders
+from thyroid_utils.workbook.kept import made_of, sources, surroundings
 from thyroid_utils.workbook.notebooks import (
     ELSEWHERE,
     Failure,
@@ -35,6 +41,7 @@ from thyroid_utils.workbook.report import mentioned_runs, recorded_answer, recor
 
 # How a run ends: what it is called in run.json → exit code, and what is printed. The first that holds of any notebook counts.
 _ENDS = {"interrupted": (130, "Interrupted"), "failed": (1, "Done, with a notebook that failed"), "finished": (0, "Done")}
+_MEMORY, _GPU_MEMORY = 4e9, 8e9  # bytes that a notebook may take
 
 
 def run_workbook(
@@ -44,6 +51,8 @@ def run_workbook(
     data_root: Path | None = None,
     out: Path | None = None,
     show_code: bool = False,
+    jobs: int | None = None,
+    again: bool = False,
 ) -> int:
     """Run the notebooks and write their reports; returns the exit code (0 fine, 1 a notebook failed, 130 interrupted).
 
@@ -54,6 +63,9 @@ def run_workbook(
         data_root: DATA_ROOT of every notebook.
         out: the output folder, else reports/NAME.
         show_code: show code unfolded.
+        jobs: how many notebooks at a time; None takes what this machine has room for (`default_jobs`). Numbers do not depend on
+            it: PyTorch has as many threads as the notebook's THREADS says.
+        again: run also those whose finished report nothing has changed for, which are kept otherwise (`kept.sources`).
 
     Raises:
         ParameterError: what the parameters cannot mean, before anything runs.
@@ -67,9 +79,9 @@ def run_workbook(
     check_ledger()
     check_notebooks(notebooks, given)
     with only_process(path, [notebook.stem for notebook in notebooks]), Interruption() as interruption:
-        run = _Run(path, file, notebooks, given, show_code)
+        run = _Run(path, file, notebooks, given, show_code, again)
         try:
-            return run.execute(interruption)
+            return run.execute(interruption, jobs)
         except OSError as error:
             with suppress(OSError):  # the last word of the index, where clearing up has made room for it
                 run.folder.close("interrupted")
@@ -77,27 +89,49 @@ def run_workbook(
             raise RunError(f"{told}; what was finished is kept, put that right and run again") from error
 
 
-class _Run:
-    """The state of one run."""
+def default_jobs(notebooks: Iterable[Mapping[str, Any]]) -> int:
+    """How many notebooks with these parameters have room side by side: cores for PyTorch's threads in each (on a GPU two),
+    memory, and a GPU's. One where a notebook shares the machine out among workers of its own."""
+    notebooks = list(notebooks)
+    if any(values.get("ENGINE") == "dask" for values in notebooks):
+        return 1
+    room = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _MEMORY]
+    if torch.cuda.is_available():
+        free = re.findall(r"^\d+$", answer("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits") or "", re.M)
+        room += [CPU_COUNT / 2, min(map(int, free), default=0) * 2**20 / _GPU_MEMORY]
+    else:
+        room += [CPU_COUNT / max((values.get("THREADS", 1) or CPU_COUNT for values in notebooks), default=1)]
+    return max(1, int(min(room)))
 
-    def __init__(self, path: Path, file: ParameterFile, notebooks: list[Path], given: dict, show_code: bool) -> None:
-        self.notebooks, self.given, self.show_code = notebooks, given, show_code
+
+class _Run:
+    """The state of one run. Its notebooks are executed by threads, of which one at a time writes."""
+
+    def __init__(self, path: Path, file: ParameterFile, notebooks: list[Path], given: dict, show_code: bool, again: bool) -> None:
+        self.given, self.show_code = given, show_code
+        self.values = {notebook.stem: _defaults(notebook) | given[notebook.stem] for notebook in notebooks}
         roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
         self.scrubber = Scrubber([path], roots)
-        self.named = any(_may_name_patients(notebook, given[notebook.stem]) for notebook in notebooks)
+        self.named = any(map(_may_name_patients, self.values.values()))
         self.folder = ReportFolder(path, self.scrubber)
         self.made_with = {"parameter_file": file.path.name, **describe()}
         self.started = time.monotonic()
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.status, self.at_work, self.writing = self.console.status(""), {}, threading.Lock()
+        self.told, around = [file.path.name, file.title, show_code], surroundings()
+        self.sources = {notebook.stem: self._sources(notebook, around) for notebook in notebooks}
         known = [notebook.stem for notebook in numbered_notebooks()]
-        again, earlier = [notebook.stem for notebook in notebooks], self.folder.records
         records = {notebook.stem: self._new_record(notebook, "waiting") for notebook in notebooks}
-        for stem, record in earlier.items():
+        for stem, record in self.folder.records.items():
             if all((path / f"{stem}.{kind}").is_file() for kind in ("html", "ipynb")):
-                records[stem] = record | {"earlier": True}
-                if stem in again:
+                records[stem] = record | {"earlier": True, "kept": False}
+                if stem in self.sources:
+                    made = None if again else made_of(self.sources[stem], record["runs"])
+                    records[stem]["kept"] = made is not None and record["made_of"] == made and self.folder.is_whole(record)
+                if stem in self.sources and not records[stem]["kept"]:
                     waiting = {"status": "waiting", "started": _now(), "error": None, "page": None}
                     records[stem]["rerun"] = waiting | {"before": record["rerun"]}
+        self.notebooks = [notebook for notebook in notebooks if not records[notebook.stem]["kept"]]
         self.folder.document = {
             "format": FORMAT,
             "title": file.title,
@@ -110,14 +144,15 @@ class _Run:
             "notebooks": {stem: records[stem] for stem in sorted(records)},
         }
 
-    def execute(self, interruption: Interruption) -> int:
+    def execute(self, interruption: Interruption, jobs: int | None) -> int:
         self._write_index()
-        ended = []
-        with self.console.status("") as status:
-            for notebook in self.notebooks:
-                ended.append(self._execute_one(notebook, status, interruption))
-                if ended[-1] == "interrupted":
-                    break
+        for stem, record in self.folder.records.items():
+            if record["kept"]:
+                self.console.print(f"{stem}: kept, nothing has changed since {record['started'][:16].replace('T', ' ')}")
+        ended = ["finished"]
+        jobs = jobs or default_jobs(self.values[notebook.stem] for notebook in self.notebooks)
+        with self.status, ThreadPoolExecutor(jobs) as pool:
+            ended += pool.map(lambda notebook: self._execute_one(notebook, interruption), self.notebooks)
         result = next(word for word in _ENDS if word in ended)
         self._write_index()
         self.folder.close(result)
@@ -126,35 +161,60 @@ class _Run:
         self.console.print(f"{told} in {duration}: {seen_from_here(self.folder.path / 'index.html')}")
         return code
 
-    def _execute_one(self, notebook: Path, status: Status, interruption: Interruption) -> str:
-        """How it ended. A good report of an earlier run is replaced by that of a run that finishes, and by no other."""
-        stem, started, folder = notebook.stem, time.monotonic(), self.folder
-        staging, last = folder.staging(stem), folder.records[stem]
-        status.update(Text(stem))
-        executed, failure = execute_notebook(
-            notebook,
-            self.given[stem],
-            variables={"THYROID_REPORT_DIR": str(staging), "THYROID_NOTEBOOK": stem},
-            progress=lambda heading: status.update(Text(f"{stem}: {heading}")),
-            interruption=interruption,
-        )
-        if failure and interruption.requested:
-            if last["rerun"]:
-                folder.mark(stem, "interrupted")
-            else:
-                last["status"] = "interrupted"
+    def _execute_one(self, notebook: Path, interruption: Interruption) -> str:
+        """How it ended, the record and the index saying so. One that cannot be written ends the others."""
+        if interruption.requested:
             return "interrupted"
+        stem, started, last = notebook.stem, time.monotonic(), self.folder.records[notebook.stem]
+        state, threads = last["rerun"] or last, self.values[stem].get("THREADS")
+        try:
+            with self.writing:
+                state["status"] = "running"
+                self._write_index()
+            self._show(stem, stem)
+            staging = self.folder.staging(stem)
+            variables = {"THYROID_REPORT_DIR": str(staging), "THYROID_NOTEBOOK": stem}
+            executed, failure = execute_notebook(
+                notebook,
+                self.given[stem],
+                variables=variables | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+                progress=lambda heading: self._show(stem, f"{stem}: {heading}"),
+                interruption=interruption,
+            )
+            if failure and interruption.requested:
+                return "interrupted"
+            with self.writing:
+                return self._keep(notebook, executed, failure, staging, time.monotonic() - started)
+        except BaseException:
+            state["status"] = "waiting"  # what an earlier run left is still so
+            interruption.request()
+            raise
+        finally:
+            self._show(stem, "")
+
+    def _show(self, stem: str, doing: str) -> None:
+        """In the terminal, a line a notebook at work."""
+        self.at_work[stem] = doing
+        self.status.update(Text("\n".join(filter(None, self.at_work.values()))))
+
+    def _keep(
+        self, notebook: Path, executed: nbformat.NotebookNode, failure: Failure | None, staging: Path, duration: float
+    ) -> str:
+        """How it ended. A good report of an earlier run is replaced by that of a run that finishes, and by no other."""
+        stem, folder = notebook.stem, self.folder
         if self.named:
             without_messages(executed)
         record = self._new_record(notebook, "failed" if failure else "finished", executed, failure)
-        record["duration"] = round(time.monotonic() - started, 2)
+        record["duration"] = round(duration, 2)
+        if self._sources(notebook, surroundings()) == self.sources[stem]:  # else nobody knows which of both it is from
+            record["made_of"] = made_of(self.sources[stem], record["runs"])
         folder.stage(executed, record, staging)
-        stays = failure is not None and last["status"] == "finished"
+        stays = failure is not None and folder.records[stem]["status"] == "finished"
+        self.folder.document["duration"] = round(time.monotonic() - self.started, 2)
         if stays:
             folder.keep_beside(staging, record)
         else:
             folder.install(staging, stem)
-        self._write_index()
         self.console.print(f"{stem}: {record['status']} in {duration_text(record['duration'])}")
         if failure:
             told = failure.told if self.named else failure.line
@@ -185,18 +245,27 @@ class _Run:
             "tables": recorded_outputs(node, "table"),
             "show_code": self.show_code,
             "earlier": False,
+            "kept": False,
             "rerun": None,
+            "made_of": None,
+            "files": {},
         }
         return self.scrubber.anything(record)
+
+    def _sources(self, notebook: Path, around: str) -> str:
+        return sources(notebook, self.values[notebook.stem], around, *self.told)
 
     def _write_index(self) -> None:
         self.folder.document["duration"] = round(time.monotonic() - self.started, 2)
         self.folder.write_index()
 
 
-def _may_name_patients(notebook: Path, given: dict[str, Any]) -> bool:
+def _defaults(notebook: Path) -> dict[str, Any]:
+    return {name: found.default for name, found in declared_parameters(notebook).items()}
+
+
+def _may_name_patients(values: Mapping[str, Any]) -> bool:
     """Whether a notebook reads a user's own images, whose files may be called by patients, and nobody said that they are not."""
-    values = {name: found.default for name, found in declared_parameters(notebook).items()} | given
     return values.get("DATASET") in OWN and not (values.get("DATA_OPTIONS") or {}).get("keep_names")
 
 
