@@ -56,7 +56,7 @@ def run(
             min=1,
             metavar="N",
             show_default=False,
-            help="Notebooks side by side; no number depends on it. Unless given, as many as there are cores for (THREADS each, "
+            help="Notebooks side by side; no result depends on it. Unless given, as many as there are cores for (THREADS each, "
             "0 taking all, or two on a GPU) and memory (4 GB, and 8 GB on the GPU); one with ENGINE=dask.",
         ),
     ] = None,

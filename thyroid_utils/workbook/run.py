@@ -63,7 +63,7 @@ def run_workbook(
         data_root: DATA_ROOT of every notebook.
         out: the output folder, else reports/NAME.
         show_code: show code unfolded.
-        jobs: how many notebooks at a time; None takes what this machine has room for (`default_jobs`). Numbers do not depend on
+        jobs: how many notebooks at a time; None takes what this machine has room for (`default_jobs`). Results do not depend on
             it: PyTorch has as many threads as the notebook's THREADS says.
         again: run also those whose finished report nothing has changed for, which are kept otherwise (`kept.sources`).
 
@@ -117,7 +117,8 @@ class _Run:
         self.made_with = {"parameter_file": file.path.name, **describe()}
         self.started = time.monotonic()
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
-        self.status, self.at_work, self.writing = self.console.status(""), {}, threading.Lock()
+        self.status, self.at_work = self.console.status(""), dict.fromkeys(given, "")
+        self.writing = threading.Lock()
         self.told, around = [file.path.name, file.title, show_code], surroundings()
         self.sources = {notebook.stem: self._sources(notebook, around) for notebook in notebooks}
         known = [notebook.stem for notebook in numbered_notebooks()]
