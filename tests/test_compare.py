@@ -51,6 +51,8 @@ def test_having_counts_where_it_leaves_something_out(tmp_path, masked, kept):
     put(tmp_path, *(f"{side}_mask/{file}.png" for side, file in zip(masked, "ab", strict=False)), pixels=SPOT)
     own = {"DATASET": "folders", "DATA_ROOT": str(tmp_path), "DATA_OPTIONS": {"having": ["mask"]}}
     assert shared_settings(PARAMETERS | own, "classification")["data"]["options"] == kept
+    own["DATA_ROOT"] += "/absent"
+    assert shared_settings(PARAMETERS | own, "classification")["data"]["options"] == {"having": ["mask"]}
 
 
 def test_configs_differ_in_what_is_compared_alone():

@@ -80,7 +80,10 @@ def _options_that_count(data: str) -> dict[str, Any]:
     asked = json.loads(data)
     source = asked["dataset"], asked.get("root")
     others = {name: value for name, value in asked["options"].items() if name != "having"}
-    idle = len(load_cases(*source, **asked["options"])) == len(load_cases(*source, **others))
+    try:
+        idle = len(load_cases(*source, **asked["options"])) == len(load_cases(*source, **others))
+    except DataError:  # told where the data are needed
+        idle = False
     return others if idle else asked["options"]
 
 
