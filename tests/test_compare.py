@@ -91,6 +91,7 @@ def test_folds_are_one_config_each_or_one_split_and_a_reason(tmp_path, monkeypat
     assert [(config.seed, config.split.folds, config.split.fold) for config in configs] == [
         (seed, 4, fold) for seed in (3, 1) for fold in range(4)
     ]
+    assert [shared_settings({**PARAMETERS, "FOLDS": 4}, task)["split"]["folds"] for task in ("segmentation", "joint")] == [4, 4]
     assert capsys.readouterr().out == ""
     few = {**PARAMETERS, "FOLDS": 5}
     assert [shared_settings(few, "classification")["split"]["folds"] for _ in range(2)] == [0, 0]

@@ -70,6 +70,7 @@ def shared_settings(parameters: Mapping[str, Any], task: str, prefix: str = "", 
         settings["data"]["options"] = _options_that_count(json.dumps(settings["data"]))
     if settings["split"].get("folds"):
         asked = {name: settings[name] for name in ("task", "data", "split")}
+        asked |= {"model": {"name": "any"}, "loss": {"name": "any"}}  # on which a split does not depend
         settings["split"]["folds"] = _possible_folds(json.dumps(asked), settings["split"]["folds"])
     return settings
 
