@@ -19,7 +19,7 @@ from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.training import engine
-from thyroid_utils.training.data import split_data
+from thyroid_utils.training.data import gpu_bytes, split_data
 from thyroid_utils.training.engine import ENGINES, Failure, RunsFailed, plan_workers, run_all
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import list_runs, run_hash, run_lock
@@ -177,8 +177,8 @@ def test_a_worker_that_dies_or_is_of_another_recipe_or_folder_is_told(monkeypatc
         run_all(seeds(1), "dask", scheduler)
 
 
-def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8, threads: int | None = None):
-    """gpus: how many there are, or which are visible."""
+def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8, threads: int | None = None, free: int = 4):
+    """gpus: how many there are, or which are visible; free: GiB of each."""
     listed = gpus if isinstance(gpus, str) else ""
     count = len(listed.split(",")) if listed else gpus
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
@@ -186,6 +186,7 @@ def plan(configs: list[RunConfig], monkeypatch, gpus: str | int, cores: int = 8,
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))
     return plan_workers(configs, threads)
 
 
@@ -195,6 +196,10 @@ def test_one_gpu_a_worker_and_cpu_workers_that_share_the_cores(monkeypatch, caps
     assert plan(configs[:2], monkeypatch, 4) == (["0", "1", "2", "3"], 2, 4)
     assert plan(configs, monkeypatch, "5,GPU-7a") == (["5", "GPU-7a"], 2, 4)
     assert plan(configs, monkeypatch, 4, threads=3) == (["0", "1", "2", "3"], 4, 3)
+    # A run takes 2.1 of half the GiB: two fit into 9, and of 80 four are taken, or one a core.
+    assert plan(configs, monkeypatch, 1, free=9) == (["0", "0"], 2, 4)
+    assert plan(configs, monkeypatch, 2, free=80) == (["0", "1"] * 4, 6, 1)
+    assert plan(configs, monkeypatch, 2, free=80, cores=4) == (["0", "1"] * 2, 4, 1)
     pairs = [RunConfig(training={"devices": 2}, seed=seed) for seed in range(6)]
     assert plan(pairs, monkeypatch, 5) == (["0,1", "2,3"], 2, 4)
     configs = [RunConfig(training={"device": "cpu"}, seed=seed) for seed in range(6)]
@@ -202,6 +207,12 @@ def test_one_gpu_a_worker_and_cpu_workers_that_share_the_cores(monkeypatch, caps
     assert not capsys.readouterr().out
     assert plan(configs, monkeypatch, 0, cores=2) == ([], 1, 4)
     assert "one worker of 4 threads on 2 cores" in capsys.readouterr().out
+
+
+def test_what_a_run_takes_of_a_gpu_by_hand():
+    """Twice what the layers give out: (1536 + 588) · 3 of convolutions, normalisations and rectifiers, 12 · 3 and 2."""
+    weights = 162 + 12 + 648 + 24 + 26
+    assert gpu_bytes(tiny_config()) == 2**30 + 4 * (5 * weights + 2 * 4 * (3 * (1536 + 588) + 3 * 12 + 2))
 
 
 _CALLER = """

@@ -1,5 +1,6 @@
 """From a config to what a run is trained on and with: the split case table, the preprocessed arrays, network and loss."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.table import data_fingerprint
 from thyroid_utils.data.videos import recover_patients
-from thyroid_utils.models.networks import architecture, check_weights
+from thyroid_utils.models.networks import Network, architecture, check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
@@ -198,6 +199,39 @@ def build(config: RunConfig, channels: int, weights: str, labels: np.ndarray | N
         torch.manual_seed(derived_seed(config.seed))
         network = TASKS[config.task].network(config, channels, weights)
     return network, criterion
+
+
+def built_of(config: RunConfig) -> str:
+    """What decides whether `check_config` finds a fault."""
+    training = config.training.batch_size, config.training.devices, config.training.class_balance
+    parts = [config.task, config.model.model_dump(), config.loss.model_dump(), config.preprocessing, config.augmentation]
+    return json.dumps([*parts, config.size, training])
+
+
+def check_config(config: RunConfig) -> Network:
+    """Build the network, with random values, and its loss, as nothing else knows their options, and return it.
+
+    Raises:
+        ConfigError, DataError, ValueError: names, options, weights or a size that cannot be.
+    """
+    channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
+    network = build(config, channels, "none", None)[0]
+    network.check_size(size, size)
+    return network
+
+
+def gpu_bytes(config: RunConfig) -> int:
+    """What a training is thought to take of a GPU, rather too much than too little: a GiB for CUDA itself, weights with gradient,
+    two moments and the best so far, and twice what all layers give out for a batch; without its arrays."""
+    network, given = check_config(config).to("meta").eval(), []
+    for module in network.modules():
+        if not any(module.children()):
+            module.register_forward_hook(lambda _, __, out: given.append(out.numel() if isinstance(out, torch.Tensor) else 0))
+    size = config.size or architecture(config.model.name).size
+    with torch.inference_mode():
+        network(torch.zeros(1, network.in_channels, size, size, device="meta"))
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return 2**30 + 4 * (5 * weights + 2 * config.training.batch_size * sum(given))
 
 
 def check_steps(config: RunConfig, images: int) -> None:

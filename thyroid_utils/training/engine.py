@@ -26,8 +26,7 @@ from thyroid_utils.common.files import scratch_folder
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
 from thyroid_utils.common.words import count
-from thyroid_utils.models.networks import Network, architecture
-from thyroid_utils.training.data import SplitData, build, check_steps, input_pipeline, split_data
+from thyroid_utils.training.data import SplitData, built_of, check_config, check_steps, gpu_bytes, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, SHORT, Run, RunBusy, RunDamaged, find_run, run_hash
 from thyroid_utils.training.state import choose_device
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 ENGINES = ("serial", "dask")
+_AT_ONCE = 4  # runs on a GPU at most: what one leaves idle, a few others fill
 _SHARED_FOLDER_PATIENCE = 60.0  # seconds that a network file system may take to show what another machine has written
 
 
@@ -80,8 +80,8 @@ def run_all(
         engine: "serial", or "dask" for several at once. A script that asks for dask without an address needs the usual
             `if __name__ == "__main__":`, as its workers are started from it.
         address: with "dask": of a scheduler whose workers see the same folders, such as tcp://HOST:8786. None starts workers on
-            this machine, which nobody else can reach, and ends them: one a GPU (one for `training.devices` GPUs), without GPUs
-            as many as have cores for their threads.
+            this machine, which nobody else can reach, and ends them: up to four a GPU, as its free memory and the cores allow
+            (one for `training.devices` GPUs), without GPUs as many as have cores for their threads.
         threads: of PyTorch in a run; None takes `torch.get_num_threads()` of this process, on workers that share GPUs no
             more than there are cores. On the CPU, equal numbers of threads give equal results to the last bit, on any engine
             and any number of workers; so with "dask" on the CPU set it to 1 or a few, that several workers have room.
@@ -170,25 +170,6 @@ def _check(config: RunConfig, built: set[str], here: bool) -> None:
     if key not in built:
         built.add(key)
         check_config(config)
-
-
-def built_of(config: RunConfig) -> str:
-    """What decides whether `check_config` finds a fault."""
-    training = config.training.batch_size, config.training.devices, config.training.class_balance
-    parts = [config.task, config.model.model_dump(), config.loss.model_dump(), config.preprocessing, config.augmentation]
-    return json.dumps([*parts, config.size, training])
-
-
-def check_config(config: RunConfig) -> Network:
-    """Build the network, with random values, and its loss, as nothing else knows their options, and return it.
-
-    Raises:
-        ConfigError, DataError, ValueError: names, options, weights or a size that cannot be.
-    """
-    channels, size = input_pipeline(config).channels, config.size or architecture(config.model.name).size
-    network = build(config, channels, "none", None)[0]
-    network.check_size(size, size)
-    return network
 
 
 def _attempt(config: RunConfig, wait: bool, threads: int, progress: Progress | None = None) -> Run | Failure | None:
@@ -318,6 +299,10 @@ def plan_workers(configs: list[RunConfig], threads: int | None) -> tuple[list[st
     count, listed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = listed.split(",")[:count] if listed else [str(number) for number in range(count)]
     groups = [",".join(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
+    if each == 1 and len(configs) > len(groups):
+        kinds = {built_of(config): config for config in configs if config.training.device != "cpu"}
+        room = torch.cuda.mem_get_info(0)[0] // 2 // max(map(gpu_bytes, kinds.values()))  # the other half for their arrays
+        groups *= max(1, min(_AT_ONCE, room, CPU_COUNT // len(groups)))
     number = min(len(groups), len(configs))
     return groups, number, threads or max(1, min(chosen, CPU_COUNT // number))
 

@@ -20,7 +20,7 @@ from thyroid_utils.inference.cam import chosen_layer
 from thyroid_utils.models.networks import Network
 from thyroid_utils.models.weights import WeightsError
 from thyroid_utils.studies.compare import FIELDS
-from thyroid_utils.training.engine import built_of, check_config
+from thyroid_utils.training.data import built_of, check_config
 from thyroid_utils.workbook.notebooks import read_notebook
 from thyroid_utils.workbook.parameters import declared_parameters
 
