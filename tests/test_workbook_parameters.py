@@ -187,7 +187,7 @@ def test_what_can_be_trained_passes(name):
 @pytest.mark.parametrize("name", ["quick", "phantoms", "ddti", "own"])
 def test_06_and_07_take_the_classifiers_that_03_compares_and_a_segmenter_of_04(name):
     given, made = parameters_by_notebook(read_parameter_file(paths.params_dir() / f"{name}.yaml")), {}
-    for path in select_notebooks(["03", "04", "06", "07", "10"]):
+    for path in select_notebooks(["03", "04", "05", "06", "07", "10"]):
         values = {key: found.default for key, found in declared_parameters(path).items()} | given[path.stem]
         for config in _configs(path, values):
             made.setdefault((path.stem[:2], config.task), []).append(str(identity(config)))
@@ -196,6 +196,8 @@ def test_06_and_07_take_the_classifiers_that_03_compares_and_a_segmenter_of_04(n
         assert [told for told in made["03", "classification"] if told not in again] == made[number, "classification"]
         assert all("'weights': 'none'" in told for told in again), "03 alone trains some from scratch, too"
         assert set(made[number, "segmentation"]) <= set(made["04", "segmentation"])
+    if name in ("ddti", "own"):
+        assert set(made["04", "segmentation"]) & set(made["05", "segmentation"]), "one of the losses is that of 04"
     if name == "ddti":  # where the images are those of 03, too
         assert made["10", "classification"] == made["06", "classification"]
 
