@@ -17,6 +17,7 @@ from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, Findings
 from thyroid_utils.inference.nodule_measures import nodule_measures
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.uncertainty import augmented_views, label_uncertainty, map_uncertainty
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.studies.dual_stage import predicted_mask
@@ -88,6 +89,20 @@ def test_findings_are_what_the_runs_say(stage, runs, findings):
         assert finding.uncertainty["entropy"] == pytest.approx(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
         assert min(finding.row()[f"seconds_{name}"] for name in STAGES) >= 0
     assert {finding.called for finding in findings} == {False, True}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_one_networks_uncertainty_is_that_of_ten_views_each_asked(runs, findings, mirror):
+    stage = stage_of(runs["frame"], runs["segmenter"], mirror=mirror)
+    found = asked(stage, *(finding.frame for finding in findings[:3]))
+    own = [np.stack([predictor.pipeline(finding.frame).image for finding in found]) for _, predictor in stage.roles()]
+    odds = np.log(1 / augmented_views(stage.classifier.probabilities, own[0]) - 1)
+    (scale,) = stage.networks["classifier"].calibrations
+    slow = label_uncertainty(1 / (1 + np.exp(scale.slope * odds - scale.intercept)))
+    maps = map_uncertainty(augmented_views(stage.segmenter.maps, own[1]))
+    for name, expected in (("sd", slow["sd"]), *((f"map_{key}", maps[key]) for key in ("disagreement", "soft_dice_loss"))):
+        np.testing.assert_allclose([finding.uncertainty[name] for finding in found], expected, atol=1e-6)
+    assert slow["sd"].min() > 0
 
 
 def test_one_bad_image_is_one_finding_and_no_file_name_is_told(stage, findings, tmp_path):

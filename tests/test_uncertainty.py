@@ -80,6 +80,8 @@ def test_a_seed_that_knows_nothing_views_by_hand_and_the_same_draws_for_an_image
     samples = augmented_views(lambda images: images[:, 0, 0, 0], image, shift=1)
     # upper left pixel: as it is, up, down (border repeated), left, right (border repeated); then mirrored
     assert samples[:, 0].tolist() == [0, 3, 0, 1, 0, 2, 5, 2, 2, 1]
+    told = augmented_views(lambda images: images[:, 0, 0, 0], image, shift=1, first=np.array([7.0]))
+    assert told[:, 0].tolist() == [7, 3, 0, 1, 0, 2, 5, 2, 2, 1], "what is known is not asked again"
     network = tiny_network(3, 2)
     inputs = _inputs(6)
     whole = mc_dropout(network, inputs, passes=20, seed=1)

@@ -18,6 +18,7 @@ import torch
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.common.words import count
@@ -123,7 +124,8 @@ def cam_maps(
 
 def as_images(network: nn.Module, inputs: np.ndarray) -> torch.Tensor:
     """A batch on the network's device."""
-    return torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(next(network.parameters()).device)
+    images = torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
+    return images.to(next(network.parameters()).device, memory_format=torch.channels_last)
 
 
 def chosen_layer(network: nn.Module, layer: TargetLayer | str | None, size: tuple[int, int] | None = None) -> TargetLayer:
@@ -137,14 +139,17 @@ def _raw_maps(
     network: nn.Module, layer: TargetLayer, method: str, images: torch.Tensor, targets: Sequence[Target], batch_size: int
 ) -> np.ndarray:
     """Maps (batch, rows, columns) after the ReLU, at the layer's own resolution."""
+    edges: list[GradientEdge] = []
+    note = layer.module.register_forward_hook(lambda _, given, output: edges.append(get_gradient_edge(output)))
     cam = CAM_METHODS[method](network, [layer.module], layer.reshape)
     cam.batch_size, held = batch_size, cam.activations_and_grads
     try:
-        outputs = held(images.requires_grad_(cam.uses_gradients))
-        if cam.uses_gradients:  # those of the layer are kept on the way; parameters get none
-            torch.autograd.grad(sum(target(output) for target, output in zip(targets, outputs, strict=True)), images)
+        outputs = held(images.requires_grad_())
+        if cam.uses_gradients:  # those of the layer are kept on the way, which ends there; parameters get none
+            torch.autograd.grad(sum(target(output) for target, output in zip(targets, outputs, strict=True)), edges)
         activations, *gradients = (values.numpy() for values in (*held.activations, *held.gradients))
     finally:
+        note.remove()
         held.release()
     if activations.ndim != 4:
         kind = type(layer.module).__name__

@@ -8,7 +8,7 @@ finding with an `error`, and the others go on. For research only: nothing here i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -30,7 +30,6 @@ from thyroid_utils.preprocess.steps import Sample, luma
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
-from thyroid_utils.scores.probabilities import logit
 from thyroid_utils.training.ledger import RECIPE
 
 CLASSIFIER, SEGMENTER = "classifier", "segmenter"
@@ -197,7 +196,7 @@ class DualStage:
                 finding.map = finding.samples[SEGMENTER][0].geometry.to_original(found, smooth=True)
                 finding.mask = binarise(finding.map)
         with _timed(spent, "uncertainty"):
-            views = maps if len(maps) > 1 else augmented_views(self.segmenter.maps, _inputs(samples))
+            views = maps if len(maps) > 1 else self._views(self.segmenter.maps, samples, maps[0])
             doubts = map_uncertainty(views)[["disagreement", "soft_dice_loss"]].add_prefix("map_").to_dict("records")
         for finding, doubt in zip(batch, doubts, strict=True):
             finding.uncertainty = doubt
@@ -213,8 +212,9 @@ class DualStage:
         with _timed(spent, "explain"):
             attention = self._attention(samples, called)
         with _timed(spent, "uncertainty"):
-            views = expit(calibrated) if len(odds) > 1 else self._views(_inputs(samples))
-            spread = label_uncertainty(views, self.threshold)["sd"]
+            if len(odds) == 1:
+                calibrated = networks.calibrations[0].log_odds(self._views(self.classifier.log_odds, samples, odds[0]))
+            spread = label_uncertainty(expit(calibrated), self.threshold)["sd"]
         for at, finding in enumerate(batch):
             finding.probability, finding.uncalibrated = float(probabilities[at]), float(uncalibrated[at])
             finding.threshold, finding.called = self.threshold, bool(called[at])
@@ -240,10 +240,9 @@ class DualStage:
                     maps[-1][rows] = cam_maps(network, inputs[rows], target=target, layer=self._layers[at]).maps
         return np.mean(maps, axis=0)
 
-    def _views(self, inputs: np.ndarray) -> np.ndarray:
-        """What the only classifier says of mirrored and shifted views, (views, n)."""
-        (calibration,) = self.networks[CLASSIFIER].calibrations
-        return calibration(logit(augmented_views(self.classifier.probabilities, inputs)))
+    def _views(self, answer: Callable[[np.ndarray], np.ndarray], samples: list[list[Sample]], known: np.ndarray) -> np.ndarray:
+        """What the only network of a role says of mirrored and shifted views, (views, n, …); known: its answer."""
+        return augmented_views(answer, _inputs(samples), first=None if self._options["mirror"] else known)
 
     def _sets(self, probabilities: np.ndarray) -> pd.DataFrame:
         return conformal_sets(self._known, self._truth, probabilities, self.alpha, val_patients=self._patients)

@@ -77,8 +77,8 @@ class Predictor:
 
     @cached_property
     def network(self) -> nn.Module:
-        """On the device and in evaluation mode. Who changes it gives it back as it was."""
-        return self.run.load_model().to(self.device)
+        """On the device, in evaluation mode and channels last as in training. Who changes it gives it back as it was."""
+        return self.run.load_model().to(self.device, memory_format=torch.channels_last)
 
     @cached_property
     def cases(self) -> pd.DataFrame:
@@ -159,7 +159,7 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(inputs), self.batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + self.batch_size]))
-                found.append(read(network(batch.to(self.device))))
+                found.append(read(network(batch.to(self.device, memory_format=torch.channels_last))))
         return np.concatenate(found)
 
 

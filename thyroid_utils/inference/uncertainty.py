@@ -35,26 +35,29 @@ _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 _PASSES_AT_ONCE = 16
 
 
-def augmented_views(answer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, shift: int = 4) -> np.ndarray:
+def augmented_views(
+    answer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, shift: int = 4, first: np.ndarray | None = None
+) -> np.ndarray:
     """What a network says of each image as it is, shifted by some pixels up, down, left and right, and all that mirrored.
 
     Only left and right are exchanged: depth has a meaning in ultrasound. A shift repeats the border. Maps are brought back; where
     a shifted image has lost a pixel, the map of the unshifted one stands in, which disagrees with nothing.
 
     Args:
-        answer: `probabilities` of a classifier's `Predictor`, or `maps` of a segmenter's.
+        answer: `probabilities` or `log_odds` of a classifier's `Predictor`, or `maps` of a segmenter's.
         inputs: float32 (n, channels, height, width), as `Predictor.inputs` gives them.
         shift: pixels of the network's input.
+        first: the answer to the images as they are, where it is known.
 
     Returns:
         samples, the image as it is first: (views, n), or float32 (views, n, height, width).
     """
     shifts = [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)]
-    samples: list[np.ndarray] = []
-    for mirrored, (down, right) in product((1, -1), shifts):
+    samples = [answer(inputs) if first is None else first]
+    for mirrored, (down, right) in list(product((1, -1), shifts))[1:]:
         found = answer(np.ascontiguousarray(_shifted(inputs, down, right)[..., ::mirrored]))
         if found.ndim == 3:
-            found = _shifted_back(found[..., ::mirrored], down, right, samples[0] if samples else found)
+            found = _shifted_back(found[..., ::mirrored], down, right, samples[0])
         samples.append(found)
     return np.stack(samples)
 
