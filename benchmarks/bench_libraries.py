@@ -1,0 +1,186 @@
+"""Training beside the field's libraries: images per second of processor, ours, smp with albumentations, and MONAI.
+
+    python benchmarks/bench_libraries.py [--size 128] [--batch 8] [--batches 4] [--rounds 5] [--model resnet18]
+
+All three train smp's U-Net on ResNet18, from random weights, on the same phantom files, in batches of one size, by Adam and a
+Dice loss, with random flips, moves, gain and noise on the CPU, one thread each. Theirs are written as the libraries' examples
+are: a data set that reads and changes file by file behind torch's `DataLoader`, and a `CacheDataset` of dictionaries. No worker
+processes: these spread work over cores and save none. An epoch of each follows the other's and is charged its processor time; a
+ratio is the median over rounds. albumentations is not among the workbook's packages; without it its line is left out:
+
+    pip install "albumentations<2.1"
+
+Exit code 1 where a ratio is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import cv2
+import numpy as np
+import pandas as pd
+import segmentation_models_pytorch as smp
+import torch
+from monai import data, transforms
+from monai.losses import DiceLoss
+from torch import nn
+
+from thyroid_utils.common.config import RunConfig
+from thyroid_utils.training.data import assemble, split_data
+from thyroid_utils.training.loop import Training
+
+RATIO = 1.2
+RATE = 1e-4
+
+
+def ours(config: RunConfig, folder: Path, images: int) -> tuple[Callable[[], object], pd.DataFrame]:
+    """An epoch of training, and the cases it is trained on."""
+    split, device = split_data(config), torch.device("cpu")
+    assembly = assemble(config, split, folder, device)
+    rows = assembly.positions["train"] = assembly.positions["train"][:images]
+    return Training(assembly, None, device, lambda done, total: None).train, split.cases.iloc[rows]
+
+
+def epoch_of(loader: Iterable, read: Callable[[object], tuple[torch.Tensor, torch.Tensor]], loss: nn.Module, model: str):
+    """An epoch of a plain loop over a library's loader."""
+    network = smp.Unet(model, encoder_weights=None, in_channels=1, classes=1)
+    optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
+
+    def train() -> None:
+        network.train()
+        for batch in loader:
+            images, masks = read(batch)
+            optimiser.zero_grad()
+            found = loss(network(images), masks)
+            found.backward()
+            optimiser.step()
+            found.item()
+
+    return train
+
+
+class Files(torch.utils.data.Dataset):
+    """Pictures and masks, read and changed one by one by albumentations."""
+
+    def __init__(self, cases: pd.DataFrame, size: int):
+        import albumentations
+
+        self.rows = list(zip(cases["image"], cases["mask"], strict=True))
+        self.change = albumentations.Compose(
+            [
+                albumentations.Resize(size, size),
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.Affine(rotate=(-8, 8), translate_percent=(-0.05, 0.05), scale=(0.9, 1.1), p=1),
+                albumentations.RandomBrightnessContrast(0.1, 0.2, p=1),
+                albumentations.GaussNoise(std_range=(0.05, 0.05), p=1),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in self.rows[place])
+        changed = self.change(image=image, mask=(mask > 0).astype(np.float32))
+        return torch.from_numpy(changed["image"]).float()[None] / 255, torch.from_numpy(changed["mask"])[None]
+
+
+def smps(cases: pd.DataFrame, size: int, batch: int, model: str) -> Callable[[], None]:
+    loader = torch.utils.data.DataLoader(Files(cases, size), batch_size=batch, shuffle=True)
+    return epoch_of(loader, tuple, smp.losses.DiceLoss("binary"), model)
+
+
+def monais(cases: pd.DataFrame, size: int, batch: int, model: str) -> Callable[[], None]:
+    both = ["image", "mask"]
+    change = transforms.Compose(
+        [
+            transforms.LoadImaged(both, ensure_channel_first=True),
+            transforms.ScaleIntensityd(both),
+            transforms.Resized(both, (size, size), mode=("area", "nearest")),
+            transforms.RandFlipd(both, 0.5, spatial_axis=0),
+            transforms.RandAffined(
+                both,
+                prob=1.0,
+                rotate_range=np.pi * 8 / 180,
+                translate_range=0.05 * size,
+                scale_range=0.1,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            transforms.RandScaleIntensityd("image", 0.2, 1.0),
+            transforms.RandShiftIntensityd("image", 0.1, prob=1.0),
+            transforms.RandGaussianNoised("image", 1.0, std=0.05),
+        ]
+    )
+    files = cases[both].to_dict("records")
+    loader = data.DataLoader(data.CacheDataset(files, change, progress=False), batch_size=batch, shuffle=True)
+    return epoch_of(loader, lambda found: (found["image"], found["mask"]), DiceLoss(sigmoid=True), model)
+
+
+def charged(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet18", help="the encoder of smp's U-Net")
+    parser.add_argument("--size", type=int, default=128, help="side of the network's input in pixels")
+    parser.add_argument("--batch", type=int, default=8, help="images a batch")
+    parser.add_argument("--batches", type=int, default=4, help="batches an epoch")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+    images = options.batch * options.batches
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["THYROID_WORKBOOK_RUNS"] = folder
+        config = RunConfig(
+            task="segmentation",
+            data={"options": {"patients": 3 * images // 2, "size": 256, "views": [1, 1]}},
+            size=options.size,
+            preprocessing=["gray", "resize", "scale"],
+            model={"name": f"unet_{options.model}"},
+            loss={"name": "dice"},
+            optimiser={"learning_rate": RATE},
+            training={"batch_size": options.batch, "device": "cpu"},
+        )
+        train, cases = ours(config, Path(folder), images)
+        shape = cases, options.size, options.batch, options.model
+        epochs = {"ours": train, "MONAI, CacheDataset": monais(*shape)}
+        if importlib.util.find_spec("albumentations"):
+            epochs["smp, albumentations"] = smps(*shape)
+        for epoch in epochs.values():
+            epoch()
+        rounds = [{name: charged(epoch) for name, epoch in epochs.items()} for _ in range(options.rounds)]
+    print(f"U-Net on {options.model}, {len(cases)} images an epoch of {options.size}², batches of {options.batch}, one thread")
+    missed = False
+    for name in epochs:
+        seconds = np.array([found[name] for found in rounds])
+        ratios = seconds / [found["ours"] for found in rounds]
+        told = "" if name == "ours" else f"   {np.median(ratios):.2f} times as long ({ratios.min():.2f} to {ratios.max():.2f})"
+        print(
+            f"{name:20} {len(cases) / np.median(seconds):6.2f} images/s of processor{told}{f'   limit {RATIO}' if told else ''}"
+        )
+        missed |= name != "ours" and np.median(ratios) < RATIO
+    if len(epochs) < 3:
+        print('smp with albumentations was left out; to compare with it: pip install "albumentations<2.1"')
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
