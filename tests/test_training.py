@@ -4,10 +4,14 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import training_project
@@ -16,7 +20,7 @@ from training_project import Killed, batches_of, elsewhere, forked, killed_at, o
 
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.preprocess.pipeline import build_pipeline
-from thyroid_utils.training import ledger
+from thyroid_utils.training import ledger, tasks
 from thyroid_utils.training.data import split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RUN_FILES, RunBusy
@@ -266,3 +270,17 @@ def test_a_damaged_run_is_told_and_trained_again(file, damage, capsys):
     assert "epoch 1 of 1" in said[-1]
     for name in set(before) - {"complete.json"}:
         assert (again.folder / name).read_bytes() == before[name], name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_of_a_mapped_file_is_given_back(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "MAPPED", 2**20)
+    pixels = np.random.default_rng(0).random((512, 1, 64, 64), np.float32)  # 8 MB
+    np.save(tmp_path / "images.npy", pixels)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    images = np.broadcast_to(mapped, (512, 3, 64, 64), subok=True)  # as `preprocessed` gives them
+    arrays = tasks.Arrays(SimpleNamespace(images=images, masks=None, cases=pd.DataFrame({"label": [0] * 512})))
+    for at in range(0, 512, 16):
+        np.testing.assert_array_equal(arrays.batch(np.arange(at, at + 16)).images, pixels[at : at + 16])
+    told = Path("/proc/self/smaps").read_text().partition("images.npy")[2]
+    assert int(re.search(r"Rss: +(\d+) kB", told)[1]) < 4096

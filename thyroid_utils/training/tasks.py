@@ -8,6 +8,7 @@ batch on the device that trains. A GPU holds arrays that it has room for; of oth
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negative
 
 # Takes the maps of a batch, uint8 (batch, height, width).
 WriteMaps = Callable[[np.ndarray], None]
+MAPPED = 2**30  # bytes read from mapped files, after which their pages are given back
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Arrays:
         self.masks = np.asarray(store.masks) if with_masks and store.masks is not None else None
         self.labels = store.cases["label"].fillna(-1).to_numpy(np.int64)
         self.pin, self.held = device is not None and device.type == "cuda", None
+        self.files, self.mapped = [found for found in map(_file, (self.images, self.masks)) if found is not None], 0
         size = self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
         if self.pin and size <= torch.cuda.mem_get_info()[0] / 4:  # other runs may want to share it
             self.hold(device)
@@ -87,9 +90,21 @@ class Arrays:
             return Batch(*(whole if whole is None else whole[positions] for whole in self.held), seed, share)
         images, labels = torch.from_numpy(self.images[positions]), torch.from_numpy(self.labels[positions])
         masks = None if self.masks is None else torch.from_numpy(self.masks[positions])
+        self.mapped += images.nbytes
+        if self.mapped > MAPPED:  # else a set larger than memory would count as this process's
+            self.mapped = 0
+            for file in self.files:
+                file.madvise(mmap.MADV_DONTNEED)
         if self.pin:
             images, labels, masks = (None if part is None else part.pin_memory() for part in (images, labels, masks))
         return Batch(images, labels, masks, seed, share)
+
+
+def _file(array: np.ndarray | None) -> mmap.mmap | None:
+    """The mapped file that an array shows, where the system can be told that its pages are not needed."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array if hasattr(array, "madvise") else None
 
 
 def _sent(whole: np.ndarray, device: torch.device, rows: int = 1024) -> torch.Tensor:
