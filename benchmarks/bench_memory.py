@@ -147,7 +147,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    shared = {"size": options.size, "training": {"batch_size": BATCH, "device": "cpu"}}
+    steps = ["gray", "resize", "scale", "three_channels"]
+    shared = {"size": options.size, "preprocessing": steps, "training": {"batch_size": BATCH, "device": "cpu"}}
     names = ("timm:test_resnet", "timm:test_vit")
     configs = [RunConfig(model={"name": name}, seed=seed, **shared) for name in names for seed in (0, 1)]
     with tempfile.TemporaryDirectory() as folder:
