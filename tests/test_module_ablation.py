@@ -181,8 +181,8 @@ def test_power_of_a_study_and_patients_for_each_gain(study, studies):
     assert (shown["patients, 1 seed"] == "no test").all(), "one training gives no verdict"
     alone = gain_power(studies[1], gain=2.0, patients_grid=(5,), seeds_grid=(4,), simulations=20)
     assert alone.table[["power", "smallest"]].isna().all(axis=None)
-    for folds, told in ((0, "It sees no gain of a recipe"), (5, "Its test is over folds")):
-        assert power_told(alone, folds).startswith(told)
+    for by_fold, told in ((False, "It sees no gain of a recipe"), (True, "Its test is over folds")):
+        assert power_told(alone, by_fold).startswith(told)
 
 
 def test_tables_as_they_are_read_and_no_verdict_on_rows_that_have_not_learnt(study, studies):

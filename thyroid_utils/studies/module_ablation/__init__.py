@@ -223,8 +223,8 @@ class GainPower(NamedTuple):
 
     table: index (table, row); `gain` to be seen, points; `whose` it is ("paper", or "asked" where the paper quotes none);
     `patient_sd`, points; `power` of this study for it, in [0, 1], and the `smallest` gain that this study sees with a power of
-    80 %, points, both NaN where nothing was measured or each network was trained once; then a text a number of seeds: patients
-    needed.
+    80 %, points, both NaN where nothing was measured, each network was trained once or folds are compared; then a text a number of
+    seeds: patients needed.
     curves: title → `power_simulation` of the rows whose gain the paper quotes, of all where it quotes none.
     """
 
@@ -260,7 +260,7 @@ def gain_power(
             "smallest": np.nan,
         }
         if patients > 1:
-            if study.whole.trainings > 1 and spread + used > 0:
+            if study.whole.trainings > 1 and not study.whole.fold_by_fold and spread + used > 0:
                 found["power"] = paired_power(effect, spread, patients, study.whole.trainings, used)
                 found["smallest"] = smallest_gain(spread, patients, study.whole.trainings, used)
             sizes = patients_grid, seeds_grid, used
@@ -276,10 +276,11 @@ def gain_power(
     return GainPower(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["table", "row"]), curves)
 
 
-def power_told(powers: GainPower, folds: int = 0) -> str:
-    """The smallest gain that the study sees, and how many of the paper's are smaller, as a sentence; folds: of each training."""
+def power_told(powers: GainPower, fold_by_fold: bool = False) -> str:
+    """The smallest gain that the study sees, and how many of the paper's are smaller, as a sentence; fold_by_fold: how the study
+    compares."""
     smallest, quoted = powers.table["smallest"].min(), powers.table[powers.table["whose"] == "paper"]
-    if np.isnan(smallest) and folds:
+    if fold_by_fold:
         return "Its test is over folds, and how small a gain that sees, simulated tests over patients and seeds cannot say."
     if np.isnan(smallest):
         return "It sees no gain of a recipe, however large, as that takes two trainings of each network or more."
