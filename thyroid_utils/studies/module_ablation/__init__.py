@@ -223,8 +223,8 @@ class GainPower(NamedTuple):
 
     table: index (table, row); `gain` to be seen, points; `whose` it is ("paper", or "asked" where the paper quotes none);
     `patient_sd`, points; `power` of this study for it, in [0, 1], and the `smallest` gain that this study sees with a power of
-    80 %, points, both NaN where nothing was measured, each network was trained once or folds are compared; then a text a number of
-    seeds: patients needed.
+    80 %, points, both NaN where nothing was measured, each network was trained once, or folds are compared; then a text a number
+    of seeds: patients needed.
     curves: title → `power_simulation` of the rows whose gain the paper quotes, of all where it quotes none.
     """
 
