@@ -19,7 +19,7 @@ from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.training import engine
-from thyroid_utils.training.data import gpu_bytes, split_data
+from thyroid_utils.training.data import gpu_bytes, longest_first, split_data
 from thyroid_utils.training.engine import ENGINES, Failure, RunsFailed, plan_workers, run_all
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import list_runs, run_hash, run_lock
@@ -213,6 +213,13 @@ def test_what_a_run_takes_of_a_gpu_by_hand():
     """Twice what the layers give out: (1536 + 588) · 3 of convolutions, normalisations and rectifiers, 12 · 3 and 2."""
     weights = 162 + 12 + 648 + 24 + 26
     assert gpu_bytes(tiny_config()) == 2**30 + 4 * (5 * weights + 2 * 4 * (3 * (1536 + 588) + 3 * 12 + 2))
+
+
+def test_many_workers_begin_with_what_takes_longest():
+    """Ten times as wide counts for more than three times as many epochs."""
+    wide = tiny_config(model={"name": "tiny", "options": {"width": 60}}, training__epochs=1)
+    configs = {"short": tiny_config(training__epochs=1), "long": tiny_config(training__epochs=3), "wide": wide}
+    assert list(longest_first(configs)) == ["wide", "long", "short"]
 
 
 _CALLER = """

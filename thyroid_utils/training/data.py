@@ -220,9 +220,8 @@ def check_config(config: RunConfig) -> Network:
     return network
 
 
-def gpu_bytes(config: RunConfig) -> int:
-    """What a training is thought to take of a GPU, rather too much than too little: a GiB for CUDA itself, weights with gradient,
-    two moments and the best so far, and twice what all layers give out for a batch; without its arrays."""
+def _sizes(config: RunConfig) -> tuple[int, int]:
+    """How many weights a network has, and how many numbers its layers give out for an image."""
     network, given = check_config(config).to("meta").eval(), []
     for module in network.modules():
         if not any(module.children()):
@@ -230,8 +229,23 @@ def gpu_bytes(config: RunConfig) -> int:
     size = config.size or architecture(config.model.name).size
     with torch.inference_mode():
         network(torch.zeros(1, network.in_channels, size, size, device="meta"))
-    weights = sum(parameter.numel() for parameter in network.parameters())
-    return 2**30 + 4 * (5 * weights + 2 * config.training.batch_size * sum(given))
+    return sum(parameter.numel() for parameter in network.parameters()), sum(given)
+
+
+def gpu_bytes(config: RunConfig) -> int:
+    """What a training is thought to take of a GPU, rather too much than too little: a GiB for CUDA itself, weights with gradient,
+    two moments and the best so far, and twice what all layers give out for a batch; without its arrays."""
+    weights, outputs = _sizes(config)
+    return 2**30 + 4 * (5 * weights + 2 * config.training.batch_size * outputs)
+
+
+def longest_first(configs: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    """The configs in the order in which many workers end soonest; a run is thought to take as long as its epochs times what its
+    layers give out. Many workers are kept waiting at the end by one long run that was begun late."""
+    kinds = {built_of(config): config for config in configs.values()}
+    outputs = {kind: _sizes(config)[1] for kind, config in kinds.items()} if len(kinds) > 1 else dict.fromkeys(kinds, 1)
+    work = {name: -config.training.epochs * outputs[built_of(config)] for name, config in configs.items()}
+    return {name: configs[name] for name in sorted(configs, key=work.__getitem__)}
 
 
 def check_steps(config: RunConfig, images: int) -> None:

@@ -26,7 +26,7 @@ from thyroid_utils.common.files import scratch_folder
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, notebook_shell, progress_bar
 from thyroid_utils.common.words import count
-from thyroid_utils.training.data import SplitData, built_of, check_config, check_steps, gpu_bytes, split_data
+from thyroid_utils.training.data import SplitData, built_of, check_config, check_steps, gpu_bytes, longest_first, split_data
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import RECIPE, SHORT, Run, RunBusy, RunDamaged, find_run, run_hash
 from thyroid_utils.training.state import choose_device
@@ -216,7 +216,7 @@ def _at_once(client: Client, told: dict, configs: dict[str, RunConfig], wait: bo
     from distributed import as_completed
 
     futures = {}
-    for name, config in configs.items():
+    for name, config in longest_first(configs).items():
         futures[client.submit(_train_here, config.to_json(), wait=wait, **told, pure=False)] = name
     try:
         for future in as_completed(futures, loop=client.loop):
