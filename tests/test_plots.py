@@ -66,6 +66,10 @@ def test_a_case_is_titled_by_id_and_class_with_its_outline_and_never_by_its_pati
     (box,) = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 0.5, 4, 4)
     assert panel_grid([]) is None and card_grid([]) is None
+    mixed = [[Panel(np.zeros(shape), below=["text"])] * 3 for shape in ((26, 56), (36, 22), (26, 56))]
+    figure = card_grid(mixed)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.25, "low frames beside tall ones stay as wide as their texts"
 
 
 COUNT = 48

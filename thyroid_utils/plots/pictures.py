@@ -118,12 +118,15 @@ def panel_grid(panels: Sequence[Panel], columns: int = 4, rows: Sequence[str] = 
     count = -(-len(panels) // columns)
     width = WIDTH if columns > 3 else 2.6 * columns
     panels = [_wrapped(panel, int(14 * width / columns)) for panel in panels]
-    shape = np.median([np.divide(*panel.image.shape) for panel in panels if panel.image is not None] or [0.7])
-    lines = [max(len(panel.below) for panel in panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    sides = [[np.divide(*panel.image.shape) for panel in line if panel.image is not None] for line in lines]
+    shapes = [min(max(line or [0.7]), 1.6) for line in sides]
+    texts = [max(len(panel.below) for panel in line) for line in lines]
     titles = max(panel.title.count("\n") for panel in panels)
     mapped = any(panel.map is not None for panel in panels)
-    height = count * (min(shape, 1.6) * width / columns + 0.3 + 0.15 * titles) + 0.15 * sum(lines) + 0.5 * mapped
+    height = sum(shapes) * width / columns + count * (0.3 + 0.15 * titles) + 0.15 * sum(texts) + 0.5 * mapped
     figure, axes = new_figure(count, columns, height, width)
+    axes[0, 0].get_gridspec().set_height_ratios(shapes)  # a row too low for its pictures would make columns too narrow for texts
     figure.set_layout_engine("compressed")
     for place, panel in zip(axes.flat, [*panels, *[Panel()] * (count * columns - len(panels))], strict=True):
         draw_panel(place, panel)
