@@ -15,5 +15,5 @@ row 90 benchmarks/bench_training.py --device cuda --model resnet18 --size 224 --
 row 90 benchmarks/bench_training.py --device cuda --model unet_resnet18 --size 160 --batch 8 --batches 40 --rounds 8 --augmentation strong --ways $ways
 runs="--device cuda --model unet_resnet18 --size 160 --batch 8 --patients 330"
 row 150 benchmarks/bench_engine.py $runs --epochs 8 --runs 4
-row 120 benchmarks/bench_engine.py $runs --epochs 40 --runs 5 --cuda-graph --only-dask
+row 120 benchmarks/bench_engine.py $runs --epochs 40 --runs 5 --only-dask
 exit $failed

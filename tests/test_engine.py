@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client, KilledWorker, LocalCluster
+from torch import nn
 from training_project import one_cache, own_runs, same_results, tiny_config  # noqa: F401  (fixtures of every test here)
 
 from thyroid_utils.common.config import ConfigError, RunConfig
@@ -220,6 +221,19 @@ def test_many_workers_begin_with_what_takes_longest():
     wide = tiny_config(model={"name": "tiny", "options": {"width": 60}}, training__epochs=1)
     configs = {"short": tiny_config(training__epochs=1), "long": tiny_config(training__epochs=3), "wide": wide}
     assert list(longest_first(configs)) == ["wide", "long", "short"]
+
+
+def test_a_network_that_looks_at_its_numbers_is_trained_all_the_same(monkeypatch):
+    class Looks(nn.Sequential):
+        in_channels = 1
+
+        def forward(self, images):
+            return super().forward(images) * float(images.max())
+
+    monkeypatch.setattr("thyroid_utils.training.data.check_config", lambda config: Looks(nn.Flatten(), nn.Linear(32 * 32, 2)))
+    configs = {"short": tiny_config(training__epochs=1), "wide": tiny_config(model={"name": "tiny", "options": {"width": 6}})}
+    assert set(longest_first(configs)) == set(configs)
+    assert gpu_bytes(configs["wide"]) > 1e18, "one on a GPU"
 
 
 _CALLER = """

@@ -1,6 +1,7 @@
 """What training does on a GPU, as far as a CPU can tell."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -78,16 +79,21 @@ def test_arrays_that_a_device_holds_train_the_same_network(made, monkeypatch, tm
     same_results(straight.folder, fit_or_load(config).folder)
 
 
-def test_a_gpu_holds_what_fits_into_a_quarter_of_its_free_memory(monkeypatch):
+def test_a_gpu_holds_what_fits_into_an_eighth_of_its_free_memory(monkeypatch):
     config = segmentation_config()
     store = open_arrays(config, split_data(config).cases)
     size = store.images[:, :1].nbytes + store.masks.nbytes
+    hold = Arrays.hold
     monkeypatch.setattr(Arrays, "hold", lambda arrays, device: held.append(device.type))
-    for free, expected in ((4 * size, ["cuda"]), (4 * size - 1, [])):
+    for free, expected in ((8 * size, ["cuda"]), (8 * size - 1, [])):
         held = []
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10 * free))
         Arrays(store, True, torch.device("cuda"))
         assert held == expected
+    monkeypatch.setattr(Arrays, "hold", hold)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8 * size, 8 * size))
+    monkeypatch.setattr("thyroid_utils.training.tasks._sent", Mock(side_effect=torch.OutOfMemoryError))
+    assert Arrays(store, True, torch.device("cuda")).held is None, "another run was faster"
 
 
 @KINDS

@@ -443,11 +443,11 @@ def test_notebooks_run_side_by_side_and_the_index_shows_them_at_work(tmp_path, m
 )
 def test_as_many_notebooks_run_as_have_room(monkeypatch, notebooks, gpu, jobs):
     monkeypatch.setattr(run, "CPU_COUNT", 16)
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 80_000_000}.get)
+    monkeypatch.setattr(run, "_free_memory", lambda: 80e9)
     monkeypatch.setattr(run.torch.cuda, "is_available", lambda: bool(gpu))
     monkeypatch.setattr(run, "answer", lambda *_: gpu)
     assert run.default_jobs(notebooks) == jobs
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 5_000_000}.get)
+    monkeypatch.setattr(run, "_free_memory", lambda: 5e9)
     assert run.default_jobs(notebooks) == 1, "5 GB"
 
 

@@ -73,7 +73,7 @@ def scratch_folder() -> Iterator[Path]:
     What processes that were killed have left is removed: folders of this user with a lock in them that nobody holds."""
     for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_HELD}"):
         with suppress(OSError, Timeout):
-            if time.time() - left.stat().st_mtime < 1:
+            if 0 <= time.time() - left.stat().st_mtime < 1:
                 continue  # made this moment, and about to be held
             with FileLock(left, timeout=0):
                 if not left.parent.is_symlink() and left.parent.stat().st_uid == os.getuid():

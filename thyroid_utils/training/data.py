@@ -221,21 +221,28 @@ def check_config(config: RunConfig) -> Network:
 
 
 def _sizes(config: RunConfig) -> tuple[int, int]:
-    """How many weights a network has, and how many numbers its layers give out for an image."""
+    """How many weights a network has, and how many numbers its layers give out for an image; 0 where that is not known, as a
+    network of one's own may look at the numbers, of which "meta" has none."""
     network, given = check_config(config).to("meta").eval(), []
     for module in network.modules():
         if not any(module.children()):
             module.register_forward_hook(lambda _, __, out: given.append(out.numel() if isinstance(out, torch.Tensor) else 0))
     size = config.size or architecture(config.model.name).size
     with torch.inference_mode():
-        network(torch.zeros(1, network.in_channels, size, size, device="meta"))
+        try:
+            network(torch.zeros(1, network.in_channels, size, size, device="meta"))
+        except RuntimeError:
+            given.clear()
     return sum(parameter.numel() for parameter in network.parameters()), sum(given)
 
 
 def gpu_bytes(config: RunConfig) -> int:
     """What a training is thought to take of a GPU, rather too much than too little: a GiB for CUDA itself, weights with gradient,
-    two moments and the best so far, and twice what all layers give out for a batch; without its arrays."""
+    two moments and the best so far, and twice what all layers give out for a batch; without its arrays. Where that is not known,
+    more than any GPU has."""
     weights, outputs = _sizes(config)
+    if not outputs:
+        return 2**60
     return 2**30 + 4 * (5 * weights + 2 * config.training.batch_size * outputs)
 
 

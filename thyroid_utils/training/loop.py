@@ -124,6 +124,8 @@ class Training:
         self.schedule = build_schedule(config.optimiser, self.optimiser, config.training.epochs, steps, mode)
         if start is not None:
             self.optimiser.load_state_dict(start.optimiser)
+            for group in self.optimiser.param_groups:
+                group["fused"] = self.optimiser.defaults["fused"]  # by where it is resumed, not by where it was begun
             if self.schedule is not None:
                 self.schedule.load_state_dict(start.schedule)
         self.loss = BatchLoss(assembly, self.network, self.precision)

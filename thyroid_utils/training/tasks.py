@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,7 @@ class Arrays:
     """Images and labels of a run, by position in its case table.
 
     channels: what the network gets. One channel is stored where all are the same, and made into so many on the device. A GPU
-    with four times the room that they take gets them all at once, and gathers its batches itself.
+    with eight times the room that they take gets them all at once, and gathers its batches itself.
     """
 
     def __init__(self, store: ArrayStore, with_masks: bool = False, device: torch.device | None = None):
@@ -70,8 +71,9 @@ class Arrays:
         self.pin, self.held = device is not None and device.type == "cuda", None
         self.files, self.mapped = [found for found in map(_file, (self.images, self.masks)) if found is not None], 0
         size = self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
-        if self.pin and size <= torch.cuda.mem_get_info()[0] / 4:  # other runs may want to share it
-            self.hold(device)
+        if self.pin and size <= torch.cuda.mem_get_info()[0] / 8:  # other runs may want to share it
+            with suppress(torch.OutOfMemoryError):  # and may have been faster
+                self.hold(device)
 
     def hold(self, device: torch.device) -> None:
         """Keep everything on a device, from where batches are gathered then."""

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,5 +61,9 @@ def _state(place: str) -> list[list[Any]]:
         below[:] = [name for real, name in sorted(inside.items()) if real not in seen]
         seen.update(inside)
         files += [os.path.join(folder, name) for name in names]
-    states = [(file, os.stat(file)) for file in sorted(files) if os.path.exists(file)]
-    return [[file, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns] for file, found in states]
+    states = []
+    for file in sorted(files):
+        with suppress(FileNotFoundError):  # a link to nothing, or removed this moment
+            found = os.stat(file)
+            states.append([file, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns])
+    return states

@@ -1,6 +1,5 @@
 """From a parameter file to a folder of reports: notebooks side by side, and what became of each."""
 
-import os
 import re
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import torch
 from dask.system import CPU_COUNT  # what this process may use, in a container too
 from rich.console import Console
@@ -95,13 +95,20 @@ def default_jobs(notebooks: Iterable[Mapping[str, Any]]) -> int:
     notebooks = list(notebooks)
     if any(values.get("ENGINE") == "dask" for values in notebooks):
         return 1
-    room = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _MEMORY]
+    room = [_free_memory() / _MEMORY]
     if torch.cuda.is_available():
         free = re.findall(r"^\d+$", answer("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits") or "", re.M)
         room += [CPU_COUNT / 2, min(map(int, free), default=0) * 2**20 / _GPU_MEMORY]
     else:
         room += [CPU_COUNT / max((values.get("THREADS", 1) or CPU_COUNT for values in notebooks), default=1)]
     return max(1, int(min(room)))
+
+
+def _free_memory() -> float:
+    """Bytes that are free and that this process may use, in a container too."""
+    from distributed.system import MEMORY_LIMIT
+
+    return min(MEMORY_LIMIT, psutil.virtual_memory().available)
 
 
 class _Run:
