@@ -75,13 +75,13 @@ def measure(asked: argparse.Namespace) -> None:
             began = time.perf_counter()
             runs = run_all(configs, engine, threads=1)
             seconds[engine] = time.perf_counter() - began
-    images = asked.runs * asked.epochs * runs[0].data["images"]["train"]
+        images, device = asked.runs * asked.epochs * runs[0].data["images"]["train"], runs[0].environment["device"]
     rows = [f"{name} {taken:.1f} s, {images / taken:.0f} images/s" for name, taken in seconds.items()]
     if not asked.only_dask:
         times = seconds["serial"] / seconds["dask"]
         rows.append(f"{times:.2f} times the runs an hour, {times / workers:.2f} a worker")
     shape = f"{asked.runs} runs of {asked.model}, {asked.size}×{asked.size}, {asked.epochs} epochs"
-    print(f"| {shape}, {runs[0].environment['device']}, {workers} workers | {' | '.join(rows)} |")
+    print(f"| {shape}, {device}, {workers} workers | {' | '.join(rows)} |")
 
 
 if __name__ == "__main__":
