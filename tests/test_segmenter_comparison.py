@@ -169,8 +169,8 @@ def test_empty_truths_are_judged_by_the_truth_alone():
     for model, empty in (("a", np.nan), ("b", 0.0)):
         counts = {"true_positives": [9] * 80 + [0] * 20, "false_positives": [0] * 80 + [0 if model == "a" else 7] * 20}
         table = pd.DataFrame({"dice": [*dice, *[empty] * 20], **counts, "resolution": "own"}, truth.index)
-        tables[model] = [table, table]
-    comparison = learnt(SegmenterComparison({"a": [None, None], "b": [None, None]}))
+        tables[model] = [table] * 3
+    comparison = learnt(SegmenterComparison({"a": [None] * 3, "b": [None] * 3}))
     comparison.__dict__.update(tables=tables, truth=truth, validation=pd.Series({"a": 0.8, "b": 0.7}))
     for model in "ab":
         estimate = comparison.estimates(["dice"]).at[model, "dice"]

@@ -163,7 +163,7 @@ class ComparedRuns:
     def fold_by_fold(self) -> bool:
         """Whether folds, rather than patients and seeds, tell how a recipe varies: one training on all folds shows no spread, and
         of two the spread has one degree of freedom, whose intervals are wider than any difference."""
-        return self.folds > 0 and self.trainings < 3
+        return self.trainings < 3 and self.folds > 0
 
     @property
     def over(self) -> str:
