@@ -119,7 +119,7 @@ def test_one_training_each_or_no_learning_gives_no_verdict():
     blind = [made_run(name, 0.0, 20 + 3 * at + seed, config_seed=seed) for at, name in enumerate("ab") for seed in (0, 1)]
     chance = ClassifierComparison.of(blind)
     assert chance.untrained == ["a", "b"] and "not shown to be better than chance" in chance.unlearnt
-    assert chance.banner == f"{chance.unlearnt}\n\n{few_told(30, 'benign test patient')}"
+    assert chance.banner == f"{chance.unlearnt}\n\n{few_told(30, 'benign test patient', score='auc')}"
     assert chance.pairs()["p_holm"].isna().all()
     seen = blind[2].predictions
     few = seen[(seen["label"] == 0) | (seen["split"] == "test") | (seen["patient"] == "val1")]

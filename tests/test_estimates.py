@@ -27,8 +27,10 @@ from thyroid_utils.scores.recipes import auc_influence, compare_recipes
 
 @pytest.mark.parametrize(("patients", "told"), [(0, "on no sick men."), (1, "on 1 sick man."), (49, "on 49 sick men."), (50, "")])
 def test_few_patients_are_told_and_many_are_not(patients, told):
-    said = few_told(patients, "sick man", "sick men")
-    assert told in said and bool(said) == bool(told)
+    said = few_told(patients, "sick man", "sick men", score="auc")
+    assert told in said and bool(said) == bool(told) and "Dice" not in said
+    assert ("Dice" in few_told(patients, "sick man", score="dice")) == bool(told)
+    assert "absent from 21 % of samples of that size, and from the interval of the AUC" in few_told(30, "man", score="auc")
 
 
 def test_one_image_a_patient_is_the_t_interval_and_where_all_agree_wilsons():

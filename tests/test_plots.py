@@ -70,6 +70,10 @@ def test_a_case_is_titled_by_id_and_class_with_its_outline_and_never_by_its_pati
     figure = card_grid(mixed)
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().width > 0.25, "low frames beside tall ones stay as wide as their texts"
+    figure = panel_grid([Panel(np.zeros(shape)) for shape in ((36, 22), (26, 56))], 1)
+    figure.draw_without_rendering()
+    lefts = [axes.get_position().x0 for axes in figure.axes]
+    assert lefts[0] == pytest.approx(lefts[1]), "the title of a narrow frame has all of its column"
 
 
 COUNT = 48

@@ -128,6 +128,9 @@ def test_tables_become_csv_latex_and_html_rounded_by_column_and_escaped(folder, 
     table = as_text(pd.DataFrame({"p": [0.0], "p_auc_holm": [0.04999], "p(malignant)": [0.0001]}), index=False)
     assert table.values.tolist() == [["< 0.001", "< 0.05", "0.0001"]]
     assert as_text(table[:0]).empty and list(as_text(table[:0], index=False)) == list(table)
+    networks = pd.DataFrame({"mobilenet_v2": [1]}, index=pd.Index(["1"], name="fold_of"))
+    assert list(as_text(networks)) == ["fold of", "mobilenet v2"]
+    assert list(as_text(networks.rename_axis(columns="model"))) == ["fold_of", "mobilenet_v2"], "a network's name stays its name"
     columns = [[-9.1e-4, 0.006, 0.0], [-0.0004, 0.5, math.inf], [32.51, 3.9], [1234.0, 150.4], [1.2e-5, 3e-5], [1, 0, pd.NA]]
     columns += [True, None, False], [math.nan, math.nan]
     told = [as_text(pd.DataFrame({"a": pd.Series(cells, dtype=object)}), index=False)["a"].tolist() for cells in columns]

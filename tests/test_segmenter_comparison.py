@@ -192,7 +192,7 @@ def test_what_has_not_learnt_gets_no_verdict(comparison):
     found = pair.pairs()["difference"].iloc[0]
     assert np.isnan(found.p_value) and "validation does not show" in pair.verdicts(pair.pairs(), "Dice")
     patients = comparison.truth["patient"].nunique()
-    assert learnt(comparison).banner == few_told(patients, "", "test patients with a nodule")
+    assert learnt(comparison).banner == few_told(patients, "", "test patients with a nodule", score="dice")
 
 
 def test_the_choice_is_made_on_validation(comparison):

@@ -130,6 +130,7 @@ def panel_grid(panels: Sequence[Panel], columns: int = 4, rows: Sequence[str] = 
     figure.set_layout_engine("compressed")
     for place, panel in zip(axes.flat, [*panels, *[Panel()] * (count * columns - len(panels))], strict=True):
         draw_panel(place, panel)
+        place.set_anchor("NW")  # a title may be as wide as the column, its picture narrower
     for place, label in zip(axes[:, 0], rows, strict=False):
         place.set_ylabel(label, fontsize=9.5, fontweight="bold")
     if mapped:

@@ -310,17 +310,22 @@ def patient_scores(
     return found
 
 
-def few_told(patients: int, noun: str, plural: str = "") -> str:
+def few_told(patients: int, noun: str, plural: str = "", *, score: str) -> str:
     """A warning, in markdown, where intervals rest on fewer than `FEW_PATIENTS`; empty elsewhere.
 
     Args:
         patients: that they rest on; of two classes those of the rarer one.
         noun, plural: what these are called, as for `words.count`.
+        score: that the page is about, "auc" or "dice".
     """
     few = f"Intervals on this page rest on {count(patients, noun, plural)}. So few do not tell of failures that none shows"
-    measured = "a 95 % interval of the Dice of 30 patients held the truth in as few as 82 % of simulated studies"
-    told = f"> **Few patients.** {few}: where 5 % of nodules are missed altogether, {measured}."
-    return told if patients < FEW_PATIENTS else ""
+    if score == "dice":
+        measured = "a 95 % interval of the Dice of 30 patients held the truth in as few as 82 % of simulated studies"
+        why = f"where 5 % of nodules are missed altogether, {measured}"
+    else:
+        absent = f"what befalls 5 % of them is absent from {number(100 * 0.95**patients, 0)} % of samples of that size"
+        why = f"{absent}, and from the interval of the {score.upper()} with it"
+    return f"> **Few patients.** {few}: {why}." if patients < FEW_PATIENTS else ""
 
 
 def _by_seed(truth: np.ndarray, probabilities: Sequence[float], threshold: float | Sequence[float], where: str) -> list[Labelled]:

@@ -250,7 +250,7 @@ class ClassifierComparison(ComparedRuns):
 
     def banner_of(self, model: str) -> str:
         """Warnings, in markdown, for who looks at the first run of a model: not shown to be above chance, and few patients."""
-        return "\n\n".join(filter(None, [banner(model, self.auc_of_first(model)), few_told(*self.fewest)]))
+        return "\n\n".join(filter(None, [banner(model, self.auc_of_first(model)), few_told(*self.fewest, score=self.score)]))
 
     def by_fold(self, model: str, score: str) -> np.ndarray:
         """As `ComparedRuns.by_fold`; an AUC is that of the fold's network as it is, not calibrated."""

@@ -188,7 +188,7 @@ class ComparedRuns:
     @property
     def banner(self) -> str:
         """Warnings, in markdown, of models that are `untrained` and of few patients; empty where there is neither."""
-        return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest)]))
+        return "\n\n".join(filter(None, [self.unlearnt, few_told(*self.fewest, score=self.score)]))
 
     @property
     def unlearnt(self) -> str:
@@ -239,7 +239,7 @@ class ComparedRuns:
         for model in self.runs:
             values = self.by_fold(model, score).mean(axis=0)
             table[model] = [*values, values.mean(), pooled[model].value]
-        return table.rename_axis("fold")
+        return table.rename_axis(index="fold", columns="model")
 
     def paired(self, compare: Callable[[str, str], Comparison], pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
         """Every pair of models, best on validation first, or `pairs`, by one test and after Holm.

@@ -140,11 +140,13 @@ def record_table(
 
 def as_text(table: pd.DataFrame, digits: int = 3, index: bool = True) -> pd.DataFrame:
     """A table as it is read: one number of decimals a column, `digits` of them; p-values in a
-    column of theirs; names with spaces for underscores, the row names as first columns."""
+    column of theirs; names with spaces for underscores, but not where the columns are called "model"; the row names as first
+    columns."""
+    told = str if table.columns.name == "model" else _join
     if index:
         table = table.rename_axis(index=[name or "" for name in table.index.names]).reset_index(allow_duplicates=True)
-    shown = [_shown([_scalar(value) for value in column], _join(name), digits) for name, column in table.items()]
-    return pd.DataFrame(dict(enumerate(shown)), index=table.index).set_axis([_join(name) for name in table.columns], axis=1)
+    shown = [_shown([_scalar(value) for value in column], told(name), digits) for name, column in table.items()]
+    return pd.DataFrame(dict(enumerate(shown)), index=table.index).set_axis([told(name) for name in table.columns], axis=1)
 
 
 def html_table(table: pd.DataFrame, *, digits: int = 3, index: bool = True) -> str:
