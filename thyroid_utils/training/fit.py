@@ -25,6 +25,7 @@ from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
 from thyroid_utils.training.ledger import MAPS, MAPS_TENSOR, RECIPE, Run, RunDamaged, find_run, mark_complete, run_hash, run_lock
+from thyroid_utils.training.loop import fit_epochs
 from thyroid_utils.training.state import (
     State,
     StateDamaged,
@@ -76,8 +77,6 @@ def fit_or_load(config: RunConfig, progress: Progress | None = None, *, wait: bo
 
 
 def _trained(folder: Path, config: RunConfig, data: SplitData, progress: Progress | None) -> Run:
-    from thyroid_utils.training.loop import fit_epochs  # with Lightning, for which who only loads finished runs need not wait
-
     device = choose_device(config.training)
     with repeatable(device, config.training.deterministic):
         assembly = assemble(config, data, folder, device)
@@ -150,8 +149,6 @@ def fit_on_several(folder: Path, progress: Progress) -> None:
 
 def _one_of_several(folder: Path) -> int:
     """What each of the processes does. Returns the exit code."""
-    from thyroid_utils.training.loop import fit_epochs
-
     config = Run(folder).config
     device = choose_device(config.training)
     if device.type == "cuda":

@@ -1,17 +1,17 @@
 """The epochs of a run, from the first batch to the state that is kept. What differs by task is asked of it."""
 
+from __future__ import annotations
+
 import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -22,6 +22,9 @@ from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.data import Assembly, derived_seed
 from thyroid_utils.training.state import State, choose_precision, write_state
 from thyroid_utils.training.tasks import SCORE_NAMES, TASKS, Batch, Batches, epoch_batches, in_order, network_input, score_batches
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau | None
 
@@ -58,6 +61,33 @@ def build_schedule(config: OptimiserConfig, optimiser: torch.optim.Optimizer, ep
     if config.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimiser, mode=mode, factor=0.1, patience=2, threshold=0.0)
     return None
+
+
+class OneDevice:
+    """What a training asks of Fabric, for one that has nobody to share with: Lightning takes over a second to import."""
+
+    is_global_zero, global_rank, world_size = True, 0, 1
+
+    def __init__(self, device: torch.device):
+        self.device, self.strategy = device, self
+
+    def same(self, value: Any, **_: Any) -> Any:
+        """What all of one device agree on."""
+        return value
+
+    setup_module = broadcast = all_reduce = same
+
+
+def join(devices: int, kind: str) -> Fabric:
+    """This process and those that it starts, a device of a kind ("cuda", "cpu") each, by DDP."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its advice on GPUs would stand in every report
+    # Its environment is never that of a scheduler whose job this process happens to be.
+    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp", plugins=[LightningEnvironment()])
+    fabric.launch()
+    return fabric
 
 
 class BatchLoss(nn.Module):
@@ -101,14 +131,7 @@ class Training:
         self.assembly, self.config, self.progress = assembly, config, progress
         self.task, self.state = TASKS[config.task], start or State()
         self.kept, self.kept_at = self.state.epoch, -math.inf  # the last epoch whose state was kept, and when
-        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its advice on GPUs would stand in every report
-        self.fabric = Fabric(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=config.training.devices,
-            strategy="ddp" if config.training.devices > 1 else "auto",
-            plugins=[LightningEnvironment()],  # never that of a scheduler whose job this process happens to be
-        )
-        self.fabric.launch()
+        self.fabric = join(config.training.devices, device.type) if config.training.devices > 1 else OneDevice(device)
         self.device, self.first = self.fabric.device, self.fabric.is_global_zero
         bf16 = choose_precision(config.training.precision, device) == "bf16-mixed"
         # Without a cache of weights in bf16, which could not be recorded.
