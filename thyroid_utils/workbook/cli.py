@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thyroid_utils.common.errors import DataError, ParameterError, RunError
+from thyroid_utils.workbook.check_figures import check_figures
 
 if TYPE_CHECKING:
     from thyroid_utils.training.ledger import Run
@@ -31,6 +32,7 @@ notebooks_app = typer.Typer(help="The notebooks as files.", no_args_is_help=True
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(notebooks_app, name="notebooks")
+app.command("check-figures")(check_figures)
 
 _COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
 

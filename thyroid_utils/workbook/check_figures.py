@@ -1,0 +1,58 @@
+"""The command `check-figures`: could the figures of a paper, or of a table of one's own, come from so many images?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thyroid_utils.common.errors import DataError
+
+_Figure = Annotated[str | None, typer.Option(metavar="FIGURE", show_default=False)]
+_SHOWN = 10  # tables of counts
+
+
+def check_figures(
+    table: Annotated[
+        Path | None, typer.Argument(help="A CSV with a row a model: model, n, accuracy, recall …", show_default=False)
+    ] = None,
+    n: Annotated[str | None, typer.Option("--n", metavar="N", help="Images tested: 151, or 600-719 where not told.")] = None,
+    positives: Annotated[str | None, typer.Option(metavar="N", help="How many of them are malignant.")] = None,
+    prevalence: Annotated[str | None, typer.Option(metavar="LOW-HIGH", help="Else their share: 0.35-0.65.")] = None,
+    accuracy: _Figure = None,
+    precision: _Figure = None,
+    sensitivity: Annotated[str | None, typer.Option("--sensitivity", "--recall", metavar="FIGURE")] = None,
+    specificity: _Figure = None,
+    f1: _Figure = None,
+    auc: _Figure = None,
+    cut: Annotated[bool, typer.Option("--truncated", help="Decimals were cut off instead of rounded.")] = False,
+) -> None:
+    """Say which tables of counts can give figures as they are printed (98.4 or 0.984); exit code 1 where none can.
+
+    What an option gives holds for each row of the table that leaves it empty.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("table", "cut")}
+    from thyroid_utils.data.readers.listing import read_table
+    from thyroid_utils.scores.figures import OF_COUNTS, FigureCheck, common_sizes
+
+    rows = {"": given}
+    if table is not None:
+        known = ("model", "n", "positives", "prevalence", *OF_COUNTS, "recall")
+        read = read_table(table, (), known)
+        if unknown := [name for name in read if name not in known]:
+            typer.echo(f"left aside: {', '.join(unknown)}")
+        rows = {place: {**given, **row.dropna()} for place, row in read.iterrows()}
+    checks = {}
+    for place, row in rows.items():
+        try:
+            checks[place] = check = FigureCheck.of(row, cut)
+            typer.echo(f"{row.get('model', '')}: {check.told}".removeprefix(": "))
+        except DataError as error:
+            raise DataError(f"{place or 'check-figures'}: {error}") from None
+        if len(check.tables):
+            typer.echo(check.tables.head(_SHOWN).to_string(index=False))
+    fitting = [check.tables for check in checks.values() if len(check.tables)]
+    if len(fitting) > 1:
+        common = common_sizes(fitting)
+        sizes = ", ".join(f"{row.positives} of {row.images}" for row in common.head(_SHOWN).itertuples())
+        typer.echo(f"if all of these are of the same images, malignant of all can be: {sizes or 'no number'}")
+    raise typer.Exit(0 if len(fitting) == len(checks) else 1)
