@@ -148,7 +148,7 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     assert "left aside: loss" in shown and "VGG16: 9 tables" in shown and "can be: 329 of 658" in shown
     pd.DataFrame([*rows, {"Model": "mine", "Accuracy": "105"}]).to_csv(path, index=False)
     assert main(command) == 2 and f"{path} line 8: accuracy: found '105'" in capsys.readouterr().err
-    pd.DataFrame([*rows, {"Model": "mine", "precision": "50.01"}]).to_csv(path, index=False)
+    pd.DataFrame([*rows, {"Model": "mine", "n": "12", "precision": "50.01"}]).to_csv(path, index=False)
     assert main(command) == 1 and "mine: No table" in capsys.readouterr().out
 
 
