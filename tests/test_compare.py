@@ -30,7 +30,8 @@ def test_a_notebooks_parameters_are_the_fields_of_its_runs():
     assert (training.epochs, training.batch_size, training.patience) == (3, 8, None)
     assert (training.class_balance, training.monitor, training.precision) == ("weights", "auc", "auto")
     more = RunConfig(**shared_settings(PARAMETERS, "classification", PATIENCE=2))
-    assert more.training.patience == 2
+    assert more.training.patience == 2 and not more.training.cuda_graph
+    assert shared_settings({**PARAMETERS, "COMPILE": True}, "segmentation")["training"]["cuda_graph"]
 
 
 def test_a_part_with_parameters_of_its_own_takes_over_the_others():

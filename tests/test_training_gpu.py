@@ -125,7 +125,7 @@ def test_a_recorded_step_is_warmed_up_without_a_trace_and_takes_whole_batches(ma
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", unrecordable)
-    with pytest.raises(TrainingError, match=r"no CUDA graph can be recorded of its training; set training\.cuda_graph to False"):
+    with pytest.raises(TrainingError, match=r"cannot be a CUDA graph; set training\.cuda_graph \(COMPILE\) to False"):
         training.record()
 
 

@@ -33,6 +33,7 @@ FIELDS = {
     "BATCH_SIZE": ("training", "batch_size"),
     "PATIENCE": ("training", "patience"),
     "PRECISION": ("training", "precision"),
+    "COMPILE": ("training", "cuda_graph"),
     "CLASS_BALANCE": ("training", "class_balance"),
 }
 _PREFIXED = {"DATA_OPTIONS": "DATA", "BATCH_SIZE": "BATCH"}  # SEGMENTER_DATA, SEGMENTER_BATCH

@@ -165,7 +165,7 @@ class Training:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            told = f"{self.config.model.name}: no CUDA graph can be recorded of its training; set training.cuda_graph to False"
+            told = f"{self.config.model.name}: its training cannot be a CUDA graph; set training.cuda_graph (COMPILE) to False"
             raise TrainingError(f"{told} ({error})") from error
         self.network.load_state_dict(before)  # warming up has moved the running means of batch normalisation
         return loss
