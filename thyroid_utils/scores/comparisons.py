@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from thyroid_utils.scores.checks import known_patients
+from thyroid_utils.scores.checks import known_patients, patient_codes
 from thyroid_utils.scores.estimates import POWER, Comparison, Estimate, interval
 from thyroid_utils.scores.patients import over_patients
-from thyroid_utils.scores.recipes import RecipeComparison, mean_influence
+from thyroid_utils.scores.recipes import Influence, RecipeComparison, mean_influence
 
 _ROUNDING = 1e-12
 
@@ -62,6 +62,29 @@ def compare_means(first: Sequence[float], second: Sequence[float], patients: Seq
     (variance,), (freedom,) = over_patients(gap.by_image, gap.strata, codes)
     *tested, note = _t_test(float(gap.scores[0]), float(np.sqrt(variance)), float(freedom), "1 patient", "all patients agree")
     return Comparison(float(one[known].mean()), float(two[known].mean()), *tested, int(known.sum()), count, note)
+
+
+def compare_answers(first: Influence, second: Influence, patients: Sequence[str]) -> Comparison:
+    """Whether two fixed sets of answers to the same images differ, for other patients; it says nothing of recipes.
+
+    Args:
+        first, second: of `mean_influence` or `auc_influence`; of several trainings the mean is held fixed, and the numbers of
+            trainings need not be equal.
+        patients: the patient of each image, (n,).
+
+    Returns:
+        Comparison (first − second), as `compare_means` gives it; of an AUC by DeLong's variance over patients.
+    """
+    images = first.by_image.shape[1]
+    if not images:
+        return Comparison(*[np.nan] * 6, 0, 0, note="no image has both")
+    codes, count = patient_codes(patients, images, "compare_answers")
+    moves = first.by_image.mean(axis=0, keepdims=True) - second.by_image.mean(axis=0, keepdims=True)
+    (variance,), (freedom,) = over_patients(moves, first.strata, codes)
+    one, two = float(first.scores.mean()), float(second.scores.mean())
+    few = "fewer than two patients" + " of a class" * bool(first.strata.any())
+    *tested, note = _t_test(one - two, float(np.sqrt(variance)), float(freedom), few, "all patients agree")
+    return Comparison(one, two, *tested, images, count, note)
 
 
 def _t_test(difference: float, error: float, freedom: float, single: str, alike: str) -> tuple[float, float, float, float, str]:

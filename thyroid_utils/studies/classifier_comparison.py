@@ -91,6 +91,10 @@ class ClassifierComparison(ComparedRuns):
         """Probabilities of malignancy of the common test images, (seeds, n), in the order of `truth`."""
         return np.stack([found.loc[self.truth.index, "probability"] for found in self.predictions(model)])
 
+    def answers(self, model: str) -> tuple[pd.Series, np.ndarray, pd.Series]:
+        """Labels (n,), `probabilities` (seeds, n) and patients (n,) of the common test images that a model answers."""
+        return self.truth["label"], self.probabilities(model), self.truth["patient"]
+
     def estimates(self, scores: Sequence[str] = MAIN_SCORES, *, fixed: bool = False) -> pd.DataFrame:
         """Each score of each model on test, an `Estimate`; best AUC first.
 
@@ -105,10 +109,9 @@ class ClassifierComparison(ComparedRuns):
         wanted = ["auc", *(name for name in scores if name != "auc")]
         by_run = None if self.one_split else self.by_run(wanted, fixed=fixed).groupby("model")
         rows = {}
-        for model in self.runs:
+        for model in self.models:
             if by_run is None:
-                found = (self.truth["label"], self.probabilities(model), self.truth["patient"])
-                rows[model] = patient_scores(*found, wanted, self._cuts(model, fixed))
+                rows[model] = patient_scores(*self.answers(model), wanted, self._cuts(model, fixed))
             else:
                 values = by_run.get_group(model)
                 rows[model] = {
@@ -210,7 +213,7 @@ class ClassifierComparison(ComparedRuns):
         """
         band = {"roc": roc_band, "pr": pr_band}[kind]
         if self.one_split:
-            return band(self.truth["label"], self.probabilities(model), self.truth["patient"], resamples=resamples)
+            return band(*self.answers(model), resamples=resamples)
         tables = [band(found["label"], found["probability"], found["patient"], resamples=1) for found in self.predictions(model)]
         x, y = tables[0].columns[:2]
         curves = np.stack([table[y] for table in tables])

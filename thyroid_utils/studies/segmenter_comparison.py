@@ -117,7 +117,7 @@ class SegmenterComparison(ComparedRuns):
         patients = self.truth["patient"] if cases is None else self.truth.loc[list(cases), "patient"]
         codes, _ = patient_codes(patients, len(patients), "estimates")
         rows = {}
-        for model in self.runs:
+        for model in self.models:
             values = self.values(model, COUNTS if pooled else names, resolution, cases)
             defined = ~np.isnan(values).all(axis=0)
             score = partial(_pooled, np.nan_to_num(values), names) if pooled else partial(_per_image, values)
@@ -191,7 +191,7 @@ class SegmenterComparison(ComparedRuns):
     def by_image(self, scores: Sequence[str]) -> pd.DataFrame:
         """Each score of each test image, the mean over seeds: `model`, `case`, the columns of `truth` and the scores."""
         tables = []
-        for model in self.runs:
+        for model in self.models:
             values = _nanmean(self.values(model, scores))
             tables.append(self.truth.assign(model=model, **dict(zip(scores, values.T, strict=True))).reset_index())
         return pd.concat(tables, ignore_index=True)
