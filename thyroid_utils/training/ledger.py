@@ -126,8 +126,8 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """`fingerprint`, `split_hash`, `recipe`, `leaky`, `patients` (where they come from, as a phrase), `images` a split,
-        `left_out` (cases without the label or mask that the task needs), `input` (channels, height, width), `weights` it started
-        from."""
+        `sides` (split → "all" and each class → number of images, of patients; not in older runs), `left_out` (cases without the
+        label or mask that the task needs), `input` (channels, height, width), `weights` it started from."""
         return self._json("data.json")
 
     @cached_property

@@ -98,6 +98,19 @@ def predict(
     raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names, mirror))
 
 
+@app.command()
+def checklist(
+    report: Annotated[Path, typer.Argument(help="The folder of a finished report, as reports/quick.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The output folder, the report's own unless given.")] = None,
+) -> None:
+    """Hold a report to CLAIM 2024 and TRIPOD+AI: what its records answer, and what is left to the author."""
+    from thyroid_utils.workbook.checklist import write_checklist
+    from thyroid_utils.workbook.pages import seen_from_here
+
+    for path in write_checklist(report, out):
+        typer.echo(seen_from_here(path))
+
+
 @data_app.command("check")
 def check_data(
     dataset: Annotated[
@@ -151,6 +164,7 @@ def show_runs() -> None:
 @runs_app.command("show")
 def show_run(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name, or the beginning of it.", show_default=False)],
+    card: Annotated[bool, typer.Option("--card", help="A model card, in Markdown, for who is given the network.")] = False,
 ) -> None:
     """Show one run: config, data, metrics, environment, history; exit code 1 where it is not whole."""
     import yaml
@@ -159,6 +173,11 @@ def show_run(
 
     run = _named_run(name, f"runs show {name}")
     row = list_runs().loc[run.name]
+    if card and row["state"] == "finished":
+        from thyroid_utils.workbook.model_card import model_card
+
+        typer.echo(model_card(run), nl=False)
+        return
     typer.echo(f"run {run.name}\nfolder {run.folder}\nstate {row['state']} {row['note']}")
     if row["state"] != "finished":
         raise typer.Exit(1)

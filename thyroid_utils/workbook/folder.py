@@ -43,6 +43,10 @@ class ReportFolder:
     def records(self) -> dict[str, Any]:
         return self.document.get("notebooks", {})
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return _read_json(self.path / "metrics.json")
+
     def is_whole(self, record: Mapping[str, Any]) -> bool:
         """Whether a finished report lies here as it was written, and no later run of its notebook came to a bad end."""
         lies = {"metrics.json", *_files(record)} == set(record["files"]) and record["files"] == self._hashes(record)
@@ -67,7 +71,7 @@ class ReportFolder:
 
     def install(self, staging: Path, stem: str) -> None:
         """Let a staged report take the place of the notebook's last one."""
-        metrics = _read_json(self.path / "metrics.json") | {stem: _read_json(staging / "metrics.json").get(stem, {})}
+        metrics = self.metrics | {stem: _read_json(staging / "metrics.json").get(stem, {})}
         known = {name: values for name, values in metrics.items() if name in self.document["known"]}
         write_text(staging / "metrics.json", _json(self.scrubber.anything(known)))
         ready = self.path / f"{_READY}{stem}"
@@ -115,7 +119,7 @@ class ReportFolder:
     def write_index(self) -> None:
         """run.json first: it marks the folder as one of this workbook."""
         write_text(self.path / "run.json", _json(self.scrubber.anything(self.document)))
-        write_text(self.path / "index.html", render_index(self.document, _read_json(self.path / "metrics.json"), self.path))
+        write_text(self.path / "index.html", render_index(self.document, self.metrics, self.path))
 
     def _settle(self, ready: Path) -> None:
         """Move the files of a report into place, remove what an earlier one left, and link its neighbours to it."""
@@ -143,12 +147,12 @@ class ReportFolder:
 
     def _write_page(self, stem: str) -> None:
         node = nbformat.read(self.path / f"{stem}.ipynb", as_version=4)
-        metrics = _read_json(self.path / "metrics.json").get(stem, {})
+        metrics = self.metrics.get(stem, {})
         page = write_text(self.path / f"{stem}.html", self._page(self.records[stem], node, metrics))
         self.records[stem]["files"][page.name] = file_hash(page)
 
     def _hashes(self, record: Mapping[str, Any]) -> dict[str, str]:
-        hashes = {"metrics.json": content_key(_read_json(self.path / "metrics.json").get(record["stem"]))}
+        hashes = {"metrics.json": content_key(self.metrics.get(record["stem"]))}
         for file in _files(record):
             with suppress(OSError):
                 hashes[file] = file_hash(self.path / file)

@@ -60,6 +60,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(duration=duration_text, number=number_text, ansi=_terminal_html, formula=_block_formula)
+    environment.filters.update(cell=markdown_cell, images=partial(count, noun="image"))
     return environment
 
 
@@ -116,6 +117,11 @@ def _block_formula(latex: str) -> Markup:
 
 def _terminal_html(text: str) -> Markup:
     return Markup(ansi2html(text.rstrip("\n")))
+
+
+def markdown_cell(value: Any) -> str:
+    """A value in a table of markdown: on one line, no letter of it a mark of the table, of emphasis or of HTML."""
+    return re.sub(r"([|<*`])", r"\\\1", " ".join(str(value).split()))
 
 
 def duration_text(seconds: float | None) -> str:

@@ -56,8 +56,8 @@ def record(name: str, value: Any, label: str | None = None, unit: str | None = N
     """Keep one of the notebook's key numbers in `metrics.json`; the same name recorded again replaces the earlier value.
 
     name: snake_case, unique in the notebook. value: number, text, bool, None or an `Estimate`, which is shown with its interval;
-    NaN and infinity become null. label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `split_hash`
-    or `data_fingerprint` are shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError
+    NaN and infinity become null. label: what the index writes beside it. unit: e.g. "mm", "%". Names that start with `data_`,
+    `split_` or `trained_` are shown with the provenance, not among the key numbers. Raises ValueError for a bad name, TypeError
     for another type of value.
     """
     _check(name)
@@ -72,10 +72,18 @@ def record(name: str, value: Any, label: str | None = None, unit: str | None = N
 
 
 def record_provenance(run: Run) -> None:
-    """Keep the names of a run's split and data; that no patient is on two of its sides was checked when the split was made, and
-    runs of a split by image are marked leaky."""
+    """Keep the names of a run's split and data, who its patients are, how many images are on each side and how many were left
+    out, and where it was trained; of folds the counts are the first one's. That no patient is on two sides was checked when the
+    split was made, and runs of a split by image are marked leaky."""
+    first = run.folds[0]
     record("split_hash", run.data["split_hash"])
     record("data_fingerprint", run.data["fingerprint"])
+    record("data_patients", first.data["patients"], "patients are")
+    record("data_left_out", first.data["left_out"], "images left out for want of a label or mask")
+    sides = first.data.get("sides", {}).items()  # older runs have none
+    told = [f"{side} {', '.join(f'{kind} {size[0]} of {size[1]}' for kind, size in kinds.items())}" for side, kinds in sides]
+    record("data_sides", "; ".join(told) or None, "images of patients")
+    record("trained_on", f"{first.environment['device']}, {first.environment['precision']}", "trained on")
 
 
 def record_figure(figure: Figure | None, name: str, caption: str, *, cover: bool = False, otherwise: str | None = None) -> None:

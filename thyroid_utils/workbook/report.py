@@ -19,7 +19,7 @@ from pygments.lexers import get_lexer_by_name
 from thyroid_utils.common import paths
 from thyroid_utils.workbook.pages import embedded_jpeg, inline_markdown, markdown, render_page, safe_tree
 
-PROVENANCE = ("data_fingerprint", "split_hash")
+PROVENANCE = ("data_", "split_", "trained_")
 """Recorded names that start with one of these are shown with the provenance, not among the key numbers."""
 
 _KEY_NUMBERS = 6
@@ -96,7 +96,7 @@ def _is_to_be_seen(output: nbformat.NotebookNode) -> bool:
 
 
 def provenance(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Recorded data fingerprints and split hashes by label."""
+    """What was recorded of data, splits and where networks were trained, by label."""
     chosen = {name: entry for name, entry in recorded.items() if name.startswith(PROVENANCE) and entry["value"] is not None}
     return {entry["label"] or name.replace("_", " "): entry["value"] for name, entry in chosen.items()}
 

@@ -1,0 +1,130 @@
+"""A finished report held to two reporting guidelines: what its own records answer, and what is left to the author.
+
+The guidelines' items, in our words, and the records that answer each stand in `checklist.toml`.
+"""
+
+import csv
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from thyroid_utils.common.errors import ParameterError
+from thyroid_utils.common.files import write_text
+from thyroid_utils.common.words import listed, literal
+from thyroid_utils.workbook.folder import ReportFolder
+from thyroid_utils.workbook.pages import Scrubber, markdown, number_text, render_page
+from thyroid_utils.workbook.parameters import declared_parameters
+
+_ROWS = 8  # of a table that is told row by row
+
+
+def write_checklist(report: Path, out: Path | None = None) -> list[Path]:
+    """Write `checklist.md` and `checklist.html` into `out`, else beside the report; links lead to the report's files.
+
+    Raises:
+        ParameterError: there is no report, or it is unfinished, changed since it was written, or without records.
+        OSError: `out` cannot be written.
+    """
+    out = report if out is None else out
+    records = Records(report, out)
+    guidelines = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    counts = {"answered": 0, "answered in part": 0, "left to the author": 0}
+    for guideline in guidelines.values():
+        for item in guideline["items"].values():
+            item["found"] = found = [told for source in item.get("from", []) for told in records.find(source)]
+            left = item.setdefault("left", "" if found else "This report has no record of it: what is to be said?")
+            counts["left to the author" if not found else "answered in part" if left else "answered"] += 1
+    text = render_page("checklist.md.j2", run=records.document, guidelines=guidelines, counts=counts)
+    out.mkdir(parents=True, exist_ok=True)
+    page = render_page("checklist.html.j2", title=records.document["title"], body=markdown(text)[0])
+    return [write_text(out / "checklist.md", text), write_text(out / "checklist.html", page)]
+
+
+class Records:
+    """What a finished report holds, as markdown; `find` takes the names that `checklist.toml` has for it.
+
+    Args:
+        report: the folder of the report.
+        out: the folder from which links to its files are seen.
+    """
+
+    def __init__(self, report: Path, out: Path) -> None:
+        folder = ReportFolder(report, Scrubber())
+        self.document, self.notebooks, self.metrics = folder.document, folder.records.values(), folder.metrics
+        self.report, self.seen = report, quote(os.path.relpath(report, out))
+        if not self.document:
+            what = "its run.json is damaged or of another version" if (report / "run.json").exists() else "there is no run.json"
+            raise ParameterError(f"checklist {report}: {what}; give the folder of a report, as reports/quick, or run it again")
+        told = {record["stem"]: record["status"] for record in self.notebooks if record["status"] != "finished"}
+        unfinished = listed([f"{stem} is {status}" for stem, status in told.items()], none="")
+        if self.document["status"] != "finished" or unfinished:
+            raise ParameterError(f"checklist {report}: the report is {self.document['status']}: {unfinished}; run it to its end")
+        if changed := [record["stem"] for record in self.notebooks if not folder.is_whole(record)]:
+            told = "files are missing or changed since the report was written, or a later run of it failed"
+            raise ParameterError(f"checklist {report}: {listed(changed)}: {told}; run it again")
+        if not any(self.metrics.get(record["stem"]) or record["tables"] for record in self.notebooks):
+            raise ParameterError(f"checklist {report}: no number and no table was recorded in it; run notebooks that record some")
+        self.parameters = {record["stem"]: self._in_force(record) for record in self.notebooks}
+
+    def find(self, source: str) -> list[str]:
+        """What `source`, as `table:03_scores`, leads to, each with the numbers of the notebooks that have it; [] for nothing.
+
+        `parameter:NAME`, as it was in force; `value:NAME` of metrics.json; `table:NN_NAME`, `figure:NN_NAME`, its caption;
+        `rows:NN_NAME`, a small table itself; `answer:NN`; `run:NAME` of run.json. * in a name stands for anything.
+        """
+        kind, _, name = source.partition(":")
+        if kind == "run":
+            found = self.document.get(name)
+            told = ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else found
+            return [f"{name.replace('_', ' ')}: {literal(told)}"] if told else []
+        numbers: dict[str, list[str]] = {}
+        for record in self.notebooks:
+            for told in getattr(self, f"_{kind}")(record, name):
+                numbers.setdefault(told, []).append(record["number"])
+        lines = [f"{told} ({listed(dict.fromkeys(found))})" for told, found in numbers.items()]
+        return [", ".join(lines)] if lines and kind == "parameter" else lines
+
+    def _in_force(self, record: dict[str, Any]) -> dict[str, Any]:
+        declared = declared_parameters(self.report / f"{record['stem']}.ipynb")
+        return {name: record["parameters"].get(name, found.default) for name, found in declared.items()}
+
+    def _parameter(self, record: dict[str, Any], name: str) -> Iterator[str]:
+        value = self.parameters[record["stem"]].get(name)
+        if value not in (None, "", [], {}):
+            yield f"`{name} = {json.dumps(value, ensure_ascii=False)}`"
+
+    def _value(self, record: dict[str, Any], name: str) -> Iterator[str]:
+        for known, entry in self.metrics.get(record["stem"], {}).items():
+            if fnmatchcase(known, name) and entry["value"] is not None:
+                parts = entry["value"] if isinstance(entry["value"], dict) else {"value": entry["value"]}
+                value, *ends = map(number_text, parts.values())
+                told = f"{value} {entry['unit'] or ''}".strip() + f" [{', '.join(ends)}]" * (parts.get("low") is not None)
+                yield literal(f"{entry['label'] or known.replace('_', ' ')}: {told}")
+
+    def _table(self, record: dict[str, Any], name: str, kind: str = "tables", suffix: str = "csv") -> Iterator[str]:
+        for entry in record[kind]:
+            if fnmatchcase(entry["file"], f"{kind}/{name}"):
+                caption = re.match(r".{20,}?(?=\. |\.?$)|.*", entry["caption"]).group()  # the first sentence is enough
+                yield f"[{literal(caption)}]({self.seen}/{quote(entry['file'])}.{suffix})"
+
+    def _figure(self, record: dict[str, Any], name: str) -> Iterator[str]:
+        return self._table(record, name, "figures", "pdf")
+
+    def _rows(self, record: dict[str, Any], name: str) -> Iterator[str]:
+        yield from self._table(record, name)
+        for entry in record["tables"]:
+            if fnmatchcase(entry["file"], f"tables/{name}"):
+                with (self.report / f"{entry['file']}.csv").open(encoding="utf-8", newline="") as file:
+                    (_, *heads), *rows = csv.reader(file)
+                for first, *cells in rows[:_ROWS]:
+                    yield literal(f"{first}: {', '.join(f'{head} {cell}' for head, cell in zip(heads, cells, strict=True))}")
+
+    def _answer(self, record: dict[str, Any], number: str) -> Iterator[str]:
+        if record["number"] == number and record["answer"]:
+            yield record["answer"]
