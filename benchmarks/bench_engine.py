@@ -4,9 +4,11 @@
                                       [--device cpu] [--cuda-graph] [--only-dask]
     python benchmarks/bench_engine.py --ledger RUNS
 
-The same runs (seeds 1, 2, …) are trained one after the other and then by dask, on a thread each and in ledgers of their own; how
-many workers, the engine chooses, and their start counts. --ledger puts the finished runs of a ledger, by the seconds that they
-took, on 64 workers that are not there: in the order of their names, which knows nothing, and the longest first.
+The same runs (seeds 1, 2, …) are trained one after the other, by as many plain processes as the engine takes workers (what this
+machine can give: two of its processors may share a core) and by dask; on a thread each and in ledgers of their own. Starts and
+imports count, so short runs tell of these; on a busy machine only dask beside the plain processes tells anything. --ledger puts
+the finished runs of a ledger, by the seconds that they took, on 64 workers that are not there: in the order of their names, which
+knows nothing, and the longest first.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import heapq
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from thyroid_utils.common.config import RunConfig
@@ -58,6 +62,10 @@ def main() -> None:
         measure(asked)
 
 
+def train_alone(config: RunConfig) -> None:
+    run_all([config], threads=1)
+
+
 def measure(asked: argparse.Namespace) -> None:
     told = {"task": "segmentation", "loss": {"name": "bce_dice"}} if asked.model in SEGMENTERS else {}
 
@@ -69,17 +77,21 @@ def measure(asked: argparse.Namespace) -> None:
     configs = [config(seed, asked.epochs) for seed in range(1, asked.runs + 1)]
     workers, seconds = plan_workers(configs, 1)[1], {}
     with tempfile.TemporaryDirectory() as folder:
-        for engine in ["dask"] if asked.only_dask else ["serial", "dask"]:
+        for engine in ["dask"] if asked.only_dask else ["serial", "processes", "dask"]:
             os.environ["THYROID_WORKBOOK_RUNS"] = f"{folder}/{engine}"
             run_all([config(0, 1)], threads=1)  # what both share is imported and preprocessed by a run that does not count
             began = time.perf_counter()
-            runs = run_all(configs, engine, threads=1)
+            if engine == "processes":
+                with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+                    list(pool.map(train_alone, configs))
+            runs = run_all(configs, "dask" if engine == "dask" else "serial", threads=1)  # those of processes are read
             seconds[engine] = time.perf_counter() - began
         images, device = asked.runs * asked.epochs * runs[0].data["images"]["train"], runs[0].environment["device"]
     rows = [f"{name} {taken:.1f} s, {images / taken:.0f} images/s" for name, taken in seconds.items()]
     if not asked.only_dask:
-        times = seconds["serial"] / seconds["dask"]
-        rows.append(f"{times:.2f} times the runs an hour, {times / workers:.2f} a worker")
+        times = {engine: seconds["serial"] / taken for engine, taken in seconds.items()}
+        told = f"dask {times['dask']:.2f} times the runs an hour, {times['dask'] / workers:.2f} a worker"
+        rows.append(f"{told}; plain processes {times['processes']:.2f} times")
     shape = f"{asked.runs} runs of {asked.model}, {asked.size}×{asked.size}, {asked.epochs} epochs"
     print(f"| {shape}, {device}, {workers} workers | {' | '.join(rows)} |")
 

