@@ -228,6 +228,13 @@ def test_a_batch_of_empty_or_full_masks_pulls_the_right_way_and_costs_nothing_wh
         ("segmentation", "bce", {"nodule_weight": 0}, "nodule_weight must be a number above 0; found 0"),
         ("segmentation", "focal", {"gamma": 0.5}, "gamma must be 0 or at least 1"),
         ("segmentation", "bce", {"class_weights": [1.0, 3.0]}, "loss bce takes no class_weights; nodule and background"),
+        (
+            "segmentation",
+            "dice",
+            {"per_image": False},
+            "no option 'per_image'; it was removed; train with the loss's fixed value",
+        ),
+        ("segmentation", "dice", {"alpha": 1}, "no option 'alpha'; it has no options"),
         ("joint", "dice", {"classification_weight": -1}, "classification_weight must be"),
         ("joint", "dice", {"clasification_weight": 1}, "no option 'clasification_weight'; did you mean classification_weight"),
     ],

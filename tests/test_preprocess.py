@@ -189,6 +189,7 @@ def test_a_pipeline_says_that_it_needs_training_images_and_its_hash_what_decides
         ("paper_00", "did you mean paper_00"),
         ([], "add resize"),
         (["claeh", "resize"], "step 'claeh' is unknown; did you mean clahe"),
+        ([{"srad": {"iterations": 3}}, "resize"], "step 'srad' is unknown; it was removed; train with gaussian"),
         ([{"clahe": {"clip": 2}}, "resize"], "no parameter 'clip'; did you mean clip_limit"),
         ([{"clahe": {"clip_limit": -1}}, "resize"], "step clahe: clip_limit: .* greater than or equal to 0.1; found -1"),
         ([{"clahe": {"tiles": 2.5}}, "resize"], "tiles: .* valid integer; found 2.5"),

@@ -5,12 +5,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What finished runs may name and is no more → what to train with instead.
+_REMOVED = dict.fromkeys(("median", "lee", "srad", "bilateral", "nonlocal_means"), "gaussian, or without a filter,")
+_REMOVED |= dict.fromkeys(("smooth", "per_image", "dice_weight"), "the loss's fixed value, without the option,")
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest known one, or all of them."""
+
+def nearest(name: str, known: Iterable[str], nothing: str = "known: none") -> str:
+    """The end of an error message about an unknown name: that it was removed, the nearest known one, or all; nothing: of none."""
+    if name in _REMOVED:
+        return f"it was removed; train with {_REMOVED[name]} instead"
     known = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    return f"did you mean {known[close[0]]}?" if close else f"known: {', '.join(known.values()) or 'none'}"
+    return f"did you mean {known[close[0]]}?" if close else f"known: {', '.join(known.values())}" if known else nothing
 
 
 class DataError(ValueError):

@@ -70,7 +70,7 @@ def check_options(owner: str, options: Iterable[str], known: list[str]) -> None:
     for itself."""
     for option in options:
         if option not in known and "options" not in known:
-            raise ValueError(f"{owner}: no option {option!r}; {nearest(option, known) if known else 'it has no options'}")
+            raise ValueError(f"{owner}: no option {option!r}; {nearest(option, known, 'it has no options')}")
 
 
 def number(name: str, value: Any, low: float = 0, high: float = math.inf, above: bool = False, below: bool = False) -> float:

@@ -405,7 +405,7 @@ def build_loss(task: str, name: str, *, class_weights: Sequence[float] | torch.T
     losses, is_joint = _LOSSES[task], task == "joint"
     if name not in losses:
         raise ValueError(f"{task} loss {name!r} is unknown; {nearest(name, losses)}")
-    known = own_options(losses[name], ["class_weights"]) + ["classification_weight"] * is_joint
+    known = own_options(losses[name], ["class_weights", "args", "kwargs"]) + ["classification_weight"] * is_joint
     check_options(f"loss {name}", options, known)
     if is_joint:
         weight = options.pop("classification_weight", 1.0)
