@@ -1,5 +1,9 @@
 """Predictors give what a run's own predictions say, and take images that the run has never seen."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,3 +60,20 @@ def test_what_cannot_be_asked_is_refused_and_spacings_may_be_unknown():
     run.data["fingerprint"] = "another"
     with pytest.raises(DataError, match="not those it was trained on"):
         other.cases  # noqa: B018
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_and_not_fetched_anew():
+    work = """
+from resource import RUSAGE_SELF, getrusage
+import numpy as np
+from thyroid_utils.common.machine import keep_freed_memory
+keep_freed_memory()
+np.ones(2**24)
+before = getrusage(RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    np.ones(2**24)
+print(getrusage(RUSAGE_SELF).ru_minflt - before)
+"""
+    told = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True).stdout
+    assert int(told) < 100, "128 MiB are 32,768 pages, or 64 large ones, five times"

@@ -20,6 +20,7 @@ from torch import nn
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import cached, content_key, source_hash
+from thyroid_utils.common.machine import keep_freed_memory
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.data import images
 from thyroid_utils.data.images import read_image, read_mask
@@ -78,6 +79,7 @@ class Predictor:
     @cached_property
     def network(self) -> nn.Module:
         """On the device, in evaluation mode and channels last as in training. Who changes it gives it back as it was."""
+        keep_freed_memory()
         return self.run.load_model().to(self.device, memory_format=torch.channels_last)
 
     @cached_property

@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 
 from thyroid_utils.common.config import OptimiserConfig
 from thyroid_utils.common.errors import TrainingError
+from thyroid_utils.common.machine import keep_freed_memory
 from thyroid_utils.common.progress import Progress
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.training.data import Assembly, derived_seed
@@ -129,6 +130,7 @@ class Training:
     """
 
     def __init__(self, assembly: Assembly, start: State | None, device: torch.device, progress: Progress):
+        keep_freed_memory()
         config = assembly.config
         self.assembly, self.config, self.progress = assembly, config, progress
         self.task, self.state = TASKS[config.task], start or State()
