@@ -11,7 +11,7 @@ placement values (`scores.patients` has their variance).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -154,6 +154,23 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
     detectable = limit + limit_of(parts, 2 * (1 - POWER))
     bounds["detectable"] = detectable if detectable < most else np.nan
     return told(p_value=_beyond(abs(difference), parts), **bounds)
+
+
+def compare_apart(
+    first: Influence, second: Influence, patients: Sequence[str], others: Sequence[str], most: float = np.inf
+) -> RecipeComparison:
+    """`compare_recipes` of the scores of the same trainings on different patients: `first` on the images of `patients`, `second`
+    on those of `others`, who are never the same whatever they are called. The variance over patients is then the sum of both
+    sets', and that over trainings is still of the differences seed by seed."""
+    sizes = [found.by_image.shape[1] for found in (first, second)]
+    if not min(sizes):
+        return RecipeComparison(*[np.nan] * 6, 0, 0, note="no image to compare", seeds=len(first.scores))
+    strata = np.concatenate([first.strata, second.strata + 1 + first.strata.max()])
+    one = Influence(first.scores, np.pad(first.by_image, ((0, 0), (0, sizes[1]))), strata)
+    two = Influence(second.scores, np.pad(second.by_image, ((0, 0), (sizes[0], 0))), strata)
+    names = [f"{side} {name}" for side, found in enumerate((patients, others)) for name in found]
+    found = compare_recipes(one, two, names, most)
+    return found if first.strata.any() else replace(found, note=found.note.replace("of a class", "of a set"))
 
 
 _Parts = tuple[tuple[float, float], tuple[float, float]]

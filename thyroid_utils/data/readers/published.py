@@ -21,12 +21,15 @@ FOLDS = range(5)
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """Where a set is published, the tree that is expected, and the folder or file in it that it is known by."""
+    """Where a set is published, the tree that is expected, the folder or file in it that it is known by, and what its labels say
+    of which organ."""
 
     name: str
     source: str
     expected: str
     known_by: str
+    labels: str
+    organ: str = "thyroid"
 
     def folder(self, root: Path, or_by: Callable[[Path], object] = lambda _: False) -> Path:
         """`root`, or the folder below it that bears the set's name, whichever holds the set; DataError where neither does.
@@ -88,6 +91,13 @@ _TOLD = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encod
 SETS = {name: PublishedSet(name, **told) for name, told in _TOLD.items()}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 BOX = ("box_left", "box_top", "box_right", "box_bottom")
+
+
+def meaning(dataset: str) -> tuple[str, str]:
+    """What the labels of a reader's set say, and which organ it shows."""
+    if dataset in SETS:
+        return SETS[dataset].labels, SETS[dataset].organ
+    return "the simulation's truth" if dataset == "phantom" else "as they were given", "thyroid"
 
 
 def read_tnscui(root: Path) -> pd.DataFrame:

@@ -1,0 +1,69 @@
+"""Figures of the external validation: who is tested by whom, frames side by side, what is lost, what a few patients mend."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from thyroid_utils.plots.charts import estimate_line, named_rows, tested_row
+from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
+from thyroid_utils.plots.style import NEUTRAL, below, model_colours, new_panels, styled
+from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.labels import SCORES
+
+_RIGHT = {"calibration_slope": 1, "calibration_intercept": 0}
+
+
+@styled
+def train_test(matrices: Mapping[str, pd.DataFrame]) -> Figure:
+    """Heat maps of score → `ExternalValidation.matrix`, each number with its interval."""
+    figure, axes = new_panels(len(matrices), 1.3 + 0.75 * max(map(len, matrices.values())))
+    for place, (score, matrix) in zip(axes, matrices.items(), strict=True):
+        known = matrix.map(lambda found: isinstance(found, Estimate))
+        values = matrix.where(known).map(lambda found: getattr(found, "value", found)).astype(float)
+        texts = matrix.map(lambda found: found.text().replace(" ", "\n", 1) if isinstance(found, Estimate) else "")
+        sns.heatmap(values, annot=texts, fmt="", cmap="Blues", vmin=0.4, vmax=1.1, cbar=False, ax=place, linewidths=1)
+        place.set(title=score, xlabel="tested on", ylabel="trained on")
+        place.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def frames(sets: Mapping[str, pd.DataFrame], each: int = 4) -> Figure:
+    """Frames of each set, a row a set, one a patient."""
+    panels = []
+    for cases in sets.values():
+        chosen = cases.sample(frac=1, random_state=0).drop_duplicates("patient").index[:each]
+        panels += [case_panel(cases, case) for case in chosen] + [Panel()] * (each - len(chosen))
+    return panel_grid(panels, each, list(sets))
+
+
+@styled
+def lost(pairs: pd.DataFrame, label: str) -> Figure | None:
+    """Differences to home with their intervals, a row a set or a subgroup; None for no row. pairs: of `ComparedRuns.paired`."""
+    if pairs.empty:
+        return None
+    figure, (place,) = new_panels(1, 1 + 0.27 * len(pairs))
+    named_rows(place, pairs["first"]).set_xlabel(label)
+    place.axvline(0, color=NEUTRAL, linewidth=1)
+    for height, row in enumerate(pairs.itertuples()):
+        tested_row(place, row, height)
+    return figure
+
+
+@styled
+def mended(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
+    """Decisions and calibration of each set by the number of its patients that have helped; None for no set. tables: set →
+    `ExternalValidation.mended`."""
+    if not tables:
+        return None
+    colours, columns = model_colours(tables), next(iter(tables.values())).columns
+    figure, axes = new_panels(len(columns), 2.6, columns=3)
+    for place, score in zip(axes, columns, strict=True):
+        for name, table in tables.items():
+            estimate_line(place, table.index, table[score], colours[name], label=name)
+        if score in _RIGHT:
+            place.axhline(_RIGHT[score], color=NEUTRAL, linestyle=":", linewidth=1)
+        place.set(xlabel="patients that helped", ylabel=SCORES[score])
+    below(figure, axes[0])
+    return figure

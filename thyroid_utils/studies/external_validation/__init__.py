@@ -1,0 +1,224 @@
+"""Notebook 13: finished networks on data sets that they were not trained on: what they lose, in whom, and what mends it.
+
+AUC and Dice (at the network's resolution, of images with a nodule) are means over trainings. What depends on a probability, as
+thresholds, calibration and prediction sets do, is asked of all trainings together, as the command predict does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import listed, share
+from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.readers.published import meaning
+from thyroid_utils.data.table import malignant_share, measure_cases
+from thyroid_utils.inference.conformal import conformal_sets, coverage
+from thyroid_utils.inference.ensemble import held_out
+from thyroid_utils.scores.estimates import Estimate, patient_median, patient_scores
+from thyroid_utils.scores.labels import choose_threshold, classification_scores
+from thyroid_utils.scores.probabilities import fit_platt
+from thyroid_utils.studies.compared_runs import ComparedRuns
+from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_columns
+from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, on_other_set, on_own_test
+from thyroid_utils.studies.preprocessing import MEASURES, quality
+from thyroid_utils.studies.tables import told_difference
+
+MENDED = ("sensitivity", "specificity", "calibration_slope", "calibration_intercept", "brier")
+# Column of `ExternalValidation.measured` → how a table names it.
+MEASURED = {
+    "gray": "brightness, gray levels", "inside": "nodule, gray levels", "around": "around it, gray levels", **MEASURES,
+    "area_share": "nodule, share of the frame", "width": "width of the frame, pixels", "spacing_mm": "spacing, mm/pixel",
+}  # fmt: skip
+_LOOKED_AT = 100  # outlined images of a set, one a patient, whose `quality` is measured
+
+
+@dataclass(frozen=True)
+class ExternalValidation:
+    """Networks trained on some sets, and asked on all of them.
+
+    Attributes:
+        trained: set → "AUC" and "Dice" → its trainings; the first set is `home`.
+        sets: set → its case table (`asked.apart`); that of `home` may be lacking.
+        readers: set → its reader, home's first.
+    """
+
+    trained: dict[str, dict[str, ComparedRuns]]
+    sets: dict[str, pd.DataFrame]
+    readers: dict[str, str]
+
+    @property
+    def home(self) -> str:
+        return next(iter(self.trained))
+
+    def trainings(self, score: str) -> ComparedRuns:
+        """Home's of an AUC or a Dice."""
+        return self.trained[self.home][score]
+
+    def others(self, score: str) -> list[str]:
+        """The sets that home's networks of a score were asked about."""
+        return [name for name in self.readers if name != self.home and (score, self.home, name) in self.tested]
+
+    @cached_property
+    def asked(self) -> dict[tuple[str, str, str], tuple[pd.DataFrame, str]]:
+        """Score, training set and other set → `asked_cases`. Raises DataError where nothing can be asked."""
+        found = {}
+        for name, kinds in self.trained.items():
+            target = self.sets[name]["target"].iloc[0] if name in self.sets else "nodule"
+            for score, trained in kinds.items():
+                for other in [other for other in self.readers if other != name and other in self.sets]:
+                    run, cases = trained.first.folds[0], self.sets[other]
+                    found[score, name, other] = asked_cases(run, target, self.readers[other], cases)
+        if found and all(why for _, why in found.values()):
+            told = listed(dict.fromkeys(f"{other} ({why})" for (_, _, other), (_, why) in found.items()))
+            raise DataError(f"EXTERNAL: these networks answer another question than {told} asks; give another set")
+        return found
+
+    @cached_property
+    def tested(self) -> dict[tuple[str, str, str], Tested]:
+        """Score, training set and tested set → what its trainings say."""
+        found = {(score, name, name): on_own_test(own) for name, kinds in self.trained.items() for score, own in kinds.items()}
+        for key, (cases, why) in self.asked.items():
+            if not why:
+                found[key] = on_other_set(self.trained[key[1]][key[0]], cases)
+        return found
+
+    def questions(self) -> pd.DataFrame:
+        """A row a set: what it holds, what its labels say, and whether home's networks are asked about it, or why not."""
+        rows = {}
+        for name, reader in self.readers.items():
+            rows[name] = {"reader": reader, "labels": meaning(reader)[0]}
+            if name in self.sets:
+                cases = self.sets[name]
+                rows[name] |= {"outlined": listed(cases["target"][cases["mask"].notna()].unique()), "images": len(cases)}
+                rows[name] |= {"patients": cases["patient"].nunique(), "malignant": share(malignant_share(cases))}
+            for score in self.trained[self.home]:
+                why = self.asked.get((score, self.home, name), (None, ""))[1]
+                rows[name][score] = f"not asked: {why}" if why else "its test images" if name == self.home else "all images"
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
+
+    def matrix(self, score: str) -> pd.DataFrame:
+        """`Estimate`s, a row a training set, a column a tested one: of its own the test images, of another all; NaN where none
+        was asked."""
+        names, found = {key[1:] for key in self.tested if key[0] == score}, {}
+        for row, column in names:
+            found.setdefault(column, {})[row] = self.tested[score, row, column].score()
+        return pd.DataFrame(found).reindex(index=list(self.trained), columns=list(self.readers))
+
+    def drops(self, score: str) -> pd.DataFrame:
+        """Each other set (`first`) less home (`second`), as `ComparedRuns.paired`: the same trainings, other patients."""
+        at_home = self.tested[score, self.home, self.home]
+        pairs = [(name, self.home) for name in self.others(score)]
+        return self._paired(score, {pair: self.tested[score, self.home, pair[0]].less(at_home) for pair in pairs})
+
+    def _paired(self, score: str, found: dict) -> pd.DataFrame:
+        trained = self.trainings(score)
+        return trained.paired(lambda *pair: trained.withheld(found[pair], trained.models), list(found))
+
+    def subgroups(self, score: str, name: str) -> pd.DataFrame:
+        """`drops` of accuracy (at each training's own threshold) or Dice on one set, by what both sets tell of their images, where
+        ten patients or more have it on each; empty where home's data are gone."""
+        if self.home not in self.sets:
+            return self._paired(score, {})
+        sides = {"test": name, "train": self.home}  # the cuts of sizes and contrasts are home's
+        pair = [self.tested[score, self.home, other] for other in sides.values()]
+        both = pd.concat([self.sets[other].assign(split=side) for side, other in sides.items()], keys=sides)
+        groups = subgroup_columns(both, pd.concat([self.measured[other] for other in sides.values()], keys=sides))
+        found = {}
+        for factor, levels in groups.items():
+            own = [levels[side].reindex(each.table.index) for side, each in zip(sides, pair, strict=True)]
+            for level in levels.cat.categories:
+                chosen = [(values == level).to_numpy(bool) for values in own]
+                people = [each.table["patient"][rows].nunique() for each, rows in zip(pair, chosen, strict=True)]
+                if min(people) >= FEWEST_PATIENTS:
+                    found[f"{factor}: {level}", self.home] = pair[0].less(pair[1], chosen)
+        return self._paired(score, found)
+
+    @cached_property
+    def validated(self) -> pd.DataFrame:
+        """Home's validation images as its classifiers together answer them (`held_out`), with `probability`."""
+        (runs,) = self.trainings("AUC").runs.values()
+        table = held_out([fold for run in runs for fold in run.folds], "val")
+        return table.assign(probability=expit(table["log_odds"]))
+
+    def mended(self, name: str, sizes: Sequence[int] = (), draws: int = 0) -> pd.DataFrame:
+        """`MENDED` of a set as home's networks answer it, and after some of its patients have helped.
+
+        So many patients are drawn, of both classes as they occur; slope and intercept (`fit_platt`) and Youden's threshold are
+        fitted to their images, and the other patients are tested.
+
+        Returns:
+            index `patients`: 0, as it is with home's threshold, an `Estimate` over patients; then those of `sizes` that leave half
+            of the patients to test: the mean over draws, with the range of 95 % of them.
+        """
+        table = self.tested["AUC", self.home, name].table
+        limit = choose_threshold(self.validated["label"], self.validated["probability"])
+        rows = {0: patient_scores(table["label"], table["probability"], table["patient"], MENDED, limit)}
+        people = table.groupby("patient")["label"].max().astype(int)
+        for size in [size for size in sizes if 2 <= size <= len(people) / 2]:
+            malignant, found = int(np.clip(round(size * people.mean()), 1, size - 1)), []
+            for draw in range(draws):
+                mixed = people.sample(frac=1, random_state=draw)
+                helping = pd.concat([mixed[mixed == 1][:malignant], mixed[mixed == 0][: size - malignant]]).index
+                known, others = (table[table["patient"].isin(helping) == helps] for helps in (True, False))
+                scale = fit_platt(known["label"], known["log_odds"])
+                cut = choose_threshold(known["label"], scale(known["log_odds"]))
+                found.append(classification_scores(others["label"], scale(others["log_odds"]), cut))
+            of_draws = pd.DataFrame(found)
+            ranges = of_draws.quantile([0.025, 0.975])
+            tested = len(others), len(people) - size
+            rows[size] = {score: Estimate(of_draws[score].mean(), *ranges[score], *tested) for score in MENDED}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patients")
+
+    def coverage(self, alpha: float) -> pd.DataFrame:
+        """How often prediction sets of labels made with home's validation hold the truth, an `Estimate` a set and class, and how
+        many labels they name (`inference.conformal`)."""
+        rows, known = {}, self.validated
+        for name in [self.home, *self.others("AUC")]:
+            table = self.tested["AUC", self.home, name].table
+            given = known["probability"], known["label"], table["probability"]
+            sets = conformal_sets(*given, alpha, val_patients=known["patient"], by_class=True)
+            held = coverage(sets, table["label"], table["patient"])
+            rows[name] = {**held["coverage"], "labels in a set": held.at["all", "size"]}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
+
+    @cached_property
+    def measured(self) -> dict[str, pd.DataFrame]:
+        """Set → `measure_cases` of its images, and `quality` of some."""
+        found = {}
+        for name, cases in self.sets.items():
+            some = cases.dropna(subset="mask").sample(frac=1, random_state=0).drop_duplicates("patient")[:_LOOKED_AT]
+            looks = {case: quality(read_gray(row["image"]), read_mask(row["mask"])) for case, row in some.iterrows()}
+            table = measure_cases(cases, progress_bar("Measuring images")).table.join(cases.filter(["spacing_mm"]))
+            found[name] = table.join(pd.DataFrame.from_dict(looks, orient="index", columns=list(MEASURES)))
+        return found
+
+    def statistics(self) -> pd.DataFrame:
+        """Medians over images, `Estimate`s over patients: a row a measure, a column a set whose data are at hand."""
+        medians = {}
+        for name, table in self.measured.items():
+            known = {told: table[column] for column, told in MEASURED.items() if column in table}
+            medians[name] = {told: patient_median(values, self.sets[name]["patient"]) for told, values in known.items()}
+        return pd.DataFrame(medians).rename_axis("median")
+
+    def told(self, score: str) -> list[str]:
+        """What home's networks reach at home and on the other sets, as sentences."""
+        trained, own = self.trainings(score), self.tested[score, self.home, self.home].score()
+        start = f"**{trained.models[0]}**, trained on {self.home}, reaches {score} {own.text(2)} on its own test images"
+        sentences = []
+        for row in self.drops(score).itertuples():
+            there = self.tested[score, self.home, row.first].score().text(2)
+            verdict = (
+                "no verdict, as " + row.difference.note
+                if np.isnan(row.p_holm)
+                else "more than chance"
+                if row.differs
+                else "not more than chance can give"
+            )
+            sentences.append(f"On {row.first} it reaches {there}, {told_difference(row.difference)} against home: {verdict}.")
+        return [f"{start}.", *sentences]
