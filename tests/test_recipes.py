@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.scores.comparisons import compare_means, corrected_error, holm, subset_comparison, subset_estimate
 from thyroid_utils.scores.patients import over_patients
-from thyroid_utils.scores.recipes import ONE_TRAINING, auc_influence, compare_recipes, mean_influence
+from thyroid_utils.scores.recipes import ONE_TRAINING, auc_influence, compare_apart, compare_recipes, mean_influence
 
 
 def test_trainings_patients_or_both_are_held_against_t_variables_and_one_training_gives_no_verdict():
@@ -61,6 +61,31 @@ def test_an_auc_has_delongs_variance_and_clustered_images_that_of_patients_left_
     codes = np.repeat(np.arange(4), [9, 1, 1, 1])
     moves = mean_influence(np.arange(12.0))
     assert over_patients(moves.by_image, moves.strata, codes)[1] == pytest.approx(12**2 / (81 + 3) - 1)
+
+
+def test_scores_of_one_recipe_on_other_patients_have_the_variance_of_both_sets():
+    random = np.random.default_rng(2)
+    here, there = random.normal(0.2, 0.3, 30), random.normal(0, 0.1, 12)
+    parts = (mean_influence(here), range(30)), (mean_influence(there), range(12))  # of the same names, and others
+    found, expected = compare_apart(*parts), stats.ttest_ind(here, there, equal_var=False).confidence_interval()
+    assert (found.fixed_low, found.fixed_high) == pytest.approx((expected.low, expected.high)), "one training: Welch's"
+    assert found.note == ONE_TRAINING and (found.images, found.patients) == (42, 42)
+    parts = (mean_influence(np.tile(here, (2, 1))), range(30)), (mean_influence(np.tile(there, (2, 1))), range(12))
+    found = compare_apart(*parts)
+    assert found.p_value == pytest.approx(stats.ttest_ind(here, there, equal_var=False).pvalue, abs=1e-6), "trainings agree"
+    values = np.repeat([[0.5, 0.6, 0.8], [0.1, 0.3, 0.2]], 6, axis=1).reshape(2, 3, 6)  # patients agree, trainings do not
+    found = compare_apart(*((mean_influence(own), range(6)) for own in values))
+    assert found.p_value == pytest.approx(stats.ttest_rel([0.5, 0.6, 0.8], [0.1, 0.3, 0.2]).pvalue, abs=1e-6)
+    labels, odds = random.integers(0, 2, 40), random.normal(size=(1, 40))
+    one, two = ((auc_influence(labels[side], odds[:, side]), range(20)) for side in (slice(20), slice(20, 40)))
+    variances = [over_patients(own.by_image, own.strata, np.arange(20))[0][0] for own, _ in (one, two)]
+    found = compare_apart(one, two)
+    reach = np.sqrt(sum(variances)) * stats.t.ppf(0.975, 38)
+    assert found.fixed_high - found.difference == pytest.approx(reach, rel=0.02), "DeLong's of both"
+    nobody = (mean_influence(np.zeros((2, 0))), [])
+    assert np.isnan(compare_apart(nobody, parts[1]).difference) and compare_apart(nobody, parts[1]).note == "no image to compare"
+    alone = (mean_influence([[0.5, 0.6]] * 2), ["a", "a"])
+    assert compare_apart(alone, parts[1]).note == "fewer than two patients of a set"
 
 
 def test_what_cannot_be_said_is_not_said():

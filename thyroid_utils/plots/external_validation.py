@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from thyroid_utils.plots.charts import estimate_line, named_rows, tested_row
 from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import NEUTRAL, below, model_colours, new_panels, styled
-from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.scores.labels import SCORES
 
 _RIGHT = {"calibration_slope": 1, "calibration_intercept": 0}
@@ -20,9 +19,8 @@ def train_test(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     """Heat maps of score → `ExternalValidation.matrix`, each number with its interval."""
     figure, axes = new_panels(len(matrices), 1.3 + 0.75 * max(map(len, matrices.values())))
     for place, (score, matrix) in zip(axes, matrices.items(), strict=True):
-        known = matrix.map(lambda found: isinstance(found, Estimate))
-        values = matrix.where(known).map(lambda found: getattr(found, "value", found)).astype(float)
-        texts = matrix.map(lambda found: found.text().replace(" ", "\n", 1) if isinstance(found, Estimate) else "")
+        values = matrix.map(lambda found: found.value)
+        texts = matrix.map(lambda found: found.text().replace(" ", "\n", 1))
         sns.heatmap(values, annot=texts, fmt="", cmap="Blues", vmin=0.4, vmax=1.1, cbar=False, ax=place, linewidths=1)
         place.set(title=score, xlabel="tested on", ylabel="trained on")
         place.tick_params(axis="y", rotation=0)

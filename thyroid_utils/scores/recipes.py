@@ -157,20 +157,20 @@ def compare_recipes(first: Influence, second: Influence, patients: Sequence[str]
 
 
 def compare_apart(
-    first: Influence, second: Influence, patients: Sequence[str], others: Sequence[str], most: float = np.inf
+    here: tuple[Influence, Sequence[str]], there: tuple[Influence, Sequence[str]], most: float = np.inf
 ) -> RecipeComparison:
-    """`compare_recipes` of the scores of the same trainings on different patients: `first` on the images of `patients`, `second`
-    on those of `others`, who are never the same whatever they are called. The variance over patients is then the sum of both
-    sets', and that over trainings is still of the differences seed by seed."""
-    sizes = [found.by_image.shape[1] for found in (first, second)]
+    """`compare_recipes` of two scores of the same trainings on different patients: each with the patient of each of its images,
+    who is never one of the other's, whatever the name. The variance over patients is then the sum of both sets', and that over
+    trainings is of the differences seed by seed, as there."""
+    sizes = [score.by_image.shape[1] for score, _ in (here, there)]
     if not min(sizes):
-        return RecipeComparison(*[np.nan] * 6, 0, 0, note="no image to compare", seeds=len(first.scores))
-    strata = np.concatenate([first.strata, second.strata + 1 + first.strata.max()])
-    one = Influence(first.scores, np.pad(first.by_image, ((0, 0), (0, sizes[1]))), strata)
-    two = Influence(second.scores, np.pad(second.by_image, ((0, 0), (sizes[0], 0))), strata)
-    names = [f"{side} {name}" for side, found in enumerate((patients, others)) for name in found]
+        return RecipeComparison(*[np.nan] * 6, 0, 0, note="no image to compare", seeds=len(here[0].scores))
+    strata = np.concatenate([here[0].strata, there[0].strata + 1 + here[0].strata.max()])
+    one = Influence(here[0].scores, np.pad(here[0].by_image, ((0, 0), (0, sizes[1]))), strata)
+    two = Influence(there[0].scores, np.pad(there[0].by_image, ((0, 0), (sizes[0], 0))), strata)
+    names = [f"{side} {name}" for side, (_, patients) in enumerate((here, there)) for name in patients]
     found = compare_recipes(one, two, names, most)
-    return found if first.strata.any() else replace(found, note=found.note.replace("of a class", "of a set"))
+    return found if here[0].strata.any() else replace(found, note=found.note.replace("of a class", "of a set"))
 
 
 _Parts = tuple[tuple[float, float], tuple[float, float]]

@@ -117,7 +117,7 @@ class _Run:
     def __init__(self, path: Path, file: ParameterFile, notebooks: list[Path], given: dict, show_code: bool, again: bool) -> None:
         self.given, self.show_code = given, show_code
         self.values = {notebook.stem: _defaults(notebook) | given[notebook.stem] for notebook in notebooks}
-        roots = [values["DATA_ROOT"] for values in given.values() if values.get("DATA_ROOT")]
+        roots = [source["root"] for values in given.values() for source in _data_of(values) if source.get("root")]
         self.scrubber = Scrubber([path], roots)
         self.named = any(map(_may_name_patients, self.values.values()))
         self.folder = ReportFolder(path, self.scrubber)
@@ -274,7 +274,14 @@ def _defaults(notebook: Path) -> dict[str, Any]:
 
 def _may_name_patients(values: Mapping[str, Any]) -> bool:
     """Whether a notebook reads a user's own images, whose files may be called by patients, and nobody said that they are not."""
-    return values.get("DATASET") in OWN and not (values.get("DATA_OPTIONS") or {}).get("keep_names")
+    return any(found.get("dataset") in OWN and not (found.get("options") or {}).get("keep_names") for found in _data_of(values))
+
+
+def _data_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The data sets that a notebook reads: `dataset`, `root` and `options` of each."""
+    own = {"dataset": values.get("DATASET"), "root": values.get("DATA_ROOT"), "options": values.get("DATA_OPTIONS")}
+    others = [source for source in values.get("EXTERNAL", {}).values() if isinstance(source, dict)]
+    return [own, *(source | {"root": source.get("root") and paths.resolve_in_project(source["root"])} for source in others)]
 
 
 def _now() -> str:

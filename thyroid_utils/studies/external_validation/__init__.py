@@ -23,6 +23,7 @@ from thyroid_utils.inference.ensemble import held_out
 from thyroid_utils.scores.estimates import Estimate, patient_median, patient_scores
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt
+from thyroid_utils.scores.recipes import RecipeComparison, compare_apart
 from thyroid_utils.studies.compared_runs import ComparedRuns
 from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_columns
 from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, on_other_set, on_own_test
@@ -56,13 +57,9 @@ class ExternalValidation:
     def home(self) -> str:
         return next(iter(self.trained))
 
-    def trainings(self, score: str) -> ComparedRuns:
-        """Home's of an AUC or a Dice."""
-        return self.trained[self.home][score]
-
-    def others(self, score: str) -> list[str]:
-        """The sets that home's networks of a score were asked about."""
-        return [name for name in self.readers if name != self.home and (score, self.home, name) in self.tested]
+    def answered(self, score: str) -> list[str]:
+        """The sets of which home's networks have a score, home first; none where it has no such networks."""
+        return [column for kind, row, column in self.tested if (kind, row) == (score, self.home)]
 
     @cached_property
     def asked(self) -> dict[tuple[str, str, str], tuple[pd.DataFrame, str]]:
@@ -92,75 +89,76 @@ class ExternalValidation:
         """A row a set: what it holds, what its labels say, and whether home's networks are asked about it, or why not."""
         rows = {}
         for name, reader in self.readers.items():
-            rows[name] = {"reader": reader, "labels": meaning(reader)[0]}
+            rows[name] = {"reader": reader, "labels": meaning(reader)[0], "outlined": "its images are not at hand"}
             if name in self.sets:
                 cases = self.sets[name]
                 rows[name] |= {"outlined": listed(cases["target"][cases["mask"].notna()].unique()), "images": len(cases)}
                 rows[name] |= {"patients": cases["patient"].nunique(), "malignant": share(malignant_share(cases))}
+                rows[name]["left out"] = cases.attrs.get("left out", 0)
             for score in self.trained[self.home]:
                 why = self.asked.get((score, self.home, name), (None, ""))[1]
-                rows[name][score] = f"not asked: {why}" if why else "its test images" if name == self.home else "all images"
+                rows[name][score] = f"not asked: {why}" if why else "test images" if name == self.home else "all images"
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
 
     def matrix(self, score: str) -> pd.DataFrame:
-        """`Estimate`s, a row a training set, a column a tested one: of its own the test images, of another all; NaN where none
-        was asked."""
-        names, found = {key[1:] for key in self.tested if key[0] == score}, {}
-        for row, column in names:
-            found.setdefault(column, {})[row] = self.tested[score, row, column].score()
-        return pd.DataFrame(found).reindex(index=list(self.trained), columns=list(self.readers))
+        """`Estimate`s, a row a training set, a column a tested one: of its own the test images, of another all; without a value
+        where none was asked."""
+        nothing = Estimate(np.nan, np.nan, np.nan, 0, 0, "not asked")
+        found = [[self.tested.get((score, row, column)) for column in self.readers] for row in self.trained]
+        scores = [[nothing if each is None else each.score() for each in row] for row in found]
+        return pd.DataFrame(scores, list(self.trained), list(self.readers))
 
     def drops(self, score: str) -> pd.DataFrame:
         """Each other set (`first`) less home (`second`), as `ComparedRuns.paired`: the same trainings, other patients."""
-        at_home = self.tested[score, self.home, self.home]
-        pairs = [(name, self.home) for name in self.others(score)]
-        return self._paired(score, {pair: self.tested[score, self.home, pair[0]].less(at_home) for pair in pairs})
+        names = self.answered(score)
+        here, *others = [self.tested[score, self.home, name].part() for name in names]
+        return self._paired(score, {name: compare_apart(part, here, 1) for name, part in zip(names[1:], others, strict=True)})
 
-    def _paired(self, score: str, found: dict) -> pd.DataFrame:
-        trained = self.trainings(score)
-        return trained.paired(lambda *pair: trained.withheld(found[pair], trained.models), list(found))
+    def _paired(self, score: str, found: dict[str, RecipeComparison]) -> pd.DataFrame:
+        trained = self.trained[self.home][score]
+        pairs = [(name, self.home) for name in found]
+        return trained.paired(lambda name, _: trained.withheld(found[name], trained.models), pairs)
 
-    def subgroups(self, score: str, name: str) -> pd.DataFrame:
-        """`drops` of accuracy (at each training's own threshold) or Dice on one set, by what both sets tell of their images, where
-        ten patients or more have it on each; empty where home's data are gone."""
-        if self.home not in self.sets:
-            return self._paired(score, {})
-        sides = {"test": name, "train": self.home}  # the cuts of sizes and contrasts are home's
-        pair = [self.tested[score, self.home, other] for other in sides.values()]
-        both = pd.concat([self.sets[other].assign(split=side) for side, other in sides.items()], keys=sides)
-        groups = subgroup_columns(both, pd.concat([self.measured[other] for other in sides.values()], keys=sides))
+    def subgroups(self, score: str) -> pd.DataFrame:
+        """`drops` within what both sets tell of their images, where each has ten patients or more, and for an AUC both classes;
+        no row where home's data are gone."""
         found = {}
-        for factor, levels in groups.items():
-            own = [levels[side].reindex(each.table.index) for side, each in zip(sides, pair, strict=True)]
-            for level in levels.cat.categories:
-                chosen = [(values == level).to_numpy(bool) for values in own]
-                people = [each.table["patient"][rows].nunique() for each, rows in zip(pair, chosen, strict=True)]
-                if min(people) >= FEWEST_PATIENTS:
-                    found[f"{factor}: {level}", self.home] = pair[0].less(pair[1], chosen)
+        for name in self.answered(score)[1:] if self.home in self.sets else ():
+            sides = {"test": name, "train": self.home}  # where home's tertiles cut
+            pair = [self.tested[score, self.home, other] for other in sides.values()]
+            both = pd.concat([self.sets[other].assign(split=side) for side, other in sides.items()], keys=sides)
+            groups = subgroup_columns(both, pd.concat([self.measured[other] for other in sides.values()], keys=sides))
+            for factor, levels in groups.items():
+                own = [levels[side].reindex(tested.table.index) for side, tested in zip(sides, pair, strict=True)]
+                for level in levels.cat.categories:
+                    chosen = [(values == level).to_numpy(bool) for values in own]
+                    sizes = [tested.table[rows].nunique() for tested, rows in zip(pair, chosen, strict=True)]
+                    if all(size["patient"] >= FEWEST_PATIENTS and (score != "AUC" or size["label"] == 2) for size in sizes):
+                        parts = [tested.part(rows) for tested, rows in zip(pair, chosen, strict=True)]
+                        found[f"{name}, {factor}: {level}"] = compare_apart(*parts, 1)
         return self._paired(score, found)
 
     @cached_property
     def validated(self) -> pd.DataFrame:
-        """Home's validation images as its classifiers together answer them (`held_out`), with `probability`."""
-        (runs,) = self.trainings("AUC").runs.values()
-        table = held_out([fold for run in runs for fold in run.folds], "val")
-        return table.assign(probability=expit(table["log_odds"]))
+        """Home's validation images as its classifiers together answer them."""
+        (runs,) = self.trained[self.home]["AUC"].runs.values()
+        return held_out([fold for run in runs for fold in run.folds], "val")
 
     def mended(self, name: str, sizes: Sequence[int] = (), draws: int = 0) -> pd.DataFrame:
-        """`MENDED` of a set as home's networks answer it, and after some of its patients have helped.
+        """`MENDED` of a set as home's networks answer it, and after some of its patients have helped; of home as they are alone.
 
         So many patients are drawn, of both classes as they occur; slope and intercept (`fit_platt`) and Youden's threshold are
         fitted to their images, and the other patients are tested.
 
         Returns:
-            index `patients`: 0, as it is with home's threshold, an `Estimate` over patients; then those of `sizes` that leave half
-            of the patients to test: the mean over draws, with the range of 95 % of them.
+            index `patients`: 0, as it is with home's threshold, an `Estimate` over patients; then the `sizes` that leave half
+            of the patients to test: the median of the draws, with the range of 95 % of them.
         """
         table = self.tested["AUC", self.home, name].table
-        limit = choose_threshold(self.validated["label"], self.validated["probability"])
-        rows = {0: patient_scores(table["label"], table["probability"], table["patient"], MENDED, limit)}
+        limit = choose_threshold(self.validated["label"], expit(self.validated["log_odds"]))
+        rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, limit)}
         people = table.groupby("patient")["label"].max().astype(int)
-        for size in [size for size in sizes if 2 <= size <= len(people) / 2]:
+        for size in [size for size in sizes if 2 <= size <= len(people) / 2 and name != self.home]:
             malignant, found = int(np.clip(round(size * people.mean()), 1, size - 1)), []
             for draw in range(draws):
                 mixed = people.sample(frac=1, random_state=draw)
@@ -169,19 +167,18 @@ class ExternalValidation:
                 scale = fit_platt(known["label"], known["log_odds"])
                 cut = choose_threshold(known["label"], scale(known["log_odds"]))
                 found.append(classification_scores(others["label"], scale(others["log_odds"]), cut))
-            of_draws = pd.DataFrame(found)
-            ranges = of_draws.quantile([0.025, 0.975])
-            tested = len(others), len(people) - size
-            rows[size] = {score: Estimate(of_draws[score].mean(), *ranges[score], *tested) for score in MENDED}
+            ranges = pd.DataFrame(found)[list(MENDED)].quantile([0.5, 0.025, 0.975])
+            rows[size] = {score: Estimate(*ranges[score], len(others), len(people) - size) for score in MENDED}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patients")
 
     def coverage(self, alpha: float) -> pd.DataFrame:
         """How often prediction sets of labels made with home's validation hold the truth, an `Estimate` a set and class, and how
         many labels they name (`inference.conformal`)."""
-        rows, known = {}, self.validated
-        for name in [self.home, *self.others("AUC")]:
+        rows = {}
+        for name in self.answered("AUC"):
             table = self.tested["AUC", self.home, name].table
-            given = known["probability"], known["label"], table["probability"]
+            known = self.validated
+            given = expit(known["log_odds"]), known["label"], expit(table["log_odds"])
             sets = conformal_sets(*given, alpha, val_patients=known["patient"], by_class=True)
             held = coverage(sets, table["label"], table["patient"])
             rows[name] = {**held["coverage"], "labels in a set": held.at["all", "size"]}
@@ -194,7 +191,7 @@ class ExternalValidation:
         for name, cases in self.sets.items():
             some = cases.dropna(subset="mask").sample(frac=1, random_state=0).drop_duplicates("patient")[:_LOOKED_AT]
             looks = {case: quality(read_gray(row["image"]), read_mask(row["mask"])) for case, row in some.iterrows()}
-            table = measure_cases(cases, progress_bar("Measuring images")).table.join(cases.filter(["spacing_mm"]))
+            table = measure_cases(cases, progress_bar("Measuring images")).table.join(cases.reindex(columns=["spacing_mm"]))
             found[name] = table.join(pd.DataFrame.from_dict(looks, orient="index", columns=list(MEASURES)))
         return found
 
@@ -202,23 +199,18 @@ class ExternalValidation:
         """Medians over images, `Estimate`s over patients: a row a measure, a column a set whose data are at hand."""
         medians = {}
         for name, table in self.measured.items():
-            known = {told: table[column] for column, told in MEASURED.items() if column in table}
-            medians[name] = {told: patient_median(values, self.sets[name]["patient"]) for told, values in known.items()}
+            patients = self.sets[name]["patient"]
+            medians[name] = {told: patient_median(table[column], patients) for column, told in MEASURED.items()}
         return pd.DataFrame(medians).rename_axis("median")
 
-    def told(self, score: str) -> list[str]:
+    def told(self, score: str) -> str:
         """What home's networks reach at home and on the other sets, as sentences."""
-        trained, own = self.trainings(score), self.tested[score, self.home, self.home].score()
-        start = f"**{trained.models[0]}**, trained on {self.home}, reaches {score} {own.text(2)} on its own test images"
-        sentences = []
-        for row in self.drops(score).itertuples():
+        trained, drops = self.trained[self.home][score], self.drops(score)
+        at_home = self.tested[score, self.home, self.home].score().text(2)
+        told = f"**{trained.models[0]}**, trained on {self.home}, reaches {score} {at_home} on test images of its own set."
+        for row in drops.itertuples():
             there = self.tested[score, self.home, row.first].score().text(2)
-            verdict = (
-                "no verdict, as " + row.difference.note
-                if np.isnan(row.p_holm)
-                else "more than chance"
-                if row.differs
-                else "not more than chance can give"
-            )
-            sentences.append(f"On {row.first} it reaches {there}, {told_difference(row.difference)} against home: {verdict}.")
-        return [f"{start}.", *sentences]
+            verdict = "more than chance" if row.differs else "not more than chance can give"
+            verdict = f"no verdict ({row.difference.note})" if np.isnan(row.p_holm) else verdict
+            told = f"{told} On {row.first} it reaches {there}: {told_difference(row.difference)}, {verdict}."
+        return told if len(drops) else f"{told} It was asked about no other set; `EXTERNAL` names them."
