@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -34,7 +33,7 @@ from thyroid_utils.training.data import split_data
 from thyroid_utils.training.engine import run_all
 from thyroid_utils.training.fit import fit_on_several, fit_or_load
 from thyroid_utils.training.ledger import run_hash
-from thyroid_utils.training.loop import build_optimiser, build_schedule, keep_memory
+from thyroid_utils.training.loop import build_optimiser, build_schedule
 from thyroid_utils.training.state import choose_device, choose_precision, read_state
 from thyroid_utils.training.tasks import class_weights, epoch_batches
 
@@ -207,15 +206,6 @@ def test_two_processes_train_one_run_by_ddp_and_end_with_a_killed_caller(monkeyp
     assert "epoch 3 of 3" in capfd.readouterr().out and run.environment["devices"] == 2
     alone = fit_or_load(tiny_config(**changes))
     assert alone.name != run.name and np.allclose(run.history, alone.history, rtol=1e-2)
-
-
-def test_the_memory_of_a_step_is_kept_for_the_next():
-    keep_memory()
-    before = None
-    for _ in range(5):
-        torch.ones(1 << 24)  # 64 MiB, which glibc would give back
-        before = before or resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
 
 
 def test_several_devices_are_told_from_outside_and_each_chooses_its_own_first(monkeypatch, tmp_path, capsys):

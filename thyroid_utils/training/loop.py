@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +128,6 @@ class Training:
     """
 
     def __init__(self, assembly: Assembly, start: State | None, device: torch.device, progress: Progress):
-        keep_freed_memory()
         config = assembly.config
         self.assembly, self.config, self.progress = assembly, config, progress
         self.task, self.state = TASKS[config.task], start or State()
@@ -301,13 +298,6 @@ class Training:
         )
 
 
-def keep_memory() -> None:
-    """Let glibc keep the memory of a step for the next: fresh pages, zeroed by the system, cost 6 to 9 % of a step on a CPU."""
-    with suppress(AttributeError, TypeError):  # another C library, which has no such settings
-        for option, value in ((-3, 1 << 27), (-1, 1 << 30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: bytes
-            ctypes.CDLL(None).mallopt(option, value)
-
-
 def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, progress: Progress) -> None:
     """Train from `start`, or from the beginning, to the last epoch or an early stop; states are kept in the resume folder.
 
@@ -315,7 +305,7 @@ def fit_epochs(assembly: Assembly, start: State | None, device: torch.device, pr
         TrainingError: the loss is no number, or memory ran out.
     """
     training = None
-    keep_memory()
+    keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
