@@ -45,7 +45,7 @@ def test_every_record_that_an_item_names_is_made_by_a_notebook():
             place, _, what = name.partition("_")
             if kind == "parameter":
                 assert name in declared, source
-            elif kind == "run":
+            elif kind == "made":
                 assert name in ("versions", "commit", "hardware", "parameter_file"), source
             elif kind == "value":
                 assert f'record("{name.rstrip("*")}' in recorded, source
@@ -95,7 +95,7 @@ def test_records_answer_items_beside_a_link_and_the_rest_is_asked(tmp_path, monk
         "images of patients: train all 4 of 2, benign 4 of 2; test all 1 of 1, malignant 1 of 1 (03)",
         "split hash: ab (03)",
     ]
-    assert claim["25"].split("<br>") == ["`EPOCHS = 5` (03)", "trained on: cpu, 32-true (03)", "hardware: P, 2 cores"]
+    assert claim["25"].split("<br>") == ["`EPOCHS = 5` (03)", "trained on: cpu, 32-true (03)", "hardware: P, 2 cores (03)"]
     assert claim["26"].endswith(
         r"AUC on test of a\_b, chosen on validation: 0.774 \[0.675, 0.846\] (03)<br>chosen nan: 0.500 (03)"
     )
@@ -124,12 +124,14 @@ def edited(change):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / "run.json").unlink(), "there is no run.json; give the folder of a report"),
+        (lambda folder: (folder / "run.json").unlink(), "there is no run.json; give the folder of a finished report"),
         (lambda folder: folder.rename(folder.with_name("moved")), "there is no run.json"),
         (lambda folder: (folder / "run.json").write_text("{"), "its run.json is damaged or of another version"),
         (edited(lambda run: run.update(format=FORMAT - 1)), "its run.json is damaged or of another version"),
-        (edited(lambda run: run.update(status="running")), "the report is running"),
-        (edited(lambda run: run["notebooks"][STEM].update(status="failed")), f"{STEM} is failed; run it to its end"),
+        (edited(lambda run: run.pop("status")), "its run.json is damaged or of another version"),
+        (edited(lambda run: run["notebooks"][STEM].pop("files")), "its run.json is damaged or of another version"),
+        (edited(lambda run: run.update(status="running")), "its run is not finished (running); give"),
+        (edited(lambda run: run["notebooks"][STEM].update(status="failed")), f"{STEM} is not finished (failed); give"),
         (edited(lambda run: run["notebooks"][STEM].update(rerun={"status": "failed"})), "or a later run of it failed"),
         (lambda folder: (folder / "tables" / "03_test_set.csv").write_text("benign,9"), f"{STEM}: files are missing or changed"),
         (lambda folder: (folder / "metrics.json").unlink(), "files are missing or changed since the report was written"),

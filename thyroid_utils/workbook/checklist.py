@@ -3,16 +3,18 @@
 The guidelines' items, in our words, and the records that answer each stand in `checklist.toml`.
 """
 
-import csv
 import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import pandas as pd
 
 from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.common.files import write_text
@@ -21,7 +23,7 @@ from thyroid_utils.workbook.folder import ReportFolder
 from thyroid_utils.workbook.pages import Scrubber, markdown, number_text, render_page
 from thyroid_utils.workbook.parameters import declared_parameters
 
-_ROWS = 8  # of a table that is told row by row
+_DAMAGED = "its run.json is damaged or of another version"
 
 
 def write_checklist(report: Path, out: Path | None = None) -> list[Path]:
@@ -34,16 +36,28 @@ def write_checklist(report: Path, out: Path | None = None) -> list[Path]:
     out = report if out is None else out
     records = Records(report, out)
     guidelines = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    counts = {"answered": 0, "answered in part": 0, "left to the author": 0}
     for guideline in guidelines.values():
         for item in guideline["items"].values():
-            item["found"] = found = [told for source in item.get("from", []) for told in records.find(source)]
-            left = item.setdefault("left", "" if found else "This report has no record of it: what is to be said?")
-            counts["left to the author" if not found else "answered in part" if left else "answered"] += 1
-    text = render_page("checklist.md.j2", run=records.document, guidelines=guidelines, counts=counts)
+            item["found"] = [told for source in item.get("from", []) for told in records.find(source)]
+    text = render_page("checklist.md.j2", run=records.document, guidelines=guidelines)
     out.mkdir(parents=True, exist_ok=True)
     page = render_page("checklist.html.j2", title=records.document["title"], body=markdown(text)[0])
     return [write_text(out / "checklist.md", text), write_text(out / "checklist.html", page)]
+
+
+def _problem(folder: ReportFolder) -> str:
+    """Why a report cannot answer for itself; "" where it can."""
+    if not folder.document:
+        return _DAMAGED if (folder.path / "run.json").exists() else "there is no run.json"
+    for stem, record in folder.records.items():
+        if record["status"] != "finished":
+            return f"{stem} is not finished ({record['status']})"
+        if not folder.is_whole(record):
+            return f"{stem}: files are missing or changed since the report was written, or a later run of it failed"
+    if folder.document["status"] != "finished":
+        return f"its run is not finished ({folder.document['status']})"
+    recorded = any(folder.metrics.get(stem) or record["tables"] for stem, record in folder.records.items())
+    return "" if recorded else "no number and no table was recorded in it"
 
 
 class Records:
@@ -58,31 +72,22 @@ class Records:
         folder = ReportFolder(report, Scrubber())
         self.document, self.notebooks, self.metrics = folder.document, folder.records.values(), folder.metrics
         self.report, self.seen = report, quote(os.path.relpath(report, out))
-        if not self.document:
-            what = "its run.json is damaged or of another version" if (report / "run.json").exists() else "there is no run.json"
-            raise ParameterError(f"checklist {report}: {what}; give the folder of a report, as reports/quick, or run it again")
-        told = {record["stem"]: record["status"] for record in self.notebooks if record["status"] != "finished"}
-        unfinished = listed([f"{stem} is {status}" for stem, status in told.items()], none="")
-        if self.document["status"] != "finished" or unfinished:
-            raise ParameterError(f"checklist {report}: the report is {self.document['status']}: {unfinished}; run it to its end")
-        if changed := [record["stem"] for record in self.notebooks if not folder.is_whole(record)]:
-            told = "files are missing or changed since the report was written, or a later run of it failed"
-            raise ParameterError(f"checklist {report}: {listed(changed)}: {told}; run it again")
-        if not any(self.metrics.get(record["stem"]) or record["tables"] for record in self.notebooks):
-            raise ParameterError(f"checklist {report}: no number and no table was recorded in it; run notebooks that record some")
+        try:
+            problem = _problem(folder)
+        except (LookupError, TypeError, AttributeError):
+            problem = _DAMAGED
+        if problem:
+            raise ParameterError(f"checklist {report}: {problem}; give the folder of a finished report, or run it again")
         self.parameters = {record["stem"]: self._in_force(record) for record in self.notebooks}
 
     def find(self, source: str) -> list[str]:
         """What `source`, as `table:03_scores`, leads to, each with the numbers of the notebooks that have it; [] for nothing.
 
         `parameter:NAME`, as it was in force; `value:NAME` of metrics.json; `table:NN_NAME`, `figure:NN_NAME`, its caption;
-        `rows:NN_NAME`, a small table itself; `answer:NN`; `run:NAME` of run.json. * in a name stands for anything.
+        `rows:NN_NAME`, a small table itself; `answer:NN`; `made:NAME`, with what a notebook was made. * in a name stands for
+        anything.
         """
         kind, _, name = source.partition(":")
-        if kind == "run":
-            found = self.document.get(name)
-            told = ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else found
-            return [f"{name.replace('_', ' ')}: {literal(told)}"] if told else []
         numbers: dict[str, list[str]] = {}
         for record in self.notebooks:
             for told in getattr(self, f"_{kind}")(record, name):
@@ -107,23 +112,23 @@ class Records:
                 told = f"{value} {entry['unit'] or ''}".strip() + f" [{', '.join(ends)}]" * (parts.get("low") is not None)
                 yield literal(f"{entry['label'] or known.replace('_', ' ')}: {told}")
 
-    def _table(self, record: dict[str, Any], name: str, kind: str = "tables", suffix: str = "csv") -> Iterator[str]:
+    def _table(self, record: dict[str, Any], name: str, kind: str = "tables", end: str = "csv", rows: int = 0) -> Iterator[str]:
         for entry in record[kind]:
             if fnmatchcase(entry["file"], f"{kind}/{name}"):
+                file = f"{entry['file']}.{end}"
                 caption = re.match(r".{20,}?(?=\. |\.?$)|.*", entry["caption"]).group()  # the first sentence is enough
-                yield f"[{literal(caption)}]({self.seen}/{quote(entry['file'])}.{suffix})"
+                yield f"[{literal(caption)}]({self.seen}/{quote(file)})"
+                options = {"index_col": 0, "dtype": str, "keep_default_na": False, "nrows": rows}
+                for first, cells in pd.read_csv(self.report / file, **options).iterrows() if rows else ():
+                    yield literal(f"{first}: {', '.join(f'{head} {cell}' for head, cell in cells.items())}")
 
-    def _figure(self, record: dict[str, Any], name: str) -> Iterator[str]:
-        return self._table(record, name, "figures", "pdf")
+    _figure = partialmethod(_table, kind="figures", end="pdf")
+    _rows = partialmethod(_table, rows=8)
 
-    def _rows(self, record: dict[str, Any], name: str) -> Iterator[str]:
-        yield from self._table(record, name)
-        for entry in record["tables"]:
-            if fnmatchcase(entry["file"], f"tables/{name}"):
-                with (self.report / f"{entry['file']}.csv").open(encoding="utf-8", newline="") as file:
-                    (_, *heads), *rows = csv.reader(file)
-                for first, *cells in rows[:_ROWS]:
-                    yield literal(f"{first}: {', '.join(f'{head} {cell}' for head, cell in zip(heads, cells, strict=True))}")
+    def _made(self, record: dict[str, Any], name: str) -> Iterator[str]:
+        found = record[name] or {}
+        told = found if isinstance(found, str) else ", ".join(f"{key} {value}" for key, value in found.items())
+        yield from [literal(f"{name.replace('_', ' ')}: {told}")] if told else []
 
     def _answer(self, record: dict[str, Any], number: str) -> Iterator[str]:
         if record["number"] == number and record["answer"]:

@@ -5,13 +5,11 @@ Reference:
 """
 
 from thyroid_utils.inference.doubts import own_scores
-from thyroid_utils.inference.findings import RESEARCH_ONLY
 from thyroid_utils.models.networks import parameter_count
 from thyroid_utils.scores.estimates import few_told, patient_scores
 from thyroid_utils.scores.labels import SCORES, choose_threshold
 from thyroid_utils.studies.tables import names_patients
 from thyroid_utils.training.ledger import RECIPE, Run
-from thyroid_utils.training.tasks import SIDES
 from thyroid_utils.workbook.pages import render_page
 
 _AT_A_THRESHOLD = [name for name in SCORES if name not in ("auc", "mcc")]
@@ -31,20 +29,8 @@ def model_card(run: Run) -> str:
         few += [few_told(fewest, "test patient of the rarer class", "test patients of the rarer class", score="auc")]
     if "Dice" in scores:
         few += [few_told(scores["Dice"].patients, "test patient with a nodule", "test patients with a nodule", score="dice")]
-    card = render_page(
-        "model_card.md.j2",
-        run=run,
-        config=run.config,
-        data=run.data,
-        sides=sides,
-        side_names=SIDES,
-        kinds=list(dict.fromkeys(kind for found in sides.values() for kind in found)),
-        parameters=parameter_count(run.load_model()),
-        scores=scores,
-        threshold=threshold,
-        few=[told.partition("** ")[2].replace("this page", "this card") for told in few if told],
-        named=names_patients(run),
-        current=run.data["recipe"] == RECIPE,
-        research_only=RESEARCH_ONLY,
-    )
+    few = [told.partition("** ")[2].replace("this page", "this card") for told in few if told]
+    values = {"kinds": list(dict.fromkeys(kind for found in sides.values() for kind in found)), "named": names_patients(run)}
+    values |= {"parameters": parameter_count(run.load_model()), "current": run.data["recipe"] == RECIPE}
+    card = render_page("model_card.md.j2", run=run, sides=sides, scores=scores, threshold=threshold, few=few, **values)
     return f"{card.rstrip()}\n"
