@@ -1,12 +1,14 @@
 """Training beside the field's libraries: images per second of processor, ours, smp with albumentations, and MONAI.
 
     python benchmarks/bench_libraries.py [--size 128] [--batch 8] [--batches 4] [--rounds 5] [--model resnet18]
+                                         [--device cpu]
 
 All three train smp's U-Net on ResNet18, from random weights, on the same phantom files, in batches of one size, by Adam and a
 Dice loss, with random flips, moves, gain and noise on the CPU, one thread each. Theirs are written as the libraries' examples
 are: a data set that reads and changes file by file behind torch's `DataLoader`, and a `CacheDataset` of dictionaries. No worker
 processes: these spread work over cores and save none. An epoch of each follows the other's and is charged its processor time; a
-ratio is the median over rounds. albumentations is not among the workbook's packages; without it its line is left out:
+ratio is the median over rounds. On a GPU it is charged the clock's, theirs have four workers as in their examples, and all
+compute in float32. albumentations is not among the workbook's packages; without it its line is left out:
 
     pip install "albumentations<2.1"
 
@@ -46,21 +48,23 @@ RATE = 1e-4
 
 def ours(config: RunConfig, folder: Path, images: int) -> tuple[Callable[[], object], pd.DataFrame]:
     """An epoch of training, and the cases it is trained on."""
-    split, device = split_data(config), torch.device("cpu")
+    split, device = split_data(config), torch.device(config.training.device)
     assembly = assemble(config, split, folder, device)
     rows = assembly.positions["train"] = assembly.positions["train"][:images]
     return Training(assembly, None, device, lambda done, total: None).train, split.cases.iloc[rows]
 
 
-def epoch_of(loader: Iterable, read: Callable[[object], tuple[torch.Tensor, torch.Tensor]], loss: nn.Module, model: str):
+def epoch_of(
+    loader: Iterable, read: Callable[[object], tuple[torch.Tensor, torch.Tensor]], loss: nn.Module, model: str, device: str
+):
     """An epoch of a plain loop over a library's loader."""
-    network = smp.Unet(model, encoder_weights=None, in_channels=1, classes=1)
+    network = smp.Unet(model, encoder_weights=None, in_channels=1, classes=1).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
 
     def train() -> None:
         network.train()
         for batch in loader:
-            images, masks = read(batch)
+            images, masks = (part.to(device) for part in read(batch))
             optimiser.zero_grad()
             found = loss(network(images), masks)
             found.backward()
@@ -96,12 +100,18 @@ class Files(torch.utils.data.Dataset):
         return torch.from_numpy(changed["image"]).float()[None] / 255, torch.from_numpy(changed["mask"])[None]
 
 
-def smps(cases: pd.DataFrame, size: int, batch: int, model: str) -> Callable[[], None]:
-    loader = torch.utils.data.DataLoader(Files(cases, size), batch_size=batch, shuffle=True)
-    return epoch_of(loader, tuple, smp.losses.DiceLoss("binary"), model)
+def reading(batch: int, device: str) -> dict[str, object]:
+    """How a `DataLoader` reads."""
+    on_gpu = device == "cuda"
+    return {"batch_size": batch, "shuffle": True, "num_workers": 4 * on_gpu, "persistent_workers": on_gpu, "pin_memory": on_gpu}
 
 
-def monais(cases: pd.DataFrame, size: int, batch: int, model: str) -> Callable[[], None]:
+def smps(cases: pd.DataFrame, size: int, batch: int, model: str, device: str) -> Callable[[], None]:
+    loader = torch.utils.data.DataLoader(Files(cases, size), **reading(batch, device))
+    return epoch_of(loader, tuple, smp.losses.DiceLoss("binary"), model, device)
+
+
+def monais(cases: pd.DataFrame, size: int, batch: int, model: str, device: str) -> Callable[[], None]:
     both = ["image", "mask"]
     change = transforms.Compose(
         [
@@ -124,14 +134,20 @@ def monais(cases: pd.DataFrame, size: int, batch: int, model: str) -> Callable[[
         ]
     )
     files = cases[both].to_dict("records")
-    loader = data.DataLoader(data.CacheDataset(files, change, progress=False), batch_size=batch, shuffle=True)
-    return epoch_of(loader, lambda found: (found["image"], found["mask"]), DiceLoss(sigmoid=True), model)
+    loader = data.DataLoader(data.CacheDataset(files, change, progress=False), **reading(batch, device))
+    return epoch_of(loader, lambda found: (found["image"], found["mask"]), DiceLoss(sigmoid=True), model, device)
 
 
-def charged(work: Callable[[], object]) -> float:
-    began = time.process_time()
+def charged(work: Callable[[], object], device: str) -> float:
+    if device == "cpu":
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
     work()
-    return time.process_time() - began
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -141,6 +157,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images a batch")
     parser.add_argument("--batches", type=int, default=4, help="batches an epoch")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -157,24 +174,23 @@ def main() -> None:
             model={"name": f"unet_{options.model}"},
             loss={"name": "dice"},
             optimiser={"learning_rate": RATE},
-            training={"batch_size": options.batch, "device": "cpu"},
+            training={"batch_size": options.batch, "device": options.device, "precision": "32"},
         )
         train, cases = ours(config, Path(folder), images)
-        shape = cases, options.size, options.batch, options.model
+        shape = cases, options.size, options.batch, options.model, options.device
         epochs = {"ours": train, "MONAI, CacheDataset": monais(*shape)}
         if importlib.util.find_spec("albumentations"):
             epochs["smp, albumentations"] = smps(*shape)
         for epoch in epochs.values():
             epoch()
-        rounds = [{name: charged(epoch) for name, epoch in epochs.items()} for _ in range(options.rounds)]
-    print(f"U-Net on {options.model}, {len(cases)} images an epoch of {options.size}², batches of {options.batch}, one thread")
+        rounds = [{name: charged(epoch, options.device) for name, epoch in epochs.items()} for _ in range(options.rounds)]
+    shape = f"{len(cases)} images an epoch of {options.size}², batches of {options.batch}, {options.device}"
+    print(f"U-Net on {options.model}, {shape}, one thread; images/s{' of processor' if options.device == 'cpu' else ''}")
     for name in epochs:
         seconds = np.array([found[name] for found in rounds])
         ratios = seconds / [found["ours"] for found in rounds]
-        told = "" if name == "ours" else f"   {np.median(ratios):.2f} times as long ({ratios.min():.2f} to {ratios.max():.2f})"
-        print(
-            f"{name:20} {len(cases) / np.median(seconds):6.2f} images/s of processor{told}{f'   asked {ASKED}' if told else ''}"
-        )
+        found = f"{np.median(ratios):.2f} times as long ({ratios.min():.2f} to {ratios.max():.2f}), asked {ASKED}"
+        print(f"| {name} | {len(cases) / np.median(seconds):.2f} images/s | {'' if name == 'ours' else found} |")
     if len(epochs) < 3:
         print('smp with albumentations was left out; to compare with it: pip install "albumentations<2.1"')
 
