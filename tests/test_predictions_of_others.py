@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from dual_stage_project import disc_cases, project
+from training_project import with_cases
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.data.images import read_mask, write_png
-from thyroid_utils.inference.predictions import read_predictions
+from thyroid_utils.data.images import read_image, read_mask, write_png
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.plots.classifier_comparison import roc_and_pr
 from thyroid_utils.plots.segmenter_comparison import side_by_side
@@ -18,8 +18,9 @@ from thyroid_utils.scores.comparisons import compare_answers, compare_means
 from thyroid_utils.scores.estimates import patient_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes, mean_influence
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.given import GivenMasks, GivenProbabilities
+from thyroid_utils.studies.predictions import GivenMasks, GivenProbabilities, read_predictions
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.workbook.export import export_dataset
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +75,28 @@ def test_masks_are_scored_as_ours_are_and_the_test_is_of_these_answers(trained, 
     dice = [2 * mask[:, :50].sum() / (mask.sum() + mask[:, :50].sum()) for mask in by_hand]
     assert estimates.at["less", "dice"].value == pytest.approx(np.mean(dice))
     pairs = beside.pairs("dice").set_index("first")
-    network = beside.values_of("tiny_segmenter", "dice")[0]
+    network = beside.rated("tiny_segmenter", "dice")[0]
     expected = compare_means(dice, network, truth["patient"])
     found = pairs.at["less", "difference"]
     assert (found.difference, found.low, found.p_value) == pytest.approx((expected.difference, expected.low, expected.p_value))
     assert pairs.at["ours", "p_holm"] == 1 and pairs.at["ours", "difference"].difference == 0
     assert len(beside.apart()) == 2 and len(side_by_side(beside, beside.models, beside.apart()).axes) >= 6
     told = " ".join(beside.said(estimates["dice"], beside.pairs("dice"), "Dice"))
-    assert "less was not trained here and answers 16 of 16 test images." in told and "after Holm over 2 sources" in told
+    wrong = beside.errors(pd.Series(True, truth.index), 0.9)
+    assert wrong["theirs"]["less"] == (np.array(dice) < 0.9).sum() > 0
+    assert "less was not trained here and answers 16 of 16 test images." in told and "after Holm" in told
+
+
+def test_what_is_exported_comes_back_as_a_row(trained, monkeypatch, tmp_path):
+    """nnU-Net's answers are played by the test labels that it was given, one row lower."""
+    with_cases(monkeypatch, trained.cases.assign(target="nodule"))
+    export_dataset("phantom", None, "nnunet", tmp_path, ["RATIOS=[0.5, 0.25, 0.25]", "SEEDS=[0]"])
+    labels = next(tmp_path.glob("nnUNet_raw/*/labelsTs"))
+    for file in labels.iterdir():
+        write_png(file, np.roll(read_image(file), 1, axis=0))
+    beside = GivenMasks.of_notebook(trained.segmenter, {"nnU-Net": str(labels)})
+    found, (pair,) = beside.estimates(["dice"]).at["nnU-Net", "dice"], beside.pairs("dice")["difference"]
+    assert found.images == pair.images == len(rows_of(trained)) and 0.9 < found.value < 1 and not beside.given["nnU-Net"].missing
 
 
 def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_named(trained, tmp_path):
@@ -90,8 +105,8 @@ def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_n
     met = list(rows.index[rows["patient"] == rows.at[learnt, "patient"]])
     says = {case: round(value, 3) for case, value in zip(rows.index, chance.random(len(rows)), strict=True)}
     answers = {**{case: value for case, value in says.items() if case not in absent}, "elsewhere": 0.5}
-    training = tmp_path / "training.txt"
-    training.write_text(f"case\n{learnt}\n{Path(trained.cases['image'].iloc[0]).name}\nof another set,\n")
+    training = tmp_path / "training.csv"
+    training.write_text(f"case\n{learnt}\n{Path(trained.cases['image'].iloc[0]).name}\nof another set\n")
     source = {"path": table(tmp_path / "reader.csv", answers), "trained_on": str(training)}
     beside = GivenProbabilities.of_notebook(trained.classifier, {"reader 2": source, "masks": str(tmp_path)})
     found = beside.given["reader 2"]
@@ -106,13 +121,16 @@ def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_n
     same = patient_scores(labels, values, scored["patient"], "auc", less=ours)["auc"]
     (pair,) = beside.pairs("auc")["difference"]
     assert (pair.difference, pair.images) == (pytest.approx(same.value), len(scored))
-    (accuracy,) = beside.pairs("accuracy")["difference"]
     right = (np.array(values) >= 0.5) == labels.to_numpy(bool)
-    assert accuracy.first == pytest.approx(right.mean()) and roc_and_pr(beside, 10) is not None
+    assert roc_and_pr(beside, 10) is not None
+    wrong = pd.Series(np.arange(len(rows)) % 3 == 0, rows.index)
+    errors, own = beside.errors(wrong).loc["reader 2"], wrong[scored.index].to_numpy()
+    counts = [len(scored), own.sum(), (~right).sum(), (own & ~right).sum()]
+    assert errors[["images", "ours", "theirs", "both"]].tolist() == counts and 0 < errors["p (Holm)"] <= 1
+    assert errors["by chance"] == pytest.approx(own.mean() * (~right).mean() * len(scored))
     (told,) = beside.said(estimates["auc"], beside.pairs("auc"), "AUC")
     assert f"answers {len(scored)} of {len(rows)} test images. Without an answer: 2 images ({' and '.join(absent)})." in told
     assert f"Left out, as it was trained on their patients: {len(met)} images" in told and "Of no test image: 1 answer." in told
-    assert "Of 3 names in its training list 2 are of images here." in told
 
 
 def test_the_test_of_answers_is_that_of_fixed_networks_over_patients():
@@ -161,8 +179,8 @@ def test_cases_go_by_id_or_file_name_and_other_sources_are_passed_over(cases, tm
     ({"elsewhere": 0.2, "000": 0.5}, "no answer to any of 4 test images; found 0 to patients of its training and 2 to others"),
     ({"006": 0.2, "6-image.png": 0.3}, "two answers to 006; keep one"),
     ({"twin": 0.2}, "one name for the images of 004 and 005; name answers by case id"),
-    ({"006": "nan"}, "line 2: case or probability missing, .* in 1 line"),
-    ({"006": 0.5, "004": -2.3, "005": 4.1}, "line 3: .* in 2 lines; expected probabilities, not logits or percent"),
+    ({"006": "nan"}, "line 2, and 1 in all: found <NA>; expected a probability"),
+    ({"006": 0.5, "004": -2.3, "005": 4.1}, "line 3, and 2 in all: found -2.3; .* no logit or percentage"),
 ])  # fmt: skip
 def test_probabilities_that_cannot_be_used_are_refused(cases, tmp_path, rows, expected):
     with pytest.raises(DataError, match=expected):
@@ -170,8 +188,9 @@ def test_probabilities_that_cannot_be_used_are_refused(cases, tmp_path, rows, ex
 
 
 @pytest.mark.parametrize("source, expected", [
-    ("nowhere", "expected a folder of PNG masks, or a CSV file with columns case and probability"),
-    ({"path": ".", "train": "x"}, "found path and train; expected a folder, a CSV file, or path and trained_on"),
+    ("nowhere", "found .*nowhere.*; expected path, a folder of PNG masks or a CSV file with columns case and probability"),
+    ({"path": ".", "train": "x"}, "train.*; expected path, .*, alone or with trained_on"),
+    ({"trained_on": "x"}, "expected path"),
     ({"path": ".", "trained_on": "nowhere"}, "nowhere: cannot be read"),
     (".", "no answer to any of 4 test images"),
 ])  # fmt: skip

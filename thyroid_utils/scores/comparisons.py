@@ -55,13 +55,8 @@ def compare_means(first: Sequence[float], second: Sequence[float], patients: Seq
         ValueError: shapes that differ, or a patient missing.
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    known, codes, count = known_patients(one - two, patients, "compare_means")
-    if not known.any():
-        return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
-    gap = mean_influence((one - two)[known])
-    (variance,), (freedom,) = over_patients(gap.by_image, gap.strata, codes)
-    *tested, note = _t_test(float(gap.scores[0]), float(np.sqrt(variance)), float(freedom), "1 patient", "all patients agree")
-    return Comparison(float(one[known].mean()), float(two[known].mean()), *tested, int(known.sum()), count, note)
+    known, _, _ = known_patients(one - two, patients, "compare_means")
+    return compare_answers(mean_influence(one[known]), mean_influence(two[known]), np.asarray(patients, dtype=object)[known])
 
 
 def compare_answers(first: Influence, second: Influence, patients: Sequence[str]) -> Comparison:
@@ -77,14 +72,13 @@ def compare_answers(first: Influence, second: Influence, patients: Sequence[str]
     """
     images = first.by_image.shape[1]
     if not images:
-        return Comparison(*[np.nan] * 6, 0, 0, note="no image has both")
+        return Comparison(*[np.nan] * 6, 0, 0, note="no image has both values")
     codes, count = patient_codes(patients, images, "compare_answers")
-    moves = first.by_image.mean(axis=0, keepdims=True) - second.by_image.mean(axis=0, keepdims=True)
-    (variance,), (freedom,) = over_patients(moves, first.strata, codes)
-    one, two = float(first.scores.mean()), float(second.scores.mean())
-    few = "fewer than two patients" + " of a class" * bool(first.strata.any())
-    *tested, note = _t_test(one - two, float(np.sqrt(variance)), float(freedom), few, "all patients agree")
-    return Comparison(one, two, *tested, images, count, note)
+    means, moves = (float(first.scores.mean()), float(second.scores.mean())), first.by_image.mean(0) - second.by_image.mean(0)
+    (variance,), (freedom,) = over_patients(moves[None], first.strata, codes)
+    few = "fewer than two patients of a class" if first.strata.any() else "1 patient"
+    tested = _t_test(means[0] - means[1], float(np.sqrt(variance)), float(freedom), few, "all patients agree")
+    return Comparison(*means, *tested[:-1], images, count, tested[-1])
 
 
 def _t_test(difference: float, error: float, freedom: float, single: str, alike: str) -> tuple[float, float, float, float, str]:

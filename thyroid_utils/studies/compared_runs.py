@@ -64,6 +64,7 @@ class ComparedRuns:
 
     tasks: ClassVar[tuple[str, ...]]
     score: ClassVar[str]  # by which validation chooses
+    what: ClassVar[str] = "the recipes"  # that are compared
     subsets: ClassVar[bool] = True  # whether runs may have several splits, the same ones for each model
     hopeless: ClassVar[Callable[[Iterable[bool]], bool]] = any  # which of two untrained models leave a pair without a verdict
 
@@ -294,7 +295,7 @@ class ComparedRuns:
         found = pair["difference"]
         if np.isnan(pair["p_holm"]):
             how = "; SEEDS asks for more" if found.note == ONE_TRAINING else ""
-            return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether the recipes differ: {found.note}{how}."
+            return f"{told} ({self.over.partition(':')[0]}). This run cannot say whether {self.what} differ: {found.note}{how}."
         verdict = "more than chance" if pair["differs"] else "not more than chance can give"
         return f"{told} ({self.over}): {verdict} ({p_value(pair['p_holm'])} after Holm)."
 

@@ -139,6 +139,23 @@ def check_data(
     raise typer.Exit(0 if report.ok else 1)
 
 
+@app.command("export-dataset")
+def export(
+    dataset: Annotated[str, typer.Argument(help="The reader, as of `data check`.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
+    root: Annotated[Path | None, typer.Argument(help="The data set's folder; none of phantoms.", show_default=False)] = None,
+    kind: Annotated[str, typer.Option("--format", help="nnunet or coco.")] = "nnunet",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As of `run`, such as FOLDS=5.")
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="A parameter file, whose notebook 04 makes the same split.")] = None,
+) -> None:
+    """Write a data set with its split for nnU-Net or as COCO; what they answer comes back by the parameter PREDICTIONS."""
+    from thyroid_utils.workbook.export import export_dataset
+
+    typer.echo(export_dataset(dataset, root, kind, out.absolute(), settings or (), params))
+
+
 @runs_app.command("list")
 def show_runs() -> None:
     """List every run with its state, model and AUC, the newest first."""
