@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from thyroid_utils.scores.checks import COUNTS
-from thyroid_utils.scores.figures import FigureCheck, Printed, common_sizes, consistency, matching_counts, read_figures
+from thyroid_utils.scores.figures import FigureCheck, Printed, common_sizes, consistency, read_figures
 from thyroid_utils.workbook.cli import main
 
 PARTS = {
@@ -47,7 +47,7 @@ def test_it_finds_the_tables_that_a_search_through_all_finds(names, places, how)
     everything, cut = tables(6), how == ROUND_DOWN
     for table in everything[::6]:
         figures = {name: f"{printed(name, table, how, places)} %" for name in names}
-        found = matching_counts(read_figures(figures, cut), (6, 6))
+        found = FigureCheck.of({"n": 6, **figures}, cut).tables
         # Exactly: each value lies within half a unit of what is printed, or in the unit above it where decimals are cut off.
         unit, fitting = Fraction(places) / 100, set()
         for other in everything:
@@ -61,12 +61,13 @@ def test_it_finds_the_tables_that_a_search_through_all_finds(names, places, how)
 
 @pytest.mark.parametrize("text", ["0.012", "0.013"])
 def test_a_half_may_have_been_rounded_either_way(text):
-    assert matching_counts({"accuracy": text}, (80, 80), positives=0).values.tolist() == [[80, 0, 79, 0, 1]], "1 / 80 is 0.0125"
+    check = FigureCheck.of({"n": 80, "positives": "0", "accuracy": text})
+    assert check.tables.values.tolist() == [[80, 0, 79, 0, 1]], "1 / 80 is 0.0125"
 
 
 def test_the_only_counts_of_the_tnus_paper():
-    names = ("accuracy", "precision", "recall", "f1")
-    found = [matching_counts(dict(zip(names, row, strict=True)), (600, 719), prevalence=(0.35, 0.65)) for row, _ in TNUS.values()]
+    names, test = ("accuracy", "precision", "recall", "f1"), {"n": "600-719", "prevalence": "0.35-0.65"}
+    found = [FigureCheck.of({**test, **dict(zip(names, row, strict=True))}).tables for row, _ in TNUS.values()]
     assert common_sizes(found).values.tolist() == [[658, 329]]
     for table, (_, counts) in zip(found, TNUS.values(), strict=True):
         same = table.query("images == 658 and true_positives + false_negatives == 329")
@@ -77,8 +78,8 @@ def test_an_area_under_the_curve_bounds_its_point():
     """TP 8 and FN 2, TN 6 and FP 4: an area of 0.8 · 0.6 = 0.48 at least, and of 1 − 0.2 · 0.4 = 0.92 at most."""
     point = {"sensitivity": "0.8", "specificity": "0.6"}
     areas = {"0.47": 0, "0.48": 1, "0.92": 1, "0.93": 0}
-    assert {area: len(matching_counts(point | {"auc": area}, (20, 20), positives=10)) for area in areas} == areas
-    assert matching_counts({"auc": "0.5"}, (3, 3), positives=0).empty, "of one class there is none"
+    assert {area: len(FigureCheck.of({"n": 20, "positives": 10, **point, "auc": area}).tables) for area in areas} == areas
+    assert FigureCheck.of({"n": 3, "positives": 0, "auc": "0.5"}).tables.empty, "of one class there is none"
     rows = consistency({"sensitivity": "80", "specificity": "60", "auc": "0.65"}).set_index("rule")
     assert rows["agrees"].to_dict() == {"AUC of a curve through one point": True, "AUC, if the curve is concave": False}
     assert rows["low"].to_list() == pytest.approx([0.795 * 0.595, 0.695]) and rows["high"].iloc[0] == 1 - 0.195 * 0.395
@@ -115,16 +116,16 @@ TOLD = {  # by hand: of 10 images 9 or 10 right are 0.9 or 1.0
     "--n 10 --accuracy 0.96 --positives 0": (1, ["The nearest, TP 0, FP 0, FN 0, TN 10, has accuracy 1.0000 (printed 0.96)"]),
     "--n 10 --accuracy 1.0 --recall 0.50 --positives 4": (1, ["figure less: 7 without accuracy and 1 without sensitivity."]),
     "--n 9-11 --accuracy 0.98 --truncated": (1, ["No table of counts of 9 to 11 images", "printed 0.98"]),
-    "--n 0 --accuracy 0.9": (2, ["n: found 0 to 0; expected 1 image or more"]),
+    "--n 0 --accuracy 0.9": (2, ["n is 0 to 0, positives None; expected 1 image or more"]),
     "--accuracy 0.9": (2, ["n: found None; expected a number"]),
     "--n 10": (2, ["no figure is given"]),
     "--n 10 --accuracy 100.1": (2, ["accuracy: found '100.1'; expected 0 to 1, or 0 to 100 %"]),
     "--n 10 --accuracy=-0.9": (2, ["accuracy: found '-0.9'; expected a figure as it is printed"]),
     "--n 10 --accuracy nine": (2, ["found 'nine'"]),
     "--n 10 --accuracy 0.12345678901": (2, ["with 9 decimals at most"]),
-    "--n 10 --accuracy 0.9 --positives 11": (2, ["positives: found 11; expected a number from 0 to 10"]),
+    "--n 10 --accuracy 0.9 --positives 11": (2, ["positives 11; expected 1 image or more, and no more positives than images"]),
     "--n 10 --accuracy 0.9 --prevalence 0.5-0.3": (2, ["expected the lowest and highest share"]),
-    "--n 10-9 --accuracy 0.9": (2, ["n: found 10 to 9"]),
+    "--n 10-9 --accuracy 0.9": (2, ["n is 10 to 9"]),
     "--n 1-100000 --accuracy 0.9": (2, ["more than 5", "give the number of malignant images"]),
 }  # fmt: skip
 

@@ -89,97 +89,13 @@ _FALSE_POSITIVES = {
 }
 
 
-def matching_counts(
-    figures: Mapping[str, object],
-    images: tuple[int, int],
-    positives: int | None = None,
-    prevalence: tuple[float, float] = (0, 1),
-    wide: int = 1,
-) -> pd.DataFrame:
-    """All tables of counts from which the figures can be printed.
-
-    Args:
-        figures: of one test, as `read_figures` takes them, names of `OF_COUNTS`. An AUC rules a table out where no curve through
-            its point, (1 − specificity, sensitivity), has that area.
-        images: the lowest and highest number of them that may have been tested.
-        positives: how many of them are malignant; None takes every number of `prevalence`, from and to a share.
-        wide: so many times as wide a rounding is let pass.
-
-    Returns:
-        DataFrame, a row a table: `images` and the four `COUNTS`, int, by rising number of images and of positives.
-
-    Raises:
-        DataError: a figure or number that cannot be, or more tables to look at than memory holds.
-
-    Example:
-        >>> matching_counts({"sensitivity": "66.7", "specificity": "75"}, (7, 7)).to_dict("records")
-        [{'images': 7, 'true_positives': 2, 'false_positives': 1, 'false_negatives': 1, 'true_negatives': 3}]
-    """
-    if not 1 <= images[0] <= images[1]:
-        raise DataError(f"n: found {images[0]} to {images[1]}; expected 1 image or more, the lower number first")
-    if positives is not None and not 0 <= positives <= images[0]:
-        raise DataError(f"positives: found {positives}; expected a number from 0 to {images[0]}, that of the images")
-    if not 0 <= prevalence[0] <= prevalence[1] <= 1:
-        raise DataError(f"prevalence: found {prevalence}; expected the lowest and highest share, in [0, 1]")
-    read = read_figures(figures)
-    ends = {name: figure.ends(wide) for name, figure in read.items()}
-    n = np.arange(images[0], images[1] + 1)
-    of_class = [n * share if positives is None else np.full(n.shape, positives) for share in prevalence]
-    n, p = _spread([n], *of_class)
-    # What accuracy and F1 leave possible where there is no false positive, and what sensitivity says.
-    accuracy, f1, (low, high) = (ends.get(name, (0, 1)) for name in ("accuracy", "f1", "sensitivity"))
-    least = np.maximum.reduce([low * p, p - n * (1 - accuracy[0]), f1[0] * p / (2 - f1[0])])
-    n, p, tp = _spread([n, p], least, high * p)
-    low, high = np.zeros(len(n)), (n - p).astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a share of nothing bounds nothing: NaN
-        for name in _FALSE_POSITIVES.keys() & ends.keys():
-            few, many = (_FALSE_POSITIVES[name](n, p, tp, end) for end in ends[name][::-1])
-            low, high = np.fmax(low, few), np.fmin(high, many)
-    n, p, tp, fp = _spread([n, p, tp], low, high)
-    tables = pd.DataFrame({"images": n, **dict(zip(COUNTS, (tp, fp, p - tp, n - p - fp), strict=True))})
-    return tables[(misses(read, tables) <= wide).all(axis=1)].reset_index(drop=True)
-
-
-def _spread(columns: Sequence[np.ndarray], low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """Each row of the columns once for every whole number from low to high, and these numbers."""
-    first = np.ceil(low - _SLACK).astype(np.int64)
-    times = np.maximum(np.floor(high + _SLACK).astype(np.int64) - first + 1, 0)
-    if times.sum() > _MOST:
-        told = f"more than {whole(_MOST)} tables of counts to look at"
-        raise DataError(f"{told}; give the number of malignant images, more figures or fewer images")
-    return [
-        *(np.repeat(column, times) for column in columns),
-        np.arange(times.sum()) + np.repeat(first - times.cumsum() + times, times),
-    ]
-
-
-def _values(name: str, tables: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """A figure of each table, twice; of the AUC the least and greatest."""
-    tp, fp, fn, tn = tables[list(COUNTS)].to_numpy(float).T
-    if name == "auc":
-        pairs = (tp + fn) * (fp + tn)
-        with np.errstate(invalid="ignore"):  # of one class alone there is no AUC, whatever is printed
-            return np.where(pairs, tp * tn / pairs, np.inf), np.where(pairs, 1 - fp * fn / pairs, np.inf)
-    counted = SHARES.get(name, COUNTS[:3])
-    twice = 2 if name == "f1" else 1
-    right = twice * sum(tables[kind] for kind in counted if kind.startswith("true")).to_numpy(float)
-    share = right / np.maximum(right + sum(tables[kind] for kind in counted if kind.startswith("false")).to_numpy(float), 1)
-    return share, share
-
-
-def misses(figures: Mapping[str, Printed], tables: pd.DataFrame) -> pd.DataFrame:
-    """How far the figures of each table lie from the middle of what is printed so, in widths of rounding: to 1 they agree."""
-    found = {}
-    for name, figure in figures.items():
-        low, high = _values(name, tables)
-        off = np.maximum.reduce([low - figure.middle, figure.middle - high, np.zeros(len(low))])
-        found[name] = 2 * figure.one * off - _SLACK
-    return pd.DataFrame(found, index=tables.index)
-
-
 @dataclass(frozen=True)
 class FigureCheck:
-    """The figures of one test held to the counts that they could come from; fields as for `matching_counts`."""
+    """The figures of one test held to the counts that they could come from.
+
+    `images`: the lowest and highest number of them that may have been tested. `positives`: how many are malignant; None takes
+    every number of `prevalence`, from and to a share.
+    """
 
     figures: Mapping[str, Printed]
     images: tuple[int, int]
@@ -189,22 +105,61 @@ class FigureCheck:
     @classmethod
     def of(cls, row: Mapping[str, object], cut: bool = False) -> "FigureCheck":
         """Of a row of a table: `n` (151, or "600-719"), where they are known `positives` and `prevalence` ("0.35-0.65"), and
-        the figures, as `read_figures` takes them; what else it holds is left aside. Raises DataError."""
+        figures, names of `OF_COUNTS`, as `read_figures` takes them; what else it holds is left aside.
+
+        Raises:
+            DataError: a figure or number that cannot be.
+
+        Example:
+            >>> FigureCheck.of({"n": 7, "sensitivity": "66.7", "specificity": "75"}).tables.to_dict("records")
+            [{'images': 7, 'true_positives': 2, 'false_positives': 1, 'false_negatives': 1, 'true_negatives': 3}]
+        """
         figures = read_figures({name: row[name] for name in row if name in (*OF_COUNTS, "recall")}, cut)
         if not figures:
             raise DataError(f"no figure is given; expected one or more of {', '.join(OF_COUNTS)}")
-        low, high = _range("n", row.get("n"))
+        low, high = map(int, _range("n", row.get("n")))
         known = None if _empty(row.get("positives")) else int(_range("positives", row["positives"])[0])
+        if not (0 < low <= high and (known is None or known <= low)):
+            raise DataError(
+                f"n is {low} to {high}, positives {known}; expected 1 image or more, and no more positives than images"
+            )
         prevalence = (0, 1) if _empty(row.get("prevalence")) else _range("prevalence", row["prevalence"])
-        return cls(figures, (int(low), int(high)), known, prevalence)
+        if not prevalence[0] <= prevalence[1] <= 1:
+            raise DataError(f"prevalence is {prevalence}; expected the lowest and highest share, in [0, 1]")
+        return cls(figures, (low, high), known, prevalence)
 
     def matching(self, wide: int = 1, without: str = "") -> pd.DataFrame:
-        """`matching_counts`, without one of the figures."""
-        figures = {name: figure for name, figure in self.figures.items() if name != without}
-        return matching_counts(figures, self.images, self.positives, self.prevalence, wide)
+        """All tables of counts from which the figures can be printed, without one of them, or with a rounding so many times as
+        wide.
+
+        An AUC rules a table out where no curve through its point, (1 − specificity, sensitivity), has that area.
+
+        Returns:
+            DataFrame, a row a table: `images` and the four `COUNTS`, int, by rising number of images and of positives.
+
+        Raises:
+            DataError: more tables to look at than memory holds.
+        """
+        read = {name: figure for name, figure in self.figures.items() if name != without}
+        ends = {name: figure.ends(wide) for name, figure in read.items()}
+        n = np.arange(self.images[0], self.images[1] + 1)
+        n, p = _spread([n], *(n * part if self.positives is None else 0 * n + self.positives for part in self.prevalence))
+        # What accuracy and F1 leave possible where there is no false positive, and what sensitivity says.
+        accuracy, f1, (low, high) = (ends.get(name, (0, 1)) for name in ("accuracy", "f1", "sensitivity"))
+        least = np.maximum.reduce([low * p, p - n * (1 - accuracy[0]), f1[0] * p / (2 - f1[0])])
+        n, p, tp = _spread([n, p], least, high * p)
+        low, high = np.zeros(len(n)), (n - p).astype(float)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a share of nothing bounds nothing: NaN
+            for name in _FALSE_POSITIVES.keys() & ends.keys():
+                few, many = (_FALSE_POSITIVES[name](n, p, tp, end) for end in ends[name][::-1])
+                low, high = np.fmax(low, few), np.fmin(high, many)
+        n, p, tp, fp = _spread([n, p, tp], low, high)
+        tables = pd.DataFrame({"images": n, **dict(zip(COUNTS, (tp, fp, p - tp, n - p - fp), strict=True))})
+        return tables[(_misses(read, tables) <= wide).all(axis=1)].reset_index(drop=True)
 
     @cached_property
     def tables(self) -> pd.DataFrame:
+        """`matching` as printed."""
         return self.matching()
 
     @cached_property
@@ -214,7 +169,7 @@ class FigureCheck:
         while found.empty and wide < 4 * max(figure.one for figure in self.figures.values()):
             wide *= 2
             found = self.matching(wide)
-        return found.iloc[misses(self.figures, found).max(axis=1).argsort(kind="stable")[:1]]
+        return found.iloc[_misses(self.figures, found).max(axis=1).argsort(kind="stable")[:1]]
 
     @property
     def told(self) -> str:
@@ -226,7 +181,7 @@ class FigureCheck:
             return f"{count(len(self.tables), 'table')} of counts of {of} can give these figures."
         told, best = [f"No table of counts of {of} gives these figures."], self.nearest
         if len(best):
-            off = misses(self.figures, best).iloc[0]
+            off = _misses(self.figures, best).iloc[0]
             values = {name: " to ".join(dict.fromkeys(number(end[0], 4) for end in _values(name, best))) for name in self.figures}
             wrong = listed(f"{SCORES[name]} {values[name]} (printed {self.figures[name]})" for name in off.index[off > 1])
             told.append(f"The nearest, {counts_told(best.iloc[0])}, has {wrong}.")
@@ -245,6 +200,44 @@ def _range(name: str, text: object) -> tuple[float, float]:
     return float(told[1]), float(told[2] or told[1])
 
 
+def _spread(columns: Sequence[np.ndarray], low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+    """Each row of the columns once for every whole number from low to high, and these numbers."""
+    first = np.ceil(low - _SLACK).astype(np.int64)
+    times = np.maximum(np.floor(high + _SLACK).astype(np.int64) - first + 1, 0)
+    if times.sum() > _MOST:
+        told = f"more than {whole(_MOST)} tables of counts to look at"
+        raise DataError(f"{told}; give the number of malignant images, more figures or fewer images")
+    numbers = np.arange(times.sum()) + np.repeat(first - times.cumsum() + times, times)
+    return [*(np.repeat(column, times) for column in columns), numbers]
+
+
+def _values(name: str, tables: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """A figure of each table, twice; of the AUC the least and greatest."""
+    tp, fp, fn, tn = tables[list(COUNTS)].to_numpy(float).T
+    if name == "auc":
+        pairs = (tp + fn) * (fp + tn)
+        with np.errstate(invalid="ignore"):  # of one class alone there is no AUC, whatever is printed
+            return np.where(pairs, tp * tn / pairs, np.inf), np.where(pairs, 1 - fp * fn / pairs, np.inf)
+    if name == "f1":
+        right, wrong = 2 * tp, fp + fn
+    else:
+        right, wrong = (
+            tables[[kind for kind in SHARES[name] if kind.startswith(side)]].sum(axis=1) for side in ("true", "false")
+        )
+    share = np.asarray(right / np.maximum(right + wrong, 1))
+    return share, share
+
+
+def _misses(figures: Mapping[str, Printed], tables: pd.DataFrame) -> pd.DataFrame:
+    """How far the figures of each table lie from the middle of what is printed so, in widths of rounding: to 1 they agree."""
+    found = {}
+    for name, figure in figures.items():
+        low, high = _values(name, tables)
+        off = np.maximum.reduce([low - figure.middle, figure.middle - high, np.zeros(len(low))])
+        found[name] = 2 * figure.one * off - _SLACK
+    return pd.DataFrame(found, index=tables.index)
+
+
 def counts_told(table: Mapping[str, int]) -> str:
     """`TP 26, FP 2, FN 1, TN 122`."""
     return ", ".join(f"{name} {table[kind]}" for name, kind in zip(("TP", "FP", "FN", "TN"), COUNTS, strict=True))
@@ -252,21 +245,22 @@ def counts_told(table: Mapping[str, int]) -> str:
 
 def common_sizes(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The numbers of images and of malignant ones, `images` and `positives`, at which each of several tests has a table of
-    `matching_counts`, as tests of the same images must."""
+    `FigureCheck`, as tests of the same images must."""
     sizes = [set(zip(found["images"], found["true_positives"] + found["false_negatives"], strict=True)) for found in tables]
     return pd.DataFrame(sorted(set.intersection(*sizes)), columns=["images", "positives"])
 
 
+def dice_of(iou: float) -> float:
+    """The Dice of the same pixels, in [0, 1]."""
+    return 2 * iou / (1 + iou)
+
+
 def _harmonic(one: float, other: float) -> float:
-    return 2 * one * other / (one + other) if one + other else 0.0
+    return 2 * one * other / max(one + other, 1e-12)
 
 
 def _most_auc(sensitivity: float, specificity: float) -> float:
     return 1 - (1 - sensitivity) * (1 - specificity)
-
-
-def _dice(iou: float) -> float:
-    return 2 * iou / (1 + iou)
 
 
 # Rule, the figure, those that it follows from, the least and most that follow, and whether that holds for means too.
@@ -277,8 +271,8 @@ _RULES = (
     ("accuracy between sensitivity and specificity", "accuracy", _POINT, min, max, False),
     ("AUC of a curve through one point", "auc", _POINT, lambda one, other: one * other, _most_auc, False),
     ("AUC, if the curve is concave", "auc", _POINT, lambda one, other: (one + other) / 2, _most_auc, False),
-    ("Dice of IoU, pixels counted together", "dice", ("iou",), _dice, _dice, False),
-    ("Dice of IoU, means too", "dice", ("iou",), float, _dice, True),
+    ("Dice of IoU, pixels counted together", "dice", ("iou",), dice_of, dice_of, False),
+    ("Dice of IoU, means too", "dice", ("iou",), float, dice_of, True),
 )
 
 
@@ -286,7 +280,7 @@ def consistency(figures: Mapping[str, object]) -> pd.DataFrame:
     """What printed figures say of each other, whatever the number of images.
 
     Args:
-        figures: as `read_figures` takes them.
+        figures: as `read_figures` takes them; names that are not in `FIGURES` are left aside.
 
     Returns:
         DataFrame, a row a rule whose figures are given: `rule`, `printed`, `low` and `high` (the range that follows), `agrees`,
@@ -294,10 +288,12 @@ def consistency(figures: Mapping[str, object]) -> pd.DataFrame:
         table. The mean F1 is at most that of mean precision and sensitivity, and at least their sum less 1; the mean Dice is at
         least the mean IoU, and at most the Dice of that.
     """
-    read, rows = read_figures(figures), []
+    read, rows = read_figures({name: figures[name] for name in figures if name in (*FIGURES, "recall")}), []
     for rule, name, needs, least, most, always in _RULES:
         if {name, *needs} <= read.keys():
             lows, highs = zip(*(read[need].ends() for need in needs), strict=True)
             low, high, (below, above) = max(0.0, least(*lows)), min(1.0, most(*highs)), read[name].ends()
             rows.append((rule, str(read[name]), low, high, below <= high + _SLACK and low - _SLACK <= above, always))
-    return pd.DataFrame(rows, columns=["rule", "printed", "low", "high", "agrees", "always"])
+    return pd.DataFrame(rows, columns=["rule", "printed", "low", "high", "agrees", "always"]).astype(
+        {"agrees": bool, "always": bool}
+    )

@@ -41,11 +41,11 @@ def reported_scores(task: str) -> pd.DataFrame:
     Returns:
         DataFrame, a row a number: `paper` (a key of `PAPERS`), `model` (its name here),
         `loss` (its name here, "" where none is told), `score` (as in `metrics`), `value` (in [0, 1]), `data`, `split`, `why_not`
-        (why it may not be compared with another figure) and `remark` on this number, or "". Paper, model, loss and score occur
-        together once.
+        (why it may not be compared with another figure), `remark` on this number, or "", `place` (in the paper) and `printed`
+        (the value with all its decimals). Paper, model, loss and score occur together once.
     """
-    texts = {"paper": str, "remark": str}
-    table = pd.read_csv(Path(__file__).with_name("reported_scores.csv"), dtype=texts, keep_default_na=False)
+    table = pd.read_csv(Path(__file__).with_name("reported_scores.csv"), dtype=str, keep_default_na=False)
+    table = table.assign(printed=table["value"], value=table["value"].astype(float))
     return table[table["task"] == task].drop(columns="task").reset_index(drop=True)
 
 

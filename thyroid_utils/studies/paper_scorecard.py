@@ -1,0 +1,316 @@
+"""Every claim of the five papers beside what arithmetic says of it and what was reached on open data, with a verdict.
+
+A verdict is one of four, and `verdict` alone gives it. What is reached comes from tables of results and from the ledger: finished
+runs whose split keeps patients apart. It is of other images than the papers', which are not public.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import UNKNOWN, count, listed, number, whole
+from thyroid_utils.common.words import share as percent
+from thyroid_utils.scores.estimates import Estimate
+from thyroid_utils.scores.figures import FigureCheck, Printed, common_sizes, consistency, counts_told, dice_of
+from thyroid_utils.scores.labels import SCORES
+from thyroid_utils.scores.masks import OVERLAP_SCORES
+from thyroid_utils.scores.power import fewest_patients
+from thyroid_utils.studies.classifier_comparison import MAIN_SCORES, ClassifierComparison
+from thyroid_utils.studies.module_ablation.tables import OURS, TABLES, sums_table
+from thyroid_utils.studies.papers import PAPERS, reported_scores
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.training.ledger import Run, find_run, list_runs
+
+REPRODUCED, NOT_SHOWN = "reproduced within its interval", "not shown"
+IMPOSSIBLE, NOT_TESTABLE = "impossible as stated", "not testable here"
+VERDICTS = (REPRODUCED, NOT_SHOWN, IMPOSSIBLE, NOT_TESTABLE)
+# What arithmetic may find of a claim: that it cannot be, what speaks against it, that it is so.
+_FINDINGS = {"broken": IMPOSSIBLE, "doubt": NOT_SHOWN, "confirmed": REPRODUCED}
+_NOTHING = {
+    **dict.fromkeys(("finding", "arithmetic", "by", "remark", "task", "figures", "row"), ""), "why": "no finished run of it here",
+    "claimed": (np.nan, np.nan), "reached": None, "beside": None, "p": np.nan, "needed": np.nan,
+}  # fmt: skip
+# Task → the score that a claim is judged by, the scores of a table of results, what compares runs.
+_TASKS = {
+    "classification": ("accuracy", {name: SCORES[name] for name in MAIN_SCORES}, ClassifierComparison),
+    "segmentation": ("dice", OVERLAP_SCORES, SegmenterComparison),
+}
+_GLAND = ("004",)  # papers that outline the gland, which nothing about nodules speaks of
+_FILES = {"classification": "03_scores", "segmentation": "04_scores"}
+_CLAIMS = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+# ("classification", "segmentation" of nodules or "gland"; model; score) → what is reached, and whose it is.
+Known = dict[tuple[str, str, str], tuple[Estimate, str]]
+
+
+def verdict(claim: Mapping[str, Any]) -> tuple[str, str]:
+    """One of `VERDICTS` and its reason.
+
+    claim: `finding` of arithmetic, "broken" (it cannot be), "doubt" (something speaks against it), "confirmed" or ""; `claimed`,
+    the lowest and highest number that is printed so; `reached`, an `Estimate` or None; `p`, of a gain after Holm, NaN of a score;
+    `why`, the reason where nothing is reached, and `remark` where it is.
+    """
+    if claim["finding"]:
+        return _FINDINGS[claim["finding"]], claim["arithmetic"]
+    found, (low, high) = claim["reached"], claim["claimed"]
+    if found is None or np.isnan(found.low):
+        return NOT_TESTABLE, claim["why"]
+    if high < found.low or low > found.high:
+        return NOT_SHOWN, "the interval of what is reached, on other images, does not hold it"
+    if claim["p"] >= 0.05:
+        return NOT_SHOWN, f"the interval holds it, but no difference is shown (p = {number(claim['p'])} after Holm)"
+    return REPRODUCED, claim["remark"] or "on other images"
+
+
+def scorecard(known: Known, results: str = "", pair_sd: float = 5.0) -> pd.DataFrame:
+    """Every claim with its verdict.
+
+    Args:
+        known: scores that are reached (`of_tables`, `of_ledger`).
+        results: folder of tables that reports leave, for gains (`08_modules.csv` …); empty for none.
+        pair_sd: SD over patients of the difference of two segmenters, in points.
+
+    Returns:
+        DataFrame, a row a claim: `paper`, `claim`, `place`, `printed`, `data`, `split`, `arithmetic`, `task` (of a score),
+        `claimed` (lowest and highest number), `reached` (`Estimate` or None), `by` (whose it is), `beside` (of a score, an
+        `Estimate` of another network), `needed` (patients that tell it, with a power of 80 %, from the next lower row of its
+        table, or a gain from none), `verdict`, `why`.
+    """
+    claims = [*_scores(known, pair_sd), *_gains(results, pair_sd), *_sums(), *_others(results)]
+    table = pd.DataFrame([{**_NOTHING, **claim} for claim in claims]).sort_values("paper", kind="stable", ignore_index=True)
+    images = pd.concat([reported_scores(task) for task in _TASKS]).groupby("paper")[["data", "split"]].first()
+    judged = [verdict(claim) for claim in table.to_dict("records")]
+    return table.join(images, on="paper").assign(**dict(zip(("verdict", "why"), zip(*judged, strict=True), strict=True)))
+
+
+def _scores(known: Known, pair_sd: float) -> list[dict]:
+    """The rows of the papers' tables of scores."""
+    claims = []
+    for task, (lead, *_) in _TASKS.items():
+        told = reported_scores(task).query("loss != ''")
+        for paper, table in told[told["paper"].isin(list(PAPERS)[:5])].groupby("paper"):
+            rows = {key: row.set_index("score")["printed"].to_dict() for key, row in table.groupby(["model", "loss"], sort=False)}
+            what = "gland" if paper in _GLAND else task
+            test = dict(_CLAIMS["tests"].get(paper, {})) if task == "classification" else {}
+            counts = counted(test, rows.values()) if test else [("", "")] * len(rows)
+            for ((model, loss), figures), (counted_so, no_counts) in zip(rows.items(), counts, strict=True):
+                names = sorted(figures, key=lambda name: name != lead)
+                score = next((name for name in names if (what, model, name) in known), names[0])
+                value = float(figures[score])
+                gain = value - max((low for row in rows.values() if (low := float(row.get(score, 1))) < value), default=np.nan)
+                pooled = {"accuracy" if name == "pixel_accuracy" else name: text for name, text in figures.items()}
+                together, contradiction = held_to_each_other(pooled, test.get("tests", 1) == 1 if test else None)
+                reached, by = known.get((what, model, score), (None, ""))
+                others = [found for (kind, _, name), (found, _) in known.items() if (kind, name) == (what, score)]
+                claims.append({
+                    "paper": paper, "task": task, "claim": f"{model}, {loss.replace('_', ' ')}: {score}",
+                    "place": table["place"].iloc[0], "figures": pooled,
+                    "printed": figures[score], "row": ", ".join(f"{name} {text}" for name, text in figures.items()),
+                    "arithmetic": no_counts or contradiction or counted_so or together,
+                    "finding": "broken" if no_counts or contradiction else "",
+                    "claimed": Printed.read(score, figures[score]).ends(), "reached": reached, "by": by,
+                    "beside": others[0] if others else None,
+                    "needed": fewest_patients(gain, np.sqrt(gain * (1 - gain)) if task == "classification" else pair_sd / 100),
+                })  # fmt: skip
+    return claims
+
+
+def counted(test: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """The counts behind rows of figures of one test set, in words, and of each the contradiction where there are none, or "".
+
+    test: of `FigureCheck.of`, and `tests`: the figures are means over so many test sets of the same classes. Shares of a class
+    and of all images then add up; others do not, and are left out.
+    """
+    test = dict(test)
+    times = test.pop("tests", 1)
+    if times > 1:
+        test |= {name: times * test[name] for name in ("n", "positives")}
+        rows = [{name: row[name] for name in row if name in ("accuracy", "sensitivity", "specificity")} for row in rows]
+    checks = [FigureCheck.of({**row, **test}) for row in rows]
+    sizes = common_sizes([check.tables for check in checks if len(check.tables)] or [checks[0].tables])
+    found = []
+    for check in checks:
+        positives = check.tables["true_positives"] + check.tables["false_negatives"]
+        table = check.tables[check.tables["images"].isin(sizes["images"]) & positives.isin(sizes["positives"])]
+        one = f"{counts_told(table.iloc[0])} of {table['images'].iloc[0]}" if len(table) == 1 else check.told
+        found.append((one + f", {times} tests together" * (times > 1), "" if len(check.tables) else check.told))
+    return found
+
+
+def held_to_each_other(figures: Mapping[str, str], one_test: bool | None = None) -> tuple[str, str]:
+    """Of what the figures of a row are, and where they contradict each other, or "".
+
+    one_test: whether they are of one table of counts; None takes that of pixels from Dice and IoU, where they fit it.
+    """
+    rules = consistency(figures)
+    pooled = rules["rule"].str.contains("counted together")
+    one_table = bool(rules.loc[pooled, "agrees"].any()) if one_test is None else one_test
+    wrong = rules[(rules["always"] | one_table) & ~rules["agrees"] & ~rules["rule"].str.contains("concave")]
+    told = [f"{row.rule}: {number(row.low, 4)} to {number(row.high, 4)}, printed {row.printed}" for row in wrong.itertuples()]
+    return ("all pixels counted together" if one_table else "means over images") * bool(pooled.any()), "; ".join(told)
+
+
+def _gains(results: str, pair_sd: float) -> list[dict]:
+    """The rows of the ablation tables of which the text quotes a gain."""
+    rows = [(name, table, row) for name, table in TABLES.items() for row in table.rows if not np.isnan(row.reported_iou)]
+    return [
+        {"paper": "003", "claim": f"{row.name} against {table.reference}, points of IoU",
+         "place": table.title.partition("(")[2].rstrip(")"), "needed": fewest_patients(abs(row.reported_iou), pair_sd), **_gain(results, row.reported_iou, f"08_{name}", row.name)}
+        for name, table, row in rows
+    ]  # fmt: skip
+
+
+def _gain(results: str, gain: float, file: str, row: str) -> dict[str, Any]:
+    """A gain in points, and what a row of a result table gained."""
+    claim = {"printed": f"{gain:+.2f}", "claimed": (gain - 0.005, gain + 0.005)}
+    table = _table(results, file)
+    column = next((name for name in table if name.startswith("difference")), "")
+    found = read_estimate(table.at[row, column]) if row in table.index and column else None
+    if found is None:
+        return claim
+    scale = 1 if "points" in column else 100
+    reached = Estimate(scale * found.value, scale * found.low, scale * found.high, 0, 0)
+    return claim | {"reached": reached, "p": float(table.at[row, "p (Holm)"]), "by": f"{file}, {row}"}
+
+
+def read_estimate(text: object) -> Estimate | None:
+    """Of a cell of a result table, `0.61 [0.55, 0.66]`; None of any other."""
+    told = re.match(r"([-+]?[\d.]+)\s\[([-+]?[\d.]+),\s([-+]?[\d.]+)\]", str(text))
+    return Estimate(*map(float, told.groups()), 0, 0) if told else None
+
+
+def _table(results: str, file: str) -> pd.DataFrame:
+    """A table of results as text, without rows where it is not there. Raises DataError where the folder is not."""
+    folder = paths.resolve_in_project(results)
+    if not folder.is_dir():
+        raise DataError(
+            f"RESULTS: {results}: no such folder; expected one that holds 03_scores.csv or the like, or empty for none"
+        )
+    path = folder / f"{file}.csv"
+    return pd.read_csv(path, index_col=0, dtype=str) if results and path.is_file() else pd.DataFrame()
+
+
+def of_tables(results: str) -> Known:
+    """The scores that tables of results hold; of Yang et al.'s network those of notebook 08."""
+    found = {}
+    for task, (_, names, _) in _TASKS.items():
+        table = _table(results, _FILES[task])
+        for score, label in names.items():
+            texts = table.get(label, {})
+            found |= {(task, model, score): (text, f"{_FILES[task]}, {model}") for model, text in texts.items()}
+    whole_network = _table(results, "08_modules").get("IoU", {}).get("all three")
+    found["segmentation", OURS, "iou"] = whole_network, "08_modules, all three"
+    read = {key: (read_estimate(text), by) for key, (text, by) in found.items()}
+    return {key: entry for key, entry in read.items() if entry[0] is not None}
+
+
+def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nodule") -> Known:
+    """The scores of finished runs on a data set, split `by` patient, of each network by the recipe that validation prefers.
+
+    Folds that are not whole are left out. root: the data set's folder, where it is another than in training. target: what its
+    masks outline.
+    """
+    finished = list_runs().query("state == 'finished' and dataset == @dataset")
+    groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
+    for run in map(find_run, finished.index):
+        if run.config.split.by == by and not run.data["leaky"] and run.config.task in _TASKS:
+            recipe = f"{run.config.recipe} {run.data['fingerprint']} {run.config.split.model_copy(update={'fold': 0})}"
+            groups.setdefault((run.config.task, run.config.model.name), {}).setdefault(recipe, []).append(run)
+    found = {}
+    for (task, model), recipes in groups.items():
+        _, names, kind = _TASKS[task]
+        more = {"root": root} if task == "segmentation" else {}
+        compared = [kind.of(runs, **more) for runs in recipes.values() if not len(runs) % (runs[0].config.split.folds or 1)]
+        if compared:
+            best = max(compared, key=lambda each: each.validation.iloc[0])
+            told = f"{count(best.trainings, 'training')} on {dataset}"
+            what = "gland" if (task, target) == ("segmentation", "gland") else task
+            found |= {(what, model, score): (value, told) for score, value in best.estimates(list(names)).iloc[0].items()}
+    return found
+
+
+def _sums() -> list[dict]:
+    """What Yang et al. say of parameters and other sums, held to the networks and to the paper's other figures."""
+    claims = []
+    for told in _CLAIMS["sums"]:
+        place, claim = told["of"]
+        row = sums_table(place).loc[claim]
+        finding = "confirmed" if row["agrees"] == "yes" else "broken" if told.get("impossible") else "doubt"
+        arithmetic = {"arithmetic": f"{row['computed']}: {row['how']}", "finding": "" if "why" in told else finding}
+        claims.append({"paper": "003", "printed": row["paper"], **told, "claim": claim, **arithmetic})
+    return claims
+
+
+def _others(results: str) -> list[dict]:
+    claims = []
+    for told in _CLAIMS["others"]:
+        check, of_gain = told.get("check"), told.get("gain", {})
+        found = CHECKS[check](**told["with"]) if check else _gain(results, **of_gain) if of_gain else {}
+        claims.append({**{name: told[name] for name in told if name not in ("check", "with", "gain")}, **found})
+    return claims
+
+
+def by_image(images: int, share: float, classes: int, tested: int) -> dict[str, str]:
+    """Whether a test side of `tested` images is what a split by image and class leaves, rounded up."""
+    each = ceil(round(share * images / classes, 9))
+    told = f"{classes} × {each} is what {percent(share)} of {images} images leave where images, not patients, are drawn by class"
+    return {"finding": "doubt", "arithmetic": told} if classes * each == tested else {}
+
+
+def met(copies: int, share: float, what: str) -> dict[str, str]:
+    """How many test images have at least one of their other copies in training, if each image is drawn by itself."""
+    return {"finding": "doubt", "arithmetic": f"{percent(1 - (1 - share) ** (copies - 1))} of {what}"}
+
+
+def nodule_f1(n_iou: float, b_iou: float, printed: float) -> dict[str, str]:
+    """F1 of nodule pixels, of background pixels and their mean, by their IoU."""
+    nodule, background = dice_of(n_iou), dice_of(b_iou)
+    mean = number((nodule + background) / 2, 3)
+    told = f"nodules have {number(nodule, 3)} and the background {number(background, 3)}, of which {mean} is the mean"
+    return {"finding": "broken" if abs(printed - nodule) > 0.001 else "confirmed", "arithmetic": told}
+
+
+def empty_mask(n_iou: float, b_iou: float) -> dict[str, str]:
+    """The pixel accuracy of calling nothing nodule that two IoUs of the same pixels leave possible.
+
+    With one pixel in error TP = n / (1 − n) and TN = b / (1 − b); nodules have TP to TP + 1 pixels.
+    """
+    found, right = n_iou / (1 - n_iou), b_iou / (1 - b_iou)
+    low, high = (percent(1 - (found + missed) / (found + right + 1), 1) for missed in (1, 0))
+    return {"finding": "doubt", "arithmetic": f"by the paper's own IoUs an empty mask has {low} to {high}"}
+
+
+def means(**figures: str) -> dict[str, Any]:
+    """Where figures contradict each other even as means over tests."""
+    wrong = held_to_each_other(figures, one_test=False)[1]
+    return {"finding": "broken" if wrong else "", "arithmetic": wrong, "figures": figures}
+
+
+CHECKS = {check.__name__: check for check in (by_image, met, nodule_f1, empty_mask, means)}
+
+
+def rules_table(card: pd.DataFrame) -> pd.DataFrame:
+    """`consistency` of the figures of each claim: index (paper, claim)."""
+    found = {(PAPERS[row.paper].name, row.claim): consistency(row.figures) for row in card.itertuples() if row.figures}
+    return pd.concat(found, names=["paper", "claim"]).droplevel(2)
+
+
+def card_table(card: pd.DataFrame) -> pd.DataFrame:
+    """Claims of a scorecard for a reader."""
+    reached = [f"{row.reached} ({row.by})" if row.reached else UNKNOWN for row in card.itertuples()]
+    shown = pd.DataFrame({"claim": card["claim"] + " (" + card["place"] + ")", "reported": card["printed"]})
+    return shown.assign(verdict=card["verdict"], why=card["why"], reached=reached, patients=card["needed"].map(whole))
+
+
+def answer(card: pd.DataFrame) -> str:
+    """How many claims carry which verdict, in words."""
+    counts = card["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
+    told = f"Of {count(len(card), 'claim')} of five papers: {listed(f'**{number}** {name}' for name, number in counts.items())}."
+    return f"{told} Arithmetic alone settles {count((card['finding'] != '').sum(), 'claim')}."
