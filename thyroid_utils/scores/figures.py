@@ -19,10 +19,10 @@ import pandas as pd
 from thyroid_utils.common.errors import DataError, nearest
 from thyroid_utils.common.words import count, listed, number, whole
 from thyroid_utils.scores.checks import COUNTS
-from thyroid_utils.scores.labels import SCORES, SHARES
+from thyroid_utils.scores.labels import SCORES
 
 OF_COUNTS = ("accuracy", "precision", "sensitivity", "specificity", "f1", "auc")
-FIGURES = (*OF_COUNTS, "dice", "iou")
+FIGURES = (*OF_COUNTS, "pixel_accuracy", "dice", "iou")
 _MOST = 5_000_000  # tables looked at, some hundred megabytes
 _DECIMALS = 9
 # Of an image and of a width of rounding: far more than floating point is wrong by, far less than one image of 100,000 moves.
@@ -117,15 +117,12 @@ class FigureCheck:
         figures = read_figures({name: row[name] for name in row if name in (*OF_COUNTS, "recall")}, cut)
         if not figures:
             raise DataError(f"no figure is given; expected one or more of {', '.join(OF_COUNTS)}")
-        low, high = map(int, _range("n", row.get("n")))
-        known = None if _empty(row.get("positives")) else int(_range("positives", row["positives"])[0])
-        if not (0 < low <= high and (known is None or known <= low)):
-            raise DataError(
-                f"n is {low} to {high}, positives {known}; expected 1 image or more, and no more positives than images"
-            )
+        (low, high), positives = map(int, _range("n", row.get("n"))), row.get("positives")
+        known = None if _empty(positives) else int(_range("positives", positives)[0])
         prevalence = (0, 1) if _empty(row.get("prevalence")) else _range("prevalence", row["prevalence"])
-        if not prevalence[0] <= prevalence[1] <= 1:
-            raise DataError(f"prevalence is {prevalence}; expected the lowest and highest share, in [0, 1]")
+        if not (0 < low <= high and (known or 0) <= low and prevalence[0] <= prevalence[1] <= 1):
+            found = f"n {low} to {high}, positives {known}, prevalence {prevalence[0]} to {prevalence[1]}"
+            raise DataError(f"{found}: expected 1 image or more, no more positives than images, and the lower number first")
         return cls(figures, (low, high), known, prevalence)
 
     def matching(self, wide: int = 1, without: str = "") -> pd.DataFrame:
@@ -179,16 +176,26 @@ class FigureCheck:
         of += "" if self.positives is None else f" ({self.positives} malignant)"
         if len(self.tables):
             return f"{count(len(self.tables), 'table')} of counts of {of} can give these figures."
-        told, best = [f"No table of counts of {of} gives these figures."], self.nearest
-        if len(best):
-            off = _misses(self.figures, best).iloc[0]
-            values = {name: " to ".join(dict.fromkeys(number(end[0], 4) for end in _values(name, best))) for name in self.figures}
-            wrong = listed(f"{SCORES[name]} {values[name]} (printed {self.figures[name]})" for name in off.index[off > 1])
-            told.append(f"The nearest, {counts_told(best.iloc[0])}, has {wrong}.")
-        if len(self.figures) > 1:
-            freed = [f"{len(left)} without {SCORES[name]}" for name in self.figures if len(left := self.matching(without=name))]
-            told.append(f"Tables that fit with one figure less: {listed(freed)}.")
-        return " ".join(told)
+        none = f"No table of counts of {of} gives these figures."
+        try:
+            return " ".join([none, *self._near, *self._freed])
+        except DataError as error:
+            return f"{none} How near others come was not looked for: {error}."
+
+    @property
+    def _near(self) -> list[str]:
+        if (best := self.nearest).empty:
+            return []
+        off = _misses(self.figures, best).iloc[0]
+        values = {name: dict.fromkeys(number(end[0], 4) for end in _values(name, best)) for name in off.index[off > 1]}
+        wrong = listed(f"{SCORES[name]} {' to '.join(found)} (printed {self.figures[name]})" for name, found in values.items())
+        return [f"The nearest, {counts_told(best.iloc[0])}, has {wrong}."]
+
+    @property
+    def _freed(self) -> list[str]:
+        found = {name: len(self.matching(without=name)) for name in self.figures if len(self.figures) > 1}
+        told = listed(f"{tables} without {SCORES[name]}" for name, tables in found.items() if tables)
+        return [f"Tables that fit with one figure less: {told}."] if found else []
 
 
 def _range(name: str, text: object) -> tuple[float, float]:
@@ -218,13 +225,9 @@ def _values(name: str, tables: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         pairs = (tp + fn) * (fp + tn)
         with np.errstate(invalid="ignore"):  # of one class alone there is no AUC, whatever is printed
             return np.where(pairs, tp * tn / pairs, np.inf), np.where(pairs, 1 - fp * fn / pairs, np.inf)
-    if name == "f1":
-        right, wrong = 2 * tp, fp + fn
-    else:
-        right, wrong = (
-            tables[[kind for kind in SHARES[name] if kind.startswith(side)]].sum(axis=1) for side in ("true", "false")
-        )
-    share = np.asarray(right / np.maximum(right + wrong, 1))
+    parts = {"accuracy": (tp + tn, fp + fn), "precision": (tp, fp), "sensitivity": (tp, fn), "f1": (2 * tp, fp + fn)}
+    right, wrong = parts.get(name, (tn, fp))
+    share = right / np.maximum(right + wrong, 1)
     return share, share
 
 
@@ -239,8 +242,9 @@ def _misses(figures: Mapping[str, Printed], tables: pd.DataFrame) -> pd.DataFram
 
 
 def counts_told(table: Mapping[str, int]) -> str:
-    """`TP 26, FP 2, FN 1, TN 122`."""
-    return ", ".join(f"{name} {table[kind]}" for name, kind in zip(("TP", "FP", "FN", "TN"), COUNTS, strict=True))
+    """`TP 26, FP 2, FN 1, TN 122 of 151`."""
+    told = ", ".join(f"{name} {table[kind]}" for name, kind in zip(("TP", "FP", "FN", "TN"), COUNTS, strict=True))
+    return f"{told} of {table['images']}"
 
 
 def common_sizes(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -269,6 +273,7 @@ _RULES = (
     ("F1 of precision and sensitivity", "f1", _F1, _harmonic, _harmonic, False),
     ("F1, means too", "f1", _F1, lambda one, other: one + other - 1, _harmonic, True),
     ("accuracy between sensitivity and specificity", "accuracy", _POINT, min, max, False),
+    ("accuracy between sensitivity and specificity", "pixel_accuracy", _POINT, min, max, False),
     ("AUC of a curve through one point", "auc", _POINT, lambda one, other: one * other, _most_auc, False),
     ("AUC, if the curve is concave", "auc", _POINT, lambda one, other: (one + other) / 2, _most_auc, False),
     ("Dice of IoU, pixels counted together", "dice", ("iou",), dice_of, dice_of, False),
@@ -294,6 +299,5 @@ def consistency(figures: Mapping[str, object]) -> pd.DataFrame:
             lows, highs = zip(*(read[need].ends() for need in needs), strict=True)
             low, high, (below, above) = max(0.0, least(*lows)), min(1.0, most(*highs)), read[name].ends()
             rows.append((rule, str(read[name]), low, high, below <= high + _SLACK and low - _SLACK <= above, always))
-    return pd.DataFrame(rows, columns=["rule", "printed", "low", "high", "agrees", "always"]).astype(
-        {"agrees": bool, "always": bool}
-    )
+    found = pd.DataFrame(rows, columns=["rule", "printed", "low", "high", "agrees", "always"])
+    return found.astype({"agrees": bool, "always": bool})

@@ -10,7 +10,6 @@ No simulation knows more of the spread than what was measured: from a handful of
 Reference: Chow, Wang, Lokhnygina and Shao, Sample Size Calculations in Clinical Research (2017), sections 2.1 and 3.1.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -156,22 +155,6 @@ def smallest_gain(sd: float, patients: int, seeds: int = 1, seed_sd: float = 0.0
     while paired_power(most, sd, patients, seeds, seed_sd) < POWER:
         most *= 2
     return float(brentq(lambda gain: paired_power(gain, sd, patients, seeds, seed_sd) - POWER, 0.0, most))
-
-
-def fewest_patients(gain: float, sd: float) -> float:
-    """The fewest patients with whom the paired t-test finds a gain with a power of 80 %, both in the unit of the SD over patients
-    of the difference; NaN without a gain or a spread.
-
-    Example:
-        >>> fewest_patients(gain=0.01, sd=0.05)
-        199
-    """
-    if not (gain > 0 and sd > 0):
-        return np.nan
-    most = 2
-    while paired_power(gain, sd, most) < POWER:
-        most *= 2
-    return bisect_left(range(most), POWER, lo=2, key=lambda patients: paired_power(gain, sd, patients))
 
 
 def _limits(of_patients: np.ndarray, of_seeds: float | np.ndarray, count: int, seeds: int) -> np.ndarray:

@@ -18,11 +18,10 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import UNKNOWN, count, listed, number, whole
 from thyroid_utils.common.words import share as percent
-from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.figures import FigureCheck, Printed, common_sizes, consistency, counts_told, dice_of
+from thyroid_utils.scores.estimates import DETECTED, Estimate
+from thyroid_utils.scores.figures import FIGURES, FigureCheck, Printed, common_sizes, consistency, counts_told, dice_of
 from thyroid_utils.scores.labels import SCORES
 from thyroid_utils.scores.masks import OVERLAP_SCORES
-from thyroid_utils.scores.power import fewest_patients
 from thyroid_utils.studies.classifier_comparison import MAIN_SCORES, ClassifierComparison
 from thyroid_utils.studies.module_ablation.tables import OURS, TABLES, sums_table
 from thyroid_utils.studies.papers import PAPERS, reported_scores
@@ -32,19 +31,16 @@ from thyroid_utils.training.ledger import Run, find_run, list_runs
 REPRODUCED, NOT_SHOWN = "reproduced within its interval", "not shown"
 IMPOSSIBLE, NOT_TESTABLE = "impossible as stated", "not testable here"
 VERDICTS = (REPRODUCED, NOT_SHOWN, IMPOSSIBLE, NOT_TESTABLE)
-# What arithmetic may find of a claim: that it cannot be, what speaks against it, that it is so.
 _FINDINGS = {"broken": IMPOSSIBLE, "doubt": NOT_SHOWN, "confirmed": REPRODUCED}
 _NOTHING = {
-    **dict.fromkeys(("finding", "arithmetic", "by", "remark", "task", "figures", "row"), ""), "why": "no finished run of it here",
+    **dict.fromkeys(("finding", "arithmetic", "by", "remark", "task", "figures"), ""), "why": "no finished run of it here",
     "claimed": (np.nan, np.nan), "reached": None, "beside": None, "p": np.nan, "needed": np.nan,
 }  # fmt: skip
-# Task → the score that a claim is judged by, the scores of a table of results, what compares runs.
+# Task → the result table of its scores, their names there, what compares runs.
 _TASKS = {
-    "classification": ("accuracy", {name: SCORES[name] for name in MAIN_SCORES}, ClassifierComparison),
-    "segmentation": ("dice", OVERLAP_SCORES, SegmenterComparison),
+    "classification": ("03_scores", {name: SCORES[name] for name in MAIN_SCORES}, ClassifierComparison),
+    "segmentation": ("04_scores", OVERLAP_SCORES, SegmenterComparison),
 }
-_GLAND = ("004",)  # papers that outline the gland, which nothing about nodules speaks of
-_FILES = {"classification": "03_scores", "segmentation": "04_scores"}
 _CLAIMS = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
 # ("classification", "segmentation" of nodules or "gland"; model; score) → what is reached, and whose it is.
 Known = dict[tuple[str, str, str], tuple[Estimate, str]]
@@ -53,9 +49,9 @@ Known = dict[tuple[str, str, str], tuple[Estimate, str]]
 def verdict(claim: Mapping[str, Any]) -> tuple[str, str]:
     """One of `VERDICTS` and its reason.
 
-    claim: `finding` of arithmetic, "broken" (it cannot be), "doubt" (something speaks against it), "confirmed" or ""; `claimed`,
-    the lowest and highest number that is printed so; `reached`, an `Estimate` or None; `p`, of a gain after Holm, NaN of a score;
-    `why`, the reason where nothing is reached, and `remark` where it is.
+    claim: `finding` of arithmetic, "broken" (it cannot be), "doubt" (something speaks against it), "confirmed" or "", and
+    `arithmetic`, its words; `claimed`, the lowest and highest number that is printed so; `reached`, an `Estimate` or None; `p`,
+    of a gain after Holm, NaN of a score; `why`, the reason where nothing is reached, and `remark` where it is.
     """
     if claim["finding"]:
         return _FINDINGS[claim["finding"]], claim["arithmetic"]
@@ -78,12 +74,15 @@ def scorecard(known: Known, results: str = "", pair_sd: float = 5.0) -> pd.DataF
         pair_sd: SD over patients of the difference of two segmenters, in points.
 
     Returns:
-        DataFrame, a row a claim: `paper`, `claim`, `place`, `printed`, `data`, `split`, `arithmetic`, `task` (of a score),
-        `claimed` (lowest and highest number), `reached` (`Estimate` or None), `by` (whose it is), `beside` (of a score, an
-        `Estimate` of another network), `needed` (patients that tell it, with a power of 80 %, from the next lower row of its
-        table, or a gain from none), `verdict`, `why`.
+        DataFrame, a row a claim: `paper`, `claim`, `place`, `printed`, `data`, `split`, `task` and `figures` (of scores: name →
+        text), what `verdict` takes, `by` (whose `reached` is), `beside` (of a score, an `Estimate` of another network), `needed`
+        (patients that tell it, with a power of 80 %, from the next lower row of its table, or a gain from none; by the normal
+        approximation of the paired test), `verdict`, `why`.
     """
-    claims = [*_scores(known, pair_sd), *_gains(results, pair_sd), *_sums(), *_others(results)]
+    claims = [*_scores(known, pair_sd / 100), *_gains(results, pair_sd)]
+    for told in _CLAIMS["claims"]:
+        check, given = told.get("check"), told.get("with", {})
+        claims.append({**told, **(_gain(results, **given) if check == "gain" else CHECKS[check](**given) if check else {})})
     table = pd.DataFrame([{**_NOTHING, **claim} for claim in claims]).sort_values("paper", kind="stable", ignore_index=True)
     images = pd.concat([reported_scores(task) for task in _TASKS]).groupby("paper")[["data", "split"]].first()
     judged = [verdict(claim) for claim in table.to_dict("records")]
@@ -91,63 +90,55 @@ def scorecard(known: Known, results: str = "", pair_sd: float = 5.0) -> pd.DataF
 
 
 def _scores(known: Known, pair_sd: float) -> list[dict]:
-    """The rows of the papers' tables of scores."""
-    claims = []
-    for task, (lead, *_) in _TASKS.items():
-        told = reported_scores(task).query("loss != ''")
-        for paper, table in told[told["paper"].isin(list(PAPERS)[:5])].groupby("paper"):
+    """The rows of the papers' tables of scores, each by its first figure, or by the first that is known."""
+    claims, of_papers = [], _CLAIMS["tests"]
+    for task in _TASKS:
+        for paper, table in reported_scores(task).query("loss != '' and paper in @of_papers").groupby("paper"):
             rows = {key: row.set_index("score")["printed"].to_dict() for key, row in table.groupby(["model", "loss"], sort=False)}
-            what = "gland" if paper in _GLAND else task
-            test = dict(_CLAIMS["tests"].get(paper, {})) if task == "classification" else {}
-            counts = counted(test, rows.values()) if test else [("", "")] * len(rows)
-            for ((model, loss), figures), (counted_so, no_counts) in zip(rows.items(), counts, strict=True):
-                names = sorted(figures, key=lambda name: name != lead)
-                score = next((name for name in names if (what, model, name) in known), names[0])
+            test = of_papers[paper].get(task, {})
+            what, one_test = test.get("target", task), "tests" not in test if "n" in test else None
+            counts = counted(test, list(rows.values())) if "n" in test else [("", "")] * len(rows)
+            for ((model, loss), figures), (told, wrong) in zip(rows.items(), counts, strict=True):
+                score = next((name for name in figures if (what, model, name) in known), next(iter(figures)))
                 value = float(figures[score])
                 gain = value - max((low for row in rows.values() if (low := float(row.get(score, 1))) < value), default=np.nan)
-                pooled = {"accuracy" if name == "pixel_accuracy" else name: text for name, text in figures.items()}
-                together, contradiction = held_to_each_other(pooled, test.get("tests", 1) == 1 if test else None)
+                of_pixels, contradiction = held_to_each_other(figures, one_test)
+                others = [reached for (kind, _, name), (reached, _) in known.items() if (kind, name) == (what, score)]
                 reached, by = known.get((what, model, score), (None, ""))
-                others = [found for (kind, _, name), (found, _) in known.items() if (kind, name) == (what, score)]
                 claims.append({
                     "paper": paper, "task": task, "claim": f"{model}, {loss.replace('_', ' ')}: {score}",
-                    "place": table["place"].iloc[0], "figures": pooled,
-                    "printed": figures[score], "row": ", ".join(f"{name} {text}" for name, text in figures.items()),
-                    "arithmetic": no_counts or contradiction or counted_so or together,
-                    "finding": "broken" if no_counts or contradiction else "",
+                    "place": table["place"].iloc[0], "printed": figures[score], "figures": figures,
+                    "arithmetic": wrong or contradiction or told or of_pixels, "finding": "broken" * bool(wrong or contradiction),
                     "claimed": Printed.read(score, figures[score]).ends(), "reached": reached, "by": by,
-                    "beside": others[0] if others else None,
-                    "needed": fewest_patients(gain, np.sqrt(gain * (1 - gain)) if task == "classification" else pair_sd / 100),
+                    "beside": next(iter(others), None),
+                    "needed": _patients(gain, (gain - gain**2) ** 0.5 if task == "classification" else pair_sd),
                 })  # fmt: skip
     return claims
+
+
+def _patients(gain: float, sd: float) -> float:
+    return np.ceil((DETECTED * sd / gain) ** 2 + 2)  # t takes two more than the normal distribution
 
 
 def counted(test: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
     """The counts behind rows of figures of one test set, in words, and of each the contradiction where there are none, or "".
 
-    test: of `FigureCheck.of`, and `tests`: the figures are means over so many test sets of the same classes. Shares of a class
-    and of all images then add up; others do not, and are left out.
+    test: of `FigureCheck.of`, with `tests` and `adding_up` as in `claims.toml`.
     """
-    test = dict(test)
-    times = test.pop("tests", 1)
-    if times > 1:
-        test |= {name: times * test[name] for name in ("n", "positives")}
-        rows = [{name: row[name] for name in row if name in ("accuracy", "sensitivity", "specificity")} for row in rows]
-    checks = [FigureCheck.of({**row, **test}) for row in rows]
-    sizes = common_sizes([check.tables for check in checks if len(check.tables)] or [checks[0].tables])
-    found = []
+    names = test.get("adding_up", FIGURES)
+    checks = [FigureCheck.of({**test, **{name: row[name] for name in row if name in names}}) for row in rows]
+    sizes, found = common_sizes([check.tables for check in checks]), []
     for check in checks:
-        positives = check.tables["true_positives"] + check.tables["false_negatives"]
-        table = check.tables[check.tables["images"].isin(sizes["images"]) & positives.isin(sizes["positives"])]
-        one = f"{counts_told(table.iloc[0])} of {table['images'].iloc[0]}" if len(table) == 1 else check.told
-        found.append((one + f", {times} tests together" * (times > 1), "" if len(check.tables) else check.told))
+        table = check.tables.assign(positives=check.tables["true_positives"] + check.tables["false_negatives"]).merge(sizes)
+        told = counts_told(table.iloc[0]) if len(table) == 1 else check.told
+        found.append((told + f", {test.get('tests')} tests together" * ("tests" in test), check.told * check.tables.empty))
     return found
 
 
 def held_to_each_other(figures: Mapping[str, str], one_test: bool | None = None) -> tuple[str, str]:
-    """Of what the figures of a row are, and where they contradict each other, or "".
+    """Of which pixels the figures of a row are, and where they contradict each other, or "".
 
-    one_test: whether they are of one table of counts; None takes that of pixels from Dice and IoU, where they fit it.
+    one_test: whether they are of one table of counts; None: of pixels, where Dice and IoU say so.
     """
     rules = consistency(figures)
     pooled = rules["rule"].str.contains("counted together")
@@ -161,54 +152,48 @@ def _gains(results: str, pair_sd: float) -> list[dict]:
     """The rows of the ablation tables of which the text quotes a gain."""
     rows = [(name, table, row) for name, table in TABLES.items() for row in table.rows if not np.isnan(row.reported_iou)]
     return [
-        {"paper": "003", "claim": f"{row.name} against {table.reference}, points of IoU",
-         "place": table.title.partition("(")[2].rstrip(")"), "needed": fewest_patients(abs(row.reported_iou), pair_sd), **_gain(results, row.reported_iou, f"08_{name}", row.name)}
+        {"paper": "003", "claim": f"{row.name} against {table.reference}, points of IoU", "place": table.title[-8:-1],
+         "needed": _patients(row.reported_iou, pair_sd), **_gain(results, row.reported_iou, f"08_{name}", row.name)}
         for name, table, row in rows
     ]  # fmt: skip
 
 
 def _gain(results: str, gain: float, file: str, row: str) -> dict[str, Any]:
     """A gain in points, and what a row of a result table gained."""
-    claim = {"printed": f"{gain:+.2f}", "claimed": (gain - 0.005, gain + 0.005)}
-    table = _table(results, file)
+    claim, table = {"printed": f"{gain:+.2f}", "claimed": (gain - 0.005, gain + 0.005)}, _table(results, file)
     column = next((name for name in table if name.startswith("difference")), "")
-    found = read_estimate(table.at[row, column]) if row in table.index and column else None
-    if found is None:
+    if not column or row not in table.index:
         return claim
-    scale = 1 if "points" in column else 100
-    reached = Estimate(scale * found.value, scale * found.low, scale * found.high, 0, 0)
+    reached = read_estimate(table.at[row, column], 1 if "points" in column else 100)
     return claim | {"reached": reached, "p": float(table.at[row, "p (Holm)"]), "by": f"{file}, {row}"}
 
 
-def read_estimate(text: object) -> Estimate | None:
-    """Of a cell of a result table, `0.61 [0.55, 0.66]`; None of any other."""
+def read_estimate(text: object, scale: float = 1) -> Estimate | None:
+    """Of a cell of a result table, `0.61 [0.55, 0.66]`, times `scale`; None of any other."""
     told = re.match(r"([-+]?[\d.]+)\s\[([-+]?[\d.]+),\s([-+]?[\d.]+)\]", str(text))
-    return Estimate(*map(float, told.groups()), 0, 0) if told else None
+    return Estimate(*(scale * float(end) for end in told.groups()), 0, 0) if told else None
 
 
 def _table(results: str, file: str) -> pd.DataFrame:
     """A table of results as text, without rows where it is not there. Raises DataError where the folder is not."""
     folder = paths.resolve_in_project(results)
     if not folder.is_dir():
-        raise DataError(
-            f"RESULTS: {results}: no such folder; expected one that holds 03_scores.csv or the like, or empty for none"
-        )
+        raise DataError(f"RESULTS: {results}: no such folder; expected one that holds 03_scores.csv or the like; empty for none")
     path = folder / f"{file}.csv"
     return pd.read_csv(path, index_col=0, dtype=str) if results and path.is_file() else pd.DataFrame()
 
 
 def of_tables(results: str) -> Known:
-    """The scores that tables of results hold; of Yang et al.'s network those of notebook 08."""
-    found = {}
-    for task, (_, names, _) in _TASKS.items():
-        table = _table(results, _FILES[task])
-        for score, label in names.items():
-            texts = table.get(label, {})
-            found |= {(task, model, score): (text, f"{_FILES[task]}, {model}") for model, text in texts.items()}
-    whole_network = _table(results, "08_modules").get("IoU", {}).get("all three")
-    found["segmentation", OURS, "iou"] = whole_network, "08_modules, all three"
-    read = {key: (read_estimate(text), by) for key, (text, by) in found.items()}
-    return {key: entry for key, entry in read.items() if entry[0] is not None}
+    """The scores that tables of results hold; of Yang et al.'s network those of notebook 08. Raises DataError as `scorecard`."""
+    places = [(task, score, file, label) for task, (file, names, _) in _TASKS.items() for score, label in names.items()]
+    cells = {
+        (task, model, score): (read_estimate(text), f"{file}, {model}")
+        for task, score, file, label in places
+        for model, text in _table(results, file).get(label, {}).items()
+    }
+    ours = read_estimate(_table(results, "08_modules").get("IoU", {}).get("all three"))
+    cells["segmentation", OURS, "iou"] = ours, "08_modules, all three"
+    return {key: entry for key, entry in cells.items() if entry[0]}
 
 
 def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nodule") -> Known:
@@ -217,10 +202,10 @@ def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nod
     Folds that are not whole are left out. root: the data set's folder, where it is another than in training. target: what its
     masks outline.
     """
-    finished = list_runs().query("state == 'finished' and dataset == @dataset")
+    finished = list_runs().query("state == 'finished' and dataset == @dataset and task in @_TASKS")
     groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
     for run in map(find_run, finished.index):
-        if run.config.split.by == by and not run.data["leaky"] and run.config.task in _TASKS:
+        if run.config.split.by == by and not run.data["leaky"]:
             recipe = f"{run.config.recipe} {run.data['fingerprint']} {run.config.split.model_copy(update={'fold': 0})}"
             groups.setdefault((run.config.task, run.config.model.name), {}).setdefault(recipe, []).append(run)
     found = {}
@@ -230,38 +215,28 @@ def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nod
         compared = [kind.of(runs, **more) for runs in recipes.values() if not len(runs) % (runs[0].config.split.folds or 1)]
         if compared:
             best = max(compared, key=lambda each: each.validation.iloc[0])
-            told = f"{count(best.trainings, 'training')} on {dataset}"
-            what = "gland" if (task, target) == ("segmentation", "gland") else task
+            told, what = f"{count(best.trainings, 'training')} on {dataset}", "gland" if target == "gland" else task
             found |= {(what, model, score): (value, told) for score, value in best.estimates(list(names)).iloc[0].items()}
     return found
 
 
-def _sums() -> list[dict]:
-    """What Yang et al. say of parameters and other sums, held to the networks and to the paper's other figures."""
-    claims = []
-    for told in _CLAIMS["sums"]:
-        place, claim = told["of"]
-        row = sums_table(place).loc[claim]
-        finding = "confirmed" if row["agrees"] == "yes" else "broken" if told.get("impossible") else "doubt"
-        arithmetic = {"arithmetic": f"{row['computed']}: {row['how']}", "finding": "" if "why" in told else finding}
-        claims.append({"paper": "003", "printed": row["paper"], **told, "claim": claim, **arithmetic})
-    return claims
+def sums(place: str, row: str, impossible: bool = False) -> dict[str, str]:
+    """A row of `sums_table`: what Yang et al. say, held to the networks or to the paper's other figures."""
+    told = sums_table(place).loc[row]
+    finding = "confirmed" if told["agrees"] == "yes" else "broken" if impossible else "doubt"
+    return {"printed": told["paper"], "finding": finding, "arithmetic": f"{told['computed']}: {told['how']}"}
 
 
-def _others(results: str) -> list[dict]:
-    claims = []
-    for told in _CLAIMS["others"]:
-        check, of_gain = told.get("check"), told.get("gain", {})
-        found = CHECKS[check](**told["with"]) if check else _gain(results, **of_gain) if of_gain else {}
-        claims.append({**{name: told[name] for name in told if name not in ("check", "with", "gain")}, **found})
-    return claims
+def fitted(**given: Any) -> dict[str, str]:
+    """A row of `sums_table` that the networks here were made to agree with, which shows nothing."""
+    return {**sums(**given), "finding": ""}
 
 
 def by_image(images: int, share: float, classes: int, tested: int) -> dict[str, str]:
     """Whether a test side of `tested` images is what a split by image and class leaves, rounded up."""
     each = ceil(round(share * images / classes, 9))
     told = f"{classes} × {each} is what {percent(share)} of {images} images leave where images, not patients, are drawn by class"
-    return {"finding": "doubt", "arithmetic": told} if classes * each == tested else {}
+    return {"finding": "doubt" * (classes * each == tested), "arithmetic": told}
 
 
 def met(copies: int, share: float, what: str) -> dict[str, str]:
@@ -290,10 +265,10 @@ def empty_mask(n_iou: float, b_iou: float) -> dict[str, str]:
 def means(**figures: str) -> dict[str, Any]:
     """Where figures contradict each other even as means over tests."""
     wrong = held_to_each_other(figures, one_test=False)[1]
-    return {"finding": "broken" if wrong else "", "arithmetic": wrong, "figures": figures}
+    return {"finding": "broken" * bool(wrong), "arithmetic": wrong, "figures": figures}
 
 
-CHECKS = {check.__name__: check for check in (by_image, met, nodule_f1, empty_mask, means)}
+CHECKS = {check.__name__: check for check in (sums, fitted, by_image, met, nodule_f1, empty_mask, means)}
 
 
 def rules_table(card: pd.DataFrame) -> pd.DataFrame:

@@ -32,27 +32,22 @@ def check_figures(
     """
     given = {name: value for name, value in locals().items() if name not in ("table", "cut")}
     from thyroid_utils.data.readers.listing import read_table
-    from thyroid_utils.scores.figures import OF_COUNTS, FigureCheck, common_sizes
+    from thyroid_utils.scores.figures import OF_COUNTS, FigureCheck
 
-    rows = {"": given}
+    rows, fit = {"check-figures": given}, True
     if table is not None:
         known = ("model", "n", "positives", "prevalence", *OF_COUNTS, "recall")
         read = read_table(table, (), known)
         if unknown := [name for name in read if name not in known]:
             typer.echo(f"left aside: {', '.join(unknown)}")
         rows = {place: {**given, **row.dropna()} for place, row in read.iterrows()}
-    checks = {}
     for place, row in rows.items():
         try:
-            checks[place] = check = FigureCheck.of(row, cut)
-            typer.echo(f"{row.get('model', '')}: {check.told}".removeprefix(": "))
+            check = FigureCheck.of(row, cut)
+            typer.echo(f"{row.get('model', place)}: {check.told}")
         except DataError as error:
-            raise DataError(f"{place or 'check-figures'}: {error}") from None
+            raise DataError(f"{place}: {error}") from None
+        fit = fit and not check.tables.empty
         if len(check.tables):
             typer.echo(check.tables.head(_SHOWN).to_string(index=False))
-    fitting = [check.tables for check in checks.values() if len(check.tables)]
-    if len(fitting) > 1:
-        common = common_sizes(fitting)
-        sizes = ", ".join(f"{row.positives} of {row.images}" for row in common.head(_SHOWN).itertuples())
-        typer.echo(f"if all of these are of the same images, malignant of all can be: {sizes or 'no number'}")
-    raise typer.Exit(0 if len(fitting) == len(checks) else 1)
+    raise typer.Exit(0 if fit else 1)
