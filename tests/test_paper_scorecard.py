@@ -17,7 +17,7 @@ from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.workbook.notebooks import select_notebooks
 from thyroid_utils.workbook.parameters import declared_parameters
 
-NOTHING = {
+PRINTED = {
     "finding": "",
     "arithmetic": "",
     "claimed": (0.9235, 0.9245),
