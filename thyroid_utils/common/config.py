@@ -75,12 +75,39 @@ class DataConfig(Settings):
     permute_labels: Seed | None = None
 
 
+# What training may have seen of those it is tested on, by kind, as tables and figures call it.
+LEAKS = {
+    "none": "by patient",
+    "image": "by image",
+    "frames": "neighbouring frames",
+    "augmented": "augmented before the split",
+    "copies": "near-copies under other names",
+    "validation": "validation is test",
+    "preprocessing": "preprocessing fitted on all",
+}
+
+
+class LeakConfig(Settings):
+    """A leak that is made on purpose, to see what it is worth (`training.leaks`). kind: of `LEAKS`; "none" leaks nothing and is
+    scored on the same images. share: of the test patients that training can meet, those that it does."""
+
+    kind: Literal[tuple(LEAKS)]
+    share: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _can_be(self) -> LeakConfig:
+        if self.share < 1 and self.kind in ("none", "validation", "preprocessing"):
+            raise ValueError(f"share must be 1 with kind {self.kind}, which leaks all or nothing; found {self.share:g}")
+        return self
+
+
 class SplitConfig(Settings):
     """Who is trained on and who is tested on.
 
     by: "patient", "image" (leaky, and marked so) or "official". ratios: train, validation, test. repeat: as in
     `split_cases`. Official splits use neither ratios nor repeat. folds: 0 for one split, else 3 to 10, of which
     `fold`, from 0, is the test side; the others are shared out between training and validation as their ratios are.
+    leak: None but in the study of leaks.
     """
 
     by: Literal["patient", "image", "official"] = "patient"
@@ -89,6 +116,7 @@ class SplitConfig(Settings):
     repeat: Annotated[int, Field(strict=True, ge=0, le=10_000)] | None = None
     folds: Annotated[int, Field(strict=True, ge=0, le=10)] = 0
     fold: Annotated[int, Field(strict=True, ge=0, le=9)] = 0
+    leak: LeakConfig | None = None
 
     @model_validator(mode="after")
     def _can_be(self) -> SplitConfig:
@@ -103,7 +131,16 @@ class SplitConfig(Settings):
             raise ValueError(f"folds must be 0 with {other}; found {self.folds}")
         if self.fold >= max(self.folds, 1):
             raise ValueError(f"fold must be below folds ({self.folds}), or 0; found {self.fold}")
+        if self.leak and self.by == "image":
+            raise ValueError("leak must be None with by image, which leaks already")
         return self
+
+    @property
+    def label(self) -> str:
+        """What the split lets through: `by patient`, `by image (share 0.5)`."""
+        if self.leak is None:
+            return f"by {self.by}"
+        return LEAKS[self.leak.kind] + (f" (share {self.leak.share:g})" if self.leak.share < 1 else "")
 
 
 class _Named(Settings):
@@ -255,6 +292,7 @@ class RunConfig(Settings):
             "" if usual else self.loss.label,
             "crops" if "nodule_crop" in str(self.preprocessing) else "",
             "permuted labels" if self.data.permute_labels is not None else "",
+            f"leak: {self.split.label}" if self.split.leak else "",
             "" if self.split.repeat is None else f"subset {self.split.repeat}",
             f"fold {self.split.fold + 1} of {self.split.folds}" if self.split.folds else "",
             f"seed {self.seed}",

@@ -24,6 +24,8 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.audit import groups_on_both_sides, pixel_groups
 from thyroid_utils.data.table import LABEL_NAMES, SPLITS, label_names
 
+LEAKY = ("image", "leaky")  # marks in `split_by` of a split that leaks: by its nature, or on purpose
+
 
 class TooFewPatients(DataError):
     """Not every fold could test a patient, of each class where the task needs them."""
@@ -146,7 +148,7 @@ def assert_disjoint(cases: pd.DataFrame, *, check_pixels: bool = True, allow_lea
     Args:
         cases: case table with `split` filled.
         check_pixels: also compare the decoded images; False compares patients alone and reads nothing.
-        allow_leaky: accept a table marked `split_by` = "image" (its mark stays: every result made from it is leaky).
+        allow_leaky: accept a table marked `split_by` as one of `LEAKY` (its mark stays: every result made from it is leaky).
 
     Raises:
         DataError: what overlaps, how many patients, and the first cases (never a patient's name).
@@ -155,10 +157,10 @@ def assert_disjoint(cases: pd.DataFrame, *, check_pixels: bool = True, allow_lea
     missing = cases.index[cases["split"].isna()]
     if len(missing):
         raise DataError(f"split: {len(missing)} of {len(cases)} cases have none (first: {missing[0]}); split again or drop them")
-    if "image" in marks:
+    if marks & {*LEAKY}:
         if allow_leaky:
             return
-        raise DataError("split: made by image, so patients may be on both sides; split by patient, or allow_leaky=True")
+        raise DataError("split: made by image, or to leak: patients may be on both sides; split by patient, or allow_leaky=True")
     found = shared_groups(cases, check_pixels=check_pixels)
     if len(found):
         members = cases["split"][found["cases"].iloc[0]].sort_index()

@@ -132,7 +132,7 @@ class DualStage:
             if predictor.run.data["recipe"] != RECIPE:
                 yield f"the {role} was trained by another version of the code, which may have preprocessed images otherwise"
             if predictor.run.data["leaky"]:
-                yield f"the {role} was trained on a split by image: its own test scores, and thresholds, are too good"
+                yield f"the {role} was trained on a split that leaks: its own test scores, and thresholds, are too good"
         if self.crops:
             yield (
                 "the classifier was trained on crops around true masks, as were its threshold, calibration and conformal sets "

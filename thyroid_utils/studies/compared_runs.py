@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import content_key
 from thyroid_utils.common.words import count, listed, p_value
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import LABEL_NAMES
@@ -48,8 +49,11 @@ def _labels(found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 
 def _split(run: Run | FoldedRun) -> tuple[str, str]:
-    """What two runs share whose images can be paired: the split, and the data that it is of."""
-    return run.data["split_hash"], run.data["fingerprint"]
+    """What two runs share whose images can be paired: the split (of leaks its test images), and the data that it is of."""
+    split = run.data["split_hash"]
+    if run.config.split.leak:
+        split = content_key(run.predictions.query("split == 'test'").index.tolist())
+    return split, run.data["fingerprint"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,15 @@ class ComparedRuns:
 
     @classmethod
     def of(cls, runs: Sequence[Run], key: str = "model", **more: Any):
-        """Group finished runs by `key`, "model" or "loss", and by folds; `more`: the other fields of the class. A model that was
-        trained from several starts is named with them: `resnet18`, `resnet18 (from scratch)`.
+        """Group finished runs by `key`, "model", "loss" or "split" (leaks), and by folds; `more`: the other fields of the
+        class. A model that was trained from several starts is named with them: `resnet18`, `resnet18 (from scratch)`.
 
         Raises:
             DataError: no runs, a fold missing, runs of another task, models without the same seeds and splits, or runs of one
-                model that differ in more than these.
+                model that differ in more than these, or that leak on purpose.
         """
+        if key != "split" and any(run.config.split.leak for run in runs):
+            raise DataError("comparison: some of the runs leak on purpose (notebook 09), and say nothing of their networks")
         if not runs or any(run.config.task not in cls.tasks for run in runs):
             raise DataError(f"comparison: needs one or more runs, all of task {' or '.join(cls.tasks)}")
         grouped: dict[str, list[Run | FoldedRun]] = {}

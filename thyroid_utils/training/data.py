@@ -24,6 +24,7 @@ from thyroid_utils.models.networks import Network, architecture, check_weights
 from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
+from thyroid_utils.training.leaks import leaked
 from thyroid_utils.training.ledger import RESUME
 from thyroid_utils.training.tasks import SIDES, TASKS, Arrays, batch_starts
 
@@ -106,11 +107,13 @@ def split_data(config: RunConfig) -> SplitData:
     known = cached("splits", _split_key(table if recovered else counted, config), split)
     columns = {"split": known["splits"][config.split.fold], **known["columns"]}
     cases = counted.assign(**{name: pd.array(values, dtype="string") for name, values in columns.items()})
+    if config.split.leak is not None:
+        cases = leaked(cases, config.split)
     splits.assert_disjoint(cases, check_pixels=False, allow_leaky=True)
     if config.data.permute_labels is not None:
         cases = _permuted(cases, config.data.permute_labels)
     task.check(cases)
-    return SplitData(cases, known["fingerprint"], splits.split_hash(cases), len(table) - len(cases), known["patients"])
+    return SplitData(cases, known["fingerprint"], splits.split_hash(cases), len(table) - len(counted), known["patients"])
 
 
 def _permuted(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -127,7 +130,7 @@ def _split_key(cases: pd.DataFrame, config: RunConfig) -> str:
     rows = cases.reindex(columns=columns).assign(image=cases["image"].map(hashes), mask=cases["mask"].map(hashes))
     told = rows.reset_index().to_json(orient="values")
     code = source_hash(module.__file__ for module in (audit, splits, videos))
-    return content_key(told, config.task, config.split.model_dump(mode="json", exclude={"fold"}), code)
+    return content_key(told, config.task, config.split.model_dump(mode="json", exclude={"fold", "leak"}), code)
 
 
 def input_pipeline(config: RunConfig) -> Pipeline:
@@ -149,8 +152,13 @@ def open_arrays(config: RunConfig, cases: pd.DataFrame) -> ArrayStore:
     Raises:
         DataError: unknown preprocessing or model, or an unreadable image.
     """
-    pipeline = input_pipeline(config).fit(cases, progress_bar("Fitting the preprocessing"))
-    return preprocessed(cases, pipeline, progress_bar("Preprocessing"))
+    return preprocessed(cases, _fitted(input_pipeline(config), config, cases), progress_bar("Preprocessing"))
+
+
+def _fitted(pipeline: Pipeline, config: RunConfig, cases: pd.DataFrame) -> Pipeline:
+    """The pipeline, fitted to the training images, or to all where that is the leak."""
+    leaks = config.split.leak is not None and config.split.leak.kind == "preprocessing"
+    return pipeline.fit(cases.assign(split="train") if leaks else cases, progress_bar("Fitting the preprocessing"))
 
 
 def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.device) -> Assembly:
@@ -167,7 +175,7 @@ def assemble(config: RunConfig, data: SplitData, folder: Path, device: torch.dev
     labels = data.cases["label"].fillna(-1).to_numpy("int64")[positions["train"]]
     pipeline = input_pipeline(config)
     network, criterion = build(config, pipeline.channels, config.model.weights, labels)
-    pipeline.fit(data.cases, progress_bar("Fitting the preprocessing"))
+    _fitted(pipeline, config, data.cases)
     store = preprocessed(data.cases, pipeline, progress_bar("Preprocessing"))
     shape = tuple(store.images.shape[1:])
     network.check_size(*shape[1:])

@@ -23,6 +23,7 @@ from thyroid_utils.common.errors import TrainingError
 from thyroid_utils.common.files import atomic_path, remove_temporaries, write_bytes, write_text
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.common.progress import Progress, progress_bar
+from thyroid_utils.data import splits
 from thyroid_utils.data.table import label_names
 from thyroid_utils.training.data import Assembly, SplitData, assemble, split_data
 from thyroid_utils.training.ledger import MAPS, MAPS_TENSOR, RECIPE, Run, RunDamaged, find_run, mark_complete, run_hash, run_lock
@@ -182,7 +183,7 @@ def _described(data: SplitData, assembly: Assembly) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "split_hash": data.split_hash,
         "recipe": RECIPE,
-        "leaky": bool(data.cases["split_by"].eq("image").any()),
+        "leaky": bool(data.cases["split_by"].isin(splits.LEAKY).any()),
         "patients": data.patients,
         "sides": {split: {kind: counted.loc[(split, kind)].tolist() for kind in counted.loc[split].index} for split in SIDES},
         "images": {split: len(positions) for split, positions in assembly.positions.items()},

@@ -74,6 +74,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         del values["training"][name]
     if not config.split.folds:  # the name of a run of one split does not depend on what only folds have
         del values["split"]["folds"], values["split"]["fold"]
+    if config.split.leak is None:
+        del values["split"]["leak"]
     if config.model.weights not in ("none", "imagenet"):
         path = paths.resolve_in_project(config.model.weights)
         try:

@@ -1,0 +1,60 @@
+"""Figures of the leakage study: the ladder, points by share of patients met, and what training saw of one image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from thyroid_utils.data.images import read_gray
+from thyroid_utils.plots.charts import band, named_rows, tested_row
+from thyroid_utils.plots.pictures import Panel, panel_grid
+from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, below, new_panels, styled
+from thyroid_utils.studies.leakage_study import Ladder
+from thyroid_utils.studies.tables import shown_interval
+
+
+@styled
+def ladders(found: Sequence[Ladder]) -> Figure:
+    """Points that each leak is worth with 95 % intervals, a row a rung, a panel a task; the honest run is at 0."""
+    rungs = list(dict.fromkeys(rung for ladder in found for rung in ladder.rungs))
+    figure, places = new_panels(len(found), 1.5 + 0.42 * len(rungs), sharey=True)
+    for place, ladder in zip(places, found, strict=True):
+        named_rows(place, rungs).set_xlabel(f"points of {ladder.name}")
+        place.axvline(0, color=INK, linewidth=1, linestyle="--")
+        for row in ladder.worth.itertuples():
+            tested_row(place, row, rungs.index(row.first), scale=100)
+    handles = [
+        Line2D([], [], color=NEUTRAL, marker="o", label="here, 95 %"),
+        Line2D([], [], color=CLASS_COLOURS["malignant"], marker="o", label="here, p < 0.05 after Holm"),
+        Line2D([], [], color=INK, linestyle="--", label="by patient"),
+    ]
+    below(figure, handles=handles)
+    return figure
+
+
+@styled
+def doses(found: Sequence[Ladder]) -> Figure | None:
+    """Points by the share of test patients that training has met, a panel a task, with the band of their 95 % intervals; None
+    where nothing was asked in several shares."""
+    shown = [ladder for ladder in found if len(ladder.doses)]
+    if not shown:
+        return None
+    figure, places = new_panels(len(shown), 3.0)
+    for place, ladder in zip(places, shown, strict=True):
+        points = np.array([(one.difference, *shown_interval(one)) for one in ladder.doses])
+        points = 100 * np.vstack([np.zeros(3), points])
+        band(place, [0, *(100 * ladder.doses.index)], *points.T, ACCENT, "o-")
+        place.axhline(0, color=INK, linewidth=1, linestyle="--")
+        place.set(xlabel="test patients that training has met, %", ylabel=f"points of {ladder.name}")
+    return figure
+
+
+def met(shown: Mapping[str, tuple[pd.Series, float]], score: str) -> Figure | None:
+    """The scored image, and beside it what training has seen in each rung, with the answer that came of it.
+
+    shown: of `met_case`. score: what the answer is called.
+    """
+    panels = [Panel(read_gray(row["image"]), f"{rung}\n{score} {answer:.2f}") for rung, (row, answer) in shown.items()]
+    return panel_grid(panels, 4)

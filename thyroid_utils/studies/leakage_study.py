@@ -1,0 +1,389 @@
+"""Notebook 09: how many points a bad split is worth, and how far a network gets on one's own data that only remembers patients.
+
+A rung is a leak (`training.leaks`): the images that are scored, the number of training images, the recipe, seeds and folds are
+those of the honest run. The leaks go from rung to rung, not their sum.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from thyroid_utils.common.config import LEAKS, RunConfig
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.progress import in_threads
+from thyroid_utils.common.words import count, number, p_number, share
+from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.readers import load_cases
+from thyroid_utils.data.splits import kfold_splits
+from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
+from thyroid_utils.studies.classifier_comparison import MAIN_SCORES, ClassifierComparison
+from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.studies.papers import PAPERS, reported_scores
+from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.training.data import input_pipeline, split_data
+from thyroid_utils.training.leaks import of_videos
+from thyroid_utils.training.ledger import Run
+from thyroid_utils.training.tasks import SCORE_NAMES, TASKS
+
+NEIGHBOUR_SIDE = 32  # pixels that images are compared at
+NEIGHBOURS = {"same patient": "neighbour of the same patient", "accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A task's ladder before it is climbed.
+
+    configs: of all its runs, the honest ones first; none where the data have nothing to learn from for the task. left_out: what
+    cannot be shown here → why. tables: rung → its split case table (of the first fold). room: rung → training images that leaks
+    replace, of how many, as text.
+    """
+
+    configs: list[RunConfig]
+    left_out: dict[str, str]
+    tables: dict[str, pd.DataFrame]
+    room: dict[str, str]
+
+
+def ladder_plan(
+    common: Mapping[str, Any],
+    model: str,
+    seeds: Sequence[int],
+    leaks: Sequence[str],
+    shares: Sequence[float] = (),
+    *,
+    weights: str = "none",
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The runs of a ladder: the honest ones, each leak that these data can show, and the leak by image in smaller shares.
+
+    Args:
+        common: the fields of `RunConfig` that all share (`shared_settings`).
+        model: its network; "" plans nothing.
+        leaks: of `LEAKS`; "image" stands for "frames" where patients are videos.
+        shares: of the test patients that training has met, between 0 and 1.
+
+    Raises:
+        DataError: data that cannot be read or split; or a rung that would score other images than the honest run.
+    """
+    unfit = _unfit(common) if model else "no network was asked for"
+    if unfit:
+        return Plan([], {"every rung": unfit}, {}, {})
+    named = {"options": {model: dict(options)}} if options else {}
+
+    def configs_of(kind: str, share: float = 1.0) -> list[RunConfig]:
+        split = {**common["split"], "leak": {"kind": kind, "share": float(share)}}
+        return comparison_configs([model], seeds, {**common, "split": split}, weights=weights, **named)
+
+    plan = Plan(configs_of("none"), {}, {}, {})
+    honest = _tables(plan.configs)
+    plan.tables[LEAKS["none"]] = honest[0]
+    frames, fits = of_videos(honest[0]), input_pipeline(plan.configs[0]).needs_fit
+    image, other = ("frames", "image") if frames else ("image", "frames")
+    plan.left_out[LEAKS[other]] = "the images of a patient here are frames of a video" if frames else "no videos here"
+    asked = [image if kind in ("image", "frames") else kind for kind in leaks if kind != "none"]
+    for kind, part in [*((kind, 1.0) for kind in dict.fromkeys(asked)), *((image, part) for part in shares if image in asked)]:
+        configs = configs_of(kind, part)
+        label = configs[0].split.label
+        if kind == "preprocessing" and not fits:
+            plan.left_out[label] = "PREPROCESSING takes no number from the training images"
+            continue
+        try:
+            tables = _tables(configs)
+        except DataError as error:
+            plan.left_out[label] = str(error).removeprefix("split.leak: ")
+            continue
+        _check_scored(label, honest, tables)
+        new = sum(len(_side(found, "train").difference(_side(own, "train"))) for own, found in zip(honest, tables, strict=True))
+        plan.room[label] = f"{new} of {sum(len(_side(own, 'train')) for own in honest)}"
+        plan.tables[label] = tables[0]
+        plan.configs.extend(configs)
+    return plan
+
+
+def _loaded(common: Mapping[str, Any]) -> pd.DataFrame:
+    data = RunConfig(data=common["data"]).data
+    return load_cases(data.dataset, data.root, **data.options)
+
+
+def _unfit(common: Mapping[str, Any]) -> str:
+    """Why nothing can be learnt from the data for a task; "" where something can."""
+    table = _loaded(common)
+    try:
+        TASKS[common["task"]].cases(table, common["data"]["dataset"])
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def left_out(plans: Mapping[str, Plan]) -> pd.DataFrame:
+    """What the plans of tasks cannot show, and why: `task`, `what training would have seen`, `why not`."""
+    rows = [(task, what, why) for task, plan in plans.items() for what, why in plan.left_out.items()]
+    return pd.DataFrame(rows, columns=["task", "what training would have seen", "why not"])
+
+
+def _tables(configs: Sequence[RunConfig]) -> list[pd.DataFrame]:
+    """The split case tables of the folds of the first seed."""
+    return [split_data(config).cases for config in configs[: configs[0].split.folds or 1]]
+
+
+def _side(table: pd.DataFrame, side: str) -> pd.Index:
+    return table.index[table["split"] == side]
+
+
+def _check_scored(label: str, honest: Sequence[pd.DataFrame], tables: Sequence[pd.DataFrame]) -> None:
+    scored, own = (pd.Index(np.concatenate([_side(table, "test") for table in found])) for found in (tables, honest))
+    if not scored.sort_values().equals(own.sort_values()):
+        kept = f"{len(scored.intersection(own))} of the {count(len(own), 'image')} that the honest run is scored on"
+        raise DataError(f"ladder: {label} would be scored on {kept}; what leaks must not leave the test set")
+
+
+class _Ladder:
+    """Runs that differ in their leaks, the honest ones first.
+
+    A network that recalls patients and knows nothing of new ones is what is looked for: no verdict is withheld because validation
+    shows nothing."""
+
+    untrained: ClassVar[tuple[str, ...]] = ()
+    answer: ClassVar[str]  # what `answers` are
+
+    @property
+    def name(self) -> str:
+        """Of the score: AUC or Dice."""
+        return SCORE_NAMES[self.score]
+
+    @property
+    def rungs(self) -> list[str]:
+        """The leaks at their full share, in the order of the runs."""
+        return [model for model, found in self.runs.items() if model != self.models[0] and found[0].config.split.leak.share == 1]
+
+    @cached_property
+    def worth(self) -> pd.DataFrame:
+        """Each rung against the honest run, as `ComparedRuns.paired`."""
+        return self.paired(self.compared(self.score), [(rung, self.models[0]) for rung in self.rungs])
+
+    @cached_property
+    def doses(self) -> pd.Series:
+        """Share of the test patients that training has met, of those it can meet → `Comparison` with the honest run; empty
+        without smaller shares."""
+        compare = self.compared(self.score)
+        leaks = {model: found[0].config.split.leak for model, found in self.runs.items()}
+        met = {leak.share: compare(model, self.models[0]) for model, leak in leaks.items() if leak.kind in ("image", "frames")}
+        return pd.Series(met if len(met) > 1 else {}, dtype=object).sort_index()
+
+    @property
+    def highest(self) -> str:
+        """The rung that is worth most."""
+        return max(self.worth.itertuples(), key=lambda row: row.difference.difference).first
+
+    def table(self, plan: Plan) -> pd.DataFrame:
+        """A row a rung: the training images that the leak of a plan replaces, the score, points against the honest run with 95 %
+        interval, and p after Holm."""
+        scores = self.estimates([self.score])[self.score]
+        rows = {self.models[0]: {"replaced": "", "on test": scores[self.models[0]].text()}}
+        for row in self.worth.itertuples():
+            shown = {"replaced": plan.room[row.first], "on test": scores[row.first].text()}
+            rows[row.first] = shown | {"points [95 %]": told_difference(row.difference, 1, 100), "p (Holm)": p_number(row.p_holm)}
+        columns = ["replaced", "on test", "points [95 %]", "p (Holm)"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("").rename_axis("training saw")
+
+    def told(self) -> str:
+        """What the highest rung is worth and how many are more than chance, as sentences."""
+        row = self.worth.set_index("first").loc[self.highest]
+        scores = self.estimates([self.score])[self.score]
+        before, after = (number(scores[model].value) for model in (self.models[0], self.highest))
+        points = told_difference(row["difference"], 1, 100)
+        most = f"{self.name} is {before} by patient and {after} with the leak *{self.highest}*: {points} points ({self.over})"
+        return f"{most}. {self.verdicts(self.worth, self.name)}"
+
+    def answers(self) -> pd.DataFrame:
+        """Of each scored image by rung: the probability of its own class, or Dice; means over seeds."""
+        raise NotImplementedError
+
+
+class ClassifierLadder(_Ladder, ClassifierComparison):
+    """Classifiers by leak."""
+
+    answer: ClassVar[str] = "probability of its class"
+    reported: ClassVar[tuple[str, ...]] = MAIN_SCORES
+
+    def answers(self) -> pd.DataFrame:
+        labels = self.truth["label"].to_numpy(int)
+        return pd.DataFrame(
+            {model: np.abs(1 - labels - self.probabilities(model).mean(axis=0)) for model in self.runs}, self.truth.index
+        )
+
+
+class SegmenterLadder(_Ladder, SegmenterComparison):
+    """Segmenters by leak."""
+
+    answer: ClassVar[str] = "Dice"
+    reported: ClassVar[tuple[str, ...]] = ("dice", "iou", "precision", "sensitivity", "specificity", "pixel_accuracy")
+
+    def answers(self) -> pd.DataFrame:
+        return self.by_image(["dice"]).pivot(index="case", columns="model", values="dice")[self.models]
+
+
+Ladder = ClassifierLadder | SegmenterLadder
+
+
+def ladders_of(found: Sequence[Sequence[Run]], root: str | None = None) -> list[Ladder]:
+    """The finished runs of plans by rung, without those of empty plans. root: the data's folder, as it is now.
+
+    Raises:
+        DataError: all plans were empty.
+    """
+    ladders = []
+    for runs in filter(None, found):
+        segments = runs[0].config.task == "segmentation"
+        ladders.append(SegmenterLadder.of(runs, "split", root=root) if segments else ClassifierLadder.of(runs, "split"))
+    if not ladders:
+        raise DataError("ladder: nothing to train on; give labels or masks, and MODEL or SEGMENTER")
+    return ladders
+
+
+def ladder_table(ladders: Sequence[Ladder], plans: Sequence[Plan]) -> pd.DataFrame:
+    """`_Ladder.table` of each ladder with its plan, below each other."""
+    tables = {ladder.name: ladder.table(plan) for ladder, plan in zip(ladders, plans, strict=True)}
+    return pd.concat(tables, names=["score"])
+
+
+def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series, float]]]:
+    """The scored image whose answer a leak changes most for the better, and what training has seen of it.
+
+    Returns:
+        its case, and rung → the row of an image that training has seen instead (its own row for the honest run) and the answer
+        (`answers`); only rungs that met it.
+    """
+    answers = ladder.answers()
+    held = {rung: plan.tables[rung] for rung in ladder.rungs if rung not in (LEAKS["validation"], LEAKS["preprocessing"])}
+    here = answers.loc[answers.index.intersection(_side(plan.tables[ladder.models[0]], "test"))]
+    first = next(iter(held), ladder.models[0])
+    case = (here[first] - here[ladder.models[0]]).idxmax()
+    own = plan.tables[ladder.models[0]].loc[case]
+    shown = {ladder.models[0]: (own, float(here.at[case, ladder.models[0]]))}
+    for rung, table in held.items():
+        seen = table[table["split"].eq("train") & (table["patient"].eq(own["patient"]) | (table.index == f"{case}+1"))]
+        seen = seen.loc[[f"{case}+1"]] if f"{case}+1" in seen.index else seen
+        if len(seen):
+            shown[rung] = (seen.iloc[0], float(here.at[case, rung]))
+    return case, shown
+
+
+def papers_within(ladders: Sequence[Ladder]) -> pd.DataFrame:
+    """The papers' figures beside what leaks do here to the same score.
+
+    Returns:
+        a row a paper and score that is measured here, of ladders with a leak that is shown to be worth something: `paper`,
+        `score`, `figures` (how many), `reported` (from the lowest to the highest), `honest` and the `leakiest` of these leaks
+        (`Estimate`s), and how many of the figures are `no higher` than the honest interval, `within` what leaks reach (up to the
+        upper limit of the leakiest), or `beyond` it.
+    """
+    rows = []
+    for found in ladders:
+        task = found.tasks[0]
+        shown = found.worth.loc[found.worth["differs"], "first"]
+        estimates = found.estimates(list(found.reported)).loc[[found.models[0], *shown]]
+        told = reported_scores(task)
+        for (paper, score), own in told[told["paper"].str.isdecimal()].groupby(["paper", "score"], sort=False):
+            if shown.empty or score not in estimates or np.isnan([one.high for one in estimates[score]]).any():
+                continue
+            honest, values = estimates[score].iloc[0], own["value"]
+            leakiest = max(estimates[score].iloc[1:], key=lambda one: one.high)
+            low, high = honest.high, leakiest.high
+            kinds = {"no higher": values <= low, "within": (values > low) & (values <= high), "beyond": values > max(low, high)}
+            span = " to ".join(dict.fromkeys(number(end, 3) for end in (values.min(), values.max())))
+            row = {"paper": PAPERS[paper].name, "score": score.replace("_", " "), "figures": len(own), "reported": span}
+            counts = {kind: int(is_so.sum()) for kind, is_so in kinds.items()}
+            rows.append({**row, "honest": honest, "leakiest": leakiest, **counts})
+    return pd.DataFrame(rows)
+
+
+def papers_told(table: pd.DataFrame) -> str:
+    """What `papers_within` counts, as sentences."""
+    if table.empty:
+        return "No leak is shown to be worth anything here, so that nothing is said of the papers' figures."
+    sums = table[["figures", "within", "beyond", "no higher"]].sum()
+    reach = f"**{sums['within']} of {sums['figures']}** lie in the range that leakage alone produces here"
+    rest = f"{sums['no higher']} no higher than the honest interval reaches, {sums['beyond']} above what any leak does"
+    told = f"Of the papers' figures of these scores {reach}, {rest}"
+    return f"{told}. That is what leakage can do here, no proof of what happened there."
+
+
+def nearest_neighbours(common: Mapping[str, Any], plan: Plan, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """What a network reaches that only remembers: each test image gets the label and the outline of the training image whose
+    pixels are nearest (32 × 32, Euclidean). Nothing is trained.
+
+    Args:
+        common, plan: of a ladder; its images are asked about.
+        folds: each image is tested once; fewer where there are fewer patients.
+
+    Returns:
+        index how they are split, "by patient", "by image" and, where the set came with one, "as it came"; columns of
+        `NEIGHBOURS`, `Estimate`s over patients.
+
+    Raises:
+        DataError: fewer than two patients.
+    """
+    config = plan.configs[0].model_copy(update={"split": plan.configs[0].split.model_copy(update={"leak": None})})
+    cases = split_data(config).cases
+    folds = min(folds, cases["patient"].nunique())
+    ways = {f"by {by}": kfold_splits(cases, folds, by, seed, require_classes=False) for by in ("patient", "image")}
+    came = _loaded(common)["split"].reindex(cases.index)
+    if came.isin(["train"]).any() and came.isin(["test"]).any():
+        ways["as it came"] = [cases.assign(split=came)[came.notna()]]
+    pixels = np.stack(in_threads(lambda path: _small(read_gray(path)), cases["image"].tolist())).astype(np.float32)
+    rows = {way: _remembered(cases, pixels, tables) for way, tables in ways.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+
+
+def memory_told(memory: pd.DataFrame) -> str:
+    """What `nearest_neighbours` finds by patient, by image and, where the set came with a split, by that, as sentences."""
+    told = []
+    for way, row in memory.iterrows():
+        reached = [f"{NEIGHBOURS[name]} {row[name].text()}" for name in ("auc", "dice") if isinstance(row.get(name), Estimate)]
+        met = f"the same patient in {share(row['same patient'].value)} of the images"
+        told.append(
+            f"Split {way}, the nearest picture in training shows {met}, and its answer has {' and '.join(reached) or 'no score'}."
+        )
+    return " ".join(told)
+
+
+def _small(gray: np.ndarray) -> np.ndarray:
+    return cv2.resize(gray, (NEIGHBOUR_SIDE, NEIGHBOUR_SIDE), interpolation=cv2.INTER_AREA).ravel()
+
+
+def _remembered(cases: pd.DataFrame, pixels: np.ndarray, tables: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
+    """A row of `nearest_neighbours`; pixels: float32 (n, pixels), in the order of the cases."""
+    from sklearn.neighbors import NearestNeighbors  # a second, which who only reads runs need not wait
+
+    pairs = []
+    for table in tables:
+        train, test = (cases.index.get_indexer(table.index[table["split"].eq("test").eq(is_test)]) for is_test in (False, True))
+        near = NearestNeighbors(n_neighbors=1).fit(pixels[train]).kneighbors(pixels[test], return_distance=False)[:, 0]
+        pairs.append(np.stack([test, train[near]]))
+    own, other = (cases.iloc[side] for side in np.concatenate(pairs, axis=1))
+    patients = own["patient"].to_numpy()
+    found = {"same patient": patient_estimate(patients == other["patient"].to_numpy(), patients, share=True)}
+    if own["label"].notna().all() and own["label"].nunique() > 1:
+        answers = other["label"].to_numpy(float)
+        found |= patient_scores(own["label"], answers, patients, ["accuracy", "auc"])
+    if own["mask"].notna().all():
+        found["dice"] = patient_estimate(_dice(own["mask"], other["mask"]), patients, share=True)
+    return found
+
+
+def _dice(truths: pd.Series, answers: pd.Series, side: int = 2 * NEIGHBOUR_SIDE) -> list[float]:
+    """Dice of masks with those of their neighbours, both brought to one size, the frames' own; NaN of an empty truth."""
+
+    def dice(pair: tuple[str, str]) -> float:
+        size = {"dsize": (side, side), "interpolation": cv2.INTER_AREA}
+        truth, answer = (cv2.resize(read_mask(path).astype(np.float32), **size) >= 0.5 for path in pair)
+        return 2 * float((truth & answer).sum()) / (truth.sum() + answer.sum()) if truth.any() else np.nan
+
+    return in_threads(dice, list(zip(truths, answers, strict=True)))
