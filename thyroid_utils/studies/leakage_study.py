@@ -150,7 +150,7 @@ class _Ladder:
     shows nothing."""
 
     untrained: ClassVar[tuple[str, ...]] = ()
-    answer: ClassVar[str]  # what `answers` are
+    answer: ClassVar[str]  # what `case_answers` are
 
     @property
     def name(self) -> str:
@@ -201,7 +201,7 @@ class _Ladder:
         most = f"{self.name} is {before} by patient and {after} with the leak *{self.highest}*: {points} points ({self.over})"
         return f"{most}. {self.verdicts(self.worth, self.name)}"
 
-    def answers(self) -> pd.DataFrame:
+    def case_answers(self) -> pd.DataFrame:
         """Of each scored image by rung: the probability of its own class, or Dice; means over seeds."""
         raise NotImplementedError
 
@@ -212,7 +212,7 @@ class ClassifierLadder(_Ladder, ClassifierComparison):
     answer: ClassVar[str] = "probability of its class"
     reported: ClassVar[tuple[str, ...]] = MAIN_SCORES
 
-    def answers(self) -> pd.DataFrame:
+    def case_answers(self) -> pd.DataFrame:
         labels = self.truth["label"].to_numpy(int)
         return pd.DataFrame(
             {model: np.abs(1 - labels - self.probabilities(model).mean(axis=0)) for model in self.runs}, self.truth.index
@@ -225,7 +225,7 @@ class SegmenterLadder(_Ladder, SegmenterComparison):
     answer: ClassVar[str] = "Dice"
     reported: ClassVar[tuple[str, ...]] = ("dice", "iou", "precision", "sensitivity", "specificity", "pixel_accuracy")
 
-    def answers(self) -> pd.DataFrame:
+    def case_answers(self) -> pd.DataFrame:
         return self.by_image(["dice"]).pivot(index="case", columns="model", values="dice")[self.models]
 
 
@@ -258,9 +258,9 @@ def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series
 
     Returns:
         its case, and rung → the row of an image that training has seen instead (its own row for the honest run) and the answer
-        (`answers`); only rungs that met it.
+        (`case_answers`); only rungs that met it.
     """
-    answers = ladder.answers()
+    answers = ladder.case_answers()
     held = {rung: plan.tables[rung] for rung in ladder.rungs if rung not in (LEAKS["validation"], LEAKS["preprocessing"])}
     here = answers.loc[answers.index.intersection(_side(plan.tables[ladder.models[0]], "test"))]
     first = next(iter(held), ladder.models[0])
