@@ -1,5 +1,6 @@
 """Notebook 01: a data set in numbers and pictures, what its audit found, how it was split, and phantoms beside real frames."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import cv2
@@ -286,17 +287,18 @@ def simulation(stages: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def beside_real(phantoms: pd.DataFrame, real: pd.DataFrame) -> Figure:
-    """Four phantoms above four real frames of the case tables, cut to the echo image so that only tissue is compared."""
+def beside(sets: Mapping[str, pd.DataFrame]) -> Figure:
+    """Four frames of each of several case tables, a row each, cut to the echo image so that only tissue is compared."""
     panels = []
-    for cases in (phantoms, real):
+    for cases in sets.values():
         one_each = cases.sample(frac=1, random_state=0).drop_duplicates("patient")
-        for case in sorted(one_each.index[:4]):
-            whole = case_panel(cases, case)
+        shown = [case_panel(cases, case) for case in sorted(one_each.index[:4])]
+        for whole in shown:
             box = find_echo_area(whole.image)
             outlines = {colour: box.crop(mask) for colour, mask in whole.outlines.items()}
             panels.append(Panel(box.crop(whole.image), whole.title, outlines))
-    return panel_grid(panels, 4, ["simulated", "real"])
+        panels += [Panel()] * (4 - len(shown))
+    return panel_grid(panels, 4, list(sets))
 
 
 @styled

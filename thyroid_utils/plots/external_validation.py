@@ -1,13 +1,13 @@
-"""Figures of the external validation: who is tested by whom, frames side by side, what is lost, what a few patients mend."""
+"""Figures of the external validation: who is tested by whom, what is lost, what a few patients mend."""
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from thyroid_utils.plots.charts import estimate_line, named_rows, tested_row
-from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
 from thyroid_utils.plots.style import NEUTRAL, below, model_colours, new_panels, styled
 from thyroid_utils.scores.labels import SCORES
 
@@ -25,15 +25,6 @@ def train_test(matrices: Mapping[str, pd.DataFrame]) -> Figure:
         place.set(title=score, xlabel="tested on", ylabel="trained on")
         place.tick_params(axis="y", rotation=0)
     return figure
-
-
-def frames(sets: Mapping[str, pd.DataFrame], each: int = 4) -> Figure:
-    """Frames of each set, a row a set, one a patient."""
-    panels = []
-    for cases in sets.values():
-        chosen = cases.sample(frac=1, random_state=0).drop_duplicates("patient").index[:each]
-        panels += [case_panel(cases, case) for case in chosen] + [Panel()] * (each - len(chosen))
-    return panel_grid(panels, each, list(sets))
 
 
 @styled
@@ -60,8 +51,9 @@ def mended(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     for place, score in zip(axes, columns, strict=True):
         for name, table in tables.items():
             estimate_line(place, table.index, table[score], colours[name], label=name)
-        if score in _RIGHT:
-            place.axhline(_RIGHT[score], color=NEUTRAL, linestyle=":", linewidth=1)
+        place.axhline(_RIGHT.get(score, np.nan), color=NEUTRAL, linestyle=":", linewidth=1)
         place.set(xlabel="patients that helped", ylabel=SCORES[score])
+        if score == "calibration_slope":  # of helpers that show hardly a ranking it has no limit
+            place.set_yscale("symlog", linthresh=2)
     below(figure, axes[0])
     return figure

@@ -67,10 +67,10 @@ class ExternalValidation:
         found = {}
         for name, kinds in self.trained.items():
             target = self.sets[name]["target"].iloc[0] if name in self.sets else "nodule"
-            for score, trained in kinds.items():
-                for other in [other for other in self.readers if other != name and other in self.sets]:
-                    run, cases = trained.first.folds[0], self.sets[other]
-                    found[score, name, other] = asked_cases(run, target, self.readers[other], cases)
+            for other, cases in self.sets.items():
+                if other != name:
+                    for score, trained in kinds.items():
+                        found[score, name, other] = asked_cases(trained.first.folds[0], target, self.readers[other], cases)
         if found and all(why for _, why in found.values()):
             told = listed(dict.fromkeys(f"{other} ({why})" for (_, _, other), (_, why) in found.items()))
             raise DataError(f"EXTERNAL: these networks answer another question than {told} asks; give another set")
@@ -80,18 +80,15 @@ class ExternalValidation:
     def tested(self) -> dict[tuple[str, str, str], Tested]:
         """Score, training set and tested set → what its trainings say."""
         found = {(score, name, name): on_own_test(own) for name, kinds in self.trained.items() for score, own in kinds.items()}
-        for key, (cases, why) in self.asked.items():
-            if not why:
-                found[key] = on_other_set(self.trained[key[1]][key[0]], cases)
-        return found
+        asked = {key: cases for key, (cases, why) in self.asked.items() if not why}
+        return found | {key: on_other_set(self.trained[key[1]][key[0]], cases) for key, cases in asked.items()}
 
     def questions(self) -> pd.DataFrame:
         """A row a set: what it holds, what its labels say, and whether home's networks are asked about it, or why not."""
         rows = {}
         for name, reader in self.readers.items():
             rows[name] = {"reader": reader, "labels": meaning(reader)[0], "outlined": "its images are not at hand"}
-            if name in self.sets:
-                cases = self.sets[name]
+            if (cases := self.sets.get(name)) is not None:
                 rows[name] |= {"outlined": listed(cases["target"][cases["mask"].notna()].unique()), "images": len(cases)}
                 rows[name] |= {"patients": cases["patient"].nunique(), "malignant": share(malignant_share(cases))}
                 rows[name]["left out"] = cases.attrs.get("left out", 0)
@@ -115,9 +112,8 @@ class ExternalValidation:
         return self._paired(score, {name: compare_apart(part, here, 1) for name, part in zip(names[1:], others, strict=True)})
 
     def _paired(self, score: str, found: dict[str, RecipeComparison]) -> pd.DataFrame:
-        trained = self.trained[self.home][score]
-        pairs = [(name, self.home) for name in found]
-        return trained.paired(lambda name, _: trained.withheld(found[name], trained.models), pairs)
+        own = self.trained[self.home][score]
+        return own.paired(lambda name, _: own.withheld(found[name], own.models), [(name, self.home) for name in found])
 
     def subgroups(self, score: str) -> pd.DataFrame:
         """`drops` within what both sets tell of their images, where each has ten patients or more, and for an AUC both classes;
@@ -176,8 +172,7 @@ class ExternalValidation:
         many labels they name (`inference.conformal`)."""
         rows = {}
         for name in self.answered("AUC"):
-            table = self.tested["AUC", self.home, name].table
-            known = self.validated
+            table, known = self.tested["AUC", self.home, name].table, self.validated
             given = expit(known["log_odds"]), known["label"], expit(table["log_odds"])
             sets = conformal_sets(*given, alpha, val_patients=known["patient"], by_class=True)
             held = coverage(sets, table["label"], table["patient"])
@@ -197,10 +192,8 @@ class ExternalValidation:
 
     def statistics(self) -> pd.DataFrame:
         """Medians over images, `Estimate`s over patients: a row a measure, a column a set whose data are at hand."""
-        medians = {}
-        for name, table in self.measured.items():
-            patients = self.sets[name]["patient"]
-            medians[name] = {told: patient_median(table[column], patients) for column, told in MEASURED.items()}
+        tables = {name: table[list(MEASURED)].rename(columns=MEASURED) for name, table in self.measured.items()}
+        medians = {name: table.apply(patient_median, patients=self.sets[name]["patient"]) for name, table in tables.items()}
         return pd.DataFrame(medians).rename_axis("median")
 
     def told(self, score: str) -> str:
@@ -210,7 +203,7 @@ class ExternalValidation:
         told = f"**{trained.models[0]}**, trained on {self.home}, reaches {score} {at_home} on test images of its own set."
         for row in drops.itertuples():
             there = self.tested[score, self.home, row.first].score().text(2)
-            verdict = "more than chance" if row.differs else "not more than chance can give"
-            verdict = f"no verdict ({row.difference.note})" if np.isnan(row.p_holm) else verdict
+            verdict = f"no verdict ({row.difference.note})" if np.isnan(row.p_holm) else "not more than chance can give"
+            verdict = "more than chance" if row.differs else verdict
             told = f"{told} On {row.first} it reaches {there}: {told_difference(row.difference)}, {verdict}."
         return told if len(drops) else f"{told} It was asked about no other set; `EXTERNAL` names them."

@@ -40,10 +40,11 @@ _LISTED = 8  # cases that an error names
 
 def runs_of(names: Sequence[str]) -> list[Run]:
     """Finished runs by name, or as much of it as tells one apart. Raises DataError for a name that none has."""
-    found = {name: find_run(name) for name in names}
-    if absent := [name for name, run in found.items() if run is None]:
-        raise DataError(f"RUNS: no finished run is called {listed(absent)}; `thyroid-workbook runs list` names those there are")
-    return list(found.values())
+    found = [find_run(name) for name in names]
+    if None in found:
+        told = f"no finished run is called {names[found.index(None)]}"
+        raise DataError(f"RUNS: {told}; `thyroid-workbook runs list` names those there are")
+    return found
 
 
 def trainings(runs: Sequence[Run]) -> dict[str, ComparedRuns]:
