@@ -12,7 +12,7 @@ from training_project import with_cases
 from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.workbook.cli import main
 
-FOLDED = ("--set", "FOLDS=3", "--set", "RATIOS=[0.6, 0.2, 0.2]")
+SPLIT = ("--set", "RATIOS=[0.6, 0.2, 0.2]")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,9 @@ def stems(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir()}
 
 
-def test_nnunet_has_each_fold_by_patient_and_its_test_images_apart(exported, cases):
-    out, told = exported(*FOLDED)
+def test_nnunet_has_each_fold_by_patient_and_its_test_images_apart(exported, cases, tmp_path):
+    (tmp_path / "own.yaml").write_text("common: {FOLDS: 3, RATIOS: [0.5, 0.1, 0.4]}\n04_segmenter_comparison: {SEEDS: [3]}\n")
+    out, told = exported("--params", str(tmp_path / "own.yaml"), *SPLIT)
     raw, splits = out / "nnUNet_raw/Dataset900_phantom", json.loads(
         (out / "nnUNet_preprocessed/Dataset900_phantom/splits_final.json").read_text()
     )  # fmt: skip
@@ -66,7 +67,7 @@ def test_nnunet_has_each_fold_by_patient_and_its_test_images_apart(exported, cas
 
 
 def test_of_one_split_nnunet_trains_on_what_is_not_tested(exported):
-    out, _ = exported("--set", "RATIOS=[0.6, 0.2, 0.2]")
+    out, _ = exported(*SPLIT)
     raw, (split,) = out / "nnUNet_raw/Dataset900_phantom", json.loads(next(out.glob("*/*/splits_final.json")).read_text())
     tested = stems(raw / "labelsTs")
     assert stems(raw / "labelsTr") == {*split["train"], *split["val"]} and not tested & stems(raw / "labelsTr")
@@ -74,7 +75,7 @@ def test_of_one_split_nnunet_trains_on_what_is_not_tested(exported):
 
 
 def test_coco_has_a_box_and_the_pixels_of_each_nodule(exported, cases):
-    out, _ = exported("--format", "coco", "--set", "RATIOS=[0.6, 0.2, 0.2]")
+    out, _ = exported("--format", "coco", *SPLIT)
     files = {side: json.loads((out / f"{side}.json").read_text()) for side in ("train", "val", "test")}
     images = [image for file in files.values() for image in file["images"]]
     found = [each for file in files.values() for each in file["annotations"]]

@@ -50,7 +50,7 @@ def rows_of(trained) -> pd.DataFrame:
 def masks(folder: Path, rows: pd.DataFrame, change=lambda mask: mask) -> str:
     """The true masks, changed, each named by its case."""
     for case, row in rows.iterrows():
-        write_png(folder / f"{case}.png", change(read_mask(row["mask"])))
+        write_png(folder / f"{case}.PNG", change(read_mask(row["mask"])))
     return str(folder)
 
 
@@ -129,7 +129,7 @@ def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_n
     assert errors[["images", "ours", "theirs", "both"]].tolist() == counts and 0 < errors["p (Holm)"] <= 1
     assert errors["by chance"] == pytest.approx(own.mean() * (~right).mean() * len(scored))
     (told,) = beside.said(estimates["auc"], beside.pairs("auc"), "AUC")
-    assert f"answers {len(scored)} of {len(rows)} test images. Without an answer: 2 images ({' and '.join(absent)})." in told
+    assert f"answers {len(scored)} of {len(rows)} test images. Without an answer: 2 images ({', '.join(absent)})." in told
     assert f"Left out, as it was trained on their patients: {len(met)} images" in told and "Of no test image: 1 answer." in told
 
 

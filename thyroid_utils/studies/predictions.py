@@ -24,7 +24,7 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ImageError
 from thyroid_utils.common.words import count, listed
 from thyroid_utils.data.images import read_image, read_mask, resize_mask
-from thyroid_utils.data.readers.listing import read_table
+from thyroid_utils.data.readers.listing import first_few, read_table
 from thyroid_utils.inference.predictor import predictor_of, spacings
 from thyroid_utils.scores.checks import need_both_classes
 from thyroid_utils.scores.comparisons import compare_answers, compare_means, holm
@@ -76,7 +76,7 @@ class Answers:
         tested = len(self.given) + len(self.missing) + len(self.trained_on)
         said = [f"{self.source} was not trained here and answers {len(self.given)} of {count(tested, 'test image')}"]
         left_out = {"Without an answer": self.missing, "Left out, as it was trained on their patients": self.trained_on}
-        said += [f"{why}: {count(len(cases), 'image')} ({listed(cases)})" for why, cases in left_out.items() if cases]
+        said += [f"{why}: {count(len(cases), 'image')} ({first_few(cases, 30)})" for why, cases in left_out.items() if cases]
         said += [f"Of no test image: {count(self.others, 'answer')}"] * bool(self.others)
         return " ".join(f"{sentence}." for sentence in said)
 
@@ -112,7 +112,8 @@ def read_predictions(predictions: Mapping[str, Any], cases: pd.DataFrame, *, mas
 
 def _answers(source: str, path: Path, trained_on: str | None, cases: pd.DataFrame) -> Answers:
     where, named, given = f"PREDICTIONS, {source}", _named(cases), {}
-    masks = [(file.relative_to(path).with_suffix("").as_posix(), file) for file in sorted(path.rglob("*.png"))]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+    masks = [(file.relative_to(path).with_suffix("").as_posix(), file) for file in files]
     answers = masks if path.is_dir() else _probabilities(path)
     for name, answer in answers:
         bearing = named.get(name, [])
