@@ -1,5 +1,7 @@
 """The scorecard of the papers' claims: its verdicts, its sums by hand, what results and runs bring to it, its picture."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,13 +71,13 @@ def test_every_claim_has_a_place_a_verdict_and_a_reason(card):
 IMPOSSIBLE = {
     "precision 0.997, beside the other figures": "F1, means too: 0.9740 to 0.9879, printed 0.957",
     "F1 of nodules, %": "nodules have 0.760 and the background 0.975, of which 0.868 is the mean",
-    "mobile_deeplab, tversky: dice": "accuracy between sensitivity and specificity: 0.9837 to 0.9859, printed 0.9817",
+    "mobile_deeplab (tversky), dice": "accuracy between sensitivity and specificity: 0.9837 to 0.9859, printed 0.9817",
     "both losses saw one set of images": "24.93 and 30.94",
     "a separable convolution has a third of the weights of an ordinary one": "0.115: 1/N + 1/k²",
     "energy of an image": "24 mJ",
 }
 DOUBTED = {
-    "the split is by patient": "2 × 329 is what 15 % of 4376 images leave",
+    "the split is by patient": "2 × 329 is 15 % of each class of 2188, rounded up",
     "test images are new to the network": "70 % of test images have a copy in training",
     "generalises to new images": "94 % of test images",  # 1 − 0.4³
     "the test frames are new to the network": "100 % of test frames",
@@ -89,14 +91,12 @@ def test_arithmetic_finds_the_errors_that_are_known(card):
         rows = card[card["verdict"] == verdict]
         assert set(rows.index) == set(told)
         assert all(text in rows.at[claim, "why"] for claim, text in told.items())
-    assert card.at["vgg16, cross entropy: accuracy", "arithmetic"] == "TP 325, FP 1, FN 4, TN 328 of 658"
-    assert card.at["alexnet, cross entropy: accuracy", "arithmetic"] == "TP 315, FP 33, FN 14, TN 296 of 658"
-    told = card.at["resnet18, focal: auc", "arithmetic"]
+    assert card.at["vgg16 (cross entropy), accuracy", "arithmetic"] == "TP 325, FP 1, FN 4, TN 328 of 658"
+    assert card.at["alexnet (cross entropy), accuracy", "arithmetic"] == "TP 315, FP 33, FN 14, TN 296 of 658"
+    told = card.at["resnet18 (focal), auc", "arithmetic"]
     assert told == "TP 264, FP 18, FN 6, TN 1222 of 1510, 10 tests together"
-    assert card.at["unet_resnet50, bce dice: dice", "arithmetic"] == "means over images"
-    assert card.at["mobile_deeplab, bce: dice", "arithmetic"] == "all pixels counted together"
-    rules = study.rules_table(card.reset_index())
-    assert rules.loc["the TNUS paper"].query("always")["agrees"].all() and len(rules[~rules["agrees"]]) == 11
+    assert card.at["unet_resnet50 (bce dice), dice", "arithmetic"] == "means over images"
+    assert card.at["mobile_deeplab (bce), dice", "arithmetic"] == "all pixels counted together"
 
 
 def test_small_sums_by_hand():
@@ -140,19 +140,19 @@ def test_results_are_set_beside_claims(results, card):
     }  # fmt: skip
     found = study.scorecard(known, results).set_index("claim")
     verdicts = found["verdict"]
-    assert verdicts["vgg16, cross entropy: accuracy"] == study.REPRODUCED and found.at["vgg16, cross entropy: accuracy", "by"]
-    assert verdicts["resnet18, cross entropy: accuracy"] == study.NOT_SHOWN
-    assert verdicts["alexnet, cross entropy: accuracy"] == study.NOT_TESTABLE
-    assert found.at["alexnet, cross entropy: accuracy", "beside"] == known["classification", "vgg16", "accuracy"][0]
+    assert verdicts["vgg16 (cross entropy), accuracy"] == study.REPRODUCED and found.at["vgg16 (cross entropy), accuracy", "by"]
+    assert verdicts["resnet18 (cross entropy), accuracy"] == study.NOT_SHOWN
+    assert verdicts["alexnet (cross entropy), accuracy"] == study.NOT_TESTABLE
+    assert found.at["alexnet (cross entropy), accuracy", "beside"] == known["classification", "vgg16", "accuracy"][0]
     assert verdicts["attention against none, points of IoU"] == study.REPRODUCED
     assert verdicts["all three against none, points of IoU"] == study.NOT_TESTABLE
-    assert verdicts["mobile_deeplab, bce: iou"] == study.REPRODUCED
-    assert verdicts["mobile_deeplab, tversky: iou"] == study.IMPOSSIBLE, "whatever is reached"
-    assert verdicts["unet, bce: dice"] == study.NOT_TESTABLE and found.at["unet, bce: dice", "beside"] is None, "the gland"
+    assert verdicts["mobile_deeplab (bce), iou"] == study.REPRODUCED
+    assert verdicts["mobile_deeplab (tversky), iou"] == study.IMPOSSIBLE, "whatever is reached"
+    assert verdicts["unet (bce), dice"] == study.NOT_TESTABLE and found.at["unet (bce), dice", "beside"] is None, "the gland"
     counts = [(found["verdict"] == name).sum() for name in study.VERDICTS]
     told = "Of 50 claims of five papers: **{}** reproduced within its interval, **{}** not shown, **{}** impossible as stated"
     assert study.answer(found.reset_index()).startswith(told.format(*counts))
-    for claim, patients in {"vgg16, cross entropy: accuracy": 2611, "attention against none, points of IoU": 2336}.items():
+    for claim, patients in {"vgg16 (cross entropy), accuracy": 2611, "attention against none, points of IoU": 2336}.items():
         # (2.80 SD / gain)² + 2, of accuracies 0.0030 apart with SD √(0.003 · 0.997), and of 0.29 points with SD 5
         assert card.at[claim, "needed"] == pytest.approx(patients, abs=1)
     with pytest.raises(DataError, match="RESULTS: nowhere: no such folder; expected one that holds"):
@@ -168,6 +168,8 @@ def test_finished_runs_count_by_patient_and_data_set(tmp_path, monkeypatch):
     expected = ClassifierComparison.of([run]).estimates(["auc"]).loc["tiny", "auc"]
     assert found["classification", "tiny", "auc"] == (expected, "1 training on phantom")
     assert study.of_ledger("ddti", "patient") == study.of_ledger("phantom", "image") == {}
+    fold, other = (SimpleNamespace(config=tiny_config(split__folds=3, seed=seed)) for seed in (0, 1))
+    assert study._whole([run]) == [run] and study._whole([fold, other, fold, fold]) == [fold] * 3, "a seed lacks two folds"
 
 
 def test_the_picture_has_a_diamond_a_claim_in_the_colour_of_its_verdict(results):

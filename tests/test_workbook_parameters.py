@@ -213,7 +213,7 @@ def test_06_and_07_take_the_classifiers_that_03_compares_and_a_segmenter_of_04(n
         ("03.LOSS_OPTIONS={gama: 2}", "03_classifier_comparison: LOSS_OPTIONS: loss cross_entropy: no option 'gama'"),
         ("07.LAYERS={resnet18: layer9}", "07_error_analysis: LAYERS: resnet18: ResNet: no layer 'layer9'; inside it there are: "),
         ("05.WEIGHTS=nowhere.pth", "05_loss_ablation: WEIGHTS: weights must be imagenet, none or a file; there is no file"),
-        ("RATIOS=[0.9, 0.2, 0.2]", "every notebook: RATIOS: must be above 0 and sum to 1; found (0.9, 0.2, 0.2)"),
+        ("02.RATIOS=[0.9, 0.2, 0.2]", "02_preprocessing: RATIOS: must be above 0 and sum to 1; found (0.9, 0.2, 0.2)"),
         ("08.FOLDS=12", "--set 08.FOLDS=12: FOLDS of 08_module_ablation must lie in 0 to 10, found 12"),
         ("02.DATA_OPTIONS={size: 3}", "02_preprocessing: DATASET, DATA_ROOT, DATA_OPTIONS: phantom: size is 3, expected"),
         ("06.MODELS=['timm:mixer_b16_224']", "06_grad_cam: SIZE: timm:mixer_b16_224: takes images of 224×224 pixels only"),

@@ -24,7 +24,7 @@ from thyroid_utils.scores.labels import SCORES
 from thyroid_utils.scores.masks import OVERLAP_SCORES
 from thyroid_utils.studies.classifier_comparison import MAIN_SCORES, ClassifierComparison
 from thyroid_utils.studies.module_ablation.tables import OURS, TABLES, sums_table
-from thyroid_utils.studies.papers import PAPERS, reported_scores
+from thyroid_utils.studies.papers import reported_scores
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.ledger import Run, find_run, list_runs
 
@@ -82,7 +82,8 @@ def scorecard(known: Known, results: str = "", pair_sd: float = 5.0) -> pd.DataF
     claims = [*_scores(known, pair_sd / 100), *_gains(results, pair_sd)]
     for told in _CLAIMS["claims"]:
         check, given = told.get("check"), told.get("with", {})
-        claims.append({**told, **(_gain(results, **given) if check == "gain" else CHECKS[check](**given) if check else {})})
+        found = _gain(results, **given) if check == "gain" else CHECKS[check](**given) if check else {}
+        claims.append({**found, **told})
     table = pd.DataFrame([{**_NOTHING, **claim} for claim in claims]).sort_values("paper", kind="stable", ignore_index=True)
     images = pd.concat([reported_scores(task) for task in _TASKS]).groupby("paper")[["data", "split"]].first()
     judged = [verdict(claim) for claim in table.to_dict("records")]
@@ -106,7 +107,7 @@ def _scores(known: Known, pair_sd: float) -> list[dict]:
                 others = [reached for (kind, _, name), (reached, _) in known.items() if (kind, name) == (what, score)]
                 reached, by = known.get((what, model, score), (None, ""))
                 claims.append({
-                    "paper": paper, "task": task, "claim": f"{model}, {loss.replace('_', ' ')}: {score}",
+                    "paper": paper, "task": task, "claim": f"{model} ({loss.replace('_', ' ')}), {score}",
                     "place": table["place"].iloc[0], "printed": figures[score], "figures": figures,
                     "arithmetic": wrong or contradiction or told or of_pixels, "finding": "broken" * bool(wrong or contradiction),
                     "claimed": Printed.read(score, figures[score]).ends(), "reached": reached, "by": by,
@@ -199,8 +200,8 @@ def of_tables(results: str) -> Known:
 def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nodule") -> Known:
     """The scores of finished runs on a data set, split `by` patient, of each network by the recipe that validation prefers.
 
-    Folds that are not whole are left out. root: the data set's folder, where it is another than in training. target: what its
-    masks outline.
+    Seeds that lack a fold are left out. root: the data set's folder, where it is another than in training. target: what its masks
+    outline.
     """
     finished = list_runs().query("state == 'finished' and dataset == @dataset and task in @_TASKS")
     groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
@@ -212,12 +213,18 @@ def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nod
     for (task, model), recipes in groups.items():
         _, names, kind = _TASKS[task]
         more = {"root": root} if task == "segmentation" else {}
-        compared = [kind.of(runs, **more) for runs in recipes.values() if not len(runs) % (runs[0].config.split.folds or 1)]
+        compared = [kind.of(runs, **more) for runs in map(_whole, recipes.values()) if runs]
         if compared:
             best = max(compared, key=lambda each: each.validation.iloc[0])
-            told, what = f"{count(best.trainings, 'training')} on {dataset}", "gland" if target == "gland" else task
+            what, told = "gland" if target == "gland" else task, f"{count(best.trainings, 'training')} on {dataset}"
             found |= {(what, model, score): (value, told) for score, value in best.estimates(list(names)).iloc[0].items()}
     return found
+
+
+def _whole(runs: Sequence[Run]) -> list[Run]:
+    """Those of runs of one recipe whose seed has been trained on every fold."""
+    seeds = [run.config.seed for run in runs]
+    return [run for run in runs if seeds.count(run.config.seed) == max(run.config.split.folds, 1)]
 
 
 def sums(place: str, row: str, impossible: bool = False) -> dict[str, str]:
@@ -227,15 +234,10 @@ def sums(place: str, row: str, impossible: bool = False) -> dict[str, str]:
     return {"printed": told["paper"], "finding": finding, "arithmetic": f"{told['computed']}: {told['how']}"}
 
 
-def fitted(**given: Any) -> dict[str, str]:
-    """A row of `sums_table` that the networks here were made to agree with, which shows nothing."""
-    return {**sums(**given), "finding": ""}
-
-
 def by_image(images: int, share: float, classes: int, tested: int) -> dict[str, str]:
-    """Whether a test side of `tested` images is what a split by image and class leaves, rounded up."""
+    """Whether a test side of `tested` images is what a split by image and class makes, its share rounded up."""
     each = ceil(round(share * images / classes, 9))
-    told = f"{classes} × {each} is what {percent(share)} of {images} images leave where images, not patients, are drawn by class"
+    told = f"{classes} × {each} is {percent(share)} of each class of {images // classes}, rounded up, as if images were drawn"
     return {"finding": "doubt" * (classes * each == tested), "arithmetic": told}
 
 
@@ -268,13 +270,7 @@ def means(**figures: str) -> dict[str, Any]:
     return {"finding": "broken" * bool(wrong), "arithmetic": wrong, "figures": figures}
 
 
-CHECKS = {check.__name__: check for check in (sums, fitted, by_image, met, nodule_f1, empty_mask, means)}
-
-
-def rules_table(card: pd.DataFrame) -> pd.DataFrame:
-    """`consistency` of the figures of each claim: index (paper, claim)."""
-    found = {(PAPERS[row.paper].name, row.claim): consistency(row.figures) for row in card.itertuples() if row.figures}
-    return pd.concat(found, names=["paper", "claim"]).droplevel(2)
+CHECKS = {check.__name__: check for check in (sums, by_image, met, nodule_f1, empty_mask, means)}
 
 
 def card_table(card: pd.DataFrame) -> pd.DataFrame:
