@@ -13,6 +13,7 @@ from thyroid_utils.data.readers.published import SETS, meaning
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.inference.ensemble import held_out
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.scores.comparisons import compare_means
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_apart, mean_influence
 from thyroid_utils.studies.external_validation import ExternalValidation, asked
@@ -92,6 +93,26 @@ def test_what_is_lost_is_told_by_the_one_rule_with_patients_of_both_sets(study):
         assert matrix.at["A", "B"] == here.score() and matrix.shape == (1, 2)
         told = study.told(score)
         assert f"On B it reaches {here.score().text(2)}" in told and "more than chance" in told
+
+
+def test_answers_made_elsewhere_are_tested_beside_home_s_on_the_images_of_both(study, other, tmp_path):
+    """The true masks, and a reader who knows the class of all that are answered but one patient's."""
+    cases = other[4:]
+    for case, row in cases.iterrows():
+        write_png(tmp_path / "masks" / f"{case}.png", read_mask(row["mask"]))
+    said = [0.1 + 0.8 * label for label in cases["label"]]
+    cases.assign(probability=[1 - said[0], *said[1:]])["probability"].to_csv(tmp_path / "reader.csv")
+    sources = {"net": str(tmp_path / "masks"), "reader": str(tmp_path / "reader.csv")}
+    table, told = study.beside({"B": sources, "reader of notebook 03": "elsewhere"})
+    rows = table.set_index("score")
+    assert rows["source"].to_dict() == {"AUC": "reader", "Dice": "net"} and (rows["images"] == len(cases)).all()
+    assert rows.at["Dice", "theirs"].value == 1 and 0.9 < rows.at["AUC", "theirs"].value < 1
+    ours = study.tested["Dice", "A", "B"].values[:, 4:].mean(axis=0)
+    found = compare_means(np.ones(len(cases)), ours, cases["patient"])
+    assert rows.at["Dice", "difference"] == told_difference(found) and rows.at["Dice", "ours"] == pytest.approx(ours.mean())
+    assert found.p_value <= rows.at["Dice", "p (Holm)"] <= 2 * found.p_value
+    assert told[0].startswith("B: reader was not trained here and answers 44 of 48 test images. Without an answer: 4 images")
+    assert study.beside({})[0].empty
 
 
 def test_subgroups_are_those_of_both_sets_with_ten_patients_each(study):

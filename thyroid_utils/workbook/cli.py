@@ -34,6 +34,8 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(notebooks_app, name="notebooks")
 app.command("check-figures")(check_figures)
 
+_SET = "A parameter that wins over the file; NOTEBOOK.KEY=VALUE for one notebook."
+_Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET)]
 _COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
 
 
@@ -43,12 +45,7 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NN...", help="Only these notebooks, by number: --only 01 02.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A parameter that wins over the file; NOTEBOOK.KEY=VALUE for one notebook."
-        ),
-    ] = None,
+    settings: _Settings = None,
     data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the data set: DATA_ROOT.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The output folder, reports/NAME unless given.")] = None,
     show_code: Annotated[bool, typer.Option("--show-code", help="Show the code unfolded in the reports.")] = False,
@@ -145,9 +142,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
     root: Annotated[Path | None, typer.Argument(help="The data set's folder; none of phantoms.", show_default=False)] = None,
     kind: Annotated[str, typer.Option("--format", help="nnunet or coco.")] = "nnunet",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As of `run`, such as FOLDS=5.")
-    ] = None,
+    settings: _Settings = None,
     params: Annotated[Path | None, typer.Option(help="A parameter file, whose notebook 04 makes the same split.")] = None,
 ) -> None:
     """Write a data set with its split for nnU-Net or as COCO; what they answer comes back by the parameter PREDICTIONS."""

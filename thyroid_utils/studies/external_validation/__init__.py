@@ -4,9 +4,10 @@ AUC and Dice (at the network's resolution, of images with a nodule) are means ov
 thresholds, calibration and prediction sets do, is asked of all trainings together, as the command predict does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,15 @@ from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import malignant_share, measure_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.inference.ensemble import held_out
+from thyroid_utils.scores.comparisons import compare_answers, holm
 from thyroid_utils.scores.estimates import Estimate, patient_median, patient_scores
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.scores.recipes import RecipeComparison, compare_apart
 from thyroid_utils.studies.compared_runs import ComparedRuns
 from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_columns
-from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, on_other_set, on_own_test
+from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, given, on_other_set, on_own_test
+from thyroid_utils.studies.predictions import read_predictions
 from thyroid_utils.studies.preprocessing import MEASURES, quality
 from thyroid_utils.studies.tables import told_difference
 
@@ -114,6 +117,27 @@ class ExternalValidation:
     def _paired(self, score: str, found: dict[str, RecipeComparison]) -> pd.DataFrame:
         own = self.trained[self.home][score]
         return own.paired(lambda name, _: own.withheld(found[name], own.models), [(name, self.home) for name in found])
+
+    def beside(self, predictions: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+        """Answers made elsewhere beside home's networks, on the images that both answer: a row a set, score and source, and
+        sentences of who is answered. predictions: set → as of `read_predictions`; names of no set are left to other notebooks.
+
+        The test is `compare_answers`, of these answers alone; Holm over all rows."""
+        rows, said = [], []
+        asked = {(score, name) for score, row, name in self.tested if row == self.home and name in {*predictions} & {*self.sets}}
+        for score, name in sorted(asked):
+            ours = self.tested[score, self.home, name]
+            cases = self.sets[name].assign(split=np.where(self.sets[name].index.isin(ours.table.index), "test", None))
+            for source, answers in read_predictions(predictions[name], cases, masks=score == "Dice").items():
+                theirs = given(answers, cases, self.trained[self.home][score])
+                at = ours.table.index.get_indexer(theirs.table.index)
+                (one, patients), (two, _) = theirs.part(), Tested(ours.table.iloc[at], ours.values[:, at]).part()
+                found = compare_answers(one, two, patients)
+                told = {"set": name, "source": source, "score": score, "images": found.images, "theirs": theirs.score()}
+                rows.append({**told, "ours": found.second, "difference": told_difference(found), "p (Holm)": found.p_value})
+                said.append(f"{name}: {answers.told}")
+        table = pd.DataFrame(rows)
+        return table.assign(**{"p (Holm)": holm(table["p (Holm)"])}) if rows else table, said
 
     def subgroups(self, score: str) -> pd.DataFrame:
         """`drops` within what both sets tell of their images, where each has ten patients or more, and for an AUC both classes;

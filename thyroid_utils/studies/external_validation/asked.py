@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from thyroid_utils.common.config import DataConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count, listed
 from thyroid_utils.data.audit import audit_cases
+from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import LABEL_NAMES, known_patients
@@ -29,6 +30,7 @@ from thyroid_utils.scores.masks import binarise
 from thyroid_utils.scores.recipes import Influence, auc_influence, mean_influence
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compared_runs import ComparedRuns
+from thyroid_utils.studies.predictions import Answers
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.folds import calibrations_of
 from thyroid_utils.training.ledger import Run, find_run
@@ -180,6 +182,20 @@ def on_other_set(found: ComparedRuns, cases: pd.DataFrame) -> Tested:
             values.append(together[-1] if found.folds else answers[0])
     table = cases[["patient", "label"]]
     return Tested(table if outlining else table.assign(log_odds=np.mean(together, axis=0)), np.stack(values))
+
+
+def given(answers: Answers, cases: pd.DataFrame, found: ComparedRuns) -> Tested:
+    """What a source says of the cases that it answers; masks are scored at the resolution of the networks `found`."""
+    cases = cases.loc[answers.given.index]
+    if isinstance(found, ClassifierComparison):
+        values = logit(answers.given.to_numpy(float).clip(1e-9, 1 - 1e-9))
+        return Tested(cases[["patient", "label"]].assign(log_odds=values), values[None])
+    pipeline, counts = Predictor(found.first.folds[0]).pipeline, []
+    for case, row in cases.iterrows():
+        frame, truth = read_image(row["image"]), read_mask(row["mask"])
+        called, true = (pipeline(frame, mask).mask for mask in (answers.mask(case, truth.shape), truth))
+        counts.append([(called & true).sum(), called.sum(), true.sum()])
+    return Tested(cases[["patient", "label"]], _dice(*np.transpose(counts))[None])
 
 
 def _dice(hits: np.ndarray, called: np.ndarray, truth: np.ndarray) -> np.ndarray:
