@@ -116,17 +116,20 @@ TOLD = {  # by hand: of 10 images 9 or 10 right are 0.9 or 1.0
     "--n 10 --accuracy 0.96 --positives 0": (1, ["The nearest, TP 0, FP 0, FN 0, TN 10 of 10, has accuracy 1.0000 (printed"]),
     "--n 10 --accuracy 1.0 --recall 0.50 --positives 4": (1, ["figure less: 7 without accuracy and 1 without sensitivity."]),
     "--n 9-11 --accuracy 0.98 --truncated": (1, ["No table of counts of 9 to 11 images", "printed 0.98"]),
-    "--n 0 --accuracy 0.9": (2, ["n 0 to 0, positives None, prevalence 0 to 1: expected 1 image or more"]),
-    "--accuracy 0.9": (2, ["n: found None; expected a number"]),
+    "--n 0 --accuracy 0.9": (2, ["n: found 0; expected 1 to 5"]),
+    "--accuracy 0.9": (2, ["n is not given"]),
     "--n 10": (2, ["no figure is given"]),
     "--n 10 --accuracy 100.1": (2, ["accuracy: found '100.1'; expected 0 to 1, or 0 to 100 %"]),
     "--n 10 --accuracy=-0.9": (2, ["accuracy: found '-0.9'; expected a figure as it is printed"]),
     "--n 10 --accuracy nine": (2, ["found 'nine'"]),
     "--n 10 --accuracy 0.12345678901": (2, ["with 9 decimals at most"]),
-    "--n 10 --accuracy 0.9 --positives 11": (2, ["positives 11", "expected 1 image or more, no more positives than images"]),
-    "--n 10 --accuracy 0.9 --prevalence 0.5-0.3": (2, ["prevalence 0.5 to 0.3: expected", "and the lower number first"]),
-    "--n 10-9 --accuracy 0.9": (2, ["n 10 to 9"]),
+    "--n 10 --accuracy 0.9 --positives 11": (2, ["positives: found 11 of 10 images"]),
+    "--n 10 --accuracy 0.9 --prevalence 0.5-0.3": (2, ["prevalence: found 0.5-0.3; expected shares from 0 to 1"]),
+    "--n 10-9 --accuracy 0.9": (2, ["n: found 10-9; expected"]),
     "--n 3000 --accuracy 0.98249 --auc 0.5": (1, ["gives these figures. How near others come was not looked for: more than 5"]),
+    "--n 10 --accuracy 0.9 --prevalence 35-65": (2, ["prevalence: found 35-65; expected shares from 0 to 1"]),
+    "--n 99999999999999999999 --accuracy 0.9": (2, ["n: found '99999999999999999999'; expected a number"]),
+    "--n 99999999 --accuracy 0.9": (2, ["n: found 99999999; expected 1 to 5"]),
     "--n 1-100000 --accuracy 0.9": (2, ["more than 5", "give the number of malignant images"]),
 }  # fmt: skip
 
@@ -140,18 +143,24 @@ def test_the_command_says_what_fits_or_why_nothing_does(options, capsys):
 
 
 def test_a_table_of_ones_own(tmp_path, capsys):
-    path = tmp_path / "own.csv"
-    names = ("Accuracy", "precision", "recall", "F1")
+    path, names = tmp_path / "own.csv", ("Accuracy", "Prec.", "recall", "F1-score")
     rows = [{"Model": name, "loss": "ce", **dict(zip(names, row, strict=True))} for name, (row, _) in TNUS.items()]
     pd.DataFrame(rows).to_csv(path, index=False)
-    command = ["check-figures", str(path), "--n", "600-719", "--prevalence", "0.35-0.65"]
+    command = ["check-figures", str(path), "--n", "600–719", "--prevalence", "0.35-0.65"]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "left aside: loss" in shown and "VGG16: 9 tables" in shown
-    pd.DataFrame([*rows, {"Model": "mine", "Accuracy": "105"}]).to_csv(path, index=False)
-    assert main(command) == 2 and f"{path} line 8: accuracy: found '105'" in capsys.readouterr().err
-    pd.DataFrame([*rows, {"Model": "mine", "n": "12", "precision": "50.01"}]).to_csv(path, index=False)
-    assert main(command) == 1 and "mine: No table" in capsys.readouterr().out
+    assert "left aside: loss" in shown and "VGG16: 9 tables" in shown and "AlexNet: 1 table" in shown
+    wrong = {"Model": "its\x1b name", "n": "12", "Prec.": "50.01"}
+    pd.DataFrame([{"Model": "bad", "Accuracy": "105"}, *rows, wrong]).to_csv(path, index=False)
+    assert main(command) == 2, "the other rows are checked"
+    shown = capsys.readouterr()
+    assert f"{path} line 2: accuracy: found '105'" in shown.err and "VGG16: 9" in shown.out and "its name: No table" in shown.out
+    pd.DataFrame([*rows, wrong]).to_csv(path, index=False)
+    assert main(command) == 1
+    pd.DataFrame([{"n": 9, "sens": "50", "recall": "60"}]).to_csv(path, index=False)
+    assert main(["check-figures", str(path)]) == 2 and "sensitivity is given twice; keep one" in capsys.readouterr().err
+    path.write_text("model,n\n")
+    assert main(["check-figures", str(path)]) == 2 and "no rows below its header" in capsys.readouterr().err
 
 
 def test_nothing_is_near_where_no_class_count_can_be():

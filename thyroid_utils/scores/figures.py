@@ -23,6 +23,10 @@ from thyroid_utils.scores.labels import SCORES
 
 OF_COUNTS = ("accuracy", "precision", "sensitivity", "specificity", "f1", "auc")
 FIGURES = (*OF_COUNTS, "pixel_accuracy", "dice", "iou")
+_OTHER_NAMES = {
+    **dict.fromkeys(("recall", "sens", "se", "tpr"), "sensitivity"), **dict.fromkeys(("spec", "sp", "tnr"), "specificity"),
+    **dict.fromkeys(("prec", "ppv"), "precision"), "acc": "accuracy",
+}  # fmt: skip
 _MOST = 5_000_000  # tables looked at, some hundred megabytes
 _DECIMALS = 9
 # Of an image and of a width of rounding: far more than floating point is wrong by, far less than one image of 100,000 moves.
@@ -70,10 +74,22 @@ class Printed:
         return number(self.units / self.one, len(str(self.one)) - 1)
 
 
+def figure_name(name: str) -> str:
+    """What a figure is called here, of the head of a column: "F1-score" is f1, "recall" sensitivity."""
+    plain = re.sub(r"[^a-z0-9_]", "", name.lower()).removesuffix("score").removeprefix("roc").strip("_")
+    return _OTHER_NAMES.get(plain, plain)
+
+
 def read_figures(figures: Mapping[str, object], cut: bool = False) -> dict[str, Printed]:
-    """Figures by name, as `Printed.read` takes them; `recall` is sensitivity, and empty ones are left out. Raises DataError."""
-    given = {"sensitivity" if name == "recall" else name: text for name, text in figures.items() if not _empty(text)}
-    return {name: text if isinstance(text, Printed) else Printed.read(name, text, cut) for name, text in given.items()}
+    """Figures by `figure_name`, as `Printed.read` takes them; empty ones are left out. Raises DataError, also where one is given
+    twice."""
+    given = {}
+    for name, text in figures.items():
+        if not _empty(text):
+            if figure_name(name) in given:
+                raise DataError(f"{name}: {figure_name(name)} is given twice; keep one of them")
+            given[figure_name(name)] = text if isinstance(text, Printed) else Printed.read(figure_name(name), text, cut)
+    return given
 
 
 def _empty(text: object) -> bool:
@@ -114,15 +130,20 @@ class FigureCheck:
             >>> FigureCheck.of({"n": 7, "sensitivity": "66.7", "specificity": "75"}).tables.to_dict("records")
             [{'images': 7, 'true_positives': 2, 'false_positives': 1, 'false_negatives': 1, 'true_negatives': 3}]
         """
-        figures = read_figures({name: row[name] for name in row if name in (*OF_COUNTS, "recall")}, cut)
+        figures = read_figures({name: row[name] for name in row if figure_name(name) in OF_COUNTS}, cut)
         if not figures:
             raise DataError(f"no figure is given; expected one or more of {', '.join(OF_COUNTS)}")
-        (low, high), positives = map(int, _range("n", row.get("n"))), row.get("positives")
+        if _empty(row.get("n")):
+            raise DataError("n is not given; expected the number of images tested, or its lowest and highest as in 600-719")
+        (low, high), positives = map(int, _range("n", row["n"])), row.get("positives")
+        if not 0 < low <= high <= _MOST:
+            raise DataError(f"n: found {row['n']}; expected 1 to {whole(_MOST)} images, the lower number first")
         known = None if _empty(positives) else int(_range("positives", positives)[0])
+        if known is not None and known > low:
+            raise DataError(f"positives: found {known} of {low} images; expected no more than there are images")
         prevalence = (0, 1) if _empty(row.get("prevalence")) else _range("prevalence", row["prevalence"])
-        if not (0 < low <= high and (known or 0) <= low and prevalence[0] <= prevalence[1] <= 1):
-            found = f"n {low} to {high}, positives {known}, prevalence {prevalence[0]} to {prevalence[1]}"
-            raise DataError(f"{found}: expected 1 image or more, no more positives than images, and the lower number first")
+        if not prevalence[0] <= prevalence[1] <= 1:
+            raise DataError(f"prevalence: found {row['prevalence']}; expected shares from 0 to 1, the lower one first")
         return cls(figures, (low, high), known, prevalence)
 
     def matching(self, wide: int = 1, without: str = "") -> pd.DataFrame:
@@ -200,8 +221,8 @@ class FigureCheck:
 
 def _range(name: str, text: object) -> tuple[float, float]:
     """The two ends of "600-719", or 151 twice. Raises DataError."""
-    part = r"(\d+)(?:\.0)?" if name != "prevalence" else r"(\d*\.?\d+)"
-    told = re.fullmatch(rf"{part}(?:\s*-\s*{part})?", str(text).strip())
+    part = r"(\d{1,9})(?:\.0)?" if name != "prevalence" else r"(\d*\.?\d+)"
+    told = re.fullmatch(rf"{part}(?:\s*[-–]\s*{part})?", str(text).strip())
     if told is None:
         raise DataError(f"{name}: found {text!r}; expected a number, or the lowest and highest as in 600-719 or 0.35-0.65")
     return float(told[1]), float(told[2] or told[1])
@@ -293,7 +314,7 @@ def consistency(figures: Mapping[str, object]) -> pd.DataFrame:
         table. The mean F1 is at most that of mean precision and sensitivity, and at least their sum less 1; the mean Dice is at
         least the mean IoU, and at most the Dice of that.
     """
-    read, rows = read_figures({name: figures[name] for name in figures if name in (*FIGURES, "recall")}), []
+    read, rows = read_figures({name: figures[name] for name in figures if figure_name(name) in FIGURES}), []
     for rule, name, needs, least, most, always in _RULES:
         if {name, *needs} <= read.keys():
             lows, highs = zip(*(read[need].ends() for need in needs), strict=True)

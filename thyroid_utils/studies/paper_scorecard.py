@@ -33,7 +33,7 @@ IMPOSSIBLE, NOT_TESTABLE = "impossible as stated", "not testable here"
 VERDICTS = (REPRODUCED, NOT_SHOWN, IMPOSSIBLE, NOT_TESTABLE)
 _FINDINGS = {"broken": IMPOSSIBLE, "doubt": NOT_SHOWN, "confirmed": REPRODUCED}
 _NOTHING = {
-    **dict.fromkeys(("finding", "arithmetic", "by", "remark", "task", "figures"), ""), "why": "no finished run of it here",
+    **dict.fromkeys(("finding", "arithmetic", "by", "rival", "task", "figures"), ""), "why": "no finished run of it here",
     "claimed": (np.nan, np.nan), "reached": None, "beside": None, "p": np.nan, "needed": np.nan,
 }  # fmt: skip
 # Task → the result table of its scores, their names there, what compares runs.
@@ -51,7 +51,8 @@ def verdict(claim: Mapping[str, Any]) -> tuple[str, str]:
 
     claim: `finding` of arithmetic, "broken" (it cannot be), "doubt" (something speaks against it), "confirmed" or "", and
     `arithmetic`, its words; `claimed`, the lowest and highest number that is printed so; `reached`, an `Estimate` or None; `p`,
-    of a gain after Holm, NaN of a score; `why`, the reason where nothing is reached, and `remark` where it is.
+    of a gain after Holm, NaN of a score; `why`, the reason where nothing is reached; `rival`, what reached it in place of what
+    the claim names, or "".
     """
     if claim["finding"]:
         return _FINDINGS[claim["finding"]], claim["arithmetic"]
@@ -62,7 +63,7 @@ def verdict(claim: Mapping[str, Any]) -> tuple[str, str]:
         return NOT_SHOWN, "the interval of what is reached, on other images, does not hold it"
     if claim["p"] >= 0.05:
         return NOT_SHOWN, f"the interval holds it, but no difference is shown (p = {number(claim['p'])} after Holm)"
-    return REPRODUCED, claim["remark"] or "on other images"
+    return (NOT_SHOWN, claim["rival"]) if claim["rival"] else (REPRODUCED, "on other images")
 
 
 def scorecard(known: Known, results: str = "", pair_sd: float = 5.0) -> pd.DataFrame:
@@ -206,7 +207,7 @@ def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nod
     finished = list_runs().query("state == 'finished' and dataset == @dataset and task in @_TASKS")
     groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
     for run in map(find_run, finished.index):
-        if run.config.split.by == by and not run.data["leaky"]:
+        if run.config.split.by == by and not run.data["leaky"] and run.config.split.leak is None:
             recipe = f"{run.config.recipe} {run.data['fingerprint']} {run.config.split.model_copy(update={'fold': 0})}"
             groups.setdefault((run.config.task, run.config.model.name), {}).setdefault(recipe, []).append(run)
     found = {}

@@ -26,28 +26,36 @@ def check_figures(
     auc: _Figure = None,
     cut: Annotated[bool, typer.Option("--truncated", help="Decimals were cut off instead of rounded.")] = False,
 ) -> None:
-    """Say which tables of counts can give figures as they are printed (98.4 or 0.984); exit code 1 where none can.
+    """Say which tables of counts can give figures as they are printed (98.4 or 0.984); exit code 1 where none can, 2 where one
+    cannot be read.
 
     What an option gives holds for each row of the table that leaves it empty.
     """
     given = {name: value for name, value in locals().items() if name not in ("table", "cut")}
     from thyroid_utils.data.readers.listing import read_table
-    from thyroid_utils.scores.figures import OF_COUNTS, FigureCheck
+    from thyroid_utils.scores.figures import OF_COUNTS, FigureCheck, figure_name
 
-    rows, fit = {"check-figures": given}, True
+    rows, code = {"check-figures": given}, 0
     if table is not None:
-        known = ("model", "n", "positives", "prevalence", *OF_COUNTS, "recall")
+        known = ("model", "n", "positives", "prevalence", *OF_COUNTS)
         read = read_table(table, (), known)
-        if unknown := [name for name in read if name not in known]:
+        if unknown := [name for name in read if figure_name(name) not in known]:
             typer.echo(f"left aside: {', '.join(unknown)}")
-        rows = {place: {**given, **row.dropna()} for place, row in read.iterrows()}
+        rows = {}
+        for place, row in read.iterrows():
+            told = {figure_name(name): name for name in row.dropna().index}
+            rows[place] = {**{name: given[name] for name in given if name not in told}, **row.dropna()}
     for place, row in rows.items():
         try:
             check = FigureCheck.of(row, cut)
-            typer.echo(f"{row.get('model', place)}: {check.told}")
+            name = "".join(letter for letter in row.get("model", place) if letter.isprintable())
+            typer.echo(f"{name}: {check.told}")
         except DataError as error:
-            raise DataError(f"{place}: {error}") from None
-        fit = fit and not check.tables.empty
-        if len(check.tables):
+            typer.echo(f"thyroid-workbook: {place}: {error}", err=True)
+            code = 2
+            continue
+        if check.tables.empty:
+            code = max(code, 1)
+        else:
             typer.echo(check.tables.head(_SHOWN).to_string(index=False))
-    raise typer.Exit(0 if fit else 1)
+    raise typer.Exit(code)

@@ -169,7 +169,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), h
     table = table.drop(columns="", errors="ignore")
     _check_columns(path, list(table), required, known)
     if table.empty:
-        raise DataError(f"{path}: no rows below its header; expected a line for each image")
+        raise DataError(f"{path}: no rows below its header; expected one or more")
     known = [name for name in (*required, *known) if name in table]
     filled = table.assign(**{name: without_blanks(table[name]) for name in known})
     filled.attrs["blank"] = {name: table[name][filled[name].isna()].value_counts().to_dict() for name in known}
