@@ -49,7 +49,8 @@ def fold(number: int, config=None, **data) -> SimpleNamespace:
         ([fold(0), fold(1, input=[3, 32, 32])], "size of the input: 3×32×32 and 3×64×64"),
         ([fold(0), fold(1, tiny_config(model__name="resnet18"))], "recipe of training; give"),
         ([fold(0), fold(1, tiny_config(optimiser__learning_rate=0.5))], "recipe of training; give"),
-        ([fold(0), fold(1, tiny_config(split__by="image"))], "unit of the split.*: image and patient; give"),
+        ([fold(0), fold(1, tiny_config(split__by="image"))], "unit or leak of the split: by image and by patient; give"),
+        ([fold(0), fold(1, tiny_config(split__leak={"kind": "copies"}))], "leak of the split: by patient and near-copies"),
         ([fold(0), fold(1, segmentation_config())], "task: classification and segmentation"),
     ],
 )  # fmt: skip

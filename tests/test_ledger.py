@@ -32,12 +32,12 @@ def own_runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def made(name: str, code: str | None = None, complete: bool = True, **changes) -> ledger.Run:
+def made(name: str, code: str | None = None, complete: bool = True, leaky: bool = False, **changes) -> ledger.Run:
     """A run folder as training leaves it, with numbers made up."""
     folder = runs_dir() / name
     folder.mkdir(parents=True)
     metrics = {"best_epoch": 2, "epochs": 3, "val": {"auc": 0.75, "loss": 0.5}, "test": {"auc": 0.625, "loss": 0.6}}
-    data = {"recipe": code or ledger.RECIPE, "input": [3, 64, 64]}
+    data = {"recipe": code or ledger.RECIPE, "input": [3, 64, 64], "leaky": leaky}
     contents = {
         "config.json": tiny_config(**changes).to_json(),
         "data.json": json.dumps(data),
@@ -164,7 +164,7 @@ def test_a_lock_is_freed_by_death_and_what_a_killed_writer_leaves_is_removed(own
 def several() -> None:
     """One of every state."""
     made(NAMES["whole"], model__name="tiny")
-    made(NAMES["old"], code=ledger.RECIPE + 1, seed=1)
+    made(NAMES["old"], code=ledger.RECIPE + 1, leaky=True, seed=1)
     begun = made(NAMES["begun"], complete=False, seed=2)
     (begun.folder / "resume").mkdir()
     (begun.folder / "resume" / "state.pt").write_text(json.dumps({"epoch": 2}))
@@ -179,6 +179,7 @@ def test_every_run_is_listed_with_its_state_and_only_what_is_named_is_pruned(sev
     assert listed["state"].tolist() == ["finished", "finished", "unfinished", "damaged"]
     assert listed["code"].tolist() == ["current", "older", "current", "current"] and listed["seed"].tolist() == [0, 1, 2, 3]
     assert listed["epochs"].iloc[:3].tolist() == [3, 3, 2] and listed["test_score"].iloc[0] == 0.625
+    assert listed["note"].tolist()[:3] == ["", "its split leaks", ""]
     assert "metrics.json was changed" in listed["note"].iloc[3] and listed["megabytes"].gt(0).all()
     with ledger.run_lock(NAMES["begun"]):
         assert ledger.list_runs().loc[NAMES["begun"], "state"] == "training"
@@ -216,7 +217,7 @@ def test_commands_list_show_and_prune(several, capsys):
     assert " ".join(lines[0].split()) == "run state model loss data seed epochs best score val test MB"
     expected = ["aaaaaaaa", "finished", "tiny", "cross_entropy", "phantom", "0", "3", "2", "AUC", "0.750", "0.625", "0.0"]
     assert lines[1].split() == expected
-    assert "finished, older code" in lines[2] and lines[3].split()[:2] == ["eeeeeeee", "unfinished"]
+    assert "finished, older code, leaks" in lines[2] and lines[3].split()[:2] == ["eeeeeeee", "unfinished"]
     assert lines[-1].startswith(
         f"run {NAMES['broken']}: metrics.json was changed after it had been finished; it is trained again"
     )

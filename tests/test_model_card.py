@@ -44,7 +44,7 @@ def test_a_card_tells_data_network_scores_and_limits_of_a_run(capsys, monkeypatc
     assert "simulated" in card and "rest on" in card and "by image" not in card and "another version" not in card
     held = dict(run.data)
     for changed, said in [
-        ({"leaky": True}, "- It was split by image"),
+        ({"leaky": True}, "- Its split leaks (by patient)"),
         ({"patients": "copies | stand for them"}, "- Patients are not all named (copies"),
         ({"recipe": RECIPE - 1}, "- It was made by another version of the code"),
         ({"left_out": 1}, "| left out for want of a label or mask | 1 image |"),

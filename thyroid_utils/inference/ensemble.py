@@ -30,7 +30,7 @@ _SHARED: dict[str, Callable[[Run], object]] = {
     "options of the data set, which say what its classes are": lambda run: run.config.data.options,
     "images or labels": lambda run: run.data["fingerprint"],
     "size of the input": lambda run: "×".join(map(str, run.data["input"])),
-    "unit of the split": lambda run: run.config.split.by,  # by image, test patients are met in training
+    "unit or leak of the split": lambda run: run.config.split.label,  # by image, test patients are met in training
     "recipe of training": lambda run: run.config.recipe,
 }
 

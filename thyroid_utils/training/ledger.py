@@ -329,7 +329,7 @@ def list_runs() -> pd.DataFrame:
         asked for again) or "damaged"; task, model, weights, loss, dataset, seed; `epochs` trained; best_epoch; `score` ("AUC"
         or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN where not finished); `code`:
         "current", or "older" where `RECIPE` has been raised since and the run will not be used again; megabytes; `note`: what is
-        wrong with a damaged one.
+        wrong with a damaged one, or that the split leaks.
     """
     rows = [row for folder in _folders() if (row := _listed(folder)) is not None]
     rows.sort(key=lambda row: row["changed"], reverse=True)
@@ -353,6 +353,7 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
         row |= {"task": config.task, "model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
         row |= {"dataset": config.data.dataset, "seed": config.seed}
         row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
+        row["note"] = "its split leaks" if run.data.get("leaky") else ""
         if not finished:
             return row | {"epochs": _epochs_so_far(folder)}
         run.check()

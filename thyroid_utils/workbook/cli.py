@@ -164,6 +164,7 @@ def show_runs() -> None:
     shown = runs[["state", "model", "loss", "dataset", "seed", "epochs", "best_epoch", "score"]]
     shown.insert(0, "run", runs.index.str[:SHORT])
     shown.loc[runs["code"] == "older", "state"] += ", older code"
+    shown.loc[runs["note"].ne("") & runs["state"].ne("damaged"), "state"] += ", leaks"
     for name in ("val", "test"):
         shown[name] = runs[f"{name}_score"].map("{:.3f}".format, na_action="ignore")
     shown["MB"] = runs["megabytes"].map("{:.1f}".format)
