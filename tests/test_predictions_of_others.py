@@ -131,6 +131,7 @@ def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_n
     (told,) = beside.said(estimates["auc"], beside.pairs("auc"), "AUC")
     assert f"answers {len(scored)} of {len(rows)} test images. Without an answer: 2 images ({', '.join(absent)})." in told
     assert f"Left out, as it was trained on their patients: {len(met)} images" in told and "Of no test image: 1 answer." in told
+    assert "Of 3 names in its training list 2 fit images here." in told
 
 
 def test_the_test_of_answers_is_that_of_fixed_networks_over_patients():
@@ -197,6 +198,13 @@ def test_probabilities_that_cannot_be_used_are_refused(cases, tmp_path, rows, ex
 def test_a_source_that_is_none_is_refused(cases, source, expected):
     with pytest.raises(DataError, match=expected):
         read_predictions({"reader": source}, cases, masks=True)
+
+
+def test_a_training_list_that_fits_no_image_is_refused(cases, tmp_path):
+    (tmp_path / "list.csv").write_text("case\n000.jpeg\n")
+    source = {"path": masks(tmp_path / "masks", cases[4:]), "trained_on": str(tmp_path / "list.csv")}
+    with pytest.raises(DataError, match="trained_on fits no image here"):
+        read_predictions({"net": source}, cases, masks=True)
 
 
 def test_a_source_named_as_a_network_or_with_one_class_is_refused(trained, tmp_path):

@@ -43,7 +43,8 @@ class Answers:
 
     source: how it is called. given: case → mask file, or probability of malignant in [0, 1], of the cases that are scored.
     missing: tested cases that it does not answer. trained_on: tested cases that it answers and that are left out, as it was
-    trained on images of their patients. others: how many of its answers are of no tested case.
+    trained on images of their patients. others: how many of its answers are of no tested case. learnt: names in `trained_on`, and
+    how many of them are of images here.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Answers:
     missing: list[str]
     trained_on: list[str]
     others: int
+    learnt: tuple[int, int] = (0, 0)
 
     def mask(self, case: str, shape: tuple[int, int]) -> np.ndarray:
         """Its mask of a case, bool, brought to the frame's (height, width) by `images.resize_mask`: the nearest pixel, or, where
@@ -78,6 +80,9 @@ class Answers:
         left_out = {"Without an answer": self.missing, "Left out, as it was trained on their patients": self.trained_on}
         said += [f"{why}: {count(len(cases), 'image')} ({first_few(cases, 30)})" for why, cases in left_out.items() if cases]
         said += [f"Of no test image: {count(self.others, 'answer')}"] * bool(self.others)
+        said += [f"Of {count(self.learnt[0], 'name')} in its training list {self.learnt[1]} fit images here"] * bool(
+            self.learnt[0]
+        )
         return " ".join(f"{sentence}." for sentence in said)
 
 
@@ -123,15 +128,19 @@ def _answers(source: str, path: Path, trained_on: str | None, cases: pd.DataFram
             raise DataError(f"{where}: two answers to {bearing[0]}; keep one")
         given |= dict.fromkeys(bearing, answer)
     learnt = read_table(paths.resolve_in_project(trained_on), ("case",))["case"] if trained_on else []
-    patients = cases.loc[[case for name in learnt for case in named.get(name, [])], "patient"]
+    here = [case for name in learnt for case in named.get(name, [])]
+    if len(learnt) and not here:
+        raise DataError(
+            f"{where}: trained_on fits no image here; name cases by id, or leave it out if it was of another data set"
+        )
     tested = cases[cases["split"] == "test"]
-    answered, met = tested.index.isin(list(given)), tested["patient"].isin(patients).to_numpy(bool)
+    answered, met = tested.index.isin(list(given)), tested["patient"].isin(cases.loc[here, "patient"]).to_numpy(bool)
     scored, seen, missing = (list(tested.index[rows]) for rows in (answered & ~met, answered & met, ~answered))
     others = len(answers) - len(scored) - len(seen)
     if not scored:
         found = f"{len(seen)} to patients of its training and {others} to others; name them by case id or as the images"
         raise DataError(f"{where}: no answer to any of {count(len(tested), 'test image')}; found {found}")
-    return Answers(source, pd.Series(given)[scored], missing, seen, others)
+    return Answers(source, pd.Series(given)[scored], missing, seen, others, (len(learnt), len(here)))
 
 
 def _named(cases: pd.DataFrame) -> dict[str, list[str]]:
