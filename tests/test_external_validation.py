@@ -18,6 +18,7 @@ from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_apart, mean_influence
 from thyroid_utils.studies.external_validation import ExternalValidation, asked
 from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.workbook import run
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_own_test_images_are_answered_from_what_the_runs_have_kept(study, ru
         kept, again = study.tested[score, "A", "A"], asked.on_other_set(study.trained["A"][score], tested)
         again = again.values[:, again.table.index.get_indexer(kept.table.index)]
         assert kept.values == pytest.approx(again, abs=1e-4), "asked once more they say the same"
-        assert kept.score().value == pytest.approx(np.mean([run.metrics["test"][score.lower()] for run in runs[role]]))
+        assert kept.score().value == pytest.approx(np.mean([each.metrics["test"][score.lower()] for each in runs[role]]))
     together = held_out(runs["frame"], "test")["log_odds"]
     assert study.tested["AUC", "A", "A"].table["log_odds"].to_numpy() == pytest.approx(together.to_numpy())
 
@@ -92,7 +93,11 @@ def test_what_is_lost_is_told_by_the_one_rule_with_patients_of_both_sets(study):
         matrix = study.matrix(score)
         assert matrix.at["A", "B"] == here.score() and matrix.shape == (1, 2)
         told = study.told(score)
-        assert f"On B it reaches {here.score().text(2)}" in told and "more than chance" in told
+        assert f"On B {here.score().text(2)}: " in told and "more than chance" in told and "after Holm" in told
+    elsewhere = ExternalValidation(study.trained, study.sets, {"A": "ddti", "B": "tn5000"})
+    elsewhere.__dict__["tested"] = study.tested
+    assert "Its labels say: biopsy; home's: suspicion (TI-RADS" in elsewhere.told("AUC")
+    assert "labels say" not in elsewhere.told("Dice") + study.told("AUC")
 
 
 def test_answers_made_elsewhere_are_tested_beside_home_s_on_the_images_of_both(study, other, tmp_path):
@@ -198,7 +203,7 @@ def test_images_that_training_has_met_are_refused_by_name_or_left_out_with_their
     write_png(tmp_path / "copy.png", np.clip(copied, 0, 255).astype(np.uint8))
     shared.loc[shared.index[7], "image"] = str(tmp_path / "copy.png")
     sets = {"A": home, "B": shared}
-    with pytest.raises(DataError, match=r"B: 1 image \(007\) are, or nearly are"):
+    with pytest.raises(DataError, match=r"B shares 1 image, the same or nearly, .* \(007\)"):
         asked.apart(sets, ["A"], leave_out=False)
     kept = asked.apart(sets, ["A"], leave_out=True)
     assert kept["A"] is home and sorted(set(shared.index) - set(kept["B"].index)) == ["006", "007"], "the patient's two"
@@ -215,7 +220,9 @@ def test_scores_of_runs_whose_data_are_gone_are_those_they_have_kept(runs, study
     assert alone.matrix("AUC").loc["A"].equals(study.matrix("AUC").loc["A"])
     assert alone.drops("Dice").equals(study.drops("Dice"))
     assert alone.subgroups("AUC").empty and list(alone.statistics()) == ["B"]
-    assert alone.questions().at["A", "outlined"] == "its images are not at hand"
+    asks = alone.questions()
+    assert asks.at["A", "outlined"].startswith("not at hand") and asks.at["B", "left out"] == "not known"
+    assert study.questions().loc["B", ["images", "left out", "AUC"]].tolist() == [48, 0, "all images"]
 
 
 def test_without_another_set_the_page_says_so(study):
@@ -225,12 +232,18 @@ def test_without_another_set_the_page_says_so(study):
 
 def test_runs_are_chosen_by_name_and_of_one_recipe(runs):
     frame, segmenter = runs["frame"], runs["segmenter"]
-    assert [run.name for run in asked.runs_of([frame[0].name, segmenter[1].name[:12]])] == [frame[0].name, segmenter[1].name]
+    assert [each.name for each in asked.runs_of([frame[0].name, segmenter[1].name[:12]])] == [frame[0].name, segmenter[1].name]
     with pytest.raises(DataError, match="no finished run is called feed"):
         asked.runs_of([frame[0].name, "feed"])
     with pytest.raises(DataError, match="recipe"):
         asked.trainings([frame[0], runs["crop"][1]])
     assert set(asked.trainings([*segmenter, runs["joint"][0]])) == {"AUC", "Dice"}
+
+
+def test_paths_of_other_sets_are_kept_off_the_pages_as_the_own_are(tmp_path):
+    own = {"DATASET": "phantom", "EXTERNAL": {"B": {"dataset": "folders", "root": str(tmp_path)}}}
+    assert [source.get("root") for source in run._data_of(own)] == [None, tmp_path]
+    assert run._may_name_patients(own) and not run._may_name_patients({"DATASET": "phantom"})
 
 
 def test_what_labels_say_is_what_readme_says():

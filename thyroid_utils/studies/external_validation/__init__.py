@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import listed, share
+from thyroid_utils.common.words import listed, p_value, share
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import malignant_share, measure_cases
@@ -39,6 +39,7 @@ MEASURED = {
     "gray": "brightness, gray levels", "inside": "nodule, gray levels", "around": "around it, gray levels", **MEASURES,
     "area_share": "nodule, share of the frame", "width": "width of the frame, pixels", "spacing_mm": "spacing, mm/pixel",
 }  # fmt: skip
+GONE = "not at hand, or changed: so what others share with it, its statistics and subgroups are not known"
 _LOOKED_AT = 100  # outlined images of a set, one a patient, whose `quality` is measured
 
 
@@ -90,15 +91,15 @@ class ExternalValidation:
         """A row a set: what it holds, what its labels say, and whether home's networks are asked about it, or why not."""
         rows = {}
         for name, reader in self.readers.items():
-            rows[name] = {"reader": reader, "labels": meaning(reader)[0], "outlined": "its images are not at hand"}
+            rows[name] = {"reader": reader, "labels": meaning(reader)[0], "outlined": GONE}
             if (cases := self.sets.get(name)) is not None:
                 rows[name] |= {"outlined": listed(cases["target"][cases["mask"].notna()].unique()), "images": len(cases)}
                 rows[name] |= {"patients": cases["patient"].nunique(), "malignant": share(malignant_share(cases))}
-                rows[name]["left out"] = cases.attrs.get("left out", 0)
+                rows[name]["left out"] = cases.attrs.get("left out", 0) if self.home in self.sets else "not known"
             for score in self.trained[self.home]:
                 why = self.asked.get((score, self.home, name), (None, ""))[1]
                 rows[name][score] = f"not asked: {why}" if why else "test images" if name == self.home else "all images"
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
+        return pd.DataFrame.from_dict(rows, orient="index").convert_dtypes().rename_axis("set")
 
     def matrix(self, score: str) -> pd.DataFrame:
         """`Estimate`s, a row a training set, a column a tested one: of its own the test images, of another all; without a value
@@ -221,13 +222,14 @@ class ExternalValidation:
         return pd.DataFrame(medians).rename_axis("median")
 
     def told(self, score: str) -> str:
-        """What home's networks reach at home and on the other sets, as sentences."""
-        trained, drops = self.trained[self.home][score], self.drops(score)
-        at_home = self.tested[score, self.home, self.home].score().text(2)
-        told = f"**{trained.models[0]}**, trained on {self.home}, reaches {score} {at_home} on test images of its own set."
-        for row in drops.itertuples():
-            there = self.tested[score, self.home, row.first].score().text(2)
-            verdict = f"no verdict ({row.difference.note})" if np.isnan(row.p_holm) else "not more than chance can give"
-            verdict = "more than chance" if row.differs else verdict
-            told = f"{told} On {row.first} it reaches {there}: {told_difference(row.difference)}, {verdict}."
-        return told if len(drops) else f"{told} It was asked about no other set; `EXTERNAL` names them."
+        """What home's networks reach at home and on the other sets, as a list in markdown."""
+        model, labels = self.trained[self.home][score].models[0], {name: meaning(of)[0] for name, of in self.readers.items()}
+        reached = {name: self.tested[score, self.home, name].score().text(2) for name in self.answered(score)}
+        told = [f"**{model}**, trained on {self.home}, reaches {score} {reached.pop(self.home)} on test images of its own set."]
+        for name, _, found, p, differs in self.drops(score).itertuples(index=False):
+            chance = f"{'' if differs else 'not '}more than chance can give ({p_value(p)} after Holm)"
+            verdict = f"no verdict ({found.note})" if np.isnan(p) else chance
+            told.append(f"- On {name} {reached[name]}: {told_difference(found)} against home, {verdict}.")
+            if score == "AUC" and labels[name] != labels[self.home]:
+                told[-1] += f" Its labels say: {labels[name]}; home's: {labels[self.home]}."
+        return "\n".join(told) if reached else f"{told[0]} It was asked about no other set; `EXTERNAL` names them."

@@ -92,8 +92,8 @@ def apart(sets: Mapping[str, pd.DataFrame], trained: Sequence[str], leave_out: b
         shared = sets[name].index[clusters[both["set"] == name].isin(met).to_numpy()]
         if len(shared) and not leave_out:
             shown = f"{', '.join(shared[:_LISTED])}{' …' * (len(shared) > _LISTED)}"
-            told = f"{count(len(shared), 'image')} ({shown}) are, or nearly are, images that networks were trained on"
-            raise DataError(f'{name}: {told}; SHARED = "leave out" asks of its other patients alone')
+            told = f"{name} shares {count(len(shared), 'image')}, the same or nearly, with those trained on ({shown})"
+            raise DataError(f'{told}; SHARED = "leave out" asks of its other patients alone')
         kept[name] = sets[name][~sets[name]["patient"].isin(sets[name].loc[shared, "patient"])]
         kept[name].attrs["left out"] = len(sets[name]) - len(kept[name])
     return kept
