@@ -19,6 +19,7 @@ from thyroid_utils.studies.data_exploration import exposure
 from thyroid_utils.studies.error_analysis.trust import robustness_curve
 from thyroid_utils.studies.grad_cam import study_maps
 from thyroid_utils.studies.grad_cam.faithfulness import randomisation_table
+from thyroid_utils.studies.leakage_study import ladder_plan, ladders_of, nearest_neighbours
 from thyroid_utils.studies.preprocessing import augmentation_leaks
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.engine import run_all
@@ -145,6 +146,20 @@ def test_later_notebooks_share_a_classifier_and_load_the_segmenter_of_04():
 def test_08_larger_gains_are_easier_and_shakier_trainings_harder_to_see():
     assert paired_power(3, sd=10, patients=50) > paired_power(0.3, sd=10, patients=50) + 0.2
     assert smallest_gain(10, 50, seeds=3, seed_sd=4) > smallest_gain(10, 50, seeds=3, seed_sd=1) + 1
+
+
+def test_09_patients_are_learnt_by_heart_in_time_and_one_view_leaves_nothing_to_leak():
+    lesson = defaults("09")
+    gains = []
+    for epochs in (lesson["EPOCHS"], 2):
+        settings = shared_settings(lesson | {"EPOCHS": epochs}, "classification")
+        plan = ladder_plan(settings, lesson["MODEL"], lesson["SEEDS"][:1], ["image"])
+        gains.append(ladders_of([run_all(plan.configs, threads=1)])[0].worth["difference"][0].difference)
+    assert gains[0] > 0.2 and gains[1] < gains[0] - 0.1
+    alone = shared_settings(lesson | {"DATA_OPTIONS": lesson["DATA_OPTIONS"] | {"views": [1, 1]}}, "classification")
+    plan = ladder_plan(alone, lesson["MODEL"], [0], ["image", "validation"])
+    assert "has a second image" in plan.left_out["by image"]
+    assert nearest_neighbours(alone, plan).at["by image", "same patient"].value == 0
 
 
 def test_every_notebook_has_exercises_that_say_how_they_come_out():

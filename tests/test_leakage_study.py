@@ -149,13 +149,13 @@ def test_a_ladder_from_plan_to_figures():
     row = ladder.worth.iloc[0]
     aucs = [ladder.runs[rung][0].metrics["test"]["auc"] for rung in ("by image", "by patient")]
     assert row["difference"].difference == pytest.approx(aucs[0] - aucs[1])
-    shown = study.ladder_table([ladder], [planned])
+    shown = ladder.table(planned)
     assert shown["replaced"].tolist() == ["", "12 of 24", "12 of 24", "0 of 24", "0 of 24"]
     assert ladder.told().startswith(f"AUC is {aucs[1]:.2f} by patient and")
     case, seen = study.met_case(ladder, planned)
     assert list(seen) == ["by patient", "by image", LEAKS["copies"]] and seen["by patient"][0].name == case
     assert seen["by image"][0]["patient"] == seen["by patient"][0]["patient"] and seen["by image"][0].name != case
-    assert len(plots.ladders([ladder]).axes) == 1 and plots.doses([ladder]) is not None and plots.met(seen, "P") is not None
+    assert len(plots.ladders([ladder]).axes) == 1 and plots.doses([ladder]) is not None and plots.met(seen) is not None
     memory = study.nearest_neighbours(settings, planned)
     assert memory.at["by patient", "same patient"].value == 0 < memory.at["by image", "same patient"].value
 
@@ -175,7 +175,7 @@ def test_half_a_ladder_is_left_out_with_the_reason_and_no_half_is_an_error(monke
     assert not planned.configs and "none of 28 cases has a mask" in planned.left_out["every rung"]
     assert study.ladder_plan(settings, "", [0], ["image"]).left_out == {"every rung": "no network was asked for"}
     assert len(study.left_out({"AUC": planned, "Dice": planned})) == 2
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="no leak can be shown"):
         study.ladders_of([[], []])
 
 
@@ -193,17 +193,19 @@ def test_a_rung_that_would_shrink_the_test_set_is_refused(monkeypatch):
 
 def test_papers_lie_between_the_honest_interval_and_the_leakiest_rung_that_is_shown():
     estimates = pd.DataFrame({"auc": [Estimate(*row, 50, 20) for row in ((0.7, 0.6, 0.8), (0.9, 0.8, 0.998), (0.9, 0.8, 1.0))]})
-    worth = pd.DataFrame({"first": ["image", "copies"], "differs": [True, False]})
+    more = SimpleNamespace(difference=0.2)
+    worth = pd.DataFrame({"first": ["image", "copies"], "differs": [True, False], "difference": [more, more]})
     names = ["honest", "image", "copies"]
     ladder = SimpleNamespace(
-        tasks=("classification",), reported=("auc",), models=names, worth=worth,
+        tasks=("classification",), reported=("auc",), names={"auc": "AUC"}, models=names, worth=worth,
         estimates=lambda scores: estimates.set_axis(names)[scores],
     )  # fmt: skip
     found = study.papers_within([ladder]).set_index("paper")
     assert found[["no higher", "within", "beyond"]].to_numpy().tolist() == [[0, 0, 1], [0, 1, 0]], "0.9998 and 0.997"
     assert "**1 of 2** lie in the range" in study.papers_told(found)
-    ladder.worth = worth.assign(differs=False)
-    assert "No leak is shown" in study.papers_told(study.papers_within([ladder]))
+    for unshown in ({"differs": False}, {"difference": SimpleNamespace(difference=-0.2)}):
+        ladder.worth = worth.assign(**unshown)
+        assert "No leak is shown" in study.papers_told(study.papers_within([ladder]))
 
 
 def test_memory_finds_the_same_patient_where_it_can(tmp_path):
@@ -223,4 +225,4 @@ def test_memory_finds_the_same_patient_where_it_can(tmp_path):
     found = study._remembered(cases, pixels, by_patient)
     assert found["same patient"].value == 0 and found["accuracy"].value == pytest.approx(22 / 24), "next to the other class"
     told = study.memory_told(pd.DataFrame([found], index=["by patient"]))
-    assert told.startswith("Split by patient, the nearest picture in training shows the same patient in 0 % of the images")
+    assert told.startswith("Split by patient, the nearest picture in training shows the same patient or video in 0 % of")

@@ -51,10 +51,7 @@ def doses(found: Sequence[Ladder]) -> Figure | None:
     return figure
 
 
-def met(shown: Mapping[str, tuple[pd.Series, float]], score: str) -> Figure | None:
-    """The scored image, and beside it what training has seen in each rung, with the answer that came of it.
-
-    shown: of `met_case`. score: what the answer is called.
-    """
-    panels = [Panel(read_gray(row["image"]), f"{rung}\n{score} {answer:.2f}") for rung, (row, answer) in shown.items()]
+def met(shown: Mapping[str, tuple[pd.Series, float]]) -> Figure | None:
+    """The scored image, and beside it what training has seen in each rung, with the answer that came of it: of `met_case`."""
+    panels = [Panel(read_gray(row["image"]), f"{rung}\n{answer:.2f}") for rung, (row, answer) in shown.items()]
     return panel_grid(panels, 4)

@@ -5,7 +5,7 @@ those of the honest run. The leaks go from rung to rung, not their sum.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,6 +21,8 @@ from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.splits import kfold_splits
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
+from thyroid_utils.scores.labels import SCORES
+from thyroid_utils.scores.masks import SEGMENTATION_SCORES
 from thyroid_utils.studies.classifier_comparison import MAIN_SCORES, ClassifierComparison
 from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.papers import PAPERS, reported_scores
@@ -32,14 +34,14 @@ from thyroid_utils.training.ledger import Run
 from thyroid_utils.training.tasks import SCORE_NAMES, TASKS
 
 NEIGHBOUR_SIDE = 32  # pixels that images are compared at
-NEIGHBOURS = {"same patient": "neighbour of the same patient", "accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
+NEIGHBOURS = {"same patient": "neighbour of the same patient or video", "accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 
 
 @dataclass(frozen=True)
 class Plan:
     """A task's ladder before it is climbed.
 
-    configs: of all its runs, the honest ones first; none where the data have nothing to learn from for the task. left_out: what
+    configs: of all its runs, the honest ones first; none where no leak can be shown. left_out: what
     cannot be shown here → why. tables: rung → its split case table (of the first fold). room: rung → training images that leaks
     replace, of how many, as text.
     """
@@ -98,12 +100,15 @@ def ladder_plan(
         except DataError as error:
             plan.left_out[label] = str(error).removeprefix("split.leak: ")
             continue
-        _check_scored(label, honest, tables)
+        scored, own = (pd.concat(found).query("split == 'test'").index.sort_values() for found in (tables, honest))
+        if not scored.equals(own):
+            kept = f"{len(scored.intersection(own))} of the {count(len(own), 'image')} that the honest run is scored on"
+            raise DataError(f"ladder: {label} would be scored on {kept}; what leaks must not leave the test set")
         new = sum(len(_side(found, "train").difference(_side(own, "train"))) for own, found in zip(honest, tables, strict=True))
         plan.room[label] = f"{new} of {sum(len(_side(own, 'train')) for own in honest)}"
         plan.tables[label] = tables[0]
         plan.configs.extend(configs)
-    return plan
+    return plan if plan.room else replace(plan, configs=[])
 
 
 def _loaded(common: Mapping[str, Any]) -> pd.DataFrame:
@@ -136,13 +141,6 @@ def _side(table: pd.DataFrame, side: str) -> pd.Index:
     return table.index[table["split"] == side]
 
 
-def _check_scored(label: str, honest: Sequence[pd.DataFrame], tables: Sequence[pd.DataFrame]) -> None:
-    scored, own = (pd.Index(np.concatenate([_side(table, "test") for table in found])) for found in (tables, honest))
-    if not scored.sort_values().equals(own.sort_values()):
-        kept = f"{len(scored.intersection(own))} of the {count(len(own), 'image')} that the honest run is scored on"
-        raise DataError(f"ladder: {label} would be scored on {kept}; what leaks must not leave the test set")
-
-
 class _Ladder:
     """Runs that differ in their leaks, the honest ones first.
 
@@ -150,7 +148,6 @@ class _Ladder:
     shows nothing."""
 
     untrained: ClassVar[tuple[str, ...]] = ()
-    answer: ClassVar[str]  # what `case_answers` are
 
     @property
     def name(self) -> str:
@@ -184,48 +181,41 @@ class _Ladder:
     def table(self, plan: Plan) -> pd.DataFrame:
         """A row a rung: the training images that the leak of a plan replaces, the score, points against the honest run with 95 %
         interval, and p after Holm."""
-        scores = self.estimates([self.score])[self.score]
-        rows = {self.models[0]: {"replaced": "", "on test": scores[self.models[0]].text()}}
-        for row in self.worth.itertuples():
-            shown = {"replaced": plan.room[row.first], "on test": scores[row.first].text()}
-            rows[row.first] = shown | {"points [95 %]": told_difference(row.difference, 1, 100), "p (Holm)": p_number(row.p_holm)}
-        columns = ["replaced", "on test", "points [95 %]", "p (Holm)"]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("").rename_axis("training saw")
+        table = pd.DataFrame({"replaced": plan.room}, [self.models[0], *self.rungs]).rename_axis("training saw")
+        table["on test"] = self.estimates([self.score])[self.score].map(Estimate.text)
+        worth = self.worth.set_index("first")
+        table["points [95 %]"] = worth["difference"].map(lambda found: told_difference(found, 1, 100))
+        table["p (Holm)"] = worth["p_holm"].map(p_number)
+        return table.fillna("")
 
     def told(self) -> str:
         """What the highest rung is worth and how many are more than chance, as sentences."""
-        row = self.worth.set_index("first").loc[self.highest]
-        scores = self.estimates([self.score])[self.score]
-        before, after = (number(scores[model].value) for model in (self.models[0], self.highest))
-        points = told_difference(row["difference"], 1, 100)
-        most = f"{self.name} is {before} by patient and {after} with the leak *{self.highest}*: {points} points ({self.over})"
+        row = self.worth.set_index("first").loc[self.highest, "difference"]
+        points, ends = told_difference(row, 1, 100), (number(row.second), number(row.first))
+        most = f"{self.name} is {ends[0]} by patient and {ends[1]} with the leak *{self.highest}*: {points} points ({self.over})"
         return f"{most}. {self.verdicts(self.worth, self.name)}"
-
-    def case_answers(self) -> pd.DataFrame:
-        """Of each scored image by rung: the probability of its own class, or Dice; means over seeds."""
-        raise NotImplementedError
 
 
 class ClassifierLadder(_Ladder, ClassifierComparison):
     """Classifiers by leak."""
 
-    answer: ClassVar[str] = "probability of its class"
     reported: ClassVar[tuple[str, ...]] = MAIN_SCORES
+    names: ClassVar[Mapping[str, str]] = SCORES
 
     def case_answers(self) -> pd.DataFrame:
-        labels = self.truth["label"].to_numpy(int)
-        return pd.DataFrame(
-            {model: np.abs(1 - labels - self.probabilities(model).mean(axis=0)) for model in self.runs}, self.truth.index
-        )
+        """Of each scored image by rung: the probability of its own class, mean over seeds."""
+        wrong, found = 1 - self.truth["label"].to_numpy(int), {rung: self.probabilities(rung) for rung in self.models}
+        return pd.DataFrame({rung: np.abs(wrong - rows.mean(axis=0)) for rung, rows in found.items()}, self.truth.index)
 
 
 class SegmenterLadder(_Ladder, SegmenterComparison):
     """Segmenters by leak."""
 
-    answer: ClassVar[str] = "Dice"
+    names: ClassVar[Mapping[str, str]] = SEGMENTATION_SCORES
     reported: ClassVar[tuple[str, ...]] = ("dice", "iou", "precision", "sensitivity", "specificity", "pixel_accuracy")
 
     def case_answers(self) -> pd.DataFrame:
+        """Of each scored image by rung: Dice, mean over seeds."""
         return self.by_image(["dice"]).pivot(index="case", columns="model", values="dice")[self.models]
 
 
@@ -243,14 +233,8 @@ def ladders_of(found: Sequence[Sequence[Run]], root: str | None = None) -> list[
         segments = runs[0].config.task == "segmentation"
         ladders.append(SegmenterLadder.of(runs, "split", root=root) if segments else ClassifierLadder.of(runs, "split"))
     if not ladders:
-        raise DataError("ladder: nothing to train on; give labels or masks, and MODEL or SEGMENTER")
+        raise DataError("ladder: no leak can be shown on these data, for the reasons that the plans have in `left_out`")
     return ladders
-
-
-def ladder_table(ladders: Sequence[Ladder], plans: Sequence[Plan]) -> pd.DataFrame:
-    """`_Ladder.table` of each ladder with its plan, below each other."""
-    tables = {ladder.name: ladder.table(plan) for ladder, plan in zip(ladders, plans, strict=True)}
-    return pd.concat(tables, names=["score"])
 
 
 def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series, float]]]:
@@ -287,18 +271,18 @@ def papers_within(ladders: Sequence[Ladder]) -> pd.DataFrame:
     rows = []
     for found in ladders:
         task = found.tasks[0]
-        shown = found.worth.loc[found.worth["differs"], "first"]
+        shown = [row.first for row in found.worth.itertuples() if row.differs and row.difference.difference > 0]
         estimates = found.estimates(list(found.reported)).loc[[found.models[0], *shown]]
         told = reported_scores(task)
         for (paper, score), own in told[told["paper"].str.isdecimal()].groupby(["paper", "score"], sort=False):
-            if shown.empty or score not in estimates or np.isnan([one.high for one in estimates[score]]).any():
+            if not shown or score not in estimates or np.isnan([one.high for one in estimates[score]]).any():
                 continue
             honest, values = estimates[score].iloc[0], own["value"]
             leakiest = max(estimates[score].iloc[1:], key=lambda one: one.high)
             low, high = honest.high, leakiest.high
             kinds = {"no higher": values <= low, "within": (values > low) & (values <= high), "beyond": values > max(low, high)}
             span = " to ".join(dict.fromkeys(number(end, 3) for end in (values.min(), values.max())))
-            row = {"paper": PAPERS[paper].name, "score": score.replace("_", " "), "figures": len(own), "reported": span}
+            row = {"paper": PAPERS[paper].name, "score": found.names[score], "figures": len(own), "reported": span}
             counts = {kind: int(is_so.sum()) for kind, is_so in kinds.items()}
             rows.append({**row, "honest": honest, "leakiest": leakiest, **counts})
     return pd.DataFrame(rows)
@@ -308,11 +292,12 @@ def papers_told(table: pd.DataFrame) -> str:
     """What `papers_within` counts, as sentences."""
     if table.empty:
         return "No leak is shown to be worth anything here, so that nothing is said of the papers' figures."
-    sums = table[["figures", "within", "beyond", "no higher"]].sum()
-    reach = f"**{sums['within']} of {sums['figures']}** lie in the range that leakage alone produces here"
-    rest = f"{sums['no higher']} no higher than the honest interval reaches, {sums['beyond']} above what any leak does"
-    told = f"Of the papers' figures of these scores {reach}, {rest}"
-    return f"{told}. That is what leakage can do here, no proof of what happened there."
+    within, beyond, lower, figures = table[["within", "beyond", "no higher", "figures"]].sum()
+    return (
+        f"Of the papers' figures of these scores **{within} of {figures}** lie in the range that leakage alone produces here, "
+        f"{lower} no higher than the honest interval reaches, {beyond} above what any leak does. That is what leakage can do "
+        "here, no proof of what happened there."
+    )
 
 
 def nearest_neighbours(common: Mapping[str, Any], plan: Plan, folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -347,7 +332,7 @@ def memory_told(memory: pd.DataFrame) -> str:
     told = []
     for way, row in memory.iterrows():
         reached = [f"{NEIGHBOURS[name]} {row[name].text()}" for name in ("auc", "dice") if isinstance(row.get(name), Estimate)]
-        met = f"the same patient in {share(row['same patient'].value)} of the images"
+        met = f"the same patient or video in {share(row['same patient'].value)} of the images"
         told.append(
             f"Split {way}, the nearest picture in training shows {met}, and its answer has {' and '.join(reached) or 'no score'}."
         )
