@@ -28,8 +28,8 @@ def cases(tmp_path_factory) -> pd.DataFrame:
 def exported(cases, monkeypatch, tmp_path, capsys):
     with_cases(monkeypatch, cases)
 
-    def run(*options: str, code: int = 0) -> tuple[Path, str]:
-        assert main(["export-dataset", "phantom", "--out", str(tmp_path / "out"), *options]) == code
+    def run(*options: str, code: int = 0, dataset: str = "phantom") -> tuple[Path, str]:
+        assert main(["export-dataset", dataset, "--out", str(tmp_path / "out"), *options]) == code
         told = capsys.readouterr()
         return tmp_path / "out", told.err if code else told.out
 
@@ -47,7 +47,11 @@ def test_nnunet_has_each_fold_by_patient_and_its_test_images_apart(exported, cas
         (out / "nnUNet_preprocessed/Dataset900_phantom/splits_final.json").read_text()
     )  # fmt: skip
     names = {case.replace("/", "_"): case for case in cases.index[3:]}
-    assert "29 images of 15 patients" in told and "left out: 3 images without a mask" in told
+    assert (
+        "29 images of 15 patients (" in told
+        and "patients: as the data set names them" in told
+        and "left out: 3 images without a mask" in told
+    )
     assert stems(raw / "labelsTr") == set(names) and stems(raw / "imagesTr") == {f"{name}_0000" for name in names}
     expected = {"channel_names": {"0": "ultrasound"}, "labels": {"background": 0, "nodule": 1}, "numTraining": 29}
     assert json.loads((raw / "dataset.json").read_text()) == {**expected, "file_ending": ".png"}
@@ -96,13 +100,15 @@ def test_coco_has_a_box_and_the_pixels_of_each_nodule(exported, cases):
     assert all(each["segmentation"]["size"] for each in found)
 
 
-@pytest.mark.parametrize("options, told", [
-    (("--format", "yolo"), "--format yolo; expected nnunet or coco"),
-    (("--set", "FOLDS=99"), "FOLDS of"),
-    (("--set", "RATIO=[1]"), "RATIO is no parameter of any notebook"),
+@pytest.mark.parametrize("dataset, options, told", [
+    ("phantom", ("--format", "yolo"), "--format yolo; expected nnunet or coco"),
+    ("phantom", ("--set", "FOLDS=99"), "FOLDS of"),
+    ("phantom", ("--set", "RATIO=[1]"), "RATIO is no parameter of any notebook"),
+    ("ddit", (), "unknown data set 'ddit'; did you mean ddti?"),
+    ("ddti", (), "no folder given; name that of the data after ddti"),
 ])  # fmt: skip
-def test_what_cannot_be_written_is_refused(exported, options, told):
-    out, error = exported(*options, code=2)
+def test_what_cannot_be_written_is_refused(exported, dataset, options, told):
+    out, error = exported(*options, code=2, dataset=dataset)
     assert told in error and not out.exists()
 
 

@@ -138,7 +138,7 @@ def _answers(source: str, path: Path, trained_on: str | None, cases: pd.DataFram
     scored, seen, missing = (list(tested.index[rows]) for rows in (answered & ~met, answered & met, ~answered))
     others = len(answers) - len(scored) - len(seen)
     if not scored:
-        found = f"{len(seen)} to patients of its training and {others} to others; name them by case id or as the images"
+        found = f"{len(seen)} to patients of its training and {others} to others; give PNG masks or rows named by case id or as the images"
         raise DataError(f"{where}: no answer to any of {count(len(tested), 'test image')}; found {found}")
     return Answers(source, pd.Series(given)[scored], missing, seen, others, (len(learnt), len(here)))
 

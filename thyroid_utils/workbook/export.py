@@ -21,6 +21,7 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import count
 from thyroid_utils.data.images import read_gray, read_mask, write_png
+from thyroid_utils.data.readers import check_options
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
 from thyroid_utils.studies.predictions import file_name
 from thyroid_utils.training.data import SplitData, split_data
@@ -46,6 +47,9 @@ def export_dataset(
         ParameterError: settings that cannot be, or a folder that holds something.
         DataError: the data cannot be read or split, or two case ids make one file name.
     """
+    check_options(dataset, {})
+    if root is None and dataset != "phantom":
+        raise ParameterError(f"export-dataset: no folder given; name that of the data after {dataset}")
     if kind not in KINDS:
         raise ParameterError(f"export-dataset: --format {kind}; expected {' or '.join(KINDS)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -66,8 +70,8 @@ def export_dataset(
         shutil.rmtree(out, ignore_errors=True)
         raise
     sides = "; ".join(", ".join(f"{len(table.positions(side))} {side}" for side in SIDES) for table in tables)
-    patients = f"{count(cases['patient'].nunique(), 'patient')} {tables[0].patients}"
-    return f"{out}: {count(len(cases), 'image')} of {patients} ({sides}); left out: {left_out} without a mask"
+    written = f"{count(len(cases), 'image')} of {count(cases['patient'].nunique(), 'patient')} ({sides})"
+    return f"{out}: {written}\nleft out: {left_out} without a mask\npatients: {tables[0].patients}"
 
 
 def _nnunet(out: Path, dataset: str, tables: Sequence[SplitData]) -> None:
