@@ -108,7 +108,8 @@ def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_n
     training = tmp_path / "training.csv"
     training.write_text(f"case\n{learnt}\n{Path(trained.cases['image'].iloc[0]).name}\nof another set\n")
     source = {"path": table(tmp_path / "reader.csv", answers), "trained_on": str(training)}
-    beside = GivenProbabilities.of_notebook(trained.classifier, {"reader 2": source, "masks": str(tmp_path)})
+    beside = GivenProbabilities.of_notebook(trained.classifier, {"reader 2": source, "net": str(tmp_path)})
+    assert beside.unread == ["net gives masks, which notebook 04 scores."]
     found = beside.given["reader 2"]
     assert found.missing == absent and found.trained_on == met and found.others == 1
     scored = rows.drop(index=absent + met)
@@ -173,6 +174,11 @@ def test_cases_go_by_id_or_file_name_and_other_sources_are_passed_over(cases, tm
     file = table(tmp_path / "some.csv", {"004": 0, name: 1, Path(cases.at["007", "image"]).stem: 0.25})
     found = read_predictions({"reader": {"path": file}, "net": str(tmp_path)}, cases, masks=False)
     assert list(found) == ["reader"] and found["reader"].given.to_dict() == {"004": 0, "006": 1, "007": 0.25}
+    assert list(
+        read_predictions({"net": str(Path(masks(tmp_path / "nested" / "deep", cases[4:])).parent)}, cases, masks=True)[
+            "net"
+        ].given
+    ) == [tmp_path / "nested" / "deep" / f"{case}.PNG" for case in cases.index[4:]]
     assert found["reader"].missing == ["005"] and read_predictions({}, cases, masks=True) == {}
 
 
@@ -193,7 +199,10 @@ def test_probabilities_that_cannot_be_used_are_refused(cases, tmp_path, rows, ex
     ({"path": ".", "train": "x"}, "train.*; expected path, .*, alone or with trained_on"),
     ({"trained_on": "x"}, "expected path"),
     ({"path": ".", "trained_on": "nowhere"}, "nowhere: cannot be read"),
-    (".", "no answer to any of 4 test images"),
+    (".", "no answer to any of 4 test images; .*, such as 004"),
+    ("params", "no PNG file in .*; give masks as PNG"),
+    (3, "found .*3.*; expected path"),
+    ({"path": ".", "trained_on": ["000"]}, "expected path, .*, alone or with trained_on, a CSV file"),
 ])  # fmt: skip
 def test_a_source_that_is_none_is_refused(cases, source, expected):
     with pytest.raises(DataError, match=expected):

@@ -106,9 +106,10 @@ def read_predictions(predictions: Mapping[str, Any], cases: pd.DataFrame, *, mas
     found = {}
     for source, told in predictions.items():
         told = told if isinstance(told, Mapping) else {"path": told}
-        path = paths.resolve_in_project(told.get("path") or "nothing")
+        given = bool(told.get("path")) and all(isinstance(value, str | Path) for value in told.values())
+        path = paths.resolve_in_project(told["path"] if given else "nothing")
         if not path.exists() or not {*told} <= {"path", "trained_on"}:
-            expected = "a folder of PNG masks or a CSV file with columns case and probability, alone or with trained_on"
+            expected = "a folder of PNG masks or a CSV file with columns case and probability, and trained_on, a CSV file"
             raise DataError(f"PREDICTIONS, {source}: found {dict(told)}; expected path, {expected}")
         if path.is_dir() == masks:
             found[source] = _answers(source, path, told.get("trained_on"), cases)
@@ -118,8 +119,11 @@ def read_predictions(predictions: Mapping[str, Any], cases: pd.DataFrame, *, mas
 def _answers(source: str, path: Path, trained_on: str | None, cases: pd.DataFrame) -> Answers:
     where, named, given = f"PREDICTIONS, {source}", _named(cases), {}
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
-    masks = [(file.relative_to(path).with_suffix("").as_posix(), file) for file in files]
+    names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
+    masks = [(name if name in named else file.stem, file) for name, file in zip(names, files, strict=True)]
     answers = masks if path.is_dir() else _probabilities(path)
+    if not answers:
+        raise DataError(f"{where}: no PNG file in {path}; give masks as PNG, named by case id or as the images")
     for name, answer in answers:
         bearing = named.get(name, [])
         if len(bearing) > 1:
@@ -138,7 +142,7 @@ def _answers(source: str, path: Path, trained_on: str | None, cases: pd.DataFram
     scored, seen, missing = (list(tested.index[rows]) for rows in (answered & ~met, answered & met, ~answered))
     others = len(answers) - len(scored) - len(seen)
     if not scored:
-        found = f"{len(seen)} to patients of its training and {others} to others; give PNG masks or rows named by case id or as the images"
+        found = f"{len(seen)} to patients of its training and {others} to others; name them by case id, such as {tested.index[0]}"
         raise DataError(f"{where}: no answer to any of {count(len(tested), 'test image')}; found {found}")
     return Answers(source, pd.Series(given)[scored], missing, seen, others, (len(learnt), len(here)))
 
@@ -163,11 +167,13 @@ def _probabilities(path: Path) -> list[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class Beside(ComparedRuns):
-    """`ours` and what is `given`, by name; "model" below means either. cases: the split case table."""
+    """`ours` and what is `given`, by name; "model" below means either. cases: the split case table. unread: what gives another
+    kind of answers, as sentences."""
 
     ours: Any = None
     given: dict[str, Answers] = field(default_factory=dict)
     cases: pd.DataFrame | None = None
+    unread: list[str] = field(default_factory=list)
 
     over: ClassVar[str] = "over patients, of these answers alone"
     what: ClassVar[str] = "these answers"
@@ -181,10 +187,13 @@ class Beside(ComparedRuns):
             DataError: as `read_predictions`; a name that one of our networks has; runs on random subsets.
         """
         cases = predictor_of(ours.first, root).cases if predictions else None
-        given = read_predictions(predictions, cases, masks="segmentation" in cls.tasks)
+        masks = "segmentation" in cls.tasks
+        given = read_predictions(predictions, cases, masks=masks)
+        kind = "probabilities, which notebook 03 scores" if masks else "masks, which notebook 04 scores"
+        unread = [f"{source} gives {kind}." for source in predictions if source not in given]
         if alike := [source for source in given if source in ours.runs]:
             raise DataError(f"PREDICTIONS: {alike[0]} is one of our networks; give it another name")
-        return cls(ours.runs, ours=ours, given=given, cases=cases)
+        return cls(ours.runs, ours=ours, given=given, cases=cases, unread=unread)
 
     @property
     def models(self) -> list[str]:
