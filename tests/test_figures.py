@@ -48,12 +48,12 @@ def test_it_finds_the_tables_that_a_search_through_all_finds(names, places, how)
     for table in everything[::6]:
         figures = {name: f"{printed(name, table, how, places)} %" for name in names}
         found = FigureCheck.of({"n": 6, **figures}, cut).tables
-        # Exactly: each value lies within half a unit of what is printed, or in the unit above it where decimals are cut off.
+        # Exactly: each value lies within half a unit of what is printed, or in the unit from it on where decimals are cut off.
         unit, fitting = Fraction(places) / 100, set()
         for other in everything:
             shares = [Fraction(part, of or 1) for part, of in (PARTS[name](*other) for name in names)]
             off = [share - Fraction(text[:-2]) / 100 for share, text in zip(shares, figures.values(), strict=True)]
-            if all(0 <= each <= unit if cut else abs(each) <= unit / 2 for each in off):
+            if all(0 <= each < unit if cut else abs(each) <= unit / 2 for each in off):
                 fitting.add(other)
         assert set(found[list(COUNTS)].itertuples(index=False, name=None)) == fitting and table in fitting
         assert len(found) == len(fitting) and (found[list(COUNTS)].sum(axis=1) == 6).all()

@@ -1,6 +1,7 @@
 """Could these figures come from n images? All tables of true and false positives and negatives that give what is printed.
 
-A figure printed as 0.989 stands for all values from 0.9885 to 0.9895, both ends included, as programs round halves up or to even.
+A figure printed as 0.989 stands for all values from 0.9885 to 0.9895, both ends included, as programs round halves up or to even;
+where decimals were cut off for those from 0.989 to below 0.990.
 Images are counted in whole numbers, so the figures of one test leave few tables, or none. A share of nothing counts as 0, as most
 programs print it.
 
@@ -257,8 +258,8 @@ def _misses(figures: Mapping[str, Printed], tables: pd.DataFrame) -> pd.DataFram
     found = {}
     for name, figure in figures.items():
         low, high = _values(name, tables)
-        off = np.maximum.reduce([low - figure.middle, figure.middle - high, np.zeros(len(low))])
-        found[name] = 2 * figure.one * off - _SLACK
+        above = 2 * figure.one * (low - figure.middle) + (_SLACK if figure.cut else -_SLACK)  # a cut one ends below the next
+        found[name] = np.maximum(above, 2 * figure.one * (figure.middle - high) - _SLACK)
     return pd.DataFrame(found, index=tables.index)
 
 
