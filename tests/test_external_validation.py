@@ -7,6 +7,7 @@ from dual_stage_project import disc, disc_cases, project
 from scipy.special import expit
 
 from thyroid_utils.common import paths
+from thyroid_utils.common.config import DataConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_gray, read_image, read_mask, write_png
 from thyroid_utils.data.readers.published import SETS, meaning
@@ -18,6 +19,7 @@ from thyroid_utils.scores.labels import choose_threshold, classification_scores
 from thyroid_utils.scores.recipes import auc_influence, compare_apart, mean_influence
 from thyroid_utils.studies.external_validation import ExternalValidation, asked
 from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook import run
 
 
@@ -235,6 +237,10 @@ def test_runs_are_chosen_by_name_and_of_one_recipe(runs):
     assert [each.name for each in asked.runs_of([frame[0].name, segmenter[1].name[:12]])] == [frame[0].name, segmenter[1].name]
     with pytest.raises(DataError, match="no finished run is called feed"):
         asked.runs_of([frame[0].name, "feed"])
+    moved = Run(frame[0].folder)
+    moved.config = frame[0].config.model_copy(update={"data": DataConfig(options={"seed": 1})})
+    with pytest.raises(DataError, match="several data sets"):
+        asked.trainings([moved, segmenter[0]])
     with pytest.raises(DataError, match="recipe"):
         asked.trainings([frame[0], runs["crop"][1]])
     assert set(asked.trainings([*segmenter, runs["joint"][0]])) == {"AUC", "Dice"}

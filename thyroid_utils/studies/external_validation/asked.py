@@ -50,8 +50,11 @@ def runs_of(names: Sequence[str]) -> list[Run]:
 
 
 def trainings(runs: Sequence[Run]) -> dict[str, ComparedRuns]:
-    """Runs by what they are scored by, "AUC" or "Dice". Raises DataError where those of one are of several recipes or splits."""
-    found = {}
+    """Runs by what they are scored by, "AUC" or "Dice". Raises DataError where those of one are of several recipes or splits, or
+    all of several data sets."""
+    found, data = {}, [run.config.data for run in runs]
+    if len({str((each.dataset, each.options | {"having": None})) for each in data}) > 1:
+        raise DataError("RUNS: the runs were trained on several data sets; give those of one")
     for score, kind in KINDS.items():
         if own := [run for run in runs if run.config.task in kind.tasks]:
             check_ensemble(own)
@@ -188,7 +191,7 @@ def given(answers: Answers, cases: pd.DataFrame, found: ComparedRuns) -> Tested:
     """What a source says of the cases that it answers; masks are scored at the resolution of the networks `found`."""
     cases = cases.loc[answers.given.index]
     if isinstance(found, ClassifierComparison):
-        values = logit(answers.given.to_numpy(float).clip(1e-9, 1 - 1e-9))
+        values = logit(answers.given.to_numpy(float).clip(np.finfo(float).tiny, 1 - np.finfo(float).epsneg))
         return Tested(cases[["patient", "label"]].assign(log_odds=values), values[None])
     pipeline, counts = Predictor(found.first.folds[0]).pipeline, []
     for case, row in cases.iterrows():
