@@ -196,13 +196,13 @@ def test_probabilities_that_cannot_be_used_are_refused(cases, tmp_path, rows, ex
 
 @pytest.mark.parametrize("source, expected", [
     ("nowhere", "found .*nowhere.*; expected path, a folder of PNG masks or a CSV file with columns case and probability"),
-    ({"path": ".", "train": "x"}, "train.*; expected path, .*, alone or with trained_on"),
+    ({"path": ".", "train": "x"}, "train.*; expected path, .*, and trained_on"),
     ({"trained_on": "x"}, "expected path"),
     ({"path": ".", "trained_on": "nowhere"}, "nowhere: cannot be read"),
     (".", "no answer to any of 4 test images; .*, such as 004"),
     ("params", "no PNG file in .*; give masks as PNG"),
     (3, "found .*3.*; expected path"),
-    ({"path": ".", "trained_on": ["000"]}, "expected path, .*, alone or with trained_on, a CSV file"),
+    ({"path": ".", "trained_on": ["000"]}, "expected path, .*, and trained_on, a CSV file"),
 ])  # fmt: skip
 def test_a_source_that_is_none_is_refused(cases, source, expected):
     with pytest.raises(DataError, match=expected):
