@@ -139,6 +139,8 @@ def test_results_are_set_beside_claims(results, card):
         ("classification", "vgg16", "accuracy"), ("classification", "resnet18", "accuracy"),
         ("segmentation", "mobile_deeplab", "iou"),
     }  # fmt: skip
+    assert ("gland", "mobile_deeplab", "iou") in (of_gland := study.of_tables(results, "gland"))
+    assert not any(what == "segmentation" for what, *_ in of_gland) and ("classification", "vgg16", "accuracy") in of_gland
     found = study.scorecard(known, results).set_index("claim")
     verdicts = found["verdict"]
     assert verdicts["vgg16 (cross entropy), accuracy"] == study.REPRODUCED and found.at["vgg16 (cross entropy), accuracy", "by"]

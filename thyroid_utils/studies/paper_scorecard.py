@@ -185,16 +185,23 @@ def _table(results: str, file: str) -> pd.DataFrame:
     return pd.read_csv(path, index_col=0, dtype=str) if results and path.is_file() else pd.DataFrame()
 
 
-def of_tables(results: str) -> Known:
-    """The scores that tables of results hold; of Yang et al.'s network those of notebook 08. Raises DataError as `scorecard`."""
+def _what(task: str, target: str) -> str:
+    return "gland" if (task, target) == ("segmentation", "gland") else task
+
+
+def of_tables(results: str, target: str = "nodule") -> Known:
+    """The scores that tables of results hold; of Yang et al.'s network those of notebook 08.
+
+    results: their folder. target: what the masks outline that they are of. Raises DataError where there is no such folder.
+    """
     places = [(task, score, file, label) for task, (file, names, _) in _TASKS.items() for score, label in names.items()]
     cells = {
-        (task, model, score): (read_estimate(text), f"{file}, {model}")
+        (_what(task, target), model, score): (read_estimate(text), f"{file}, {model}")
         for task, score, file, label in places
         for model, text in _table(results, file).get(label, {}).items()
     }
     ours = read_estimate(_table(results, "08_modules").get("IoU", {}).get("all three"))
-    cells["segmentation", OURS, "iou"] = ours, "08_modules, all three"
+    cells[_what("segmentation", target), OURS, "iou"] = ours, "08_modules, all three"
     return {key: entry for key, entry in cells.items() if entry[0]}
 
 
@@ -217,8 +224,9 @@ def of_ledger(dataset: str, by: str, root: str | None = None, target: str = "nod
         compared = [kind.of(runs, **more) for runs in map(_whole, recipes.values()) if runs]
         if compared:
             best = max(compared, key=lambda each: each.validation.iloc[0])
-            what, told = "gland" if target == "gland" else task, f"{count(best.trainings, 'training')} on {dataset}"
-            found |= {(what, model, score): (value, told) for score, value in best.estimates(list(names)).iloc[0].items()}
+            told = f"{count(best.trainings, 'training')} on {dataset}"
+            scores = best.estimates(list(names)).iloc[0].items()
+            found |= {(_what(task, target), model, score): (value, told) for score, value in scores}
     return found
 
 
