@@ -14,6 +14,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.splits import assert_disjoint
 from thyroid_utils.data.table import make_cases
 from thyroid_utils.plots import leakage_study as plots
+from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies import leakage_study as study
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
@@ -189,6 +190,13 @@ def test_a_rung_that_would_shrink_the_test_set_is_refused(monkeypatch):
     monkeypatch.setattr(study, "split_data", taken)
     with pytest.raises(DataError, match="by image would be scored on 6 of the 8 images"):
         study.ladder_plan(common(tiny_config()), "tiny", [0], ["image"])
+
+
+def test_folds_that_put_other_images_aside_know_all_that_they_test():
+    ladder, tested = study.SegmenterLadder({"by patient": []}), ["16-1", "17-0"]
+    scored = pd.DataFrame({"resolution": "own", **dict.fromkeys(COUNTS, 1)}, index=tested)
+    ladder.__dict__.update(_splits=[table(2).drop(case) for case in tested], tables={"by patient": [scored]})
+    assert ladder.truth["patient"].to_dict() == {"16-1": "p16", "17-0": "p17"}
 
 
 def test_papers_lie_between_the_honest_interval_and_the_leakiest_rung_that_is_shown():

@@ -65,7 +65,8 @@ class SegmenterComparison(ComparedRuns):
         table = self.tables[self.models[0]][0]
         own = table[table["resolution"] == "own"]
         area = own["true_positives"] + own["false_negatives"]
-        cases = self._splits[0].loc[own.index]
+        cases = pd.concat(self._splits)  # of a leak each fold has put other images aside
+        cases = cases[~cases.index.duplicated()].loc[own.index]
         diameter = 2 * np.sqrt(area / np.pi) * np.array(spacings(cases), float)
         columns = {"patient": cases["patient"], "label": cases["label"], "area": area, "diameter_mm": diameter}
         return pd.DataFrame({**columns, "share": area / own[list(COUNTS)].sum(axis=1)})
