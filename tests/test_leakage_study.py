@@ -132,8 +132,8 @@ def common(config: RunConfig, **data) -> dict:
 
 def test_a_ladder_from_plan_to_figures():
     settings = common(tiny_config(training__epochs=2, preprocessing="paper_000", size=32))
-    planned = study.ladder_plan(settings, "tiny", [0], ["image", "copies", "validation", "preprocessing"], [0.5])
-    assert planned.left_out == {LEAKS["frames"]: "no videos here"}
+    planned = study.ladder_plan(settings, "tiny", [0], ["image", "copies", "validation", "preprocessing"], [0.5, 0.51])
+    assert planned.left_out == {LEAKS["frames"]: "no videos here"} and planned.met["by image (share 0.5)"] == 4
     assert planned.room == {
         "by image": "12 of 24", LEAKS["copies"]: "12 of 24", LEAKS["validation"]: "0 of 24", LEAKS["preprocessing"]: "0 of 24",
         "by image (share 0.5)": "6 of 24",
@@ -146,7 +146,7 @@ def test_a_ladder_from_plan_to_figures():
     with pytest.raises(DataError, match="leak on purpose"):
         ClassifierComparison.of(runs)
     (ladder,) = study.ladders_of([runs, []])
-    assert ladder.models[0] == "by patient" and len(ladder.rungs) == 4 and list(ladder.doses.index) == [0.5, 1.0]
+    assert ladder.models[0] == "by patient" and len(ladder.rungs) == 4 and list(ladder.doses(planned).index) == [0.5, 1.0]
     row = ladder.worth.iloc[0]
     aucs = [ladder.runs[rung][0].metrics["test"]["auc"] for rung in ("by image", "by patient")]
     assert row["difference"].difference == pytest.approx(aucs[0] - aucs[1])
@@ -156,7 +156,7 @@ def test_a_ladder_from_plan_to_figures():
     case, seen = study.met_case(ladder, planned)
     assert list(seen) == ["by patient", "by image", LEAKS["copies"]] and seen["by patient"][0].name == case
     assert seen["by image"][0]["patient"] == seen["by patient"][0]["patient"] and seen["by image"][0].name != case
-    assert len(plots.ladders([ladder]).axes) == 1 and plots.doses([ladder]) is not None and plots.met(seen) is not None
+    assert len(plots.ladders([ladder]).axes) == 1 and plots.doses([ladder], [planned]) is not None and plots.met(seen) is not None
     memory = study.nearest_neighbours(settings, planned)
     assert memory.at["by patient", "same patient"].value == 0 < memory.at["by image", "same patient"].value
 
@@ -166,6 +166,18 @@ def test_runs_that_leak_have_names_of_their_own_and_others_keep_theirs():
     assert "leak" not in identity(config)["split"]
     leaks = [tiny_config(split={"leak": {"kind": kind}}) for kind in ("none", "image")]
     assert len({str(identity(one)) for one in [config, *leaks]}) == 3 and "leak: by image" in leaks[1].label
+
+
+def test_frames_are_told_from_images_before_the_pool_is_put_aside(monkeypatch):
+    """Of ten frames each the honest run's validation and test patients keep five."""
+    settings = common(tiny_config(), patients=14)
+    views = study.load_cases("phantom", **settings["data"]["options"])
+    frames = pd.concat([views.assign(frame=number).set_axis(views.index + f"-{number}") for number in range(5)])
+    monkeypatch.setattr("thyroid_utils.training.data.load_cases", lambda *_, **__: frames)
+    monkeypatch.setattr(study, "load_cases", lambda *_, **__: frames)
+    settings["split"] |= {"ratios": (0.4, 0.2, 0.4)}
+    planned = study.ladder_plan(settings, "tiny", [0], ["image"])
+    assert list(planned.room) == [LEAKS["frames"]] and "are frames of a video" in planned.left_out["by image"]
 
 
 def test_half_a_ladder_is_left_out_with_the_reason_and_no_half_is_an_error(monkeypatch):
@@ -183,7 +195,7 @@ def test_half_a_ladder_is_left_out_with_the_reason_and_no_half_is_an_error(monke
 def test_a_rung_that_would_shrink_the_test_set_is_refused(monkeypatch):
     def taken(config: RunConfig):
         data = whole(config)
-        leaks = config.split.leak.kind == "image"
+        leaks = config.split.leak is not None and config.split.leak.kind == "image"
         return dataclasses.replace(data, cases=data.cases.drop(sorted(side(data.cases, "test"))[: 2 * leaks]))
 
     whole = study.split_data

@@ -11,7 +11,7 @@ from thyroid_utils.data.images import read_gray
 from thyroid_utils.plots.charts import band, named_rows, tested_row
 from thyroid_utils.plots.pictures import Panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, below, new_panels, styled
-from thyroid_utils.studies.leakage_study import Ladder
+from thyroid_utils.studies.leakage_study import Ladder, Plan
 from thyroid_utils.studies.tables import shown_interval
 
 
@@ -35,17 +35,18 @@ def ladders(found: Sequence[Ladder]) -> Figure:
 
 
 @styled
-def doses(found: Sequence[Ladder]) -> Figure | None:
+def doses(found: Sequence[Ladder], plans: Sequence[Plan]) -> Figure | None:
     """Points by the share of test patients that training has met, a panel a task, with the band of their 95 % intervals; None
     where nothing was asked in several shares."""
-    shown = [ladder for ladder in found if len(ladder.doses)]
+    curves = [(ladder, ladder.doses(plan)) for ladder, plan in zip(found, plans, strict=True)]
+    shown = [(ladder, curve) for ladder, curve in curves if len(curve)]
     if not shown:
         return None
     figure, places = new_panels(len(shown), 3.0)
-    for place, ladder in zip(places, shown, strict=True):
-        points = np.array([(one.difference, *shown_interval(one)) for one in ladder.doses])
+    for place, (ladder, curve) in zip(places, shown, strict=True):
+        points = np.array([(one.difference, *shown_interval(one)) for one in curve])
         points = 100 * np.vstack([np.zeros(3), points])
-        band(place, [0, *(100 * ladder.doses.index)], *points.T, ACCENT, "o-")
+        band(place, [0, *(100 * curve.index)], *points.T, ACCENT, "o-")
         place.axhline(0, color=INK, linewidth=1, linestyle="--")
         place.set(xlabel="test patients that training has met, %", ylabel=f"points of {ladder.name}")
     return figure

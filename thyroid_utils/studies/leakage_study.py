@@ -43,13 +43,14 @@ class Plan:
 
     configs: of all its runs, the honest ones first; none where no leak can be shown. left_out: what
     cannot be shown here → why. tables: rung → its split case table (of the first fold). room: rung → training images that leaks
-    replace, of how many, as text.
+    replace, of how many, as text. met: rung by image → test patients that training has met; shares that meet as many are one.
     """
 
     configs: list[RunConfig]
     left_out: dict[str, str]
     tables: dict[str, pd.DataFrame]
     room: dict[str, str]
+    met: dict[str, int]
 
 
 def ladder_plan(
@@ -75,17 +76,17 @@ def ladder_plan(
     """
     unfit = _unfit(common) if model else "no network was asked for"
     if unfit:
-        return Plan([], {"every rung": unfit}, {}, {})
+        return Plan([], {"every rung": unfit}, {}, {}, {})
     named = {"options": {model: dict(options)}} if options else {}
 
     def configs_of(kind: str, share: float = 1.0) -> list[RunConfig]:
         split = {**common["split"], "leak": {"kind": kind, "share": float(share)}}
         return comparison_configs([model], seeds, {**common, "split": split}, weights=weights, **named)
 
-    plan = Plan(configs_of("none"), {}, {}, {})
+    plan = Plan(configs_of("none"), {}, {}, {}, {})
     honest = _tables(plan.configs)
     plan.tables[LEAKS["none"]] = honest[0]
-    frames, fits = of_videos(honest[0]), input_pipeline(plan.configs[0]).needs_fit
+    frames, fits = of_videos(_whole(plan)), input_pipeline(plan.configs[0]).needs_fit
     image, other = ("frames", "image") if frames else ("image", "frames")
     plan.left_out[LEAKS[other]] = "the images of a patient here are frames of a video" if frames else "no videos here"
     asked = [image if kind in ("image", "frames") else kind for kind in leaks if kind != "none"]
@@ -100,6 +101,11 @@ def ladder_plan(
         except DataError as error:
             plan.left_out[label] = str(error).removeprefix("split.leak: ")
             continue
+        if kind == image:
+            met = sum(len(set(one["patient"][_side(one, "train")]) & set(one["patient"][_side(one, "test")])) for one in tables)
+            if met in plan.met.values():
+                continue
+            plan.met[label] = met
         scored, own = (pd.concat(found).query("split == 'test'").index.sort_values() for found in (tables, honest))
         if not scored.equals(own):
             kept = f"{len(scored.intersection(own))} of the {count(len(own), 'image')} that the honest run is scored on"
@@ -130,6 +136,12 @@ def left_out(plans: Mapping[str, Plan]) -> pd.DataFrame:
     """What the plans of tasks cannot show, and why: `task`, `what training would have seen`, `why not`."""
     rows = [(task, what, why) for task, plan in plans.items() for what, why in plan.left_out.items()]
     return pd.DataFrame(rows, columns=["task", "what training would have seen", "why not"])
+
+
+def _whole(plan: Plan) -> pd.DataFrame:
+    """The case table with the pools."""
+    split = plan.configs[0].split.model_copy(update={"leak": None})
+    return split_data(plan.configs[0].model_copy(update={"split": split})).cases
 
 
 def _tables(configs: Sequence[RunConfig]) -> list[pd.DataFrame]:
@@ -164,14 +176,12 @@ class _Ladder:
         """Each rung against the honest run, as `ComparedRuns.paired`."""
         return self.paired(self.compared(self.score), [(rung, self.models[0]) for rung in self.rungs])
 
-    @cached_property
-    def doses(self) -> pd.Series:
-        """Share of the test patients that training has met, of those it can meet → `Comparison` with the honest run; empty
-        without smaller shares."""
-        compare = self.compared(self.score)
-        leaks = {model: found[0].config.split.leak for model, found in self.runs.items()}
-        met = {leak.share: compare(model, self.models[0]) for model, leak in leaks.items() if leak.kind in ("image", "frames")}
-        return pd.Series(met if len(met) > 1 else {}, dtype=object).sort_index()
+    def doses(self, plan: Plan) -> pd.Series:
+        """Share of the test patients of a plan that training has met, of those it can meet → `Comparison` with the honest run;
+        empty without smaller shares."""
+        compare, most = self.compared(self.score), max(plan.met.values(), default=0)
+        found = {met / most: compare(rung, self.models[0]) for rung, met in plan.met.items()}
+        return pd.Series(found if len(found) > 1 else {}, dtype=object).sort_index()
 
     @property
     def highest(self) -> str:
@@ -193,7 +203,8 @@ class _Ladder:
         row = self.worth.set_index("first").loc[self.highest, "difference"]
         points, ends = told_difference(row, 1, 100), (number(row.second), number(row.first))
         most = f"{self.name} is {ends[0]} by patient and {ends[1]} with the leak *{self.highest}*: {points} points ({self.over})"
-        return f"{most}. {self.verdicts(self.worth, self.name)}"
+        one = self.trainings == 1 and not self.folds  # of which `over` says that there is no verdict
+        return f"{most}." if one else f"{most}. {self.verdicts(self.worth, self.name)}"
 
 
 class ClassifierLadder(_Ladder, ClassifierComparison):
@@ -315,8 +326,7 @@ def nearest_neighbours(common: Mapping[str, Any], plan: Plan, folds: int = 5, se
     Raises:
         DataError: fewer than two patients.
     """
-    config = plan.configs[0].model_copy(update={"split": plan.configs[0].split.model_copy(update={"leak": None})})
-    cases = split_data(config).cases
+    cases = _whole(plan)
     folds = min(folds, cases["patient"].nunique())
     ways = {f"by {by}": kfold_splits(cases, folds, by, seed, require_classes=False) for by in ("patient", "image")}
     came = _loaded(common)["split"].reindex(cases.index)
