@@ -17,6 +17,7 @@ from thyroid_utils.studies.classifier_comparison import ClassifierComparison, ba
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
 from thyroid_utils.studies.data_exploration import exposure
 from thyroid_utils.studies.error_analysis.trust import robustness_curve
+from thyroid_utils.studies.external_validation import asked
 from thyroid_utils.studies.grad_cam import study_maps
 from thyroid_utils.studies.grad_cam.faithfulness import randomisation_table
 from thyroid_utils.studies.leakage_study import ladder_plan, ladders_of, nearest_neighbours
@@ -166,3 +167,14 @@ def test_every_notebook_has_exercises_that_say_how_they_come_out():
     for path in sorted(paths.notebooks_dir().glob("[01]*.ipynb")):
         text = path.read_text(encoding="utf-8").partition("## Limits and exercises")[2]
         assert text.count("*Then:*") >= 2, path.name
+
+
+def test_13_callipers_that_tell_the_class_at_home_alone_are_lost_elsewhere():
+    lesson, home, lost = defaults("13"), [], []
+    elsewhere = load_cases("phantom", **lesson["EXTERNAL"]["B"]["options"])
+    for bias in (0, lesson["DATA_OPTIONS"]["calliper_bias"]):
+        found = classified("13", DATA_OPTIONS=lesson["DATA_OPTIONS"] | {"calliper_bias": bias})
+        own, there = asked.on_own_test(found).score().value, asked.on_other_set(found, elsewhere).score().value
+        home.append(own)
+        lost.append(own - there)
+    assert home[1] > home[0] + 0.02 and lost[1] > lost[0] + 0.02, (home, lost)
