@@ -210,6 +210,8 @@ def test_images_that_training_has_met_are_refused_by_name_or_left_out_with_their
     kept = asked.apart(sets, ["A"], leave_out=True)
     assert kept["A"] is home and sorted(set(shared.index) - set(kept["B"].index)) == ["006", "007"], "the patient's two"
     assert kept["B"].attrs["left out"] == 2
+    met = home["patient"] == home["patient"].iloc[0]
+    assert asked.apart(sets, ["A", "B"], leave_out=True)["A"].equals(home[~met]), "B's networks have met this patient"
     assert asked.apart({"A": home, "B": other}, ["A"], leave_out=False)["B"].equals(other)
 
 

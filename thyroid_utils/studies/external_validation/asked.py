@@ -81,7 +81,7 @@ def home_cases(runs: Sequence[Run], root: str | None = None) -> pd.DataFrame | N
 
 
 def apart(sets: Mapping[str, pd.DataFrame], trained: Sequence[str], leave_out: bool) -> dict[str, pd.DataFrame]:
-    """The sets, those that only test without the images that a set of `trained` networks has too, the same or nearly the same
+    """The sets, each without the images that another set, of `trained` networks, has too, the same or nearly the same
     (`data.audit`), and without all others of these patients; `attrs["left out"]` counts them.
 
     Raises:
@@ -90,7 +90,7 @@ def apart(sets: Mapping[str, pd.DataFrame], trained: Sequence[str], leave_out: b
     both = pd.concat(sets, names=["set"]).reset_index()
     both = both.assign(patient=both["set"] + " " + both["patient"]).set_index(both["set"] + " " + both["case"])
     clusters, kept = audit_cases(both, progress=progress_bar("Comparing images")).clusters, dict(sets)
-    for name in [name for name in sets if name != trained[0]]:
+    for name in [name for name in sets if set(trained) - {name}]:
         met = clusters[both["set"].isin(set(trained) - {name})]
         shared = sets[name].index[clusters[both["set"] == name].isin(met).to_numpy()]
         if len(shared) and not leave_out:
