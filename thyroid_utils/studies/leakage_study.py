@@ -249,25 +249,24 @@ def ladders_of(found: Sequence[Sequence[Run]], root: str | None = None) -> list[
 
 
 def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series, float]]]:
-    """The scored image whose answer a leak changes most for the better, and what training has seen of it.
+    """Of the scored images that the first rung to meet any has met, the one whose answer it changes most for the better.
 
     Returns:
         its case, and rung → the row of an image that training has seen instead (its own row for the honest run) and the answer
         (`case_answers`); only rungs that met it.
     """
-    answers = ladder.case_answers()
-    held = {rung: plan.tables[rung] for rung in ladder.rungs if rung not in (LEAKS["validation"], LEAKS["preprocessing"])}
-    here = answers.loc[answers.index.intersection(_side(plan.tables[ladder.models[0]], "test"))]
-    first = next(iter(held), ladder.models[0])
-    case = (here[first] - here[ladder.models[0]]).idxmax()
-    own = plan.tables[ladder.models[0]].loc[case]
-    shown = {ladder.models[0]: (own, float(here.at[case, ladder.models[0]]))}
-    for rung, table in held.items():
-        seen = table[table["split"].eq("train") & (table["patient"].eq(own["patient"]) | (table.index == f"{case}+1"))]
-        seen = seen.loc[[f"{case}+1"]] if f"{case}+1" in seen.index else seen
-        if len(seen):
-            shown[rung] = (seen.iloc[0], float(here.at[case, rung]))
-    return case, shown
+    answers, honest, seen = ladder.case_answers(), ladder.models[0], {}
+    own = plan.tables[honest].query("split == 'test'")
+    for rung in ladder.rungs:
+        train = plan.tables[rung].query("split == 'train'")
+        firsts = train.drop_duplicates("patient")
+        rows = pd.concat([train, firsts.set_index("of " + firsts["patient"])])
+        names = {case: f"{case}+1" if f"{case}+1" in rows.index else f"of {patient}" for case, patient in own["patient"].items()}
+        seen[rung] = {case: rows.loc[name] for case, name in names.items() if name in rows.index}
+    first = next((rung for rung, met in seen.items() if met), honest)
+    case = (answers[first] - answers[honest]).loc[list(seen.get(first, own.index))].idxmax()
+    shown = {honest: (own.loc[case], float(answers.at[case, honest]))}
+    return case, shown | {rung: (met[case], float(answers.at[case, rung])) for rung, met in seen.items() if case in met}
 
 
 def papers_within(ladders: Sequence[Ladder]) -> pd.DataFrame:
