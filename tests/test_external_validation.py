@@ -248,6 +248,24 @@ def test_runs_are_chosen_by_name_and_of_one_recipe(runs):
     assert set(asked.trainings([*segmenter, runs["joint"][0]])) == {"AUC", "Dice"}
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        ("A", {"dataset": "phantom"}, "another name"),
+        ("B", "ddti", "found 'ddti'; expected a mapping"),
+        ("B", {"datset": "ddti"}, "mean dataset"),
+    ],
+)
+def test_other_sets_are_told_by_their_own_names_and_as_mappings(name, source, told):
+    with pytest.raises(DataError, match=f"EXTERNAL.* {name}.*{told}"):
+        asked.other_sets({name: source}, "A")
+
+
+def test_a_set_without_labels_trains_segmenters_alone(runs, other):
+    assert asked.trainable(runs["frame"] + runs["segmenter"], other.assign(label=pd.NA)) == runs["segmenter"]
+    assert asked.trainable(runs["frame"] + runs["segmenter"], other.assign(mask=pd.NA)) == runs["frame"]
+
+
 def test_paths_of_other_sets_are_kept_off_the_pages_as_the_own_are(tmp_path):
     own = {"DATASET": "phantom", "EXTERNAL": {"B": {"dataset": "folders", "root": str(tmp_path)}}}
     assert [source.get("root") for source in run._data_of(own)] == [None, tmp_path]

@@ -6,12 +6,13 @@ another set all images are asked that share no picture with training, prepared a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from thyroid_utils.common.config import DataConfig
+from thyroid_utils.common.config import ConfigError, DataConfig, RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count, listed
@@ -62,6 +63,25 @@ def trainings(runs: Sequence[Run]) -> dict[str, ComparedRuns]:
             if not found[score].one_split:
                 raise DataError("RUNS: the runs have several splits, and other test images in each; give those of one")
     return found
+
+
+def other_sets(external: Mapping[str, Any], home: str) -> dict[str, DataConfig]:
+    """The sets that `EXTERNAL` names. Raises DataError for one called as `home`, or that tells no data set."""
+    found = {}
+    for name, source in external.items():
+        if name == home:
+            raise DataError(f"EXTERNAL: {name} is what the set of the training is called; give one of them another name")
+        try:
+            found[name] = RunConfig(data=source).data
+        except ConfigError as error:
+            expected = "expected a mapping with dataset, and root and options where needed"
+            raise DataError(f"EXTERNAL, {name}: {str(error).removeprefix('config: ')}; {expected}") from None
+    return found
+
+
+def trainable(runs: Sequence[Run], cases: pd.DataFrame) -> list[Run]:
+    """The runs whose recipes another set can train: it has labels of both classes, or outlines, whichever they need."""
+    return [run for run in runs if not asked_cases(run, cases["target"].iloc[0], run.config.data.dataset, cases)[1]]
 
 
 def load_set(data: DataConfig) -> pd.DataFrame:
