@@ -9,7 +9,7 @@ import pytest
 from dual_stage_project import disc_cases, project
 from training_project import with_cases
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, ParameterError
 from thyroid_utils.data.images import read_image, read_mask, write_png
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.plots.classifier_comparison import roc_and_pr
@@ -97,6 +97,13 @@ def test_what_is_exported_comes_back_as_a_row(trained, monkeypatch, tmp_path):
     beside = GivenMasks.of_notebook(trained.segmenter, {"nnU-Net": str(labels)})
     found, (pair,) = beside.estimates(["dice"]).at["nnU-Net", "dice"], beside.pairs("dice")["difference"]
     assert found.images == pair.images == len(rows_of(trained)) and 0.9 < found.value < 1 and not beside.given["nnU-Net"].missing
+
+
+@pytest.mark.parametrize(("below", "settings", "told"), [("data/out", [], "lies in"), ("out", ["DATASET=phantom"], "told twice")])
+def test_an_export_writes_what_it_is_asked_for_and_never_among_the_data(tmp_path, below, settings, told):
+    with pytest.raises(ParameterError, match=told):
+        export_dataset("folders", tmp_path / "data", "coco", tmp_path / below, settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_who_is_answered_and_was_not_trained_on_is_scored_and_the_rest_is_named(trained, tmp_path):

@@ -44,7 +44,7 @@ def export_dataset(
             split that notebook 04 makes of them.
 
     Raises:
-        ParameterError: settings that cannot be, or a folder that holds something.
+        ParameterError: settings that cannot be, or a folder that holds something or lies in that of the data.
         DataError: the data cannot be read or split, or two case ids make one file name.
     """
     check_options(dataset, {})
@@ -54,9 +54,13 @@ def export_dataset(
         raise ParameterError(f"export-dataset: --format {kind}; expected {' or '.join(KINDS)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ParameterError(f"export-dataset: {out} is there and not an empty folder; give a new or an empty one")
+    if root and root.resolve() in out.resolve().parents:
+        raise ParameterError(f"export-dataset: {out} lies in the folder of the data, which stays as it is; give another")
     file = read_parameter_file(params) if params else ParameterFile(Path("export-dataset"), "")
     source = {"DATASET": dataset, "DATA_ROOT": str(root.absolute()) if root else ""}
     given = parameters_by_notebook(replace(file, common=file.common | source), settings)[NOTEBOOK]
+    if told := [name for name in source if given[name] != source[name]]:
+        raise ParameterError(f"export-dataset: {told[0]} is told twice, and not alike; leave it to the command's arguments")
     declared = declared_parameters(paths.notebooks_dir() / f"{NOTEBOOK}.ipynb")
     values = {name: parameter.default for name, parameter in declared.items()} | given
     configs = comparison_configs(values["MODELS"][:1], values["SEEDS"][:1], shared_settings(values, "segmentation"))
