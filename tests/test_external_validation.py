@@ -81,7 +81,7 @@ def test_the_own_test_images_are_answered_from_what_the_runs_have_kept(study, ru
     assert study.tested["AUC", "A", "A"].table["log_odds"].to_numpy() == pytest.approx(together.to_numpy())
 
 
-def test_what_is_lost_is_told_by_the_one_rule_with_patients_of_both_sets(study):
+def test_what_is_lost_is_told_by_the_one_rule_with_patients_of_both_sets(study, monkeypatch):
     for score in ("AUC", "Dice"):
         here, there = study.tested[score, "A", "B"], study.tested[score, "A", "A"]
         (row,) = study.drops(score).to_dict("records")
@@ -94,12 +94,16 @@ def test_what_is_lost_is_told_by_the_one_rule_with_patients_of_both_sets(study):
         assert row["p_holm"] == row["difference"].p_value
         matrix = study.matrix(score)
         assert matrix.at["A", "B"] == here.score() and matrix.shape == (1, 2)
-        told = study.told(score)
-        assert f"On B {here.score().text(2)}: " in told and "more than chance" in told and "after Holm" in told
+        assert f"On B {here.score().text(2)}: {told_difference(row['difference'])} against home, " in study.told()
+    assert study.told().count("after Holm") == 2 and "No verdict" not in study.told()
+    for own in study.trained["A"].values():
+        monkeypatch.setitem(own.__dict__, "untrained", own.models)
+    assert study.told().endswith("No verdict where chance is not named: validation does not show that they have learnt.")
+    assert study.told().count("learnt") == 1 and "after Holm" not in study.told()
     elsewhere = ExternalValidation(study.trained, study.sets, {"A": "ddti", "B": "tn5000"})
     elsewhere.__dict__["tested"] = study.tested
-    assert "Its labels say: biopsy; home's: suspicion (TI-RADS" in elsewhere.told("AUC")
-    assert "labels say" not in elsewhere.told("Dice") + study.told("AUC")
+    assert "Its labels say: biopsy; home's: suspicion (TI-RADS" in elsewhere.told()
+    assert elsewhere.told().count("labels say") == 1 and "labels say" not in study.told()
 
 
 def test_answers_made_elsewhere_are_tested_beside_home_s_on_the_images_of_both(study, other, tmp_path):
@@ -131,7 +135,7 @@ def test_subgroups_are_those_of_both_sets_with_ten_patients_each(study):
 
 
 def test_threshold_and_calibration_are_home_s_until_patients_have_helped(study):
-    table, known = study.tested["AUC", "A", "B"].table, study.validated
+    ((known, table),) = study.judged("B")
     threshold = choose_threshold(known["label"], expit(known["log_odds"]))
     expected = classification_scores(table["label"], expit(table["log_odds"]), threshold)
     found = study.mended("B", [4, 6, 1000], 5)
@@ -148,8 +152,7 @@ def test_helpers_mend_probabilities_that_are_all_too_high():
     odds = random.normal(2 * truth - 1, np.sqrt(2))  # whose log-odds they are: both normal, means apart by their variance
     table = pd.DataFrame({"patient": [f"p{at}" for at in range(400)], "label": truth, "log_odds": odds + 3})
     study = ExternalValidation({"A": {}}, {}, {})
-    study.__dict__["tested"] = {("AUC", "A", "B"): asked.Tested(table, table["log_odds"].to_numpy()[None])}
-    study.__dict__["validated"] = table.assign(log_odds=odds)
+    study.__dict__["judged"] = lambda _: [(table.assign(log_odds=odds), table)]
     found = study.mended("B", [100], 20)
     assert found.at[0, "calibration_intercept"].value == pytest.approx(-3, abs=0.3)
     assert found.at[100, "calibration_intercept"].value == pytest.approx(0, abs=0.3)
@@ -158,7 +161,7 @@ def test_helpers_mend_probabilities_that_are_all_too_high():
 
 
 def test_sets_of_labels_are_made_with_home_s_validation(study):
-    known, table = study.validated, study.tested["AUC", "A", "B"].table
+    ((known, table),) = study.judged("B")
     sets = conformal_sets(
         expit(known["log_odds"]), known["label"], expit(table["log_odds"]), 0.2, val_patients=known["patient"], by_class=True
     )
@@ -229,9 +232,12 @@ def test_scores_of_runs_whose_data_are_gone_are_those_they_have_kept(runs, study
     assert study.questions().loc["B", ["images", "left out", "AUC"]].tolist() == [48, 0, "all images"]
 
 
-def test_without_another_set_the_page_says_so(study):
+def test_without_another_set_the_page_says_so_and_of_a_split_by_image_what_it_is(study, monkeypatch):
     alone = ExternalValidation(study.trained, {"A": study.sets["A"]}, {"A": "phantom"})
-    assert "asked about no other set" in alone.told("AUC") and alone.drops("AUC").empty and alone.subgroups("Dice").empty
+    assert "LEAKY" not in alone.told() + alone.plan
+    monkeypatch.setitem(study.trained["A"]["AUC"].first.data, "leaky", True)
+    assert alone.told().count("LEAKY: split by image, which flatters it") == 1 and "LEAKY" in alone.plan
+    assert "asked about no other set" in alone.told() and alone.drops("AUC").empty and alone.subgroups("Dice").empty
 
 
 def test_runs_are_chosen_by_name_and_of_one_recipe(runs):

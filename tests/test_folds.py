@@ -12,10 +12,11 @@ from sklearn.metrics import roc_auc_score
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.inference.conformal import conformal_sets
+from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.inference.ensemble import one_scale_on_test
 from thyroid_utils.inference.predictor import Predictor, predictor_of
 from thyroid_utils.scores.comparisons import subset_comparison
+from thyroid_utils.scores.estimates import patient_scores
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.scores.recipes import auc_influence, compare_recipes
@@ -23,6 +24,7 @@ from thyroid_utils.studies import dual_stage
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.compare import comparison_configs
 from thyroid_utils.studies.error_analysis.trust import ask_all, prediction_sets, robustness_curve
+from thyroid_utils.studies.external_validation import MENDED, ExternalValidation
 from thyroid_utils.studies.grad_cam import study_maps
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.training.data import split_data
@@ -100,6 +102,16 @@ def test_a_shift_of_one_folds_log_odds_changes_nothing(runs):
     assert ((other["probability"] >= other["threshold"]) == (one["probability"] >= one["threshold"])).all()
     raw = pd.concat([run.predictions.query("split == 'test'") for run in (moved(first, 5.0), *others)])
     assert auc_influence(raw["label"], raw["log_odds"]).scores != auc_influence(one["label"], one["log_odds"]).scores
+
+
+def test_home_of_an_external_validation_is_judged_fold_by_fold(runs):
+    own = ClassifierComparison.of(runs["frame"][:K])
+    study, table = ExternalValidation({"A": {"AUC": own}}, {}, {"A": "phantom"}), own.first.predictions
+    told = table["label"], table["probability"], table["patient"]
+    found, expected = study.mended("A").loc[0], patient_scores(*told, MENDED, table["threshold"].to_numpy()[None])
+    assert [found[score].value for score in MENDED] == pytest.approx([expected[score].value for score in MENDED])
+    held = coverage(prediction_sets(own.first, 0.2), table["label"], table["patient"])["coverage"]
+    assert study.coverage(0.2).loc["A", ["all", "benign", "malignant"]].to_dict() == held.to_dict()
 
 
 def test_folds_that_are_not_whole_are_refused(runs):

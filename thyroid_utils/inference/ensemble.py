@@ -53,7 +53,7 @@ def predictors_of(runs: Iterable[Run | FoldedRun], root: str | Path | None = Non
     return [Predictor(one, root) for run in runs for one in run.folds]
 
 
-def held_out(runs: Sequence[Run], split: str = "") -> pd.DataFrame:
+def held_out(runs: Sequence[Run], split: str = "", fold: int | None = None) -> pd.DataFrame:
     """What classifiers say of images that they were not trained on, for thresholds, prediction sets and scores of an ensemble.
 
     Networks of one split share validation images, and all of them answer. Those of folds share none: each image is answered by
@@ -63,6 +63,7 @@ def held_out(runs: Sequence[Run], split: str = "") -> pd.DataFrame:
     Args:
         runs: that `check_ensemble` accepts.
         split: "val" or "test"; "" takes "val" of one split, and "test" of several.
+        fold: whose networks alone are asked, from 0; None asks all.
 
     Returns:
         index `case`; `patient`, `label`, and `log_odds`, the mean of the calibrated ones.
@@ -70,8 +71,9 @@ def held_out(runs: Sequence[Run], split: str = "") -> pd.DataFrame:
     side = split or ("val" if of_one_split(runs) else "test")
     tables = []
     for run, calibration in zip(runs, calibrations_of(runs), strict=True):
-        table = run.predictions[run.predictions["split"] == side]
-        tables.append(table.assign(log_odds=calibration.log_odds(table["log_odds"])))
+        if fold in (None, run.config.split.fold):
+            table = run.predictions[run.predictions["split"] == side]
+            tables.append(table.assign(log_odds=calibration.log_odds(table["log_odds"])))
     columns = {"patient": "first", "label": "first", "log_odds": "mean"}
     return pd.concat(tables).groupby(level="case", sort=False).agg(columns)
 

@@ -145,7 +145,7 @@ class ExternalValidation:
         no row where home's data are gone."""
         found = {}
         for name in self.answered(score)[1:] if self.home in self.sets else ():
-            sides = {"test": name, "train": self.home}  # where home's tertiles cut
+            sides = {"test": name, "train": self.home}  # whose tertiles cut: those of all its images
             pair = [self.tested[score, self.home, other] for other in sides.values()]
             both = pd.concat([self.sets[other].assign(split=side) for side, other in sides.items()], keys=sides)
             groups = subgroup_columns(both, pd.concat([self.measured[other] for other in sides.values()], keys=sides))
@@ -159,11 +159,16 @@ class ExternalValidation:
                         found[f"{name}, {factor}: {level}"] = compare_apart(*parts, 1)
         return self._paired(score, found)
 
-    @cached_property
-    def validated(self) -> pd.DataFrame:
-        """Home's validation images as its classifiers together answer them."""
-        (runs,) = self.trained[self.home]["AUC"].runs.values()
-        return held_out([fold for run in runs for fold in run.folds], "val")
+    def judged(self, name: str) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        """Home's validation images, and those of a set that they judge, as its classifiers together answer both. In folds home is
+        judged fold by fold: what one tests the others have trained or validated with."""
+        own = self.trained[self.home]["AUC"]
+        (runs,) = own.runs.values()
+        networks = [fold for run in runs for fold in run.folds]
+        if name == self.home:
+            folds = range(max(own.folds, 1))
+            return [(held_out(networks, "val", fold), held_out(networks, "test", fold)) for fold in folds]
+        return [(held_out(networks, "val"), self.tested["AUC", self.home, name].table)]
 
     def mended(self, name: str, sizes: Sequence[int] = (), draws: int = 0) -> pd.DataFrame:
         """`MENDED` of a set as home's networks answer it, and after some of its patients have helped; of home as they are alone.
@@ -175,9 +180,10 @@ class ExternalValidation:
             index `patients`: 0, as it is with home's threshold, an `Estimate` over patients; then the `sizes` that leave half
             of the patients to test: the median of the draws, with the range of 95 % of them.
         """
-        table = self.tested["AUC", self.home, name].table
-        limit = choose_threshold(self.validated["label"], expit(self.validated["log_odds"]))
-        rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, limit)}
+        limits = [(tested, choose_threshold(known["label"], expit(known["log_odds"]))) for known, tested in self.judged(name)]
+        table = pd.concat([tested.assign(limit=limit) for tested, limit in limits])
+        cuts = table["limit"].to_numpy()[None]
+        rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, cuts)}
         people = table.groupby("patient")["label"].max().astype(int)
         for size in [size for size in sizes if 2 <= size <= len(people) / 2 and name != self.home]:
             malignant, found = int(np.clip(round(size * people.mean()), 1, size - 1)), []
@@ -197,10 +203,13 @@ class ExternalValidation:
         many labels they name (`inference.conformal`)."""
         rows = {}
         for name in self.answered("AUC"):
-            table, known = self.tested["AUC", self.home, name].table, self.validated
-            given = expit(known["log_odds"]), known["label"], expit(table["log_odds"])
-            sets = conformal_sets(*given, alpha, val_patients=known["patient"], by_class=True)
-            held = coverage(sets, table["label"], table["patient"])
+            sets = []
+            for known, tested in self.judged(name):
+                asked = expit(known["log_odds"]), known["label"], expit(tested["log_odds"])
+                made = conformal_sets(*asked, alpha, val_patients=known["patient"], by_class=True)
+                sets.append(made.join(tested[["label", "patient"]]))
+            table = pd.concat(sets)
+            held = coverage(table, table["label"], table["patient"])
             rows[name] = {**held["coverage"], "labels in a set": held.at["all", "size"]}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
 
@@ -221,15 +230,28 @@ class ExternalValidation:
         medians = {name: table.apply(patient_median, patients=self.sets[name]["patient"]) for name, table in tables.items()}
         return pd.DataFrame(medians).rename_axis("median")
 
-    def told(self, score: str) -> str:
-        """What home's networks reach at home and on the other sets, as a list in markdown."""
-        model, labels = self.trained[self.home][score].models[0], {name: meaning(of)[0] for name, of in self.readers.items()}
-        reached = {name: self.tested[score, self.home, name].score().text(2) for name in self.answered(score)}
-        told = [f"**{model}**, trained on {self.home}, reaches {score} {reached.pop(self.home)} on test images of its own set."]
-        for name, _, found, p, differs in self.drops(score).itertuples(index=False):
-            chance = f"{'' if differs else 'not '}more than chance can give ({p_value(p)} after Holm)"
-            verdict = f"no verdict ({found.note})" if np.isnan(p) else chance
-            told.append(f"- On {name} {reached[name]}: {told_difference(found)} against home, {verdict}.")
-            if score == "AUC" and labels[name] != labels[self.home]:
-                told[-1] += f" Its labels say: {labels[name]}; home's: {labels[self.home]}."
-        return "\n".join(told) if reached else f"{told[0]} It was asked about no other set; `EXTERNAL` names them."
+    @property
+    def plan(self) -> str:
+        """What the trainings differ in, as text for a caption (`ComparedRuns.plan`)."""
+        return listed(dict.fromkeys(own.plan for own in self.trained[self.home].values()))
+
+    def told(self) -> str:
+        """What home's networks reach at home and on the other sets, as sentences in markdown."""
+        labels, told, notes = {name: meaning(of)[0] for name, of in self.readers.items()}, [], []
+        for score, own in self.trained[self.home].items():
+            reached = {name: self.tested[score, self.home, name].score().text(2) for name in self.answered(score)}
+            at_home = f"reaches {score} {reached.pop(self.home)} on test images of its own set"
+            leaky = ", LEAKY: split by image, which flatters it and what is lost" * bool(own.first.data["leaky"])
+            told.append(f"**{own.models[0]}**, trained on {self.home}, {at_home}{leaky}.")
+            for name, _, found, p, differs in self.drops(score).itertuples(index=False):
+                verdict = f", {'' if differs else 'not '}more than chance can give ({p_value(p)} after Holm)"
+                if np.isnan(p):
+                    verdict, notes = "", [*notes, found.note]
+                told.append(f"On {name} {reached[name]}: {told_difference(found)} against home{verdict}.")
+                if score == "AUC" and labels[name] != labels[self.home]:
+                    told[-1] += f" Its labels say: {labels[name]}; home's: {labels[self.home]}."
+            if not reached:
+                told[-1] += " It was asked about no other set; `EXTERNAL` names them."
+        if notes:
+            told.append(f"No verdict where chance is not named: {listed(dict.fromkeys(notes))}.")
+        return " ".join(told)
