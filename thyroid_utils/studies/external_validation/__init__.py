@@ -253,5 +253,6 @@ class ExternalValidation:
             if not reached:
                 told[-1] += " It was asked about no other set; `EXTERNAL` names them."
         if notes:
-            told.append(f"No verdict where chance is not named: {listed(dict.fromkeys(notes))}.")
+            which = "where chance is not named" if any("after Holm" in each for each in told) else "on any difference"
+            told.append(f"No verdict {which}: {listed(dict.fromkeys(notes))}.")
         return " ".join(told)
