@@ -48,5 +48,5 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl's has no such settings
             allocator = ctypes.CDLL(None)
-            allocator.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
-            allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+            if allocator.mallopt(-3, 2**30):  # M_MMAP_THRESHOLD, bytes; older glibc refuses more than 32 MiB
+                allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD; alone it would stop the other from growing by itself
