@@ -163,11 +163,9 @@ class ExternalValidation:
         """Home's validation images, and those of a set that they judge, as its classifiers together answer both. In folds home is
         judged fold by fold: what one tests the others have trained or validated with."""
         own = self.trained[self.home]["AUC"]
-        (runs,) = own.runs.values()
-        networks = [fold for run in runs for fold in run.folds]
+        networks = [fold for runs in own.runs.values() for run in runs for fold in run.folds]
         if name == self.home:
-            folds = range(max(own.folds, 1))
-            return [(held_out(networks, "val", fold), held_out(networks, "test", fold)) for fold in folds]
+            return [(held_out(networks, "val", fold), held_out(networks, "test", fold)) for fold in range(max(own.folds, 1))]
         return [(held_out(networks, "val"), self.tested["AUC", self.home, name].table)]
 
     def mended(self, name: str, sizes: Sequence[int] = (), draws: int = 0) -> pd.DataFrame:
@@ -182,8 +180,7 @@ class ExternalValidation:
         """
         limits = [(tested, choose_threshold(known["label"], expit(known["log_odds"]))) for known, tested in self.judged(name)]
         table = pd.concat([tested.assign(limit=limit) for tested, limit in limits])
-        cuts = table["limit"].to_numpy()[None]
-        rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, cuts)}
+        rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, table[["limit"]].T)}
         people = table.groupby("patient")["label"].max().astype(int)
         for size in [size for size in sizes if 2 <= size <= len(people) / 2 and name != self.home]:
             malignant, found = int(np.clip(round(size * people.mean()), 1, size - 1)), []
@@ -206,8 +203,7 @@ class ExternalValidation:
             sets = []
             for known, tested in self.judged(name):
                 asked = expit(known["log_odds"]), known["label"], expit(tested["log_odds"])
-                made = conformal_sets(*asked, alpha, val_patients=known["patient"], by_class=True)
-                sets.append(made.join(tested[["label", "patient"]]))
+                sets.append(conformal_sets(*asked, alpha, val_patients=known["patient"], by_class=True).join(tested))
             table = pd.concat(sets)
             held = coverage(table, table["label"], table["patient"])
             rows[name] = {**held["coverage"], "labels in a set": held.at["all", "size"]}
@@ -244,14 +240,12 @@ class ExternalValidation:
             leaky = ", LEAKY: split by image, which flatters it and what is lost" * bool(own.first.data["leaky"])
             told.append(f"**{own.models[0]}**, trained on {self.home}, {at_home}{leaky}.")
             for name, _, found, p, differs in self.drops(score).itertuples(index=False):
-                verdict = f", {'' if differs else 'not '}more than chance can give ({p_value(p)} after Holm)"
-                if np.isnan(p):
-                    verdict, notes = "", [*notes, found.note]
-                told.append(f"On {name} {reached[name]}: {told_difference(found)} against home{verdict}.")
+                chance = f", {'' if differs else 'not '}more than chance can give ({p_value(p)} after Holm)"
+                told.append(f"On {name} {reached[name]}: {told_difference(found)} against home{chance * (not np.isnan(p))}.")
+                notes += [found.note] * bool(np.isnan(p))
                 if score == "AUC" and labels[name] != labels[self.home]:
                     told[-1] += f" Its labels say: {labels[name]}; home's: {labels[self.home]}."
-            if not reached:
-                told[-1] += " It was asked about no other set; `EXTERNAL` names them."
+            told[-1] += " It was asked about no other set; `EXTERNAL` names them." * (not reached)
         if notes:
             which = "where chance is not named" if any("after Holm" in each for each in told) else "on any difference"
             told.append(f"No verdict {which}: {listed(dict.fromkeys(notes))}.")
