@@ -220,7 +220,7 @@ def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
     predictions = runs["frame"].predictions
     monkeypatch.setitem(runs["frame"].__dict__, "predictions", predictions.assign(log_odds=-predictions["log_odds"]))
     notes = stage_of(runs["frame"], runs["segmenter"], alpha=0.01).notes
-    for told in ("classifier was trained by another version of the code", "by image", "no better than chance", "99% coverage"):
+    for told in ("classifier was trained by another version of the code", "leaks", "no better than chance", "99% coverage"):
         assert any(told in note for note in notes)
 
 

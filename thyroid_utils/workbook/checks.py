@@ -67,6 +67,8 @@ def _training_problems(notebook: Path, values: Mapping[str, Any], seen: dict[str
     try:
         configs = list(_configs(notebook, values))
         RunConfig(split={"ratios": values["RATIOS"]} if "RATIOS" in values else {})
+    except DataError:  # of data that are read to plan a run: `_data_problems` tells it, or the notebook
+        return
     except Exception as error:
         yield _told(error, values, None)
         return
