@@ -79,8 +79,8 @@ def record_provenance(run: Run) -> None:
     record("split_hash", run.data["split_hash"])
     record("data_fingerprint", run.data["fingerprint"])
     record("data_patients", first.data["patients"], "patients are")
-    record("data_left_out", first.data["left_out"], "images left out for want of a label or mask")
-    sides = first.data.get("sides", {}).items()  # older runs have none
+    record("data_left_out", first.data.get("left_out"), "images left out for want of a label or mask")
+    sides = first.data.get("sides", {}).items()  # older runs have neither
     told = [f"{side} {', '.join(f'{kind} {size[0]} of {size[1]}' for kind, size in kinds.items())}" for side, kinds in sides]
     record("data_sides", "; ".join(told) or None, "images of patients")
     record("trained_on", f"{first.environment['device']}, {first.environment['precision']}", "trained on")
