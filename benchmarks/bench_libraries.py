@@ -41,6 +41,7 @@ from monai.losses import DiceLoss
 from torch import nn
 
 from thyroid_utils.common.config import RunConfig
+from thyroid_utils.common.machine import keep_freed_memory
 from thyroid_utils.common.paths import runs_dir
 from thyroid_utils.training.data import assemble, split_data
 from thyroid_utils.training.loop import Training
@@ -50,6 +51,7 @@ RATE = 1e-4
 
 
 def ours(config: RunConfig, images: int) -> Callable[[], object]:
+    keep_freed_memory()  # as every training does
     device = torch.device(config.training.device)
     assembly = assemble(config, split_data(config), runs_dir(), device)
     assembly.positions["train"] = assembly.positions["train"][:images]
@@ -153,7 +155,7 @@ def charged(work: Callable[[], object], device: str) -> float:
 
 
 def serve(asked: Connection, name: str, config: RunConfig, images: int) -> None:
-    """Train an epoch whenever it is asked for and tell its time, in a process whose memory no other library has set up."""
+    """Train an epoch whenever it is asked for and tell its time, in a process of its own, as ours sets up how memory is kept."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,16 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.workbook import record as recording
-from thyroid_utils.workbook.record import as_text, html_table, latex_table, record, record_answer, record_figure, record_table
+from thyroid_utils.workbook.record import (
+    as_text,
+    html_table,
+    latex_table,
+    record,
+    record_answer,
+    record_figure,
+    record_provenance,
+    record_table,
+)
 
 COUNTS = pd.DataFrame({"a": [1]})
 
@@ -39,6 +49,15 @@ def figure():
 
 def metrics(folder) -> dict:
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["04_segmenter_comparison"]
+
+
+def test_a_run_that_was_finished_before_its_sides_were_counted_has_a_provenance(folder):
+    run = SimpleNamespace(data={"split_hash": "ab", "fingerprint": "cd", "patients": "as named"})
+    run.environment, run.folds = {"device": "cpu", "precision": "32-true"}, (run,)
+    record_provenance(run)
+    told = {name: entry["value"] for name, entry in metrics(folder).items()}
+    assert told["split_hash"] == "ab" and told["trained_on"] == "cpu, 32-true"
+    assert told["data_left_out"] is None and told["data_sides"] is None
 
 
 def test_values_are_kept_as_plain_json(folder):
