@@ -180,6 +180,20 @@ def test_frames_are_told_from_images_before_the_pool_is_put_aside(monkeypatch):
     assert list(planned.room) == [LEAKS["frames"]] and "are frames of a video" in planned.left_out["by image"]
 
 
+@pytest.mark.parametrize(
+    ("frames", "met"),
+    [([0, 5, 9], "b"), ([0, 9, 5], "c"), (["1_1", "1_2", "1_3"], "a"), (None, "a")],
+    ids=["the second", "the third", "no numbers", "no frames"],
+)
+def test_what_training_has_met_of_an_image_is_its_nearest_frame_or_its_copy(frames, met):
+    train = pd.DataFrame({"patient": ["p", "p", "p", "q"]}, index=["a", "b", "c", "d"])
+    train = train if frames is None else train.assign(frame=pd.array([*map(str, frames), "4"], dtype="string"))
+    scored = pd.Series({"patient": "p", "frame": "4"}, name="x")
+    assert study.nearest_met(train, scored).name == met
+    assert study.nearest_met(train.rename({"d": "x+1"}), scored).name == "x+1"
+    assert study.nearest_met(train, pd.Series({"patient": "r", "frame": "4"}, name="y")) is None
+
+
 def test_half_a_ladder_is_left_out_with_the_reason_and_no_half_is_an_error(monkeypatch):
     settings = common(segmentation_config(), patients=14)
     unmasked = study.load_cases("phantom", **settings["data"]["options"]).assign(mask=pd.NA)

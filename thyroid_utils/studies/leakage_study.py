@@ -259,14 +259,23 @@ def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series
     own = plan.tables[honest].query("split == 'test'")
     for rung in ladder.rungs:
         train = plan.tables[rung].query("split == 'train'")
-        firsts = train.drop_duplicates("patient")
-        rows = pd.concat([train, firsts.set_index("of " + firsts["patient"])])
-        names = {case: f"{case}+1" if f"{case}+1" in rows.index else f"of {patient}" for case, patient in own["patient"].items()}
-        seen[rung] = {case: rows.loc[name] for case, name in names.items() if name in rows.index}
+        met = {case: nearest_met(train, row) for case, row in own.iterrows()}
+        seen[rung] = {case: row for case, row in met.items() if row is not None}
     first = next((rung for rung, met in seen.items() if met), honest)
     case = (answers[first] - answers[honest]).loc[list(seen.get(first, own.index))].idxmax()
     shown = {honest: (own.loc[case], float(answers.at[case, honest]))}
     return case, shown | {rung: (met[case], float(answers.at[case, rung])) for rung, met in seen.items() if case in met}
+
+
+def nearest_met(train: pd.DataFrame, scored: pd.Series) -> pd.Series | None:
+    """What training has met of a scored image (a row of a case table): its copy, or of its patient the frame with the nearest
+    number, or the first image; None where it has met neither."""
+    met = train[train.index == f"{scored.name}+1"]
+    met = train[train["patient"] == scored["patient"]] if met.empty else met
+    if met.empty:
+        return None
+    frames = pd.to_numeric(pd.Series([scored.get("frame"), *met.get("frame", [])]), errors="coerce").fillna(0)
+    return met.iloc[int((frames[1:] - frames[0]).abs().argmin())] if "frame" in met else met.iloc[0]
 
 
 def papers_within(ladders: Sequence[Ladder]) -> pd.DataFrame:
