@@ -18,6 +18,11 @@ COSTS = {"parameters": "parameters, millions", "images_per_second": "training, i
 _DOTTED = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1}
 
 
+def _in_lines(model: str) -> str:
+    """A recipe's name with its start and its options on a line of their own."""
+    return model.replace(" (", "\n(")
+
+
 @styled
 def roc_and_pr(comparison: ClassifierComparison, resamples: int = 500) -> Figure:
     """ROC and precision-recall curves on test, means over runs; the two best models with 95 % bands, as more would hide one
@@ -54,7 +59,7 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
             loss.plot(history.index, history["val_loss"], color=colours[model], linewidth=1.5)
             auc.plot(history.index, history["val_auc"], color=colours[model], linewidth=1.5)
             auc.plot([best], [history["val_auc"].loc[best]], "o", color=colours[model])
-        loss.set_title(model)
+        loss.set_title(_in_lines(model), fontsize=9)
         auc.set_xlabel("epoch")
         auc.axhline(0.5, **_DOTTED)
         integer_ticks(auc, "x")
@@ -74,7 +79,8 @@ def confusion_matrices(comparison: ClassifierComparison) -> Figure:
         shares = counts / counts.sum(axis=1, keepdims=True)
         sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
         cuts = " to ".join(dict.fromkeys(f"{cut:.2f}" for cut in (found["threshold"].min(), found["threshold"].max())))
-        place.set(xlabel="called", title=f"{model}\nthreshold {cuts}")
+        place.set(xlabel="called")
+        place.set_title(f"{_in_lines(model)}\nthreshold {cuts}", fontsize=9)
     axes[0].set_ylabel("truth")
     return figure
 
@@ -92,7 +98,8 @@ def reliability(comparison: ClassifierComparison) -> Figure:
         found = comparison.temperatures.get(model, [])
         temperatures = listed(f"{value:.2g}{' (its bound)' * at_bound(value)}" for value in found)
         how = f"T = {temperatures}" if found else "each fold's own slope and intercept"
-        place.set(xlabel="predicted probability", title=f"{model}\n{how}", xlim=(0, 1), ylim=(0, 1))
+        place.set(xlabel="predicted probability", xlim=(0, 1), ylim=(0, 1))
+        place.set_title(f"{_in_lines(model)}\n{how}", fontsize=9)
     axes[0].set_ylabel("share malignant")
     axes[0].legend(loc="upper left")
     return figure
