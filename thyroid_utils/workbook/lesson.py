@@ -21,7 +21,9 @@ _AT_ONCE = 0.1  # seconds: a figure that takes longer follows a slider when it i
 _WORDS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
-def play(draw: Draw, *given: Any, caption: str, at: Mapping[str, Any] | None = None, **controls: Any) -> VBox | None:
+def play(
+    draw: Draw, *given: Any, caption: str, at: Mapping[str, Any] | None = None, otherwise: str | None = None, **controls: Any
+) -> VBox | None:
     """The figure `draw(*given, **values)` below a control for each of its values, drawn anew as they are moved.
 
     In a report, where nothing can be moved, the figure of the first values is recorded under `draw`'s name, without controls.
@@ -30,10 +32,12 @@ def play(draw: Draw, *given: Any, caption: str, at: Mapping[str, Any] | None = N
         controls: by value of `draw`, as `ipywidgets.interactive` takes them: (lowest, highest) or (lowest, highest, step), a list
             of choices, a dict of label → choice, or True or False. The value's name, with spaces for underscores, is the label.
         at: first values by name; else `draw`'s own default is taken, or the first that the control offers.
+        otherwise: the sentence shown where there is nothing to draw and `draw` returns None.
     """
     values = {name: _first(draw, name, control) for name, control in controls.items()} | dict(at or {})
-    if "THYROID_REPORT_DIR" in os.environ:
-        record_figure(draw(*given, **values), draw.__name__, caption)
+    figure = draw(*given, **values)
+    if figure is None or "THYROID_REPORT_DIR" in os.environ:
+        record_figure(figure, draw.__name__, caption, otherwise=otherwise)
         return None
     words = {name: _WORDS.get(name, name.replace("_", " ")) for name in controls}
     wide = f"{0.6 * max(map(len, words.values())) + 1}em"
