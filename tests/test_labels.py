@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 from sklearn.calibration import _sigmoid_calibration
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.scores.labels import SCORES, Labelled, Weighed, choose_threshold, classification_scores
+from thyroid_utils.scores.labels import SCORES, Labelled, Weighed, choose_threshold, classification_scores, predictive_values
 from thyroid_utils.scores.probabilities import at_bound, aurc, fit_platt, fit_temperature, logit, recalibration, risk_coverage
 
 ONE_CLASS_NAN = {"auc", "pr_auc", "balanced_accuracy", "mcc", *list(SCORES)[-2:]}
@@ -108,6 +108,20 @@ def test_the_threshold_by_hand_against_all_others_and_at_the_ends():
     assert choose_threshold([0, 1], [1.0, 0.2]) in (pytest.approx(0.1), pytest.approx(1.0))  # no order worse: all or nothing
     with pytest.raises(DataError, match="all 3 images are malignant; expected both classes"):
         choose_threshold([1, 1, 1], [0.2, 0.3, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ((0.9, 0.8, 0.1), (0.09 / 0.27, 0.72 / 0.73)),  # of 1000: 90 found, 180 false alarms, 720 cleared, 10 missed
+        ((0.9, 0.8, 1), (1, 0)),
+        ((1, 1, 0), (np.nan, 1)),
+        ((0, 1, 0.3), (np.nan, 0.7)),
+        ((1, 0, 0.3), (0.3, np.nan)),
+    ],
+)
+def test_predictive_values_by_hand_and_nan_where_none_is_called_so(rates, expected):
+    assert predictive_values(*rates) == pytest.approx(expected, nan_ok=True)
 
 
 def test_calibration_is_statsmodels_also_from_afar_and_separated_classes_have_no_slope():

@@ -253,3 +253,14 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float]) -> f
     quality = cleared - missed
     best = quality >= quality.max() - 1e-9  # equal but for rounding
     return float(min(thresholds[best], key=lambda threshold: abs(threshold - 0.5)))
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Shares that are right of the images called malignant and of those called benign, where a share `prevalence` is malignant.
+
+    $PPV = se·p / (se·p + (1 - sp)(1 - p))$ and $NPV = sp(1 - p) / (sp(1 - p) + (1 - se)p)$ (Bayes); all in [0, 1], NaN where
+    none would be called so. They hold where images of a class are alike to those that the two rates were measured on.
+    """
+    hits, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    alarms, cleared = (1 - specificity) * (1 - prevalence), specificity * (1 - prevalence)
+    return tuple(good / (good + bad) if good + bad > 0 else np.nan for good, bad in ((hits, alarms), (cleared, missed)))
