@@ -51,6 +51,12 @@ lock: ## write requirements.lock anew from the ranges in pyproject.toml
 	   $(VENV).lock/bin/python -m pip freeze --exclude-editable | LC_ALL=C sort -f | \
 	   sed -E '/^(nvidia-|cuda-|triton==)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.part
 	mv requirements.lock.part requirements.lock && rm -rf $(VENV).lock
+	@$(MAKE) .binder/requirements.txt
+
+# What a hub installs: PyTorch for CPUs, no CUDA, and nothing that only tests need. environment.yml would bring CUDA, 5 GB of it.
+.binder/requirements.txt: requirements.lock
+	@{ echo '# Made from requirements.lock by `make lock`.'; echo '--extra-index-url https://download.pytorch.org/whl/cpu'; \
+	   sed -E '/^(#|nvidia-|cuda-|triton==|playwright==|ruff==|statsmodels==)/d; s/^(torch|torchvision)==.*/&+cpu/' $<; } > $@
 
 # The mark is written last: an interrupted set-up has none, and the next call goes on where pip stopped.
 $(READY): requirements.lock pyproject.toml

@@ -1,6 +1,7 @@
 """The project's own files held to each other: dependencies, layers, commands."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,29 @@ def test_the_lock_holds_declared_versions_and_make_help_and_readme_what_there_is
     shown = re.findall(r'src="(reports/gallery/\d\d_\w+\.webp)"', (ROOT / "README.md").read_text())
     assert sorted(shown) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/gallery/[0-9]*.webp"))
     assert len(shown) >= 9 and max((ROOT / picture).stat().st_size for picture in shown) <= 60_000
+
+
+def test_a_hub_installs_the_lock_for_cpus_and_readmes_links_open_notebooks_there(tmp_path):
+    hub, readme = ROOT / ".binder", (ROOT / "README.md").read_text()
+    for name in ("Makefile", "requirements.lock"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".binder").mkdir()
+    subprocess.run(["make", "-s", ".binder/requirements.txt"], cwd=tmp_path, check=True)
+    index, *lines = [line for line in (hub / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    written = (tmp_path / ".binder/requirements.txt").read_text().splitlines()[1:]
+    assert written == [index, *lines], "the lock has changed: make .binder/requirements.txt"
+    assert index == "--extra-index-url https://download.pytorch.org/whl/cpu"
+    installed = {canonicalize_name(line.name): line for line in map(Requirement, lines)}
+    for name, line in locked().items():
+        if re.match(r"(nvidia|cuda)-|(triton|playwright|ruff|statsmodels)$", name):
+            assert name not in installed
+        else:
+            assert str(installed.pop(name).specifier) == f"{line.specifier}{'+cpu' * (name in ('torch', 'torchvision'))}"
+    assert not installed, "and nothing else"
+    runtime = (hub / "runtime.txt").read_text().strip()
+    assert runtime.replace("-", "=") in (ROOT / "environment.yml").read_text() and os.access(hub / "postBuild", os.X_OK)
+    opened = re.findall(r"/HEAD\?labpath=notebooks%2F(\w+\.ipynb)", readme)
+    assert [name[:2] for name in opened] == ["01", "03"] and all((ROOT / "notebooks" / name).is_file() for name in opened)
 
 
 @pytest.mark.skipif(Path(sys.prefix).name != ".venv", reason="not the environment that make installs from the lock")
