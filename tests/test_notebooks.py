@@ -10,9 +10,11 @@ import pytest
 
 from thyroid_utils.common import paths
 from thyroid_utils.workbook.cli import main
+from thyroid_utils.workbook.notebooks import numbered_notebooks
 from thyroid_utils.workbook.parameters import parameters_by_notebook, parse_parameters, read_parameter_file
 
-NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
+NOTEBOOKS = numbered_notebooks()
+APP = paths.notebooks_dir() / "case_review.ipynb"
 PARAMS = sorted(paths.params_dir().glob("*.yaml"))
 CHECKED = "nbval-check-output"
 PATH = re.compile(r"""["'](/|[A-Za-z]:\\|~/|\.\./)""")
@@ -71,6 +73,18 @@ def test_it_reads_as_a_story_without_path_picture_or_stray_output(notebook):
             assert cell.outputs and cell.execution_count is not None, "nbval compares nothing without output and count"
         else:
             assert not cell.outputs and cell.execution_count is None
+
+
+def test_the_app_is_a_notebook_of_commented_literals_and_short_cells_that_define_nothing():
+    app = nbformat.read(APP, as_version=4)
+    code = code_cells(app)
+    assert [position for position, cell in enumerate(code) if "parameters" in tags(cell)] == [1]
+    assert set(parse_parameters(code[1].source)) == {"REPORT", "RUNS"} and code[1].source.count("  # ") == 2
+    for cell in code:
+        assert not cell.outputs and cell.execution_count is None and len(cell.source.splitlines()) <= 18
+        assert not PATH.search(cell.source) and (
+            cell is code[0] or not {*map(type, ast.walk(ast.parse(cell.source)))} & {*ELSEWHERE}
+        )
 
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.stem)

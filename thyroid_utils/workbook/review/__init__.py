@@ -1,0 +1,1 @@
+"""The panels of the app that shows a finished report's cases."""
