@@ -13,7 +13,7 @@ LAB    ?=
 # Threads that wait without spinning: on a shared machine a spinning one costs the others, and itself, up to ten times the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help report test lab lint bench clean lock
+.PHONY: help report test app lab lint bench clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ report: $(READY) ## run the notebooks of PARAMS (params/quick.yaml) into HTML re
 
 test: $(READY) ## run every test: modules, runner, notebooks, reports in a browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env tests notebooks $(ARGS)
+
+app: $(READY) ## look at the cases of the newest report in a browser on this machine (ARGS=reports/NAME for another's)
+	@$(BIN)/thyroid-workbook app $(ARGS)
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)

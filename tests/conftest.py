@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,20 @@ def look(browser):
         return page
 
     return opened
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Starts `thyroid-workbook app` on a free port and gives its address; what it started ends with the tests of the module."""
+    started: list[subprocess.Popen] = []
+
+    def address(*arguments: str | Path, **environment: str) -> str:
+        command = [sys.executable, "-m", "thyroid_utils.workbook.cli", "app", *map(str, arguments), "--port", "0"]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment))
+        return next(line for line in started[-1].stdout if "http://" in line).split()[-1]
+
+    address.processes = started
+    yield address
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0

@@ -95,6 +95,20 @@ def predict(
     raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names, mirror))
 
 
+@app.command("app")
+def review_cases(
+    report: Annotated[
+        Path | None,
+        typer.Argument(help="The folder of a finished report, as reports/quick; else the newest.", show_default=False),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens; 0 takes a free port.")] = 8866,
+) -> None:
+    """Serve the cases of a report to a browser on this machine: look, filter, mark, upload. For research only."""
+    from thyroid_utils.workbook.app import serve
+
+    serve(report, port)
+
+
 @app.command()
 def checklist(
     report: Annotated[Path, typer.Argument(help="The folder of a finished report, as reports/quick.", show_default=False)],
