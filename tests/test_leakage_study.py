@@ -156,7 +156,14 @@ def test_a_ladder_from_plan_to_figures():
     case, seen = study.met_case(ladder, planned)
     assert list(seen) == ["by patient", "by image", LEAKS["copies"]] and seen["by patient"][0].name == case
     assert seen["by image"][0]["patient"] == seen["by patient"][0]["patient"] and seen["by image"][0].name != case
-    assert len(plots.ladders([ladder]).axes) == 1 and plots.doses([ladder], [planned]) is not None and plots.met(seen) is not None
+    followed, answers = ladder.followed(case, seen), [answer for _, answer in seen.values()]
+    assert list(followed.index) == list(seen) and followed["training 1"].tolist() == pytest.approx(answers)
+    assert len(plots.ladders([ladder]).axes) == 1 and plots.met(seen) is not None
+    for percent, how in ((25, "between what was trained"), (50, "trained")):
+        (place,) = plots.doses([ladder], [planned], percent).axes
+        half = ladder.doses(planned)[0.5].difference * percent / 50
+        told = f"{percent} % met ({how}):\n{aucs[1]:.3f} and {100 * half:+.1f} points are {aucs[1] + half:.3f}"
+        assert place.get_title("left") == told, "half way to half of the patients half of the points"
     memory = study.nearest_neighbours(settings, planned)
     assert memory.at["by patient", "same patient"].value == 0 < memory.at["by image", "same patient"].value
 

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from thyroid_utils.common.words import number
 from thyroid_utils.data.images import read_gray
 from thyroid_utils.plots.charts import band, named_rows, tested_row
 from thyroid_utils.plots.pictures import Panel, panel_grid
@@ -35,19 +36,25 @@ def ladders(found: Sequence[Ladder]) -> Figure:
 
 
 @styled
-def doses(found: Sequence[Ladder], plans: Sequence[Plan]) -> Figure | None:
-    """Points by the share of test patients that training has met, a panel a task, with the band of their 95 % intervals; None
-    where nothing was asked in several shares."""
+def doses(found: Sequence[Ladder], plans: Sequence[Plan], percent_met: int = 25) -> Figure | None:
+    """Points by the share of test patients that training has met, a panel a task, with the band of their 95 % intervals, and what
+    the score is at a share, `percent_met`, on the straight line between those that were trained; None where nothing was asked
+    in several shares."""
     curves = [(ladder, ladder.doses(plan)) for ladder, plan in zip(found, plans, strict=True)]
     shown = [(ladder, curve) for ladder, curve in curves if len(curve)]
     if not shown:
         return None
-    figure, places = new_panels(len(shown), 3.0)
+    figure, places = new_panels(len(shown), 3.2)
     for place, (ladder, curve) in zip(places, shown, strict=True):
         points = np.array([(one.difference, *shown_interval(one)) for one in curve])
-        points = 100 * np.vstack([np.zeros(3), points])
-        band(place, [0, *(100 * curve.index)], *points.T, ACCENT, "o-")
+        shares, points = [0, *(100 * curve.index)], 100 * np.vstack([np.zeros(3), points])
+        band(place, shares, *points.T, ACCENT, "o-")
         place.axhline(0, color=INK, linewidth=1, linestyle="--")
+        worth, honest = np.interp(percent_met, shares, points[:, 0]), curve.iloc[0].second
+        place.plot([percent_met] * 2, [0, worth], "D-", color=CLASS_COLOURS["malignant"], zorder=3)
+        trained = "trained" if np.isclose(shares, percent_met).any() else "between what was trained"
+        reached = f"{number(honest, 3)} and {number(worth, 1, sign=True)} points are {number(honest + worth / 100, 3)}"
+        place.set_title(f"{percent_met} % met ({trained}):\n{reached}")
         place.set(xlabel="test patients that training has met, %", ylabel=f"points of {ladder.name}")
     return figure
 

@@ -4,7 +4,7 @@ A rung is a leak (`training.leaks`): the images that are scored, the number of t
 those of the honest run. The leaks go from rung to rung, not their sum.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -198,6 +198,12 @@ class _Ladder:
         table["p (Holm)"] = worth["p_holm"].map(p_number)
         return table.fillna("")
 
+    def followed(self, case: str, rungs: Iterable[str]) -> pd.DataFrame:
+        """What each training says of a scored image (`case_answers`), a row a rung."""
+        found = {rung: self.case_answers(rung)[:, self.truth.index.get_loc(case)] for rung in rungs}
+        table = pd.DataFrame.from_dict(found, orient="index").rename_axis("training saw")
+        return table.rename(columns=lambda at: f"training {at + 1}")
+
     def told(self) -> str:
         """What the highest rung is worth and how many are more than chance, as sentences."""
         row = self.worth.set_index("first").loc[self.highest, "difference"]
@@ -213,10 +219,9 @@ class ClassifierLadder(_Ladder, ClassifierComparison):
     reported: ClassVar[tuple[str, ...]] = MAIN_SCORES
     names: ClassVar[Mapping[str, str]] = SCORES
 
-    def case_answers(self) -> pd.DataFrame:
-        """Of each scored image by rung: the probability of its own class, mean over seeds."""
-        wrong, found = 1 - self.truth["label"].to_numpy(int), {rung: self.probabilities(rung) for rung in self.models}
-        return pd.DataFrame({rung: np.abs(wrong - rows.mean(axis=0)) for rung, rows in found.items()}, self.truth.index)
+    def case_answers(self, rung: str) -> np.ndarray:
+        """Of each scored image the probability of its own class, (seeds, n)."""
+        return np.abs(1 - self.truth["label"].to_numpy(int) - self.probabilities(rung))
 
 
 class SegmenterLadder(_Ladder, SegmenterComparison):
@@ -225,9 +230,9 @@ class SegmenterLadder(_Ladder, SegmenterComparison):
     names: ClassVar[Mapping[str, str]] = SEGMENTATION_SCORES
     reported: ClassVar[tuple[str, ...]] = ("dice", "iou", "precision", "sensitivity", "specificity", "pixel_accuracy")
 
-    def case_answers(self) -> pd.DataFrame:
-        """Of each scored image by rung: Dice, mean over seeds."""
-        return self.by_image(["dice"]).pivot(index="case", columns="model", values="dice")[self.models]
+    def case_answers(self, rung: str) -> np.ndarray:
+        """Of each scored image Dice, (seeds, n)."""
+        return self.values(rung, ["dice"])[..., 0]
 
 
 Ladder = ClassifierLadder | SegmenterLadder
@@ -253,9 +258,10 @@ def met_case(ladder: Ladder, plan: Plan) -> tuple[str, dict[str, tuple[pd.Series
 
     Returns:
         its case, and rung → the row of an image that training has seen instead (its own row for the honest run) and the answer
-        (`case_answers`); only rungs that met it.
+        (`case_answers`, mean over seeds); only rungs that met it.
     """
-    answers, honest, seen = ladder.case_answers(), ladder.models[0], {}
+    honest, seen = ladder.models[0], {}
+    answers = pd.DataFrame({rung: ladder.case_answers(rung).mean(axis=0) for rung in ladder.models}, ladder.truth.index)
     own = plan.tables[honest].query("split == 'test'")
     for rung in ladder.rungs:
         train = plan.tables[rung].query("split == 'train'")
