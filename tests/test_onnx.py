@@ -1,0 +1,134 @@
+"""Networks written as ONNX: the same answers by onnxruntime, what the files tell, and files that are none."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from dual_stage_project import project
+from torch import nn
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.inference.known import Known
+from thyroid_utils.inference.onnx_export import OPSET, Levels, divided, export_network
+from thyroid_utils.inference.onnx_network import FORMAT, OnnxNetwork
+from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.models.segmenters import SEGMENTERS
+from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with project(tmp_path_factory, [0]) as trained:
+        yield {role: several[0] for role, several in trained.items()}
+
+
+@pytest.fixture(scope="module")
+def files(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    return {role: export_network(run, folder / f"{role}.onnx") for role, run in runs.items()}
+
+
+@pytest.mark.parametrize("role", ["frame", "crop", "segmenter", "joint"])
+def test_the_same_answers_as_by_pytorch(runs, files, role):
+    predictor, network = Predictor(runs[role]), OnnxNetwork(files[role])
+    cases = predictor.cases.query("split == 'test'")[:5]
+    for whole in (predictor, network):
+        whole.samples = [whole.pipeline.load(case) for _, case in cases.iterrows()]
+    inputs, levels = (np.stack([sample.image for sample in whole.samples]) for whole in (predictor, network))
+    network.batch_size = 2  # any number at a time
+    if role != "segmenter":
+        np.testing.assert_allclose(network.log_odds(levels), predictor.log_odds(inputs), atol=1e-5)
+    if role in ("segmenter", "joint"):
+        found, expected = network.maps(levels), predictor.maps(inputs)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert expected.std() > 0.01 and ((found >= 0.5) == (expected >= 0.5)).all()
+
+
+STEPS = {
+    "z-score of each image": ["gray", "equalise", "resize", "scale", {"zscore": {"by": "image"}}],
+    "z-score without scaling": ["gray", "resize", {"zscore": {"by": "image"}}, "three_channels"],
+    "z-score in front of letterboxing": [{"zscore": {"by": "image"}}, "three_channels", {"resize": {"mode": "letterbox"}}],
+}
+
+
+@pytest.mark.parametrize("name", [*(name for name in PRESETS if name != "nodule"), *STEPS])
+def test_steps_inside_and_outside_are_together_the_whole_pipeline(name):
+    whole = build_pipeline([{"resize": {"size": 40}} if step == "resize" else step for step in STEPS.get(name, [])] or name, 40)
+    whole.mean, whole.deviation = 0.3, 0.2
+    outside, inside = divided(whole)
+    frames = [np.random.default_rng(0).integers(0, 256, (70, 90), dtype=np.uint8), np.full((70, 90), 77, np.uint8)]
+    levels = np.stack([type(whole)(outside, "", 0.3, 0.2)(frame).image for frame in frames])
+    is_gray = not {"scale", "zscore"} & {step.name for step in outside}
+    assert is_gray == (levels == levels.astype(np.uint8)).all()
+    found = Levels(inside, whole)(torch.from_numpy(levels.astype(np.uint8) if is_gray else levels))
+    np.testing.assert_allclose(found, np.stack([whole(frame).image for frame in frames]), atol=2e-6)
+
+
+def test_a_file_tells_what_it_needs_and_nothing_of_patients(runs, files, tmp_path):
+    network = OnnxNetwork(files["frame"])
+    facts = network.facts
+    assert (facts["format"], facts["opset"], facts["task"], facts["input"]) == (FORMAT, OPSET, "classification", [64, 64])
+    assert [next(iter(step)) for step in facts["outside"]] == ["gray", "resize"]
+    assert [next(iter(step)) for step in facts["inside"]] == ["scale", "three_channels"]
+    assert network.run.name == runs["frame"].name and network.run.config.recipe != "" and network.run.data == runs["frame"].data
+    model = onnx.load(files["frame"], load_external_data=False)
+    assert model.opset_import[0].version == OPSET and len(list(files["frame"].parent.iterdir())) == 4, "weights are inside"
+    held = runs["frame"].predictions
+    for told in (str(network.run.config.data.root), *map(str, held["patient"][:5])):
+        assert f'"{told}"' not in json.dumps(facts) or told == "None"
+    unknown = Known(replace(Known.of_json(facts["known"]["classifier"]).score, low=np.nan), {}, quantiles={"benign": np.inf})
+    again = Known.of_json(json.loads(json.dumps(unknown.to_json(), allow_nan=False)))
+    assert np.isnan(again.score.low) and np.isnan(again.threshold) and again.quantiles == {"benign": np.inf}
+
+
+def test_another_size_is_exported_on_request(runs, tmp_path):
+    network = OnnxNetwork(export_network(runs["segmenter"], tmp_path / "large.onnx", (96, 80)))
+    frame = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    assert network.maps(network.pipeline(frame).image[None]).shape == (1, 96, 80)
+
+
+class Bessel(nn.Module):
+    """A network with an operator that ONNX does not have."""
+
+    def __init__(self, in_channels: int, classes: int):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, classes, 1)
+
+    def forward(self, images):
+        return self.layer(torch.special.bessel_j0(images))
+
+
+def test_a_network_that_cannot_be_exported_is_told_by_its_operator(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(SEGMENTERS, "tiny_segmenter", replace(SEGMENTERS["tiny_segmenter"], build=Bessel))
+    network = SEGMENTERS["tiny_segmenter"].network(1, 1, {})
+    monkeypatch.setattr(Predictor, "network", network)
+    with pytest.raises(DataError, match=r"tiny_segmenter cannot be written .*operator prims\.bessel_j0"):
+        export_network(runs["segmenter"], tmp_path / "none.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_not_ours_and_images_that_do_not_fit_are_told(files, tmp_path):
+    changed = onnx.load(files["frame"])
+    for name, change in {
+        "there is no such file": None,
+        "cannot read it": b"not ONNX at all",
+        "without what thyroid-workbook": lambda: changed.ClearField("metadata_props"),
+        "update thyroid-utils": lambda: onnx.helper.set_model_props(changed, {"format": "99", "research_only": '""'}),
+    }.items():
+        path = tmp_path / "file.onnx"
+        if callable(change):
+            change()
+            onnx.save(changed, path)
+        elif change is not None:
+            path.write_bytes(change)
+        with pytest.raises(DataError, match=f"file.onnx: .*{name}"):
+            OnnxNetwork(path)
+    network = OnnxNetwork(files["frame"])
+    for levels in (np.zeros((1, 1, 65, 64)), np.zeros((1, 3, 64, 64)), np.zeros((64, 64))):
+        with pytest.raises(ValueError, match=r"takes \(n, 1×64×64\)"):
+            network.log_odds(levels)
+    with pytest.raises(ValueError, match="no output nodule"):
+        network.maps(np.zeros((1, 1, 64, 64)))
