@@ -99,11 +99,12 @@ def steps_to_call(log_odds: Sequence[float], calibrations: Sequence[Platt], thre
     """
     scaled = [scale.log_odds(own) for scale, own in zip(calibrations, log_odds, strict=True)]
     mean, parts = float(np.mean(scaled)), zip(calibrations, log_odds, scaled, strict=True)
+    called = expit(mean) >= threshold
     sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own)} = {number(found)}" for by, own, found in parts]
     return {
         "log-odds of malignant, a network each: s": "; ".join(map(number, log_odds)),
         "calibrated on validation: a + b·s": "; ".join(sums),
         "their mean: m": number(mean),
         "probability of malignant: 1 / (1 + exp(−m))": number(expit(mean)),
-        f"called, malignant from {number(threshold)} on": LABEL_NAMES[int(expit(mean) >= threshold)],
+        "called": f"{LABEL_NAMES[int(called)]}: {number(expit(mean))} {'≥' if called else '<'} {number(threshold)}",
     }
