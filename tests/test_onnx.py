@@ -75,6 +75,7 @@ def test_a_file_tells_what_it_needs_and_nothing_of_patients(runs, files, tmp_pat
     assert [next(iter(step)) for step in facts["inside"]] == ["scale", "three_channels"]
     assert network.run.name == runs["frame"].name and network.run.config.recipe != "" and network.run.data == runs["frame"].data
     model = onnx.load(files["frame"], load_external_data=False)
+    assert not model.graph.value_info and not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert model.opset_import[0].version == OPSET and len(list(files["frame"].parent.iterdir())) == 4, "weights are inside"
     held = runs["frame"].predictions
     for told in (str(network.run.config.data.root), *map(str, held["patient"][:5])):
@@ -116,6 +117,7 @@ def test_files_that_are_not_ours_and_images_that_do_not_fit_are_told(files, tmp_
         "there is no such file": None,
         "cannot read it": b"not ONNX at all",
         "without what thyroid-workbook": lambda: changed.ClearField("metadata_props"),
+        "ONNX file without what": lambda: onnx.helper.set_model_props(changed, {"format": "one", "research_only": "{"}),
         "update thyroid-utils": lambda: onnx.helper.set_model_props(changed, {"format": "99", "research_only": '""'}),
     }.items():
         path = tmp_path / "file.onnx"

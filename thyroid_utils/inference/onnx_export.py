@@ -62,7 +62,7 @@ def export_network(
     """
     predictor = Predictor(run)
     outside, inside = divided(predictor.pipeline, size)
-    graph = nn.Sequential(Levels(inside, predictor.pipeline), LogOdds(predictor.network.cpu()))
+    graph = graph_module(predictor, size)
     height, width = size or run.data["input"][1:]
     levels = torch.zeros(2, 1, height, width, dtype=torch.uint8 if _keeps_levels(outside) else torch.float32)
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": None, "options": {}})})
@@ -87,6 +87,11 @@ def export_network(
         "card": card,
     }
     return write_graph(graph, (levels,), ({0: torch.export.Dim("batch")},), (["levels"], OUTPUTS[run.config.task]), path, told)
+
+
+def graph_module(predictor: Predictor, size: tuple[int, int] | None = None) -> nn.Module:
+    """What `export_network` writes down, on the CPU: `levels` → the outputs of the run's task, in a tuple."""
+    return nn.Sequential(Levels(divided(predictor.pipeline, size)[1], predictor.pipeline), LogOdds(predictor.network.cpu()))
 
 
 def divided(pipeline: Pipeline, size: tuple[int, int] | None = None) -> tuple[list[Step], list[Step]]:
@@ -180,6 +185,12 @@ def write_graph(
         found = _OPERATOR.search(str(error))
         told_as = f"the operator {found[1]}" if found else one_line(error)[:200]
         raise DataError(f"{told['model']} cannot be written as ONNX (opset {OPSET}): {told_as} has no form there") from None
+    for node in written.model.graph:  # what only the exporter's own messages need, half a megabyte of thirteen
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = value.type = None
     written.model.metadata_props.update({name: json.dumps(finite(value), allow_nan=False) for name, value in told.items()})
     with atomic_path(path) as temporary:
         written.save(temporary, external_data=False)

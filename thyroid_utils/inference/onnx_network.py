@@ -104,9 +104,16 @@ def opened(path: Path, threads: int = 1) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # its own kinds have no common one of their own
         raise DataError(f"{path}: onnxruntime cannot read it ({type(error).__name__}); expected an ONNX file; {_AGAIN}") from None
     told = session.get_modelmeta().custom_metadata_map
-    if "format" not in told or "research_only" not in told:
+    facts = {name: _value(text) for name, text in told.items()}
+    if not isinstance(facts.get("format"), int) or "research_only" not in facts:
         raise DataError(f"{path}: an ONNX file without what thyroid-workbook export tells of a network; {_AGAIN}")
-    facts = {name: json.loads(value) for name, value in told.items()}
     if facts["format"] > FORMAT:
         raise DataError(f"{path}: of format {facts['format']}, this version reads up to {FORMAT}; update thyroid-utils")
     return session, facts
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # of a tool that has changed the file since
+        return text
