@@ -38,6 +38,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # A sign in front of digits is a number's, unless what follows calls a function or a program, as in -1+cmd|'/C calc'!A0
 _FORMULA = re.compile(r"\s*[=@]|[\t\r\n]|\s*[+-](?!\d[^(|!]*$)", re.DOTALL)
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 _ENTRY = re.compile(r"(.+\.hdf5)::(\w+)\[(\d+)\]", re.DOTALL)
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
 
@@ -98,6 +99,18 @@ def write_bytes(target: str | Path, content: bytes) -> Path:
 def write_text(target: str | Path, content: str) -> Path:
     """Write `content` as UTF-8 to `target` atomically and return the path."""
     return write_bytes(target, content.encode("utf-8"))
+
+
+def as_cell(text: str) -> str:
+    """Text of a CSV file that is read back: no spreadsheet takes it for a formula, for what could be one has an apostrophe before
+    it (as has what begins with one), and it is UTF-8, which names of files need not be."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return f"'{text}" if text.startswith(_COMPUTED) else text
+
+
+def from_cell(text: str) -> str:
+    """The text that `as_cell` was given."""
+    return text.removeprefix("'")
 
 
 def csv_text(table: pd.DataFrame, **options: Any) -> str:

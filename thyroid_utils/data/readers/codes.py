@@ -11,11 +11,10 @@ from filelock import FileLock
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.files import file_hashes, write_text
+from thyroid_utils.common.files import as_cell, file_hashes, write_text
 
 KEY = "key.csv"
 _COLUMNS = ("folder", "case", "patient", "file", "case_name", "patient_name")
-_COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # by spreadsheets, unless an apostrophe precedes
 
 
 def coded(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -54,7 +53,7 @@ def _tell(rows: Iterable[tuple[str, ...]]) -> None:
         with FileLock(path.with_name(".key.lock")):
             key = dict.fromkeys(_read(path))
             held = len(key)
-            key |= dict.fromkeys(tuple(map(_written, row)) for row in rows)
+            key |= dict.fromkeys(tuple(map(as_cell, row)) for row in rows)
             if len(key) > held:
                 text = StringIO()
                 csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([_COLUMNS, *key])
@@ -74,9 +73,3 @@ def _read(path: Path) -> list[tuple[str, ...]]:
     if header != _COLUMNS:
         raise DataError(f"{path}: not the key of codes that was written; restore it, or remove it and it is written anew")
     return rows
-
-
-def _written(text: str) -> str:
-    """As the key holds it: no formula, and UTF-8, which names need not be."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return f"'{text}" if text.startswith(_COMPUTED) else text
