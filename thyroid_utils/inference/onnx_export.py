@@ -185,6 +185,7 @@ def write_graph(
         found = _OPERATOR.search(str(error))
         told_as = f"the operator {found[1]}" if found else one_line(error)[:200]
         raise DataError(f"{told['model']} cannot be written as ONNX (opset {OPSET}): {told_as} has no form there") from None
+    written.model.graph.metadata_props.clear()
     for node in written.model.graph:  # what only the exporter's own messages need, half a megabyte of thirteen
         node.doc_string = None
         node.metadata_props.clear()

@@ -1,0 +1,318 @@
+"""The test cases of a finished report, one by one: what each network says of a case, and how it came out.
+
+Networks stand side by side where they were tested on the same images: same data, same split. What a network is said to get wrong
+is what notebook 07 says, from the same functions. Tables are made once and kept in the cache folder, so that the app opens
+without PyTorch; Grad-CAM asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from scipy.special import entr
+
+from thyroid_utils.common import paths
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.files import MARK, cached, content_key, source_hash
+from thyroid_utils.common.progress import progress_bar
+from thyroid_utils.common.words import count, listed
+from thyroid_utils.data.images import read_image, read_mask
+from thyroid_utils.data.table import measure_cases
+from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
+from thyroid_utils.training.folds import FoldedRun, by_folds
+from thyroid_utils.training.ledger import SHORT, Run, runs_that_begin
+
+if TYPE_CHECKING:
+    from thyroid_utils.inference.predictor import Predictor
+
+ENOUGH = 0.8  # Dice from which a mask counts as right, as in notebook 07
+REPORT_VARIABLE = "THYROID_WORKBOOK_REPORT"  # names the report where the notebook does not
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Networks that were tested on the same images.
+
+    title: of the data, as a choice is called. networks: name → its trainings, a seed or, of folds, a cross-validation each.
+    """
+
+    title: str
+    networks: dict[str, list[Run | FoldedRun]]
+    _explained: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    _predictors: dict[str, Predictor] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Run | FoldedRun:
+        return next(iter(self.networks.values()))[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return self.first.data["fingerprint"]
+
+    def of_task(self, *tasks: str) -> list[str]:
+        """Names of the networks of some tasks, the best on validation first."""
+        scores = {name: runs[0].metrics["val"] for name, runs in self.networks.items() if runs[0].config.task in tasks}
+        return sorted(scores, key=lambda name: -scores[name].get("auc" if "classification" in tasks else "dice", 0))
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """The test images, index `case`: `patient`, `label`; where the data can be read `image`, `mask`, `spacing_mm` and a
+        column `group F` a factor F of `attrs["groups"]`, which has its levels; else `attrs["unread"]` says why."""
+        tested = self.first.predictions.query("split == 'test'")[["patient", "label"]]
+        try:
+            kept = cached("review_cases", content_key(self._key(self.first), _code()), self._read)
+        except DataError as error:
+            tested.attrs = {"groups": {}, "unread": str(error)}
+            return tested
+        found = pd.DataFrame(kept["cases"]).set_index("case").loc[tested.index]
+        found = tested.join(found.drop(columns=["patient", "label"]))
+        found.attrs = {"groups": kept["groups"], "unread": ""}
+        return found
+
+    def _read(self) -> dict[str, Any]:
+        from thyroid_utils.inference.predictor import predictor_of
+        from thyroid_utils.studies.error_analysis.subgroups import subgroup_columns
+
+        cases = predictor_of(self.first).cases
+        groups = subgroup_columns(cases, measure_cases(cases, progress=progress_bar("Measuring images")).table)
+        columns = [name for name in ("patient", "label", "image", "mask", "spacing_mm") if name in cases]
+        levels = {factor: list(map(str, groups[factor].cat.categories)) for factor in groups}
+        tested = cases.loc[cases["split"] == "test", columns].join(groups.astype("string").rename(columns=_group))
+        return {"cases": _plain(tested), "groups": levels}
+
+    def table(self, network: str) -> pd.DataFrame:
+        """What notebook 07 says of a network's test images, those of its first training; index `case`.
+
+        Returns:
+            `wrong`, `confidence` and `uncertainty` (`label_uncertainty`'s nearness; of a segmenter `map_uncertainty`'s
+            soft_dice_loss); then of a classifier or joint network `label`, `patient`, `probability`, `calibrated`, `threshold`,
+            `prediction`, `kind`, `runs_wrong` of `runs`, `between_runs` (SD over trainings, each brought to one scale; NaN for
+            one), `label_error` (rank of `rank_label_errors`), `suspect`; and of a segmenter or joint network `dice`, `iou`,
+            `hd95` (pixels), `presence`, `mode`: where its mask fails.
+        """
+        runs = self.networks[network]
+        key = content_key([self._key(run) for run in runs], _code())
+        return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
+
+    @staticmethod
+    def _key(run: Run | FoldedRun) -> list[dict[str, str]]:
+        """A run that was made again may say something else."""
+        return [fold.hashes for fold in run.folds]
+
+    def layers(self, network: str, case: str, *, attention: bool = False) -> dict[str, np.ndarray]:
+        """The pictures of a case, each of the frame's size.
+
+        attention: with Grad-CAM for malignant, or for nodule of a segmenter, which needs PyTorch.
+
+        Returns:
+            `frame`, uint8; as far as they are kept `truth`, bool; of a network with maps `prediction`, the probability of nodule,
+            and `uncertainty`, its entropy in bits; `attention`. All three in [0, 1].
+
+        Raises:
+            DataError: an image that cannot be read; a map or network whose file is damaged or gone.
+        """
+        if "image" not in self.cases:
+            raise DataError(f"The images cannot be read: {self.cases.attrs['unread']}")
+        row, run = self.cases.loc[case], self.networks[network][0].of_case(case)
+        found = {"frame": read_image(row["image"])}
+        if isinstance(row.get("mask"), str):
+            found["truth"] = read_mask(row["mask"], found["frame"].shape[:2])
+        with _held(run):
+            if run.config.task != "classification":
+                pipeline = Pipeline(
+                    build_pipeline(run.config.preprocessing, run.data["input"][1]).steps, "", *(run.data["fitted"] or ())
+                )
+                geometry = pipeline(found["frame"]).geometry
+                found["prediction"] = geometry.to_original(run.maps("test", [case])[1][0], smooth=True)
+                entropies = entr(found["prediction"]) + entr(1 - found["prediction"])
+                found["uncertainty"] = entropies / np.float32(np.log(2))
+            if attention:
+                found["attention"] = self._attention(run, case)
+        return found
+
+    def _attention(self, run: Run, case: str) -> np.ndarray:
+        if (run.name, case) not in self._explained:
+            from thyroid_utils.inference.cam import cam_maps
+            from thyroid_utils.inference.predictor import Predictor
+
+            predictor = self._predictors.setdefault(run.name, Predictor(run))
+            task = "segmentation" if run.config.task == "segmentation" else "classification"
+            maps = cam_maps(predictor.answering(task), predictor.inputs([case])).maps
+            self._explained[run.name, case] = predictor.on_frame(case, maps[0])
+        return self._explained[run.name, case]
+
+
+def _group(factor: str) -> str:
+    return f"group {factor}"
+
+
+def _code() -> str:
+    """Of the modules that say what a network gets wrong."""
+    folder = Path(__file__).parent
+    return source_hash([__file__, *sorted(folder.parent.glob("error_analysis/*.py"))])
+
+
+def _plain(table: pd.DataFrame) -> dict[str, list]:
+    """A table as JSON holds it, with its index as first column."""
+    table = table.reset_index()
+    return table.astype(object).where(table.notna(), None).to_dict("list")
+
+
+def _asked(runs: Sequence[Run | FoldedRun]) -> pd.DataFrame:
+    """The table of `CaseSet.table`, from the functions of notebook 07."""
+    from thyroid_utils.inference.ensemble import seed_ensemble
+    from thyroid_utils.inference.uncertainty import label_uncertainty, map_uncertainty
+    from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+    from thyroid_utils.studies.error_analysis import classifier_errors, segmenter_errors
+    from thyroid_utils.studies.error_analysis.trust import rank_label_errors
+    from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
+
+    class Segmenters(SegmenterComparison):
+        tasks = ("segmentation", "joint")
+
+    task, parts = runs[0].config.task, []
+    if task != "segmentation":
+        comparison = ClassifierComparison.of(runs)
+        (model,) = comparison.models
+        calls = comparison.decisions(model)
+        asked = label_uncertainty(calls["probability"], calls["threshold"].to_numpy()).set_axis(calls.index)
+        images = classifier_errors(comparison, model, None, asked["nearness"]).images
+        between = seed_ensemble(runs, images.index).std(axis=0) if len(runs) > 1 else np.nan
+        ranked = rank_label_errors(images).rename(columns={"rank": "label_error"})[["label_error", "suspect"]]
+        parts.append(images.assign(calibrated=calls["calibrated"], between_runs=between).join(ranked))
+    if task != "classification":
+        comparison = Segmenters.of(runs)
+        (model,) = comparison.models
+        names = list(comparison.truth.index)
+        asked = [map_uncertainty(runs[0].maps("test", [case])[1][None])["soft_dice_loss"].iloc[0] for case in names]
+        images = segmenter_errors(comparison, model, ENOUGH, None, pd.Series(asked, names)).images
+        shared = [name for name in images if parts and name in parts[0]]  # a joint network's are those of its calls
+        parts.append(images.drop(columns=shared))
+    return pd.concat(parts, axis=1).rename_axis("case")
+
+
+@contextmanager
+def _held(run: Run) -> Iterator[None]:
+    """A file of a run that is gone or damaged as a DataError."""
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError) as error:
+        told = f"run {run.name[:SHORT]}: a file of it is missing or damaged ({error})"
+        raise DataError(f"{told}; run its notebook again") from None
+
+
+@dataclass(frozen=True)
+class Review:
+    """What can be looked at. report: its folder; None of runs by name. sets: the one with the most kinds of networks first.
+    missing: what cannot be shown and why, as sentences."""
+
+    report: Path | None = None
+    sets: list[CaseSet] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, report: str = "", runs: Sequence[str] = ()) -> Review:
+        """Of a finished report, or of runs by name.
+
+        Args:
+            report: its folder; "" takes the one that the environment names, else the newest finished one in `reports/`.
+            runs: beginnings of names; where there are any they are taken instead of a report's.
+
+        Raises:
+            DataError: a folder that is no finished report.
+        """
+        folder = None if runs else _report(report or os.environ.get(REPORT_VARIABLE, ""))
+        if folder is None and not runs:
+            told = "there is no finished report yet: `make report` writes one, or name a run with RUNS"
+            return cls(missing=[f"Nothing can be shown, as {told}."])
+        names = list(runs) or _named(folder)
+        found, missing = _kept(names)
+        sets, broken = _sets(found)
+        return cls(folder, sets, missing + broken)
+
+
+def _report(named: str) -> Path | None:
+    if named:
+        folder = paths.resolve_in_project(named)
+        if _record(folder).get("status") != "finished":
+            told = "expected the folder of a finished report, with run.json, such as reports/quick"
+            raise DataError(f"{folder}: {told}; name another one, or make one with `make report`")
+        return folder
+    finished = {path.parent: _record(path.parent) for path in paths.reports_dir().glob("*/run.json")}
+    begun = {folder: record["started"] for folder, record in finished.items() if record.get("status") == "finished"}
+    return max(begun, key=begun.get, default=None)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("notebooks"), dict) else {}
+
+
+def _named(report: Path) -> list[str]:
+    records = _record(report)["notebooks"].values()
+    return list(dict.fromkeys(run for record in records for run in record.get("runs", [])))
+
+
+def _kept(names: Iterable[str]) -> tuple[list[Run], list[str]]:
+    """The finished runs of these names, and what is said of the others. Their files are not hashed, which would take seconds."""
+    found, missing = [], []
+    for name in names:
+        fitting = [run for run in runs_that_begin(name) if (run.folder / MARK).exists()]
+        if len(fitting) == 1:
+            found.append(fitting[0])
+        else:
+            missing.append(name[:SHORT])
+    told = f"{count(len(missing), 'run')} of {len(missing) + len(found)} not in {paths.runs_dir().name}/ any more"
+    how = f"({listed(missing)}); what they said is left out. Run the report again to have them back"
+    return found, [f"{told} {how}."] if missing else []
+
+
+def _sets(runs: Sequence[Run]) -> tuple[list[CaseSet], list[str]]:
+    """Case sets of runs, without those that are made to mislead (leaks, permuted labels)."""
+    places: dict[tuple, dict[str, list[Run]]] = {}
+    for run in runs:
+        config = run.config
+        if config.split.leak is None and config.data.permute_labels is None:
+            split = config.split.model_copy(update={"fold": 0}).to_json() if config.split.folds else run.data["split_hash"]
+            places.setdefault((run.data["fingerprint"], split), {}).setdefault(config.recipe, []).append(run)
+    sets, broken = [], []
+    for recipes in places.values():
+        networks = {}
+        for name, trained in zip(_names([found[0] for found in recipes.values()]), recipes.values(), strict=True):
+            try:
+                networks[name] = by_folds(trained)
+            except DataError as error:
+                broken.append(f"{name} is left out: {error}.")
+        if networks:
+            sets.append(CaseSet(_title(networks), networks))
+    kinds = {id(found): len({run[0].config.task for run in found.networks.values()}) for found in sets}
+    return sorted(sets, key=lambda found: (-kinds[id(found)], -len(found.networks))), broken
+
+
+def _names(firsts: Sequence[Run]) -> list[str]:
+    """A name a recipe: what its runs are called without seed and fold, and what they started from where that tells them apart."""
+    short = [re.sub(r", (fold \d+ of \d+, )?seed \d+$", "", run.config.label) for run in firsts]
+    for more in (lambda run: f" ({run.data['weights']})", lambda run: f" [{run.name[:SHORT]}]"):
+        short = [name + more(run) if short.count(name) > 1 else name for name, run in zip(short, firsts, strict=True)]
+    return short
+
+
+def _title(networks: dict[str, list[Run | FoldedRun]]) -> str:
+    first = next(iter(networks.values()))[0]
+    images = count(first.data["images"]["test"], "test image")
+    return f"{first.config.data.dataset}: {images}, {count(len(networks), 'network')}"
