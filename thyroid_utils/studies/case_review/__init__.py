@@ -26,15 +26,18 @@ from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.files import MARK, cached, content_key, source_hash
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import count, listed
+from thyroid_utils.common.words import count
 from thyroid_utils.data.images import read_image, read_mask
+from thyroid_utils.data.readers.listing import first_few
 from thyroid_utils.data.table import measure_cases
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
+from thyroid_utils.scores.probabilities import fit_platt, logit
 from thyroid_utils.training.folds import FoldedRun, by_folds
 from thyroid_utils.training.ledger import SHORT, Run, runs_that_begin
 
 if TYPE_CHECKING:
     from thyroid_utils.inference.predictor import Predictor
+    from thyroid_utils.studies.error_analysis import Errors
 
 ENOUGH = 0.8  # Dice from which a mask counts as right, as in notebook 07
 REPORT_VARIABLE = "THYROID_WORKBOOK_REPORT"  # names the report where the notebook does not
@@ -87,6 +90,7 @@ class CaseSet:
 
         cases = predictor_of(self.first).cases
         groups = subgroup_columns(cases, measure_cases(cases, progress=progress_bar("Measuring images")).table)
+        groups = groups.drop(columns="class", errors="ignore")  # it is what is predicted
         columns = [name for name in ("patient", "label", "image", "mask", "spacing_mm") if name in cases]
         levels = {factor: list(map(str, groups[factor].cat.categories)) for factor in groups}
         tested = cases.loc[cases["split"] == "test", columns].join(groups.astype("string").rename(columns=_group))
@@ -96,15 +100,24 @@ class CaseSet:
         """What notebook 07 says of a network's test images, those of its first training; index `case`.
 
         Returns:
-            `wrong`, `confidence` and `uncertainty` (`label_uncertainty`'s nearness; of a segmenter `map_uncertainty`'s
-            soft_dice_loss); then of a classifier or joint network `label`, `patient`, `probability`, `calibrated`, `threshold`,
-            `prediction`, `kind`, `runs_wrong` of `runs`, `between_runs` (SD over trainings, each brought to one scale; NaN for
-            one), `label_error` (rank of `rank_label_errors`), `suspect`; and of a segmenter or joint network `dice`, `iou`,
-            `hd95` (pixels), `presence`, `mode`: where its mask fails.
+            `error` (place among the errors as 07 shows them, from 0; NaN where right), `wrong`, `confidence` and `uncertainty`
+            (`label_uncertainty`'s nearness; of a segmenter `map_uncertainty`'s soft_dice_loss); then of a classifier or joint
+            network `label`, `patient`, `probability`, `calibrated`, `threshold`, `prediction`, `kind`, `runs_wrong` of `runs`,
+            `between_runs` (SD over trainings, each brought to one scale; NaN for one), `label_error` (rank of
+            `rank_label_errors`), `suspect`; and of a segmenter or joint network `dice`, `iou`, `hd95` (pixels), `presence`,
+            `mode`: where its mask fails.
         """
         runs = self.networks[network]
         key = content_key([self._key(run) for run in runs], _code())
         return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
+
+    def calibrate(self, network: str, threshold: float) -> float:
+        """A classifier's probability once slope and intercept from validation have mended it; of folds it is mended already."""
+        run = self.networks[network][0]
+        if isinstance(run, FoldedRun):
+            return threshold
+        known = run.predictions.query("split == 'val'")
+        return float(fit_platt(known["label"], known["log_odds"])(logit(threshold)))
 
     @staticmethod
     def _key(run: Run | FoldedRun) -> list[dict[str, str]]:
@@ -144,13 +157,15 @@ class CaseSet:
 
     def _attention(self, run: Run, case: str) -> np.ndarray:
         if (run.name, case) not in self._explained:
-            from thyroid_utils.inference.cam import cam_maps
+            from thyroid_utils.inference.cam import cam_maps, target_layer
             from thyroid_utils.inference.predictor import Predictor
 
             predictor = self._predictors.setdefault(run.name, Predictor(run))
             task = "segmentation" if run.config.task == "segmentation" else "classification"
-            maps = cam_maps(predictor.answering(task), predictor.inputs([case])).maps
-            self._explained[run.name, case] = predictor.on_frame(case, maps[0])
+            inputs = predictor.inputs([case])
+            layer = target_layer(predictor.network, inputs.shape[2:])  # the whole network's, of which a joint one answers a part
+            found = cam_maps(predictor.answering(task), inputs, layer=layer).maps[0]
+            self._explained[run.name, case] = predictor.on_frame(case, found)
         return self._explained[run.name, case]
 
 
@@ -188,7 +203,7 @@ def _asked(runs: Sequence[Run | FoldedRun]) -> pd.DataFrame:
         (model,) = comparison.models
         calls = comparison.decisions(model)
         asked = label_uncertainty(calls["probability"], calls["threshold"].to_numpy()).set_axis(calls.index)
-        images = classifier_errors(comparison, model, None, asked["nearness"]).images
+        images = _with_places(classifier_errors(comparison, model, None, asked["nearness"]))
         between = seed_ensemble(runs, images.index).std(axis=0) if len(runs) > 1 else np.nan
         ranked = rank_label_errors(images).rename(columns={"rank": "label_error"})[["label_error", "suspect"]]
         parts.append(images.assign(calibrated=calls["calibrated"], between_runs=between).join(ranked))
@@ -197,10 +212,14 @@ def _asked(runs: Sequence[Run | FoldedRun]) -> pd.DataFrame:
         (model,) = comparison.models
         names = list(comparison.truth.index)
         asked = [map_uncertainty(runs[0].maps("test", [case])[1][None])["soft_dice_loss"].iloc[0] for case in names]
-        images = segmenter_errors(comparison, model, ENOUGH, None, pd.Series(asked, names)).images
+        images = _with_places(segmenter_errors(comparison, model, ENOUGH, None, pd.Series(asked, names)))
         shared = [name for name in images if parts and name in parts[0]]  # a joint network's are those of its calls
         parts.append(images.drop(columns=shared))
     return pd.concat(parts, axis=1).rename_axis("case")
+
+
+def _with_places(errors: Errors) -> pd.DataFrame:
+    return errors.images.assign(error=pd.Series(range(len(errors.table)), errors.table.index))
 
 
 @contextmanager
@@ -278,7 +297,7 @@ def _kept(names: Iterable[str]) -> tuple[list[Run], list[str]]:
         else:
             missing.append(name[:SHORT])
     told = f"{count(len(missing), 'run')} of {len(missing) + len(found)} not in {paths.runs_dir().name}/ any more"
-    how = f"({listed(missing)}); what they said is left out. Run the report again to have them back"
+    how = f"({first_few(missing)}); what they said is left out. Run the report again to have them back"
     return found, [f"{told} {how}."] if missing else []
 
 

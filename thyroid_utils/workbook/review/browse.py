@@ -1,25 +1,198 @@
 """The list of cases, its filters, and the case that is looked at."""
 
-import ipywidgets as widgets
+from html import escape
+from pathlib import Path
 
+import ipywidgets as widgets
+import pandas as pd
+
+from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import count, number, share
+from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.inference.findings import RESEARCH_ONLY
-from thyroid_utils.studies.case_review import Review
+from thyroid_utils.studies.case_review import CaseSet, Review
+from thyroid_utils.studies.case_review.choices import ORDERS, OUTCOMES, filtered
+from thyroid_utils.workbook.record import html_table
 from thyroid_utils.workbook.review.shown import Shown
+from thyroid_utils.workbook.review.viewer import Viewer, picture
+
+_COLUMNS = ["probability", "threshold", "prediction", "kind", "runs_wrong", "runs", "uncertainty", "label_error", "dice", "iou",
+            "hd95", "mode"]  # fmt: skip
+_WIDE = {"description_width": "104px"}
 
 
 def notice() -> widgets.HTML:
-    """What is always in sight."""
-    return widgets.HTML(f'<p class="review-notice" role="note">{RESEARCH_ONLY}</p>')
+    """What is always in sight, and how the app looks."""
+    style = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
+    return widgets.HTML(f'<style>{style}</style><p class="review-notice" role="note">{RESEARCH_ONLY}</p>')
 
 
 def told(review: Review) -> widgets.HTML:
-    """What is shown, and what is missing."""
-    return widgets.HTML("<br>".join(review.missing))
+    """Whose cases are shown, and what is missing."""
+    of = f"Of the report <b>{escape(review.report.name)}</b>." if review.report else ""
+    return widgets.HTML(f'<p class="review-told">{" ".join([of, *map(escape, review.missing)])}</p>')
 
 
 def browse(shown: Shown) -> widgets.Widget:
-    """Move through the cases."""
-    shown.cases = shown.chosen.cases if shown.chosen else []
-    listed = widgets.Select(options=shown.cases, rows=12)
-    listed.observe(lambda change: setattr(shown, "case", change["new"] or ""), "value")
-    return listed
+    """Filters and list of the cases beside the pictures and numbers of the one that is looked at."""
+    return _Browser(shown).box if shown.chosen else widgets.HTML("")
+
+
+class _Browser:
+    """Holds the controls; a filter changes `shown.cases`, the list or an arrow `shown.case`."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.shown, self.viewer, self.changing = shown, Viewer(shown.step), False
+        self.sets = _dropdown("Tested on", [(found.title, found) for found in shown.review.sets])
+        self.networks = widgets.SelectMultiple(description="Networks", rows=4, style=_WIDE, layout={"width": "auto"})
+        self.judged, self.outcome = _dropdown("Judged by", []), _dropdown("Outcome", _choices(OUTCOMES))
+        self.label = _dropdown("Truth", [("all", None), *((LABEL_NAMES[label], label) for label in (0, 1))])
+        self.group = _dropdown("Subgroup", [("all", None)])
+        self.order = _dropdown("Order", [("as in the data set", None)])
+        self.suspects = widgets.Checkbox(description="likely label errors only", indent=False)
+        self.ranges = {name: _range(text) for name, text in (("uncertainty", "Uncertainty"), ("dice", "Dice"))}
+        self.list = widgets.Select(rows=16, layout={"width": "auto"}, tooltip="Cases")
+        self.found, self.numbers, self.trouble = (widgets.HTML() for _ in range(3))
+        filters = [self.judged, self.outcome, self.label, self.group, *self.ranges.values(), self.suspects, self.order]
+        left = widgets.VBox([*filters, self.found, self.list]).add_class("review-left")
+        right = widgets.VBox([self.trouble, self.viewer, self.numbers]).add_class("review-right")
+        asked = widgets.VBox([self.sets, self.networks])
+        self.box = widgets.VBox([asked, widgets.Box([left, right]).add_class("review-browse")])
+        self.sets.observe(lambda _: self._choose(self.sets.value), "value")
+        self.networks.observe(lambda _: self._beside(), "value")
+        self.judged.observe(lambda _: self._judge(), "value")
+        for control in filters[1:]:
+            control.observe(lambda _: self._filter(), "value")
+        self.list.observe(lambda _: setattr(shown, "case", self.list.value or ""), "value")
+        self.viewer.observe(self._fade, "opacity")
+        shown.observe(self._show, "case")
+        self._choose(shown.chosen)
+
+    def _choose(self, chosen: CaseSet) -> None:
+        """Show other test images: the best classifier and the best segmenter on validation."""
+        calls, masks = chosen.of_task("classification", "joint"), chosen.of_task("segmentation")
+        self.shown.case = ""
+        self.shown.chosen = chosen
+        self.networks.options = self.judged.options = [*calls, *masks]
+        self.networks.value = [*calls[:1], *masks[:1]]
+        self.judged.value = self.networks.options[0]
+
+    def _beside(self) -> None:
+        self.shown.networks = list(self.networks.value)
+        self._show()
+
+    def _judge(self) -> None:
+        """Filter by what another network says, as far as it says it."""
+        chosen = self.shown.chosen
+        if self.judged.value is None:  # between two sets
+            return
+        self.changing = True  # each control would filter on its own
+        self.table = chosen.table(self.judged.value).join(chosen.cases.drop(columns=["patient", "label"]))
+        groups = [(factor, level) for factor, levels in chosen.cases.attrs["groups"].items() for level in levels]
+        orders = [(text, key) for key, text in ORDERS.items() if key[0] in self.table]
+        self.group.options = [("all", None), *((": ".join(group), group) for group in groups)]
+        self.order.options = [("as in the data set", None), *orders]
+        self.suspects.disabled = "suspect" not in self.table
+        for name, control in self.ranges.items():
+            values = pd.to_numeric(self.table[name]).dropna() if name in self.table else pd.Series(dtype=float)
+            control.disabled, low, high = values.empty, values.min(), values.max()
+            if len(values):
+                control.min = min(low, control.min)  # for a moment the old range and the new one both fit
+                control.max, control.value, control.min = high, (low, high), low
+        self.changing = False
+        self._filter()
+
+    def _filter(self) -> None:
+        if self.changing:
+            return
+        moved = {name: control.value for name, control in self.ranges.items() if control.value != (control.min, control.max)}
+        ranges = {name: limits for name, limits in moved.items() if not self.ranges[name].disabled}
+        asked = {"outcome": self.outcome.value, "label": self.label.value, "group": self.group.value, "order": self.order.value}
+        names = filtered(self.table, **asked, **ranges, suspects=self.suspects.value and not self.suspects.disabled)
+        kept = self.shown.case
+        self.shown.cases = names
+        self.found.value = f"{count(len(names), 'case')} of {len(self.table)}"
+        self.list.options = [(_line(case, row), case) for case, row in self.table.loc[names].iterrows()]
+        self.list.value = kept if kept in names else names[0] if names else None
+
+    def _fade(self, change: dict) -> None:
+        if change["new"].get("attention", 0) > 0 and not change["old"].get("attention", 0) > 0:
+            self._show()
+
+    def _show(self, _: object = None) -> None:
+        """The pictures and numbers of the case, of each network that is shown."""
+        case, chosen = self.shown.case, self.shown.chosen
+        self.trouble.value = self.numbers.value = ""
+        if not case:
+            self.viewer.pictures = []
+            return
+        if self.list.value != case:
+            self.list.value = case
+        place = f"{self.shown.cases.index(case) + 1} of {len(self.shown.cases)}" if case in self.shown.cases else ""
+        attention = self.viewer.opacity.get("attention", 0) > 0
+        self.viewer.position = f"{place} …" if attention else place
+        tables = {name: chosen.table(name).loc[case] for name in self.shown.networks}
+        self.numbers.value = _numbers(chosen.cases.loc[case], tables)
+        try:
+            pictures = [picture(name, chosen.layers(name, case, attention=attention), _note(row)) for name, row in tables.items()]
+        except (DataError, ValueError) as error:
+            pictures, self.trouble.value = [], f'<p class="review-trouble" role="alert">{escape(str(error))}</p>'
+        spacing = chosen.cases.loc[case].get("spacing_mm")
+        self.viewer.spacing = float(spacing) if pd.notna(spacing) else 0.0
+        self.viewer.pictures, self.viewer.position = pictures, place
+
+
+def _choices(named: dict) -> list[tuple[str, object]]:
+    return [(text, value) for value, text in named.items()]
+
+
+def _dropdown(text: str, options: list) -> widgets.Dropdown:
+    return widgets.Dropdown(description=text, options=options, style=_WIDE, layout={"width": "auto"})
+
+
+def _range(text: str) -> widgets.FloatRangeSlider:
+    shown = {"description": text, "style": _WIDE, "layout": {"width": "auto"}}
+    return widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, continuous_update=False, **shown)
+
+
+def _line(case: str, row: pd.Series) -> str:
+    """A case in the list: its outcome, id, truth and the number that is judged."""
+    said = share(row["probability"]) if "probability" in row else f"Dice {number(row['dice'])}"
+    return f"{'✗' if row['wrong'] else '✓'} {case} · {_truth(row)} · {said}"
+
+
+def _truth(row: pd.Series) -> str:
+    return LABEL_NAMES[None if pd.isna(row["label"]) else int(row["label"])]
+
+
+def _note(row: pd.Series) -> str:
+    """What a network says of a case, in a line."""
+    parts = []
+    if "probability" in row:
+        parts.append(f"{row['prediction']}, {share(row['probability'])} ({row['kind'] or 'right'})")
+    if "dice" in row:
+        parts.append(f"Dice {number(row['dice'])}")
+    return ", ".join(parts)
+
+
+def _numbers(case: pd.Series, tables: dict[str, pd.Series]) -> str:
+    """What is known of a case, and each network's numbers of it, as HTML."""
+    groups = {name.removeprefix("group "): value for name, value in case.items() if name.startswith("group ")}
+    told = [f"{escape(name)}: {escape(str(value))}" for name, value in groups.items() if pd.notna(value)]
+    columns = [
+        "probability",
+        "threshold",
+        "prediction",
+        "kind",
+        "runs_wrong",
+        "runs",
+        "uncertainty",
+        "label_error",
+        "dice",
+        "iou",
+        "hd95",
+        "mode",
+    ]
+    table = pd.DataFrame(tables).T.rename_axis("network").reindex(columns=columns).dropna(axis=1, how="all").convert_dtypes()
+    body = f'<div class="review-table">{html_table(table)}</div>' if len(table) else ""
+    return f'<p class="review-told">Truth: {_truth(case)}. {"; ".join(told)}</p>{body}'
