@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -41,6 +42,37 @@ _FORMULA = re.compile(r"\s*[=@]|[\t\r\n]|\s*[+-](?!\d[^(|!]*$)", re.DOTALL)
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 _ENTRY = re.compile(r"(.+\.hdf5)::(\w+)\[(\d+)\]", re.DOTALL)
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within its date's grain
+
+
+class InMemory:
+    """Bytes that are read as a file is, without a name that could name a patient.
+
+    Has what readers of images ask of a `Path`; its text is "the image".
+    """
+
+    suffix, name = "", "the image"
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+    def is_file(self) -> bool:
+        return True
+
+    exists = is_file
+
+
+File = Path | InMemory
+
+
+def as_file(path: str | File) -> File:
+    """A path as a `Path`; bytes in memory as they are."""
+    return path if isinstance(path, InMemory) else Path(path)
 
 
 @contextmanager

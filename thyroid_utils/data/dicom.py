@@ -20,6 +20,7 @@ import pydicom
 from PIL import Image
 from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
@@ -32,6 +33,7 @@ from pydicom.uid import (
 )
 
 from thyroid_utils.common.errors import ImageError
+from thyroid_utils.common.files import File, as_file
 from thyroid_utils.data.dicom_levels import gray_levels, rescale, value_range, window
 from thyroid_utils.data.images import DICOM_SUFFIXES, MAX_PIXELS
 
@@ -62,7 +64,7 @@ class DicomImage:
     the repr.
     """
 
-    path: Path = field(repr=False)
+    path: File = field(repr=False)
     shape: tuple[int, int]
     spacing: tuple[float, float] | None
     scales_differ: bool
@@ -104,7 +106,7 @@ class DicomImage:
         syntax, colour = header.file_meta.TransferSyntaxUID, header.SamplesPerPixel == 3
         if colour and syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
             # Headers of JPEG files often name the wrong colours; libjpeg goes by the markers and ids of the JPEG itself.
-            with open(self.path, "rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(self._pixels_at)
                 for content in generate_frames(file, number_of_frames=self.frame_count):
                     image = Image.open(io.BytesIO(content), formats=["JPEG"])
@@ -113,10 +115,10 @@ class DicomImage:
                     yield np.asarray(image.convert("RGB"))
         elif colour or (syntax.is_encapsulated and syntax != RLELossless):
             transformed = syntax in (JPEG2000, JPEG2000Lossless) and self._is_transformed()
-            yield from iter_pixels(self.path, raw=transformed)
+            yield from iter_pixels(_given(self.path), raw=transformed)
         else:  # what lies above the stored bits is no part of the value, nor what lies below them
             unused = header.BitsAllocated - 1 - int(header.get("HighBit", header.BitsStored - 1))
-            for words in iter_pixels(self.path, correct_unused_bits=False):
+            for words in iter_pixels(_given(self.path), correct_unused_bits=False):
                 yield words << unused >> header.BitsAllocated - header.BitsStored
 
     def _palette_is_deep(self) -> bool:
@@ -127,7 +129,7 @@ class DicomImage:
 
     def _fragments(self) -> Iterator[bytes]:
         """Of a compressed file: what it holds behind the table of offsets."""
-        with open(self.path, "rb") as file:
+        with self.path.open("rb") as file:
             file.seek(self._pixels_at)
             parse_basic_offsets(file)
             yield from generate_fragments(file)
@@ -149,21 +151,26 @@ class DicomImage:
         return cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY) if _chroma(levels).max() <= _CHROMA_NOISE else levels
 
 
-def is_dicom(path: str | Path) -> bool:
+def _given(path: File) -> Path | io.BytesIO:
+    """As pydicom takes it."""
+    return path if isinstance(path, Path) else path.open()
+
+
+def is_dicom(path: str | File) -> bool:
     """Whether a file's name or its first 132 bytes say that it is DICOM; False where it cannot be read."""
-    path = Path(path)
+    path = as_file(path)
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
         if not path.is_file():  # a pipe would be waited for
             return False
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
 
-def read_dicom(path: str | Path) -> DicomImage:
+def read_dicom(path: str | File) -> DicomImage:
     """Read an ultrasound DICOM file's header; its frames follow when they are asked for.
 
     Spacing is that of the 2-D ultrasound regions in centimetres (PhysicalDeltaX, PhysicalDeltaY), else PixelSpacing.
@@ -172,13 +179,16 @@ def read_dicom(path: str | Path) -> DicomImage:
         ImageError: missing, no DICOM file, damaged, without pixels, of a kind of pixels that is not shown here, or compressed in
             a way that no installed package decodes; the message then names the transfer syntax and what to install.
     """
-    path = Path(path)
+    path = as_file(path)
     if not path.is_file():
         raise ImageError(f"{path}: no such file; restore it or correct the path")
     with _reported(path):
-        if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        with path.open("rb") as file:
+            read_preamble(file, False)
+            meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group > 2)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise ImageError(f"{path}: deflated as a whole, which could fill the memory; export it uncompressed")
-        header = pydicom.dcmread(path, defer_size=2**18, specific_tags=_ELEMENTS)
+        header = pydicom.dcmread(_given(path), defer_size=2**18, specific_tags=_ELEMENTS)
         if any(tag in header for tag in _FLOAT_PIXELS):
             raise ImageError(f"{path}: floating-point pixels have no fixed range; export it with 8 or 16 bits")
         if "PixelData" not in header:
@@ -278,7 +288,7 @@ def _chroma(frame: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _reported(path: File) -> Iterator[None]:
     """Turn what pydicom and the decoders raise into an ImageError, and keep quiet what they warn of: both quote the file."""
     logger = logging.getLogger("pydicom")
     level = logger.level

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from thyroid_utils.common.errors import ImageError
-from thyroid_utils.common.files import hdf5_entry, write_bytes
+from thyroid_utils.common.files import File, as_file, hdf5_entry, write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -25,13 +25,13 @@ _DECODERS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def _open(path: File) -> Iterator[Image.Image]:
     """The file as a Pillow image with only its header read; what Pillow or the disk raises becomes an ImageError."""
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise ImageError(f"{path}: a folder, a pipe or a device, not a file; correct the path")
     try:
         # Pillow gets a stream and not the path: it would map an uncompressed TIFF into memory and forget to turn it.
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             image = Image.open(stream, formats=_DECODERS)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -44,7 +44,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; crop or shrink it first") from None
     except UnidentifiedImageError:
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             begins = stream.read(16)  # <!DOCTYPE html: the page that asks to sign in
         told = f"not a PNG, JPEG, TIFF, BMP or GIF image, or a damaged one (begins with {begins!r})"
         raise ImageError(f"{path}: {told}; download or export it again") from None
@@ -55,7 +55,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: {told}; {remedy}") from None
 
 
-def _decode(path: Path, mask: bool = False) -> tuple[np.ndarray, str]:
+def _decode(path: File, mask: bool = False) -> tuple[np.ndarray, str]:
     """uint8 or uint16 array, (height, width), or uint8 (height, width, 3), and the file format's name.
 
     mask: refuse what changes or hides labels, and take labels of 32 bits.
@@ -132,11 +132,11 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     return (pixels / 257.0 + 0.5).astype(np.uint8) if pixels.dtype == np.uint16 else pixels  # 65535 / 257 = 255
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | File) -> np.ndarray:
     """Read one ultrasound image.
 
-    Takes PNG, JPEG, TIFF, BMP and GIF, and an entry of an HDF5 file (`dataset.hdf5::image[12]`); 8 and 16 bit; gray, RGB, RGBA
-    (laid on black) and palette; EXIF rotation is applied.
+    Takes PNG, JPEG, TIFF, BMP and GIF, as a file or in memory, and an entry of an HDF5 file (`dataset.hdf5::image[12]`); 8 and
+    16 bit; gray, RGB, RGBA (laid on black) and palette; EXIF rotation is applied.
 
     Returns:
         uint8 in [0, 255], (height, width), or (height, width, 3) RGB where the file really holds colour. 16-bit values are
@@ -145,7 +145,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: missing, empty, truncated, not an image, several frames, floating point, or over `MAX_PIXELS`.
     """
-    pixels = _to_8_bit(_decode(Path(path))[0])
+    pixels = _to_8_bit(_decode(as_file(path))[0])
     if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return np.ascontiguousarray(pixels[..., 0])
     return pixels

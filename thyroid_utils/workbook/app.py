@@ -21,9 +21,9 @@ from voila.paths import STATIC_ROOT
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError
+from thyroid_utils.workbook.review.upload_panel import MOST_BYTES
 
 HOST, PORT = "127.0.0.1", 8866
-MOST_BYTES = 50 * 2**20  # of one upload
 IDLE = 3600  # seconds until a kernel goes whose page has vanished; a page that is closed ends its own
 # Libraries of pages name font and script servers elsewhere: a browser that heeds this asks none of them.
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; object-src 'none'"

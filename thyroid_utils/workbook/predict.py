@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from thyroid_utils.common.errors import DataError, ImageError, ParameterError
-from thyroid_utils.common.files import csv_text, write_text
+from thyroid_utils.common.files import File, csv_text, write_text
 from thyroid_utils.common.progress import Progress, progress_bar
 from thyroid_utils.common.words import count, listed, whole
 from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
@@ -56,7 +56,7 @@ LITTLE_RANGE = "fills less than an eighth of the range of gray levels that it co
 TOO_LARGE = f"more than {whole(MOST_PIXELS)} pixels; crop or shrink it first"
 
 # The name that a file's results will have, the file, and what keeps it from being read ("" for nothing).
-Source = tuple[str, Path, str]
+Source = tuple[str, File, str]
 
 
 def predict(
@@ -312,7 +312,7 @@ def case_images(sources: Sequence[Source], spacing: float | None, progress: Prog
         progress(number, len(sources))
 
 
-def _dicom_frames(case: str, path: Path, spacing: float | None) -> Iterator[CaseImage]:
+def _dicom_frames(case: str, path: File, spacing: float | None) -> Iterator[CaseImage]:
     image = read_dicom(path)
     scale = None if image.scales_differ else image.spacing or spacing
     told = (BURNED_IN,) * bool(image.burned_in) + (SCALES_DIFFER,) * image.scales_differ + (NOT_SQUARE,) * (not image.square)
@@ -329,7 +329,7 @@ def _case_image(case: str, frame: np.ndarray, spacing: Any, told: tuple[str, ...
     return CaseImage(case, frame, spacing, told + seen)
 
 
-def anonymous(error: ImageError, path: Path) -> str:
+def anonymous(error: ImageError, path: File) -> str:
     """What is wrong and what to do, without the file's name and without what stands in brackets, which may quote its content."""
     text = str(error).removeprefix(f"{path}: ")
     before, bracket, rest = text.partition(" (")

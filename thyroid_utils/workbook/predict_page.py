@@ -49,7 +49,7 @@ class Pages:
             heats = (None, finding.attention)
             pictures = [picture(finding.frame, finding.mask, seen, heat, finding.outline_doubtful) for heat in heats]
             measures = {} if finding.outline_doubtful else measures_told(finding.measures)
-            values |= {"facts": _facts(finding), "measures": measures, "pictures": pictures}
+            values |= {"facts": card_facts(finding), "measures": measures, "pictures": pictures}
         with self._part(self.cards // CARDS_A_PAGE).open("a", encoding="utf-8") as part:
             part.write(render_page("predict_card.html.j2", **values))
         self.cards += 1
@@ -69,7 +69,8 @@ class Pages:
         return self.folder / f".cards-{place}"
 
 
-def _facts(finding: Finding) -> dict[str, str]:
+def card_facts(finding: Finding) -> dict[str, str]:
+    """What a card tells beside the probability: name → text."""
     height, width = finding.frame.shape[:2]
     called = f"{finding.called_name} (malignant from {100 * finding.threshold:.0f} %)"
     facts = {"called": called} if finding.above_chance else {}
