@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from dual_stage_project import project
+from dual_stage_project import project, stage_of
 from torch import nn
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.inference.known import Known
+from thyroid_utils.data.images import read_image
+from thyroid_utils.inference.findings import CaseImage
+from thyroid_utils.inference.known import Known, known_of
+from thyroid_utils.inference.onnx_dual_stage import RESULTS, Prepared, export_dual_stage
 from thyroid_utils.inference.onnx_export import OPSET, Levels, divided, export_network
 from thyroid_utils.inference.onnx_network import FORMAT, OnnxNetwork
 from thyroid_utils.inference.predictor import Predictor
@@ -107,7 +111,7 @@ def test_a_network_that_cannot_be_exported_is_told_by_its_operator(runs, tmp_pat
     monkeypatch.setitem(SEGMENTERS, "tiny_segmenter", replace(SEGMENTERS["tiny_segmenter"], build=Bessel))
     network = SEGMENTERS["tiny_segmenter"].network(1, 1, {})
     monkeypatch.setattr(Predictor, "network", network)
-    with pytest.raises(DataError, match=r"tiny_segmenter cannot be written .*operator prims\.bessel_j0"):
+    with pytest.raises(DataError, match=r"tiny_segmenter: cannot be written .*operator prims\.bessel_j0"):
         export_network(runs["segmenter"], tmp_path / "none.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -135,3 +139,51 @@ def test_files_that_are_not_ours_and_images_that_do_not_fit_are_told(files, tmp_
             network.log_odds(levels)
     with pytest.raises(ValueError, match="no output nodule"):
         network.maps(np.zeros((1, 1, 64, 64)))
+
+
+@pytest.mark.parametrize("roles", [("frame", "segmenter"), ("joint", "joint")], ids=["two networks", "a joint network"])
+def test_one_graph_says_of_a_frame_what_the_dual_stage_says(runs, files, tmp_path, roles):
+    given = [Predictor(runs[role]) for role in roles]
+    known = {role: known_of(role, [one]) for role, one in zip(("classifier", "segmenter"), given, strict=True)}
+    path = export_dual_stage(*given, tmp_path / "dual_stage.onnx", known, "a card")
+    graph, stage = onnxruntime.InferenceSession(path), stage_of(*(runs[role] for role in roles))
+    convolutions = [sum(node.op_type == "Conv" for node in onnx.load(one).graph.node) for one in (path, files["joint"])]
+    assert roles[0] != "joint" or convolutions[0] == convolutions[1], "asked once"
+    for case in stage.classifier.cases.query("split == 'test'")["image"][:4]:
+        frame = read_image(case)
+        (finding,) = stage.findings([CaseImage("", frame)])
+        found = dict(zip(RESULTS, graph.run(RESULTS, {"frame": frame}), strict=True))
+        assert found["probability"].item() == pytest.approx(finding.probability, abs=1e-5)
+        np.testing.assert_allclose(found["map"], finding.map, atol=1e-5)
+        np.testing.assert_array_equal(found["mask"], finding.mask)
+    facts = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+    assert facts["outside"]["classifier"] == [{"gray": {}}] and facts["card"] == "a card"
+    with pytest.raises(DataError, match="not one network"):
+        OnnxNetwork(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"), [((200, 300), 0), ((128, 160), 0), ((65, 90), 0), ((40, 60), 0.2), ((40, 200), 0.2), ((64, 80), 0)]
+)
+def test_frames_are_resampled_to_the_levels_of_opencv(shape, share):
+    pipeline = build_pipeline(["gray", "resize", "scale"], (64, 80))
+    frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = Prepared(pipeline.steps[1:], pipeline)(torch.from_numpy(frame))[0] * 255
+    apart = np.abs(found.numpy().round() - pipeline(frame).image * 255).round()
+    assert apart.max() <= 1 and (apart > 0).mean() <= share
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (["crop_echo", "nodule_crop", "resize", "scale"], "step nodule_crop needs the segmenter's mask"),
+        (["resize", "clahe", "scale"], "step clahe works on the resized image"),
+        ([{"resize": {"mode": "letterbox"}}, "scale"], "step resize works on the resized image"),
+        (["crop_echo", "resize", "scale"], r"prepare theirs differently \(classifier: gray and crop_echo and segmenter: gray\)"),
+    ],
+)
+def test_pipelines_that_fit_no_one_graph_are_told(runs, tmp_path, steps, told):
+    classifier, segmenter = Predictor(runs["frame"]), Predictor(runs["segmenter"])
+    classifier.pipeline = build_pipeline(steps, 64)
+    with pytest.raises(DataError, match=told):
+        export_dual_stage(classifier, segmenter, tmp_path / "none.onnx", {}, "")

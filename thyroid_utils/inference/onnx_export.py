@@ -27,7 +27,7 @@ from thyroid_utils.preprocess.steps import Resize, Step
 from thyroid_utils.training.ledger import Run
 
 OPSET = 18  # of ONNX; onnxruntime 1.14 and later, and onnxruntime-web, run it
-_INSIDE = ("scale", "zscore", "three_channels")
+INSIDE = ("scale", "zscore", "three_channels")
 _FLAT = 1e-6  # σ as a share of µ, below which an image in float32 has no contrast
 _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
 
@@ -99,12 +99,12 @@ def divided(pipeline: Pipeline, size: tuple[int, int] | None = None) -> tuple[li
     steps = [step.model_copy(update={"size": size}) if size and isinstance(step, Resize) else step for step in pipeline.steps]
     repeated = [step for step in steps if step.name == "three_channels"]  # commutes with all that may stand behind it
     steps = [step for step in steps if step not in repeated]
-    begin = 1 + max(at for at, step in enumerate(steps) if step.name not in _INSIDE)
+    begin = 1 + max(at for at, step in enumerate(steps) if step.name not in INSIDE)
     return steps[:begin], steps[begin:] + repeated
 
 
 def _keeps_levels(steps: Sequence[Step]) -> bool:
-    return not any(step.name in _INSIDE for step in steps)
+    return not any(step.name in INSIDE for step in steps)
 
 
 def steps_told(steps: Sequence[Step]) -> list[dict[str, Any]]:
@@ -183,8 +183,8 @@ def write_graph(
             )
     except (RuntimeError, torch.onnx.OnnxExporterError, NotImplementedError, ValueError) as error:
         found = _OPERATOR.search(str(error))
-        told_as = f"the operator {found[1]}" if found else one_line(error)[:200]
-        raise DataError(f"{told['model']} cannot be written as ONNX (opset {OPSET}): {told_as} has no form there") from None
+        why = f"the operator {found[1]} has no form there" if found else one_line(error)
+        raise DataError(f"{told['model']}: cannot be written as ONNX (opset {OPSET}): {why}") from None
     written.model.graph.metadata_props.clear()
     for node in written.model.graph:  # what only the exporter's own messages need, half a megabyte of thirteen
         node.doc_string = None
