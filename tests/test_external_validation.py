@@ -14,10 +14,14 @@ from thyroid_utils.data.readers.published import SETS, meaning
 from thyroid_utils.inference.conformal import conformal_sets, coverage
 from thyroid_utils.inference.ensemble import held_out
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.plots import external_validation as plots
 from thyroid_utils.scores.comparisons import compare_means
+from thyroid_utils.scores.curves import benefit_curve
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
+from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.scores.recipes import auc_influence, compare_apart, mean_influence
 from thyroid_utils.studies.external_validation import ExternalValidation, asked
+from thyroid_utils.studies.external_validation.asked import Tested
 from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook import run
@@ -132,6 +136,40 @@ def test_subgroups_are_those_of_both_sets_with_ten_patients_each(study):
     few = {"A": study.sets["A"], "B": study.sets["B"][:10]}
     alone = ExternalValidation(study.trained, few, study.readers)
     assert alone.subgroups("Dice").empty, "fewer than ten patients"
+
+
+def test_an_image_is_followed_from_its_pixels_to_the_calls_that_are_scored(study, other):
+    found = study.followed("B")
+    case, (home, helped) = found.index.name, found.columns
+    row, table = other.loc[case], study.tested["AUC", "A", "B"].table
+    others = table[table["patient"] != row["patient"]]
+    scale = fit_platt(others["label"], others["log_odds"])
+    assert case == min(other.index) and helped == f"with the help of {others['patient'].nunique()} other patients"
+    assert found.at["their mean: m", home] == f"{table.at[case, 'log_odds']:.2f}"
+    assert found.at["probability of malignant: 1 / (1 + exp(−m))", helped] == f"{scale(table.at[case, 'log_odds']):.2f}"
+    assert set(found.loc["truth"]) == {"malignant" if row["label"] else "benign"}
+    pipeline = Predictor(study.trained["A"]["AUC"].first).pipeline
+    mean = pipeline(read_image(row["image"]), read_mask(row["mask"])).image.mean()
+    assert found.iloc[0, 0].endswith(f"{mean:.3f}")
+    alone = ExternalValidation(study.trained, study.sets, study.readers)
+    few = pd.concat([table.loc[[case]], table[table["label"] != table.at[case, "label"]]])
+    alone.__dict__["tested"] = {**study.tested, ("AUC", "A", "B"): Tested(few, study.tested["AUC", "A", "B"].values)}
+    assert list(alone.followed("B")) == [home], "the others are of one class"
+
+
+def test_predictive_values_and_net_benefit_move_with_threshold_and_prevalence(study):
+    table = pd.DataFrame({"label": [1, 1, 0, 0, 0, 0], "log_odds": [2.0, -2.0, 1.0, -1.0, -1.0, -1.0]})
+    values, worth = plots.used_there({"B": table}, "B", threshold=0.6, prevalence=0.2).axes
+    assert values.get_title("left") == "B: sensitivity 0.50,\nspecificity 0.75"
+    # Of 100: 10 of 20 found, 20 of 80 called in vain; 10 missed, 60 cleared.
+    assert [text.get_text() for text in values.get_legend().texts] == [f"PPV {10 / 30:.2f}", f"NPV {60 / 70:.2f}"]
+    acted = ["acting on these calls -0.200", "acting on all -1.000", "acting on nobody 0.000"]  # 0.1 − 0.2 × 0.6 / 0.4
+    assert [text.get_text() for text in worth.get_legend().texts] == acted
+    table = study.tested["AUC", "A", "B"].table
+    curve = benefit_curve(table["label"], expit(table["log_odds"]), table["patient"])
+    _, worth = plots.used_there({"B": table}, "B", prevalence=table["label"].mean()).axes
+    assert worth.lines[0].get_ydata() == pytest.approx(curve["net_benefit"].to_numpy())
+    assert plots.used_there({}, "") is None
 
 
 def test_threshold_and_calibration_are_home_s_until_patients_have_helped(study):

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.special import expit
 
+from thyroid_utils.common.words import number
 from thyroid_utils.plots.charts import estimate_line, named_rows, tested_row
-from thyroid_utils.plots.style import NEUTRAL, below, model_colours, new_panels, styled
-from thyroid_utils.scores.labels import SCORES
+from thyroid_utils.plots.style import CLASS_COLOURS, INK, NEUTRAL, below, model_colours, new_panels, styled
+from thyroid_utils.scores.labels import SCORES, predictive_values
 
 _RIGHT = {"calibration_slope": 1, "calibration_intercept": 0}
 
@@ -56,4 +58,38 @@ def mended(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
         if score == "calibration_slope":  # of helpers that show hardly a ranking it has no limit
             place.set_yscale("symlog", linthresh=2)
     below(figure, axes[0])
+    return figure
+
+
+@styled
+def used_there(
+    tables: Mapping[str, pd.DataFrame], hospital: str, threshold: float = 0.5, prevalence: float = 0.4
+) -> Figure | None:
+    """What a threshold would be worth in another hospital, if the share `prevalence` of images there were malignant: predictive
+    values by prevalence, and net benefit by threshold beside acting on all and on nobody; None for no set.
+
+    tables: set → its `label`, and `log_odds` of malignant (`Tested.table`); sensitivity and specificity are of these images.
+    """
+    if not tables:
+        return None
+    table, limits = tables[hospital], np.append(np.arange(1, 100) / 100, threshold)
+    called = expit(table["log_odds"].to_numpy()) >= limits[:, None]
+    hits, alarms = (called[:, table["label"] == label].mean(axis=1) for label in (1, 0))
+    needless = (1 - prevalence) * limits / (1 - limits)
+    benefit, of_all = prevalence * hits - needless * alarms, prevalence - needless
+    shares = np.append(limits[:-1], prevalence)
+    figure, (values, worth) = new_panels(2, 3.6)
+    right = np.array([predictive_values(hits[-1], 1 - alarms[-1], share) for share in shares]).T
+    for name, row, colour in zip(("PPV", "NPV"), right, (CLASS_COLOURS["malignant"], CLASS_COLOURS["benign"]), strict=True):
+        values.plot(shares[:-1], row[:-1], color=colour, label=f"{name} {number(row[-1])}")
+        values.plot(prevalence, row[-1], "o", color=colour)
+    values.set(xlabel="prevalence", ylabel="predictive value", ylim=(-0.03, 1.03))
+    values.set_title(f"{hospital}: sensitivity {number(hits[-1])},\nspecificity {number(1 - alarms[-1])}")
+    for name, row, line in (("these calls", benefit, "-"), ("all", of_all, ":"), ("nobody", 0 * benefit, "--")):
+        worth.plot(limits[:-1], row[:-1], line, color=INK, label=f"acting on {name} {number(row[-1], 3)}")
+    worth.plot(threshold, max(benefit[-1], -0.5 * prevalence), "o", color=INK)  # at the lower edge where it lies below
+    worth.set(xlabel="threshold", ylabel="net benefit", ylim=(-0.5 * prevalence, 1.1 * prevalence))
+    worth.set_title(f"threshold {number(threshold)},\nprevalence {number(prevalence)}")
+    for place in (values, worth):
+        place.legend()
     return figure

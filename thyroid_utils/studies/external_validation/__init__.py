@@ -4,7 +4,7 @@ AUC and Dice (at the network's resolution, of images with a nodule) are means ov
 thresholds, calibration and prediction sets do, is asked of all trainings together, as the command predict does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +15,12 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import listed, p_value, share
-from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.common.words import count, listed, number, p_value, share
+from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.readers.published import meaning
-from thyroid_utils.data.table import malignant_share, measure_cases
+from thyroid_utils.data.table import LABEL_NAMES, malignant_share, measure_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
-from thyroid_utils.inference.ensemble import held_out
+from thyroid_utils.inference.ensemble import Ensemble, held_out, predictors_of
 from thyroid_utils.scores.comparisons import compare_answers, holm
 from thyroid_utils.scores.estimates import Estimate, patient_median, patient_scores
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
@@ -31,7 +31,7 @@ from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subg
 from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, given, on_other_set, on_own_test
 from thyroid_utils.studies.predictions import read_predictions
 from thyroid_utils.studies.preprocessing import MEASURES, quality
-from thyroid_utils.studies.tables import told_difference
+from thyroid_utils.studies.tables import steps_to_call, told_difference
 
 MENDED = ("sensitivity", "specificity", "calibration_slope", "calibration_intercept", "brier")
 # Column of `ExternalValidation.measured` → how a table names it.
@@ -178,8 +178,7 @@ class ExternalValidation:
             index `patients`: 0, as it is with home's threshold, an `Estimate` over patients; then the `sizes` that leave half
             of the patients to test: the median of the draws, with the range of 95 % of them.
         """
-        limits = [(tested, choose_threshold(known["label"], expit(known["log_odds"]))) for known, tested in self.judged(name)]
-        table = pd.concat([tested.assign(limit=limit) for tested, limit in limits])
+        table = pd.concat([tested.assign(limit=_threshold(known)) for known, tested in self.judged(name)])
         rows = {0: patient_scores(table["label"], expit(table["log_odds"]), table["patient"], MENDED, table[["limit"]].T)}
         people = table.groupby("patient")["label"].max().astype(int)
         for size in [size for size in sizes if 2 <= size <= len(people) / 2 and name != self.home]:
@@ -189,11 +188,32 @@ class ExternalValidation:
                 helping = pd.concat([mixed[mixed == 1][:malignant], mixed[mixed == 0][: size - malignant]]).index
                 known, others = (table[table["patient"].isin(helping) == helps] for helps in (True, False))
                 scale = fit_platt(known["label"], known["log_odds"])
-                cut = choose_threshold(known["label"], scale(known["log_odds"]))
+                cut = _threshold(known, scale)
                 found.append(classification_scores(others["label"], scale(others["log_odds"]), cut))
             ranges = pd.DataFrame(found)[list(MENDED)].quantile([0.5, 0.025, 0.975])
             rows[size] = {score: Estimate(*ranges[score], len(others), len(people) - size) for score in MENDED}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patients")
+
+    def followed(self, name: str) -> pd.DataFrame:
+        """The first image of another set, by name, from its pixels to a call, a row a step: by home's calibration and threshold,
+        and then with those fitted anew to the mean log-odds of the other patients there, where these are of both classes."""
+        ((known, table),), own = self.judged(name), self.trained[self.home]["AUC"]
+        case, networks = table.index.min(), Ensemble(predictors_of(next(iter(own.runs.values()))))
+        image, mask = self.sets[name].loc[case, ["image", "mask"]]
+        samples = networks.prepare(read_image(image), None if pd.isna(mask) else read_mask(mask))
+        seen, fitted = float(samples[0].image.mean()), networks.runs[0].data["fitted"]
+        mu, sigma = fitted or (0.0, 1.0)
+        given, before = {"mean of the pixels, as the network sees them": number(seen, 3)}, number(seen * sigma + mu, 3)
+        if fitted:
+            given = {"mean of the pixels, (x − µ) / σ": f"({before} − {number(mu, 3)}) / {number(sigma, 3)} = {number(seen, 3)}"}
+        steps = steps_to_call(networks.answers("log_odds", [samples])[:, 0], networks.calibrations, _threshold(known))
+        columns, others = {"by home": given | steps}, table[table["patient"] != table.at[case, "patient"]]
+        if others["label"].nunique() == 2:
+            scale = fit_platt(others["label"], others["log_odds"])
+            helped = f"with the help of {count(others['patient'].nunique(), 'other patient')}"
+            columns[helped] = steps_to_call([table.at[case, "log_odds"]], [scale], _threshold(others, scale))
+        truth = {"truth": LABEL_NAMES[int(table.at[case, "label"])]}
+        return pd.DataFrame({column: rows | truth for column, rows in columns.items()}).fillna("").rename_axis(case)
 
     def coverage(self, alpha: float) -> pd.DataFrame:
         """How often prediction sets of labels made with home's validation hold the truth, an `Estimate` a set and class, and how
@@ -250,3 +270,8 @@ class ExternalValidation:
             which = "where chance is not named" if any("after Holm" in each for each in told) else "on any difference"
             told.append(f"No verdict {which}: {listed(dict.fromkeys(notes))}.")
         return " ".join(told)
+
+
+def _threshold(known: pd.DataFrame, scale: Callable[[pd.Series], np.ndarray] = expit) -> float:
+    """Youden's, of images with `label` and `log_odds`."""
+    return choose_threshold(known["label"], scale(known["log_odds"]))
