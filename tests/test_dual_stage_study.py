@@ -12,6 +12,7 @@ from dual_stage_project import project, stage_of
 from sklearn.metrics import roc_auc_score
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import share
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import Predictor
@@ -28,6 +29,7 @@ from thyroid_utils.studies.dual_stage_tables import (
     dice_by_decision,
     examples,
     findings_on_test,
+    followed,
     outcome_table,
     stage_seconds,
 )
@@ -142,6 +144,18 @@ def test_findings_meet_the_truth(found, runs):
         truth = read_mask(cases.at[case, "mask"])
         assert rows.at[case, "dice"] == pytest.approx(segmentation_scores(truth, finding.mask)["dice"])
         assert rows.at[case, "area_mm2"] == pytest.approx(rows.at[case, "area_px"] * float(cases.at[case, "spacing_mm"]) ** 2)
+
+
+def test_an_image_is_followed_to_both_answers_of_its_finding(found, runs):
+    stage, (case, row) = stage_of(runs["frame"][0], runs["segmenter"][0]), next(found.table.iterrows())
+    steps = followed(stage, case)[case]
+    sign = "≥" if row["called"] == "malignant" else "<"
+    assert steps["called"] == f"{row['called']}: {row['probability']:.2f} {sign} {stage.threshold:.2f}"
+    hits, alarms, missed = map(int, steps["found (TP), falsely called (FP), missed (FN)"].split(", "))
+    assert hits + alarms == row["area_px"] and 2 * hits / (2 * hits + alarms + missed) == pytest.approx(row["dice"])
+    assert steps["Dice, 2 TP / (2 TP + FP + FN)"].endswith(f"= {row['dice']:.2f}")
+    shares = (share(row[name]) for name in ("attention_inside", "attention_by_chance"))
+    assert steps["attention inside the outline"] == ", by chance ".join(shares)
 
 
 def test_dice_by_decision_by_hand():
