@@ -8,9 +8,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from thyroid_utils.plots.charts import estimate_line, interval
-from thyroid_utils.plots.pictures import Panel, draw_panel
+from thyroid_utils.plots.pictures import Panel, draw_panel, mask_colours, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, TRUTH, bare, model_colours, new_panels, styled
-from thyroid_utils.scores.masks import SEGMENTATION_SCORES
+from thyroid_utils.preprocess.steps import luma
+from thyroid_utils.scores.masks import SEGMENTATION_SCORES, binarise
+from thyroid_utils.studies.loss_ablation import pixel_sums
 
 EPOCHS = {"train_loss": "loss on training", "val_loss": "loss on validation", "val_dice": "Dice on validation",
           "val_pixel_accuracy": "pixel accuracy on validation"}  # fmt: skip
@@ -84,4 +86,25 @@ def border_weights(image: np.ndarray, truth: np.ndarray, weights: np.ndarray) ->
     drawn = bare(right).imshow(weights, cmap="magma")
     right.set_title("weight of each pixel")
     figure.colorbar(drawn, ax=right, shrink=0.8)
+    return figure
+
+
+def tversky_case(
+    image: np.ndarray, truth: np.ndarray, probabilities: np.ndarray, alpha: float = 0.3, beta: float = 0.7
+) -> Figure:
+    """One answer and what each of its pixels costs in Tversky's loss, with the numbers in its formula.
+
+    Args:
+        image: uint8 (height, width) or RGB. truth: bool (height, width). probabilities: of nodule, the same shape.
+        alpha, beta: the weight of false and of missed pixels, above 0.
+    """
+    gray, (tp, fp, fn) = luma(image), pixel_sums(truth, probabilities)
+    filled = mask_colours(truth, binarise(probabilities))
+    cost = np.where(truth, beta * (1 - probabilities), alpha * probabilities)
+    panels = [Panel(gray, "mask", filled=filled), Panel(gray, "what a pixel costs", {TRUTH: truth}, map=cost, opacity=1)]
+    figure = panel_grid(panels, map_label="β (1 − p) inside the outline, α p outside")
+    loss = 1 - (tp + 1) / (tp + alpha * fp + beta * fn + 1)
+    told = f"1 − ({tp:.1f} + 1) / ({tp:.1f} + {alpha:.2f} · {fp:.1f} + {beta:.2f} · {fn:.1f} + 1) = {loss:.3f}"
+    weighed = f"A missed pixel weighs as much as {beta / alpha:.2g} false ones."
+    figure.suptitle(f"loss = {told}\n{weighed}", fontsize=8.5)
     return figure
