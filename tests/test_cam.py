@@ -4,6 +4,7 @@ import copy
 import functools
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,17 @@ from torch import nn
 from torch.nn import functional
 from training_project import register_tiny, register_tiny_segmenter
 
-from thyroid_utils.inference.cam import CAM_METHODS, CamMaps, TargetLayer, _enlarged, cam_maps, covered, target_layer
+from thyroid_utils.inference.cam import (
+    CAM_METHODS,
+    CamMaps,
+    TargetLayer,
+    _enlarged,
+    cam_maps,
+    cam_parts,
+    covered,
+    map_layers,
+    target_layer,
+)
 from thyroid_utils.models.classifiers import CLASSIFIERS
 from thyroid_utils.models.networks import build_classifier, build_segmenter
 from thyroid_utils.models.segmenters import SEGMENTERS
@@ -63,6 +74,16 @@ def test_grad_cam_is_that_of_the_papers_two_equations(resnet18, target):
     assert (peak > 0).all() and expected.std() > 0.1 * expected.max()
     np.testing.assert_allclose(found.maps, expected / peak[:, None, None], rtol=0, atol=1e-5)
     assert not found.blank.any() and (found.maps.max(axis=(1, 2)) == 1).all()
+
+
+def test_a_map_is_made_of_its_parts_at_each_layer_on_the_way(resnet18):
+    image, layers = pictures(1, 64)[0], map_layers(resnet18, 64)
+    assert list(layers.values()) == ["layer4", "layer3", "layer2", "layer1", "relu"]
+    assert list(layers)[1] == "layer3, 4×4"
+    for path in layers.values():
+        maps, weights = cam_parts(resnet18, image, layer=path)
+        made = cv2.resize(np.maximum(np.tensordot(weights, maps, 1), 0), (64, 64))
+        np.testing.assert_allclose(cam_maps(resnet18, image[None], layer=path).maps[0], made / made.max(), atol=1e-5)
 
 
 QUICK = {name: {"hidden": 64} for name in ("alexnet", "vgg16", "vgg19", "fcn8s")} | {"transunet": {"width": 96, "layers": 2}}

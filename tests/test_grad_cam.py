@@ -12,9 +12,11 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 from training_project import tiny_config
 
+from thyroid_utils.common.words import share
 from thyroid_utils.data.readers import load_cases
 from thyroid_utils.inference.cam import CamMaps, cam_maps
 from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.plots.grad_cam import layer_panels
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison, banner
@@ -26,6 +28,7 @@ from thyroid_utils.studies.grad_cam import (
     compare_shapes,
     faithfulness,
     highlighted,
+    map_by_hand,
     mask_shapes,
     region_shape,
     shape_table,
@@ -87,6 +90,19 @@ def test_a_study_holds_the_maps_and_outlines_of_its_images(called, study):
     pd.testing.assert_frame_equal(found.scores, scores)
     assert not np.array_equal(found.maps.maps[::-1], study.maps.maps), "method and target were passed on"
     assert study_maps(predictor, study.images, layer="").layer is None
+
+
+def test_one_image_step_by_step_ends_at_the_share_that_is_scored_and_has_maps_at_other_layers(study):
+    case = study.scores["energy_inside"].idxmax()
+    at, inside = study.images.index.get_loc(case), study.scores.at[case, "energy_inside"]
+    steps = map_by_hand(replace(study, method="eigen_cam"), case)["value"]
+    assert steps["share inside"] == share(inside, 1), "of Grad-CAM, whatever the study's method"
+    assert steps["p(malignant)"] == f"{study.images.at[case, 'probability']:.3f}" and steps["input"] == "3×64×64"
+    assert steps["A_k"] == "12 maps of 7×7 places" and steps["chance"] == share(study.masks[at].mean(), 1)
+    np.testing.assert_allclose(study.at_layer(case, LAYER).maps.maps[0], study.maps.maps[at], atol=1e-6)  # another batch
+    titles = [axes.get_title(loc="left") + axes.get_title() for axes in layer_panels(study, case, "1").axes]
+    assert titles[0] == f"{case}\n1: 16×16 places"
+    assert map_by_hand(replace(study, masks=np.zeros_like(study.masks)), case).at["share inside", "value"] == "–"
 
 
 def test_some_are_drawn_at_random_and_stay_in_step():

@@ -139,21 +139,9 @@ def _raw_maps(
     network: nn.Module, layer: TargetLayer, method: str, images: torch.Tensor, targets: Sequence[Target], batch_size: int
 ) -> np.ndarray:
     """Maps (batch, rows, columns) after the ReLU, at the layer's own resolution."""
-    edges: list[GradientEdge] = []
-    note = layer.module.register_forward_hook(lambda _, given, output: edges.append(get_gradient_edge(output)))
     cam = CAM_METHODS[method](network, [layer.module], layer.reshape)
-    cam.batch_size, held = batch_size, cam.activations_and_grads
-    try:
-        outputs = held(images.requires_grad_())
-        if cam.uses_gradients:  # those of the layer are kept on the way, which ends there; parameters get none
-            torch.autograd.grad(sum(target(output) for target, output in zip(targets, outputs, strict=True)), edges)
-        activations, *gradients = (values.numpy() for values in (*held.activations, *held.gradients))
-    finally:
-        note.remove()
-        held.release()
-    if activations.ndim != 4:
-        kind = type(layer.module).__name__
-        raise ValueError(f"layer {kind} gives {activations.shape}; expected (batch, channels, rows, columns)")
+    cam.batch_size = batch_size
+    activations, *gradients = _layer_values(cam, layer, images, targets)
     rows, columns = activations.shape[2:]
     if method == "eigen_cam" and rows * columns > _MOST_PLACES:
         raise ValueError(f"eigen_cam: a map of {rows}×{columns} is too fine; choose a coarser layer")
@@ -163,6 +151,54 @@ def _raw_maps(
         negative = np.abs(found.min(axis=(1, 2))) > np.abs(found.max(axis=(1, 2)))
         found = np.where(negative[:, None, None], -found, found)
     return np.maximum(found, 0).astype(np.float32)
+
+
+def _layer_values(cam: BaseCAM, layer: TargetLayer, images: torch.Tensor, targets: Sequence[Target]) -> list[np.ndarray]:
+    """The layer's output and, where the method uses them, the targets' gradients there, each (batch, channels, rows, columns)."""
+    edges: list[GradientEdge] = []
+    note = layer.module.register_forward_hook(lambda _, given, output: edges.append(get_gradient_edge(output)))
+    held = cam.activations_and_grads
+    try:
+        outputs = held(images.requires_grad_())
+        if cam.uses_gradients:  # those of the layer are kept on the way, which ends there; parameters get none
+            torch.autograd.grad(sum(target(output) for target, output in zip(targets, outputs, strict=True)), edges)
+        values = [value.numpy() for value in (*held.activations, *held.gradients)]
+    finally:
+        note.remove()
+        held.release()
+    if values[0].ndim != 4:
+        kind = type(layer.module).__name__
+        raise ValueError(f"layer {kind} gives {values[0].shape}; expected (batch, channels, rows, columns)")
+    return values
+
+
+def cam_parts(
+    network: nn.Module, image: np.ndarray, *, target: int | str = 1, layer: TargetLayer | str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What Grad-CAM makes a map of, ReLU(Σ α_k A_k): the layer's maps A_k, (channels, rows, columns), and their weights α_k,
+    (channels,), the mean gradient of the target's logit over a map's places.
+
+    image: float32 (channels, height, width). network, target, layer: as for `cam_maps`.
+    """
+    chosen = chosen_layer(network, layer, image.shape[-2:])
+    with evaluating(network):
+        images = as_images(network, image[None])
+        targets, _ = image_targets(network, images, target)
+        (maps,), (gradients,) = _layer_values(GradCAM(network, [chosen.module], chosen.reshape), chosen, images, targets)
+    return maps, gradients.mean(axis=(1, 2))
+
+
+def map_layers(network: Network, side: int) -> dict[str, str]:
+    """The layers that can be explained on the way through a network, name with size → path, coarsest first: for each size of map
+    the last module that puts one out. None of a network that works on tokens.
+
+    side: of its input, in pixels.
+    """
+    paths, last = {module: path for path, module in network.network.named_modules() if path}, {}
+    for module, shape in trial(network, side):
+        if module in paths and isinstance(shape, tuple) and len(shape) == 4 and shape[2] * shape[3] > 1:
+            last[shape[2:]] = paths[module]
+    return {f"{path}, {rows}×{columns}": path for (rows, columns), path in sorted(last.items())}
 
 
 def _enlarged(network: nn.Module, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

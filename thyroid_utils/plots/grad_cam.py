@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thyroid_utils.common.words import count, p_value
+from thyroid_utils.common.words import count, p_value, share
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, box_and_points, counted, estimate_line, interval, named_rows
 from thyroid_utils.plots.pictures import Panel, card_grid, panel_grid
@@ -78,6 +78,14 @@ def cam_panels(study: MapStudy) -> Figure | None:
         facts = [] if np.isnan(inside[case]) else [f"{100 * inside[case]:.0f} % of the map inside"]
         cards.append(card(study, case, f"{truth}, called {called}", facts, alone=True))
     return card_grid(cards)
+
+
+def layer_panels(study: MapStudy, case: str, layer: str | None) -> Figure:
+    """One image of a study of decisions, its map at a layer (None: its declared one), and how much of that lies inside."""
+    one = study.at_layer(case, layer)
+    (rows, columns), inside = one.maps.grid, share(one.scores["energy_inside"].iloc[0])
+    said = f"{layer or 'last layer'}: {rows}×{columns} places"
+    return card_grid([card(one, case, said, [f"{inside} of the map inside"], alone=True)])
 
 
 @styled

@@ -30,7 +30,8 @@ from torch import nn
 
 from thyroid_utils.common.progress import progress_bar
 from thyroid_utils.common.words import count, listed, number, share
-from thyroid_utils.inference.cam import CamMaps, cam_maps
+from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.inference.cam import CamMaps, cam_maps, cam_parts
 from thyroid_utils.inference.predictor import FoldedPredictor, Predictor, in_order
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.groups import mann_whitney_patients
@@ -121,6 +122,12 @@ class MapStudy:
         shown = shown if len(shown) else np.arange(len(self.images))
         return self._rows(np.sort(np.random.default_rng(seed).permutation(shown)[:count]))
 
+    def at_layer(self, case: str, layer: str | None) -> MapStudy:
+        """One of its images with the map at another layer."""
+        one = replace(self._rows(self.images.index.get_indexer([case])), layer=layer)
+        ((asked, _),) = self.predictor.by_fold([case])
+        return replace(one, maps=one.maps_of(asked.network))
+
     def parts(self) -> Iterator[MapStudy]:
         """A study of each network's images, one after the other."""
         for predictor, rows in self.predictor.by_fold(self.images.index):
@@ -160,6 +167,34 @@ def study_maps(
     joined = {name: in_order([getattr(found, name) for found in maps], order) for name in _BY_IMAGE}
     together = replace(maps[0], **joined)
     return MapStudy(predictor, images, in_order(inputs, order), in_order(masks, order), together, **settings)
+
+
+def map_by_hand(study: MapStudy, case: str) -> pd.DataFrame:
+    """Grad-CAM of one image of a study of decisions, step by step, whatever the study's method.
+
+    Returns:
+        DataFrame, index `step`; `how` and `value`, both text.
+    """
+    one = replace(study, method="grad_cam").at_layer(case, study.layer)
+    (row,), image, mask, found = one.images.itertuples(), one.inputs[0], one.masks[0], one.maps.maps[0]
+    ((asked, _),) = one.predictor.by_fold([case])
+    maps, weights = cam_parts(asked.network, image, target=one.target, layer=one.layer)
+    total = np.tensordot(weights, maps, 1)
+    strongest = np.argsort(-np.abs(weights))[:3]
+    rows = [
+        ("input", "what the network sees: channels × height × width", "×".join(map(str, image.shape))),
+        ("log-odds", "logit of malignant less that of benign", number(row.log_odds, 3)),
+        ("p(malignant)", "1 / (1 + exp(−log-odds))", number(row.probability, 3)),
+        ("called", f"malignant from {number(row.threshold, 3)} on", LABEL_NAMES[int(row.called)]),
+        ("A_k", "output of the layer", f"{len(maps)} maps of {maps.shape[1]}×{maps.shape[2]} places"),
+        *((f"α_{k}", f"mean gradient over A_{k}, whose mean is {maps[k].mean():.3g}", f"{weights[k]:.3g}") for k in strongest),
+        ("Σ α_k A_k", "over all maps: lowest and highest place", f"{total.min():.3g} and {total.max():.3g}"),
+        ("ReLU", "places above 0 stay", f"{(total > 0).sum()} of {total.size}"),
+        ("map", "enlarged to the input, divided by its maximum", f"its sum is {found.sum():.1f}"),
+        ("share inside", f"{found[mask].sum():.1f} / {found.sum():.1f}", share(one.scores["energy_inside"].iloc[0], 1)),
+        ("chance", "the outline's share of the image", share(mask.mean(), 1)),
+    ]
+    return pd.DataFrame(rows, columns=["step", "how", "value"]).set_index("step")
 
 
 def highlighted(maps: np.ndarray, threshold: float) -> np.ndarray:
