@@ -15,12 +15,14 @@ from sklearn.model_selection import cross_val_predict
 from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import listed
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.ensemble import at_one_scale
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import label_uncertainty
 from thyroid_utils.scores.probabilities import aurc
-from thyroid_utils.studies.error_analysis import trust
+from thyroid_utils.studies.classifier_comparison import ClassifierComparison
+from thyroid_utils.studies.error_analysis import classifier_errors, one_case, trust
 from thyroid_utils.studies.error_analysis.trust import (
     WAYS,
     ask_all,
@@ -47,6 +49,15 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     assert all(table.index.equals(names) for table in asked.scores.values())
     np.testing.assert_allclose(asked.scores["single"]["probability"], ensemble[0], atol=1e-5)
     np.testing.assert_allclose(asked.scores["seeds"], label_uncertainty(scaled, 0.5, ensemble[0] >= 0.5), rtol=1e-12)
+    comparison = ClassifierComparison.of(runs)
+    called, case = classifier_errors(comparison, "tiny"), names[0]
+    row, sets = comparison.decisions("tiny").loc[case], trust.prediction_sets(runs[0], 0.2)
+    steps = one_case.call_by_hand(comparison, called, asked, sets, rank_label_errors(called.images), case)["value"]
+    said = [f"{run.predictions.at[case, 'log_odds']:.3f}" for run in runs]
+    assert list(steps[["log-odds, seed 0", "log-odds, seed 1"]]) == said
+    assert steps["mean over seeds"] == f"{scaled[:, 0].mean():.3f}" and steps["p(malignant)"] == f"{row['probability']:.3f}"
+    assert steps["called"].startswith(("benign", "malignant")[row["called"]])
+    assert steps["prediction set"] == listed(name for name in ("benign", "malignant") if sets.at[case, name])
     monkeypatch.setattr(trust, "_BLOCK", 3)
     some = ask_all(runs[:1], 6)
     assert some.skipped == {"seeds": "there is one seed"}

@@ -201,6 +201,21 @@ def estimate(value: float, images: int = 7, patients: int = 4) -> Estimate:
     return Estimate(value, value - 0.1, value + 0.1, images, patients)
 
 
+def test_what_is_kept_and_what_is_handed_on_add_up_to_all_calls(called):
+    near = pd.Series(np.arange(COUNT, dtype=float), CASES).sample(frac=1, random_state=0)
+    figure = errors.handed_on(near, called.images, kept=25)
+    left, right = figure.axes
+    first = called.images["kind"][:12]  # a quarter of the 48, by rising uncertainty
+    shown = {bars.get_label(): list(bars.datavalues) for bars in right.containers}
+    assert shown["right"] == [(called.images["kind"][12:] == "").sum(), (first == "").sum()], "handed on below kept"
+    assert shown["false negative"][1] == (first == "false negative").sum() > 0
+    assert np.sum(list(shown.values())) == COUNT
+    assert left.get_title(loc="left") == f"12 of 48 images kept: {100 * (first != '').mean():.1f} % wrong"
+    (x,), (y,) = left.lines[1].get_data()
+    assert x == 25 and y == pytest.approx((first != "").mean())
+    assert errors.handed_on(near, called.images, kept=1).axes[0].lines[1].get_xdata() == [pytest.approx(100 / 48)], "never none"
+
+
 def test_cam_panels_show_the_surest_calls_nodule_frames_both_maps_and_conformal_bars_add_up(masks):
     columns = {"label": LABELS[:8], "called": [0, 1, 1, 1, 0, 0, 0, 1], "probability": [0.1, 0.6, 0.7, 0.8, 0.2, 0.3, 0.3, 0.9]}
     images = pd.DataFrame(columns | {"threshold": 0.5}, EIGHT)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from thyroid_utils.common.words import count, p_value
+from thyroid_utils.common.words import count, p_value, share
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band, beside, counted, estimate_line, grouped_rows, interval, named_rows, score_dots
 from thyroid_utils.plots.grad_cam import card
@@ -16,7 +16,8 @@ from thyroid_utils.plots.pictures import MAP_LABEL, Panel, card_grid, case_panel
 from thyroid_utils.plots.style import ACCENT, CLASS_COLOURS, INK, NEUTRAL, TRUTH, across, below, model_colours, new_panels, styled
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.studies.error_analysis import MODES, Errors, FrameErrors
+from thyroid_utils.scores.probabilities import risk_coverage as risk_of
+from thyroid_utils.studies.error_analysis import KINDS, MODES, Errors, FrameErrors
 from thyroid_utils.studies.error_analysis.trust import PERTURBATIONS
 from thyroid_utils.studies.grad_cam import MapStudy
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
@@ -159,6 +160,35 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 @styled
+def handed_on(uncertainty: pd.Series, images: pd.DataFrame, kept: int = 80) -> Figure:
+    """Who is missed where the least certain images are handed to a person: the point of the risk-coverage curve, and the calls on
+    either side of it.
+
+    Args:
+        uncertainty: case → the higher the less certain.
+        images: of `Errors` of a classifier.
+        kept: percent of the images that the network answers, 1 to 100.
+    """
+    figure, (left, right) = new_panels(2, 3.4, width_ratios=[1.3, 1])
+    wrong, order = images["wrong"][uncertainty.index], uncertainty.sort_values(kind="stable").index
+    curve, most = risk_of(uncertainty, wrong), max(1, round(kept / 100 * len(order)))
+    point = curve.iloc[most - 1]
+    left.plot(100 * curve["coverage"], curve["risk"], color=NEUTRAL, linewidth=1.7)
+    left.plot([100 * point["coverage"]], [point["risk"]], "o", color=ACCENT, markersize=9)
+    left.set(xlabel="images kept, the most certain first, %", ylabel="share of errors among them")
+    left.set(xlim=(0, 102), ylim=(0, None), title=f"{most} of {count(len(order), 'image')} kept: {share(point['risk'], 1)} wrong")
+    kinds = images["kind"].replace("", "right").loc[order]
+    sides = {"handed on": kinds.iloc[most:], "kept": kinds.iloc[:most]}
+    counts = pd.DataFrame({side: found.value_counts() for side, found in sides.items()}).reindex(_CALLS).fillna(0)
+    counts.T.plot.barh(stacked=True, ax=right, color=_CALLS, width=0.6, legend=False)
+    for bars in right.containers:
+        right.bar_label(bars, [f"{value:.0f}" if value else "" for value in bars.datavalues], label_type="center", color="white")
+    across(right).set(xlabel="images")
+    below(figure, right)
+    return figure
+
+
+@styled
 def decision_curve(curves: Mapping[str, pd.DataFrame], tested: str) -> Figure:
     """Net benefit of acting on a classifier, on all and on nobody, by the threshold probability.
 
@@ -204,6 +234,7 @@ def robustness(curve: pd.DataFrame, model: str, label: str) -> Figure:
     return figure
 
 
+_CALLS = {"right": ACCENT, KINDS[1]: "#9aa3ad", KINDS[0]: CLASS_COLOURS["malignant"]}
 _SETS = {
     "the right class alone": ACCENT,
     "both classes": "#9aa3ad",
