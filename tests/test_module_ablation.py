@@ -1,6 +1,7 @@
 """003's tables as configs and runs: which networks, what their runs say on tiny ones, and the paper's sums."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from training_project import segmentation_config
 
 from thyroid_utils.common.config import ConfigError
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import whole
 from thyroid_utils.models import Architecture
 from thyroid_utils.models.networks import build_segmenter, parameter_count
 from thyroid_utils.models.segmenters import SEGMENTERS
@@ -200,6 +202,26 @@ def test_tables_as_they_are_read_and_no_verdict_on_rows_that_have_not_learnt(stu
     table = blank.results["modules"]
     assert np.isnan(table.at["pooled", "p_holm"]) and not np.isnan(table.at["attended", "p_holm"])
     assert reading_table(blank, "modules").at["pooled", "differs"] == ""
+
+
+def test_one_case_goes_through_the_plainest_and_the_fullest_network_part_by_part():
+    table, names = TABLES["modules"], ("true_positives", "false_positives", "false_negatives")
+    networks = {row.network: build_segmenter("mobile_deeplab", in_channels=1, width=8, **row.switches) for row in table.rows}
+    config = SimpleNamespace(size=32)
+    runs = {name: [SimpleNamespace(load_model=lambda own=own: own, config=config)] for name, own in networks.items()}
+    for (run,) in runs.values():
+        run.of_case = lambda case, run=run: run
+    scored = pd.DataFrame([{**dict(zip(names, (30, 10, 20), strict=True)), "dice": 2 / 3, "resolution": "own"}], ["a/1"])
+    compared = SimpleNamespace(runs=runs, tables={name: [scored] for name in runs})
+    shown = AblationStudy({"modules": table}, compared, 1.0).one_case("a/1")
+    plain, full = table.rows[0].network, table.rows[-1].network
+    assert list(shown.columns) == [plain, full]
+    assert list(shown.loc["TP, FP, FN"]) == ["30, 10, 20"] * 2 and list(shown.loc["Dice"]) == ["0.667"] * 2
+    for name in (plain, full):
+        assert shown.at["weights", name] == whole(parameter_count(networks[name]))
+    assert shown.at["mobilenet_v2", plain] == shown.at["mobilenet_v2", full] and shown.index[0] == "mobilenet_v2"
+    assert pd.isna(shown.at["PPM", plain]) and shown.at["PPM", full].startswith("640×2×2, "), "a part that is off"
+    assert list(shown.index[-4:]) == ["logits", "weights", "TP, FP, FN", "Dice"]
 
 
 def test_pareto_front_parameter_counts_and_the_papers_sums():

@@ -15,7 +15,8 @@ import pandas as pd
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import UNKNOWN, count, listed, number
+from thyroid_utils.common.words import UNKNOWN, count, listed, number, whole
+from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.comparisons import holm
 from thyroid_utils.scores.estimates import POWER, Comparison
 from thyroid_utils.scores.power import (
@@ -26,7 +27,7 @@ from thyroid_utils.scores.power import (
     smallest_gain,
 )
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
-from thyroid_utils.studies.module_ablation.tables import SWITCHES, AblationRow, AblationTable, tables_named
+from thyroid_utils.studies.module_ablation.tables import OURS, SWITCHES, AblationRow, AblationTable, network_stages, tables_named
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.studies.tables import told_difference
 from thyroid_utils.training.folds import FoldedRun, by_folds
@@ -178,6 +179,23 @@ class AblationStudy:
             return f"{on} This run cannot say what a module adds: {listed(sorted({gap.note for gap in found['difference']}))}."
         left = f", {count(len(found) - asked, 'row')} without a verdict" if asked < len(found) else ""
         return f"{on} **{int(found['differs'].sum())} of {count(asked, 'row')}** differ from their reference after Holm{left}."
+
+    def one_case(self, case: str) -> pd.DataFrame:
+        """A test image through the plainest and the fullest network: index `part` (its parts, then what is scored); a column a
+        network, as text: the maps that each part puts out, and its parameters."""
+        ours = [row for table in self.tables.values() for row in table.rows if row.model == OURS]
+        off, told, found = {row.network: list(row.switches.values()).count(False) for row in ours}, {}, {}
+        for network in sorted({pick(off, key=off.get) for pick in (min, max)}, key=off.get):
+            run = self.whole.runs[network][0].of_case(case)
+            *parts, last = network_stages(run.load_model(), run.config.size).itertuples()
+            scored = self.whole.tables[network][0].query("resolution == 'own'").loc[case]
+            maps = {part.stage: f"{part.channels}×{part.height}×{part.width}" for part in [*parts, last]}
+            told[network] = {part.stage: f"{maps[part.stage]}, {whole(part.parameters)} weights" for part in parts}
+            sums = {"logits": maps[last.stage], "weights": whole(sum(part.parameters for part in parts))}
+            counts = {"TP, FP, FN": ", ".join(whole(scored[name]) for name in COUNTS[:3])}
+            found[network] = sums | counts | {"Dice": number(scored["dice"], 3)}
+        parts = pd.concat({network: pd.Series(rows) for network, rows in told.items()}, axis=1)
+        return pd.concat([parts, pd.DataFrame(found)]).iloc[:, ::-1].rename_axis("part")
 
     def front(self, cost: str) -> list[str]:
         """Networks that no other beats in both cost ("parameters" or "latency_ms") and score, by rising cost."""
