@@ -9,9 +9,12 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.data.images import write_png
+from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import subset_estimate
 from thyroid_utils.scores.estimates import few_told
 from thyroid_utils.scores.labels import choose_threshold, classification_scores
+from thyroid_utils.studies import followed
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.tables import different_from
 
@@ -59,6 +62,25 @@ def comparison():
     runs = [made_run("weak", 0.3, seed, config_seed=seed) for seed in range(3)]
     runs += [made_run("strong", 3.0, 3 + seed, config_seed=seed) for seed in range(3)]
     return ClassifierComparison.of(runs)
+
+
+def test_one_case_is_followed_from_its_frame_to_its_call(comparison, tmp_path, monkeypatch):
+    write_png(tmp_path / "frame.png", np.full((20, 30), 51, np.uint8))
+    case, first = "test/1-0", comparison.runs["strong"][0]
+    monkeypatch.setattr(first, "of_case", lambda asked: first, raising=False)
+    asked = SimpleNamespace(pipeline=build_pipeline(["gray", {"resize": {"size": 16}}, "scale"]))
+    monkeypatch.setattr(followed, "Predictor", lambda run: asked)
+    row = pd.Series({"image": str(tmp_path / "frame.png"), "mask": pd.NA}, name=case)
+    told, known = followed.to_call(comparison, row)[case], first.predictions.loc[case]
+    decided = comparison.decisions("strong").loc[case]
+    assert told["0. input"] == "30 × 20 pixels, 51 to 51, mean 51" and told["3. scale"] == "16 × 16 pixels, 0.2 to 0.2, mean 0.2"
+    assert list(told[4:]) == [
+        f"{known['log_odds']:.2f}",
+        f"{1 / (1 + np.exp(-known['log_odds'])):.2f}",
+        "malignant" if known["probability"] >= comparison.thresholds["strong"][0] else "benign",
+        f"{decided['calibrated']:.2f}",
+        "malignant",
+    ]
 
 
 @pytest.mark.parametrize(("pretrained", "scratch"), [(3.0, 0.6), (0.6, 3.0)])

@@ -18,6 +18,7 @@ from thyroid_utils.scores.estimates import few_told, patient_estimate
 from thyroid_utils.scores.masks import SEGMENTATION_SCORES, segmentation_scores
 from thyroid_utils.scores.recipes import ONE_TRAINING, compare_recipes, mean_influence
 from thyroid_utils.studies.compare import comparison_configs
+from thyroid_utils.studies.followed import to_dice
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 from thyroid_utils.studies.tables import pair_table, told_difference
 from thyroid_utils.training.data import split_data
@@ -60,6 +61,17 @@ def test_every_score_is_that_of_the_maps_at_both_resolutions(comparison):
             for name in SEGMENTATION_SCORES:
                 assert rows[resolution][name] == pytest.approx(expected[name], nan_ok=True), (resolution, name)
         assert rows["own"]["presence"] in ("both", "missed") and np.isnan(rows["network"]["hd95_mm"])
+
+
+def test_one_case_is_followed_from_its_frame_to_its_dice(comparison):
+    case = comparison.truth.index[0]
+    told = to_dice(comparison, "tiny_segmenter", case)[case]
+    _, truth, probability = comparison.picture("tiny_segmenter", case)
+    found = probability >= 0.5
+    tp, fp, fn = (truth & found).sum(), (found & ~truth).sum(), (truth & ~found).sum()
+    assert told["0. input"].startswith("96 × 96 pixels, ") and told["truth"] == f"{truth.sum()} pixels"
+    assert told["both, the mask alone, the truth alone, neither"] == f"TP {tp}, FP {fp}, FN {fn}, TN {truth.size - tp - fp - fn}"
+    assert told.iloc[-1] == f"{2 * tp} / {2 * tp + fp + fn} = {2 * tp / (2 * tp + fp + fn):.2f}"
 
 
 def test_tables_are_measured_once_and_a_damaged_one_again(comparison, monkeypatch):

@@ -1,15 +1,18 @@
 """Figures of the classifier comparison: curves with bands, decisions, calibration, cases."""
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, roc_curve
 
-from thyroid_utils.common.words import listed
+from thyroid_utils.common.words import listed, number
 from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.plots.charts import band
 from thyroid_utils.plots.pictures import case_panel, panel_grid
 from thyroid_utils.plots.style import ACCENT, NEUTRAL, below, integer_ticks, model_colours, new_figure, new_panels, styled
+from thyroid_utils.scores.labels import predictive_values
 from thyroid_utils.scores.probabilities import at_bound, reliability_table
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.error_analysis.subgroups import of_each_class
@@ -72,17 +75,48 @@ def training_curves(comparison: ClassifierComparison) -> Figure:
 def confusion_matrices(comparison: ClassifierComparison) -> Figure:
     """Counts on test of each model's first run, at the threshold chosen on validation."""
     figure, axes = new_panels(len(comparison.models), 2.9)
-    classes, look = ("benign", "malignant"), {"cmap": "Blues", "cbar": False, "square": True}
     for place, model in zip(axes, comparison.models, strict=True):
         found = comparison.decisions(model)
         counts = confusion_matrix(found["label"], found["called"], labels=[0, 1])
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
         cuts = " to ".join(dict.fromkeys(f"{cut:.2f}" for cut in (found["threshold"].min(), found["threshold"].max())))
-        place.set(xlabel="called")
-        place.set_title(f"{_in_lines(model)}\nthreshold {cuts}", fontsize=9)
+        _matrix(place, counts, f"{_in_lines(model)}\nthreshold {cuts}")
     axes[0].set_ylabel("truth")
     return figure
+
+
+@styled
+def threshold_moved(decisions: pd.DataFrame, threshold: float = 0.5, prevalence: float = 0.1) -> Figure:
+    """What a threshold does: its point on the ROC curve, the counts on test, and what becomes of 1000 images of which the share
+    `prevalence` is malignant, with the predictive values.
+
+    Args:
+        decisions: of `ClassifierComparison.decisions`.
+    """
+    truth, called = decisions["label"].astype(int), (decisions["probability"] >= threshold).astype(int)
+    counts = confusion_matrix(truth, called, labels=[0, 1])
+    specificity, sensitivity = counts.diagonal() / counts.sum(axis=1)
+    figure, (curve, matrix, people) = new_panels(3, 3.4)
+    curve.plot(*roc_curve(truth, decisions["probability"])[:2], color=NEUTRAL)
+    curve.plot([0, 1], [0, 1], **_DOTTED)
+    curve.plot([1 - specificity], [sensitivity], "o", color=ACCENT, markersize=9)
+    curve.set(xlabel="1 − specificity", ylabel="sensitivity")
+    curve.set_title(f"sensitivity {sensitivity:.2f}, specificity {specificity:.2f}", fontsize=9)
+    _matrix(matrix, counts, f"on test, threshold {threshold:.2f}")
+    thousand = 1000 * counts / counts.sum(axis=1, keepdims=True) * [[1 - prevalence], [prevalence]]
+    positive, negative = predictive_values(sensitivity, specificity, prevalence)
+    title = f"of 1000, {100 * prevalence:.0f} % malignant:\nPPV {number(positive, 2)}, NPV {number(negative, 2)}"
+    _matrix(people, thousand.round().astype(int), title)
+    matrix.set_ylabel("truth")
+    return figure
+
+
+def _matrix(place: Axes, counts: np.ndarray, title: str) -> None:
+    """Counts [[benign called benign, …], …], coloured by their share of the row's class."""
+    classes, look = ("benign", "malignant"), {"cmap": "Blues", "cbar": False, "square": True}
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1.4, xticklabels=classes, yticklabels=classes, ax=place, **look)
+    place.set(xlabel="called")
+    place.set_title(title, fontsize=9)
 
 
 @styled

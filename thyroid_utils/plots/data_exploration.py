@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 
 from thyroid_utils.common.words import count
 from thyroid_utils.data.audit import Audit, clean_mask
-from thyroid_utils.data.images import read_gray, read_mask
+from thyroid_utils.data.images import read_gray, read_mask, ring_around
 from thyroid_utils.data.overlays import find_echo_area, find_overlays
+from thyroid_utils.data.phantom import simulate_view
 from thyroid_utils.data.phantom.imaging import RAYLEIGH_SNR, RayleighFit
+from thyroid_utils.data.phantom.patients import malignancy_posterior, tirads_level
 from thyroid_utils.data.splits import patient_class
 from thyroid_utils.data.table import SPLITS, Measures, label_names
 from thyroid_utils.plots import style
-from thyroid_utils.plots.pictures import Panel, case_panel, panel_grid
+from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_grid
 from thyroid_utils.plots.style import across, bare, below, integer_ticks, new_panels, styled
 
 
@@ -284,6 +286,27 @@ def simulation(stages: dict[str, np.ndarray]) -> Figure:
         place.set_title(f"{number}. {name}")
         if unit:
             figure.colorbar(drawn, ax=place, shrink=0.8, pad=0.02).set_label(unit, fontsize=8.5)
+    return figure
+
+
+@styled
+def phantom_traits(echogenicity: str = "hypoechoic", margin: str = "smooth", foci: str = "none", gain: float = 0) -> Figure:
+    """One phantom with these traits in one and the same neck: its tissue, its frame, and gray levels inside the nodule and in a
+    ring around it. gain: dB above that of the examination."""
+    frame = simulate_view(3, size=256, gain=gain, traits={"echogenicity": echogenicity, "margin": margin, "foci": foci})
+    figure, (tissue, seen, levels) = new_panels(3, 2.9)
+    drawn = bare(tissue).imshow(frame.stages["echogenicity"], cmap="cividis", vmin=-30, vmax=15)
+    figure.colorbar(drawn, ax=tissue, shrink=0.8).set_label("dB beside an average gland", fontsize=8.5)
+    tissue.set_title("Echogenicity of the tissue")
+    draw_panel(seen, Panel(frame.image, outlines={style.TRUTH: frame.nodule}))
+    seen.set_title("Its frame, outlined")
+    for region, colour, name in ((frame.nodule, style.PROBLEM, "inside"), (ring_around(frame.nodule), style.NEUTRAL, "around")):
+        gray, look = frame.image[region], {"density": True, "histtype": "step", "linewidth": 1.5}
+        levels.hist(gray, np.arange(0, 257, 8), color=colour, label=f"{name}: {gray.mean():.0f}", **look)
+    traits = frame.patient.traits
+    levels.set_title(f"{tirads_level(traits)}, P(malignant | traits) {malignancy_posterior(traits):.2f}", fontsize=9)
+    levels.set(xlabel="gray level", yticks=[], xlim=(0, 255))
+    below(figure, levels)
     return figure
 
 

@@ -1,6 +1,7 @@
 """Figures about preprocessing: stages with histograms, what they do in numbers, overlay removal, augmentation, cost."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from thyroid_utils.common.words import listed
 from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.overlays import echo_mask, find_overlays, mask_box
 from thyroid_utils.plots.charts import grouped_rows, interval
@@ -15,6 +17,7 @@ from thyroid_utils.plots.pictures import Panel, case_panel, draw_panel, panel_gr
 from thyroid_utils.plots.style import BOX, NEUTRAL, PROBLEM, TRUTH, WIDTH, across, model_colours, new_figure, new_panels, styled
 from thyroid_utils.preprocess.augment import Augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
+from thyroid_utils.studies.preprocessing import quality
 
 MEASURE_LABELS = {
     "cnr": "contrast-to-noise ratio\nof nodule and ring",
@@ -47,6 +50,27 @@ def stages(pipeline: Pipeline, case: str, row: pd.Series) -> Figure:
         axes[0, column].set_xlabel(f"{gray.shape[1]}×{gray.shape[0]}", fontsize=8)
         _histogram(axes[1, column], gray)
     axes[1, 0].set_ylabel("share\nof pixels", fontsize=8.5)
+    return figure
+
+
+@styled
+def steps_on_and_off(row: pd.Series, **on: bool) -> Figure:
+    """One frame before and after the steps that are on, each above its histogram, with its contrast of nodule and ring.
+
+    Args:
+        row: of the case table, with a mask.
+        on: steps by name, in their order, that leave gray levels.
+    """
+    steps = [name for name, wanted in on.items() if wanted]
+    image = read_image(row["image"])
+    found = build_pipeline([*steps, {"resize": {"size": 256}}]).stages(image, read_mask(row["mask"], image.shape[:2]))
+    figure, axes = new_figure(2, 2, 5, 7, height_ratios=[2.6, 1])
+    pictures = {"as it is": found[1], fill(f"after {listed(steps, 'no step')}", 44): found[-2]}  # behind gray, and before resize
+    for (picture, levels), (title, (_, gray, mask)) in zip(axes.T, pictures.items(), strict=True):
+        told = quality(gray, mask)
+        title = f"{title}\nCNR {told['cnr']:.2f}, generalised CNR {told['gcnr']:.2f}"
+        draw_panel(picture, Panel(gray, title, {TRUTH: mask}))
+        _histogram(levels, gray)
     return figure
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from thyroid_utils.common.words import count
 from thyroid_utils.plots.charts import box_and_points, few_ticks, named_rows
 from thyroid_utils.plots.pictures import Panel, mask_colours, panel_grid
-from thyroid_utils.plots.style import TRUTH, below, model_colours, new_panels, styled
+from thyroid_utils.plots.style import PROBLEM, TRUTH, below, model_colours, new_panels, styled
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
 COSTS = {"parameters": "parameters, millions", "latency_ms": "one image on this CPU, ms"}
@@ -97,3 +98,22 @@ def side_by_side(comparison: SegmenterComparison, models: Sequence[str], cases: 
             title = f"{model}\n{f'{case}, ' if number == 0 else ''}Dice {dice:.2f}"
             panels.append(Panel(image, title, outlines={TRUTH: truth, colours[model]: probability >= 0.5}))
     return panel_grid(panels, len(models))
+
+
+def dragged_apart(image: np.ndarray, truth: np.ndarray, to_the_right: int = 0, down: int = 0, wider_by: int = 0) -> Figure:
+    """An outline, and the same moved by so many pixels and grown, or shrunk below 0: the pixels that agree, and the scores worked
+    out from their counts.
+
+    Args:
+        image: gray (height, width); truth: bool of its shape, not empty.
+    """
+    moved = ndimage.shift(truth.astype(np.uint8), (down, to_the_right), order=0).astype(bool)
+    change = ndimage.binary_dilation if wider_by > 0 else ndimage.binary_erosion
+    moved = change(moved, iterations=abs(wider_by)) if wider_by else moved
+    tp, fp, fn = (int(both.sum()) for both in (truth & moved, moved & ~truth, truth & ~moved))
+    told = [f"TP {tp}, FP {fp}, FN {fn} pixels"]
+    told += ["Dice = 2TP / (2TP + FP + FN)", f"= {2 * tp} / {2 * tp + fp + fn} = {2 * tp / (2 * tp + fp + fn):.2f}"]
+    told += ["IoU = TP / (TP + FP + FN)", f"= {tp} / {tp + fp + fn} = {tp / (tp + fp + fn):.2f}"]
+    pair = Panel(image, "truth, and the moved outline", {TRUTH: truth, PROBLEM: moved})
+    counted = Panel(image, "green TP, red FP, blue FN", filled=mask_colours(truth, moved), below=told)
+    return panel_grid([pair, counted])

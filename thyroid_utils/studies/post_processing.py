@@ -56,7 +56,7 @@ class PostProcessing(SegmenterComparison):
     @cached_property
     def networks(self) -> dict[str, tuple[Predictor, float]]:
         """Run → its network and the threshold of its own validation, of each fold by itself."""
-        asked = {fold.name: self._asked(fold) for run in self.runs[NONE] for fold in run.folds}
+        asked = {fold.name: self.asked(fold) for run in self.runs[NONE] for fold in run.folds}
         return {name: (network, best_threshold(network)) for name, network in asked.items()}
 
     @cached_property

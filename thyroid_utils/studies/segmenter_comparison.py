@@ -48,7 +48,8 @@ class SegmenterComparison(ComparedRuns):
     blind: ClassVar[str] = "calling the whole frame nodule"
     subsets: ClassVar[bool] = False
 
-    def _asked(self, run: Run) -> Predictor:
+    def asked(self, run: Run) -> Predictor:
+        """Of one of `runs`, or of a fold of one, on the data as they are now."""
         predictor = Predictor(run, self.root)
         predictor.cases = self._splits[run.config.split.fold]  # read once for all runs
         return predictor
@@ -78,7 +79,7 @@ class SegmenterComparison(ComparedRuns):
         for model, runs in self.runs.items():
             found[model] = []
             for run in runs:
-                parts = [map_scores(self._asked(fold)) for fold in run.folds]
+                parts = [map_scores(self.asked(fold)) for fold in run.folds]
                 found[model].append(pd.concat(parts) if len(parts) > 1 else parts[0])
                 bar(sum(map(len, found.values())), count)
         return found
@@ -281,7 +282,7 @@ class SegmenterComparison(ComparedRuns):
         """Test images (None: all, in the order of `truth`) one by one: the frame, its true mask (bool) and the probability map of
         a model's first run (float32), each at the image's own resolution."""
         run = self.runs[model][0]
-        asked = {fold.name: self._asked(fold) for fold in run.folds}
+        asked = {fold.name: self.asked(fold) for fold in run.folds}
         for case in self.truth.index if cases is None else cases:
             yield from asked[run.of_case(case).name].pictures([case])
 

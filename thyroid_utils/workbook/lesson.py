@@ -18,7 +18,7 @@ from thyroid_utils.workbook.record import record_figure
 Draw = Callable[..., Figure]
 
 _AT_ONCE = 0.1  # seconds: a figure that takes longer follows a slider when it is let go, not while it moves
-_WORDS = {"alpha": "α", "beta": "β", "gamma": "γ"}
+_WORDS = {"alpha": "α", "beta": "β", "gamma": "γ", "clahe": "CLAHE"}
 
 
 def play(

@@ -7,7 +7,7 @@ perfectly reaches an AUC of 0.95.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
@@ -22,7 +22,7 @@ from thyroid_utils.common.progress import Progress, in_threads
 from thyroid_utils.data.images import write_png
 from thyroid_utils.data.phantom import imaging
 from thyroid_utils.data.phantom.anatomy import build_scene
-from thyroid_utils.data.phantom.patients import TISSUE, Patient, Settings, View, malignancy_posterior, tirads_level
+from thyroid_utils.data.phantom.patients import NODULE, TISSUE, Patient, Settings, View, malignancy_posterior, tirads_level
 from thyroid_utils.data.table import make_cases
 
 _REACH = 3.2  # mm that a probe moves at most between views
@@ -41,12 +41,16 @@ class Frame:
     stages: dict[str, np.ndarray]
 
 
-def simulate_view(patient: int = 0, view: int = 0, **settings) -> Frame:
-    """Simulate one view of one patient, as `phantom_cases` writes it.
+def simulate_view(
+    patient: int = 0, view: int = 0, *, traits: Mapping[str, str] | None = None, gain: float = 0, **settings
+) -> Frame:
+    """Simulate one view of one patient, as `phantom_cases` writes it, or with other traits in the same neck.
 
     Args:
         patient: number of the patient, from 0.
         view: number of the view, from 0; more views than the patient has in the table may be asked for.
+        traits: echogenicity, margin and foci in place of the patient's, where named, such as {"margin": "lobulated"}.
+        gain: of the scanner, dB above that of this examination.
         settings: size, seed, scanners, malignant_share, calliper_bias and views as in `phantom_cases`.
 
     Raises:
@@ -54,6 +58,7 @@ def simulate_view(patient: int = 0, view: int = 0, **settings) -> Frame:
     """
     chosen = Settings(**settings)
     person = Patient(patient, chosen)
+    person.change(chosen.random(NODULE, patient, 1), traits or {}, gain)
     return _simulate(person, View(person, view, chosen), chosen)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -231,6 +231,15 @@ class Patient:
         self.gain = random.normal(0, 2.0)
         self.loose_edge = int(random.choice([0, -1, 1], p=[0.84, 0.08, 0.08]))
         self.penetration = random.uniform(-0.01, 0.08)
+
+    def change(self, random: np.random.Generator, traits: Mapping[str, str], gain: float) -> None:
+        """Give the nodule other traits, in the words of `POINTS`, and the scanner `gain` dB more; size and place stay."""
+        before, self.traits = self.traits, replace(self.traits, **traits)
+        self.gain += gain
+        self.nodule.echo += _ECHO[self.traits.echogenicity][0] - _ECHO[before.echogenicity][0]
+        if self.traits.margin != before.margin:
+            other = Nodule(random, self.traits, self.plane)
+            self.nodule.waves, self.nodule.softness, self.nodule.halo = other.waves, other.softness, other.halo
 
     def spacing(self, size: int) -> float:
         """mm a pixel of a frame of `size` pixels: its echo area shows the imaging depth."""
