@@ -100,6 +100,17 @@ def test_arithmetic_finds_the_errors_that_are_known(card):
     assert card.at["mobile_deeplab (bce), dice", "arithmetic"] == "all pixels counted together"
 
 
+def test_a_claim_is_followed_from_print_to_verdict_with_sums_a_reader_can_do_again(card):
+    steps = study.followed(card.reset_index())["vgg16 (cross entropy), accuracy"]
+    assert (
+        steps["printed"].startswith("accuracy 0.9924, precision 0.9969") and steps["the first stands for"] == "0.99235 to 0.99245"
+    )
+    assert steps["accuracy, (TP + TN) / N"] == "653 / 658 = 0.9924" and steps["precision, TP / (TP + FP)"] == "325 / 326 = 0.9969"
+    assert steps["sensitivity, TP / (TP + FN)"] == "325 / 329 = 0.9878"
+    assert steps["F1, 2 TP / (2 TP + FP + FN)"] == "650 / 655 = 0.9924"
+    assert steps["verdict"].startswith(tuple(study.VERDICTS))
+
+
 def test_small_sums_by_hand():
     """Of 1,000 pixels TP 50, FP 10, FN 20 and TN 920: an empty mask is right on 930, 93 %."""
     told = study.empty_mask(n_iou=50 / 80, b_iou=920 / 950)["arithmetic"]

@@ -282,6 +282,29 @@ def means(**figures: str) -> dict[str, Any]:
 CHECKS = {check.__name__: check for check in (sums, by_image, met, nodule_f1, empty_mask, means)}
 
 
+def followed(card: pd.DataFrame) -> pd.DataFrame:
+    """The first claim whose counts are known, from what is printed to its verdict: a row a step, in a column of its name. Claims
+    beside which something is reached come first."""
+    counted = card[card["arithmetic"].str.startswith("TP ")]
+    claim = counted.sort_values("reached", key=pd.isna, kind="stable").iloc[0]
+    hits, alarms, missed, cleared, images = map(int, re.findall(r"\d+", claim["arithmetic"])[:5])
+    shares = {
+        "accuracy, (TP + TN) / N": (hits + cleared, images),
+        "precision, TP / (TP + FP)": (hits, hits + alarms),
+        "sensitivity, TP / (TP + FN)": (hits, hits + missed),
+        "F1, 2 TP / (2 TP + FP + FN)": (2 * hits, 2 * hits + alarms + missed),
+    }
+    steps = {
+        "printed": ", ".join(f"{name} {text}" for name, text in claim["figures"].items()),
+        "the first stands for": " to ".join(number(end, 5) for end in claim["claimed"]),
+        "counts that give all of them": claim["arithmetic"],
+        **{name: f"{part} / {whole} = {number(part / whole, 4)}" for name, (part, whole) in shares.items()},
+        "reached here": f"{claim['reached']} ({claim['by']})" if claim["reached"] else UNKNOWN,
+        "verdict": f"{claim['verdict']}: {claim['why']}",
+    }
+    return pd.Series(steps, name=claim["claim"]).rename_axis("step").to_frame()
+
+
 def card_table(card: pd.DataFrame) -> pd.DataFrame:
     """Claims of a scorecard for a reader."""
     reached = [f"{row.reached} ({row.by})" if row.reached else UNKNOWN for row in card.itertuples()]
