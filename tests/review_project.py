@@ -12,12 +12,12 @@ from thyroid_utils.common.config import RunConfig
 from thyroid_utils.training.fit import fit_or_load
 from thyroid_utils.training.ledger import Run
 
-CLASSIFIER = {"task": "classification", "model": {"name": "timm:test_resnet"}, "preprocessing": "plain"}
+CLASSIFIER = {"task": "classification", "model": {"name": "timm:test_resnet"}}
 SEGMENTER = {"task": "segmentation", "model": {"name": "unet", "options": {"widths": [4, 8]}}, "loss": {"name": "bce_dice"}}
 FOCAL = {**CLASSIFIER, "loss": {"name": "focal"}}
 
 
-def review_config(role: dict, seed: int = 0, **changes) -> RunConfig:
+def review_config(role: dict, seed: int = 0) -> RunConfig:
     """Two epochs on some thirty phantoms of 64 pixels."""
     common = {
         "data": {"options": {"patients": 24, "size": 64, "views": [1, 2], "malignant_share": 0.5}},
@@ -26,7 +26,7 @@ def review_config(role: dict, seed: int = 0, **changes) -> RunConfig:
         "preprocessing": "plain",
         "training": {"epochs": 2, "batch_size": 4, "device": "cpu"},
     }
-    return RunConfig(**{**common, **role, "seed": seed, **changes})
+    return RunConfig(**common, **role, seed=seed)
 
 
 def write_report(folder: Path, runs: list[Run], **changes) -> Path:
@@ -39,14 +39,15 @@ def write_report(folder: Path, runs: list[Run], **changes) -> Path:
 
 
 @contextmanager
-def reviewed(temporary: Path) -> Iterator[tuple[Path, list[Run]]]:
-    """A report of a classifier in two seeds, one with another loss, and a segmenter; and its runs."""
+def reviewed(temporary: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Run]]]:
+    """A report, and its runs: a classifier in two seeds, one with another loss, and a segmenter; trained once a session."""
+    folder = temporary.getbasetemp() / "reviewed"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CACHE", "RUNS"):
-            patch.setenv(f"THYROID_WORKBOOK_{name}", str(temporary / name.lower()))
+            patch.setenv(f"THYROID_WORKBOOK_{name}", str(folder / name.lower()))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         roles = [(CLASSIFIER, 0), (CLASSIFIER, 1), (FOCAL, 0), (SEGMENTER, 0)]
         runs = [fit_or_load(review_config(*role)) for role in roles]
-        yield write_report(temporary / "reports" / "tiny", runs), runs
+        yield write_report(folder / "reports" / "tiny", runs), runs
         torch.set_num_threads(threads)

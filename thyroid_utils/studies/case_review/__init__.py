@@ -8,12 +8,11 @@ without PyTorch; Grad-CAM asks for it.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
     from thyroid_utils.studies.error_analysis import Errors
 
 ENOUGH = 0.8  # Dice from which a mask counts as right, as in notebook 07
-REPORT_VARIABLE = "THYROID_WORKBOOK_REPORT"  # names the report where the notebook does not
+_EXPLAINED = 256  # Grad-CAM maps that are kept in memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaseSet:
     """Networks that were tested on the same images.
 
@@ -52,8 +51,6 @@ class CaseSet:
 
     title: str
     networks: dict[str, list[Run | FoldedRun]]
-    _explained: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    _predictors: dict[str, Predictor] = field(default_factory=dict)
 
     @property
     def first(self) -> Run | FoldedRun:
@@ -75,7 +72,7 @@ class CaseSet:
         column `group F` a factor F of `attrs["groups"]`, which has its levels; else `attrs["unread"]` says why."""
         tested = self.first.predictions.query("split == 'test'")[["patient", "label"]]
         try:
-            kept = cached("review_cases", content_key(self._key(self.first), _code()), self._read)
+            kept = cached("review_cases", content_key(_hashes(self.first), _code()), self._read)
         except DataError as error:
             tested.attrs = {"groups": {}, "unread": str(error)}
             return tested
@@ -106,10 +103,11 @@ class CaseSet:
             `between_runs` (SD over trainings, each brought to one scale; NaN for one), `label_error` (rank of
             `rank_label_errors`), `suspect`; and of a segmenter or joint network `dice`, `iou`, `hd95` (pixels), `presence`,
             `mode`: where its mask fails.
+
+        Raises:
+            DataError: the data that a segmenter's masks are held to are gone, when they are asked for a first time.
         """
-        runs = self.networks[network]
-        key = content_key([self._key(run) for run in runs], _code())
-        return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
+        return _table(tuple(self.networks[network]))
 
     def calibrate(self, network: str, threshold: float) -> float:
         """A classifier's probability once slope and intercept from validation have mended it; of folds it is mended already."""
@@ -118,11 +116,6 @@ class CaseSet:
             return threshold
         known = run.predictions.query("split == 'val'")
         return float(fit_platt(known["label"], known["log_odds"])(logit(threshold)))
-
-    @staticmethod
-    def _key(run: Run | FoldedRun) -> list[dict[str, str]]:
-        """A run that was made again may say something else."""
-        return [fold.hashes for fold in run.folds]
 
     def layers(self, network: str, case: str, *, attention: bool = False) -> dict[str, np.ndarray]:
         """The pictures of a case, each of the frame's size.
@@ -152,21 +145,36 @@ class CaseSet:
                 entropies = entr(found["prediction"]) + entr(1 - found["prediction"])
                 found["uncertainty"] = entropies / np.float32(np.log(2))
             if attention:
-                found["attention"] = self._attention(run, case)
+                found["attention"] = _attention(run, case)
         return found
 
-    def _attention(self, run: Run, case: str) -> np.ndarray:
-        if (run.name, case) not in self._explained:
-            from thyroid_utils.inference.cam import cam_maps, target_layer
-            from thyroid_utils.inference.predictor import Predictor
 
-            predictor = self._predictors.setdefault(run.name, Predictor(run))
-            task = "segmentation" if run.config.task == "segmentation" else "classification"
-            inputs = predictor.inputs([case])
-            layer = target_layer(predictor.network, inputs.shape[2:])  # the whole network's, of which a joint one answers a part
-            found = cam_maps(predictor.answering(task), inputs, layer=layer).maps[0]
-            self._explained[run.name, case] = predictor.on_frame(case, found)
-        return self._explained[run.name, case]
+@lru_cache(maxsize=_EXPLAINED)
+def _attention(run: Run, case: str) -> np.ndarray:
+    from thyroid_utils.inference.cam import cam_maps, target_layer
+
+    predictor, task = _predictor(run), "segmentation" if run.config.task == "segmentation" else "classification"
+    inputs = predictor.inputs([case])
+    layer = target_layer(predictor.network, inputs.shape[2:])  # the whole network's, of which a joint one answers a part
+    return predictor.on_frame(case, cam_maps(predictor.answering(task), inputs, layer=layer).maps[0])
+
+
+@cache
+def _predictor(run: Run) -> Predictor:
+    from thyroid_utils.inference.predictor import Predictor
+
+    return Predictor(run)
+
+
+@cache
+def _table(runs: tuple[Run | FoldedRun, ...]) -> pd.DataFrame:
+    key = content_key([_hashes(run) for run in runs], _code())
+    return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
+
+
+def _hashes(run: Run | FoldedRun) -> list[dict[str, str]]:
+    """A run that was made again may say something else."""
+    return [fold.hashes for fold in run.folds]
 
 
 def _group(factor: str) -> str:
@@ -219,7 +227,12 @@ def _asked(runs: Sequence[Run | FoldedRun]) -> pd.DataFrame:
 
 
 def _with_places(errors: Errors) -> pd.DataFrame:
-    return errors.images.assign(error=pd.Series(range(len(errors.table)), errors.table.index))
+    from thyroid_utils.studies.error_analysis import MODES
+
+    told = {"error": pd.Series(range(len(errors.table)), errors.table.index)}
+    if "mode" in errors.images:
+        told["mode"] = errors.images["mode"].replace(MODES)
+    return errors.images.assign(**told)
 
 
 @contextmanager
@@ -246,18 +259,18 @@ class Review:
         """Of a finished report, or of runs by name.
 
         Args:
-            report: its folder; "" takes the one that the environment names, else the newest finished one in `reports/`.
+            report: its folder; "" takes the newest finished one in `reports/`.
             runs: beginnings of names; where there are any they are taken instead of a report's.
 
         Raises:
             DataError: a folder that is no finished report.
         """
-        folder = None if runs else _report(report or os.environ.get(REPORT_VARIABLE, ""))
+        folder = None if runs else _report(report)
         if folder is None and not runs:
             told = "there is no finished report yet: `make report` writes one, or name a run with RUNS"
             return cls(missing=[f"Nothing can be shown, as {told}."])
-        names = list(runs) or _named(folder)
-        found, missing = _kept(names)
+        named = dict.fromkeys(runs, "") if runs else _named(folder)
+        found, missing = _kept(named)
         sets, broken = _sets(found)
         return cls(folder, sets, missing + broken)
 
@@ -282,35 +295,44 @@ def _record(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and isinstance(found.get("notebooks"), dict) else {}
 
 
-def _named(report: Path) -> list[str]:
-    records = _record(report)["notebooks"].values()
-    return list(dict.fromkeys(run for record in records for run in record.get("runs", [])))
+def _named(report: Path) -> dict[str, str]:
+    """Runs of a report → the numbers of their notebooks."""
+    found: dict[str, str] = {}
+    for stem, record in _record(report)["notebooks"].items():
+        for run in record.get("runs", []):
+            found[run] = f"{found[run]}, {stem[:2]}" if run in found else stem[:2]
+    return found
 
 
-def _kept(names: Iterable[str]) -> tuple[list[Run], list[str]]:
-    """The finished runs of these names, and what is said of the others. Their files are not hashed, which would take seconds."""
+def _kept(named: Mapping[str, str]) -> tuple[list[tuple[Run, str]], list[str]]:
+    """The finished runs of these names with what they are told by, and what is said of the others. Their files are not hashed,
+    which would take seconds."""
     found, missing = [], []
-    for name in names:
+    for name, told in named.items():
         fitting = [run for run in runs_that_begin(name) if (run.folder / MARK).exists()]
         if len(fitting) == 1:
-            found.append(fitting[0])
+            found.append((fitting[0], told))
         else:
             missing.append(name[:SHORT])
-    told = f"{count(len(missing), 'run')} of {len(missing) + len(found)} not in {paths.runs_dir().name}/ any more"
-    how = f"({first_few(missing)}); what they said is left out. Run the report again to have them back"
-    return found, [f"{told} {how}."] if missing else []
+    gone = f"{count(len(missing), 'run')} of {len(named)} {'is' if len(missing) == 1 else 'are'} not to be found"
+    how = f"({first_few(missing)}), and left out. Run the report again, or name longer beginnings, to see what they say"
+    return found, [f"{gone} {how}."] if missing else []
 
 
-def _sets(runs: Sequence[Run]) -> tuple[list[CaseSet], list[str]]:
-    """Case sets of runs, without those that are made to mislead (leaks, permuted labels)."""
+def _sets(told: Sequence[tuple[Run, str]]) -> tuple[list[CaseSet], list[str]]:
+    """Case sets of runs, without those that are made to mislead (leaks, permuted labels), and what is said of folds that are
+    not whole."""
     places: dict[tuple, dict[str, list[Run]]] = {}
-    for run in runs:
+    notebooks: dict[tuple, set[str]] = {}
+    for run, numbers in told:
         config = run.config
         if config.split.leak is None and config.data.permute_labels is None:
-            split = config.split.model_copy(update={"fold": 0}).to_json() if config.split.folds else run.data["split_hash"]
-            places.setdefault((run.data["fingerprint"], split), {}).setdefault(config.recipe, []).append(run)
+            split = config.split.model_copy(update={"fold": 0}) if config.split.folds else run.data["split_hash"]
+            place = run.data["fingerprint"], str(split)
+            places.setdefault(place, {}).setdefault(config.recipe, []).append(run)
+            notebooks.setdefault(place, set()).update(numbers.split(", "))
     sets, broken = [], []
-    for recipes in places.values():
+    for place, recipes in places.items():
         networks = {}
         for name, trained in zip(_names([found[0] for found in recipes.values()]), recipes.values(), strict=True):
             try:
@@ -318,9 +340,9 @@ def _sets(runs: Sequence[Run]) -> tuple[list[CaseSet], list[str]]:
             except DataError as error:
                 broken.append(f"{name} is left out: {error}.")
         if networks:
-            sets.append(CaseSet(_title(networks), networks))
-    kinds = {id(found): len({run[0].config.task for run in found.networks.values()}) for found in sets}
-    return sorted(sets, key=lambda found: (-kinds[id(found)], -len(found.networks))), broken
+            sets.append(CaseSet(_title(networks, sorted(notebooks[place])), networks))
+    kinds = {found: len({run[0].config.task for run in found.networks.values()}) for found in sets}
+    return sorted(sets, key=lambda found: (-kinds[found], -len(found.networks))), broken
 
 
 def _names(firsts: Sequence[Run]) -> list[str]:
@@ -331,7 +353,8 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     return short
 
 
-def _title(networks: dict[str, list[Run | FoldedRun]]) -> str:
+def _title(networks: dict[str, list[Run | FoldedRun]], notebooks: Sequence[str]) -> str:
     first = next(iter(networks.values()))[0]
     images = count(first.data["images"]["test"], "test image")
-    return f"{first.config.data.dataset}: {images}, {count(len(networks), 'network')}"
+    where = f" (notebooks {', '.join(notebooks)})" if any(notebooks) else ""
+    return f"{first.config.data.dataset}: {images}, {count(len(networks), 'network')}{where}"

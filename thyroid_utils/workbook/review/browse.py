@@ -16,8 +16,15 @@ from thyroid_utils.workbook.record import html_table
 from thyroid_utils.workbook.review.shown import Shown
 from thyroid_utils.workbook.review.viewer import Viewer, picture
 
-_COLUMNS = ["probability", "threshold", "prediction", "kind", "runs_wrong", "runs", "uncertainty", "label_error", "dice", "iou",
-            "hd95", "mode"]  # fmt: skip
+# Column of a case's numbers → what it is called.
+_NUMBERS = {"probability": "probability of malignant", "threshold": "threshold", "kind": "wrong call",
+            "runs_wrong": "trainings wrong", "runs": "of trainings", "between_runs": "SD between them",
+            "uncertainty": "uncertainty", "label_error": "rank as label error", "dice": "Dice", "iou": "IoU",
+            "hd95": "HD95, pixels", "mode": "where the mask fails"}  # fmt: skip
+_MEANING = (
+    "Uncertainty of a call: minus its distance from the threshold in log-odds, 0 at the threshold; of a mask: 1 − the Dice that "
+    "its probabilities promise. Numbers and maps are those of a network's first training, as in notebook 07."
+)
 _WIDE = {"description_width": "104px"}
 
 
@@ -53,6 +60,7 @@ class _Browser:
         self.ranges = {name: _range(text) for name, text in (("uncertainty", "Uncertainty"), ("dice", "Dice"))}
         self.list = widgets.Select(rows=16, layout={"width": "auto"}, tooltip="Cases")
         self.found, self.numbers, self.trouble = (widgets.HTML() for _ in range(3))
+        self.table = pd.DataFrame()
         filters = [self.judged, self.outcome, self.label, self.group, *self.ranges.values(), self.suspects, self.order]
         left = widgets.VBox([*filters, self.found, self.list]).add_class("review-left")
         right = widgets.VBox([self.trouble, self.viewer, self.numbers]).add_class("review-right")
@@ -87,7 +95,11 @@ class _Browser:
         if self.judged.value is None:  # between two sets
             return
         self.changing = True  # each control would filter on its own
-        self.table = chosen.table(self.judged.value).join(chosen.cases.drop(columns=["patient", "label"]))
+        try:
+            self.table = chosen.table(self.judged.value).join(chosen.cases.drop(columns=["patient", "label"]))
+        except DataError as error:
+            self.found.value, self.changing = escape(str(error)), False
+            return
         groups = [(factor, level) for factor, levels in chosen.cases.attrs["groups"].items() for level in levels]
         orders = [(text, key) for key, text in ORDERS.items() if key[0] in self.table]
         self.group.options = [("all", None), *((": ".join(group), group) for group in groups)]
@@ -120,26 +132,24 @@ class _Browser:
             self._show()
 
     def _show(self, _: object = None) -> None:
-        """The pictures and numbers of the case, of each network that is shown."""
-        case, chosen = self.shown.case, self.shown.chosen
-        self.trouble.value = self.numbers.value = ""
-        if not case:
-            self.viewer.pictures = []
-            return
-        if self.list.value != case:
-            self.list.value = case
+        """The pictures and numbers of the case, of each network that is shown; of one whose files are gone, why not."""
+        case, chosen, shown, tables, troubles = self.shown.case, self.shown.chosen, [], {}, []
+        self.list.value = case if case in self.shown.cases else None
         place = f"{self.shown.cases.index(case) + 1} of {len(self.shown.cases)}" if case in self.shown.cases else ""
         attention = self.viewer.opacity.get("attention", 0) > 0
         self.viewer.position = f"{place} …" if attention else place
-        tables = {name: chosen.table(name).loc[case] for name in self.shown.networks}
-        self.numbers.value = _numbers(chosen.cases.loc[case], tables)
-        try:
-            pictures = [picture(name, chosen.layers(name, case, attention=attention), _note(row)) for name, row in tables.items()]
-        except (DataError, ValueError) as error:
-            pictures, self.trouble.value = [], f'<p class="review-trouble" role="alert">{escape(str(error))}</p>'
-        spacing = chosen.cases.loc[case].get("spacing_mm")
+        for name in self.shown.networks if case else ():
+            try:
+                tables[name] = chosen.table(name).loc[case]
+                shown.append(picture(name, chosen.layers(name, case, attention=attention), _note(tables[name])))
+            except (DataError, ValueError) as error:
+                troubles.append(str(error))
+        told = (f'<p class="review-trouble" role="alert">{escape(error)}</p>' for error in dict.fromkeys(troubles))
+        self.trouble.value = "".join(told)
+        self.numbers.value = _numbers(chosen.cases.loc[case], tables) if case else ""
+        spacing = chosen.cases.loc[case].get("spacing_mm") if case else None
         self.viewer.spacing = float(spacing) if pd.notna(spacing) else 0.0
-        self.viewer.pictures, self.viewer.position = pictures, place
+        self.viewer.pictures, self.viewer.position = shown, place
 
 
 def _choices(named: dict) -> list[tuple[str, object]]:
@@ -179,20 +189,7 @@ def _numbers(case: pd.Series, tables: dict[str, pd.Series]) -> str:
     """What is known of a case, and each network's numbers of it, as HTML."""
     groups = {name.removeprefix("group "): value for name, value in case.items() if name.startswith("group ")}
     told = [f"{escape(name)}: {escape(str(value))}" for name, value in groups.items() if pd.notna(value)]
-    columns = [
-        "probability",
-        "threshold",
-        "prediction",
-        "kind",
-        "runs_wrong",
-        "runs",
-        "uncertainty",
-        "label_error",
-        "dice",
-        "iou",
-        "hd95",
-        "mode",
-    ]
-    table = pd.DataFrame(tables).T.rename_axis("network").reindex(columns=columns).dropna(axis=1, how="all").convert_dtypes()
-    body = f'<div class="review-table">{html_table(table)}</div>' if len(table) else ""
+    table = pd.DataFrame(tables).T.rename_axis("network").reindex(columns=list(_NUMBERS)).rename(columns=_NUMBERS)
+    table = table.dropna(axis=1, how="all").convert_dtypes()
+    body = f'<div class="review-table">{html_table(table)}</div><p class="review-told">{_MEANING}</p>' if len(table) else ""
     return f'<p class="review-told">Truth: {_truth(case)}. {"; ".join(told)}</p>{body}'
