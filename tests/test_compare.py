@@ -9,10 +9,9 @@ from made_pictures import SPOT, picture, put, stored
 
 from thyroid_utils.common.config import ConfigError, RunConfig
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.probabilities import Platt
 from thyroid_utils.studies.classifier_comparison import chance_told
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
-from thyroid_utils.studies.tables import counted_patients, different_from, estimate_table, steps_to_call
+from thyroid_utils.studies.tables import counted_patients, different_from, estimate_table
 from thyroid_utils.training.data import NAMED
 
 PARAMETERS = {
@@ -127,10 +126,3 @@ def test_a_sentence_on_chance_follows_the_number():
     }
     for (value, low, high), expected in told.items():
         assert chance_told(Estimate(value, low, high, 20, 20)) == expected
-
-
-def test_the_steps_to_a_call_are_sums_a_reader_can_do_again():
-    told = list(steps_to_call([2.0, -1.0], [Platt(0.5, 0.0), Platt(2.0, 1.0)], threshold=0.5).values())
-    sums = "0.00 + 0.50 × 2.00 = 1.00; 1.00 + 2.00 × -1.00 = -1.00"
-    assert told == ["2.00; -1.00", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
-    assert steps_to_call([2.0], [Platt(1.0, 0.0)], threshold=0.9)["called"] == "benign: 0.88 < 0.90"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -151,9 +152,9 @@ def test_an_image_is_followed_to_both_answers_of_its_finding(found, runs):
     steps = followed(stage, case)[case]
     sign = "≥" if row["called"] == "malignant" else "<"
     assert steps["called"] == f"{row['called']}: {row['probability']:.2f} {sign} {stage.threshold:.2f}"
-    hits, alarms, missed = map(int, steps["found (TP), falsely called (FP), missed (FN)"].split(", "))
+    hits, alarms, missed = map(int, re.findall(r"\d+", steps["both, the mask alone, the truth alone, neither"])[:3])
     assert hits + alarms == row["area_px"] and 2 * hits / (2 * hits + alarms + missed) == pytest.approx(row["dice"])
-    assert steps["Dice, 2 TP / (2 TP + FP + FN)"].endswith(f"= {row['dice']:.2f}")
+    assert steps["Dice = 2TP / (2TP + FP + FN)"].endswith(f"= {row['dice']:.2f}")
     shares = (share(row[name]) for name in ("attention_inside", "attention_by_chance"))
     assert steps["attention inside the outline"] == ", by chance ".join(shares)
 

@@ -9,7 +9,8 @@ from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import ring_around, write_png
 from thyroid_utils.data.table import measure_cases
 from thyroid_utils.preprocess.pipeline import build_pipeline
-from thyroid_utils.studies.followed import first_test_case, through_steps, through_table
+from thyroid_utils.scores.probabilities import Platt
+from thyroid_utils.studies.followed import first_test_case, steps_to_call, through_steps, through_table
 
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 20:40] = True
@@ -56,3 +57,10 @@ def test_each_step_leaves_its_numbers_inside_and_around_the_outline(split):
     for name in ("mean", "highest", "mean around", "SD around"):
         assert last[name] == pytest.approx(resized[name] / 255), name
     assert "SD inside" not in through_steps(build_pipeline("plain"), split.loc["c"])
+
+
+def test_the_steps_to_a_call_are_sums_a_reader_can_do_again():
+    told = list(steps_to_call([2.0, -1.0], [Platt(0.5, 0.0), Platt(2.0, 1.0)], threshold=0.5).values())
+    sums = "0.00 + 0.50 × 2.00 = 1.00; 1.00 + 2.00 × -1.00 = -1.00"
+    assert told == ["2.00; -1.00", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
+    assert steps_to_call([2.0], [Platt(1.0, 0.0)], threshold=0.9)["called"] == "benign: 0.88 < 0.90"

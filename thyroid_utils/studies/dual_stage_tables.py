@@ -10,17 +10,19 @@ import numpy as np
 import pandas as pd
 
 from thyroid_utils.common.progress import Progress
-from thyroid_utils.common.words import count, listed, number, p_value, share
+from thyroid_utils.common.words import listed, number, p_value, share
 from thyroid_utils.data.images import read_mask
-from thyroid_utils.inference.dual_stage import CLASSIFIER, SEGMENTER, DualStage
+from thyroid_utils.data.table import LABEL_NAMES
+from thyroid_utils.inference.dual_stage import CLASSIFIER, DualStage
 from thyroid_utils.inference.findings import STAGES, CaseImage, Findings
 from thyroid_utils.inference.predictor import spacings
 from thyroid_utils.scores.estimates import Estimate, patient_estimate
 from thyroid_utils.scores.groups import GroupComparison, mann_whitney_patients
-from thyroid_utils.scores.masks import overlap_scores, pixel_counts
+from thyroid_utils.scores.masks import pixel_counts
 from thyroid_utils.studies.dual_stage import DualStageStudy, dice_of
 from thyroid_utils.studies.error_analysis.trust import error_detection
-from thyroid_utils.studies.tables import counted_patients, steps_to_call, told_difference
+from thyroid_utils.studies.followed import inputs_of, mask_steps, steps_to_call
+from thyroid_utils.studies.tables import counted_patients, told_difference
 
 # Whether the class is wrong and whether the mask is poor → name of the outcome, in the order of a table.
 OUTCOMES = {
@@ -71,29 +73,18 @@ def followed(stage: DualStage, case: str) -> pd.DataFrame:
     """A test image through both stages to its call and its Dice: a row a step, its numbers as text in a column of its name."""
     part = next(each for each in stage.by_split() if each.classifier.cases["split"].get(case) == "test")
     (finding,) = findings_on_test(stage, [case]).kept.values()
-    samples = {role: networks.prepare(finding.frame, finding.mask) for role, networks in part.networks.items()}
-    asked, seen = part.networks[CLASSIFIER], samples[CLASSIFIER][0].image
-    odds = asked.answers("log_odds", [samples[CLASSIFIER]])[:, 0]
-    map_ = part.networks[SEGMENTER].answers("maps", [samples[SEGMENTER]])[:, 0].mean(axis=0)
-    truth = read_mask(part.segmenter.cases.at[case, "mask"], finding.mask.shape)
-    counts = pixel_counts(truth, finding.mask)
-    (hits, alarms, missed, _), dice = counts.values(), number(overlap_scores(**counts)["dice"])
+    asked, row = part.networks[CLASSIFIER], part.segmenter.cases.loc[case]
+    odds = asked.answers("log_odds", [asked.prepare(finding.frame, finding.mask)])[:, 0]
     steps = {
-        "frame": f"{_size(finding.frame)} pixels, gray levels {finding.frame.min()} to {finding.frame.max()}",
-        "what the classifier is given": f"{_size(seen[0])} pixels, mean {number(seen.mean())}, SD {number(seen.std())}",
+        **inputs_of(part.classifier, row),
         **steps_to_call(odds, asked.calibrations, part.threshold),
         "prediction set": finding.labels_text,
-        "what the segmenter answers": f"a probability for each of {_size(map_)} pixels, up to {number(map_.max())}",
-        "at least 0.5 on the frame": f"{count(finding.mask.sum(), 'pixel')}, {count(truth.sum(), 'pixel')} in truth",
-        "found (TP), falsely called (FP), missed (FN)": f"{hits}, {alarms}, {missed}",
-        "Dice, 2 TP / (2 TP + FP + FN)": f"{2 * hits} / {2 * hits + alarms + missed} = {dice}",
+        "true class": LABEL_NAMES[int(row["label"])],
+        "map of the nodule, on the frame": f"probabilities {number(finding.map.min())} to {number(finding.map.max())}",
+        **mask_steps(*pixel_counts(read_mask(row["mask"], finding.mask.shape), finding.mask).values()),
         "attention inside the outline": f"{share(finding.attention_inside)}, by chance {share(finding.attention_by_chance)}",
     }
     return pd.Series(steps, name=case).rename_axis("step").to_frame()
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]}"
 
 
 def examples(table: pd.DataFrame, each: int = 1) -> list[str]:

@@ -1,5 +1,8 @@
-"""One case from input to answer, with the numbers that each step leaves: what notebooks 01 to 04 follow."""
+"""One case from input to answer, with the numbers that each step leaves: what notebooks follow."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from scipy.special import expit
 
@@ -10,6 +13,8 @@ from thyroid_utils.data.table import LABEL_NAMES, Measures, label_names
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.scores.checks import COUNTS
+from thyroid_utils.scores.masks import overlap_scores
+from thyroid_utils.scores.probabilities import Platt
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
 from thyroid_utils.studies.segmenter_comparison import SegmenterComparison
 
@@ -78,7 +83,7 @@ def to_call(comparison: ClassifierComparison, row: pd.Series) -> pd.DataFrame:
     if comparison.folds:
         steps["probability, as its fold's validation calibrates it"] = number(told["probability"])
     steps[f"called, malignant from {number(told['threshold'])} on"] = LABEL_NAMES[told["called"]]
-    return _steps(case, _inputs(Predictor(run.of_case(case)), row) | steps | {
+    return _steps(case, inputs_of(Predictor(run.of_case(case)), row) | steps | {
         "probability, as validation calibrates it": number(told["calibrated"]),
         "truth": LABEL_NAMES[told["label"]],
     })  # fmt: skip
@@ -90,17 +95,45 @@ def to_dice(comparison: SegmenterComparison, model: str, case: str) -> pd.DataFr
     asked = comparison.asked(run.of_case(case))
     probability = comparison.picture(model, case)[2]
     row = comparison.tables[model][0].query("resolution == 'own'").loc[case]
-    tp, fp, fn, tn = (int(row[name]) for name in COUNTS)
-    return _steps(case, _inputs(asked, asked.cases.loc[case]) | {
+    return _steps(case, inputs_of(asked, asked.cases.loc[case]) | {
         "map, back on the frame": f"probabilities {number(probability.min())} to {number(probability.max())}",
-        "mask: the map from 0.5 on": f"{tp + fp} pixels",
-        "truth": f"{tp + fn} pixels",
-        "both, the mask alone, the truth alone, neither": f"TP {tp}, FP {fp}, FN {fn}, TN {tn}",
-        "Dice = 2TP / (2TP + FP + FN)": f"{2 * tp} / {2 * tp + fp + fn} = {number(row['dice'])}",
+        **mask_steps(*(int(row[name]) for name in COUNTS)),
     })  # fmt: skip
 
 
-def _inputs(predictor: Predictor, row: pd.Series) -> dict[str, str]:
+def steps_to_call(log_odds: Sequence[float], calibrations: Sequence[Platt], threshold: float) -> dict[str, str]:
+    """How what classifiers say of one image becomes a call: step → its numbers, for a reader.
+
+    Args:
+        log_odds: of malignant, before calibration, one a network.
+        calibrations: of each network (`training.folds.calibrations_of`).
+        threshold: the probability from which on an image is called malignant.
+    """
+    scaled = [scale.log_odds(own) for scale, own in zip(calibrations, log_odds, strict=True)]
+    mean, parts = float(np.mean(scaled)), zip(calibrations, log_odds, scaled, strict=True)
+    called = expit(mean) >= threshold
+    sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own)} = {number(found)}" for by, own, found in parts]
+    return {
+        "log-odds of malignant, a network each: s": "; ".join(map(number, log_odds)),
+        "calibrated on validation: a + b·s": "; ".join(sums),
+        "their mean: m": number(mean),
+        "probability of malignant: 1 / (1 + exp(−m))": number(expit(mean)),
+        "called": f"{LABEL_NAMES[int(called)]}: {number(expit(mean))} {'≥' if called else '<'} {number(threshold)}",
+    }
+
+
+def mask_steps(tp: int, fp: int, fn: int, tn: int) -> dict[str, str]:
+    """From counted pixels to Dice: step → its numbers."""
+    dice = overlap_scores(tp, fp, fn, tn)["dice"]
+    return {
+        "mask: the map from 0.5 on": f"{tp + fp} pixels",
+        "truth": f"{tp + fn} pixels",
+        "both, the mask alone, the truth alone, neither": f"TP {tp}, FP {fp}, FN {fn}, TN {tn}",
+        "Dice = 2TP / (2TP + FP + FN)": f"{2 * tp} / {2 * tp + fp + fn} = {number(dice)}",
+    }
+
+
+def inputs_of(predictor: Predictor, row: pd.Series) -> dict[str, str]:
     """What each step of a run's preprocessing leaves, in words."""
     found = through_steps(predictor.pipeline, row)
     return {

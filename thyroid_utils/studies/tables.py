@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from thyroid_utils.common.words import UNKNOWN, count, number
-from thyroid_utils.data.table import LABEL_NAMES
 from thyroid_utils.scores.estimates import Comparison, Estimate
-from thyroid_utils.scores.probabilities import Platt
 from thyroid_utils.scores.recipes import RecipeComparison
 from thyroid_utils.training.data import NAMED
 from thyroid_utils.training.ledger import Run
@@ -87,24 +84,3 @@ def estimate_table(estimates: pd.DataFrame, names: Mapping[str, str] | None = No
     return estimates.map(lambda value: value.text(digits) if isinstance(value, kinds) else value).rename(
         columns=dict(names or {})
     )
-
-
-def steps_to_call(log_odds: Sequence[float], calibrations: Sequence[Platt], threshold: float) -> dict[str, str]:
-    """How what classifiers say of one image becomes a call: step → its numbers, for a reader.
-
-    Args:
-        log_odds: of malignant, before calibration, one a network.
-        calibrations: of each network (`training.folds.calibrations_of`).
-        threshold: the probability from which on an image is called malignant.
-    """
-    scaled = [scale.log_odds(own) for scale, own in zip(calibrations, log_odds, strict=True)]
-    mean, parts = float(np.mean(scaled)), zip(calibrations, log_odds, scaled, strict=True)
-    called = expit(mean) >= threshold
-    sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own)} = {number(found)}" for by, own, found in parts]
-    return {
-        "log-odds of malignant, a network each: s": "; ".join(map(number, log_odds)),
-        "calibrated on validation: a + b·s": "; ".join(sums),
-        "their mean: m": number(mean),
-        "probability of malignant: 1 / (1 + exp(−m))": number(expit(mean)),
-        "called": f"{LABEL_NAMES[int(called)]}: {number(expit(mean))} {'≥' if called else '<'} {number(threshold)}",
-    }

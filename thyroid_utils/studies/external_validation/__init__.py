@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.progress import progress_bar
-from thyroid_utils.common.words import count, listed, number, p_value, share
+from thyroid_utils.common.words import count, listed, p_value, share
 from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import LABEL_NAMES, malignant_share, measure_cases
@@ -29,9 +29,10 @@ from thyroid_utils.scores.recipes import RecipeComparison, compare_apart
 from thyroid_utils.studies.compared_runs import ComparedRuns
 from thyroid_utils.studies.error_analysis.subgroups import FEWEST_PATIENTS, subgroup_columns
 from thyroid_utils.studies.external_validation.asked import Tested, asked_cases, given, on_other_set, on_own_test
+from thyroid_utils.studies.followed import inputs_of, steps_to_call
 from thyroid_utils.studies.predictions import read_predictions
 from thyroid_utils.studies.preprocessing import MEASURES, quality
-from thyroid_utils.studies.tables import steps_to_call, told_difference
+from thyroid_utils.studies.tables import told_difference
 
 MENDED = ("sensitivity", "specificity", "calibration_slope", "calibration_intercept", "brier")
 # Column of `ExternalValidation.measured` → how a table names it.
@@ -199,15 +200,13 @@ class ExternalValidation:
         and then with those fitted anew to the mean log-odds of the other patients there, where these are of both classes."""
         ((known, table),), own = self.judged(name), self.trained[self.home]["AUC"]
         case, networks = table.index.min(), Ensemble(predictors_of(next(iter(own.runs.values()))))
-        image, mask = self.sets[name].loc[case, ["image", "mask"]]
-        samples = networks.prepare(read_image(image), None if pd.isna(mask) else read_mask(mask))
-        seen, fitted = float(samples[0].image.mean()), networks.runs[0].data["fitted"]
-        mu, sigma = fitted or (0.0, 1.0)
-        given, before = {"mean of the pixels, as the network sees them": number(seen, 3)}, number(seen * sigma + mu, 3)
-        if fitted:
-            given = {"mean of the pixels, (x − µ) / σ": f"({before} − {number(mu, 3)}) / {number(sigma, 3)} = {number(seen, 3)}"}
-        steps = steps_to_call(networks.answers("log_odds", [samples])[:, 0], networks.calibrations, _threshold(known))
-        columns, others = {"by home": given | steps}, table[table["patient"] != table.at[case, "patient"]]
+        row, fitted = self.sets[name].loc[case], networks.runs[0].data["fitted"]
+        samples = networks.prepare(read_image(row["image"]), None if pd.isna(row["mask"]) else read_mask(row["mask"]))
+        steps = inputs_of(networks.predictors[0], row) | (
+            {"home's µ and σ": f"{fitted[0]:.3g} and {fitted[1]:.3g}"} if fitted else {}
+        )
+        steps |= steps_to_call(networks.answers("log_odds", [samples])[:, 0], networks.calibrations, _threshold(known))
+        columns, others = {"by home": steps}, table[table["patient"] != table.at[case, "patient"]]
         if others["label"].nunique() == 2:
             scale = fit_platt(others["label"], others["log_odds"])
             helped = f"with the help of {count(others['patient'].nunique(), 'other patient')}"
