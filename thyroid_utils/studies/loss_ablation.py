@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thyroid_utils.common.words import number
+from thyroid_utils.common.words import number, whole
 from thyroid_utils.models.losses import SEGMENTATION_LOSSES
 from thyroid_utils.scores.masks import binarise, pixel_counts
 from thyroid_utils.studies.tables import shown_interval
@@ -66,11 +66,11 @@ def losses_by_hand(truth: np.ndarray, probabilities: np.ndarray, alpha: float = 
     dice = 1 - (2 * hit + 1) / (2 * hit + false + missed + 1)
     tversky = 1 - (hit + 1) / (hit + alpha * false + beta * missed + 1)
     entropy = -np.log(np.where(truth, p, 1 - p)).mean()
-    counts = pixel_counts(truth, binarise(probabilities))
-    found, extra, lost = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
+    found, extra, lost, _ = pixel_counts(truth, binarise(probabilities)).values()
+    both = 2 * found + extra + lost
     rows = [
-        ("TP", f"p summed over the {truth.sum()} pixels of the nodule", tp),
-        ("FP", f"p summed over the {(~truth).sum()} other pixels", fp),
+        ("TP", f"p summed over the {whole(truth.sum())} pixels of the nodule", tp),
+        ("FP", f"p summed over the {whole((~truth).sum())} other pixels", fp),
         ("FN", "1 − p summed over the nodule", fn),
         ("dice", f"1 − (2 · {tp} + 1) / (2 · {tp} + {fp} + {fn} + 1)", number(dice, 3)),
         ("tversky", f"1 − ({tp} + 1) / ({tp} + {alpha:g} · {fp} + {beta:g} · {fn} + 1)", number(tversky, 3)),
@@ -78,10 +78,8 @@ def losses_by_hand(truth: np.ndarray, probabilities: np.ndarray, alpha: float = 
         ("bce", "mean of −log p over the nodule and −log (1 − p) elsewhere", number(entropy, 3)),
         ("bce_dice", f"{number(entropy, 3)} + {number(dice, 3)}", number(entropy + dice, 3)),
         ("TP, FP, FN of the mask", "pixels called nodule from p = 0.5 on", f"{found}, {extra}, {lost}"),
+        ("Dice of the mask", f"2 · {found} / (2 · {found} + {extra} + {lost})", number(2 * found / both if both else None, 3)),
     ]
-    if found + extra + lost:
-        how = f"2 · {found} / (2 · {found} + {extra} + {lost})"
-        rows.append(("Dice of the mask", how, number(2 * found / (2 * found + extra + lost), 3)))
     return pd.DataFrame(rows, columns=["step", "how", "value"]).set_index("step")
 
 

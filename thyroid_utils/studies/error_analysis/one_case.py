@@ -23,7 +23,7 @@ def call_by_hand(
         DataFrame, index `step`; `how` and `value`, both text.
     """
     row, doubts = comparison.decisions(errors.model).loc[case], {way: table.loc[case] for way, table in asked.scores.items()}
-    told = {name: number(row[name], 3) for name in ("log_odds", "probability", "calibrated", "threshold")}
+    told = {name: number(row[name], 3) for name in ("probability", "calibrated", "threshold")}
     call, label = errors.images.loc[case], ranked.loc[case]
     seeds = [(run.config.seed, run.predictions.at[case, "log_odds"]) for run in comparison.runs[errors.model]]
     rows = [(f"log-odds, seed {seed}", "logit of malignant less that of benign", number(value, 3)) for seed, value in seeds]
@@ -32,7 +32,7 @@ def call_by_hand(
         rows.append(("mean over seeds", "each on a scale where 0.5 is its own threshold", mean))
     p, inside = told["probability"], [name for name in ("benign", "malignant") if sets.at[case, name]]
     rows += [
-        ("p(malignant)", f"1 / (1 + exp(−({told['log_odds']})))", p),
+        ("p(malignant)", f"1 / (1 + exp({number(-row['log_odds'], 3)}))", p),
         ("calibrated", "log-odds by slope and intercept of validation", told["calibrated"]),
         ("called", f"{p} against the threshold {told['threshold']}", f"{call['prediction']}; labelled {call['truth']}"),
         ("entropy", f"−{p} log₂ {p} − (1 − {p}) log₂ (1 − {p})", f"{number(doubts['single']['entropy'])} bits"),

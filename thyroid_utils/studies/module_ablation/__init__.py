@@ -190,7 +190,7 @@ class AblationStudy:
             *parts, last = network_stages(run.load_model(), run.config.size).itertuples()
             scored = self.whole.tables[network][0].query("resolution == 'own'").loc[case]
             maps = {part.stage: f"{part.channels}×{part.height}×{part.width}" for part in [*parts, last]}
-            told[network] = {part.stage: f"{maps[part.stage]}, {whole(part.parameters)} weights" for part in parts}
+            told[network] = {part.stage: f"{maps[part.stage]}, {whole(part.parameters)}" for part in parts}
             sums = {"logits": maps[last.stage], "weights": whole(sum(part.parameters for part in parts))}
             counts = {"TP, FP, FN": ", ".join(whole(scored[name]) for name in COUNTS[:3])}
             found[network] = sums | counts | {"Dice": number(scored["dice"], 3)}
