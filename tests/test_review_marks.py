@@ -188,7 +188,12 @@ def test_scores_with_second_labels_stand_beside_those_as_labelled():
     assert row["second labels"].value == pytest.approx(1.0)  # b is malignant now
     assert (row["without"].value, row["without"].images) == (1.0, 2)
     told = labels.label_sentence(comparison, marks)
-    assert told.startswith("1 test image of 4 have a second label, 1 of them") and "2 test images are called wrongly" in told
+    told_first = (
+        "Test images: 4; with a second label: 1, with another than the first: 1; called wrongly labelled or a duplicate: 2."
+    )
+    assert told.startswith(told_first) and "flatter" in told
+    none_left = labels.scores_by_label(comparison, _marks(*((case, "label wrong", "benign") for case in "abcd"))).iloc[0]
+    assert none_left["without"].text() == "no image is left" and "no patients with malignant" in none_left["second labels"].text()
 
 
 def test_precision_counts_only_suspects_that_were_looked_at():

@@ -32,7 +32,9 @@ def scores_by_label(comparison: ClassifierComparison, marks: pd.DataFrame) -> pd
         replaced = second.reindex(labels.index).fillna(labels).astype(int)
         found = {"as labelled": labels, "second labels": replaced}
         scores = {name: patient_scores(given, probabilities, patients, "auc")["auc"] for name, given in found.items()}
-        scores["without"] = patient_scores(labels[kept], np.atleast_2d(probabilities)[:, kept], patients[kept], "auc")["auc"]
+        scores["without"] = Estimate(np.nan, np.nan, np.nan, 0, 0, "no image is left")
+        if kept.any():
+            scores["without"] = patient_scores(labels[kept], np.atleast_2d(probabilities)[:, kept], patients[kept], "auc")["auc"]
         rows.append({"model": model, **scores})
     return pd.DataFrame(rows)
 
@@ -43,9 +45,8 @@ def label_sentence(comparison: ClassifierComparison, marks: pd.DataFrame) -> str
     second = second_labels(marks).reindex(tested).dropna()
     moved = int((second != comparison.truth.loc[second.index, "label"].astype(int)).sum())
     doubted = marks.loc[marks["kind"].isin([WRONG, DUPLICATE]) & marks["case"].isin(tested), "case"].nunique()
-    told = f"{count(len(second), 'test image')} of {len(tested)} have a second label, {moved} of them another than the first"
-    told = f"{told}; {count(doubted, 'test image')} are called wrongly labelled or duplicates. "
-    return told + (
+    told = f"Test images: {len(tested)}; with a second label: {len(second)}, with another than the first: {moved}"
+    return f"{told}; called wrongly labelled or a duplicate: {doubted}. " + (
         "The column *as labelled* remains the result. Marks are made in sight of what the networks say: labels that follow "
         "their errors flatter them, as does leaving these images out. The other columns say how far labels can move a score."
     )

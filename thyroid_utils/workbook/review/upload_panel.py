@@ -100,6 +100,8 @@ def _shown(finding: Any) -> widgets.Widget:
     )
     facts = {"probability of malignant": share(finding.probability), "prediction set": finding.labels_text, **card_facts(finding)}
     facts |= {} if finding.outline_doubtful else measures_told(finding.measures)
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    warned = "".join(f"<li>{escape(warning)}</li>" for warning in finding.warnings)
-    return widgets.VBox([seen, widgets.HTML(f"<table>{rows}</table><ul>{warned}</ul><p>{RESEARCH_ONLY}</p>")])
+    rows = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+    warned = "".join(f"<li>{escape(warning)}</li>" for warning in dict.fromkeys(finding.warnings))
+    return widgets.VBox(
+        [seen, widgets.HTML(f"<div class='review-table'><table>{rows}</table></div><ul>{warned}</ul><p>{RESEARCH_ONLY}</p>")]
+    )
