@@ -37,6 +37,7 @@ def test_a_moved_control_draws_the_figure_anew_in_the_same_place(monkeypatch):
     assert told.value == "<em>A &lt;line&gt;.</em>" and picture.layout.width == "192px"
     assert set(DRAWN) == {(0.5, 0.25, "deep", False)}, "the control's first value, else the function's own"
     DRAWN.clear()
+    assert picture.tooltip is None, "ipywidgets' page shows an error in place of an image that has one"
     before = picture.value
     controls[1].value = 0.75
     assert picture.value != before and controls[1].continuous_update

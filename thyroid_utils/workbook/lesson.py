@@ -42,7 +42,7 @@ def play(
     words = {name: _WORDS.get(name, name.replace("_", " ")) for name in controls}
     wide = f"{0.6 * max(map(len, words.values())) + 1}em"
     moved = {name: interactive.widget_from_abbrev(control, values[name]) for name, control in controls.items()}
-    picture = Image(format="png", tooltip=caption, layout=Layout(max_width="100%", object_fit="contain"))
+    picture = Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))  # with a tooltip JupyterLab shows none
 
     def redraw(_: Any = None) -> None:
         begun, stream = perf_counter(), io.BytesIO()
