@@ -3,6 +3,8 @@
 What is trained is shared between them; on one thread, so that the sums are the same on every machine of a kind.
 """
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -167,6 +169,21 @@ def test_every_notebook_has_exercises_that_say_how_they_come_out():
     for path in sorted(paths.notebooks_dir().glob("[01]*.ipynb")):
         text = path.read_text(encoding="utf-8").partition("## Limits and exercises")[2]
         assert text.count("*Then:*") >= 2, path.name
+
+
+def test_the_course_hands_in_exercises_whose_answers_are_checked():
+    readme = (paths.project_root() / "README.md").read_text(encoding="utf-8")
+    course = readme.split("\n## A course of five sessions\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in course.splitlines() if re.match(r"\| \d ", line)]
+    assert [row[0] for row in rows] == list("12345")
+    for _, run, _, handed in rows:
+        asked = re.findall(r"(\d\d), exercise (\d)", handed)
+        assert [number for number, _ in asked] == run.split(", ")
+        for number, exercise in asked:
+            cells = json.loads(select_notebooks([number])[0].read_text(encoding="utf-8"))["cells"]
+            assert re.search(rf"^{exercise}\. ", "".join(cells[-2]["source"]), re.M), f"{number} has no exercise {exercise}"
+            last = "".join(cells[-1]["source"])
+            assert last.startswith(f"answer = None  # exercise {exercise}") and "check_answer(answer, " in last, number
 
 
 def test_13_callipers_that_tell_the_class_at_home_alone_are_lost_elsewhere():
