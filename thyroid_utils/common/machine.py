@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from thyroid_utils.common import paths
+
+_INT8 = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -36,6 +39,16 @@ def answer(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def int8_instructions() -> str:
+    """What the processor has to multiply bytes with, as text: `avx512_vnni`, `none of its own`; "not known" where Linux does not
+    tell it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return "not known"
+    return ", ".join(name for name in _INT8 if name in told) or "none of its own"
 
 
 @cache
