@@ -55,8 +55,8 @@ def choose(page, name: str, value: str) -> None:
 
 
 def test_open_filter_step_by_keyboard_and_switch_layers(page, table):
-    notice = page.locator(".review-notice")
-    assert "not a medical device" in notice.inner_text() and notice.evaluate("n => getComputedStyle(n).position") == "fixed"
+    strip = "['content', 'position', 'bottom'].map(name => getComputedStyle(document.body, '::after')[name])"
+    assert page.evaluate(strip) == ['"For research only, not a medical device."', "fixed", "0px"]
     assert listed(page) == table.index.tolist() and case_of(page) == table.index[0]
     choose(page, "Outcome", "wrong")
     wrong = table.index[table["wrong"].astype(bool)].tolist()

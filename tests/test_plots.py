@@ -33,7 +33,7 @@ from thyroid_utils.studies.error_analysis.subgroups import subgroup_calibration,
 from thyroid_utils.studies.error_analysis.trust import rank_label_errors
 from thyroid_utils.studies.grad_cam.shortcut import MarkPairs
 
-NOTEBOOKS = sorted((paths.project_root() / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(paths.notebooks_dir().glob("[0-9]*.ipynb"))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

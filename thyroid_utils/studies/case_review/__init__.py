@@ -105,7 +105,7 @@ class CaseSet:
             `mode`: where its mask fails.
 
         Raises:
-            DataError: the data that a segmenter's masks are held to are gone, when they are asked for a first time.
+            DataError: the data or the maps of a segmenter are gone, where nothing was kept.
         """
         return _table(tuple(self.networks[network]))
 
@@ -169,7 +169,8 @@ def _predictor(run: Run) -> Predictor:
 @cache
 def _table(runs: tuple[Run | FoldedRun, ...]) -> pd.DataFrame:
     key = content_key([_hashes(run) for run in runs], _code())
-    return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
+    with _held(runs[0]):
+        return pd.DataFrame(cached("review_tables", key, lambda: _plain(_asked(runs)))).set_index("case")
 
 
 def _hashes(run: Run | FoldedRun) -> list[dict[str, str]]:
@@ -236,7 +237,7 @@ def _with_places(errors: Errors) -> pd.DataFrame:
 
 
 @contextmanager
-def _held(run: Run) -> Iterator[None]:
+def _held(run: Run | FoldedRun) -> Iterator[None]:
     """A file of a run that is gone or damaged as a DataError."""
     try:
         yield

@@ -29,9 +29,9 @@ _WIDE = {"description_width": "104px"}
 
 
 def notice() -> widgets.HTML:
-    """What is always in sight, and how the app looks."""
+    """What is always in sight, in a strip of the page itself, as a notebook's outputs scroll, and how the app looks."""
     style = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
-    return widgets.HTML(f'<style>{style}</style><p class="review-notice" role="note">{RESEARCH_ONLY}</p>')
+    return widgets.HTML(f'<style>{style} body::after {{ content: "{RESEARCH_ONLY}"; }}</style><p role="note">{RESEARCH_ONLY}</p>')
 
 
 def told(review: Review) -> widgets.HTML:

@@ -22,9 +22,9 @@ function render({ model, el }) {
   };
   const step = (by) => model.send({ step: by });
   const ruler = button("Ruler", "Measure by dragging (R)", () => setRuler(!measuring));
-  const moves = make("span", { class: "review-moves" },
-    button("←", "Previous case (left arrow)", () => step(-1)), place, button("→", "Next case (right arrow)", () => step(1)),
-    ruler, button("Whole", "Show the whole picture (0)", () => { view = { x: 0, y: 0, scale: 1 }; move(); }));
+  const back = button("←", "Previous case (left arrow)", () => step(-1)), next = button("→", "Next case (right arrow)", () => step(1));
+  const moves = make("span", { class: "review-moves" }, back, place, next, ruler,
+    button("Whole", "Show the whole picture (0)", () => { view = { x: 0, y: 0, scale: 1 }; move(); }));
   controls.append(moves);
 
   // Layers: the last opacity of one that is switched off is kept.
@@ -122,6 +122,7 @@ function render({ model, el }) {
     });
     stage.replaceChildren(...figures);
     place.textContent = model.get("position");
+    back.hidden = next.hidden = !model.get("position");
     old.forEach((url) => URL.revokeObjectURL(url));
     fade();
     move();
