@@ -12,7 +12,7 @@ from thyroid_utils.scores.estimates import Estimate
 from thyroid_utils.studies.classifier_comparison import chance_told
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
 from thyroid_utils.studies.tables import counted_patients, different_from, estimate_table
-from thyroid_utils.training.data import NAMED
+from thyroid_utils.training.ledger import NAMED
 
 PARAMETERS = {
     "DATASET": "phantom", "DATA_ROOT": "", "DATA_OPTIONS": {"patients": 14}, "SPLIT_BY": "patient", "RATIOS": [0.6, 0.2, 0.2],

@@ -97,7 +97,7 @@ def test_one_networks_uncertainty_is_that_of_ten_views_each_asked(runs, findings
     found = asked(stage, *(finding.frame for finding in findings[:3]))
     own = [np.stack([predictor.pipeline(finding.frame).image for finding in found]) for _, predictor in stage.roles()]
     odds = np.log(1 / augmented_views(stage.classifier.probabilities, own[0]) - 1)
-    (scale,) = stage.networks["classifier"].calibrations
+    (scale,) = stage.known["classifier"].calibrations
     slow = label_uncertainty(1 / (1 + np.exp(scale.slope * odds - scale.intercept)))
     maps = map_uncertainty(augmented_views(stage.segmenter.maps, own[1]))
     for name, expected in (("sd", slow["sd"]), *((f"map_{key}", maps[key]) for key in ("disagreement", "soft_dice_loss"))):
@@ -155,7 +155,7 @@ def test_attention_elsewhere_or_nowhere_warns(stage, monkeypatch, place, outside
         maps[:, place, place] = 1
         return replace(real(network, inputs, **options), maps=maps)
 
-    monkeypatch.setattr(dual_stage, "cam_maps", pointing)
+    monkeypatch.setattr("thyroid_utils.inference.cam.cam_maps", pointing)
     (finding,) = asked(stage, two_discs(18))
     assert ("the attention map is blank" in finding.warnings) == (outside is None)
     assert (dual_stage.OUTSIDE in finding.warnings) == bool(outside)
@@ -231,7 +231,7 @@ def test_what_a_reader_should_know_of_the_runs_is_noted(runs, monkeypatch):
 )  # fmt: skip
 def test_own_scores_are_told_as_they_are(runs, monkeypatch, auc, dice, told, other):
     own = {"AUC": Estimate(*auc, 20, 20), "Dice": Estimate(dice, np.nan, np.nan, 0, 0)}
-    monkeypatch.setattr("thyroid_utils.inference.dual_stage.own_scores", lambda _: own)
+    monkeypatch.setattr("thyroid_utils.inference.known.own_scores", lambda _: own)
     notes = stage_of(runs["frame"], runs["segmenter"]).notes
     assert told in notes[0] and other in notes[1]
 

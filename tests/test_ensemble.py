@@ -15,8 +15,9 @@ from training_project import segmentation_config, tiny_config
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.inference.doubts import own_scores
 from thyroid_utils.inference.dual_stage import DualStage
-from thyroid_utils.inference.ensemble import Ensemble, check_ensemble, held_out, predictors_of, seed_ensemble
+from thyroid_utils.inference.ensemble import Ensemble, check_ensemble, held_out, seed_ensemble
 from thyroid_utils.inference.findings import CaseImage
+from thyroid_utils.inference.predictor import predictors_of
 from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.probabilities import fit_platt
 from thyroid_utils.studies.dual_stage_tables import findings_on_test

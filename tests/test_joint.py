@@ -9,8 +9,9 @@ from torch.nn import functional
 from training_project import joint_config, one_cache, own_runs  # noqa: F401
 
 from thyroid_utils.inference.cam import cam_maps, target_layer
+from thyroid_utils.inference.dropout import mc_dropout
 from thyroid_utils.inference.predictor import Predictor
-from thyroid_utils.inference.uncertainty import augmented_views, mc_dropout
+from thyroid_utils.inference.uncertainty import augmented_views
 from thyroid_utils.models.losses import build_loss
 from thyroid_utils.models.networks import JOINT_MODELS, JointLogits, build_joint, build_segmenter
 from thyroid_utils.scores.labels import classification_scores

@@ -12,14 +12,13 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from training_project import tiny_network
 
+from thyroid_utils.inference.dropout import has_dropout, mc_dropout
 from thyroid_utils.inference.ensemble import at_one_scale
 from thyroid_utils.inference.uncertainty import (
     augmented_views,
     binary_entropy,
-    has_dropout,
     label_uncertainty,
     map_uncertainty,
-    mc_dropout,
 )
 from thyroid_utils.models.networks import build_classifier
 

@@ -13,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from thyroid_utils.workbook.pages import Scrubber, duration_text, formula, markdown, number_text
+from thyroid_utils.workbook.markdown import formula, markdown
+from thyroid_utils.workbook.pages import Scrubber, duration_text, number_text
 from thyroid_utils.workbook.report import mentioned_runs, render_index, render_report, thumbnail
 
 RECORD = {

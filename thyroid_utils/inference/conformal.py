@@ -14,7 +14,7 @@ Reference:
     2306.06342 (patients).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -93,12 +93,19 @@ def conformal_sets(
         quantiles[name] = conformal_quantile(scores[members], alpha, patients[members])
         if np.isinf(quantiles[name]):
             few.append((name if by_class else "validation", len(set(patients[members]))))
-    benign, malignant = new <= quantiles["benign"] + _ROUNDING, 1 - new <= quantiles["malignant"] + _ROUNDING
-    index = test_probabilities.index if isinstance(test_probabilities, pd.Series) else None
-    table = pd.DataFrame({"benign": benign, "malignant": malignant, "size": benign.astype(int) + malignant}, index=index)
+    table = sets_within(quantiles, new)
+    if isinstance(test_probabilities, pd.Series):
+        table.index = test_probabilities.index
     unit = "images" if val_patients is None else "patients"
     table.attrs |= {"alpha": alpha, "quantiles": quantiles, "note": _note(few, unit, alpha)}
     return table
+
+
+def sets_within(quantiles: Mapping[str, float], probabilities: np.ndarray) -> pd.DataFrame:
+    """The sets of images by quantiles that are known, with the columns of `conformal_sets`; probabilities: of malignancy (m,)."""
+    benign = probabilities <= quantiles["benign"] + _ROUNDING
+    malignant = 1 - probabilities <= quantiles["malignant"] + _ROUNDING
+    return pd.DataFrame({"benign": benign, "malignant": malignant, "size": benign.astype(int) + malignant})
 
 
 def _note(few: list[tuple[str, int]], unit: str, alpha: float) -> str:

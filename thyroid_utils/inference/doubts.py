@@ -5,8 +5,10 @@ An image is described by a few numbers that anybody can check by eye, an outline
 beyond the training images' own range, widened the more the fewer they are, is told with the number and that range.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,12 +23,14 @@ from thyroid_utils.data.images import read_image, read_mask
 from thyroid_utils.inference import nodule_measures as measuring
 from thyroid_utils.inference.ensemble import held_out
 from thyroid_utils.inference.nodule_measures import nodule_measures
-from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.steps import luma
 from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.masks import overlap_scores
 from thyroid_utils.training.ledger import Run
+
+if TYPE_CHECKING:
+    from thyroid_utils.inference.predictor import Predictor
 
 CHANCE = 0.5  # AUC of a classifier that knows nothing
 FAIR_DICE = 0.5  # below it a segmenter's outline and the truth have less in common than not

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,28 +19,29 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import number
-from thyroid_utils.inference.cam import cam_maps, chosen_layer
-from thyroid_utils.inference.conformal import CLASSES, conformal_sets
-from thyroid_utils.inference.doubts import CHANCE, FAIR_DICE, familiar, own_scores
-from thyroid_utils.inference.ensemble import Ensemble, held_out
+from thyroid_utils.inference.conformal import CLASSES, sets_within
+from thyroid_utils.inference.doubts import CHANCE, FAIR_DICE, Familiar
+from thyroid_utils.inference.ensemble import Ensemble
 from thyroid_utils.inference.findings import STAGES, CaseImage, Finding, begun
+from thyroid_utils.inference.known import TASKS, Known, known_of
 from thyroid_utils.inference.nodule_measures import nodule_measures
-from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.inference.uncertainty import augmented_views, binary_entropy, label_uncertainty, map_uncertainty
 from thyroid_utils.preprocess.steps import Sample, luma
 from thyroid_utils.scores.estimates import Estimate
-from thyroid_utils.scores.labels import choose_threshold
 from thyroid_utils.scores.masks import binarise
 from thyroid_utils.training.ledger import RECIPE
+
+if TYPE_CHECKING:
+    from thyroid_utils.inference.onnx_network import OnnxNetwork
+    from thyroid_utils.inference.predictor import Predictor
+
+    Given = Predictor | OnnxNetwork | Sequence[Predictor] | Sequence[OnnxNetwork]
 
 CLASSIFIER, SEGMENTER = "classifier", "segmenter"
 NO_NODULE = "no nodule found"
 OUTSIDE = "attention outside the predicted nodule"
 BATCH = 8  # images in memory at once, fewer where they are large:
 BATCH_PIXELS = 2**22  # an image takes some 25 bytes a pixel
-Given = Predictor | Sequence[Predictor]
-SCORES = {CLASSIFIER: "AUC", SEGMENTER: "Dice"}  # by which each is believed
-_TASKS = {CLASSIFIER: "classification", SEGMENTER: "segmentation"}
 
 
 class DualStage:
@@ -56,13 +58,14 @@ class DualStage:
     for those of their data set see `by_split`.
 
     Args:
-        classifier: of a finished run of task classification or joint; or several of one recipe.
+        classifier: of a finished run, or a file made of it, of task classification or joint; or several of one recipe.
         segmenter: of a finished run of task segmentation or joint; or several of one recipe.
         alpha: share of conformal sets that may miss the truth, in (0, 1).
         mirror: answers are means over the image and its left-right mirror image.
         layer: path of the classifier's module whose map is its attention, such as "layer3" of a ResNet; None or "" takes the last
             one, which has few places on small images.
         scores: role → by which the networks are believed; None takes that of their own test images.
+        known: role → what is known of networks from files, which have no gradients for attention; None asks the runs.
 
     Raises:
         DataError: runs of another task, or several that are no ensemble (`ensemble.check_ensemble`).
@@ -70,29 +73,31 @@ class DualStage:
     """
 
     def __init__(self, classifier: Given, segmenter: Given, alpha: float = 0.1, layer: str | None = None, mirror: bool = False,
-                 scores: Mapping[str, Estimate] | None = None):  # fmt: skip
+                 scores: Mapping[str, Estimate] | None = None, known: Mapping[str, Known] | None = None):  # fmt: skip
         self.alpha, self._options = alpha, {"layer": layer, "mirror": mirror}
         given = {CLASSIFIER: classifier, SEGMENTER: segmenter}
-        several = {role: [found] if isinstance(found, Predictor) else found for role, found in given.items()}
+        several = {role: found if isinstance(found, Sequence) else [found] for role, found in given.items()}
         self.networks = {role: Ensemble(found, mirror) for role, found in several.items()}
         self.classifier, self.segmenter = (found.predictors[0] for found in self.networks.values())  # the first of each
         for role, predictor in self.roles():
             run = predictor.run
-            if run.config.task not in (_TASKS[role], "joint"):
+            if run.config.task not in (TASKS[role], "joint"):
                 raise DataError(
                     f"the {role} is run {run.name} ({run.config.model.name}, task {run.config.task}); expected a run of task "
-                    f"{_TASKS[role]} or joint; give the two the other way round if you exchanged them"
+                    f"{TASKS[role]} or joint; give the two the other way round if you exchanged them"
                 )
-        asked, size = self.networks[CLASSIFIER], tuple(self.classifier.run.data["input"][1:])
-        self._layers = [chosen_layer(predictor.network, layer, size) for predictor in asked.predictors]
-        known = held_out(asked.runs)
-        self._truth, self._patients = known["label"].to_numpy(int), known["patient"].to_numpy(object)
-        self._known = expit(known["log_odds"].to_numpy(float))
-        self.threshold = choose_threshold(self._truth, self._known)
-        self.scores = scores or {role: own_scores(*found.runs)[SCORES[role]] for role, found in self.networks.items()}
+        self.explains = known is None
+        if self.explains:
+            from thyroid_utils.inference.cam import chosen_layer
+
+            asked, size = self.networks[CLASSIFIER], tuple(self.classifier.run.data["input"][1:])
+            self._layers = [chosen_layer(predictor.network, layer, size) for predictor in asked.predictors]
+        self.known = known or {role: known_of(role, found.predictors, alpha) for role, found in self.networks.items()}
+        self.threshold, self._calibrations = self.known[CLASSIFIER].threshold, self.known[CLASSIFIER].calibrations
+        self.scores = scores or {role: found.score for role, found in self.known.items()}
         self.above_chance = self.scores[CLASSIFIER].low > CHANCE
         self.fair_outlines = self.scores[SEGMENTER].value >= FAIR_DICE
-        self._familiar = {role: familiar(found.predictors[0]) for role, found in self.networks.items()}
+        self._familiar = {role: Familiar(found.ranges) for role, found in self.known.items()}
         self.notes = tuple(dict.fromkeys(self._notes()))
 
     def roles(self) -> list[tuple[str, Predictor]]:
@@ -112,7 +117,7 @@ class DualStage:
             parts.setdefault(split, {}).setdefault(role, []).append(predictor)
         if len(parts) == 1:
             return [self]
-        if any(len(part) < len(_TASKS) for part in parts.values()):
+        if any(len(part) < len(TASKS) for part in parts.values()):
             raise DataError("dual-stage: classifiers and segmenters have different splits; train both on the same images")
         return [DualStage(**part, alpha=self.alpha, scores=self.scores, **self._options) for part in parts.values()]
 
@@ -138,14 +143,16 @@ class DualStage:
                 "the classifier was trained on crops around true masks, as were its threshold, calibration and conformal sets "
                 "made; here it sees crops around predicted ones"
             )
-        if all(idle := [calibration.slope == 0 for calibration in self.networks[CLASSIFIER].calibrations]):
+        if all(idle := [calibration.slope == 0 for calibration in self._calibrations]):
             yield "the classifier ranks its validation images no better than chance: all get one probability, and one call"
         elif any(idle):
             yield f"{sum(idle)} of {len(idle)} classifiers rank validation images no better than chance and say one probability"
         if any("brightness" not in known.ranges for known in self._familiar.values()):
             yield "the training images are not at hand, so that images unlike them are not told"
-        if few := self._sets(np.array([0.5])).attrs["note"]:
+        if few := self.known[CLASSIFIER].note:
             yield few
+        if not self.explains:
+            yield "where the classifier looks (Grad-CAM) is left out: it takes gradients, so that predict needs runs and PyTorch"
 
     @property
     def crops(self) -> bool:
@@ -206,14 +213,14 @@ class DualStage:
         networks, samples = self.networks[CLASSIFIER], [finding.samples[CLASSIFIER] for finding in batch]
         with _timed(spent, "classify"):
             odds = networks.answers("log_odds", samples)  # (networks, n)
-            calibrated = np.stack([scale.log_odds(row) for scale, row in zip(networks.calibrations, odds, strict=True)])
+            calibrated = np.stack([scale.log_odds(row) for scale, row in zip(self._calibrations, odds, strict=True)])
             probabilities, uncalibrated = expit(calibrated.mean(axis=0)), expit(odds.mean(axis=0))
             called, sets = probabilities >= self.threshold, self._sets(probabilities)
         with _timed(spent, "explain"):
-            attention = self._attention(samples, called)
+            attention = self._attention(samples, called) if self.explains else None
         with _timed(spent, "uncertainty"):
             if len(odds) == 1:
-                calibrated = networks.calibrations[0].log_odds(self._views(self.classifier.log_odds, samples, odds[0]))
+                calibrated = self._calibrations[0].log_odds(self._views(self.classifier.log_odds, samples, odds[0]))
             spread = label_uncertainty(expit(calibrated), self.threshold)["sd"]
         for at, finding in enumerate(batch):
             finding.probability, finding.uncalibrated = float(probabilities[at]), float(uncalibrated[at])
@@ -221,8 +228,9 @@ class DualStage:
             finding.labels = tuple(name for name in CLASSES if sets[name].iloc[at])
             finding.uncertainty |= {"entropy": float(binary_entropy(probabilities[at])), "sd": float(spread[at])}
             finding.networks = tuple(len(found.predictors) for found in self.networks.values())
-            finding.attention = finding.samples[CLASSIFIER][0].geometry.to_original(attention[at], smooth=True)
-            finding.attention_inside, finding.attention_by_chance = _share_inside(finding)
+            if attention is not None:
+                finding.attention = finding.samples[CLASSIFIER][0].geometry.to_original(attention[at], smooth=True)
+                finding.attention_inside, finding.attention_by_chance = _share_inside(finding)
             with _timed(spent, "measure"):
                 finding.measures = nodule_measures(finding.mask, luma(finding.frame), finding.spacing)
             finding.above_chance = self.above_chance
@@ -230,9 +238,11 @@ class DualStage:
 
     def _attention(self, samples: list[list[Sample]], called: np.ndarray) -> np.ndarray:
         """Grad-CAM of the class that each image is called, mean over networks, (n, height, width) of the classifiers' input."""
+        from thyroid_utils.inference.cam import cam_maps
+
         maps = []
         for at, predictor in enumerate(self.networks[CLASSIFIER].predictors):
-            inputs, network = _inputs(samples, at), predictor.answering(_TASKS[CLASSIFIER])
+            inputs, network = _inputs(samples, at), predictor.answering(TASKS[CLASSIFIER])
             maps.append(np.zeros(inputs[:, 0].shape, np.float32))
             for target in (0, 1):
                 rows = called == bool(target)
@@ -245,7 +255,7 @@ class DualStage:
         return augmented_views(answer, _inputs(samples), first=None if self._options["mirror"] else known)
 
     def _sets(self, probabilities: np.ndarray) -> pd.DataFrame:
-        return conformal_sets(self._known, self._truth, probabilities, self.alpha, val_patients=self._patients)
+        return sets_within(self.known[CLASSIFIER].quantiles, probabilities)
 
     def _doubts(self, finding: Finding) -> list[str]:
         """Why the image, the class or the outline is not to be believed; the last of these is noted on the finding."""
@@ -274,7 +284,7 @@ class DualStage:
             yield f"{measures['nodules']:.0f} nodules found, the largest is measured"
         if measures["touches_border"] == 1:
             yield "the nodule reaches the border of the frame or of the echo image, so that its sizes are lower bounds"
-        if not finding.attention.any():
+        if finding.attention is not None and not finding.attention.any():
             yield "the attention map is blank"
         elif finding.attention_inside <= finding.attention_by_chance:
             yield OUTSIDE

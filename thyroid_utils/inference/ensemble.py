@@ -7,9 +7,8 @@ splits those that have it among their test images (`held_out`, `seed_ensemble`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,15 @@ from scipy.special import expit
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count, listed
-from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.preprocess.steps import Sample
 from thyroid_utils.scores.labels import choose_threshold
-from thyroid_utils.scores.probabilities import Platt, fit_platt, logit
+from thyroid_utils.scores.probabilities import fit_platt, logit
 from thyroid_utils.training.folds import FoldedRun, calibrations_of, of_one_split
 from thyroid_utils.training.ledger import Run
+
+if TYPE_CHECKING:
+    from thyroid_utils.inference.onnx_network import OnnxNetwork
+    from thyroid_utils.inference.predictor import Predictor
 
 # What the runs of an ensemble have in common, by its name in an error.
 _SHARED: dict[str, Callable[[Run], object]] = {
@@ -46,11 +48,6 @@ def check_ensemble(runs: Sequence[Run]) -> None:
         if len(found := {str(of(run)) for run in runs}) > 1:
             told = f": {listed(sorted(found))}" if max(map(len, found)) < 60 else ""
             raise DataError(f"ensemble: the runs differ in their {name}{told}; give runs of one recipe, by seed or fold")
-
-
-def predictors_of(runs: Iterable[Run | FoldedRun], root: str | Path | None = None) -> list[Predictor]:
-    """A `Predictor` of each run, of a `FoldedRun` one of each fold; root: as there."""
-    return [Predictor(one, root) for run in runs for one in run.folds]
 
 
 def held_out(runs: Sequence[Run], split: str = "", fold: int | None = None) -> pd.DataFrame:
@@ -140,25 +137,20 @@ class Ensemble:
     """Networks that answer together, each given the image as it was trained; one network is an ensemble of one.
 
     Args:
-        predictors: of finished runs that `check_ensemble` accepts.
+        predictors: of finished runs that `check_ensemble` accepts, or files made of them.
         mirror: each network answers by the mean over the image and its left-right mirror image; depth has a meaning and stays.
 
     Raises:
         DataError: of `check_ensemble`.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], mirror: bool = False):
+    def __init__(self, predictors: Sequence[Predictor | OnnxNetwork], mirror: bool = False):
         self.predictors, self.mirror = list(predictors), mirror
         check_ensemble(self.runs)
 
     @property
     def runs(self) -> list[Run]:
         return [predictor.run for predictor in self.predictors]
-
-    @cached_property
-    def calibrations(self) -> list[Platt]:
-        """Of the classifiers' log-odds (`calibrations_of`)."""
-        return calibrations_of(self.runs)
 
     def prepare(self, frame: np.ndarray, mask: np.ndarray | None) -> list[Sample]:
         """What each network is given of a frame; arguments and errors as of a `Pipeline`."""

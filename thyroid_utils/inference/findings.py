@@ -47,7 +47,8 @@ class Finding:
         threshold: from which on the calibrated probability is called malignant. called: whether it is; None with an error.
         labels: the conformal set, of "benign" and "malignant": may hold both (undecided) or none (both are strange).
         map: probability of nodule, float32 (height, width). mask: bool, where that is at least 0.5.
-        attention: Grad-CAM of the class that is called, float32 (height, width) in [0, 1]; 0 where the classifier does not look.
+        attention: Grad-CAM of the class that is called, float32 (height, width) in [0, 1]; 0 where the classifier does not look;
+            None by onnxruntime, which has no gradients.
         attention_inside: share of its sum inside the mask; attention_by_chance: that of a map that is the same wherever the
             classifier looks. NaN for a blank map, and where no nodule was found or none of it is where the classifier looks.
         above_chance: whether the classifier was shown to be, on its own test images; else no call is told.

@@ -51,12 +51,16 @@ class Known:
     @classmethod
     def of_json(cls, told: Mapping[str, Any]) -> Known:
         """What `to_json` has made: None is NaN again, of a quantile infinity."""
-        score = {name: math.nan if value is None else value for name, value in told["score"].items()}
         numbers = {name: math.nan if told[name] is None else told[name] for name in ("threshold", "alpha")}
         quantiles = {name: math.inf if value is None else value for name, value in told["quantiles"].items()}
         ranges = {name: tuple(values) for name, values in told["ranges"].items()}
         scales = tuple(Platt(**scale) for scale in told["calibrations"])
-        return cls(Estimate(**score), ranges, scales, quantiles=quantiles, note=told["note"], **numbers)
+        return cls(estimate_of_json(told["score"]), ranges, scales, quantiles=quantiles, note=told["note"], **numbers)
+
+
+def estimate_of_json(told: Mapping[str, Any]) -> Estimate:
+    """What `finite` has made of an `Estimate`'s fields."""
+    return Estimate(**{name: math.nan if value is None else value for name, value in told.items()})
 
 
 def finite(value: Any) -> Any:

@@ -32,8 +32,9 @@ def export_dual_stage(classifier: Predictor, segmenter: Predictor, path: str | P
     log-odds before calibration; `map` float32 and `mask` bool (height, width), the probability of nodule on the frame's pixels
     and whether it is at least 0.5.
 
-    Resampling is that of `preprocess.steps.resample`, with rounding to levels where that has uint8: the same levels of frames
-    that are shrunk, while of those that are enlarged, for which OpenCV has weights of eleven bits, one in eight differs by 1.
+    Resampling is that of `preprocess.steps.resample`, with rounding to levels where that has uint8. Frames that are shrunk get
+    the same levels, but for up to 1 % of pixels, ties, that differ by 1 where both sides are whole multiples; of those that are
+    enlarged, for which OpenCV has weights of eleven bits, one pixel in eight differs by 1.
 
     Args:
         classifier, segmenter: of finished runs; of one joint run, which is then asked once, both the same.

@@ -13,9 +13,11 @@ from scipy.special import expit
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.inference.known import estimate_of_json
 from thyroid_utils.preprocess.named import parsed
 from thyroid_utils.preprocess.pipeline import Pipeline
 from thyroid_utils.preprocess.steps import STEPS
+from thyroid_utils.scores.estimates import Estimate
 
 FORMAT = 1  # raised where older programs would read a file wrong
 # Task → results of a graph
@@ -28,7 +30,7 @@ class OnnxNetwork:
 
     Args:
         path: a file of `onnx_export.export_network`.
-        threads: of onnxruntime, 1 or more.
+        threads: of onnxruntime; 0 takes one a core.
         batch_size: images a forward pass.
 
     Raises:
@@ -51,6 +53,11 @@ class OnnxNetwork:
         """The steps from a frame to `levels`: those that are outside of the graph."""
         steps = [parsed(entry, STEPS, "step") for entry in self.facts["outside"]]
         return Pipeline(steps, self.facts["run"], self.facts["mean"], self.facts["deviation"])
+
+    @property
+    def own_scores(self) -> dict[str, Estimate]:
+        """As `doubts.own_scores` of the run."""
+        return {name: estimate_of_json(told) for name, told in self.facts["own_scores"].items()}
 
     def log_odds(self, levels: np.ndarray) -> np.ndarray:
         """The logit of malignant by a classifier or joint network, float64 (n,).

@@ -6,7 +6,7 @@ an output are decided once. So do the maps that a run has kept, and what they sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -145,7 +145,7 @@ class Predictor:
 
     def answering(self, task: str) -> nn.Module:
         """`network` as a module whose output is the logits of one task, "classification" or "segmentation"; of a joint run a
-        `models.OneAnswer`. For what takes a network, such as `cam.cam_maps` and `uncertainty.mc_dropout`.
+        `models.OneAnswer`. For what takes a network, such as `cam.cam_maps` and `dropout.mc_dropout`.
 
         Raises:
             ValueError: a run of the other task.
@@ -191,6 +191,11 @@ class FoldedPredictor:
 def predictor_of(run: Run | FoldedRun, root: str | Path | None = None) -> Predictor | FoldedPredictor:
     """Who answers for the test images of a run, or of folds that are read as one."""
     return (FoldedPredictor if isinstance(run, FoldedRun) else Predictor)(run, root)
+
+
+def predictors_of(runs: Iterable[Run | FoldedRun], root: str | Path | None = None) -> list[Predictor]:
+    """A `Predictor` of each run, of a `FoldedRun` one of each fold; root: as there."""
+    return [Predictor(one, root) for run in runs for one in run.folds]
 
 
 def in_order(parts: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:

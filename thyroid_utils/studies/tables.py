@@ -8,8 +8,7 @@ import pandas as pd
 from thyroid_utils.common.words import UNKNOWN, count, number
 from thyroid_utils.scores.estimates import Comparison, Estimate
 from thyroid_utils.scores.recipes import RecipeComparison
-from thyroid_utils.training.data import NAMED
-from thyroid_utils.training.ledger import Run
+from thyroid_utils.training.ledger import NAMED, Run
 
 
 def names_patients(run: Run) -> bool:

@@ -25,10 +25,8 @@ from thyroid_utils.preprocess.augment import build_augmentation
 from thyroid_utils.preprocess.pipeline import Pipeline, build_pipeline
 from thyroid_utils.preprocess.store import ArrayStore, preprocessed
 from thyroid_utils.training.leaks import leaked
-from thyroid_utils.training.ledger import RESUME
+from thyroid_utils.training.ledger import NAMED, RESUME
 from thyroid_utils.training.tasks import SIDES, TASKS, Arrays, batch_starts
-
-NAMED = "as the data set names them"  # patients
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ RUN_FILES = ("config.json", "data.json", "history.csv", "weights.safetensors", "
              "environment.json")  # fmt: skip
 MAPS = "maps.safetensors"  # of segmentation and joint runs
 MAPS_TENSOR = "maps"
+NAMED = "as the data set names them"  # patients of a run's data
 SHORT = 8  # digits of a run's name that people are shown; any beginning that fits one run is understood
 RESUME = "resume"
 STATE = "state.pt"  # in it: where training stands

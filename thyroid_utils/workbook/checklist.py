@@ -20,7 +20,8 @@ from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.common.files import write_text
 from thyroid_utils.common.words import listed, literal
 from thyroid_utils.workbook.folder import ReportFolder
-from thyroid_utils.workbook.pages import Scrubber, markdown, number_text, render_page
+from thyroid_utils.workbook.markdown import markdown
+from thyroid_utils.workbook.pages import Scrubber, number_text, render_page
 from thyroid_utils.workbook.parameters import declared_parameters
 
 _DAMAGED = "its run.json is damaged or of another version"

@@ -1,6 +1,6 @@
 """The command `thyroid-workbook`.
 
-What a command needs is imported when it runs, so that help comes at once and only `run` and `predict` load PyTorch.
+What a command needs is imported when it runs, so that help comes at once and only what trains or asks networks loads PyTorch.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from thyroid_utils.common.errors import DataError, ParameterError, RunError
 from thyroid_utils.workbook.check_figures import check_figures
-
-if TYPE_CHECKING:
-    from thyroid_utils.training.ledger import Run
 
 app = typer.Typer(
     help="Run the notebooks into HTML reports, check data sets, look after training runs, keep notebooks clean.",
@@ -76,9 +73,16 @@ def predict(
         list[Path],
         typer.Argument(help="Files and folders: PNG, JPEG, TIFF, BMP, GIF, DICOM, up to 4096×4096.", show_default=False),
     ],
-    classifier: Annotated[list[str], typer.Option(metavar="RUN", help="A classifier's finished run, or a joint; repeatable.")],
-    segmenter: Annotated[list[str], typer.Option(metavar="RUN", help="A segmenter's finished run, or a joint; repeatable.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
+    classifier: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A classifier's finished run, or a joint; repeatable.")
+    ] = None,
+    segmenter: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A segmenter's finished run, or a joint; repeatable.")
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Instead of runs, what `export` has written: needs no PyTorch.")
+    ] = None,
     spacing: Annotated[
         float | None, typer.Option(metavar="MM", help="Millimetres a pixel, for images whose file gives none.")
     ] = None,
@@ -88,11 +92,29 @@ def predict(
     mirror: Annotated[bool, typer.Option("--mirror", help="Take the mean over each image and its mirror image.")] = False,
 ) -> None:
     """Find and judge the nodules of images: a table, masks, a page of cards. For research only, not a medical device."""
-    given = {"classifier": classifier, "segmenter": segmenter}
-    runs = [[_finished_run(role, name) for name in names] for role, names in given.items()]
+    from thyroid_utils.workbook.named_runs import networks_asked
+
+    stage_of = networks_asked(classifier or (), segmenter or (), onnx, mirror)
     from thyroid_utils.workbook.predict import predict as predict_images
 
-    raise typer.Exit(predict_images(images, *runs, out, spacing, keep_names, mirror))
+    raise typer.Exit(predict_images(images, stage_of, out, spacing, keep_names))
+
+
+@app.command("export")
+def export_networks(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Finished runs: classifiers, segmenters, or joint.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
+) -> None:
+    """Write networks as ONNX files with a card, and a classifier with a segmenter as one graph. For research only."""
+    from thyroid_utils.workbook.named_runs import finished_run
+
+    found = [finished_run(name, f"export: {name}") for name in runs]
+    from thyroid_utils.workbook.export_onnx import export_onnx
+
+    for line in export_onnx(found, out):
+        typer.echo(line)
 
 
 @app.command("app")
@@ -197,8 +219,9 @@ def show_run(
     import yaml
 
     from thyroid_utils.training.ledger import list_runs
+    from thyroid_utils.workbook.named_runs import named_run
 
-    run = _named_run(name, f"runs show {name}")
+    run = named_run(name, f"runs show {name}")
     row = list_runs().loc[run.name]
     if card and row["state"] == "finished":
         from thyroid_utils.workbook.model_card import model_card
@@ -283,30 +306,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _printable(text: str) -> str:
     """Text of a file's name or content without what would steer a terminal: control characters as their codes."""
     return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter)[0] == "C" else letter for letter in text)
-
-
-def _named_run(name: str, where: str) -> Run:
-    """The only run whose name begins so, finished or not; `where` opens the message."""
-    from thyroid_utils.training.ledger import runs_that_begin
-
-    fitting = runs_that_begin(name)
-    if len(fitting) != 1:
-        found = f"{len(fitting)} runs begin so" if fitting else "there is no such run"
-        raise ParameterError(f"{where}: {found}; thyroid-workbook runs list shows them all")
-    return fitting[0]
-
-
-def _finished_run(option: str, name: str) -> Run:
-    from thyroid_utils.training.ledger import RunDamaged, find_run
-
-    where = f"predict: --{option} {name}"
-    try:
-        run = find_run(_named_run(name, where).name)
-    except RunDamaged as damage:
-        raise ParameterError(f"{where}: {damage}; train it again") from None
-    if run is None:
-        raise ParameterError(f"{where}: the run is not finished; train it to its end first")
-    return run
 
 
 def _print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], numbers: Iterable[str] = ()) -> None:

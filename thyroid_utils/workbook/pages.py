@@ -1,4 +1,4 @@
-"""What all pages share: the Jinja templates, markdown with formulas, safe HTML, numbers and durations as they are read.
+"""What all pages share: the Jinja templates, numbers and durations as they are read.
 
 And what a page says about where it was made (versions, commit, hardware), and what it must not say: a path of the machine.
 """
@@ -13,18 +13,13 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import bs4
 import jinja2
-from latex2mathml.converter import convert as latex_to_mathml
-from markupsafe import Markup
-from nbconvert.filters import ansi2html
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 
 import thyroid_utils
@@ -47,76 +42,21 @@ _LEFT_ALONE = ("image/png", "image/jpeg", "image/webp", "application/pdf")  # ba
 
 def render_page(template: str, **values: Any) -> str:
     """Fill one of `templates/`; every value is escaped unless it is Markup."""
-    return _environment().get_template(template).render(policy=CONTENT_POLICY, **values)
+    return environment().get_template(template).render(policy=CONTENT_POLICY, **values)
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Of the templates; `markdown` adds filters to it."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(duration=duration_text, number=number_text, ansi=_terminal_html, formula=_block_formula)
-    environment.filters.update(cell=markdown_cell, images=partial(count, noun="image"))
-    return environment
-
-
-def markdown(
-    source: str, attachments: Mapping[str, Any] | None = None, folder: Path | None = None, taken: set[str] | None = None
-) -> tuple[Markup, list[dict]]:
-    """HTML of markdown with its formulas as MathML, and its headings as dicts with level, text and id.
-
-    Pictures that lie below `folder` are embedded. `taken`: the ids that the page already has; new ones are added to it.
-    """
-    options = {"escape": False, "embed_images": folder is not None, "path": str(folder or ""), "attachments": attachments}
-    renderer = _Renderer(set() if taken is None else taken, **options)
-    body = MarkdownWithMath(renderer=renderer).render(source)
-    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
-    return Markup(str(safe_tree(body))), renderer.headings
-
-
-def safe_tree(source: str) -> bs4.BeautifulSoup:
-    """HTML without anything that runs or loads; a picture that is not embedded leaves its words."""
-    tree = bs4.BeautifulSoup(source, "html.parser")
-    for element in tree.find_all(["script", "link", "iframe", "object", "embed", "base", "meta"]):
-        element.decompose()
-    for element in tree.find_all(True):
-        for name in [name for name in element.attrs if name.lower().startswith("on")]:
-            del element[name]
-        if element.name == "img":
-            element["alt"] = element.get("alt") or "Picture"
-            if not str(element.get("src", "")).startswith("data:"):
-                element.replace_with(f"[{element['alt']}]")
-    return tree
-
-
-def inline_markdown(source: str) -> Markup:
-    """One paragraph of markdown without the paragraph around it and without links, for a card."""
-    return Markup(re.sub(r"</?p>|</?a\b[^>]*>", "", markdown(source)[0]).strip())
-
-
-def formula(latex: str, display: str = "inline") -> Markup:
-    """MathML of a LaTeX formula; where it cannot be read, its source, visibly marked."""
-    # The one of the three that is converted to rows.
-    known = re.sub(r"\\(begin|end)\{(aligned|gathered)\}", r"\\\1{split}", latex)
-    try:
-        converted = latex_to_mathml(known.strip(), display=display)
-    except Exception:  # the converter raises many kinds for LaTeX that it does not know, some of them bare
-        converted = None
-    if converted is None or re.search(r">(\\[a-zA-Z]+|[&}])<", converted):  # what it does not know is passed on as text
-        return Markup('<code class="formula-source" title="This formula could not be set">{}</code>').format(latex)
-    return Markup(converted)
-
-
-def _block_formula(latex: str) -> Markup:
-    return Markup('<span class="formula scroll">{}</span>').format(formula(latex.strip().strip("$"), "block"))
-
-
-def _terminal_html(text: str) -> Markup:
-    return Markup(ansi2html(text.rstrip("\n")))
+    made.filters.update(duration=duration_text, number=number_text, cell=markdown_cell, images=partial(count, noun="image"))
+    return made
 
 
 def markdown_cell(value: Any) -> str:
@@ -160,32 +100,6 @@ def number_text(value: Any) -> str:
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
         return f"{value:,.0f}".replace(",", "\u202f")
     return f"{value:#.3g}".rstrip(".") if isinstance(value, float) else str(value)
-
-
-class _Renderer(IPythonRenderer):
-    """nbconvert's markdown with formulas set ahead (browsers show MathML without a script) and headings collected."""
-
-    def __init__(self, taken: set[str], **options: Any) -> None:
-        super().__init__(**options)
-        self.headings: list[dict] = []
-        self._taken = taken
-
-    def heading(self, text: str, level: int, **attributes: Any) -> str:
-        plain = Markup(text).striptags()
-        slug = re.sub(r"\W+", "-", plain.lower()).strip("-") or "section"
-        identifier = f"{slug}-{len(self._taken)}" if slug in self._taken else slug
-        self._taken.add(identifier)
-        self.headings.append({"level": level, "text": plain, "id": identifier})
-        return f'<h{level} id="{identifier}">{text}</h{level}>\n'
-
-    def block_math(self, body: str) -> str:
-        return _block_formula(body)
-
-    def inline_math(self, body: str) -> str:
-        return formula(body)
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return _block_formula(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
 
 def describe() -> dict[str, Any]:

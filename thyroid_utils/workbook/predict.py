@@ -11,7 +11,7 @@ import re
 import stat
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count as numbers
 from pathlib import Path
@@ -30,9 +30,9 @@ from thyroid_utils.data.dicom import is_dicom, read_dicom, shows_colour
 from thyroid_utils.data.images import IMAGE_SUFFIXES, read_image, uses_little_range, write_png
 from thyroid_utils.data.readers.own import is_mask_beside, masked_images
 from thyroid_utils.inference.doubts import own_scores
-from thyroid_utils.inference.dual_stage import SCORES, DualStage
-from thyroid_utils.inference.ensemble import predictors_of
+from thyroid_utils.inference.dual_stage import DualStage
 from thyroid_utils.inference.findings import RESEARCH_ONLY, CaseImage
+from thyroid_utils.inference.known import SCORES
 from thyroid_utils.studies.tables import counted_patients
 from thyroid_utils.training.ledger import Run
 from thyroid_utils.workbook.pages import duration_text, seen_from_here
@@ -61,22 +61,19 @@ Source = tuple[str, File, str]
 
 def predict(
     images: Sequence[Path],
-    classifiers: Sequence[Run],
-    segmenters: Sequence[Run],
+    stage_of: Callable[[], DualStage],
     out: Path,
     spacing: float | None = None,
     keep_names: bool = False,
-    mirror: bool = False,
 ) -> int:
     """Find and judge the nodules of image files, write `findings.csv`, `masks/` and `index.html`, and say how it went.
 
     Args:
         images: files and folders (searched with all below them) of PNG, JPEG, TIFF, BMP, GIF or DICOM, one or many frames.
-        classifiers, segmenters: finished runs; several of one recipe answer together.
+        stage_of: makes the networks that are asked, of runs or of ONNX files.
         out: folder that does not exist or is empty; removed again where the work is interrupted.
         spacing: mm a pixel of images whose file gives none.
         keep_names: call results by the files' names; for files that name nobody.
-        mirror: take the mean over each image and its left-right mirror image.
 
     Returns:
         exit code: 0, or 1 where some images could not be used.
@@ -94,7 +91,7 @@ def predict(
     began = time.monotonic()
     with _new_folder(out):
         try:
-            stage = DualStage(predictors_of(classifiers), predictors_of(segmenters), mirror=mirror)
+            stage = stage_of()
         except DataError as error:
             raise ParameterError(f"predict: {error}") from None
         counts = _write(out, stage, sources, spacing, began)
@@ -154,7 +151,7 @@ def _networks(stage: DualStage) -> pd.DataFrame:
     rows = []
     for role, predictor in stage.roles():
         run = predictor.run
-        own = own_scores(run)[SCORES[role]]
+        own = (own_scores(run) if stage.explains else predictor.own_scores)[SCORES[role]]
         told = {"role": role, **_facts(run), "run": run.name, "score": SCORES[role], "value": own.value, "low": own.low}
         rows.append(told | {"high": own.high, "images": own.images, "of_patients": own.patients, "note": own.note})
     return pd.DataFrame(rows)

@@ -46,7 +46,7 @@ class Pages:
         if not finding.error:
             # Not the frame where its file says that letters are burned in: nothing finds all of them.
             seen = None if BURNED_IN in finding.warnings else showable(finding.frame)
-            heats = (None, finding.attention)
+            heats = (None,) if finding.attention is None else (None, finding.attention)
             pictures = [picture(finding.frame, finding.mask, seen, heat, finding.outline_doubtful) for heat in heats]
             measures = {} if finding.outline_doubtful else measures_told(finding.measures)
             values |= {"facts": card_facts(finding), "measures": measures, "pictures": pictures}

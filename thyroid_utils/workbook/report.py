@@ -17,7 +17,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from thyroid_utils.common import paths
-from thyroid_utils.workbook.pages import embedded_jpeg, inline_markdown, markdown, render_page, safe_tree
+from thyroid_utils.workbook.markdown import inline_markdown, markdown, safe_tree
+from thyroid_utils.workbook.pages import embedded_jpeg, render_page
 
 PROVENANCE = ("data_", "split_", "trained_")
 """Recorded names that start with one of these are shown with the provenance, not among the key numbers."""

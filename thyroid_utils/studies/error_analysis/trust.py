@@ -32,16 +32,15 @@ from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import listed, literal
 from thyroid_utils.data.images import read_gray, read_mask
 from thyroid_utils.inference.conformal import conformal_sets
+from thyroid_utils.inference.dropout import has_dropout, mc_dropout
 from thyroid_utils.inference.ensemble import check_ensemble, one_scale_on_test, seed_ensemble
 from thyroid_utils.inference.predictor import FoldedPredictor, Predictor, in_order, predictor_of
 from thyroid_utils.inference.uncertainty import (
     LABEL_SCORES,
     MAP_SCORES,
     augmented_views,
-    has_dropout,
     label_uncertainty,
     map_uncertainty,
-    mc_dropout,
 )
 from thyroid_utils.scores.checks import checked
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores

@@ -20,7 +20,8 @@ from thyroid_utils.data.images import read_gray, read_image, read_mask
 from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import LABEL_NAMES, malignant_share, measure_cases
 from thyroid_utils.inference.conformal import conformal_sets, coverage
-from thyroid_utils.inference.ensemble import Ensemble, held_out, predictors_of
+from thyroid_utils.inference.ensemble import Ensemble, held_out
+from thyroid_utils.inference.predictor import predictors_of
 from thyroid_utils.scores.comparisons import compare_answers, holm
 from thyroid_utils.scores.estimates import Estimate, patient_median, patient_scores
 from thyroid_utils.scores.labels import choose_threshold, classification_scores

@@ -22,8 +22,8 @@ from thyroid_utils.data.readers import load_cases
 from thyroid_utils.data.readers.published import meaning
 from thyroid_utils.data.table import LABEL_NAMES, known_patients
 from thyroid_utils.data.videos import recover_patients
-from thyroid_utils.inference.ensemble import check_ensemble, held_out, predictors_of
-from thyroid_utils.inference.predictor import Predictor
+from thyroid_utils.inference.ensemble import check_ensemble, held_out
+from thyroid_utils.inference.predictor import Predictor, predictors_of
 from thyroid_utils.preprocess.store import preprocessed
 from thyroid_utils.scores.checks import COUNTS
 from thyroid_utils.scores.estimates import Estimate, patient_estimate, patient_scores

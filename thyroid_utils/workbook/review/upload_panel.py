@@ -69,7 +69,7 @@ def _networks(review: Review) -> dict[str, list[Run]]:
 
 def _stage(chosen: dict[str, list[Run]]) -> Any:
     from thyroid_utils.inference.dual_stage import DualStage
-    from thyroid_utils.inference.ensemble import predictors_of
+    from thyroid_utils.inference.predictor import predictors_of
 
     return DualStage(*(predictors_of(chosen[role]) for role in _ROLES))
 
