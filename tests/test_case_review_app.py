@@ -1,9 +1,12 @@
 """The app in headless Chromium: open, filter, step by keyboard, move the threshold, several networks side by side."""
 
+import os
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
+from dicom_files import region, write_dicom
 from review_project import reviewed
 from sklearn.metrics import confusion_matrix
 
@@ -120,3 +123,59 @@ def test_several_networks_stand_side_by_side_and_on_a_phone_below_each_other(pag
     assert page.locator(".review-stage img.prediction").count() == 1, "of the segmenter"
     page.set_viewport_size({"width": 420, "height": 900})
     assert len(set(page.evaluate(tops))) == 3 and page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
+def _mark(page, kind: str, value: str = "", note: str = "", reader: str = "ABC") -> None:
+    page.get_by_label("Mark as").select_option(kind)
+    for name, text in {"Reader": reader, "Note": note, "Value": value}.items():
+        if text:
+            page.get_by_label(name, exact=True).fill(text)
+            page.get_by_label(name, exact=True).press("Tab")
+    page.get_by_role("button", name="Mark", exact=True).click()
+
+
+def test_a_mark_outlives_the_page_and_another_reader_sees_it(page, browser, address):
+    case = case_of(page)
+    _mark(page, "label wrong", "benign", "calcified rim")
+    page.wait_for_selector("text=label wrong benign “calcified rim” (ABC)")
+    page.reload(timeout=READY)
+    page.wait_for_selector("text=label wrong benign “calcified rim” (ABC)", timeout=READY)
+    other = browser.new_context().new_page()  # with its own cookies and kernel
+    other.goto(address, timeout=READY)
+    other.wait_for_selector("text=label wrong benign “calcified rim” (ABC)", timeout=READY)
+    assert case_of(other) == case
+    _mark(other, "outline poor", reader="XYZ")
+    other.wait_for_selector("text=outline poor (XYZ)")
+    page.get_by_label("Reader", exact=True).fill("ABC")
+    page.get_by_label("Reader", exact=True).press("Tab")
+    page.get_by_label("Mark as").select_option("label wrong")
+    page.get_by_role("button", name="Take mine back").click()
+    page.wait_for_selector("text=outline poor (XYZ)")
+    assert page.locator("text=(ABC)").count() == 0
+    other.context.close()
+
+
+def test_an_upload_is_looked_at_and_one_of_200_mb_stays_where_it_is(page, tmp_path):
+    large, small = tmp_path / "large.dcm", tmp_path / "Müller^Hanna.dcm"
+    large.touch()
+    os.truncate(large, 200 * 2**20)
+    gray = np.tile(np.linspace(20, 230, 96).astype(np.uint8), (80, 1))
+    write_dicom(small, gray[None], regions=[region(0.01, 0.01)], more=[(0x10, 0x10, "PN", "Müller^Hanna")])
+    page.locator("input[type=file]").set_input_files(large)
+    page.wait_for_selector("text=This file has 200 MB and was not sent: at most 50 MB are read.")
+    page.locator("input[type=file]").set_input_files(small)
+    page.wait_for_selector("text=The networks", timeout=READY)  # at work, and says so
+    page.wait_for_selector("th:has-text('prediction set')", timeout=READY)
+    assert "Müller" not in page.content() and page.locator("text=96×80").count() == 1
+
+
+def test_the_page_asks_nobody_else_and_is_refused_without_the_token(browser, address):
+    page, told = browser.new_context().new_page(), []
+    page.on("requestfinished", lambda request: told.append(request.url))
+    page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+    page.goto(address.partition("?")[0], timeout=READY)
+    assert page.locator("input[type=password]").count() == 1 and page.locator(".review-notice").count() == 0
+    page.goto(address, timeout=READY)
+    page.wait_for_selector(".review-frame img.frame", timeout=READY)
+    assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in told)
+    page.context.close()
