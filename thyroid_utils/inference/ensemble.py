@@ -8,6 +8,7 @@ splits those that have it among their test images (`held_out`, `seed_ensemble`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count, listed
 from thyroid_utils.preprocess.steps import Sample
 from thyroid_utils.scores.labels import choose_threshold
-from thyroid_utils.scores.probabilities import fit_platt, logit
+from thyroid_utils.scores.probabilities import Platt, fit_platt, logit
 from thyroid_utils.training.folds import FoldedRun, calibrations_of, of_one_split
 from thyroid_utils.training.ledger import Run
 
@@ -151,6 +152,11 @@ class Ensemble:
     @property
     def runs(self) -> list[Run]:
         return [predictor.run for predictor in self.predictors]
+
+    @cached_property
+    def calibrations(self) -> list[Platt]:
+        """Of the log-odds of classifiers' runs (`calibrations_of`)."""
+        return calibrations_of(self.runs)
 
     def prepare(self, frame: np.ndarray, mask: np.ndarray | None) -> list[Sample]:
         """What each network is given of a frame; arguments and errors as of a `Pipeline`."""
