@@ -40,14 +40,9 @@ def through_table(split: pd.DataFrame, measures: Measures, audit: Audit, case: s
         inside, around = round(inside, 1), round(around, 1)
         told["mean gray inside − around"] = f"{inside} − {around} = {number(inside - around, 1)}"
     told["its row of the table: the label"] = label_names(split)[case]
-    copies = (audit.clusters == audit.clusters[case]).sum() - 1
-    found = (
-        count(marks["callipers"], "calliper"),
-        count(marks["text_regions"], "text region"),
-        count(copies, "image like it", "images like it"),
-    )
+    told["audit"] = f"{count(marks['callipers'], 'calliper')}, {count(marks['text_regions'], 'text region')}"
     sides = split.loc[split["patient"] == row["patient"], "split"].value_counts()
-    told |= {"audit": ", ".join(found), "images of its patient": ", ".join(f"{n} in {side}" for side, n in sides.items())}
+    told["images of its patient"] = ", ".join(f"{n} in {side}" for side, n in sides.items())
     return _steps(case, told | {"its side": row["split"]})
 
 

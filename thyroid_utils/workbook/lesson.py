@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from inspect import Parameter, signature
 from math import isnan
+from numbers import Real
 from time import perf_counter
 from typing import Any
 
@@ -63,24 +64,20 @@ def play(
     return VBox([*moved.values(), picture, told])
 
 
-def check_answer(answer: float | str | None, right: float | str, hint: str, within: float = 0) -> Markdown | None:
+def check_answer(answer: float | None, right: float, hint: str, within: float = 0) -> Markdown | None:
     """Says whether the answer to an exercise is right, else a hint, and never what would be right; nothing in a report.
 
-    answer: the reader's; None as long as there is none. right: computed by the notebook; a word is compared without regard to
-    capitals. within: how far a number may be from it.
+    answer: the reader's; None as long as there is none. right: computed by the notebook. within: how far the answer may be off.
     """
     if "THYROID_REPORT_DIR" in os.environ:
         return None
     if answer is None:
         return Markdown("Put your answer in place of `None`, and run the cell.")
-    if isinstance(right, str):
-        found = str(answer).strip().casefold() == right.casefold()
-    elif isnan(right):
+    if isnan(right):
         return Markdown("This run has no such number: there is nothing to check.")
-    elif isinstance(answer, str):
+    if not isinstance(answer, Real):
         return Markdown("**Not yet.** A number is asked for, written like `0.5`.")
-    else:
-        found = abs(answer - right) <= within + 1e-9  # what is typed in decimals is not exact
+    found = abs(answer - right) <= within + 1e-9  # what is typed in decimals is not exact
     return Markdown("**Right.**" if found else f"**Not yet.** {hint}")
 
 
