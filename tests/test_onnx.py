@@ -11,7 +11,7 @@ import torch
 from dual_stage_project import project, stage_of
 from torch import nn
 
-from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.errors import DataError, ParameterError
 from thyroid_utils.data.images import read_image
 from thyroid_utils.inference.findings import CaseImage
 from thyroid_utils.inference.known import Known, known_of
@@ -21,6 +21,7 @@ from thyroid_utils.inference.onnx_network import FORMAT, OnnxNetwork
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.models.segmenters import SEGMENTERS
 from thyroid_utils.preprocess.pipeline import PRESETS, build_pipeline
+from thyroid_utils.workbook import browser_page, export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +188,14 @@ def test_pipelines_that_fit_no_one_graph_are_told(runs, tmp_path, steps, told):
     classifier.pipeline = build_pipeline(steps, 64)
     with pytest.raises(DataError, match=told):
         export_dual_stage(classifier, segmenter, tmp_path / "none.onnx", {}, "")
+
+
+def test_a_page_is_written_on_request_and_refused_where_no_graph_is_for_it(runs, tmp_path, monkeypatch):
+    for module in (browser_page, export_onnx):
+        monkeypatch.setattr(module, "runtime", dict)
+    told = export_onnx.export_onnx([runs["joint"]], tmp_path / "all", page=True)
+    written = {path.name for path in (tmp_path / "all").iterdir()}
+    assert written == {"joint.onnx", "dual_stage.onnx", "page.html", "card.md"} and len(told) == 4
+    with pytest.raises(ParameterError, match=r"--page runs dual_stage.onnx, and there is none: it takes a classifier and a segm"):
+        export_onnx.export_onnx([runs["frame"]], tmp_path / "part", page=True)
+    assert not (tmp_path / "part").exists()

@@ -106,6 +106,9 @@ def export_networks(
         list[str], typer.Argument(metavar="RUN...", help="Finished runs: classifiers, segmenters, or joint.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The output folder: new or empty.")],
+    page: Annotated[
+        bool, typer.Option("--page", help="Also page.html, which runs both networks in a browser, without a server or network.")
+    ] = False,
 ) -> None:
     """Write networks as ONNX files with a card, and a classifier with a segmenter as one graph. For research only."""
     from thyroid_utils.workbook.named_runs import finished_run
@@ -113,7 +116,7 @@ def export_networks(
     found = [finished_run(name, f"export: {name}") for name in runs]
     from thyroid_utils.workbook.export_onnx import export_onnx
 
-    for line in export_onnx(found, out):
+    for line in export_onnx(found, out, page):
         typer.echo(line)
 
 

@@ -15,22 +15,25 @@ from thyroid_utils.inference.onnx_network import OnnxNetwork
 from thyroid_utils.inference.onnx_stage import JOINT
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.training.ledger import Run
+from thyroid_utils.workbook.browser_page import runtime, write_page
 from thyroid_utils.workbook.model_card import model_card
 from thyroid_utils.workbook.pages import render_page, seen_from_here
 
-DUAL_STAGE, CARD = "dual_stage.onnx", "card.md"
+DUAL_STAGE, CARD, PAGE = "dual_stage.onnx", "card.md", "page.html"
 _KINDS = {TASKS[CLASSIFIER]: CLASSIFIER, TASKS[SEGMENTER]: SEGMENTER, JOINT: JOINT}
 
 
-def export_onnx(runs: Sequence[Run], out: Path) -> list[str]:
+def export_onnx(runs: Sequence[Run], out: Path, page: bool = False) -> list[str]:
     """Write runs into a new or empty folder, which is empty again where that fails, and say what was written.
 
     `classifier.onnx`, `segmenter.onnx` or `joint.onnx`, of several runs of one recipe `classifier-1.onnx`, … in their order;
     `dual_stage.onnx` of one classifier and one segmenter, or one joint run, where one graph can hold them; `card.md`.
 
+    page: write `page.html` too, which runs `dual_stage.onnx` in a browser.
+
     Raises:
-        ParameterError: joint runs with others, runs of several recipes, a network that cannot be exported, a folder that
-            holds something.
+        ParameterError: joint runs with others, runs of several recipes, a network that cannot be exported, a page without
+            `dual_stage.onnx`, a folder that holds something.
     """
     kinds = {kind: [run for run in runs if _KINDS[run.config.task] == kind] for kind in _KINDS.values()}
     kinds = {kind: found for kind, found in kinds.items() if found}
@@ -41,7 +44,9 @@ def export_onnx(runs: Sequence[Run], out: Path) -> list[str]:
     try:
         for found in kinds.values():
             check_ensemble(found)
-        return list(_write(kinds, out))
+        if page:
+            runtime()  # fetched now, not after the work
+        return list(_write(kinds, out, page))
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         if isinstance(error, DataError):
@@ -49,7 +54,7 @@ def export_onnx(runs: Sequence[Run], out: Path) -> list[str]:
         raise
 
 
-def _write(kinds: dict[str, list[Run]], out: Path) -> Iterator[str]:
+def _write(kinds: dict[str, list[Run]], out: Path, page: bool) -> Iterator[str]:
     networks, cards, known = [], [], {}
     for kind, runs in kinds.items():
         predictors = [Predictor(run) for run in runs]
@@ -71,6 +76,10 @@ def _write(kinds: dict[str, list[Run]], out: Path) -> Iterator[str]:
             why = ""
         except DataError as error:
             why = str(error)
+    if page and why:
+        raise DataError(f"--page runs {DUAL_STAGE}, and there is none: {why}")
+    if page:
+        yield told(write_page(out / DUAL_STAGE, out / PAGE))
     if why:
         yield f"no {DUAL_STAGE}: {why}"
     card = render_page("onnx_card.md.j2", networks=networks, opset=OPSET, dual_stage="" if why else DUAL_STAGE, why=why)
