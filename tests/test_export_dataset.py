@@ -10,6 +10,8 @@ from dual_stage_project import disc_cases
 from training_project import with_cases
 
 from thyroid_utils.data.images import read_gray, read_image, read_mask
+from thyroid_utils.data.readers import load_cases
+from thyroid_utils.studies.review_marks import Marks, image_code, marks_of, second_labels
 from thyroid_utils.workbook.cli import main
 
 SPLIT = ("--set", "RATIOS=[0.6, 0.2, 0.2]")
@@ -125,3 +127,20 @@ def test_a_folder_that_holds_something_and_alike_names_are_refused_and_a_failure
     with_cases(monkeypatch, cases)
     monkeypatch.setattr("thyroid_utils.workbook.export.read_gray", lambda file: read_gray(f"{file}.gone"))
     assert "gone" in exported(code=2)[1] and not out.exists()
+
+
+def test_marked_cases_go_to_a_reader_without_their_labels_and_come_back_as_second_ones(tmp_path, capsys):
+    options = {"patients": 3, "size": 64, "views": [1, 1]}
+    cases, marks = load_cases("phantom", **options), Marks(tmp_path / "review.csv")
+    out, asked = tmp_path / "out", ["export-dataset", "phantom", "--set", f"DATA_OPTIONS={options}", "--review", str(marks.path)]
+    marks.add("x", "image-0123456789", "outline poor", "ABC")
+    assert main([*asked, "--out", str(out)]) == 2 and "is of these images" in capsys.readouterr().err and not out.exists()
+    for case in cases.index[:2]:
+        marks.add(case, image_code(cases.at[case, "image"]), "label wrong", "ABC", "benign")
+    assert main([*asked, "--out", str(out)]) == 0 and "2 marked images" in capsys.readouterr().out
+    names = {case.replace("/", "_") for case in cases.index[:2]}
+    assert stems(out / "images") == stems(out / "outlines") == names
+    text = (out / "review.csv").read_text()
+    assert "benign" not in text and "ABC" not in text and marks_of(str(out / "review.csv"), cases).empty
+    (out / "review.csv").write_text(text.replace("label read,,,,", "label read,malignant,,XYZ,"))
+    assert second_labels(marks_of(str(out / "review.csv"), cases)).to_dict() == dict.fromkeys(cases.index[:2], 1)

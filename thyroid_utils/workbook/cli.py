@@ -183,11 +183,14 @@ def export(
     kind: Annotated[str, typer.Option("--format", help="nnunet or coco.")] = "nnunet",
     settings: _Settings = None,
     params: Annotated[Path | None, typer.Option(help="A parameter file, whose notebook 04 makes the same split.")] = None,
+    review: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A review.csv: write its cases alone, to be labelled anew.")
+    ] = None,
 ) -> None:
     """Write a data set with its split for nnU-Net or as COCO; what they answer comes back by the parameter PREDICTIONS."""
     from thyroid_utils.workbook.export import export_dataset
 
-    typer.echo(export_dataset(dataset, root, kind, out.absolute(), settings or (), params))
+    typer.echo(export_dataset(dataset, root, kind, out.absolute(), settings or (), params, review))
 
 
 @runs_app.command("list")

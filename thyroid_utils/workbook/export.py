@@ -1,4 +1,5 @@
-"""A data set with the split of notebook 04, written for other programs: nnU-Net's folders, or COCO's files.
+"""A data set with the split of notebook 04, written for other programs: nnU-Net's folders, or COCO's files; or its marked cases
+for a reader who is to label them anew.
 
 Cases are named by their ids, as `PREDICTIONS` reads them back. In folds nnU-Net has every image in `imagesTr`, the training and
 validation side of each fold in `splits_final.json`, and in `imagesTs_fold_k` the images that fold k tests, which its network
@@ -14,16 +15,18 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import DataError, ParameterError
-from thyroid_utils.common.files import write_text
+from thyroid_utils.common.files import csv_text, write_text
 from thyroid_utils.common.progress import in_threads, progress_bar
 from thyroid_utils.common.words import count
-from thyroid_utils.data.images import read_gray, read_mask, write_png
-from thyroid_utils.data.readers import check_options
+from thyroid_utils.data.images import read_gray, read_image, read_mask, write_png
+from thyroid_utils.data.readers import check_options, load_cases
 from thyroid_utils.studies.compare import comparison_configs, shared_settings
 from thyroid_utils.studies.predictions import file_name
+from thyroid_utils.studies.review_marks import COLUMNS, READ, REVIEW, marks_of
 from thyroid_utils.training.data import SplitData, split_data
 from thyroid_utils.training.tasks import SIDES
 from thyroid_utils.workbook.parameters import ParameterFile, declared_parameters, parameters_by_notebook, read_parameter_file
@@ -33,7 +36,13 @@ NUMBER = 900  # of nnU-Net's data set; those of its authors are lower
 
 
 def export_dataset(
-    dataset: str, root: Path | None, kind: str, out: Path, settings: Sequence[str] = (), params: Path | None = None
+    dataset: str,
+    root: Path | None,
+    kind: str,
+    out: Path,
+    settings: Sequence[str] = (),
+    params: Path | None = None,
+    review: Path | None = None,
 ) -> str:
     """Write a data set and its split into a new or empty folder and say what was written.
 
@@ -42,6 +51,7 @@ def export_dataset(
         kind: "nnunet" or "coco".
         settings: `NAME=VALUE` as `run` takes them, such as `FOLDS=5`; they and the values of `params`, a parameter file, make the
             split that notebook 04 makes of them.
+        review: a `review.csv`: its cases alone are written, to be labelled anew, and no split is made.
 
     Raises:
         ParameterError: settings that cannot be, or a folder that holds something or lies in that of the data.
@@ -63,6 +73,8 @@ def export_dataset(
         raise ParameterError(f"export-dataset: {told[0]} is told twice, and not alike; leave it to the command's arguments")
     declared = declared_parameters(paths.notebooks_dir() / f"{NOTEBOOK}.ipynb")
     values = {name: parameter.default for name, parameter in declared.items()} | given
+    if review is not None:
+        return _to_label_anew(out, load_cases(dataset, root, **values["DATA_OPTIONS"]), review)
     configs = comparison_configs(values["MODELS"][:1], values["SEEDS"][:1], shared_settings(values, "segmentation"))
     tables = [split_data(config) for config in configs]
     cases, left_out = tables[0].cases, count(tables[0].left_out, "image")
@@ -76,6 +88,21 @@ def export_dataset(
     sides = "; ".join(", ".join(f"{len(table.positions(side))} {side}" for side in SIDES) for table in tables)
     written = f"{count(len(cases), 'image')} of {count(cases['patient'].nunique(), 'patient')} ({sides})"
     return f"{out}: {written}\nleft out: {left_out} without a mask\npatients: {tables[0].patients}"
+
+
+def _to_label_anew(out: Path, cases: pd.DataFrame, review: Path) -> str:
+    """Frames and outlines of marked cases under their ids, and a `review.csv` without labels for a reader to fill in."""
+    marked = marks_of(str(review.absolute()), cases).drop_duplicates("case")
+    if marked.empty:
+        raise DataError(f"export-dataset: no mark in {review} is of these images; name their data set as its report did")
+    for case in marked["case"]:
+        write_png(out / "images" / f"{file_name(case)}.png", read_image(cases.at[case, "image"]))
+        if pd.notna(cases.at[case, "mask"]):
+            write_png(out / "outlines" / f"{file_name(case)}.png", read_mask(cases.at[case, "mask"]))
+    form = marked.assign(kind=READ, value="", note="", reader="", time="").sort_values("image")[list(COLUMNS)]
+    write_text(out / REVIEW, csv_text(form, index=False))
+    told = f"fill in value (benign or malignant) and reader in {REVIEW}, and name it as REVIEW in notebooks 01, 03 and 07"
+    return f"{out}: {count(len(marked), 'marked image')}\n{told}\nlook for names in the pictures before you pass them on"
 
 
 def _nnunet(out: Path, dataset: str, tables: Sequence[SplitData]) -> None:
