@@ -76,19 +76,22 @@ def used_there(
     called = expit(table["log_odds"].to_numpy()) >= limits[:, None]
     hits, alarms = (called[:, table["label"] == label].mean(axis=1) for label in (1, 0))
     needless = (1 - prevalence) * limits / (1 - limits)
-    benefit, of_all = prevalence * hits - needless * alarms, prevalence - needless
-    shares = np.append(limits[:-1], prevalence)
+    benefits = {"these calls": prevalence * hits - needless * alarms, "all": prevalence - needless, "nobody": 0 * limits}
     figure, (values, worth) = new_panels(2, 3.6)
-    right = np.array([predictive_values(hits[-1], 1 - alarms[-1], share) for share in shares]).T
-    for name, row, colour in zip(("PPV", "NPV"), right, (CLASS_COLOURS["malignant"], CLASS_COLOURS["benign"]), strict=True):
-        values.plot(shares[:-1], row[:-1], color=colour, label=f"{name} {number(row[-1])}")
-        values.plot(prevalence, row[-1], "o", color=colour)
-    values.set(xlabel="prevalence", ylabel="predictive value", ylim=(-0.03, 1.03))
-    values.set_title(f"{hospital}: sensitivity {number(hits[-1])},\nspecificity {number(1 - alarms[-1])}")
-    for name, row, line in (("these calls", benefit, "-"), ("all", of_all, ":"), ("nobody", 0 * benefit, "--")):
+    shares = np.append(limits[:-1], prevalence)
+    right = zip(*(predictive_values(hits[-1], 1 - alarms[-1], share) for share in shares), strict=True)
+    for (name, colour), row in zip(
+        {"PPV": CLASS_COLOURS["malignant"], "NPV": CLASS_COLOURS["benign"]}.items(), right, strict=True
+    ):
+        values.plot(shares[:-1], row[:-1], color=CLASS_COLOURS[kind], label=f"{name} {number(row[-1])}")
+        values.plot(prevalence, row[-1], "o", color=CLASS_COLOURS[kind])
+    for (name, row), line in zip(benefits.items(), ("-", ":", "--"), strict=True):
         worth.plot(limits[:-1], row[:-1], line, color=INK, label=f"acting on {name} {number(row[-1], 3)}")
-    worth.plot(threshold, max(benefit[-1], -0.5 * prevalence), "o", color=INK)  # at the lower edge where it lies below
-    worth.set(xlabel="threshold", ylabel="net benefit", ylim=(-0.5 * prevalence, 1.1 * prevalence))
+    low = -0.5 * prevalence
+    worth.plot(threshold, max(benefits["these calls"][-1], low), "o", color=INK)  # at the lower edge where it lies below
+    values.set(xlabel="prevalence", ylabel="predictive value", ylim=(-0.03, 1.03))
+    worth.set(xlabel="threshold", ylabel="net benefit", ylim=(low, 1.1 * prevalence))
+    values.set_title(f"{hospital}: sensitivity {number(hits[-1])},\nspecificity {number(1 - alarms[-1])}")
     worth.set_title(f"threshold {number(threshold)},\nprevalence {number(prevalence)}")
     for place in (values, worth):
         place.legend()

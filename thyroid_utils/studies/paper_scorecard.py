@@ -287,22 +287,20 @@ def followed(card: pd.DataFrame) -> pd.DataFrame:
     beside which something is reached come first."""
     counted = card[card["arithmetic"].str.startswith("TP ")]
     claim = counted.sort_values("reached", key=pd.isna, kind="stable").iloc[0]
-    hits, alarms, missed, cleared, images = map(int, re.findall(r"\d+", claim["arithmetic"])[:5])
+    tp, fp, fn, tn, images = map(int, re.findall(r"\d+", claim["arithmetic"])[:5])
     shares = {
-        "accuracy, (TP + TN) / N": (hits + cleared, images),
-        "precision, TP / (TP + FP)": (hits, hits + alarms),
-        "sensitivity, TP / (TP + FN)": (hits, hits + missed),
-        "F1, 2 TP / (2 TP + FP + FN)": (2 * hits, 2 * hits + alarms + missed),
-    }
+        "accuracy, (TP + TN) / N": (tp + tn, images), "precision, TP / (TP + FP)": (tp, tp + fp),
+        "sensitivity, TP / (TP + FN)": (tp, tp + fn), "F1, 2 TP / (2 TP + FP + FN)": (2 * tp, 2 * tp + fp + fn),
+    }  # fmt: skip
     steps = {
         "printed": ", ".join(f"{name} {text}" for name, text in claim["figures"].items()),
         "the first stands for": " to ".join(number(end, 5) for end in claim["claimed"]),
         "counts that give all of them": claim["arithmetic"],
-        **{name: f"{part} / {whole} = {number(part / whole, 4)}" for name, (part, whole) in shares.items()},
+        **{name: f"{part} / {of} = {number(part / of, 4)}" for name, (part, of) in shares.items()},
         "reached here": f"{claim['reached']} ({claim['by']})" if claim["reached"] else UNKNOWN,
         "verdict": f"{claim['verdict']}: {claim['why']}",
     }
-    return pd.Series(steps, name=claim["claim"]).rename_axis("step").to_frame()
+    return pd.DataFrame({claim["claim"]: steps}).rename_axis("step")
 
 
 def card_table(card: pd.DataFrame) -> pd.DataFrame:

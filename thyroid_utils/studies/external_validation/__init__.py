@@ -203,9 +203,8 @@ class ExternalValidation:
         case, networks = table.index.min(), Ensemble(predictors_of(next(iter(own.runs.values()))))
         row, fitted = self.sets[name].loc[case], networks.runs[0].data["fitted"]
         samples = networks.prepare(read_image(row["image"]), None if pd.isna(row["mask"]) else read_mask(row["mask"]))
-        steps = inputs_of(networks.predictors[0], row) | (
-            {"home's µ and σ": f"{fitted[0]:.3g} and {fitted[1]:.3g}"} if fitted else {}
-        )
+        steps = {"home's µ and σ": f"{fitted[0]:.3g} and {fitted[1]:.3g}"} if fitted else {}
+        steps |= inputs_of(networks.predictors[0], row)
         steps |= steps_to_call(networks.answers("log_odds", [samples])[:, 0], networks.calibrations, _threshold(known))
         columns, others = {"by home": steps}, table[table["patient"] != table.at[case, "patient"]]
         if others["label"].nunique() == 2:
