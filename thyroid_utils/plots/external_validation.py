@@ -80,9 +80,7 @@ def used_there(
     figure, (values, worth) = new_panels(2, 3.6)
     shares = np.append(limits[:-1], prevalence)
     right = zip(*(predictive_values(hits[-1], 1 - alarms[-1], share) for share in shares), strict=True)
-    for (name, colour), row in zip(
-        {"PPV": CLASS_COLOURS["malignant"], "NPV": CLASS_COLOURS["benign"]}.items(), right, strict=True
-    ):
+    for name, kind, row in zip(("PPV", "NPV"), ("malignant", "benign"), right, strict=True):
         values.plot(shares[:-1], row[:-1], color=CLASS_COLOURS[kind], label=f"{name} {number(row[-1])}")
         values.plot(prevalence, row[-1], "o", color=CLASS_COLOURS[kind])
     for (name, row), line in zip(benefits.items(), ("-", ":", "--"), strict=True):
