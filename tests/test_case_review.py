@@ -83,7 +83,7 @@ CASES = pd.DataFrame(
         ({"outcome": "false negative"}, "c"),
         ({"label": 0}, "ab"),
         ({"group": ("size", "large")}, "bd"),
-        ({"uncertainty": (0.2, 0.5)}, "cde"),
+        ({"uncertainty": (0.75, 1)}, "bc"),
         ({"dice": (0.5, 0.9)}, "ade"),
         ({"suspects": True}, "b"),
         ({"outcome": "wrong", "label": 0}, "b"),

@@ -174,7 +174,7 @@ def test_the_page_asks_nobody_else_and_is_refused_without_the_token(browser, add
     page.on("requestfinished", lambda request: told.append(request.url))
     page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
     page.goto(address.partition("?")[0], timeout=READY)
-    assert page.locator("input[type=password]").count() == 1 and page.locator(".review-notice").count() == 0
+    assert page.locator("input[type=password]").count() == 1 and page.locator(".review-viewer").count() == 0
     page.goto(address, timeout=READY)
     page.wait_for_selector(".review-frame img.frame", timeout=READY)
     assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in told)

@@ -6,6 +6,8 @@ A browser may send widgets' messages and nothing that is run as code, and reache
 import errno
 import logging
 import secrets
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,9 @@ def serve(report: Path | None = None, port: int = PORT) -> None:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         why = "is taken, perhaps by an app that still runs" if taken else "cannot be used"
         raise ParameterError(f"app: port {port} {why}; end that, or give another port: --port 0 takes a free one") from None
+    typer.echo("Reading the report …")
+    code = "import sys; from thyroid_utils.studies.case_review import prepare; prepare(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(report.absolute()) if report else ""])  # takes PyTorch's memory with it
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # it would print addresses, and so the token
     server = _Server(config=_settings(report))
     server.sockets = sockets

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -65,6 +65,11 @@ class CaseSet:
         """Names of the networks of some tasks, the best on validation first."""
         scores = {name: runs[0].metrics["val"] for name, runs in self.networks.items() if runs[0].config.task in tasks}
         return sorted(scores, key=lambda name: -scores[name].get("auc" if "classification" in tasks else "dice", 0))
+
+    @property
+    def best(self) -> list[str]:
+        """The best classifier and the best segmenter, as far as there are any; a joint network counts as a classifier."""
+        return [*self.of_task("classification", "joint")[:1], *self.of_task("segmentation")[:1]]
 
     @cached_property
     def cases(self) -> pd.DataFrame:
@@ -274,6 +279,15 @@ class Review:
         found, missing = _kept(named)
         sets, broken = _sets(found)
         return cls(folder, sets, missing + broken)
+
+
+def prepare(report: str = "") -> None:
+    """Make what the app shows first of a report, so that it opens without PyTorch; what cannot be made is told there."""
+    with suppress(DataError):
+        for chosen in Review.of(report).sets[:1]:
+            for name in chosen.best:
+                chosen.table(name)
+            chosen.cases  # noqa: B018
 
 
 def _report(named: str) -> Path | None:

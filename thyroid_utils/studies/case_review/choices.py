@@ -44,10 +44,11 @@ def filtered(
         table: of `CaseSet.table`, joined to `CaseSet.cases`.
         outcome: of `OUTCOMES`. label: 0 benign, 1 malignant. group: a factor and its level. suspects: only those whose label is
             likely wrong.
-        uncertainty, dice: ends of a range, both in it; a case without the number is in none.
+        uncertainty, dice: ends of a range, both in it, of the rank among all cases as a share, the least certain at 1, and of
+            the number; a case without it is in none.
         order: of `ORDERS`; None leaves the data set's. Cases without the number come last, equal ones in the data set's order.
     """
-    kept = pd.Series(True, table.index)
+    kept, ranks = pd.Series(True, table.index), pd.to_numeric(table["uncertainty"]).rank(pct=True)
     if outcome in ("right", "wrong"):
         kept &= table["wrong"].astype(bool) == (outcome == "wrong")
     elif outcome:
@@ -56,9 +57,9 @@ def filtered(
         kept &= table["label"].eq(label).fillna(False).astype(bool)
     if group is not None:
         kept &= table[f"group {group[0]}"].eq(group[1]).fillna(False).astype(bool)
-    for name, limits in {"uncertainty": uncertainty, "dice": dice}.items():
+    for limits, values in ((uncertainty, ranks), (dice, table.get("dice"))):
         if limits is not None:
-            kept &= pd.to_numeric(table[name]).between(*limits)
+            kept &= pd.to_numeric(values).between(*limits)
     if suspects:
         kept &= table["suspect"].astype(bool)
     found = table[kept]

@@ -22,21 +22,21 @@ _NUMBERS = {"probability": "probability of malignant", "threshold": "threshold",
             "uncertainty": "uncertainty", "label_error": "rank as label error", "dice": "Dice", "iou": "IoU",
             "hd95": "HD95, pixels", "mode": "where the mask fails"}  # fmt: skip
 _MEANING = (
-    "Uncertainty of a call: minus its distance from the threshold in log-odds, 0 at the threshold; of a mask: 1 − the Dice that "
-    "its probabilities promise. Numbers and maps are those of a network's first training, as in notebook 07."
+    "Uncertainty of a call: how near it is to the threshold, in log-odds below 0; of a mask: 1 − the Dice that its probabilities "
+    "promise. Filters take its rank among the cases. Numbers and maps are of a network's first training, as in notebook 07."
 )
 _WIDE = {"description_width": "104px"}
 
 
 def notice() -> widgets.HTML:
-    """What is always in sight, in a strip of the page itself, as a notebook's outputs scroll, and how the app looks."""
+    """How the app looks, and what is always in sight: in a strip of the page itself, as a notebook's outputs scroll."""
     style = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
-    return widgets.HTML(f'<style>{style} body::after {{ content: "{RESEARCH_ONLY}"; }}</style><p role="note">{RESEARCH_ONLY}</p>')
+    return widgets.HTML(f'<style>{style} body::after {{ content: "{RESEARCH_ONLY}"; }}</style>', layout={"display": "none"})
 
 
 def told(review: Review) -> widgets.HTML:
     """Whose cases are shown, and what is missing."""
-    of = f"Of the report <b>{escape(review.report.name)}</b>." if review.report else ""
+    of = f"Of the report <b>{escape(review.report.name)}</b>. Choose several networks with Ctrl." if review.report else ""
     return widgets.HTML(f'<p class="review-told">{" ".join([of, *map(escape, review.missing)])}</p>')
 
 
@@ -57,15 +57,15 @@ class _Browser:
         self.group = _dropdown("Subgroup", [("all", None)])
         self.order = _dropdown("Order", [("as in the data set", None)])
         self.suspects = widgets.Checkbox(description="likely label errors only", indent=False)
-        self.ranges = {name: _range(text) for name, text in (("uncertainty", "Uncertainty"), ("dice", "Dice"))}
+        self.ranges = {"uncertainty": _range("Uncertainty", ".0%"), "dice": _range("Dice", ".2f")}
         self.list = widgets.Select(rows=16, layout={"width": "auto"}, tooltip="Cases")
         self.found, self.numbers, self.trouble = (widgets.HTML() for _ in range(3))
         self.table = pd.DataFrame()
         filters = [self.judged, self.outcome, self.label, self.group, *self.ranges.values(), self.suspects, self.order]
         left = widgets.VBox([*filters, self.found, self.list]).add_class("review-left")
         right = widgets.VBox([self.trouble, self.viewer, self.numbers]).add_class("review-right")
-        asked = widgets.VBox([self.sets, self.networks])
-        self.box = widgets.VBox([asked, widgets.Box([left, right]).add_class("review-browse")])
+        asked = widgets.VBox([self.sets, self.networks]).add_class("review-asked")
+        self.box = widgets.Box([asked, left, right]).add_class("review-browse")
         self.sets.observe(lambda _: self._choose(self.sets.value), "value")
         self.networks.observe(lambda _: self._beside(), "value")
         self.judged.observe(lambda _: self._judge(), "value")
@@ -82,7 +82,7 @@ class _Browser:
         self.shown.case = ""
         self.shown.chosen = chosen
         self.networks.options = self.judged.options = [*calls, *masks]
-        self.networks.value = [*calls[:1], *masks[:1]]
+        self.networks.value = chosen.best
         self.judged.value = self.networks.options[0]
 
     def _beside(self) -> None:
@@ -105,19 +105,14 @@ class _Browser:
         self.group.options = [("all", None), *((": ".join(group), group) for group in groups)]
         self.order.options = [("as in the data set", None), *orders]
         self.suspects.disabled = "suspect" not in self.table
-        for name, control in self.ranges.items():
-            values = pd.to_numeric(self.table[name]).dropna() if name in self.table else pd.Series(dtype=float)
-            control.disabled, low, high = values.empty, values.min(), values.max()
-            if len(values):
-                control.min = min(low, control.min)  # for a moment the old range and the new one both fit
-                control.max, control.value, control.min = high, (low, high), low
+        self.ranges["dice"].disabled = "dice" not in self.table
         self.changing = False
         self._filter()
 
     def _filter(self) -> None:
         if self.changing:
             return
-        moved = {name: control.value for name, control in self.ranges.items() if control.value != (control.min, control.max)}
+        moved = {name: control.value for name, control in self.ranges.items() if control.value != (0, 1)}
         ranges = {name: limits for name, limits in moved.items() if not self.ranges[name].disabled}
         asked = {"outcome": self.outcome.value, "label": self.label.value, "group": self.group.value, "order": self.order.value}
         names = filtered(self.table, **asked, **ranges, suspects=self.suspects.value and not self.suspects.disabled)
@@ -160,9 +155,9 @@ def _dropdown(text: str, options: list) -> widgets.Dropdown:
     return widgets.Dropdown(description=text, options=options, style=_WIDE, layout={"width": "auto"})
 
 
-def _range(text: str) -> widgets.FloatRangeSlider:
-    shown = {"description": text, "style": _WIDE, "layout": {"width": "auto"}}
-    return widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, continuous_update=False, **shown)
+def _range(text: str, told: str) -> widgets.FloatRangeSlider:
+    looks = {"style": _WIDE, "layout": {"width": "auto"}, "readout_format": told, "continuous_update": False}
+    return widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description=text, **looks)
 
 
 def _line(case: str, row: pd.Series) -> str:
@@ -189,7 +184,7 @@ def _numbers(case: pd.Series, tables: dict[str, pd.Series]) -> str:
     """What is known of a case, and each network's numbers of it, as HTML."""
     groups = {name.removeprefix("group "): value for name, value in case.items() if name.startswith("group ")}
     told = [f"{escape(name)}: {escape(str(value))}" for name, value in groups.items() if pd.notna(value)]
-    table = pd.DataFrame(tables).T.rename_axis("network").reindex(columns=list(_NUMBERS)).rename(columns=_NUMBERS)
-    table = table.dropna(axis=1, how="all").convert_dtypes()
+    table = pd.DataFrame(tables).reindex(list(_NUMBERS)).rename(index=_NUMBERS).dropna(how="all")
+    table = table.rename_axis(columns="model")  # whose names keep their underscores
     body = f'<div class="review-table">{html_table(table)}</div><p class="review-told">{_MEANING}</p>' if len(table) else ""
     return f'<p class="review-told">Truth: {_truth(case)}. {"; ".join(told)}</p>{body}'

@@ -116,7 +116,8 @@ function render({ model, el }) {
         sheet.append(make("img", { class: name, src: urls.at(-1), alt: `${name} of ${picture.title}`, draggable: false }));
       }
       sheet.insertAdjacentHTML("beforeend", '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"></svg>');
-      const frame = make("div", { class: "review-frame", style: `aspect-ratio: ${picture.width} / ${picture.height}` }, sheet);
+      const shape = picture.width / picture.height, style = `aspect-ratio: ${shape}; max-width: calc(62vh * ${shape})`;
+      const frame = make("div", { class: "review-frame", style }, sheet);
       listen(frame, sheet, picture, note);
       return make("figure", {}, make("figcaption", {}, make("b", {}, picture.title), " ", picture.note), frame, note);
     });
