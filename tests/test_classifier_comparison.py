@@ -9,6 +9,7 @@ import torch
 
 from thyroid_utils.common.config import RunConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import number
 from thyroid_utils.data.images import write_png
 from thyroid_utils.preprocess.pipeline import build_pipeline
 from thyroid_utils.scores.comparisons import subset_estimate
@@ -75,7 +76,7 @@ def test_one_case_is_followed_from_its_frame_to_its_call(comparison, tmp_path, m
     decided = comparison.decisions("strong").loc[case]
     assert told["0. input"] == "30 × 20 pixels, 51 to 51, mean 51" and told["3. scale"] == "16 × 16 pixels, 0.2 to 0.2, mean 0.2"
     assert list(told[4:]) == [
-        f"{known['log_odds']:.2f}",
+        number(known["log_odds"]),
         f"{1 / (1 + np.exp(-known['log_odds'])):.2f}",
         "malignant" if known["probability"] >= comparison.thresholds["strong"][0] else "benign",
         f"{decided['calibrated']:.2f}",
@@ -96,8 +97,10 @@ def test_what_pretraining_is_worth_is_the_pretrained_less_the_same_from_scratch(
     auc = found.by_run(["auc"]).groupby("model")["auc"].mean()
     worth = 100 * (auc["b0"] - auc["b0 (from scratch)"])
     told = found.pretraining(found.pairs(), "AUC")
-    assert told.startswith(f"To **b0** its start (ImageNet) is worth {worth:+.1f} [") and told.count("To **") == 1
-    low, high = map(float, told.partition("[")[2].partition("]")[0].split(", "))
+    assert (
+        told.startswith(f"To **b0** its start (ImageNet) is worth {number(worth, 1, sign=True)} [") and told.count("To **") == 1
+    )
+    low, high = map(float, told.partition("[")[2].partition("]")[0].replace("−", "-").split(","))
     assert low < worth < high and "points of AUC against one from scratch (over patients and training seeds): more than" in told
     once = ClassifierComparison.of(runs[::3])
     assert "This run cannot say whether the recipes differ: one training" in once.pretraining(once.pairs(), "AUC")

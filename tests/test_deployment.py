@@ -206,7 +206,7 @@ def test_what_is_held_against_what_is_asked():
         "c": ["yes", "no", "no", "no"],
         "d": ["yes", "yes", "not shown", "yes"],  # no interval
     }
-    assert held["measured"].tolist()[2:4] == ["+0.10 [-0.40, +0.40]", "0.20 to 0.50"]
+    assert held["measured"].tolist()[2:4] == ["+0.10 [−0.40, +0.40]", "0.20 to 0.50"]
 
 
 def test_the_image_that_is_followed_is_moved_farthest(networks, monkeypatch):

@@ -200,7 +200,7 @@ def test_the_answer_follows_the_numbers(study):
     withheld = told(one)
     assert (
         f"cannot say whether crops are better to classify than whole frames, because {ONE_TRAINING}" in withheld
-        and "[-0.100, +0.300]" in withheld
+        and "[−0.100, +0.300]" in withheld
     )
     assert "because right and wrong calls are not both there" in told(sure, calm)
     idle = told(sure, untrained=["frame"], learnt=False)

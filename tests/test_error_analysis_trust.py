@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 from training_project import one_cache, own_runs, segmentation_config, tiny_config  # noqa: F401
 
 from thyroid_utils.common.errors import DataError
-from thyroid_utils.common.words import listed
+from thyroid_utils.common.words import listed, number
 from thyroid_utils.data.images import read_gray, write_png
 from thyroid_utils.inference.ensemble import at_one_scale
 from thyroid_utils.inference.predictor import Predictor
@@ -53,7 +53,7 @@ def test_all_ways_of_a_classifiers_runs(monkeypatch):
     called, case = classifier_errors(comparison, "tiny"), names[0]
     row, sets = comparison.decisions("tiny").loc[case], trust.prediction_sets(runs[0], 0.2)
     steps = one_case.call_by_hand(comparison, called, asked, sets, rank_label_errors(called.images), case)["value"]
-    said = [f"{run.predictions.at[case, 'log_odds']:.3f}" for run in runs]
+    said = [number(run.predictions.at[case, "log_odds"], 3) for run in runs]
     assert list(steps[["log-odds, seed 0", "log-odds, seed 1"]]) == said
     assert steps["mean over seeds"] == f"{scaled[:, 0].mean():.3f}" and steps["p(malignant)"] == f"{row['probability']:.3f}"
     assert steps["called"].startswith(("benign", "malignant")[row["called"]])

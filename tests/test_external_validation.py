@@ -9,6 +9,7 @@ from scipy.special import expit
 from thyroid_utils.common import paths
 from thyroid_utils.common.config import DataConfig
 from thyroid_utils.common.errors import DataError
+from thyroid_utils.common.words import number
 from thyroid_utils.data.images import read_gray, read_image, read_mask, write_png
 from thyroid_utils.data.readers.published import SETS, meaning
 from thyroid_utils.inference.conformal import conformal_sets, coverage
@@ -145,7 +146,7 @@ def test_an_image_is_followed_from_its_pixels_to_the_calls_that_are_scored(study
     others = table[table["patient"] != row["patient"]]
     scale = fit_platt(others["label"], others["log_odds"])
     assert case == min(other.index) and helped == f"with the help of {others['patient'].nunique()} other patients"
-    assert found.at["their mean: m", home] == f"{table.at[case, 'log_odds']:.2f}"
+    assert found.at["their mean: m", home] == number(table.at[case, "log_odds"])
     assert found.at["probability of malignant: 1 / (1 + exp(−m))", helped] == f"{scale(table.at[case, 'log_odds']):.2f}"
     assert set(found.loc["truth"]) == {"malignant" if row["label"] else "benign"}
     alone = ExternalValidation(study.trained, study.sets, study.readers)
@@ -160,7 +161,7 @@ def test_predictive_values_and_net_benefit_move_with_threshold_and_prevalence(st
     assert values.get_title("left") == "B: sensitivity 0.50,\nspecificity 0.75"
     # Of 100: 10 of 20 found, 20 of 80 called in vain; 10 missed, 60 cleared.
     assert [text.get_text() for text in values.get_legend().texts] == [f"PPV {10 / 30:.2f}", f"NPV {60 / 70:.2f}"]
-    acted = ["acting on these calls -0.200", "acting on all -1.000", "acting on nobody 0.000"]  # 0.1 − 0.2 × 0.6 / 0.4
+    acted = ["acting on these calls −0.200", "acting on all −1.000", "acting on nobody 0.000"]  # 0.1 − 0.2 × 0.6 / 0.4
     assert [text.get_text() for text in worth.get_legend().texts] == acted
     table = study.tested["AUC", "A", "B"].table
     curve = benefit_curve(table["label"], expit(table["log_odds"]), table["patient"])

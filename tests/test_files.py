@@ -76,6 +76,9 @@ def test_no_cell_of_a_csv_is_a_formula():
     assert list(read["name"]) == list(read.index) == [f"'{text}".replace("\r", "\n") for text in bad] + good
     assert list(read["n"]) == ["-1"] * 13 + [""]
     assert files.csv_text(pd.DataFrame({"a": []}), index=False) == "a\n"
+    table = pd.DataFrame({"a": ["+0.1 [−0.2, 0.3]", "x − y", "−1+cmd|x"]})
+    assert files.csv_text(table, hyphens=True, index=False) == 'a\n"+0.1 [-0.2, 0.3]"\nx − y\n\'-1+cmd|x\n'
+    assert "−0.2" in files.csv_text(table), "names stay as they are"
 
 
 def test_hashes_of_code_and_of_values_tell_apart_what_differs(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from thyroid_utils.common.words import number
 from thyroid_utils.data.audit import audit_cases
 from thyroid_utils.data.images import ring_around, write_png
 from thyroid_utils.data.table import measure_cases
@@ -39,7 +40,7 @@ def test_a_case_is_followed_from_its_files_to_its_side_and_names_no_patient(spli
     around = image[ring_around(MASK)].mean().round(1)
     assert told["file: the frame"] == f"60 × 40 pixels, mean gray {image.mean():.1f}"
     assert told["file: the outline"] == "200 pixels, 8.3 % of the frame"
-    assert told["mean gray inside − around"] == f"50.0 − {around} = {50 - around:.1f}"
+    assert told["mean gray inside − around"] == f"50.0 − {around} = {number(50 - around, 1)}"
     assert told["its row of the table: the label"] == "malignant" and told["its side"] == "test"
     assert told["images of its patient"] == "1 in test, 1 in train" and "one" not in " ".join(told)
     bare = through_table(split, measures, audit, "c")["c"]
@@ -61,6 +62,6 @@ def test_each_step_leaves_its_numbers_inside_and_around_the_outline(split):
 
 def test_the_steps_to_a_call_are_sums_a_reader_can_do_again():
     told = list(steps_to_call([2.0, -1.0], [Platt(0.5, 0.0), Platt(2.0, 1.0)], threshold=0.5).values())
-    sums = "0.00 + 0.50 × 2.00 = 1.00; 1.00 + 2.00 × -1.00 = -1.00"
-    assert told == ["2.00; -1.00", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
+    sums = "0.00 + 0.50 × 2.00 = 1.00; 1.00 + 2.00 × −1.00 = −1.00"
+    assert told == ["2.00; −1.00", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
     assert steps_to_call([2.0], [Platt(1.0, 0.0)], threshold=0.9)["called"] == "benign: 0.88 < 0.90"

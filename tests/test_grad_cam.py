@@ -265,7 +265,7 @@ def test_shapes_are_shown_in_six_columns():
     row = {"benign": 0.1, "malignant": 0.2, "effect": 0.3, "low": -0.1, "high": 0.6, "p_holm": 0.04, "detectable": 1.2,
            "benign_patients": 3, "malignant_patients": 1}  # fmt: skip
     shown = shown_shapes(pd.DataFrame([row, row | {"low": np.nan}], index=["area", "solidity"]))
-    assert shown["effect [95 %]"].tolist() == ["+0.30 [-0.10, +0.60]", "+0.30"] and shown["detectable"].isna().all()
+    assert shown["effect [95 %]"].tolist() == ["+0.30 [−0.10, +0.60]", "+0.30"] and shown["detectable"].isna().all()
     assert shown["patients"].tolist() == ["3 + 1"] * 2 and shown.index[0] == FEATURES["area"]
 
 

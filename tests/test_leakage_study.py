@@ -162,7 +162,7 @@ def test_a_ladder_from_plan_to_figures():
     for percent, how in ((25, "between what was trained"), (50, "trained")):
         (place,) = plots.doses([ladder], [planned], percent).axes
         half = ladder.doses(planned)[0.5].difference * percent / 50
-        told = f"{percent} % met ({how}):\n{aucs[1]:.3f} and {100 * half:+.1f} points are {aucs[1] + half:.3f}"
+        told = f"{percent} % met ({how}):\n{aucs[1]:.3f} and {100 * half:+.1f} points are {aucs[1] + half:.3f}".replace("-", "−")
         assert place.get_title("left") == told, "half way to half of the patients half of the points"
     memory = study.nearest_neighbours(settings, planned)
     assert memory.at["by patient", "same patient"].value == 0 < memory.at["by image", "same patient"].value

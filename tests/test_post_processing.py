@@ -7,6 +7,7 @@ import pytest
 from dual_stage_project import configs_of, discs
 from skimage.segmentation import flood
 
+from thyroid_utils.common.words import number
 from thyroid_utils.data.images import read_mask
 from thyroid_utils.inference.predictor import Predictor
 from thyroid_utils.scores.recipes import compare_recipes, mean_influence
@@ -103,7 +104,7 @@ def test_what_a_treatment_is_worth_follows_the_one_rule(comparison, monkeypatch)
         assert np.isnan(together.p_value) and together.fixed_low < together.difference < together.fixed_high
     table = treated.table(treated.pairs())
     assert list(table.index) == treated.models and table["points [95 %]"].notna().sum() == len(pairs)
-    assert f"{MIRRORED} {100 * found.difference:+.1f}" in treated.worth(treated.pairs())
+    assert f"{MIRRORED} {number(100 * found.difference, 1, sign=True)}" in treated.worth(treated.pairs())
     monkeypatch.setitem(treated.__dict__, "untrained", treated.models)
     assert "No verdict on Dice" in treated.worth(treated.pairs())
     nothing = post_processed(comparison, comparison.chosen, [])

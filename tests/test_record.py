@@ -153,5 +153,5 @@ def test_tables_become_csv_latex_and_html_rounded_by_column_and_escaped(folder, 
     columns = [[-9.1e-4, 0.006, 0.0], [-0.0004, 0.5, math.inf], [32.51, 3.9], [1234.0, 150.4], [1.2e-5, 3e-5], [1, 0, pd.NA]]
     columns += [True, None, False], [math.nan, math.nan]
     told = [as_text(pd.DataFrame({"a": pd.Series(cells, dtype=object)}), index=False)["a"].tolist() for cells in columns]
-    assert told[:3] == [["-0.001", "0.006", "0.000"], ["0.000", "0.500", "∞"], ["32.51", "3.90"]]
+    assert told[:3] == [["−0.001", "0.006", "0.000"], ["0.000", "0.500", "∞"], ["32.51", "3.90"]]
     assert told[3:] == [["1234.00", "150.40"], ["0.00001", "0.00003"], ["1", "0", "–"], ["yes", "–", "no"], ["–", "–"]]

@@ -166,7 +166,7 @@ def test_one_training_gives_no_verdict_and_says_why(comparison):
     assert pairs["p_holm"].tolist() == pytest.approx(list(holm([np.nan] * 6)), nan_ok=True)
     shown = pair_table(pairs)
     assert shown["differs"].unique().tolist() == ["–"] and shown["why"].unique().tolist() == [ONE_TRAINING]
-    assert shown["difference [95 %]"].str.contains(r"\[[-+]").all(), "the interval of these networks is there"
+    assert shown["difference [95 %]"].str.contains(r"\[[−+]").all(), "the interval of these networks is there"
     said = learnt(SegmenterComparison({"a": [one], "b": [two]}))
     told = said.lead(said.pairs(), "Dice")
     assert "This run cannot say whether the recipes differ: one training of each" in told and "SEEDS" in told

@@ -20,9 +20,9 @@ def test_a_count_agrees_with_its_noun_and_a_list_is_read_one_way():
 
 def test_a_number_has_fixed_decimals_and_p_values_and_shares_say_none_and_all_only_where_it_is():
     values = [(0.615, 1), (-0.0, 2), (0.004, 2), (1, 2), (-0.0004, 3), (-0.0006, 3), (-9.1e-4, 3), (np.inf, 2), (-np.inf, 2)]
-    assert [number(*value) for value in values] == ["0.6", "0.00", "0.00", "1.00", "0.000", "-0.001", "-0.001", "∞", "-∞"]
+    assert [number(*value) for value in values] == ["0.6", "0.00", "0.00", "1.00", "0.000", "−0.001", "−0.001", "∞", "−∞"]
     signed = [number(*value, sign=True) for value in values]
-    assert signed == ["+0.6", "0.00", "0.00", "+1.00", "0.000", "-0.001", "-0.001", "+∞", "-∞"]
+    assert signed == ["+0.6", "0.00", "0.00", "+1.00", "0.000", "−0.001", "−0.001", "+∞", "−∞"]
     assert {number(value, 2, sign=sign) for value in UNKNOWN[:3] for sign in (False, True)} == {"–"}
     values = [0.001, 0.0321, 0.04996, 0.05, 0.4, 1]
     assert [p_value(value) for value in values] == ["p = 0.001", "p = 0.032", "p < 0.05", "p = 0.05", "p = 0.4", "p = 1"]

@@ -145,17 +145,19 @@ def from_cell(text: str) -> str:
     return text.removeprefix("'")
 
 
-def csv_text(table: pd.DataFrame, **options: Any) -> str:
+def csv_text(table: pd.DataFrame, *, hyphens: bool = False, **options: Any) -> str:
     """A table as CSV for people's spreadsheets: text that they would take for a formula has an apostrophe before it.
 
     For tables of names that users give; a file that is read back is written as it is.
 
+    hyphens: whether the minus of a number within text, "−", becomes "-", which programs read.
     options: of `DataFrame.to_csv`.
     """
 
     def safe(value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        value = re.sub(r"−(?=\d)", "-", value) if hyphens else value
         value = value.replace("\r", "\n")  # which pandas would not quote
         return f"'{value}" if _FORMULA.match(value) else value
 

@@ -38,7 +38,8 @@ def count(value: object, noun: str, plural: str = "") -> str:
 
 
 def number(value: object, digits: int = 2, *, sign: bool = False) -> str:
-    """`0.61`, with `digits` decimals; a zero has no sign, whatever was rounded to it. "–" where it is not known.
+    """`0.61`, with `digits` decimals; a minus is a true one, "−", which `float` does not read; a zero has no sign, whatever was
+    rounded to it. "–" where it is not known.
 
     sign: write the sign of a number above zero too, as a difference has it.
     """
@@ -46,9 +47,9 @@ def number(value: object, digits: int = 2, *, sign: bool = False) -> str:
     if math.isnan(value):
         return UNKNOWN
     if math.isinf(value):
-        return "-∞" if value < 0 else f"{'+' * sign}∞"
+        return "−∞" if value < 0 else f"{'+' * sign}∞"
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text if any(digit in text for digit in "123456789") else text.lstrip("+-")
+    return text.replace("-", "−") if any(digit in text for digit in "123456789") else text.lstrip("+-")
 
 
 def p_number(value: object) -> str:

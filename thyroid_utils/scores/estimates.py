@@ -86,7 +86,7 @@ class Comparison:
     note: str = ""
 
     def text(self, digits: int = 3) -> str:
-        """`+0.031 [-0.002, +0.064], p = 0.07`."""
+        """`+0.031 [−0.002, +0.064], p = 0.07`."""
         if np.isnan(self.difference):
             return self.note or "no data"
         low, high = (number(end, digits, sign=True) for end in (self.low, self.high))

@@ -25,7 +25,7 @@ def counted_patients(run: Run, images: int, patients: int) -> str:
 
 
 def told_difference(found: Comparison, digits: int = 3, scale: float = 1) -> str:
-    """`+0.031 [-0.002, +0.064]`: a difference times `scale`, with its interval (`shown_interval`)."""
+    """`+0.031 [−0.002, +0.064]`: a difference times `scale`, with its interval (`shown_interval`)."""
     limits = sorted(scale * limit for limit in shown_interval(found))
     told, low, high = (number(value, digits, sign=True) for value in (scale * found.difference, *limits))
     return f"{told} [no interval]" if low == UNKNOWN else f"{told} [{low}, {high}]"

@@ -136,7 +136,7 @@ def record_table(
     folder, notebook = _where()
     file = f"tables/{notebook.split('_')[0]}_{name}"
     if folder is not None:
-        write_text(folder / f"{file}.csv", csv_text(table, index=index))
+        write_text(folder / f"{file}.csv", csv_text(table, hyphens=True, index=index))
         write_text(folder / f"{file}.tex", latex_table(table, caption, digits=digits, index=index))
     shown = {
         "text/html": html_table(table, digits=digits, index=index),
