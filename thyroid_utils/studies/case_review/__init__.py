@@ -81,8 +81,7 @@ class CaseSet:
         except DataError as error:
             tested.attrs = {"groups": {}, "unread": str(error)}
             return tested
-        found = pd.DataFrame(kept["cases"]).set_index("case").loc[tested.index]
-        found = tested.join(found.drop(columns=["patient", "label"]))
+        found = tested.join(pd.DataFrame(kept["cases"]).set_index("case"))
         found.attrs = {"groups": kept["groups"], "unread": ""}
         return found
 
@@ -93,9 +92,9 @@ class CaseSet:
         cases = predictor_of(self.first).cases
         groups = subgroup_columns(cases, measure_cases(cases, progress=progress_bar("Measuring images")).table)
         groups = groups.drop(columns="class", errors="ignore")  # it is what is predicted
-        columns = [name for name in ("patient", "label", "image", "mask", "spacing_mm") if name in cases]
+        columns = [name for name in ("image", "mask", "spacing_mm") if name in cases]
         levels = {factor: list(map(str, groups[factor].cat.categories)) for factor in groups}
-        tested = cases.loc[cases["split"] == "test", columns].join(groups.astype("string").rename(columns=_group))
+        tested = cases.loc[cases["split"] == "test", columns].join(groups.astype("string").add_prefix("group "))
         return {"cases": _plain(tested), "groups": levels}
 
     def table(self, network: str) -> pd.DataFrame:
@@ -183,14 +182,9 @@ def _hashes(run: Run | FoldedRun) -> list[dict[str, str]]:
     return [fold.hashes for fold in run.folds]
 
 
-def _group(factor: str) -> str:
-    return f"group {factor}"
-
-
 def _code() -> str:
     """Of the modules that say what a network gets wrong."""
-    folder = Path(__file__).parent
-    return source_hash([__file__, *sorted(folder.parent.glob("error_analysis/*.py"))])
+    return source_hash([__file__, *sorted(Path(__file__).parents[1].glob("error_analysis/*.py"))])
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list]:
@@ -235,10 +229,8 @@ def _asked(runs: Sequence[Run | FoldedRun]) -> pd.DataFrame:
 def _with_places(errors: Errors) -> pd.DataFrame:
     from thyroid_utils.studies.error_analysis import MODES
 
-    told = {"error": pd.Series(range(len(errors.table)), errors.table.index)}
-    if "mode" in errors.images:
-        told["mode"] = errors.images["mode"].replace(MODES)
-    return errors.images.assign(**told)
+    images = errors.images.replace({"mode": MODES})
+    return images.assign(error=pd.Series(range(len(errors.table)), errors.table.index))
 
 
 @contextmanager
@@ -298,7 +290,7 @@ def _report(named: str) -> Path | None:
             raise DataError(f"{folder}: {told}; name another one, or make one with `make report`")
         return folder
     finished = {path.parent: _record(path.parent) for path in paths.reports_dir().glob("*/run.json")}
-    begun = {folder: record["started"] for folder, record in finished.items() if record.get("status") == "finished"}
+    begun = {folder: str(record.get("started")) for folder, record in finished.items() if record.get("status") == "finished"}
     return max(begun, key=begun.get, default=None)
 
 
