@@ -139,7 +139,7 @@ def test_subgroups_are_those_of_both_sets_with_ten_patients_each(study):
     assert alone.subgroups("Dice").empty, "fewer than ten patients"
 
 
-def test_an_image_is_followed_from_its_pixels_to_the_calls_that_are_scored(study, other):
+def test_an_image_is_followed_from_its_pixels_to_the_calls_that_are_scored(study, other, monkeypatch):
     found = study.followed("B")
     case, (home, helped) = found.index.name, found.columns
     row, table = other.loc[case], study.tested["AUC", "A", "B"].table
@@ -149,6 +149,8 @@ def test_an_image_is_followed_from_its_pixels_to_the_calls_that_are_scored(study
     assert found.at["their mean: m", home] == number(table.at[case, "log_odds"])
     assert found.at["probability of malignant: 1 / (1 + exp(−m))", helped] == f"{scale(table.at[case, 'log_odds']):.2f}"
     assert set(found.loc["truth"]) == {"malignant" if row["label"] else "benign"}
+    monkeypatch.setitem(study.trained["A"]["AUC"].first.data, "fitted", (0.25, 0.125))
+    assert found.index[0] == "0. input" and study.followed("B").at["home's µ and σ", home] == "0.25 and 0.125"
     alone = ExternalValidation(study.trained, study.sets, study.readers)
     few = pd.concat([table.loc[[case]], table[table["label"] != table.at[case, "label"]]])
     alone.__dict__["tested"] = {**study.tested, ("AUC", "A", "B"): Tested(few, study.tested["AUC", "A", "B"].values)}
