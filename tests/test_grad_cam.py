@@ -98,6 +98,7 @@ def test_one_image_step_by_step_ends_at_the_share_that_is_scored_and_has_maps_at
     steps = map_by_hand(replace(study, method="eigen_cam"), case)["value"]
     assert steps["share inside"] == share(inside, 1), "of Grad-CAM, whatever the study's method"
     assert steps["p(malignant)"] == f"{study.images.at[case, 'probability']:.3f}" and steps["input"] == "3×64×64"
+    assert not steps.str.contains("-").any(), "a minus is a true one"
     assert steps["A_k"] == "12 maps of 7×7 places" and steps["chance"] == share(study.masks[at].mean(), 1)
     np.testing.assert_allclose(study.at_layer(case, LAYER).maps.maps[0], study.maps.maps[at], atol=1e-6)  # another batch
     titles = [axes.get_title(loc="left") + axes.get_title() for axes in layer_panels(study, case, "1").axes]

@@ -194,7 +194,8 @@ def map_by_hand(study: MapStudy, case: str) -> pd.DataFrame:
         ("share inside", f"{found[mask].sum():.1f} / {found.sum():.1f}", share(one.scores["energy_inside"].iloc[0], 1)),
         ("chance", "the outline's share of the image", share(mask.mean(), 1)),
     ]
-    return pd.DataFrame(rows, columns=["step", "how", "value"]).set_index("step")
+    table = pd.DataFrame(rows, columns=["step", "how", "value"]).set_index("step")
+    return table.assign(value=table["value"].str.replace("-", "−"))
 
 
 def highlighted(maps: np.ndarray, threshold: float) -> np.ndarray:
