@@ -99,12 +99,26 @@ def test_a_file_as_spreadsheets_save_it_is_read(marks):
     assert marks.table[["case", "note"]].values.tolist() == [["a", "=x"]]  # an image that nobody has read yet has no mark
 
 
+AT_ONCE = """
+import sys, time
+from thyroid_utils.studies import review_marks as study
+read = study.read_marks
+study.read_marks = lambda path: (read(path), time.sleep(0.05))[0]  # the other reads meanwhile
+print("ready", flush=True), sys.stdin.readline()
+for number in range(5):
+    study.Marks(sys.argv[1]).add(f"case-{number}", "image-0123456789", "outline poor", sys.argv[2])
+"""
+
+
 def test_two_readers_at_once_lose_nothing(marks):
-    code = "import sys; from thyroid_utils.studies.review_marks import Marks\nfor n in range(9): "
-    code += "Marks(sys.argv[1]).add(f'case-{n}', 'image-0123456789', 'outline poor', sys.argv[2])"
-    readers = [subprocess.Popen([sys.executable, "-c", code, str(marks.path), name]) for name in ("ABC", "XYZ")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen([sys.executable, "-c", AT_ONCE, str(marks.path), name], **pipes) for name in ("ABC", "XYZ")]
+    assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 2
+    for reader in readers:
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
     assert [reader.wait(60) for reader in readers] == [0, 0]
-    assert marks.table.groupby("reader")["case"].nunique().to_dict() == {"ABC": 9, "XYZ": 9}
+    assert marks.table.groupby("reader")["case"].nunique().to_dict() == {"ABC": 5, "XYZ": 5}
     assert [path.name for path in marks.path.parent.iterdir() if path.suffix != ".lock"] == ["review.csv"]
 
 

@@ -140,3 +140,9 @@ def test_a_case_is_marked_shown_and_taken_back(review, tmp_path):
     marks.path.write_text("edited")
     keep.click()
     assert 'role="alert"' in told.value and "line 1 is not" in told.value and marks.path.read_text() == "edited"
+
+
+def test_without_a_case_there_is_nothing_to_mark(tmp_path):
+    controls, told, said = marks_panel(Marks(tmp_path / "review.csv"), Shown(Review())).children
+    controls.children[4].click()
+    assert "the image cannot be read" in told.value and said.value == ""

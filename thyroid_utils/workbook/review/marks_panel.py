@@ -22,7 +22,7 @@ def marks_panel(marks: Marks, shown: Shown) -> widgets.Widget:
     said, told = widgets.HTML(), widgets.HTML()
 
     def image() -> str:
-        cases = shown.chosen.cases
+        cases = shown.chosen.cases if shown.chosen else ()
         if "image" not in cases:
             raise DataError("the image cannot be read, and a mark belongs to an image")
         return image_code(cases.at[shown.case, "image"])
