@@ -25,7 +25,7 @@ PATIENT = "Müller^Hanna"
 
 @pytest.fixture(scope="module")
 def review(tmp_path_factory):
-    with reviewed(tmp_path_factory.mktemp("review")) as (folder, _):
+    with reviewed(tmp_path_factory) as (folder, _):
         yield Review.of(str(folder))
 
 
