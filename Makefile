@@ -49,7 +49,7 @@ clean: ## remove generated reports and caches (trained runs and .venv stay)
 lock: ## write requirements.lock anew from the ranges in pyproject.toml
 	@echo "Resolving in a fresh environment (some minutes) …"
 	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock
-	$(VENV).lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.14.*' 'torchvision==0.29.*' -e '.[dev]'
+	$(VENV).lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.14.*' 'torchvision==0.29.*' -e '.[workbook,dev]'
 	@{ echo '# Exact versions for make and environment.yml. Made by `make lock`; torch and torchvision are one release pair.'; \
 	   $(VENV).lock/bin/python -m pip freeze --exclude-editable | LC_ALL=C sort -f | \
 	   sed -E '/^(nvidia-|cuda-|triton==)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.part

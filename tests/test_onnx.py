@@ -120,10 +120,11 @@ def test_a_network_that_cannot_be_exported_is_told_by_its_operator(runs, tmp_pat
 def test_files_that_are_not_ours_and_images_that_do_not_fit_are_told(files, tmp_path):
     changed = onnx.load(files["frame"])
     for name, change in {
-        "there is no such file": None,
+        "is no file": None,
         "cannot read it": b"not ONNX at all",
         "without what thyroid-workbook": lambda: changed.ClearField("metadata_props"),
         "ONNX file without what": lambda: onnx.helper.set_model_props(changed, {"format": "one", "research_only": "{"}),
+        "not one network": lambda: onnx.helper.set_model_props(changed, {"format": "1", "research_only": '""'}),
         "update thyroid-utils": lambda: onnx.helper.set_model_props(changed, {"format": "99", "research_only": '""'}),
     }.items():
         path = tmp_path / "file.onnx"
@@ -134,6 +135,11 @@ def test_files_that_are_not_ours_and_images_that_do_not_fit_are_told(files, tmp_
             path.write_bytes(change)
         with pytest.raises(DataError, match=f"file.onnx: .*{name}"):
             OnnxNetwork(path)
+    told = {entry.key: entry.value for entry in onnx.load(files["frame"]).metadata_props} | {"input": "[32, 64]"}
+    onnx.helper.set_model_props(changed, told)
+    onnx.save(changed, path)
+    with pytest.raises(DataError, match="is not for the \\[32, 64\\] pixels"):
+        OnnxNetwork(path)
     network = OnnxNetwork(files["frame"])
     for levels in (np.zeros((1, 1, 65, 64)), np.zeros((1, 3, 64, 64)), np.zeros((64, 64))):
         with pytest.raises(ValueError, match=r"takes \(n, 1×64×64\)"):

@@ -24,7 +24,6 @@ from thyroid_utils.training.folds import FoldedRun, calibrations_of, of_one_spli
 from thyroid_utils.training.ledger import Run
 
 if TYPE_CHECKING:
-    from thyroid_utils.inference.onnx_network import OnnxNetwork
     from thyroid_utils.inference.predictor import Predictor
 
 # What the runs of an ensemble have in common, by its name in an error.
@@ -138,14 +137,14 @@ class Ensemble:
     """Networks that answer together, each given the image as it was trained; one network is an ensemble of one.
 
     Args:
-        predictors: of finished runs that `check_ensemble` accepts, or files made of them.
+        predictors: of finished runs that `check_ensemble` accepts, or `OnnxNetwork`s made of them.
         mirror: each network answers by the mean over the image and its left-right mirror image; depth has a meaning and stays.
 
     Raises:
         DataError: of `check_ensemble`.
     """
 
-    def __init__(self, predictors: Sequence[Predictor | OnnxNetwork], mirror: bool = False):
+    def __init__(self, predictors: Sequence[Predictor], mirror: bool = False):
         self.predictors, self.mirror = list(predictors), mirror
         check_ensemble(self.runs)
 

@@ -22,6 +22,7 @@ from thyroid_utils.scores.estimates import Estimate
 FORMAT = 1  # raised where older programs would read a file wrong
 # Task → results of a graph
 OUTPUTS = {"classification": ["malignant"], "segmentation": ["nodule"], "joint": ["malignant", "nodule"]}
+_NEEDED = {"run", "task", "input", "outside", "mean", "deviation", "own_scores", "known", "config", "data"}
 _AGAIN = "write it again with thyroid-workbook export"
 
 
@@ -40,8 +41,10 @@ class OnnxNetwork:
     def __init__(self, path: str | Path, threads: int = 1, batch_size: int = 32):
         self.path, self.threads, self.batch_size = Path(path), threads, batch_size
         self.session, self.facts = opened(self.path, threads)
-        if "input" not in self.facts:
-            raise DataError(f"{self.path}: holds {self.facts['task']}, not one network; {_AGAIN}")
+        if not self.facts.keys() >= _NEEDED:
+            raise DataError(f"{self.path}: holds {self.facts.get('task')}, not one network with all that is to be told; {_AGAIN}")
+        if self.session.get_inputs()[0].shape[1:] != [1, *self.facts["input"]]:
+            raise DataError(f"{self.path}: its graph is not for the {self.facts['input']} pixels that it tells of; {_AGAIN}")
 
     @property
     def run(self) -> OnnxRun:
@@ -105,7 +108,7 @@ def opened(path: Path, threads: int = 1) -> tuple[Any, dict[str, Any]]:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors alone
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; expected one of thyroid-workbook export")
+        raise DataError(f"{path}: is no file; expected one of thyroid-workbook export")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds have no common one of their own

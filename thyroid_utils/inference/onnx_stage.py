@@ -1,5 +1,6 @@
 """The dual stage on files of `thyroid-workbook export`, by onnxruntime alone."""
 
+import math
 import re
 from pathlib import Path
 
@@ -23,8 +24,12 @@ def onnx_stage(folder: Path, mirror: bool = False, threads: int = 0) -> DualStag
         DataError: files that are missing, damaged or of several exports.
     """
     given = {role: _networks(folder, role, threads) for role in (CLASSIFIER, SEGMENTER)}
+    for role, network in ((role, network) for role, found in given.items() for network in found):
+        if role not in network.facts["known"]:
+            raise DataError(f"{network.path}: a network of {network.facts['task']}, which is no {role}; export it anew")
     known = {role: Known.of_json(found[0].facts["known"][role]) for role, found in given.items()}
-    if len(known[CLASSIFIER].calibrations) != len(given[CLASSIFIER]):
+    judged = known[CLASSIFIER]
+    if len(judged.calibrations) != len(given[CLASSIFIER]) or math.isnan(judged.threshold):
         raise DataError(f"{folder}: its classifiers are not those of one export; export all runs together into a new folder")
     return DualStage(given[CLASSIFIER], given[SEGMENTER], mirror=mirror, known=known)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from thyroid_utils.common.errors import DataError, ParameterError, RunError
 from thyroid_utils.workbook.check_figures import check_figures
+from thyroid_utils.workbook.terminal import print_table, printable
 
 app = typer.Typer(
     help="Run the notebooks into HTML reports, check data sets, look after training runs, keep notebooks clean.",
@@ -33,7 +33,6 @@ app.command("check-figures")(check_figures)
 
 _SET = "A parameter that wins over the file; NOTEBOOK.KEY=VALUE for one notebook."
 _Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET)]
-_COLOURS = {"error": "red", "warning": "yellow", "damaged": "red", "training": "cyan", "unfinished": "yellow"}
 
 
 @app.command()
@@ -167,11 +166,11 @@ def check_data(
     if name != "DATA_OPTIONS" or not isinstance(options, dict):
         raise ParameterError(f"--set {setting}: data check takes DATA_OPTIONS={{NAME: VALUE, …}} alone")
     report = check_dataset(dataset, root.absolute(), progress=progress_bar(f"Reading {dataset}"), **options)
-    _print_table(("what", "found"), report.summary.items())
+    print_table(("what", "found"), report.summary.items())
     if report.table.empty:
         typer.echo("nothing wrong")
     else:
-        _print_table(report.table.columns, report.table.itertuples(index=False))
+        print_table(report.table.columns, report.table.itertuples(index=False))
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -211,7 +210,7 @@ def show_runs() -> None:
         shown[name] = runs[f"{name}_score"].map("{:.3f}".format, na_action="ignore")
     shown["MB"] = runs["megabytes"].map("{:.1f}".format)
     shown = shown.rename(columns={"dataset": "data", "best_epoch": "best"})
-    _print_table(shown.columns, shown.itertuples(index=False), ("seed", "epochs", "best", "val", "test", "MB"))
+    print_table(shown.columns, shown.itertuples(index=False), ("seed", "epochs", "best", "val", "test", "MB"))
     for note in runs.loc[runs["state"] == "damaged", "note"]:
         typer.echo(f"{note}; it is trained again when it is asked for")
 
@@ -302,36 +301,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else 1
     except (DataError, ParameterError, RunError) as error:
         for line in str(error).splitlines():
-            print(f"thyroid-workbook: {_printable(line)}", file=sys.stderr)
+            print(f"thyroid-workbook: {printable(line)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = "predict" if error.name == "onnxruntime" else "workbook"
+        remedy = f"pip install 'thyroid-utils[{extra}]'"
+        print(f"thyroid-workbook: this command needs the package {error.name}: {remedy}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"thyroid-workbook: {_printable(str(error))}; the command did not end", file=sys.stderr)
+        print(f"thyroid-workbook: {printable(str(error))}; the command did not end", file=sys.stderr)
         return 2
-
-
-def _printable(text: str) -> str:
-    """Text of a file's name or content without what would steer a terminal: control characters as their codes."""
-    return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter)[0] == "C" else letter for letter in text)
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], numbers: Iterable[str] = ()) -> None:
-    """Rows below a heading, folded to the terminal's width; what is missing is a dash, what is bad has a colour."""
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    headings = [Column(name, justify="right" if name in numbers else "left", overflow="fold") for name in columns]
-    table = Table(*headings, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        cells = [
-            "–" if pd.isna(value) else f"{value:.0f}" if isinstance(value, float) else _printable(str(value)) for value in row
-        ]
-        style = next((colour for word, colour in _COLOURS.items() if word in cells[:2]), None)
-        table.add_row(*cells, style=style)
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe has no width of its own
-    console.print(table)
 
 
 def _spread_only(arguments: Sequence[str]) -> list[str]:

@@ -87,5 +87,6 @@ def _write(kinds: dict[str, list[Run]], out: Path, page: bool) -> Iterator[str]:
 
 
 def told(path: Path) -> str:
-    """A file with its size."""
-    return f"{seen_from_here(path)}: {path.stat().st_size / 1e6:.1f} MB"
+    """A file, and its size where that is worth telling."""
+    megabytes = path.stat().st_size / 1e6
+    return seen_from_here(path) + (f": {megabytes:.1f} MB" if megabytes >= 0.1 else "")
