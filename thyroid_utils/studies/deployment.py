@@ -111,11 +111,8 @@ class Deployed:
         if variant == DYNAMIC:  # with signed weights convolutions take twice as long
             q.quantize_dynamic(given, path, weight_type=q.QuantType.QUInt8)
         else:
-            rows, wanted, groups = (
-                self.cases("train"),
-                self.calibrating if side == self.side else _TIMED_ONLY,
-                layer_groups(given),
-            )
+            rows, groups = self.cases("train"), layer_groups(given)
+            wanted = self.calibrating if side == self.side else _TIMED_ONLY
             few = np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int)
             images = iter([{"levels": image[None]} for image in self.levels(rows.iloc[few], side)])
             reader = type("Reader", (q.CalibrationDataReader,), {"get_next": lambda self: next(images, None)})()
@@ -223,7 +220,8 @@ class Deployed:
 
     def calls(self, side: int, threads: int) -> dict[str, Callable[[], Any]]:
         """Variant → what answers one test image of a side, from gray levels to log-odds."""
-        image, graph = self.levels(self.cases("test")[:1], side), graph_module(self.predictor, (side, side)).eval()
+        image, run = self.levels(self.cases("test")[:1], side), self.predictor.run
+        graph = graph_module(Predictor(run), (side, side)).eval()  # of its own, which this takes off a GPU
         files = {variant: self.file(variant, side, self.kept(variant)) for variant in VARIANTS[1:]}
         asked = {variant: partial(getattr(OnnxNetwork(file, threads), self.ask), image) for variant, file in files.items()}
         return {EAGER: partial(graph, torch.from_numpy(image)), **asked}
