@@ -1,6 +1,7 @@
 """The panels that take something in: an image of the reader's own, and marks."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -69,15 +70,18 @@ def test_an_image_in_memory_reads_as_its_file_does(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "dcm"])
-def test_an_upload_is_looked_at_and_nothing_of_it_is_told_or_kept(panel, tmp_path, kind):
+def test_an_upload_is_looked_at_and_nothing_of_it_is_told_or_kept(panel, tmp_path, monkeypatch, kind):
     content = as_file(kind, tmp_path)
     send(panel, as_file("png", tmp_path))  # the networks are loaded
-    watched = [Path(os.environ[f"THYROID_WORKBOOK_{name}"]) for name in ("CACHE", "RUNS")] + [Path("/tmp"), Path.home()]
-    before = {folder: sorted(folder.iterdir()) for folder in watched}
+    watched = [Path(os.environ[f"THYROID_WORKBOOK_{name}"]) for name in ("CACHE", "RUNS")] + [tmp_path]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = {folder: sorted(folder.rglob("*")) for folder in watched}
     told = send(panel, content)
     assert "probability of malignant" in told and "prediction set" in told and RESEARCH_ONLY in told
     assert "Müller" not in told and "4711" not in told
-    assert {folder: sorted(folder.iterdir()) for folder in watched} == before
+    assert {folder: sorted(folder.rglob("*")) for folder in watched} == before
     (seen,) = panel.children[1].children
     (picture,) = seen.children[0].pictures
     assert (picture["width"], picture["height"]) == (80, 64) and {"frame", "prediction", "attention"} <= set(picture["layers"])
