@@ -53,9 +53,9 @@ class _Browser:
         self.sets = _dropdown("Tested on", [(found.title, found) for found in shown.review.sets])
         self.networks = widgets.SelectMultiple(description="Networks", rows=4, style=_WIDE, layout={"width": "auto"})
         self.judged, self.outcome = _dropdown("Judged by", []), _dropdown("Outcome", _choices(OUTCOMES))
-        self.label = _dropdown("Truth", [("all", None), *((LABEL_NAMES[label], label) for label in (0, 1))])
-        self.group = _dropdown("Subgroup", [("all", None)])
-        self.order = _dropdown("Order", [("as in the data set", None)])
+        self.label = _dropdown("Truth", [("all", ""), *((LABEL_NAMES[label], label) for label in (0, 1))])
+        self.group = _dropdown("Subgroup", [("all", "")])
+        self.order = _dropdown("Order", [("as in the data set", "")])
         self.suspects = widgets.Checkbox(description="likely label errors only", indent=False)
         self.ranges = {"uncertainty": _range("Uncertainty", ".0%"), "dice": _range("Dice", ".2f")}
         self.list = widgets.Select(rows=16, layout={"width": "auto"}, tooltip="Cases")
@@ -102,8 +102,8 @@ class _Browser:
             return
         groups = [(factor, level) for factor, levels in chosen.cases.attrs["groups"].items() for level in levels]
         orders = [(text, key) for key, text in ORDERS.items() if key[0] in self.table]
-        self.group.options = [("all", None), *((": ".join(group), group) for group in groups)]
-        self.order.options = [("as in the data set", None), *orders]
+        self.group.options = [("all", ""), *((": ".join(group), group) for group in groups)]
+        self.order.options = [("as in the data set", ""), *orders]
         self.suspects.disabled = "suspect" not in self.table
         self.ranges["dice"].disabled = "dice" not in self.table
         self.changing = False
@@ -114,7 +114,8 @@ class _Browser:
             return
         moved = {name: control.value for name, control in self.ranges.items() if control.value != (0, 1)}
         ranges = {name: limits for name, limits in moved.items() if not self.ranges[name].disabled}
-        asked = {"outcome": self.outcome.value, "label": self.label.value, "group": self.group.value, "order": self.order.value}
+        controls = {"outcome": self.outcome, "label": self.label, "group": self.group, "order": self.order}
+        asked = {name: control.value for name, control in controls.items() if control.value != ""}  # None would be no choice
         names = filtered(self.table, **asked, **ranges, suspects=self.suspects.value and not self.suspects.disabled)
         kept = self.shown.case
         self.shown.cases = names
@@ -132,7 +133,7 @@ class _Browser:
         self.list.value = case if case in self.shown.cases else None
         place = f"{self.shown.cases.index(case) + 1} of {len(self.shown.cases)}" if case in self.shown.cases else ""
         attention = self.viewer.opacity.get("attention", 0) > 0
-        self.viewer.position = f"{place} …" if attention else place
+        self.viewer.position = f"{place} …"
         for name in self.shown.networks if case else ():
             try:
                 tables[name] = chosen.table(name).loc[case]

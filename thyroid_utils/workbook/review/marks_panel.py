@@ -61,7 +61,7 @@ def marks_panel(marks: Marks, shown: Shown) -> widgets.Widget:
     shown.observe(doing(of_kind), "case")
     of_kind()
     doing(look)(None)
-    controls = widgets.HBox([kind, value, note, reader, keep, back], layout={"flex_flow": "row wrap"})
+    controls = widgets.HBox([kind, value, note, reader, keep, back], layout={"flex_flow": "row wrap"}).add_class("review-marks")
     return widgets.VBox([controls, told, said])
 
 
