@@ -38,12 +38,15 @@ def size_score_time(
             for end, variant, fill in zip(ends, (FLOAT, STATIC), (colours[model], "white"), strict=True):
                 size = costs.at[(model, variant), "MB"]
                 place.scatter(*end, s=40 * size, facecolor=fill, **look)
-                place.annotate(f"{size:.1f} MB", end, ha="center", va="center", fontsize=7.5, color=INK)
+                place.annotate(f"{size:.1f} MB", end, (14, -14), textcoords="offset points", fontsize=7.5, color=INK)
             place.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": colours[model], "linewidth": 1.6})
             place.annotate(model, ends[0], (0, 20), textcoords="offset points", ha="center", fontsize=9, color=colours[model])
         place.set(xscale="log", xlabel="one image on this CPU, one thread, ms (log scale)", ylabel=f"{score} on test")
-        place.margins(0.25, 0.35)
-        few_ticks(place, pd.Series(spent))
+        ends = min(spent) / 1.5, max(spent) * 1.5
+        few_ticks(place, pd.Series(ends))
+        low, high = place.get_ylim()
+        middle, reach = (low + high) / 2, max(0.1, high - low)  # so that what is next to nothing looks like it
+        place.set(xlim=ends, ylim=(middle - reach, middle + reach))
     return figure
 
 
