@@ -56,6 +56,8 @@ def test_no_spreadsheet_takes_a_note_for_a_formula_and_it_reads_the_same(marks, 
         ("duplicate", "a", "", "the id of the case that it repeats"),
         ("duplicate", "", "", "the id of the case that it repeats"),
         ("note", "", " \n", "a note without words"),
+        ("note", "", "word " * 201, "a cell of more than 1000 letters"),
+        ("label read", "", "", "value is ''; expected of label read: benign or malignant"),
     ],
 )
 def test_a_mark_that_says_nothing_is_not_kept(marks, kind, value, note, told):
@@ -210,10 +212,17 @@ def test_scores_with_second_labels_stand_beside_those_as_labelled():
     assert none_left["without"].text() == "no image is left" and "no patients with malignant" in none_left["second labels"].text()
 
 
-def test_precision_counts_only_suspects_that_were_looked_at():
+def test_precision_counts_only_suspects_that_were_read_without_their_label():
     ranked = pd.DataFrame({"label": 0, "patient": list("abcdefg"), "suspect": [True] * 3 + [False] * 4}, list("abcdefg"))
-    marks = _marks(("a", "label wrong", ""), ("c", "label read", "benign"), ("f", "label read", "malignant"))
-    found = labels.suspects_confirmed(marks, ranked)
-    assert found[["first", "read", "wrong"]].values.tolist() == [[3, 2, 1], [5, 2, 1], [7, 3, 2]]
+    read = (("b", "label read", "malignant"), ("c", "label read", "benign"), ("f", "label read", "malignant"))
+    found = labels.suspects_confirmed(_marks(("a", "label wrong", ""), *read), ranked)
+    assert found[["first", "read", "otherwise", "called wrong"]].values.tolist() == [[3, 2, 1, 1], [5, 2, 1, 1], [7, 3, 2, 1]]
     assert found["precision"].iloc[0].value == pytest.approx(0.5)
+    shown = labels.suspects_confirmed(_marks(*((case, "label wrong", "") for case in "abc")), ranked).iloc[0]
+    assert shown["called wrong"] == 3 and shown["precision"].text() == "none was read without its label"
     assert labels.suspects_confirmed(_marks(("z", "label wrong", "")), ranked).empty
+
+
+def test_of_two_images_that_repeat_one_another_one_stays():
+    marks = _marks(("a", "duplicate", "b"), ("b", "duplicate", "a"), ("c", "duplicate", "b"), ("d", "note", ""))
+    assert study.repeated(marks) == {"a", "c"}

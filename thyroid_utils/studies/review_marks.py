@@ -27,12 +27,13 @@ WRONG, READ, OUTLINE, DUPLICATE, NOTE = "label wrong", "label read", "outline po
 # Kind of a mark → what its value is.
 KINDS = {
     WRONG: "benign or malignant, or empty where the right one is not known",
-    READ: "benign or malignant, as a reader calls it who was not shown the label",
+    READ: "benign or malignant, as a reader calls it who was not shown the label (from an exported form)",
     OUTLINE: "empty",
     DUPLICATE: "the id of the case that it repeats",
     NOTE: "empty, with some words as note",
 }
 _FORM = re.compile(r"image-[0-9a-f]{10}")
+_LONGEST = 1000  # letters of a cell
 
 
 def image_code(path: str) -> str:
@@ -85,7 +86,7 @@ class Marks:
                 rows = change(self.table.to_dict("records"))
                 cells = [[as_cell(row[name]) for name in COLUMNS] for row in rows]
                 csv.writer(text, lineterminator="\n").writerows([COLUMNS, *cells])
-                write_text(self.path, text.getvalue())
+                write_text(self.path.resolve(), text.getvalue())  # a link stays one
         except OSError as error:  # of which FileLock's Timeout is one
             told = error.strerror or "another program holds it"
             raise DataError(f"{self.path}: the mark cannot be written ({told}); free it, or set THYROID_WORKBOOK_RUNS") from None
@@ -114,12 +115,13 @@ def read_marks(path: str | Path) -> pd.DataFrame:
     found = []
     for line, row in rows[1:]:
         mark = dict(zip(COLUMNS, row, strict=False))
+        if len(row) == len(COLUMNS) and mark["kind"] == READ and not mark["value"]:
+            continue
         told = f"{len(row)} values; expected {len(COLUMNS)}" if len(row) != len(COLUMNS) else _problem(mark)
         if told:
             raise DataError(f"{path}: line {line}: {told}; correct the line or remove it (nothing was changed)")
         found.append(mark)
-    table = pd.DataFrame(found, columns=COLUMNS, dtype=object)
-    return table[(table["kind"] != READ) | (table["value"] != "")].reset_index(drop=True)
+    return pd.DataFrame(found, columns=COLUMNS, dtype=object)
 
 
 def _problem(mark: dict[str, str]) -> str:
@@ -127,15 +129,16 @@ def _problem(mark: dict[str, str]) -> str:
     kind, value = mark["kind"], mark["value"]
     if kind not in KINDS:
         return f"kind is {kind!r}; expected {', '.join(KINDS)}"
-    right = {WRONG: value in ("", *LABELS), READ: value in ("", *LABELS), DUPLICATE: value not in ("", mark["case"])}
+    right = {WRONG: value in ("", *LABELS), READ: value in LABELS, DUPLICATE: value not in ("", mark["case"])}
     if not right.get(kind, not value):
         return f"value is {value!r}; expected of {kind}: {KINDS[kind]}"
     if not mark["case"] or not _FORM.fullmatch(mark["image"]):
         return f"image is {mark['image']!r} of case {mark['case']!r}; expected both as the app writes them (image-0123456789)"
     if kind == NOTE and not mark["note"]:
         return "a note without words; expected some"
-    unread = kind == READ and not value
-    return "" if mark["reader"] or unread else "reader is empty; expected who made the mark, such as initials"
+    if max(map(len, mark.values())) > _LONGEST:
+        return f"a cell of more than {_LONGEST} letters; say it in fewer"
+    return "" if mark["reader"] else "reader is empty; expected who made the mark, such as initials"
 
 
 def marks_of(review: str, cases: pd.DataFrame) -> pd.DataFrame:
@@ -155,6 +158,19 @@ def marks_of(review: str, cases: pd.DataFrame) -> pd.DataFrame:
     found = mine.join(cases[["patient", "label"]], on="case")
     found.attrs = {"others": len(table) - len(found)}
     return found
+
+
+def repeated(marks: pd.DataFrame) -> set[str]:
+    """The cases that readers call duplicates, of which another one is kept: of two that repeat one another the second goes.
+
+    Args:
+        marks: of `marks_of`.
+    """
+    gone: set[str] = set()
+    for case, kept in marks.loc[marks["kind"] == DUPLICATE, ["case", "value"]].itertuples(index=False):
+        if kept not in gone:
+            gone.add(case)
+    return gone
 
 
 def second_labels(marks: pd.DataFrame, *kinds: str) -> pd.Series:

@@ -13,7 +13,7 @@ from thyroid_utils.scores.checks import patient_codes
 from thyroid_utils.scores.estimates import Estimate, estimate, patient_estimate, patient_scores
 from thyroid_utils.scores.patients import leave_out
 from thyroid_utils.studies.classifier_comparison import ClassifierComparison
-from thyroid_utils.studies.review_marks import DUPLICATE, READ, WRONG, second_labels
+from thyroid_utils.studies.review_marks import READ, WRONG, repeated, second_labels
 
 
 def scores_by_label(comparison: ClassifierComparison, marks: pd.DataFrame) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def scores_by_label(comparison: ClassifierComparison, marks: pd.DataFrame) -> pd
         comparison: the classifiers.
         marks: of `marks_of`.
     """
-    second, doubted = second_labels(marks), set(marks.loc[marks["kind"].isin([WRONG, DUPLICATE]), "case"])
+    second, doubted = second_labels(marks), _doubted(marks)
     rows = []
     for model in comparison.models:
         labels, probabilities, patients = comparison.answers(model)
@@ -39,12 +39,16 @@ def scores_by_label(comparison: ClassifierComparison, marks: pd.DataFrame) -> pd
     return pd.DataFrame(rows)
 
 
+def _doubted(marks: pd.DataFrame) -> set[str]:
+    return set(marks.loc[marks["kind"] == WRONG, "case"]) | repeated(marks)
+
+
 def label_sentence(comparison: ClassifierComparison, marks: pd.DataFrame) -> str:
     """What the columns of `scores_by_label` are made of, and how far they may be believed."""
     tested = comparison.truth.index
     second = second_labels(marks).reindex(tested).dropna()
     moved = int((second != comparison.truth.loc[second.index, "label"].astype(int)).sum())
-    doubted = marks.loc[marks["kind"].isin([WRONG, DUPLICATE]) & marks["case"].isin(tested), "case"].nunique()
+    doubted = len(_doubted(marks) & set(tested))
     told = f"Test images: {len(tested)}; with a second label: {len(second)}, with another than the first: {moved}"
     return f"{told}; called wrongly labelled or a duplicate: {doubted}. " + (
         "The column *as labelled* remains the result. Marks are made in sight of what the networks say: labels that follow "
@@ -90,25 +94,35 @@ def agreement_sentence(marks: pd.DataFrame, images: pd.DataFrame) -> str:
             "`thyroid-workbook export-dataset --review` writes images for that."
         )
     found = cohen_kappa(images.loc[read.index, "label"], read, images.loc[read.index, "patient"])
-    return f"Of {count(len(read), 'image')} read without the label, Cohen's κ of the two labels is {found.text()}."
+    return (
+        f"Of {count(len(read), 'image')} read without the label, Cohen's κ of the two labels is {found.text()}. They are images "
+        "that somebody had marked, perhaps in doubt, so κ of all images is likely higher."
+    )
 
 
 def suspects_confirmed(marks: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
-    """Are the likely label errors those that readers call wrong? A row a k: of the `first` k of the ranking so many were `read`,
-    of which so many were `wrong`, and their share, `precision` (`Estimate` over patients). No row where none was read.
+    """Are the likely label errors those that readers call otherwise? Only who was not shown the label answers that: who looked in
+    the app and found a label right has left no mark.
 
     Args:
         marks: of `marks_of`. ranked: of `rank_label_errors`.
+
+    Returns:
+        a row a k: of the `first` k of the ranking so many were `read` without the label, so many of them called `otherwise`, and
+        their share, `precision` (`Estimate` over patients); `called wrong`: by whom the label was shown. No row where there is
+        neither.
     """
-    read = second_labels(marks, READ)
-    called = read[read.index.isin(ranked.index)] != ranked["label"].reindex(read.index).dropna()
-    wrong = pd.Series(True, marks.loc[marks["kind"] == WRONG, "case"].unique(), dtype=bool)
-    looked = pd.concat([wrong, called[~called.index.isin(wrong.index)]]).reindex(ranked.index)
-    suspects = int(ranked["suspect"].sum())
+    second, shown = second_labels(marks, READ), set(marks.loc[marks["kind"] == WRONG, "case"])
+    otherwise = second[second.index.isin(ranked.index)].ne(ranked["label"].reindex(second.index).dropna())
     rows = []
-    for k in sorted({5, 10, 20, suspects, len(ranked)} - {0}):
-        own = looked.iloc[:k].dropna().astype(bool)
-        if k <= len(ranked) and len(own):
-            precision = patient_estimate(own.astype(float), ranked.loc[own.index, "patient"], share=True)
-            rows.append({"first": k, "read": len(own), "wrong": int(own.sum()), "precision": precision})
-    return pd.DataFrame(rows, columns=["first", "read", "wrong", "precision"])
+    for k in sorted({5, 10, 20, int(ranked["suspect"].sum()), len(ranked)} - {0}):
+        first = ranked.index[:k]
+        own, wrong = otherwise[otherwise.index.isin(first)], len(shown & set(first))
+        if k <= len(ranked) and (len(own) or wrong):
+            precision = Estimate(np.nan, np.nan, np.nan, 0, 0, "none was read without its label")
+            if len(own):
+                precision = patient_estimate(own.astype(float), ranked.loc[own.index, "patient"], share=True)
+            rows.append(
+                {"first": k, "read": len(own), "otherwise": int(own.sum()), "precision": precision, "called wrong": wrong}
+            )
+    return pd.DataFrame(rows, columns=["first", "read", "otherwise", "precision", "called wrong"])

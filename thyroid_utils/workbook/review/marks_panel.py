@@ -8,14 +8,15 @@ import ipywidgets as widgets
 
 from thyroid_utils.common.errors import DataError
 from thyroid_utils.common.words import count
-from thyroid_utils.studies.review_marks import DUPLICATE, KINDS, LABELS, OUTLINE, Marks, image_code
+from thyroid_utils.studies.review_marks import DUPLICATE, KINDS, LABELS, OUTLINE, READ, Marks, image_code
 from thyroid_utils.workbook.pages import seen_from_here
 from thyroid_utils.workbook.review.shown import Shown
 
 
 def marks_panel(marks: Marks, shown: Shown) -> widgets.Widget:
     """Mark the case that `shown` looks at, read what others have said of it, take one's own mark back."""
-    kind = widgets.Dropdown(options=list(KINDS), value=OUTLINE, description="Mark as")
+    kinds = [kind for kind in KINDS if kind != READ]  # the label stands in sight
+    kind = widgets.Dropdown(options=kinds, value=OUTLINE, description="Mark as")
     value, note = widgets.Combobox(description="Value"), widgets.Text(description="Note")
     reader = widgets.Text(description="Reader", placeholder="your initials")
     keep, back = widgets.Button(description="Mark"), widgets.Button(description="Take mine back")
