@@ -23,7 +23,7 @@ from voila.paths import STATIC_ROOT
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError
-from thyroid_utils.workbook.review.upload_panel import MOST_BYTES
+from thyroid_utils.workbook.review import MOST_BYTES
 
 HOST, PORT = "127.0.0.1", 8866
 IDLE = 3600  # seconds until a kernel goes whose page has vanished; a page that is closed ends its own
@@ -74,11 +74,12 @@ def serve(report: Path | None = None, port: int = PORT) -> None:
         raise ParameterError(f"app: port {port} {why}; end that, or give another port: --port 0 takes a free one") from None
     typer.echo("Reading the report …")
     code = "import sys; from thyroid_utils.studies.case_review import prepare; prepare(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(report.absolute()) if report else ""])  # takes PyTorch's memory with it
+    reading = subprocess.Popen([sys.executable, "-c", code, str(report.absolute()) if report else ""])  # keeps PyTorch's memory
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # it would print addresses, and so the token
     server = _Server(config=_settings(report))
     server.sockets = sockets
     server.initialize([])
+    reading.wait()
     server.start()
 
 

@@ -14,9 +14,9 @@ from thyroid_utils.common.words import share
 from thyroid_utils.inference.findings import RESEARCH_ONLY
 from thyroid_utils.studies.case_review import Review
 from thyroid_utils.training.ledger import Run
+from thyroid_utils.workbook.review import MOST_BYTES
 from thyroid_utils.workbook.review.viewer import Viewer, picture
 
-MOST_BYTES = 50 * 2**20  # of one upload
 _ROLES = {"classifier": ("classification", "joint"), "segmenter": ("segmentation", "joint")}
 
 
