@@ -75,6 +75,9 @@ def test_one_case_is_followed_from_its_frame_to_its_call(comparison, tmp_path, m
     told, known = followed.to_call(comparison, row)[case], first.predictions.loc[case]
     decided = comparison.decisions("strong").loc[case]
     assert told["0. input"] == "30 × 20 pixels, 51 to 51, mean 51" and told["3. scale"] == "16 × 16 pixels, 0.2 to 0.2, mean 0.2"
+    monkeypatch.setattr(ClassifierComparison, "folds", 3)
+    *_, calibrated, called, _ = followed.to_call(comparison, row)[case].index
+    assert calibrated.startswith("probability, as") and called.startswith("called"), "folds call by what is calibrated"
     assert list(told[4:]) == [
         number(known["log_odds"]),
         f"{1 / (1 + np.exp(-known['log_odds'])):.2f}",

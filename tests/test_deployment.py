@@ -147,16 +147,19 @@ def test_a_side_that_a_network_does_not_take_is_told_before_anything_is_written(
 
 
 def test_a_network_that_cannot_be_written_is_told_and_the_others_go_on(comparisons, networks, tmp_path, monkeypatch):
-    real, refused = study.export_network, "the operator aten.odd has no form there"
+    real, refused, tasks = study.export_network, "the operator aten.odd has no form there", ["segmentation"]
 
     def export(run, path, size):
-        if run.config.task == "segmentation":
+        if run.config.task in tasks:
             raise DataError(refused)
         return real(run, path, size)
 
     monkeypatch.setattr(study, "export_network", export)
     found, failed = study.deployed(comparisons, [], tmp_path)
     assert [network.model for network in found] == [networks[0].model] and failed == {networks[1].model: refused}
+    tasks.append("classification")
+    with pytest.raises(DataError, match=r"none of these networks.*aten\.odd.*name others in MODELS"):
+        study.deployed(comparisons, [], tmp_path / "none")
 
 
 def test_variants_take_turns_and_the_median_is_told(networks, monkeypatch):

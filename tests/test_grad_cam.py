@@ -97,6 +97,8 @@ def test_one_image_step_by_step_ends_at_the_share_that_is_scored_and_has_maps_at
     at, inside = study.images.index.get_loc(case), study.scores.at[case, "energy_inside"]
     steps = map_by_hand(replace(study, method="eigen_cam"), case)["value"]
     assert steps["share inside"] == share(inside, 1), "of Grad-CAM, whatever the study's method"
+    scaled = replace(study, images=study.images.assign(own_log_odds=0.0))
+    assert map_by_hand(scaled, case).at["log-odds", "how"].endswith(", calibrated by its fold")
     assert steps["p(malignant)"] == f"{study.images.at[case, 'probability']:.3f}" and steps["input"] == "3×64×64"
     assert not steps.str.contains("-").any(), "a minus is a true one"
     assert steps["A_k"] == "12 maps of 7×7 places" and steps["chance"] == share(study.masks[at].mean(), 1)

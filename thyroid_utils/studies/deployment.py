@@ -267,6 +267,7 @@ def deployed(
 
     Raises:
         ParameterError: a side that a network does not take, before anything is written.
+        DataError: none of them can be written.
     """
     networks = [Deployed(found, model, Path(folder), **more) for found in comparisons for model in found.models]
     try:
@@ -283,6 +284,9 @@ def deployed(
         except DataError as error:
             failed[network.model] = str(error)
         bar(done, len(networks))
+    if not written:
+        told = "; ".join(f"{model}: {why}" for model, why in failed.items())
+        raise DataError(f"none of these networks can be written as ONNX ({told}); name others in MODELS or SEGMENTERS")
     return written, failed
 
 

@@ -75,13 +75,10 @@ def to_call(comparison: ClassifierComparison, row: pd.Series) -> pd.DataFrame:
     run, told = comparison.runs[comparison.chosen][0], comparison.decisions(comparison.chosen).loc[case]
     own = told.get("own_log_odds", told["log_odds"])
     steps = {"log-odds of malignant: s": number(own), "probability: p = 1 / (1 + exp(−s))": number(expit(own))}
-    if comparison.folds:
-        steps["probability, as its fold's validation calibrates it"] = number(told["probability"])
-    steps[f"called, malignant from {number(told['threshold'])} on"] = LABEL_NAMES[told["called"]]
-    return _steps(case, inputs_of(Predictor(run.of_case(case)), row) | steps | {
-        "probability, as validation calibrates it": number(told["calibrated"]),
-        "truth": LABEL_NAMES[told["label"]],
-    })  # fmt: skip
+    calibrated = {"probability, as validation calibrates it": number(told["calibrated"])}
+    called = {f"called, malignant from {number(told['threshold'])} on": LABEL_NAMES[told["called"]]}
+    steps |= calibrated | called if comparison.folds else called | calibrated
+    return _steps(case, inputs_of(Predictor(run.of_case(case)), row) | steps | {"truth": LABEL_NAMES[told["label"]]})
 
 
 def to_dice(comparison: SegmenterComparison, model: str, case: str) -> pd.DataFrame:

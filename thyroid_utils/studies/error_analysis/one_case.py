@@ -26,7 +26,8 @@ def call_by_hand(
     told = {name: number(row[name], 3) for name in ("probability", "calibrated", "threshold")}
     call, label = errors.images.loc[case], ranked.loc[case]
     seeds = [(run.config.seed, run.predictions.at[case, "log_odds"]) for run in comparison.runs[errors.model]]
-    rows = [(f"log-odds, seed {seed}", "logit of malignant less that of benign", number(value, 3)) for seed, value in seeds]
+    logit = f"logit of malignant less that of benign{', calibrated by its fold' * bool(comparison.folds)}"
+    rows = [(f"log-odds, seed {seed}", logit, number(value, 3)) for seed, value in seeds]
     if "seeds" in doubts:
         mean = number(doubts["seeds"]["probability"], 3)
         rows.append(("mean over seeds", "each on a scale where 0.5 is its own threshold", mean))

@@ -180,10 +180,10 @@ def map_by_hand(study: MapStudy, case: str) -> pd.DataFrame:
     ((asked, _),) = one.predictor.by_fold([case])
     maps, weights = cam_parts(asked.network, image, target=one.target, layer=one.layer)
     total = np.tensordot(weights, maps, 1)
-    strongest = np.argsort(-np.abs(weights))[:3]
+    strongest, scaled = np.argsort(-np.abs(weights))[:3], ", calibrated by its fold" * ("own_log_odds" in one.images)
     rows = [
         ("input", "what the network sees: channels × height × width", "×".join(map(str, image.shape))),
-        ("log-odds", "logit of malignant less that of benign", number(row.log_odds, 3)),
+        ("log-odds", f"logit of malignant less that of benign{scaled}", number(row.log_odds, 3)),
         ("p(malignant)", "1 / (1 + exp(−log-odds))", number(row.probability, 3)),
         ("called", f"malignant from {number(row.threshold, 3)} on", LABEL_NAMES[int(row.called)]),
         ("A_k", "output of the layer", f"{len(maps)} maps of {maps.shape[1]}×{maps.shape[2]} places"),
