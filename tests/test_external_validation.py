@@ -169,6 +169,8 @@ def test_predictive_values_and_net_benefit_move_with_threshold_and_prevalence(st
     curve = benefit_curve(table["label"], expit(table["log_odds"]), table["patient"])
     _, worth = plots.used_there({"B": table}, "B", prevalence=table["label"].mean()).axes
     assert worth.lines[0].get_ydata() == pytest.approx(curve["net_benefit"].to_numpy())
+    sick, _ = plots.used_there({"B": table[table["label"] == 1]}, "B").axes
+    assert sick.get_title("left").endswith("specificity –"), "nobody there is benign"
     assert plots.used_there({}, "") is None
 
 

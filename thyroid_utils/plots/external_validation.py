@@ -74,7 +74,8 @@ def used_there(
         return None
     table, limits = tables[hospital], np.append(np.arange(1, 100) / 100, threshold)
     called = expit(table["log_odds"].to_numpy()) >= limits[:, None]
-    hits, alarms = (called[:, table["label"] == label].mean(axis=1) for label in (1, 0))
+    classes = ((table["label"] == label).to_numpy(bool) for label in (1, 0))
+    hits, alarms = (called[:, own].mean(axis=1) if own.any() else np.full(len(limits), np.nan) for own in classes)
     needless = (1 - prevalence) * limits / (1 - limits)
     benefits = {"these calls": prevalence * hits - needless * alarms, "all": prevalence - needless, "nobody": 0 * limits}
     figure, (values, worth) = new_panels(2, 3.6)

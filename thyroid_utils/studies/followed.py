@@ -74,9 +74,11 @@ def to_call(comparison: ClassifierComparison, row: pd.Series) -> pd.DataFrame:
     case = row.name
     run, told = comparison.runs[comparison.chosen][0], comparison.decisions(comparison.chosen).loc[case]
     own = told.get("own_log_odds", told["log_odds"])
-    steps = {"log-odds of malignant: s": number(own), "probability: p = 1 / (1 + exp(−s))": number(expit(own))}
-    calibrated = {"probability, as validation calibrates it": number(told["calibrated"])}
-    called = {f"called, malignant from {number(told['threshold'])} on": LABEL_NAMES[told["called"]]}
+    p, limit = _apart(told["probability"], told["threshold"])
+    raw, mended = (number(expit(own)), p) if comparison.folds else (p, number(told["calibrated"]))
+    steps = {"log-odds of malignant: s": number(own), "probability: p = 1 / (1 + exp(−s))": raw}
+    calibrated = {"probability, as validation calibrates it": mended}
+    called = {f"called, malignant from {limit} on": LABEL_NAMES[told["called"]]}
     steps |= calibrated | called if comparison.folds else called | calibrated
     return _steps(case, inputs_of(Predictor(run.of_case(case)), row) | steps | {"truth": LABEL_NAMES[told["label"]]})
 
@@ -103,14 +105,14 @@ def steps_to_call(log_odds: Sequence[float], calibrations: Sequence[Platt], thre
     """
     scaled = [scale.log_odds(own) for scale, own in zip(calibrations, log_odds, strict=True)]
     mean, parts = float(np.mean(scaled)), zip(calibrations, log_odds, scaled, strict=True)
-    called = expit(mean) >= threshold
+    called, (p, limit) = expit(mean) >= threshold, _apart(expit(mean), threshold)
     sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own)} = {number(found)}" for by, own, found in parts]
     return {
         "log-odds of malignant, a network each: s": "; ".join(map(number, log_odds)),
         "calibrated on validation: a + b·s": "; ".join(sums),
         "their mean: m": number(mean),
         "probability of malignant: 1 / (1 + exp(−m))": number(expit(mean)),
-        "called": f"{LABEL_NAMES[int(called)]}: {number(expit(mean))} {'≥' if called else '<'} {number(threshold)}",
+        "called": f"{LABEL_NAMES[int(called)]}: {p} {'≥' if called else '<'} {limit}",
     }
 
 
@@ -132,6 +134,12 @@ def inputs_of(predictor: Predictor, row: pd.Series) -> dict[str, str]:
         step: f"{told['pixels']} pixels, {told['lowest']:.3g} to {told['highest']:.3g}, mean {told['mean']:.3g}"
         for step, told in found.iterrows()
     }
+
+
+def _apart(probability: float, threshold: float) -> tuple[str, str]:
+    """Both with as many decimals as tell them apart, two at least."""
+    tried = [(number(probability, digits), number(threshold, digits)) for digits in range(2, 7)]
+    return next((pair for pair in tried if pair[0] != pair[1]), tried[0])
 
 
 def _steps(case: str, told: dict[str, str]) -> pd.DataFrame:
