@@ -231,7 +231,8 @@ def test_figures(networks, costs):
         ends = [points.get_offsets()[0] for points in axes.collections]
         assert [end[0] for end in ends] == [4, 2]
         assert ends[0][1] == costs.at[(network.model, FLOAT), "score"].value
-        assert network.model in [text.get_text() for text in axes.texts]
+        sizes = " → ".join(f"{costs.at[(network.model, variant), 'MB']:.1f}" for variant in (FLOAT, STATIC))
+        assert f"{network.model}\n{sizes} MB" in [text.get_text() for text in axes.texts]
     alone = plots.size_score_time(costs, times, {"AUC": [], "Dice": scores["Dice"]}, {networks[1].model: networks[1].side})
     assert len(alone.axes) == 1
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in plots.followed(networks[1]).axes]

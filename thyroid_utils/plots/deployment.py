@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from thyroid_utils.data.images import read_image, read_mask
-from thyroid_utils.plots.charts import few_ticks
 from thyroid_utils.plots.pictures import Panel, panel_grid
-from thyroid_utils.plots.style import INK, PROBLEM, TRUTH, model_colours, new_panels, styled
+from thyroid_utils.plots.style import PROBLEM, TRUTH, model_colours, new_panels, styled
 from thyroid_utils.studies.deployment import FLOAT, STATIC, Deployed
 
 
@@ -36,14 +36,14 @@ def size_score_time(
             spent += [end[0] for end in ends]
             look = {"edgecolor": colours[model], "linewidth": 1.6, "alpha": 0.85}
             for end, variant, fill in zip(ends, (FLOAT, STATIC), (colours[model], "white"), strict=True):
-                size = costs.at[(model, variant), "MB"]
-                place.scatter(*end, s=40 * size, facecolor=fill, **look)
-                place.annotate(f"{size:.1f} MB", end, (14, -14), textcoords="offset points", fontsize=7.5, color=INK)
+                place.scatter(*end, s=40 * costs.at[(model, variant), "MB"], facecolor=fill, **look)
             place.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": colours[model], "linewidth": 1.6})
-            place.annotate(model, ends[0], (0, 20), textcoords="offset points", ha="center", fontsize=9, color=colours[model])
+            before, after = (f"{costs.at[(model, variant), 'MB']:.1f}" for variant in (FLOAT, STATIC))
+            text, above = f"{model}\n{before} → {after} MB", max(ends, key=lambda end: end[1])
+            place.annotate(text, above, (0, 18), textcoords="offset points", ha="center", fontsize=9, color=colours[model])
         place.set(xscale="log", xlabel="one image on this CPU, one thread, ms (log scale)", ylabel=f"{score} on test")
-        ends = min(spent) / 1.5, max(spent) * 1.5
-        few_ticks(place, pd.Series(ends))
+        ends = min(spent) / 1.6, max(spent) * 1.6  # wide enough for one of the ticks
+        place.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
         low, high = place.get_ylim()
         middle, reach = (low + high) / 2, max(0.1, high - low)  # so that what is next to nothing looks like it
         place.set(xlim=ends, ylim=(middle - reach, middle + reach))
