@@ -69,7 +69,7 @@ $(READY): requirements.lock pyproject.toml
 	@rm -f $@
 	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then echo "Bringing $(VENV) up to requirements.lock …"; \
 	  else echo "Creating $(VENV) with $$($(PYTHON) --version) …"; "$(PYTHON)" -m venv --clear $(VENV); fi
-	@echo "Installing the locked packages (PyTorch alone is some gigabytes; a few minutes the first time) …"
+	@echo "Installing the locked packages (PyTorch alone is some gigabytes; two to ten minutes the first time) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || \
 	  { echo "Installation stopped; $(VENV) is unfinished. Run make again to go on."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

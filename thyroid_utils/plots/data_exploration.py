@@ -304,9 +304,9 @@ def phantom_traits(echogenicity: str = "hypoechoic", margin: str = "smooth", foc
         gray, look = frame.image[region], {"density": True, "histtype": "step", "linewidth": 1.5}
         levels.hist(gray, np.arange(0, 257, 8), color=colour, label=f"{name}: {gray.mean():.0f}", **look)
     traits = frame.patient.traits
-    levels.set_title(f"{tirads_level(traits)}, P(malignant | traits) {malignancy_posterior(traits):.2f}", fontsize=9)
+    levels.set_title(f"{tirads_level(traits)}, P = {malignancy_posterior(traits):.2f}")
     levels.set(xlabel="gray level", yticks=[], xlim=(0, 255))
-    below(figure, levels)
+    levels.legend()
     return figure
 
 
