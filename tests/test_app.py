@@ -122,6 +122,16 @@ def test_a_large_request_is_refused_before_it_is_read(app):
     assert connection.getresponse().status == 400
 
 
+def test_a_page_that_is_closed_ends_its_kernel_and_no_other_site_does(app):
+    with requests.Session() as browser:
+        page = browser.get(app.url, params={"token": app.token}).text
+        process = Path("/proc", re.search(r"kernel (\d+)", page)[1])
+        beacon = f"{app.url}voila/api/shutdown/" + re.search(r'"kernelId": "([\w-]+)"', page)[1]
+        assert requests.post(beacon).status_code == 403 and process.exists()
+        assert browser.post(beacon, headers={"Origin": app.url.rstrip("/")}).status_code == 204
+    assert not process.exists()
+
+
 def test_each_page_has_a_kernel_of_its_own_and_the_last_word_ends_them(app, serve):
     other = requests.get(app.url, {"token": app.token}).text
     processes = {app.process, int(re.search(r"kernel (\d+)", other)[1])}

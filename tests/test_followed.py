@@ -62,8 +62,8 @@ def test_each_step_leaves_its_numbers_inside_and_around_the_outline(split):
 
 def test_the_steps_to_a_call_are_sums_a_reader_can_do_again():
     told = list(steps_to_call([2.0, -1.0], [Platt(0.5, 0.0), Platt(2.0, 1.0)], threshold=0.5).values())
-    sums = "0.00 + 0.50 × 2.00 = 1.00; 1.00 + 2.00 × −1.00 = −1.00"
-    assert told == ["2.00; −1.00", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
+    sums = "0.00 + 0.50 × 2.0000 = 1.00; 1.00 + 2.00 × −1.0000 = −1.00"
+    assert told == ["2.0000; −1.0000", sums, "0.00", "0.50", "malignant: 0.50 ≥ 0.50"]
     assert steps_to_call([2.0], [Platt(1.0, 0.0)], threshold=0.9)["called"] == "benign: 0.88 < 0.90"
     near = steps_to_call([0.0], [Platt(1.0, 0.0)], threshold=0.5004)["called"]
     assert near == "benign: 0.5000 < 0.5004", "decimals enough to see why"

@@ -75,4 +75,4 @@ def test_traits_change_the_nodule_in_one_and_the_same_neck():
     assert (louder.stages["echogenicity"] == usual.stages["echogenicity"]).all()
     assert (lobed.nodule != usual.nodule).any() and 0.7 < lobed.nodule.sum() / usual.nodule.sum() < 1.4
     first, second = (titles(phantom_traits("hypoechoic", margin)) for margin in ("smooth", "lobulated"))
-    assert "TR4, P(malignant | traits) 0.15" in first and "TR4, P(malignant | traits) 0.84" in second
+    assert "TR4, P = 0.15" in first and "TR4, P = 0.84" in second

@@ -46,12 +46,7 @@ def export_dual_stage(classifier: Predictor, segmenter: Predictor, path: str | P
         DataError: pipelines that differ in front of their resizing, or cannot be part of a graph from there on, as one that
             crops to the nodule; an operator that cannot be exported.
     """
-    given = {"classifier": classifier, "segmenter": segmenter}
-    parts = {role: _divided(role, predictor.pipeline) for role, predictor in given.items()}
-    outside = {role: steps_told(before) for role, (before, _) in parts.items()}
-    if outside["classifier"] != outside["segmenter"]:
-        told = " and ".join(f"{role}: {_named(before)}" for role, (before, _) in parts.items())
-        raise DataError(f"dual-stage graph: no one frame serves networks that prepare theirs differently ({told}); export each")
+    given, parts = {"classifier": classifier, "segmenter": segmenter}, divided_stages(classifier, segmenter)
     graph = DualStageGraph(given, {role: inside for role, (_, inside) in parts.items()}, known["classifier"].calibrations[0])
     told = {
         "format": FORMAT,
@@ -60,13 +55,22 @@ def export_dual_stage(classifier: Predictor, segmenter: Predictor, path: str | P
         "run": {role: predictor.run.name for role, predictor in given.items()},
         "model": {role: predictor.run.config.model.name for role, predictor in given.items()},
         "opset": OPSET,
-        "outside": outside,
+        "outside": {role: steps_told(before) for role, (before, _) in parts.items()},
         "inside": {role: steps_told(inside) for role, (_, inside) in parts.items()},
         "known": {role: known[role].to_json() for role in TASKS},
         "card": card,
     }
     sides = {axis: torch.export.Dim(name, min=2, max=4096) for axis, name in enumerate(("height", "width"))}
     return write_graph(graph, (torch.zeros(70, 90, dtype=torch.uint8),), (sides,), (["frame"], RESULTS), path, told)
+
+
+def divided_stages(classifier: Predictor, segmenter: Predictor) -> dict[str, tuple[list[Step], list[Step]]]:
+    """Role → its steps in front of the graph and inside it. DataError: as `export_dual_stage`, but for operators."""
+    parts = {role: _divided(role, found.pipeline) for role, found in (("classifier", classifier), ("segmenter", segmenter))}
+    if len({str(steps_told(before)) for before, _ in parts.values()}) > 1:
+        told = " and ".join(f"{role}: {_named(before)}" for role, (before, _) in parts.items())
+        raise DataError(f"dual-stage graph: no one frame serves networks that prepare theirs differently ({told}); export each")
+    return parts
 
 
 def _divided(role: str, pipeline: Pipeline) -> tuple[list[Step], list[Step]]:

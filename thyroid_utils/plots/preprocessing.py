@@ -65,7 +65,8 @@ def steps_on_and_off(row: pd.Series, **on: bool) -> Figure:
     image = read_image(row["image"])
     found = build_pipeline([*steps, {"resize": {"size": 256}}]).stages(image, read_mask(row["mask"], image.shape[:2]))
     figure, axes = new_figure(2, 2, 5, 7, height_ratios=[2.6, 1])
-    pictures = {"as it is": found[1], fill(f"after {listed(steps, 'no step')}", 44): found[-2]}  # behind gray, and before resize
+    after = fill(f"after {listed(steps, 'no step')}".replace("_", " "), 44)
+    pictures = {"as it is": found[1], after: found[-2]}  # behind gray, and before resize
     for (picture, levels), (title, (_, gray, mask)) in zip(axes.T, pictures.items(), strict=True):
         told = quality(gray, mask)
         title = f"{title}\nCNR {told['cnr']:.2f}, generalised CNR {told['gcnr']:.2f}"

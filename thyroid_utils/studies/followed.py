@@ -106,9 +106,9 @@ def steps_to_call(log_odds: Sequence[float], calibrations: Sequence[Platt], thre
     scaled = [scale.log_odds(own) for scale, own in zip(calibrations, log_odds, strict=True)]
     mean, parts = float(np.mean(scaled)), zip(calibrations, log_odds, scaled, strict=True)
     called, (p, limit) = expit(mean) >= threshold, _apart(expit(mean), threshold)
-    sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own)} = {number(found)}" for by, own, found in parts]
+    sums = [f"{number(by.intercept)} + {number(by.slope)} × {number(own, 4)} = {number(found)}" for by, own, found in parts]
     return {
-        "log-odds of malignant, a network each: s": "; ".join(map(number, log_odds)),
+        "log-odds of malignant, a network each: s": "; ".join(number(own, 4) for own in log_odds),  # slopes of 50 occur
         "calibrated on validation: a + b·s": "; ".join(sums),
         "their mean: m": number(mean),
         "probability of malignant: 1 / (1 + exp(−m))": number(expit(mean)),

@@ -317,8 +317,8 @@ def _keeping() -> Iterator[None]:
         raise RunError(f"{told}; set THYROID_WORKBOOK_RUNS to a folder that can be written") from None
 
 
-_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "seed", "epochs", "best_epoch", "score", "val_score",
-           "test_score", "code", "megabytes", "note"]  # fmt: skip
+_LISTED = ["run", "state", "task", "model", "weights", "loss", "dataset", "preprocessing", "seed", "epochs", "best_epoch",
+           "score", "val_score", "test_score", "code", "megabytes", "note"]  # fmt: skip
 _SCORES = {"classification": ("auc", "AUC"), "segmentation": ("dice", "Dice"), "joint": ("dice", "Dice")}
 
 
@@ -327,10 +327,10 @@ def list_runs() -> pd.DataFrame:
 
     Returns:
         index `run` (the folder's name); `state`: "finished", "training" (by another process), "unfinished" (resumed when it is
-        asked for again) or "damaged"; task, model, weights, loss, dataset, seed; `epochs` trained; best_epoch; `score` ("AUC"
-        or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN where not finished); `code`:
-        "current", or "older" where `RECIPE` has been raised since and the run will not be used again; megabytes; `note`: what is
-        wrong with a damaged one, or that the split leaks.
+        asked for again) or "damaged"; task, model, weights, loss, dataset; preprocessing, a preset or "own steps"; seed; `epochs`
+        trained; best_epoch; `score` ("AUC" or "Dice") and its value on validation and test, `val_score` and `test_score` (NaN
+        where not finished); `code`: "current", or "older" where `RECIPE` has been raised since and the run will not be used
+        again; megabytes; `note`: what is wrong with a damaged one, or that the split leaks.
     """
     rows = [row for folder in _folders() if (row := _listed(folder)) is not None]
     rows.sort(key=lambda row: row["changed"], reverse=True)
@@ -352,7 +352,8 @@ def _listed(folder: Path, held: bool = False) -> dict[str, Any] | None:
         config = run.config
         score, row["score"] = _SCORES[config.task]
         row |= {"task": config.task, "model": config.model.name, "weights": config.model.weights, "loss": config.loss.name}
-        row |= {"dataset": config.data.dataset, "seed": config.seed}
+        prepared = config.preprocessing if isinstance(config.preprocessing, str) else "own steps"
+        row |= {"dataset": config.data.dataset, "preprocessing": prepared, "seed": config.seed}
         row["code"] = "current" if run.data["recipe"] == RECIPE else "older"
         row["note"] = "its split leaks" if run.data.get("leaky") else ""
         if not finished:

@@ -20,23 +20,34 @@ from tornado.netutil import bind_sockets
 from traitlets.config import Config
 from voila.app import Voila
 from voila.paths import STATIC_ROOT
+from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
 
 from thyroid_utils.common import paths
 from thyroid_utils.common.errors import ParameterError
 from thyroid_utils.workbook.review import MOST_BYTES
 
 HOST, PORT = "127.0.0.1", 8866
-IDLE = 3600  # seconds until a kernel goes whose page has vanished; a page that is closed ends its own
+IDLE = 600  # seconds until a kernel goes that no page holds any more; a page that is closed ends its own
 # Libraries of pages name font and script servers elsewhere: a browser that heeds this asks none of them.
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; object-src 'none'"
 _FEWER = {"/(.*)": "/()", "/voila/templates/(.*)": r"/voila/templates/(lab/static/[\w.-]+)"}  # than Voilà's paths
+
+
+class _EndOfPage(VoilaShutdownKernelHandler):
+    """A page that is closed ends its kernel by a beacon, which cannot carry the argument against forged requests; its cookie is
+    sent by this site's pages alone."""
+
+    def check_xsrf_cookie(self) -> None:
+        pass
 
 
 class _Server(Voila):
     """Voilà with sockets of its own, for it would try other ports than it is told, and with no more paths than its page needs."""
 
     def init_handlers(self) -> list:
-        return [(_FEWER.get(path, path), *rest) for path, *rest in super().init_handlers() if "/files/" not in path]
+        own = {VoilaShutdownKernelHandler: _EndOfPage}
+        asked = [(path, own.get(handler, handler), *rest) for path, handler, *rest in super().init_handlers()]
+        return [(_FEWER.get(path, path), *rest) for path, *rest in asked if "/files/" not in path]
 
     def listen(self) -> None:
         server = HTTPServer(self.app, max_body_size=2**20)  # uploads come by the kernel's socket

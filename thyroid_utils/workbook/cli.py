@@ -202,14 +202,14 @@ def show_runs() -> None:
     if runs.empty:
         typer.echo(f"no runs in {runs_dir()}")
         return
-    shown = runs[["state", "model", "loss", "dataset", "seed", "epochs", "best_epoch", "score"]]
+    shown = runs[["state", "model", "loss", "dataset", "preprocessing", "seed", "epochs", "best_epoch", "score"]]
     shown.insert(0, "run", runs.index.str[:SHORT])
     shown.loc[runs["code"] == "older", "state"] += ", older code"
     shown.loc[runs["note"].ne("") & runs["state"].ne("damaged"), "state"] += ", leaks"
     for name in ("val", "test"):
         shown[name] = runs[f"{name}_score"].map("{:.3f}".format, na_action="ignore")
     shown["MB"] = runs["megabytes"].map("{:.1f}".format)
-    shown = shown.rename(columns={"dataset": "data", "best_epoch": "best"})
+    shown = shown.rename(columns={"dataset": "data", "preprocessing": "prepared", "best_epoch": "best"})
     print_table(shown.columns, shown.itertuples(index=False), ("seed", "epochs", "best", "val", "test", "MB"))
     for note in runs.loc[runs["state"] == "damaged", "note"]:
         typer.echo(f"{note}; it is trained again when it is asked for")

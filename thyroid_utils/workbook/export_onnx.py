@@ -9,7 +9,7 @@ from thyroid_utils.common.files import write_text
 from thyroid_utils.inference.dual_stage import CLASSIFIER, SEGMENTER
 from thyroid_utils.inference.ensemble import check_ensemble
 from thyroid_utils.inference.known import TASKS, known_of
-from thyroid_utils.inference.onnx_dual_stage import export_dual_stage
+from thyroid_utils.inference.onnx_dual_stage import divided_stages, export_dual_stage
 from thyroid_utils.inference.onnx_export import OPSET, export_network
 from thyroid_utils.inference.onnx_network import OnnxNetwork
 from thyroid_utils.inference.onnx_stage import JOINT
@@ -55,6 +55,17 @@ def export_onnx(runs: Sequence[Run], out: Path, page: bool = False) -> list[str]
 
 
 def _write(kinds: dict[str, list[Run]], out: Path, page: bool) -> Iterator[str]:
+    given, why = [kinds.get(role, kinds.get(JOINT, [])) for role in (CLASSIFIER, SEGMENTER)], ""
+    if any(len(found) != 1 for found in given):
+        why = "it takes a classifier and a segmenter, or a joint run, one of each"
+    else:
+        stages = [Predictor(found[0]) for found in given]
+        try:
+            divided_stages(*stages)
+        except DataError as error:
+            why = str(error)
+    if page and why:
+        raise DataError(f"--page runs {DUAL_STAGE}, and there is none: {why}")
     networks, cards, known = [], [], {}
     for kind, runs in kinds.items():
         predictors = [Predictor(run) for run in runs]
@@ -67,21 +78,12 @@ def _write(kinds: dict[str, list[Run]], out: Path, page: bool) -> Iterator[str]:
             networks.append(OnnxNetwork(path))
             cards.append(card)
             yield told(path)
-    given = [kinds.get(role, kinds.get(JOINT, [])) for role in (CLASSIFIER, SEGMENTER)]
-    why = "it takes a classifier and a segmenter, or a joint run, one of each"
-    if all(len(found) == 1 for found in given):
-        try:
-            whole = export_dual_stage(*(Predictor(found[0]) for found in given), out / DUAL_STAGE, known, "\n".join(cards))
-            yield told(whole)
-            why = ""
-        except DataError as error:
-            why = str(error)
-    if page and why:
-        raise DataError(f"--page runs {DUAL_STAGE}, and there is none: {why}")
-    if page:
-        yield told(write_page(out / DUAL_STAGE, out / PAGE))
     if why:
         yield f"no {DUAL_STAGE}: {why}"
+    else:
+        yield told(export_dual_stage(*stages, out / DUAL_STAGE, known, "\n".join(cards)))
+    if page:
+        yield told(write_page(out / DUAL_STAGE, out / PAGE))
     card = render_page("onnx_card.md.j2", networks=networks, opset=OPSET, dual_stage="" if why else DUAL_STAGE, why=why)
     yield told(write_text(out / CARD, "\n".join([f"{card.rstrip()}\n", *cards])))
 

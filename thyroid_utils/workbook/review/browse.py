@@ -175,7 +175,9 @@ def _note(row: pd.Series) -> str:
     """What a network says of a case, in a line."""
     parts = []
     if "probability" in row:
-        parts.append(f"{row['prediction']}, {share(row['probability'])} ({row['kind'] or 'right'})")
+        side = "≥" if row["probability"] >= row["threshold"] else "<"
+        said = f"{row['prediction']}, {share(row['probability'])} {side} {share(row['threshold'])}"
+        parts.append(f"{said} ({row['kind'] or 'right'})")
     if "dice" in row:
         parts.append(f"Dice {number(row['dice'])}")
     return ", ".join(parts)

@@ -122,6 +122,8 @@ function render({ model, el }) {
       return make("figure", {}, make("figcaption", {}, make("b", {}, picture.title), " ", picture.note), frame, note);
     });
     stage.replaceChildren(...figures);
+    const held = new Set(model.get("pictures").flatMap((picture) => Object.keys(picture.layers))).add("attention");  // made when asked
+    for (const [name, [slider]] of Object.entries(sliders)) slider.parentElement.style.display = held.has(name) ? "" : "none";
     place.textContent = model.get("position");
     back.hidden = next.hidden = !model.get("position");
     old.forEach((url) => URL.revokeObjectURL(url));
