@@ -308,12 +308,7 @@ def timed(networks: Sequence[Deployed], sides: Sequence[int], threads: Sequence[
         the quartiles, and `over`, the share of PyTorch's time.
     """
     before, rows, bar = torch.get_num_threads(), [], progress_bar("Timing")
-    asked = [
-        (network, side, many)
-        for network in networks
-        for side in sorted({network.side, *sides})
-        for many in dict.fromkeys(threads)
-    ]
+    asked = [(network, side, many) for network in networks for side in sorted({network.side, *sides}) for many in {*threads}]
     for done, (network, side, many) in enumerate(asked, 1):
         calls, spent = network.calls(side, many), {variant: [] for variant in VARIANTS}
         torch.set_num_threads(many)
