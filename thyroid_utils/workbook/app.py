@@ -6,6 +6,7 @@ A browser may send widgets' messages and nothing that is run as code, and reache
 import errno
 import logging
 import secrets
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ class _Server(Voila):
         typer.echo(
             f"Look at cases at {url}\nThe address is the key: who has it and sits at this machine sees them. Ctrl-C ends it."
         )
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background job is born without
         self.ioloop = IOLoop.current()
         try:
             self.ioloop.start()
