@@ -108,17 +108,19 @@ class Deployed:
 
         given = self.file(FLOAT, side)
         logging.disable(logging.WARNING)  # its advice to simplify the graph first, which changes no number of these
-        if variant == DYNAMIC:  # with signed weights convolutions take twice as long
-            q.quantize_dynamic(given, path, weight_type=q.QuantType.QUInt8)
-        else:
-            rows, groups = self.cases("train"), layer_groups(given)
-            wanted = self.calibrating if side == self.side else _TIMED_ONLY
-            few = np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int)
-            images = iter([{"levels": image[None]} for image in self.levels(rows.iloc[few], side)])
-            reader = type("Reader", (q.CalibrationDataReader,), {"get_next": lambda self: next(images, None)})()
-            how = {"nodes_to_exclude": [name for kind in kept for name in groups[kind]], "op_types_to_quantize": _QUANTISED}
-            q.quantize_static(given, path, reader, per_channel=True, quant_format=q.QuantFormat.QDQ, **how)
-        logging.disable(logging.NOTSET)
+        try:
+            if variant == DYNAMIC:  # with signed weights convolutions take twice as long
+                q.quantize_dynamic(given, path, weight_type=q.QuantType.QUInt8)
+            else:
+                rows, groups = self.cases("train"), layer_groups(given)
+                wanted = self.calibrating if side == self.side else _TIMED_ONLY
+                few = np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int)
+                images = iter([{"levels": image[None]} for image in self.levels(rows.iloc[few], side)])
+                reader = type("Reader", (q.CalibrationDataReader,), {"get_next": lambda self: next(images, None)})()
+                how = {"nodes_to_exclude": [name for kind in kept for name in groups[kind]], "op_types_to_quantize": _QUANTISED}
+                q.quantize_static(given, path, reader, per_channel=True, quant_format=q.QuantFormat.QDQ, **how)
+        finally:
+            logging.disable(logging.NOTSET)
         return path
 
     def cases(self, split: str) -> pd.DataFrame:
